@@ -1,0 +1,108 @@
+"""From a model directory to a running engine, with what was left open chosen from the machine."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from ..models.checkpoint import TIERS, Checkpoint, compute_dtype, load_transformer, open_checkpoint
+from ..models.errors import SetupError
+from ..models.tokenizer import Tokenizer
+from ..models.transformer import Transformer
+from .engine import Engine
+from .options import EngineOptions, ModelDescription
+from .request import Limits
+from .runner import ModelRunner
+from .slots import kv_bytes_per_token
+
+_SMALL_MODEL_BYTES = 16 << 20  # below this, waking a second thread costs more than it gives
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """An engine with what a front end needs to know of it."""
+
+    engine: Engine
+    limits: Limits
+    description: ModelDescription
+    model: Transformer
+
+
+def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
+    """Loads the model at a path or short name. Raises SetupError with one sentence for what cannot be.
+
+    Sets torch's number of threads, which is the process's: an engine process holds one model.
+    """
+    checkpoint = open_checkpoint(path)
+    device = choose_device(options.device)
+    threads = choose_threads(options.threads, checkpoint.weight_bytes)
+    torch.set_num_threads(threads)
+    dtype = compute_dtype(checkpoint, device, options.dtype)
+    max_context, num_slots = choose_kv_size(checkpoint, dtype, options)
+    model = load_transformer(checkpoint, device, options.dtype)
+    runner = ModelRunner(model, num_slots, max_context, dtype)
+    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed)
+    limits = Limits(checkpoint.spec.vocab_size, max_context)
+    return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner), model)
+
+
+def choose_device(wanted: str | None) -> torch.device:
+    """The device asked for, else a GPU where there is one."""
+    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SetupError(f"device {name!r} cannot be used ({reason}); try --device cpu") from None
+    return device
+
+
+def choose_threads(wanted: int | None, weight_bytes: int) -> int:
+    """The count asked for, else the processors this process may use; one for a model that fits a cache."""
+    if wanted is not None and wanted < 1:
+        raise SetupError(f"threads is {wanted}, it must be at least 1")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or (1 if weight_bytes < _SMALL_MODEL_BYTES else available)
+
+
+def choose_kv_size(checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions) -> tuple[int, int]:
+    """(max_context, num_slots) within kv_memory, by default a quarter of the machine's: fewer slots, then refusal."""
+    largest = checkpoint.spec.max_context
+    max_context = largest if options.max_context is None else options.max_context
+    if not 1 <= max_context <= largest:
+        raise SetupError(f"max_context is {max_context}, this model's context is 1 to {largest}")
+    if options.num_slots < 1:
+        raise SetupError(f"num_slots is {options.num_slots}, it must be at least 1")
+    slot_bytes = kv_bytes_per_token(checkpoint.spec, dtype) * max_context
+    budget = options.kv_memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    num_slots = min(options.num_slots, budget // slot_bytes)
+    if num_slots < 1:
+        raise SetupError(
+            f"one context of {max_context} tokens takes {slot_bytes:,} bytes of keys and values, "
+            f"kv_memory is {budget:,}; lower max_context or raise kv_memory"
+        )
+    return max_context, num_slots
+
+
+def _described(
+    checkpoint: Checkpoint,
+    model: Transformer,
+    device: torch.device,
+    dtype: torch.dtype,
+    threads: int,
+    runner: ModelRunner,
+) -> ModelDescription:
+    return ModelDescription(
+        family=checkpoint.spec.family,
+        num_parameters=sum(value.numel() for name, value in model.state_dict().items() if "scale" not in name),
+        weight_bytes=checkpoint.weight_bytes,
+        vocab_size=checkpoint.spec.vocab_size,
+        max_context=runner.max_context,
+        stages=tuple(stage.name for stage in checkpoint.record.stages),
+        tiers=TIERS,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        threads=threads,
+        num_slots=runner.num_slots,
+    )

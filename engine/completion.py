@@ -1,0 +1,38 @@
+"""What a caller gets back, offline and over gRPC alike. No torch."""
+
+from dataclasses import dataclass
+
+from .request import FinishReason, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """completion_tokens counts every token that was made for the answer, the one that completed a stop included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    tier_used: str = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer. `matched` is the stop string, or the id of the stop token, that ended it."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timing: Timing
+    matched: str | int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer; the last one carries finish_reason, usage and timing."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timing: Timing | None = None
+    matched: str | int | None = None

@@ -1,0 +1,169 @@
+"""Continuous batching over slots: requests join and leave between steps. Token ids only.
+
+A step gives every decoding request its next token and prefills a chunk of one prompt. The slots of running requests
+are always 0 .. n-1, the one that prefills last; every slot has one owner, and at idle all are free.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .request import FinishReason, Load, Request, Row, Timing
+from .runner import Runner
+from .sampler import draw
+
+PREFILL_CHUNK = 512
+
+
+@dataclass(slots=True)
+class _Running:
+    """A request in a slot. The ids still to be prefilled, then the last sampled id, are its input."""
+
+    request: Request
+    generator: torch.Generator
+    arrived: float
+    admitted: float
+    num_cached: int = 0  # tokens whose keys and values the slot holds
+    decoding_since: float | None = None
+    last_token: int = -1
+    num_new: int = 0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: Request
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Engine:
+    """Turns requests into rows of new tokens, step by step. One bad request never harms another."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        eos_ids: tuple[int, ...] = (),
+        seed: int = 0,
+        prefill_chunk: int = PREFILL_CHUNK,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._eos_ids = frozenset(eos_ids)
+        self._seed = seed
+        self._prefill_chunk = prefill_chunk
+        self._now = now
+        self._waiting: deque[_Waiting] = deque()
+        self._slots: list[_Running] = []  # index = slot
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting or self._slots)
+
+    @property
+    def load(self) -> Load:
+        running = len(self._slots)
+        return Load(self._runner.num_slots, self._runner.num_slots - running, running, len(self._waiting))
+
+    def add(self, request: Request) -> None:
+        """Puts a request behind the waiting ones."""
+        self._waiting.append(_Waiting(request, self._now()))
+
+    def abort(self, key: int) -> None:
+        """Forgets a request and frees its slot; an unknown key is nothing to do."""
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.request.key != key)
+        slot = next((i for i, running in enumerate(self._slots) if running.request.key == key), None)
+        if slot is not None:
+            self._free(slot)
+
+    def step(self) -> list[Row]:
+        """One token for every request that decodes, then a chunk of the prompt that prefills, if there is one."""
+        self._admit()
+        prefilling = bool(self._slots) and self._slots[-1].decoding_since is None
+        rows = self._decode(len(self._slots) - prefilling)
+        return rows + self._prefill(len(self._slots) - 1) if prefilling else rows
+
+    def _admit(self) -> None:
+        """At most one request prefills at a time, in the last slot."""
+        busy = any(slot.decoding_since is None for slot in self._slots)
+        if busy or not self._waiting or len(self._slots) == self._runner.num_slots:
+            return
+        waiting = self._waiting.popleft()
+        request = waiting.request
+        generator = torch.Generator()
+        seed = request.sampling.seed
+        generator.manual_seed(hash((self._seed, request.key)) & (2**63 - 1) if seed is None else seed & (2**63 - 1))
+        self._slots.append(_Running(request, generator, waiting.arrived, self._now()))
+
+    def _prefill(self, slot: int) -> list[Row]:
+        running = self._slots[slot]
+        prompt, start = running.request.prompt_ids, running.num_cached
+        chunk = prompt[start : start + self._prefill_chunk]
+        try:
+            logits = self._runner.prefill(slot, chunk, start)
+        except Exception as error:  # a fault of this request's forward pass must not end the others
+            return [self._failed(slot, error)]
+        running.num_cached += len(chunk)
+        if running.num_cached < len(prompt):
+            return []
+        running.decoding_since = self._now()
+        return [self._advance(slot, logits)]
+
+    def _decode(self, count: int) -> list[Row]:
+        """The next token of slots 0 .. count-1. Finished ones leave last to first, so that moves stay valid."""
+        if not count:
+            return []
+        rows = self._slots[:count]
+        try:
+            logits = self._runner.decode([row.last_token for row in rows], [row.num_cached for row in rows])
+        except Exception as error:
+            return [self._failed(slot, error) for slot in reversed(range(count))]
+        for row in rows:
+            row.num_cached += 1
+        greedy = logits.argmax(-1).tolist()
+        finite = torch.isfinite(logits).all(-1).tolist()
+        return [self._advance(slot, logits[slot], greedy[slot], finite[slot]) for slot in reversed(range(count))]
+
+    def _advance(self, slot: int, logits: Tensor, greedy: int | None = None, finite: bool | None = None) -> Row:
+        """Samples the next token of a slot and ends the request where it must end."""
+        running = self._slots[slot]
+        request = running.request
+        if not (bool(torch.isfinite(logits).all()) if finite is None else finite):
+            return self._failed(slot, ValueError("the model's logits are not finite"))
+        if request.sampling.temperature == 0:
+            token = int(logits.argmax()) if greedy is None else greedy
+        else:
+            token = draw(logits, request.sampling, running.generator)
+        if token in request.stopping.stop_token_ids or (token in self._eos_ids and not request.stopping.ignore_eos):
+            return self._finished(slot, (), FinishReason.STOP_TOKEN, token)
+        running.last_token = token
+        running.num_new += 1
+        if running.num_new >= request.stopping.max_new_tokens:
+            return self._finished(slot, (token,), FinishReason.LENGTH)
+        if running.num_cached >= self._runner.max_context:
+            return self._finished(slot, (token,), FinishReason.CONTEXT_FULL)
+        return Row(request.key, (token,))
+
+    def _finished(self, slot: int, tokens: tuple[int, ...], why: FinishReason, stop_token: int | None = None) -> Row:
+        running, now = self._slots[slot], self._now()
+        since = now if running.decoding_since is None else running.decoding_since
+        timing = Timing(running.admitted - running.arrived, since - running.admitted, now - since)
+        self._free(slot)
+        return Row(running.request.key, tokens, why, stop_token, timing=timing)
+
+    def _failed(self, slot: int, error: Exception) -> Row:
+        key = self._slots[slot].request.key
+        self._free(slot)
+        return Row(key, finish=FinishReason.FAILED, error=f"{type(error).__name__}: {error}")
+
+    def _free(self, slot: int) -> None:
+        """Later requests move down so that slots stay dense, and the one that prefills stays last."""
+        last = len(self._slots) - 1
+        prefilling = self._slots[last].decoding_since is None
+        for source in (last - 1, last) if prefilling else (last,):
+            if source > slot:
+                self._runner.move(source, slot, self._slots[source].num_cached)
+                self._slots[slot], slot = self._slots[source], source
+        self._slots.pop()

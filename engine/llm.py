@@ -1,0 +1,165 @@
+"""The engine with a tokenizer in front of it, in this process: text in, text out, no network."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import count
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from ..models.checkpoint import TIERS
+from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
+from ..models.generation_config import generation_defaults
+from ..models.locate import locate
+from ..models.tokenizer import Tokenizer
+from .build import build_engine
+from .completion import Chunk, Completion, Usage
+from .options import EngineOptions
+from .request import (
+    FinishReason,
+    Request,
+    Row,
+    Stopping,
+    Timing,
+    default_max_new_tokens,
+    sampling_from_defaults,
+    violations,
+)
+from .text import TextStream, stop_string_violations
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One request under way: its text so far and what ended it."""
+
+    request: Request
+    text: TextStream
+    token_ids: list[int] = field(default_factory=list)
+
+    def take(self, row: Row) -> Chunk:
+        """The chunk of a row; a stop string in it ends the answer at the token that completed it."""
+        if row.finish is FinishReason.FAILED:
+            raise RequestFailed(f"the engine failed on this request: {row.error}")
+        before = self.text.num_tokens_used
+        shown = self.text.push(row.token_ids)
+        used = row.token_ids[: self.text.num_tokens_used - before]
+        self.token_ids += used
+        if self.text.stopped is None and row.finish is None:
+            return Chunk(shown, used)
+        shown += self.text.finish()
+        usage = Usage(len(self.request.prompt_ids), len(self.token_ids))
+        if self.text.stopped is not None:
+            return Chunk(shown, used, FinishReason.STOP_STRING, usage, row.timing, self.text.stopped)
+        return Chunk(shown, used, row.finish, usage, row.timing, row.stop_token_id)
+
+
+class GenerationSettings(TypedDict, total=False):
+    """What may be asked of a generation, by name. Unset ones come from the model's generation_config."""
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    tier: str | None
+
+
+class LLM:
+    """A model to generate with, offline.
+
+    llm = LLM("stories260k"); llm.generate(["Once upon a time"], temperature=0)[0].text
+
+    Wrong arguments raise InvalidRequest with every bad field; a directory that cannot be used, SetupError.
+    """
+
+    def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
+        folder = locate(path)
+        self.tokenizer = Tokenizer.open(folder)
+        self._defaults = generation_defaults(folder)
+        built = build_engine(str(folder), options or EngineOptions())
+        self.engine, self.limits, self.description = built.engine, built.limits, built.description
+        self._keys = count()
+
+    def generate(self, prompts: Sequence[Prompt], **settings: Unpack[GenerationSettings]) -> list[Completion]:
+        """Continues every prompt, batched; answers come in the order of the prompts.
+
+        A prompt is text (the begin token is added where the tokenizer adds one) or token ids, taken as they are.
+        What is left open comes from generation_config.json; temperature 0 is greedy.
+        """
+        many = [prompts] if isinstance(prompts, str) else prompts
+        answers = [self._answer(prompt, GenerationSettings(**settings)) for prompt in many]
+        pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}
+        for key, chunk in self._run(answers):
+            pieces[key].append(chunk)
+        return [_joined(chunks) for chunks in pieces.values()]
+
+    def stream(self, prompt: Prompt, **settings: Unpack[GenerationSettings]) -> Iterator[Chunk]:
+        """The same for one prompt, as it is made. Closing the iterator frees the slot."""
+        answer = self._answer(prompt, GenerationSettings(**settings))
+        return (chunk for _, chunk in self._run([answer]))
+
+    def _answer(self, prompt: Prompt, settings: GenerationSettings) -> _Answer:
+        """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
+        check_settings(settings)
+        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        names = ("temperature", "top_k", "top_p", "min_p", "seed")
+        sampling = sampling_from_defaults(self._defaults, **{name: settings.get(name) for name in names})
+        limit = settings.get("max_new_tokens")
+        stopping = Stopping(
+            default_max_new_tokens(len(ids), self.limits) if limit is None else limit,
+            tuple(settings.get("stop_token_ids", ())),
+            settings.get("ignore_eos", False),
+        )
+        stop = tuple(settings.get("stop", ()))
+        found = violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
+        if found:
+            raise InvalidRequest(found)
+        return _Answer(Request(next(self._keys), ids, sampling, stopping), TextStream(self.tokenizer, ids, stop))
+
+    def _run(self, answers: Sequence[_Answer]) -> Iterator[tuple[int, Chunk]]:
+        open_answers = {answer.request.key: answer for answer in answers}
+        try:
+            for answer in answers:
+                self.engine.add(answer.request)
+            while open_answers:
+                for row in self.engine.step():
+                    if row.key not in open_answers:
+                        continue
+                    chunk = open_answers[row.key].take(row)
+                    if chunk.finish_reason is not None:
+                        del open_answers[row.key]
+                        self.engine.abort(row.key)
+                    yield row.key, chunk
+        finally:
+            for key in open_answers:
+                self.engine.abort(key)
+
+
+def check_settings(settings: GenerationSettings) -> None:
+    """Refuses names that do not exist, with a suggestion, and tiers that the model does not have."""
+    for name in settings:
+        if name not in GenerationSettings.__annotations__:
+            close = get_close_matches(name, GenerationSettings.__annotations__, 1)
+            hint = f"did you mean {close[0]}?" if close else "known: " + ", ".join(GenerationSettings.__annotations__)
+            raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
+    tier = settings.get("tier")
+    if tier is not None and tier not in TIERS:
+        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+
+
+def _joined(chunks: Sequence[Chunk]) -> Completion:
+    last = chunks[-1]
+    return Completion(
+        "".join(chunk.text for chunk in chunks),
+        tuple(token for chunk in chunks for token in chunk.token_ids),
+        last.finish_reason or FinishReason.LENGTH,
+        last.usage or Usage(0, 0),
+        last.timing or Timing(),
+        last.matched,
+    )

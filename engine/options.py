@@ -1,0 +1,33 @@
+"""How an engine is set up, and how it describes itself. No torch, so that a front end may import it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """None means: chosen from the machine and the model. kv_memory is in bytes."""
+
+    device: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    max_context: int | None = None
+    kv_memory: int | None = None
+    num_slots: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What is running, as it is told to clients and printed at start."""
+
+    family: str
+    num_parameters: int
+    weight_bytes: int
+    vocab_size: int
+    max_context: int
+    stages: tuple[str, ...]
+    tiers: tuple[str, ...]
+    device: str
+    dtype: str
+    threads: int
+    num_slots: int

@@ -1,0 +1,180 @@
+"""What an engine is asked and what it answers: token ids and numbers, no text, no tensors, no torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ..models.errors import Violation
+
+DEFAULT_MAX_NEW_TOKENS = 128
+MAX_STOP_TOKEN_IDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn from the logits.
+
+    temperature 0 is greedy; top_k 0 is off. The order is temperature, top_k, top_p, min_p. A seed makes the
+    draws of this request its own: they do not depend on what else is in the batch.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """When a request ends. `stop_token_ids` come on top of the model's own end-of-text ids."""
+
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished."""
+
+    key: int
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    stopping: Stopping = Stopping()
+
+
+class FinishReason(Enum):
+    """Why a request ended. STOP_STRING is decided at the edge, where text is known."""
+
+    STOP_TOKEN = "stop_token"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+    CONTEXT_FULL = "context_full"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds that a request spent waiting for a slot, in prefill and in decode."""
+
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one step gave to one request. A stop token ends the request and is not among `token_ids`."""
+
+    key: int
+    token_ids: tuple[int, ...] = ()
+    finish: FinishReason | None = None
+    stop_token_id: int | None = None
+    error: str = ""
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is. At idle `free_slots == num_slots`."""
+
+    num_slots: int
+    free_slots: int
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model allows: ids below `vocab_size`, prompt plus new tokens within `max_context`."""
+
+    vocab_size: int
+    max_context: int
+
+
+def sampling_from_defaults(
+    defaults: Mapping[str, float | int],
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+) -> Sampling:
+    """What the caller left open is taken from the model's generation_config, then from `Sampling`."""
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    plain = Sampling()
+    return Sampling(
+        temperature=float(values.get("temperature", plain.temperature)),
+        top_k=int(values.get("top_k", plain.top_k)),
+        top_p=float(values.get("top_p", plain.top_p)),
+        min_p=float(values.get("min_p", plain.min_p)),
+        seed=seed,
+    )
+
+
+def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
+    """What is made when the caller names no count: 128, or what the context still holds."""
+    return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - num_prompt_tokens))
+
+
+def violations(prompt_ids: Sequence[int], sampling: Sampling, stopping: Stopping, limits: Limits) -> list[Violation]:
+    """Every field that makes this request impossible, each with its value, its limit and the way out."""
+    return [
+        *_prompt_violations(prompt_ids, stopping, limits),
+        *_sampling_violations(sampling),
+        *_stopping_violations(stopping, limits),
+    ]
+
+
+def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Limits) -> list[Violation]:
+    if not prompt_ids:
+        message = "is empty and the tokenizer has no begin token to start from; give at least one token"
+        return [Violation("prompt", message, "EMPTY_PROMPT")]
+    bad = next((i for i, token in enumerate(prompt_ids) if not 0 <= token < limits.vocab_size), None)
+    if bad is not None:
+        message = f"token {prompt_ids[bad]} at index {bad} is outside the {limits.vocab_size} ids of the vocabulary"
+        return [Violation("prompt.token_ids", message, "TOKEN_OUT_OF_VOCABULARY")]
+    total = len(prompt_ids) + max(stopping.max_new_tokens, 0)
+    if total <= limits.max_context:
+        return []
+    message = (
+        f"{len(prompt_ids)} prompt tokens and {stopping.max_new_tokens} new ones make {total}, "
+        f"the context holds {limits.max_context}; shorten the prompt or lower max_new_tokens"
+    )
+    counts = {
+        "prompt_tokens": str(len(prompt_ids)),
+        "max_new_tokens": str(stopping.max_new_tokens),
+        "limit": str(limits.max_context),
+    }
+    return [Violation("prompt", message, "CONTEXT_LENGTH_EXCEEDED", counts)]
+
+
+def _sampling_violations(sampling: Sampling) -> list[Violation]:
+    rules = (
+        ("temperature", sampling.temperature, 0.0 <= sampling.temperature <= 2.0, "from 0 (greedy) to 2"),
+        ("top_k", sampling.top_k, sampling.top_k >= 0, "0 (off) or a positive count"),
+        ("top_p", sampling.top_p, 0.0 < sampling.top_p <= 1.0, "above 0 and at most 1"),
+        ("min_p", sampling.min_p, 0.0 <= sampling.min_p <= 1.0, "from 0 (off) to 1"),
+    )
+    return [
+        Violation(f"sampling.{name}", f"is {value}, it must be {rule}")
+        for name, value, holds, rule in rules
+        if not holds or math.isnan(value)
+    ]
+
+
+def _stopping_violations(stopping: Stopping, limits: Limits) -> list[Violation]:
+    found = []
+    if stopping.max_new_tokens < 1:
+        found.append(Violation("stopping.max_new_tokens", f"is {stopping.max_new_tokens}, it must be at least 1"))
+    if len(stopping.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        message = f"has {len(stopping.stop_token_ids)} entries, the limit is {MAX_STOP_TOKEN_IDS}"
+        found.append(Violation("stopping.stop_token_ids", message))
+    bad = [token for token in stopping.stop_token_ids if not 0 <= token < limits.vocab_size]
+    if bad:
+        message = f"{bad[0]} is outside the vocabulary of {limits.vocab_size} ids"
+        found.append(Violation("stopping.stop_token_ids", message))
+    return found

@@ -1,0 +1,29 @@
+"""From logits to the next token: greedy rows together, sampled rows each with its own generator."""
+
+import torch
+from torch import Tensor
+
+from .request import Sampling
+
+
+def filtered_probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Probabilities after temperature, top_k, top_p and min_p, largest first, and the ids they belong to.
+
+    logits: fp32 [vocab] -> ([kept], [kept]); the most likely id is always kept.
+    """
+    count = min(sampling.top_k, logits.numel()) if sampling.top_k else logits.numel()
+    values, ids = torch.topk(logits / sampling.temperature, count)
+    probabilities = torch.softmax(values, dim=-1)
+    before = probabilities.cumsum(-1) - probabilities  # mass of the more likely ids
+    keep = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
+    keep[0] = True
+    kept = probabilities[keep]
+    return kept / kept.sum(), ids[keep]
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One id by inverse transform: the first whose cumulative probability passes a uniform draw."""
+    probabilities, ids = filtered_probabilities(logits.float().cpu(), sampling)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    index = torch.searchsorted(probabilities.double().cumsum(-1), uniform, right=True)
+    return int(ids[min(int(index), ids.numel() - 1)])

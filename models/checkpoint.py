@@ -1,0 +1,209 @@
+"""A model directory, opened and judged before any weight is read; and the model made from it.
+
+A checkpoint is config.json, safetensors weights (one file, or shards with an index), tokenizer.json,
+generation_config.json and, once moesaic has worked on it, moesaic.json. Nothing in it is ever run: pickle files
+and `auto_map` are refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .errors import CheckpointError, Unsupported
+from .families.config import Config
+from .families.registry import Family, family_of
+from .linear import Int8Embedding
+from .locate import locate
+from .record import RECORD_NAME, Record
+from .safetensors_header import TensorEntry, read_header
+from .spec import TransformerSpec, with_overrides
+from .transformer import Transformer
+
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+TIERS = ("full",)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_MAX_JSON_BYTES = 16 << 20
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A directory whose parts agree: config, family, spec, and every tensor that the spec needs at its shape."""
+
+    path: Path
+    config: Mapping[str, Any]
+    family: Family
+    default_spec: TransformerSpec
+    spec: TransformerSpec
+    entries: Mapping[str, TensorEntry]  # by our name
+    record: Record = field(default_factory=Record)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors on disk."""
+        return sum(entry.num_bytes for entry in self.entries.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files, in order."""
+        return tuple(sorted({entry.file for entry in self.entries.values()}))
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads config and headers, and no weight. Raises CheckpointError with what is wrong and the way out."""
+    folder = locate(path)
+    config = read_json(folder / "config.json")
+    family = family_of(config)
+    default = family.spec(Config(config))
+    record = Record.read(folder)
+    try:
+        spec = with_overrides(default, record.spec)
+    except KeyError as error:
+        raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from error
+    entries = _matched(_file_entries(folder), family, spec)
+    return Checkpoint(folder, config, family, default, spec, entries, record)
+
+
+def load(
+    path: str | Path, tier: str = "full", device: str | torch.device = "cpu", dtype: str | None = None
+) -> Transformer:
+    """The model of a directory or short name: token_ids [batch, tokens] -> logits [batch, tokens, vocab].
+
+    dtype is that of activations and of dense weights; by default float32 on a CPU, else what is on disk.
+    """
+    if tier not in TIERS:
+        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+    return load_transformer(open_checkpoint(path), torch.device(device), dtype)
+
+
+def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | None = None) -> Transformer:
+    """Builds the model and gives it its weights, tensor by tensor. Raises CheckpointError for damaged data."""
+    wanted = compute_dtype(checkpoint, device, dtype)
+    checkpoint.record.verify(checkpoint.path)
+    with torch.device("meta"):
+        model = Transformer(checkpoint.spec)
+    keeps_dtype = {name for name, value in model.state_dict().items() if name.endswith("weight_scale")}
+    weights = {}
+    for name, tensor in read_tensors(checkpoint):
+        if tensor.is_floating_point():
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{checkpoint.path.name}: {name} holds NaN or infinity; copy the weights again")
+            tensor = tensor.to(torch.float32 if name in keeps_dtype else wanted)
+        weights[name] = tensor.to(device)
+    model.load_state_dict(weights, strict=True, assign=True)
+    if checkpoint.spec.rope:
+        model.frequencies = model.frequencies.to(device)
+    if isinstance(model.embedding, Int8Embedding):
+        model.embedding.dtype = wanted
+    return model.requires_grad_(False).eval()
+
+
+def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
+    """What activations and dense weights are computed in."""
+    if dtype is not None and dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
+    if dtype is not None:
+        return DTYPES[dtype]
+    if device.type == "cpu":
+        return torch.float32
+    stored = {_FLOATS[e.dtype] for e in checkpoint.entries.values() if e.dtype in _FLOATS and len(e.shape) > 1}
+    return stored.pop() if len(stored) == 1 else torch.bfloat16
+
+
+def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) for every tensor, one at a time, file by file; each is a copy that outlives the file."""
+    for file in checkpoint.files:
+        ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
+        with safe_open(file, framework="pt") as stream:
+            for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
+                yield name, stream.get_tensor(entry.name).clone()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """One JSON object from a small file."""
+    try:
+        if file.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{file.name} has more than {_MAX_JSON_BYTES:,} bytes; that is no model's config")
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} has no {file.name}; a model directory needs one") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return value
+
+
+def sha256_of(file: Path) -> str:
+    """The hexadecimal SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _file_entries(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of the directory by its name in the files."""
+    found: dict[str, TensorEntry] = {}
+    for file in _weight_files(folder):
+        for name, entry in read_header(file).items():
+            if name in found:
+                raise CheckpointError(f"{name} stands in {found[name].file.name} and in {file.name}")
+            found[name] = entry
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / INDEX_NAME).exists():
+        names = read_json(folder / INDEX_NAME).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise CheckpointError(f"{INDEX_NAME} has no weight_map of file names")
+        files = [folder / name for name in sorted(set(names.values()))]
+        if bad := [file for file in files if file.parent != folder or file.suffix != ".safetensors"]:
+            raise CheckpointError(f"{INDEX_NAME} points outside the directory: {bad[0]}")
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise CheckpointError(f"{INDEX_NAME} names {missing[0]}, which is not in {folder}; copy it there")
+        return files
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
+            "convert it to model.safetensors where you trust it, then try again"
+        )
+    raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
+
+
+def _matched(found: dict[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
+    """The files' tensors under our names. Missing, misshapen and unknown tensors are CheckpointErrors."""
+    with torch.device("meta"):
+        needed = Transformer(spec).state_dict()
+    entries = {}
+    for ours, wanted in needed.items():
+        theirs = family.their_name(ours)
+        entry = found.pop(theirs, None) or found.pop(theirs.removeprefix("model."), None)
+        if entry is None:
+            raise CheckpointError(f"the weights lack {theirs}, which config.json asks for")
+        if entry.shape != tuple(wanted.shape):
+            raise CheckpointError(
+                f"{entry.file.name}: {theirs} has the shape {list(entry.shape)}, "
+                f"config.json asks for {list(wanted.shape)}"
+            )
+        if (entry.dtype == "I8") != (wanted.dtype == torch.int8) or entry.dtype not in {*_FLOATS, "I8"}:
+            raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
+        entries[ours] = entry
+    tied = spec.tied_head and family.names.get("untied_head")
+    left = [name for name in found if not family.is_unused(name) and name != f"{tied}.weight"]
+    if left:
+        raise CheckpointError(
+            f"the weights hold {len(left)} tensors that a {family.architecture} of this config does not have, "
+            f"such as {left[0]}; config.json does not fit these weights"
+        )
+    return entries

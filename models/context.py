@@ -1,0 +1,25 @@
+"""How queries meet keys and values. A `Context` owns the keys and values that a forward pass may see.
+
+The engine's cache is one; `CausalContext`, which remembers nothing, serves evaluation and training.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import functional
+
+
+class Context(Protocol):
+    """Takes the keys and values of the new tokens and gives each query its mix of all values it may see."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query: [batch, heads, tokens, size], key and value: [batch, kv_heads, tokens, size] -> like query."""
+        ...
+
+
+class CausalContext:
+    """Every token sees itself and the tokens before it in the same call."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)

@@ -1,0 +1,62 @@
+"""The families that can be run. Adding one is a file beside this one, a line here and a parity test."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError
+from ..spec import TransformerSpec
+from . import llama, opt
+from .config import Config
+
+_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one kind of Hugging Face checkpoint becomes ours.
+
+    names: our module path -> theirs, with {} for the layer's number. unused: tensors that some files hold and no
+    forward pass reads.
+    """
+
+    architecture: str
+    spec: Callable[[Config], TransformerSpec]
+    names: Mapping[str, str]
+    unused: str = r"$^"
+
+    def their_name(self, ours: str) -> str:
+        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
+        module, _, leaf = ours.rpartition(".")
+        template = _LAYER_NUMBER.sub("{}", module)
+        return f"{self.names[template].format(*_LAYER_NUMBER.findall(module))}.{leaf}"
+
+    def is_unused(self, theirs: str) -> bool:
+        """Whether a tensor of this name may be left aside."""
+        return re.search(self.unused, theirs) is not None
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$"),
+    "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES),
+}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family that a config.json names. Raises CheckpointError for one that is not here, or that brings code."""
+    if config.get("auto_map"):
+        raise CheckpointError(
+            "config.json: auto_map asks to run Python code from the checkpoint, which moesaic never does; "
+            "convert the model to one of the families " + ", ".join(FAMILIES)
+        )
+    name = config.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise CheckpointError(f"config.json: model_type is {name!r}; moesaic runs the families {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    architectures = config.get("architectures") or [family.architecture]
+    if family.architecture not in architectures:
+        raise CheckpointError(
+            f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {family.architecture}"
+        )
+    return family

@@ -1,0 +1,34 @@
+"""generation_config.json: the sampling that a model's makers ask for. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+
+_NUMBERS = ("temperature", "top_k", "top_p", "min_p")
+
+
+def generation_defaults(folder: Path) -> dict[str, float | int]:
+    """Sampling defaults of a model directory; {"temperature": 0} where the file says do_sample false."""
+    values = read_optional_json(folder / "generation_config.json")
+    if values.get("do_sample") is False:
+        return {"temperature": 0.0}
+    return {
+        name: values[name]
+        for name in _NUMBERS
+        if isinstance(values.get(name), int | float) and not isinstance(values[name], bool)
+    }
+
+
+def read_optional_json(file: Path) -> dict[str, Any]:
+    """The object in a small JSON file, or {} where there is none. Raises CheckpointError for a damaged one."""
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} must hold a JSON object")
+    return values

@@ -1,0 +1,71 @@
+"""Linears and embeddings: twins with one call each, picked by the format that the spec names.
+
+Whoever builds one says its sizes; the weights come from the checkpoint, so they start on the meta device.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..kernels.int8_linear import int8_linear
+from .spec import DENSE, INT8
+
+
+class Linear(nn.Module):
+    """y = x W^T + b in the dtype of x. x: [..., inputs], weight: [outputs, inputs]."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+class Int8Linear(nn.Module):
+    """y = scale * (x Q^T) + b, Q int8 [outputs, inputs], scale fp32 [outputs]; x keeps its dtype."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.empty(outputs, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return int8_linear(x, self.weight, self.weight_scale, self.bias)
+
+
+class Embedding(nn.Module):
+    """Rows of a table: ids [...] -> [..., hidden]. `project` is the tied head: hidden -> logits [..., vocab]."""
+
+    def __init__(self, rows: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, hidden_size))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, self.weight)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return functional.linear(hidden, self.weight)
+
+
+class Int8Embedding(nn.Module):
+    """The int8 twin of Embedding: one scale per row serves the lookup and the tied head alike."""
+
+    def __init__(self, rows: int, hidden_size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(rows, hidden_size, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.empty(rows, dtype=torch.float32))
+        self.dtype = torch.float32  # of what is looked up; `load` sets it to the model's
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = functional.embedding(ids, self.weight).float()
+        return (rows * self.weight_scale[ids].unsqueeze(-1)).to(self.dtype)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return int8_linear(hidden, self.weight, self.weight_scale)
+
+
+LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {DENSE: Linear, INT8: Int8Linear}
+EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {DENSE: Embedding, INT8: Int8Embedding}

@@ -1,0 +1,50 @@
+"""From what a person types to a model directory: a path, the short name of a model at hand, or a hub name."""
+
+import os
+import re
+from pathlib import Path
+
+from .errors import CheckpointError
+
+EMBEDDED = Path(__file__).parent / "embedded"
+DEFAULT_MODEL = "stories260k"
+
+
+def cache_folder() -> Path:
+    """Where models fetched by name and built code are kept: $MOESAIC_CACHE, else the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MOESAIC_CACHE") or Path(home) / "moesaic")
+
+
+def short_names() -> list[str]:
+    """The models that can be used by a short name right now."""
+    folders = [EMBEDDED, cache_folder() / "models"]
+    return sorted({file.parent.name for folder in folders for file in folder.glob("*/config.json")})
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """The directory meant. Raises CheckpointError with what is at hand, or with the command that would fetch it."""
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise CheckpointError(f"{text} is a file; give the model directory that holds config.json")
+    for folder in (EMBEDDED, cache_folder() / "models"):
+        if re.fullmatch(r"[\w.-]+", text) and (folder / text.lower() / "config.json").is_file():
+            return folder / text.lower()
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
+        return _in_hub_cache(text)
+    raise CheckpointError(f"there is no model directory {text!r}; models at hand: {', '.join(short_names())}")
+
+
+def _in_hub_cache(name: str) -> Path:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}"
+    snapshots = sorted(root.glob("snapshots/*/config.json"), key=lambda file: file.stat().st_mtime)
+    if snapshots:
+        return snapshots[-1].parent
+    raise CheckpointError(
+        f"there is no directory {name!r}, and no model of this name in the local Hugging Face cache; "
+        f"fetch it with: hf download {name}"
+    )

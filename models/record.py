@@ -1,0 +1,71 @@
+"""moesaic.json: what was done to a checkpoint. Facts are written here, never guessed from names.
+
+Format 1: {"format": 1, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
+takes its own format and older ones; a newer one is refused with the way out.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+
+RECORD_NAME = "moesaic.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage that was run: its settings and seed, the hash of what it was given, what was measured after it."""
+
+    name: str
+    settings: Mapping[str, Any]
+    seed: int
+    input_sha256: str
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The content of moesaic.json; empty for a checkpoint that moesaic has not worked on."""
+
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[StageRecord, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    recipe_sha256: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """The record of a directory, or an empty one."""
+        file = folder / RECORD_NAME
+        if not file.exists():
+            return cls()
+        try:
+            values = json.loads(file.read_bytes())
+            if not isinstance(values["format"], int) or values["format"] > FORMAT:
+                raise CheckpointError(
+                    f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
+                )
+            stages = tuple(StageRecord(**stage) for stage in values["stages"])
+            record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
+        return record
+
+    def to_json(self, version: str) -> str:
+        """What `read` takes."""
+        return json.dumps({"format": FORMAT, "moesaic": version, **asdict(self)}, indent=2) + "\n"
+
+    def verify(self, folder: Path) -> None:
+        """Compares the weight files with the hashes that were written beside them."""
+        for name, expected in self.files.items():
+            with (folder / name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != expected:
+                raise CheckpointError(
+                    f"{folder / name} is not the file that was written (its hash differs from {RECORD_NAME}): "
+                    "it is damaged; make or copy it again"
+                )

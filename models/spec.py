@@ -1,0 +1,141 @@
+"""What a Transformer is made of, layer by layer: plain frozen numbers, no torch.
+
+A spec says everything that the forward pass needs, so pruned and mixed models need no special case. Each linear
+has a *format*: how its weight is kept and multiplied. A checkpoint stores only where its spec differs from what
+its family makes of config.json: `spec_overrides` finds the differences, `with_overrides` puts them back.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scalar = str | int | float | bool | None
+
+DENSE = "dense"  # 16 or 32 bit floating point
+INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
+FORMATS = (DENSE, INT8)
+ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary positions (Su et al. 2021). The last four serve the `linear` and `llama3` scalings."""
+
+    theta: float
+    scaling: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """num_heads query heads share num_kv_heads keys and values (GQA); query, key, value, output are formats."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    bias: bool = False
+    output_bias: bool = False
+    query: str = DENSE
+    key: str = DENSE
+    value: str = DENSE
+    output: str = DENSE
+
+
+@dataclass(frozen=True, slots=True)
+class FFNSpec:
+    """down(act(up x)), or down(act(gate x) * up x) when gated; up, gate, down are formats."""
+
+    width: int
+    activation: str
+    gated: bool
+    bias: bool = False
+    up: str = DENSE
+    gate: str = DENSE
+    down: str = DENSE
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    attention: AttentionSpec
+    ffn: FFNSpec
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSpec:
+    """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    max_context: int
+    norm: Literal["rms", "layer"]
+    norm_eps: float
+    tied_head: bool
+    layers: tuple[LayerSpec, ...]
+    norm_bias: bool = False
+    rope: RopeSpec | None = None
+    position_offset: int = 0
+    embedding: str = DENSE
+    head: str = DENSE
+
+
+def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:
+    """Where `spec` differs from `default`, by path: {"layers.3.ffn.width": 1024, "layers.*.ffn.up": "int8"}."""
+    ours, theirs = dict(_leaves(spec)), dict(_leaves(default))
+    changed = {path: value for path, value in ours.items() if theirs.get(path) != value}
+    return _fold_equal_layers(changed, len(spec.layers))
+
+
+def with_overrides(default: TransformerSpec, overrides: Mapping[str, Any]) -> TransformerSpec:
+    """`default` with the values at these paths; a path that does not exist is a KeyError that names it."""
+    for path, value in overrides.items():
+        default = _replaced(default, path.split("."), value, path)
+    return default
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Scalar]]:
+    if dataclasses.is_dataclass(node):
+        for field in dataclasses.fields(node):
+            yield from _leaves(getattr(node, field.name), f"{path}.{field.name}".lstrip("."))
+    elif isinstance(node, tuple):
+        for i, item in enumerate(node):
+            yield from _leaves(item, f"{path}.{i}")
+    else:
+        yield path, node
+
+
+def _fold_equal_layers(changed: Mapping[str, Scalar], num_layers: int) -> dict[str, Scalar]:
+    by_rest: dict[str, list[Scalar]] = {}
+    for path, value in changed.items():
+        if path.startswith("layers."):
+            by_rest.setdefault(path.split(".", 2)[2], []).append(value)
+    everywhere = {
+        rest: values[0]
+        for rest, values in by_rest.items()
+        if len(values) == num_layers and all(value == values[0] for value in values)
+    }
+    folded: dict[str, Scalar] = {f"layers.*.{rest}": value for rest, value in everywhere.items()}
+    for path, value in changed.items():
+        if not (path.startswith("layers.") and path.split(".", 2)[2] in everywhere):
+            folded[path] = value
+    return folded
+
+
+def _replaced(node: Any, keys: list[str], value: Any, path: str) -> Any:
+    key, rest = keys[0], keys[1:]
+    if isinstance(node, tuple):
+        wanted = range(len(node)) if key == "*" else [int(key)] if key.isdecimal() else []
+        if not rest or not wanted or max(wanted) >= len(node):
+            raise KeyError(path)
+        return tuple(_replaced(item, rest, value, path) if i in wanted else item for i, item in enumerate(node))
+    if not dataclasses.is_dataclass(node) or key not in {field.name for field in dataclasses.fields(node)}:
+        raise KeyError(path)
+    if rest:
+        value = _replaced(getattr(node, key), rest, value, path)
+    elif dataclasses.is_dataclass(getattr(node, key)) or isinstance(getattr(node, key), tuple):
+        raise KeyError(path)
+    return dataclasses.replace(node, **{key: value})  # type: ignore[type-var]

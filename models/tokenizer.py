@@ -1,0 +1,68 @@
+"""Text to token ids and back, by the `tokenizers` library; no torch."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from .errors import CheckpointError
+from .generation_config import read_optional_json
+
+
+class Tokenizer:
+    """The tokenizer of a model directory. `bos_id` is None where the tokenizer itself adds no begin token."""
+
+    def __init__(self, inner: tokenizers.Tokenizer, eos_ids: Sequence[int]) -> None:
+        self._inner = inner
+        self.eos_ids = tuple(eos_ids)
+        self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
+        start = inner.encode("").ids
+        self.bos_id: int | None = start[0] if start else None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Tokenizer":
+        """Reads tokenizer.json and the end-of-text ids. Raises CheckpointError for a missing or damaged file."""
+        file = Path(folder) / "tokenizer.json"
+        if not file.is_file():
+            raise CheckpointError(f"{folder} has no tokenizer.json; copy it there from where the model came from")
+        try:
+            inner = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(f"{file} cannot be read as a tokenizer: {error}") from error
+        inner.no_truncation()
+        inner.no_padding()
+        return cls(inner, _eos_ids(Path(folder), inner))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, with the begin token where the tokenizer adds one; "" gives [bos], or []."""
+        ids: list[int] = self._inner.encode(text).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        text: str = self._inner.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give equal ids."""
+        values = json.loads(self._inner.to_str())
+        return json.dumps({key: values[key] for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")})
+
+
+def _eos_ids(folder: Path, inner: tokenizers.Tokenizer) -> list[int]:
+    """generation_config.json first, then config.json, then the name in tokenizer_config.json."""
+    for name in ("generation_config.json", "config.json"):
+        found = _as_ids(read_optional_json(folder / name).get("eos_token_id"))
+        if found:
+            return found
+    token: Any = read_optional_json(folder / "tokenizer_config.json").get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    known = inner.token_to_id(token) if isinstance(token, str) else None
+    return [] if known is None else [known]
+
+
+def _as_ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, int) and not isinstance(item, bool)]

@@ -1,0 +1,62 @@
+"""Tiny real checkpoints for tests: made by the original implementation, saved as its users save them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, models, pre_tokenizers
+
+WORDS = ["<s>", "</s>", "<unk>"]
+
+
+def llama(folder: Path, **changes: Any) -> Any:
+    """A random Llama, grouped-query attention, saved to `folder`; the original model is returned."""
+    values: dict[str, Any] = {
+        "vocab_size": 259, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 64,
+        "tie_word_embeddings": True, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": None,
+    }  # fmt: skip
+    config = transformers.LlamaConfig(**(values | changes))
+    return _saved(transformers.LlamaForCausalLM(config), folder)
+
+
+def opt(folder: Path, **changes: Any) -> Any:
+    """A random OPT with biases, saved to `folder`; the original model is returned."""
+    values: dict[str, Any] = {
+        "vocab_size": 259, "hidden_size": 48, "ffn_dim": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": 64, "word_embed_proj_dim": 48, "bos_token_id": 256, "eos_token_id": 257,
+        "pad_token_id": None,
+    }  # fmt: skip
+    config = transformers.OPTConfig(**(values | changes))
+    return _saved(transformers.OPTForCausalLM(config), folder)
+
+
+def _saved(model: Any, folder: Path) -> Any:
+    """Every parameter random, biases and norms too, so that none can be left out unseen."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            value.copy_(1 + 0.2 * noise if "norm" in name and "weight" in name else 0.2 * noise)
+    model.eval().save_pretrained(folder)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    return model
+
+
+def byte_tokenizer() -> tokenizers.Tokenizer:
+    """256 bytes and three special tokens: any text has ids, nothing is ever unknown."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(WORDS)
+    return tokenizer
+
+
+def edit_json(file: Path, **changes: Any) -> None:
+    """Sets keys of a JSON file; None removes one."""
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
