@@ -3,6 +3,9 @@
 `load`, `LLM`, `Client` and `compress` are fetched on first use, so that importing the package costs nothing.
 """
 
+import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,17 +15,29 @@ if TYPE_CHECKING:
     from .server.client import Client as Client
 
 __version__ = "0.1.0"
-_HOMES = {
-    "load": ".models.checkpoint",
-    "LLM": ".engine.llm",
-    "Client": ".server.client",
-    "compress": ".compress.pipeline",
-}
+_HOMES = {"load": ".models.checkpoint", "LLM": ".engine.llm", "Client": ".server.client"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "compress":
+        return import_module(".compress", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module 'moesaic' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(_HOMES[name], __name__), name)
+
+
+class _CompressFolder(ModuleType):
+    """The folder compress/, which is also called: `moesaic.compress(model, out, recipe)` runs a recipe."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        return import_module(".pipeline", self.__name__).compress(*args, **settings)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "compress":  # set by the import system whenever a module of the folder is first imported
+            value.__class__ = _CompressFolder
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

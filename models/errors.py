@@ -42,7 +42,11 @@ class InvalidRequest(MoesaicError):
 
 
 class NotFound(MoesaicError):
-    """Nothing of this name is served."""
+    """Nothing of this name is served. `name` is what was asked for."""
+
+    def __init__(self, message: str, name: str = "") -> None:
+        self.name = name
+        super().__init__(message)
 
 
 class AlreadyExists(MoesaicError):

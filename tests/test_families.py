@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from builders import llama, opt
+
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 
 LLAMA3_ROPE = {

@@ -1,0 +1,152 @@
+"""`moesaic compress`: stages in order, the result written whole or not at all, and measured beside the original."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..evaluate.score import Score, encode_documents, score_documents
+from ..evaluate.texts import embedded_text, read_documents
+from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint, read_tensors, sha256_of
+from ..models.errors import CheckpointError
+from ..models.record import RECORD_NAME, Record, StageRecord
+from ..models.spec import TransformerSpec, spec_overrides
+from ..models.tokenizer import Tokenizer
+from ..models.transformer import Transformer
+from ..models.writer import new_directory, write_config, write_weights
+from .material import Material
+from .recipe import Recipe, read_recipe
+
+Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run."""
+
+    out: Path
+    recipe: Recipe
+    bytes_before: int
+    bytes_after: int
+    original: Mapping[str, float | int]
+    result: Mapping[str, float | int]
+    already_there: bool = False
+
+
+def compress(
+    model: str | Path,
+    out: str | Path,
+    recipe: str | Path | Mapping[str, Any] = "int8",
+    progress: Progress | None = None,
+    dry_run: bool = False,
+) -> Compression:
+    """Runs a recipe on a model directory or short name and writes a new directory.
+
+    recipe is a shipped name, a YAML file or a mapping. A finished `out` of the same input and recipe is left as it
+    is. Raises RecipeError or CheckpointError before anything is written; afterwards `out` is whole or absent.
+    """
+    steps, target = read_recipe(recipe), Path(out)
+    source = open_checkpoint(model)
+    input_sha256 = content_sha256(source)
+    if target.exists():
+        return _finished_before(source, target, steps, input_sha256)
+    material = Material(source, source.spec, lambda: read_tensors(source))
+    for _, _, stage in steps.built_stages():
+        stage.check(material)
+        material = stage.run(material)
+    planned = weight_bytes(material.spec, source)
+    if dry_run:
+        return Compression(target, steps, source.weight_bytes, planned, {}, {})
+    _check_disk(target, planned)
+    return _written(material, target, steps, input_sha256, progress or (lambda what, done, total: None))
+
+
+def content_sha256(checkpoint: Checkpoint) -> str:
+    """One hash of config and weights: the identity of a model as an input."""
+    digest = hashlib.sha256((checkpoint.path / "config.json").read_bytes())
+    for file in checkpoint.files:
+        digest.update(bytes.fromhex(sha256_of(file)))
+    return digest.hexdigest()
+
+
+def weight_bytes(spec: TransformerSpec, source: Checkpoint) -> int:
+    """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source."""
+    with torch.device("meta"):
+        tensors = Transformer(spec).state_dict()
+    kept = {name: entry.num_bytes // max(tensors[name].numel(), 1) for name, entry in source.entries.items()}
+    fixed = (torch.int8,)
+    return sum(
+        value.numel() * (value.element_size() if value.dtype in fixed else kept.get(name, value.element_size()))
+        for name, value in tensors.items()
+    )
+
+
+def _finished_before(source: Checkpoint, target: Path, recipe: Recipe, input_sha256: str) -> Compression:
+    record = Record.read(target) if target.is_dir() else Record()
+    same = record.recipe_sha256 == recipe.sha256() and record.stages and record.stages[0].input_sha256 == input_sha256
+    if not same:
+        raise CheckpointError(
+            f"{target} exists and is not the result of this recipe on this model; remove it or name another directory"
+        )
+    measured = record.stages[-1].measured
+    after = open_checkpoint(target).weight_bytes
+    return Compression(
+        target, recipe, source.weight_bytes, after, measured["original"], measured["result"], already_there=True
+    )
+
+
+def _check_disk(target: Path, planned: int) -> None:
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < planned * 1.01 + (1 << 20):
+        raise CheckpointError(f"{target} needs {planned:,} bytes, {free:,} are free in {folder}; make room first")
+
+
+def _written(material: Material, target: Path, recipe: Recipe, input_sha256: str, progress: Progress) -> Compression:
+    source, stages = material.source, recipe.built_stages()
+    with new_directory(target) as folder:
+        names = write_weights(folder, _counted(material, progress), source.family.their_name)
+        write_config(folder, source, material.spec)
+        overrides = spec_overrides(material.spec, source.default_spec)
+        files = {name: sha256_of(folder / name) for name in names}
+        past = [*source.record.stages]
+        past += [StageRecord(name, settings, recipe.seed, input_sha256) for name, settings, _ in stages]
+        record = Record(overrides, tuple(past), files, recipe.sha256())
+        _save(record, folder)
+        original, result = _measured(source, open_checkpoint(folder), recipe, progress)
+        past[-1] = StageRecord(
+            past[-1].name, past[-1].settings, recipe.seed, input_sha256,
+            {"original": original.summary(), "result": result.summary()},
+        )  # fmt: skip
+        _save(Record(overrides, tuple(past), files, recipe.sha256()), folder)
+    after = open_checkpoint(target).weight_bytes
+    return Compression(target, recipe, source.weight_bytes, after, original.summary(), result.summary())
+
+
+def _counted(material: Material, progress: Progress) -> Any:
+    total = len(material.source.entries)
+    done = 0
+    for name, tensor in material.tensors():
+        yield name, tensor
+        done += not name.endswith("_scale")
+        progress("compressing tensors", done, total)
+
+
+def _save(record: Record, folder: Path) -> None:
+    (folder / RECORD_NAME).write_text(record.to_json(version("moesaic")))
+
+
+def _measured(source: Checkpoint, result: Checkpoint, recipe: Recipe, progress: Progress) -> tuple[Score, Score]:
+    """Scores of the original and of the result on the recipe's text, the result compared with the original."""
+    wanted = recipe.evaluation
+    documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+    encoded = encode_documents(documents, Tokenizer.open(source.path), wanted.truncate)
+    original, model = (load_transformer(each, torch.device("cpu")) for each in (source, result))
+    before = score_documents(original, encoded, progress=lambda n, of: progress("scoring the original", n, of))
+    after = score_documents(model, encoded, original, lambda n, of: progress("scoring the result", n, of))
+    return before, after

@@ -1,0 +1,16 @@
+"""Symmetric int8 with one scale per row (output channel)."""
+
+import torch
+from torch import Tensor
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """scale[r] = max_c |w[r, c]| / 127 and q = round(w / scale), so that |w - scale q| <= scale / 2.
+
+    weight: [rows, columns] -> int8 [rows, columns], fp32 scale [rows]. A row of zeros gets scale 0.
+    """
+    exact = weight.float()
+    scale = exact.abs().amax(dim=1) / 127.0
+    inverse = torch.where(scale > 0, 1.0 / scale, torch.zeros_like(scale))
+    quantized = torch.round(exact * inverse.unsqueeze(1)).clamp_(-127, 127).to(torch.int8)
+    return quantized, scale

@@ -1,0 +1,64 @@
+"""The stage `quantize`: weights become int8; activations and norms stay as they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ...models.errors import RecipeError
+from ...models.spec import INT8, TransformerSpec, with_overrides
+from ..material import Material
+from ..strict import Strict
+from .int8 import quantize_rows
+
+_LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.down")
+
+
+class QuantizeSettings(Strict):
+    """linears: the format of every linear. embeddings: whether the table of tokens, and the head, follow."""
+
+    linears: Literal["int8"]
+    embeddings: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeStage:
+    """int8 weights with one scale per output channel."""
+
+    settings: QuantizeSettings
+
+    def check(self, material: Material) -> None:
+        """A model whose linears are int8 already is refused: rounding twice only loses."""
+        done = [path for path, tensor_format in self._formats(material.spec).items() if tensor_format == INT8]
+        if done:
+            raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
+
+    def run(self, material: Material) -> Material:
+        paths = self._formats(material.spec)
+        spec = with_overrides(material.spec, dict.fromkeys(paths, INT8))
+        matrices = {f"{'untied_head' if path == 'head' else path}.weight" for path in paths}
+        return Material(material.source, spec, lambda: _quantized(material.tensors(), matrices))
+
+    def _formats(self, spec: TransformerSpec) -> dict[str, str]:
+        """The spec's path of every format this stage changes -> what it is now."""
+        found = {}
+        for i, layer in enumerate(spec.layers):
+            names = _LINEARS + (("ffn.gate",) if layer.ffn.gated else ())
+            for name in names:
+                part, _, linear = name.partition(".")
+                found[f"layers.{i}.{name}"] = getattr(getattr(layer, part), linear)
+        if self.settings.embeddings:
+            found["embedding"] = spec.embedding
+            found |= {} if spec.tied_head else {"head": spec.head}
+        return found
+
+
+def _quantized(tensors: Iterator[tuple[str, Tensor]], matrices: set[str]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        if name not in matrices:
+            yield name, tensor
+            continue
+        weight, scale = quantize_rows(tensor)
+        yield name, weight
+        yield f"{name}_scale", scale

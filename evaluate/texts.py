@@ -1,0 +1,71 @@
+"""Texts to score: UTF-8 files, plain or compressed, cut into documents."""
+
+import gzip
+import json
+import lzma
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from ..models.errors import TextError
+
+SEPARATOR = "<|endoftext|>"
+EMBEDDED_TEXT = "black_beauty.txt"
+
+
+def embedded_text() -> Path:
+    """A public-domain text that ships: chapters of Black Beauty (Anna Sewell, 1877)."""
+    return Path(str(resources.files(__package__) / "texts" / EMBEDDED_TEXT))
+
+
+def read_documents(files: Sequence[str | Path], limit: int | None = None) -> list[str]:
+    """The documents of text files, in order, at most `limit`; those without a word are left out.
+
+    A line `<|endoftext|>` ends a document; in `.jsonl` each line is one, in its field `text`. Raises TextError.
+    """
+    documents: list[str] = []
+    for name in files:
+        documents += [text for text in _documents(Path(name)) if text.strip()]
+        if limit is not None and len(documents) >= limit:
+            return documents[:limit]
+    if not documents:
+        raise TextError(f"there is no text in {', '.join(map(str, files))}; give a file with at least one document")
+    return documents
+
+
+def _documents(file: Path) -> list[str]:
+    text = _read(file)
+    if ".jsonl" in file.suffixes:
+        return [_field(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    documents, current = [], []
+    for line in text.splitlines(keepends=True):
+        if line.strip() == SEPARATOR:
+            documents.append("".join(current).strip())
+            current = []
+        else:
+            current.append(line)
+    return [*documents, "".join(current).strip()]
+
+
+def _read(file: Path) -> str:
+    openers = {".xz": lzma.open, ".gz": gzip.open}
+    try:
+        with openers.get(file.suffix, open)(file, "rb") as stream:
+            raw: bytes = stream.read()
+        return raw.decode("utf-8")
+    except FileNotFoundError:
+        raise TextError(f"there is no text file {str(file)!r}") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        raise TextError(f"{file} cannot be read: {error}") from None
+
+
+def _field(file: Path, number: int, line: str) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        raise TextError(f"{file}, line {number}: not a JSON object with a field 'text'") from None
+    if not isinstance(text, str):
+        raise TextError(f"{file}, line {number}: 'text' is {type(text).__name__}, it must be a string")
+    return text

@@ -1,0 +1,123 @@
+"""A model directory written whole or not at all: made under a temporary name, then renamed."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
+from .errors import CheckpointError
+from .families.config import Config
+from .spec import INT8, TransformerSpec, spec_overrides
+
+MAX_SHARD_BYTES = 5 << 30
+SIDE_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A fresh folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises CheckpointError where `out` exists already. What killed runs left behind is removed.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} exists already; remove it or name another directory")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(out)
+    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+        for file in folder.iterdir():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def write_weights(
+    folder: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    their_name: Callable[[str], str],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[str]:
+    """Writes (our name, tensor) pairs as safetensors under the family's names; returns the file names.
+
+    One shard is in memory at a time. More than one get an index, as Hugging Face readers expect.
+    """
+    shards: list[list[str]] = []
+    batch: dict[str, Tensor] = {}
+    total = held = 0
+
+    def flush() -> None:
+        nonlocal held
+        save_file(batch, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(batch))
+        batch.clear()
+        held = 0
+
+    for ours, tensor in tensors:
+        if batch and held + tensor.nbytes > max_shard_bytes:
+            flush()
+        batch[their_name(ours)] = tensor.contiguous()
+        held += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    return _named_shards(folder, shards, total)
+
+
+def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> None:
+    """config.json and what else a reader needs beside the weights.
+
+    An int8 checkpoint says so in `quantization_config`, so that other loaders refuse it instead of misreading it.
+    """
+    config = dict(source.config)
+    config.pop("quantization_config", None)
+    if INT8 in spec_overrides(spec, source.family.spec(Config(source.config))).values():
+        config["quantization_config"] = {"quant_method": "moesaic", "format": "int8 weights, one scale a row"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in SIDE_FILES:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
+
+
+def _named_shards(folder: Path, shards: list[list[str]], total: int) -> list[str]:
+    """model.safetensors, or model-00001-of-00003.safetensors ... with model.safetensors.index.json."""
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / WEIGHTS_NAME)
+        return [WEIGHTS_NAME]
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for i, name in enumerate(names):
+        (folder / f"shard-{i}").rename(folder / name)
+    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+    return names
+
+
+def _remove_leftovers(out: Path) -> None:
+    for folder in out.parent.glob(f".{out.name}.partial-*"):
+        process = re.fullmatch(r".*\.partial-(\d+)", folder.name)
+        if process and not _is_alive(int(process[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
