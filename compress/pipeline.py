@@ -16,6 +16,7 @@ from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint, r
 from ..models.errors import CheckpointError
 from ..models.record import RECORD_NAME, Record, StageRecord
 from ..models.spec import TransformerSpec, spec_overrides
+from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from ..models.writer import new_directory, write_config, write_weights
@@ -146,7 +147,8 @@ def _measured(source: Checkpoint, result: Checkpoint, recipe: Recipe, progress: 
     wanted = recipe.evaluation
     documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
     encoded = encode_documents(documents, Tokenizer.open(source.path), wanted.truncate)
-    original, model = (load_transformer(each, torch.device("cpu")) for each in (source, result))
-    before = score_documents(original, encoded, progress=lambda n, of: progress("scoring the original", n, of))
-    after = score_documents(model, encoded, original, lambda n, of: progress("scoring the result", n, of))
+    with torch_threads(choose_threads(None, source.weight_bytes)):
+        original, model = (load_transformer(each, torch.device("cpu")) for each in (source, result))
+        before = score_documents(original, encoded, progress=lambda n, of: progress("scoring the original", n, of))
+        after = score_documents(model, encoded, original, lambda n, of: progress("scoring the result", n, of))
     return before, after

@@ -7,6 +7,7 @@ import torch
 
 from ..models.checkpoint import TIERS, Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
+from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .engine import Engine
@@ -14,8 +15,6 @@ from .options import EngineOptions, ModelDescription
 from .request import Limits
 from .runner import ModelRunner
 from .slots import kv_bytes_per_token
-
-_SMALL_MODEL_BYTES = 16 << 20  # below this, waking a second thread costs more than it gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,6 @@ def choose_device(wanted: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise SetupError(f"device {name!r} cannot be used ({reason}); try --device cpu") from None
     return device
-
-
-def choose_threads(wanted: int | None, weight_bytes: int) -> int:
-    """The count asked for, else the processors this process may use; one for a model that fits a cache."""
-    if wanted is not None and wanted < 1:
-        raise SetupError(f"threads is {wanted}, it must be at least 1")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return wanted or (1 if weight_bytes < _SMALL_MODEL_BYTES else available)
 
 
 def choose_kv_size(checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ class Score:
     def top1_accuracy(self) -> float:
         return self.total.num_correct / self.total.num_tokens
 
+    def rows(self) -> list[dict[str, float | int]]:
+        """The sums of each document, for files."""
+        return [asdict(document) for document in self.documents]
+
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files; KL is of the original's distribution to the model's."""
         total = self.total
@@ -91,13 +95,18 @@ def score_documents(
     encoded: Sequence[Sequence[int]],
     original: Transformer | None = None,
     progress: Progress | None = None,
+    window: int | None = None,
 ) -> Score:
-    """Scores every token but the first of each document, in windows of at most the context; later windows start
-    with the last token of the one before. With `original`, its distributions are compared as well."""
+    """Scores every token but the first of each document. With `original`, its distributions are compared as well.
+
+    A document longer than `window` tokens (by default the model's context) is scored in pieces; each later piece
+    starts with the last token of the one before.
+    """
+    size = window or model.spec.max_context
     scores = []
     for done, ids in enumerate(encoded, 1):
-        windows = _windows(ids, model.spec.max_context)
-        scores.append(sum((_score_window(model, original, window) for window in windows), DocumentScore()))
+        pieces = (_score_window(model, original, piece) for piece in _windows(ids, size))
+        scores.append(sum(pieces, DocumentScore()))
         if progress:
             progress(done, len(encoded))
     return Score(tuple(scores), compared=original is not None)

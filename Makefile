@@ -1,0 +1,37 @@
+# make demo and make test do all their set-up in .venv on a fresh machine.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types bench proto clean
+
+demo: .venv/ready
+	$(BIN)/moesaic demo --out demo
+
+test: .venv/ready
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/moesaic bench all
+
+# The CPU build of torch comes first, alone: asked for together with the rest, pip would fetch the CUDA one.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 numpy
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# With the oldest compiler whose output every supported protobuf runtime accepts.
+proto:
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/pip install --quiet grpcio-tools==1.76.0
+	PYTHON=build/proto/bin/python sh proto/generate.sh
+
+clean:
+	rm -rf .venv build demo out

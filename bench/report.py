@@ -1,0 +1,187 @@
+"""The figures of one run: measured, put in one place, printed as a table, written as JSON and one picture."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..compress.pipeline import compress
+from ..engine.options import EngineOptions
+from ..evaluate.run import evaluate
+from ..evaluate.texts import embedded_text, read_documents
+from ..models.checkpoint import open_checkpoint
+from ..models.locate import locate
+from ..models.threads import choose_threads
+from ..models.tokenizer import Tokenizer
+from .contestants import Contestant, MoesaicContestant, TransformersContestant
+from .engine_speed import measure_speed
+from .local_server import local_server
+from .machine import machine_facts
+from .serving import measure_serving
+
+Progress = Callable[[str, int, int], None]
+Report = dict[str, Any]
+SUITES = ("retention", "engine", "serve", "kernels")
+_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPlan:
+    """What is measured on, and how long. `quick` is for a look; figures to quote come from the full run."""
+
+    model: str
+    out: Path
+    suites: tuple[str, ...] = SUITES
+    text: tuple[str, ...] = ()
+    documents: int | None = None
+    truncate: int | None = 512
+    quick: bool = False
+    threads: int | None = None
+
+    @property
+    def num_new(self) -> int:
+        return 48 if self.quick else 64
+
+    @property
+    def rounds(self) -> int:
+        return 3 if self.quick else 7
+
+    @property
+    def num_requests(self) -> int:
+        return 24 if self.quick else 64
+
+
+def run_bench(plan: BenchPlan, progress: Progress) -> Report:
+    """Measures dense and int8 of one model, beside transformers, and writes report.json and report.png to `out`."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    dense, int8 = locate(plan.model), plan.out / "int8"
+    compressed = compress(dense, int8, "int8", progress)
+    models = {"dense": dense, "int8": int8}
+    report: Report = {
+        "model": plan.model,
+        "quick": plan.quick,
+        "machine": machine_facts(),
+        "bytes": {"dense": compressed.bytes_before, "int8": compressed.bytes_after},
+    }
+    if "retention" in plan.suites:
+        report["retention"] = {name: _retention(path, dense, plan, progress) for name, path in models.items()}
+    if "engine" in plan.suites:
+        report["engine"] = _engine(models, plan, progress)
+    if "serve" in plan.suites:
+        report["serve"] = _serve(models, plan, progress)
+    if "kernels" in plan.suites:
+        from .benchmark_int8_linear import measure
+
+        report["kernels"] = measure(plan.quick)
+    write_json(plan.out / "report.json", report)
+    return report
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Writes under a temporary name, then renames."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.replace(file)
+
+
+def _retention(path: Path, dense: Path, plan: BenchPlan, progress: Progress) -> dict[str, float | int]:
+    against = None if path == dense else dense
+    score = evaluate(
+        path, against, plan.text or None, plan.documents, plan.truncate, threads=plan.threads,
+        progress=lambda done, total: progress(f"documents scored by {path.name}", done, total),
+    )  # fmt: skip
+    return score.summary()
+
+
+def prompts_for(path: Path, count: int = 8) -> list[list[int]]:
+    """Prompts of equal length, cut from the text that ships."""
+    tokenizer = Tokenizer.open(path)
+    documents = read_documents([embedded_text()], count)
+    return [tokenizer.encode(document)[:_PROMPT_TOKENS] for document in documents]
+
+
+def _engine(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:
+    dense = models["dense"]
+    threads = choose_threads(plan.threads, open_checkpoint(dense).weight_bytes)
+    contestants: list[Contestant] = [
+        MoesaicContestant(f"moesaic {name}", path, EngineOptions(threads=plan.threads)) for name, path in models.items()
+    ]
+    if find_spec("transformers"):
+        contestants += [
+            TransformersContestant(f"transformers {dtype}", dense, dtype, threads) for dtype in ("float32", "bfloat16")
+        ]
+    speeds: dict[str, Any] = dict(measure_speed(contestants, prompts_for(dense), plan.num_new, plan.rounds, progress))
+    return {"threads": threads, "new_tokens": plan.num_new, "prompt_tokens": _PROMPT_TOKENS, "speed": speeds}
+
+
+def _serve(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:
+    prompts = prompts_for(models["dense"])
+    options = [] if plan.threads is None else ["--threads", str(plan.threads)]
+    figures = {}
+    for name, path in models.items():
+        with local_server({name: path}, *options) as address:
+            figures[name] = measure_serving(address, name, prompts, plan.num_new, plan.num_requests, progress)
+    return figures
+
+
+def bandwidth_limit(report: Report, name: str) -> float:
+    """Tokens per second at batch 1 if reading every weight once were all there is to do."""
+    limit: float = report["machine"]["read_bandwidth_gb_per_s"] * 1e9 / report["bytes"][name]
+    return limit
+
+
+def rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The report as a table: a row each for dense, int8 and the peers that were there."""
+    head = ["", "MB", "perplexity", "top-1", "tokens/s, batch 1", "batch 8", "TTFT ms, 1", "8", "ITL ms, 1", "8"]
+    lines = [_own_row(report, name) for name in ("dense", "int8")]
+    for name, speed in report.get("engine", {}).get("speed", {}).items():
+        if name.startswith("transformers"):
+            lines.append([name, "", "", "", *_rates(speed), "", "", "", ""])
+    return head, lines
+
+
+def _own_row(report: Report, name: str) -> list[str]:
+    kept = report.get("retention", {}).get(name)
+    speed = report.get("engine", {}).get("speed", {}).get(f"moesaic {name}")
+    served = report.get("serve", {}).get(name)
+    latency = (
+        [f"{served[c][key]:.2f}" for key in ("ttft_ms_p50", "itl_ms_p50") for c in ("1", "8")] if served else [""] * 4
+    )
+    return [
+        f"moesaic {name}",
+        f"{report['bytes'][name] / 1e6:.4g}",
+        f"{kept['perplexity']:.4f}" if kept else "",
+        f"{kept['top1_accuracy']:.2%}" if kept else "",
+        *(_rates(speed) if speed else ["", ""]),
+        *latency,
+    ]
+
+
+def _rates(speed: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"{speed[batch]['tokens_per_second']:,.4g}" for batch in ("1", "8")]
+
+
+def notes(report: Report) -> Sequence[str]:
+    """What one must know to read the table."""
+    machine = report["machine"]
+    said = [
+        f"{machine['device']}, {machine['processors']} processors, reads {machine['read_bandwidth_gb_per_s']} GB/s; "
+        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    ]
+    if "engine" in report:
+        limits = ", ".join(f"{name} {bandwidth_limit(report, name):,.4g}" for name in ("dense", "int8"))
+        said.append(
+            f"tokens/s: median of rounds taken in turn, {report['engine']['threads']} threads, "
+            f"{report['engine']['new_tokens']} new tokens; memory alone would allow at batch 1: {limits}"
+        )
+    if "serve" in report:
+        added = report["serve"]["int8"]["8"]["added_ms_p50"]
+        said.append(f"TTFT, ITL: p50 through gRPC; the server adds {added:.2f} ms (p50) to the engine at 8 streams")
+    if torch.cuda.is_available():
+        said.append("on a CUDA device")
+    return said

@@ -1,0 +1,48 @@
+"""`moesaic bench`: dense and int8 beside transformers, in one run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .common import Progress, table
+
+EXAMPLES = """examples:
+  moesaic bench --quick
+  moesaic bench engine --model ./my-model --out out/bench
+  moesaic bench all --model ./my-model --text valid.txt --documents 20"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench", help="measure dense and int8 beside transformers", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("suite", nargs="?", default="all", choices=["all", "retention", "engine", "serve", "kernels"])
+    parser.add_argument("--model", default="stories260k", help="model directory or short name (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"), help="default: %(default)s")
+    parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="to score on; default: text that ships")
+    parser.add_argument("--documents", type=int, metavar="N")
+    parser.add_argument("--truncate", type=int, default=512, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, for every contestant")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not figures to quote")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints the table and names the files it wrote."""
+    from ..bench.picture import draw
+    from ..bench.report import SUITES, BenchPlan, notes, rows, run_bench
+
+    suites = SUITES if args.suite == "all" else (args.suite,)
+    plan = BenchPlan(
+        args.model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads
+    )
+    report = run_bench(plan, Progress())
+    print(table(*rows(report)))
+    for line in notes(report):
+        print(line)
+    for line in report.get("kernels", ()):
+        print("  ".join(f"{key} {value}" for key, value in line.items()))
+    draw(report, args.out / "report.png")
+    print(f"written: {args.out / 'report.json'}, {args.out / 'report.png'}")
+    return 0

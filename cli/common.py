@@ -1,0 +1,91 @@
+"""What the subcommands share: options of an engine, progress on stderr, tables."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from ..engine.options import EngineOptions, ModelDescription
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """--device and the rest, the same wherever a model runs."""
+    group = parser.add_argument_group("where and how the model runs (by default chosen from the machine, and printed)")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ...")
+    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of activations and dense weights")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer together")
+    group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
+    group.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: 0)")
+
+
+def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOptions:
+    """The options that `add_engine_options` parsed."""
+    return EngineOptions(args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.seed)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How a prompt is continued. Greedy unless a temperature is given, so that a command can be repeated."""
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128, or what the context holds")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 to 2; 0 is greedy, the default")
+    parser.add_argument("--top-k", type=int, metavar="N")
+    parser.add_argument("--top-p", type=float, metavar="P")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    parser.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
+
+
+def byte_count(text: str) -> int:
+    """1500, 500M, 2G as bytes."""
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
+    try:
+        count = int(float(text if factor == 1 else text[:-1]) * factor)
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 500M or 2G")
+    return count
+
+
+def describe(name: str, model: ModelDescription) -> str:
+    """One line: what runs, and on what."""
+    stages = f", after {' + '.join(model.stages)}" if model.stages else ""
+    threads = f"{model.threads} thread{'s' * (model.threads != 1)}" if model.device == "cpu" else ""
+    return (
+        f"{name}: {model.family}, {model.num_parameters / 1e6:.4g}M parameters in {model.weight_bytes / 1e6:.4g} MB"
+        f"{stages}; {model.device} {model.dtype} {threads}; context {model.max_context}, {model.num_slots} slots"
+    )
+
+
+class Progress:
+    """A line on stderr that says how far a long step is: redrawn on a terminal, once a while elsewhere."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        self._live = sys.stderr.isatty()
+        self._every = 0.1 if self._live else every_seconds
+        self._last = time.monotonic()
+        self._began: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self._began.setdefault(what, now)
+        if done < total and now - self._last < self._every:
+            return
+        self._last = now
+        if self._live:
+            rest = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
+            print(f"\r\033[K{what}: {done} of {total}{rest}", end="\n" if done == total else "", file=sys.stderr)
+        else:
+            print(f"{what}: {done} of {total}", file=sys.stderr)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they need, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = []
+    for row in [head, *rows]:
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""`moesaic inspect PATH`: what a model directory holds, read from its headers alone."""
+
+import argparse
+import dataclasses
+import json
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from .common import table
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("inspect", help="show what a model directory holds; reads no weights")
+    parser.add_argument("path", help="model directory or short name")
+    parser.add_argument("--json", action="store_true", help="the whole spec and record as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints sizes, layers of equal shape together, formats, and the stages that made the model."""
+    from ..models.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(args.path)
+    if args.json:
+        print(json.dumps(_as_json(checkpoint), indent=2))
+        return 0
+    spec = checkpoint.spec
+    position = "rotary" if spec.rope else "learned"
+    print(f"{checkpoint.path}")
+    print(
+        f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
+        f"context {spec.max_context}, {position} positions, {'tied' if spec.tied_head else 'untied'} head"
+    )
+    by_dtype = Counter[str]()
+    for entry in checkpoint.entries.values():
+        by_dtype[entry.dtype] += entry.num_bytes
+    dtypes = ", ".join(f"{name} {count:,}" for name, count in by_dtype.most_common())
+    print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
+    print(
+        table(
+            ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"],
+            _rows(checkpoint),
+        )
+    )
+    for stage in checkpoint.record.stages:
+        print(f"stage {stage.name}: {json.dumps(dict(stage.settings))}, seed {stage.seed}")
+        for name, figures in stage.measured.items():
+            print(f"  {name}: perplexity {figures['perplexity']:.4f}, top-1 {figures['top1_accuracy']:.2%}")
+    return 0
+
+
+def _rows(checkpoint: "Checkpoint") -> list[list[str]]:
+    rows, first = [], 0
+    for layer, group in groupby(checkpoint.spec.layers):
+        last = first + len(list(group)) - 1
+        a, f = layer.attention, layer.ffn
+        formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
+        rows.append([
+            f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
+            f"{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
+        ])  # fmt: skip
+        first = last + 1
+    return rows
+
+
+def _as_json(checkpoint: "Checkpoint") -> dict[str, Any]:
+    return {
+        "path": str(checkpoint.path),
+        "weight_bytes": checkpoint.weight_bytes,
+        "spec": dataclasses.asdict(checkpoint.spec),
+        "stages": [dataclasses.asdict(stage) for stage in checkpoint.record.stages],
+    }

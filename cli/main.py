@@ -1,0 +1,49 @@
+"""`moesaic`: one command, one module per subcommand. A subcommand imports what it needs when it runs."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from ..models.errors import MoesaicError
+from . import bench, compress, demo, doctor, evaluate, generate, inspect, recipes, run, serve
+
+SUBCOMMANDS = (demo, run, compress, inspect, evaluate, serve, generate, bench, recipes, doctor)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, with help."""
+    parser = argparse.ArgumentParser(
+        prog="moesaic", description="Compress a Transformer, serve it over gRPC, see what it kept and gained."
+    )
+    parser.add_argument("--version", action="version", version=f"moesaic {version('moesaic')}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
+    for module in SUBCOMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. A user's mistake is one sentence on stderr and status 2."""
+    args = build_parser().parse_args(arguments)
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except MoesaicError as error:
+        print(f"moesaic: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        return 141
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"moesaic: error: {error.strerror or error}{where}", file=sys.stderr)
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""`moesaic run PATH "prompt"`: continue a prompt offline, streamed to the terminal."""
+
+import argparse
+import sys
+from typing import Any
+
+from .common import add_engine_options, add_sampling_options, describe, engine_options
+
+EXAMPLES = """examples:
+  moesaic run stories260k "Once upon a time" --max-new-tokens 60
+  moesaic run ./my-model "The capital of France is" --temperature 0.8 --top-p 0.9"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="continue a prompt offline", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("path", help="model directory or short name (stories260k ships with the package)")
+    parser.add_argument("prompt", help='text to continue; "" starts from the begin token')
+    add_sampling_options(parser)
+    add_engine_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Streams the answer to stdout; what ran, and how fast, to stderr."""
+    from ..engine.llm import LLM
+
+    llm = LLM(args.path, engine_options(args, num_slots=1))
+    print(describe(args.path, llm.description), file=sys.stderr)
+    chunks = llm.stream(
+        args.prompt, max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_k=args.top_k,
+        top_p=args.top_p, stop=args.stop, tier=args.tier,
+    )  # fmt: skip
+    for chunk in chunks:
+        print(chunk.text, end="", flush=True)
+    print()
+    if chunk.usage and chunk.timing and chunk.finish_reason:
+        made, timing = chunk.usage.completion_tokens, chunk.timing
+        rate = (
+            f", {(made - 1) / timing.decode_seconds:.4g} tokens/s after" if made > 1 and timing.decode_seconds else ""
+        )
+        print(
+            f"[{chunk.usage.prompt_tokens} prompt + {made} new tokens, ended by {chunk.finish_reason.value}; "
+            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}]",
+            file=sys.stderr,
+        )
+    return 0

@@ -1,0 +1,30 @@
+"""How many threads torch uses. It is a setting of the process, so it is put back after use."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .errors import SetupError
+
+_SMALL_MODEL_BYTES = 16 << 20  # below this, waking a second thread costs more than it gives
+
+
+def choose_threads(wanted: int | None, weight_bytes: int) -> int:
+    """The count asked for, else the processors this process may use; one for a model that fits a cache."""
+    if wanted is not None and wanted < 1:
+        raise SetupError(f"threads is {wanted}, it must be at least 1")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or (1 if weight_bytes < _SMALL_MODEL_BYTES else available)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Runs a block with this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

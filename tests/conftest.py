@@ -1,0 +1,56 @@
+"""`--gpu` runs the tests marked gpu on CUDA; without it Triton kernels run in its interpreter, on the CPU."""
+
+import os
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run tests that need a CUDA device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--gpu"):
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
+        config.addinivalue_line(
+            "filterwarnings",
+            "ignore:Conversion of an array with ndim > 0:DeprecationWarning:triton.runtime.interpreter",
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--gpu"):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs --gpu and a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a Triton kernel runs in this session: "cuda", or "cpu" by the interpreter."""
+    pytest.importorskip("triton")
+    if request.config.getoption("--gpu"):
+        return "cuda"
+    multiply_bf16_as_fp32()
+    return "cpu"
+
+
+def multiply_bf16_as_fp32() -> None:
+    """The interpreter's dot multiplies the bit patterns of bf16 operands; this widens them first."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter.InterpreterBuilder.create_dot
+
+    def wide(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16:
+            return operand
+        data = interpreter._convert_float(operand.data, tl.bfloat16, tl.float32, None).view(np.float32)
+        return interpreter.TensorHandle(data, tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
+        return original(self, wide(a), wide(b), d, *rest)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot
