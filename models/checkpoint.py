@@ -21,6 +21,7 @@ from .families.config import Config
 from .families.registry import Family, family_of
 from .linear import Int8Embedding
 from .locate import locate
+from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
 from .spec import TransformerSpec, with_overrides
@@ -104,6 +105,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
         model.frequencies = model.frequencies.to(device)
     if isinstance(model.embedding, Int8Embedding):
         model.embedding.dtype = wanted
+    pack_(model)
     return model.requires_grad_(False).eval()
 
 

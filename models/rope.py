@@ -30,14 +30,12 @@ def _llama3_scaled(plain: Tensor, rope: RopeSpec) -> Tensor:
 
 
 def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for every token. positions: [batch, tokens] -> two of [batch, 1, tokens, size]."""
-    angle = positions.float().unsqueeze(-1) * frequencies
-    angle = torch.cat((angle, angle), dim=-1).unsqueeze(1)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    """Cosines (c, c) and sines (-s, s): positions [batch, tokens] -> two of [batch, 1, tokens, size]."""
+    angle = (positions.float().unsqueeze(-1) * frequencies).unsqueeze(1)
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat((cosine, cosine), dim=-1).to(dtype), torch.cat((-sine, sine), dim=-1).to(dtype)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turns each pair (x[i], x[i + size/2]) by its angle. x: [batch, heads, tokens, size]."""
-    half = x.shape[-1] // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cosine + turned * sine
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), sine)

@@ -39,7 +39,9 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
-            return functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+            wide = x.float()  # written out: a fused op exists on GPUs only
+            scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+            return (wide * scale).to(x.dtype) * self.weight
         return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
 
 
@@ -54,9 +56,15 @@ class Attention(nn.Module):
         self.key = LINEARS[spec.key](hidden_size, kv_inner, spec.bias)
         self.value = LINEARS[spec.value](hidden_size, kv_inner, spec.bias)
         self.output = LINEARS[spec.output](inner, hidden_size, spec.output_bias)
+        self.widths = (inner, kv_inner, kv_inner)
+        self.packed: tuple[nn.Module] | None = None  # query, key and value as one linear; see packing.py
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
-        query, key, value = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
+        if self.packed:
+            parts = self.packed[0](x).split(self.widths, dim=-1)
+        else:
+            parts = (self.query(x), self.key(x), self.value(x))
+        query, key, value = (self._heads(part) for part in parts)
         if turn is not None:
             query, key = rotate(query, *turn), rotate(key, *turn)
         mixed = context.attend(self.index, query, key, value)
@@ -76,11 +84,13 @@ class FFN(nn.Module):
         self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
         self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
         self.down = LINEARS[spec.down](spec.width, hidden_size, spec.bias)
+        self.packed: tuple[nn.Module] | None = None  # gate and up as one linear; see packing.py
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        gate, up = self.packed[0](x).chunk(2, dim=-1) if self.packed else (self.gate(x), self.up(x))
+        return self.down(self.activation(gate) * up)
 
 
 class Layer(nn.Module):

@@ -1,0 +1,45 @@
+"""Linears that read the same input, laid side by side at load, so that each group is one multiplication.
+
+The single ones stay, as views of the packed weight: no memory is spent and no name changes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .linear import Int8Linear, Linear
+from .transformer import FFN, Attention, Transformer
+
+
+def pack_(model: Transformer) -> None:
+    """Packs query, key, value and gate, up of every layer where a group has one format. Weights must be loaded."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.packed = packed([module.query, module.key, module.value])
+        elif isinstance(module, FFN) and module.gate is not None:
+            module.packed = packed([module.gate, module.up])
+
+
+def packed(linears: Sequence[nn.Module]) -> tuple[nn.Module] | None:
+    """One linear that gives the outputs of all, in a tuple so that it is no child module; None where they differ."""
+    first = linears[0]
+    alike = isinstance(first, Linear | Int8Linear) and all(type(linear) is type(first) for linear in linears)
+    if not alike or len({linear.bias is None for linear in linears}) > 1:
+        return None
+    names = [name for name, _ in (*first.named_parameters(), *first.named_buffers())]
+    with torch.device("meta"):
+        whole = type(first)(1, 1, first.bias is not None)
+    for name in names:
+        joined = torch.cat([getattr(linear, name).data for linear in linears])
+        _replace(whole, name, joined)
+        for linear, part in zip(linears, joined.split([len(getattr(linear, name)) for linear in linears]), strict=True):
+            _replace(linear, name, part)
+    return (whole,)
+
+
+def _replace(module: nn.Module, name: str, value: Tensor) -> None:
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[name] = value
