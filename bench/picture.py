@@ -16,8 +16,14 @@ def draw(report: Report, file: Path) -> None:
     panels = figure.subplots(2, 3)
     _bars(panels[0][0], "weights, MB", {n: report["bytes"][n] / 1e6 for n in ("dense", "int8")})
     kept = report.get("retention", {})
-    _bars(panels[0][1], "perplexity (lower is better)", {n: kept[n]["perplexity"] for n in kept})
-    _bars(panels[0][2], "next-token accuracy, %", {n: 100 * kept[n]["top1_accuracy"] for n in kept})
+    _bars(
+        panels[0][1], "perplexity (lower is better)", {n: kept[n]["perplexity"] for n in kept if n in report["bytes"]}
+    )
+    _bars(
+        panels[0][2],
+        "next-token accuracy, %",
+        {n: 100 * kept[n]["top1_accuracy"] for n in kept if n in report["bytes"]},
+    )
     speed = report.get("engine", {}).get("speed", {})
     for panel, batch in ((panels[1][0], "1"), (panels[1][1], "8")):
         rates = {name.removeprefix("moesaic "): by[batch]["tokens_per_second"] for name, by in speed.items()}

@@ -8,26 +8,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..compress.pipeline import compress
 from ..engine.options import EngineOptions
-from ..evaluate.run import evaluate
 from ..evaluate.texts import embedded_text, read_documents
 from ..models.checkpoint import open_checkpoint
 from ..models.locate import locate
-from ..models.threads import choose_threads
+from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
 from .contestants import Contestant, MoesaicContestant, TransformersContestant
 from .engine_speed import measure_speed
 from .local_server import local_server
 from .machine import machine_facts
+from .retention import ScoredText, score_ours, score_theirs
 from .serving import measure_serving
 
 Progress = Callable[[str, int, int], None]
 Report = dict[str, Any]
 SUITES = ("retention", "engine", "serve", "kernels")
 _PROMPT_TOKENS = 16
+_CACHED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
         "bytes": {"dense": compressed.bytes_before, "int8": compressed.bytes_after},
     }
     if "retention" in plan.suites:
-        report["retention"] = {name: _retention(path, dense, plan, progress) for name, path in models.items()}
+        report["retention"] = _retention(models, plan, progress)
     if "engine" in plan.suites:
         report["engine"] = _engine(models, plan, progress)
     if "serve" in plan.suites:
@@ -89,13 +88,15 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
     partial.replace(file)
 
 
-def _retention(path: Path, dense: Path, plan: BenchPlan, progress: Progress) -> dict[str, float | int]:
-    against = None if path == dense else dense
-    score = evaluate(
-        path, against, plan.text or None, plan.documents, plan.truncate, threads=plan.threads,
-        progress=lambda done, total: progress(f"documents scored by {path.name}", done, total),
-    )  # fmt: skip
-    return score.summary()
+def _retention(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:
+    text, dense = ScoredText(plan.text, plan.documents, plan.truncate), models["dense"]
+    figures = {name: score_ours(path, dense, text, plan.threads, progress) for name, path in models.items()}
+    if find_spec("transformers"):
+        threads = choose_threads(plan.threads, open_checkpoint(dense).weight_bytes)
+        peer = TransformersContestant("transformers", dense, "float32", threads)
+        with torch_threads(threads):
+            figures["transformers float32"] = score_theirs(peer, text.encoded(dense))
+    return figures
 
 
 def prompts_for(path: Path, count: int = 8) -> list[list[int]]:
@@ -129,41 +130,38 @@ def _serve(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> d
     return figures
 
 
-def bandwidth_limit(report: Report, name: str) -> float:
-    """Tokens per second at batch 1 if reading every weight once were all there is to do."""
-    limit: float = report["machine"]["read_bandwidth_gb_per_s"] * 1e9 / report["bytes"][name]
-    return limit
+def limit(report: Report) -> str:
+    """What bounds tokens per second at batch 1: reading every weight once, unless they stay in the caches."""
+    if report["bytes"]["dense"] < _CACHED_BYTES:
+        return "the weights fit the caches, so calls and not memory are the limit"
+    bandwidth = report["machine"]["read_bandwidth_gb_per_s"] * 1e9
+    allowed = ", ".join(f"{name} {bandwidth / report['bytes'][name]:,.4g}" for name in ("dense", "int8"))
+    return f"reading every weight once would allow, at batch 1: {allowed}"
 
 
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:
     """The report as a table: a row each for dense, int8 and the peers that were there."""
     head = ["", "MB", "perplexity", "top-1", "tokens/s, batch 1", "batch 8", "TTFT ms, 1", "8", "ITL ms, 1", "8"]
-    lines = [_own_row(report, name) for name in ("dense", "int8")]
-    for name, speed in report.get("engine", {}).get("speed", {}).items():
-        if name.startswith("transformers"):
-            lines.append([name, "", "", "", *_rates(speed), "", "", "", ""])
-    return head, lines
-
-
-def _own_row(report: Report, name: str) -> list[str]:
-    kept = report.get("retention", {}).get(name)
-    speed = report.get("engine", {}).get("speed", {}).get(f"moesaic {name}")
-    served = report.get("serve", {}).get(name)
-    latency = (
-        [f"{served[c][key]:.2f}" for key in ("ttft_ms_p50", "itl_ms_p50") for c in ("1", "8")] if served else [""] * 4
-    )
-    return [
-        f"moesaic {name}",
-        f"{report['bytes'][name] / 1e6:.4g}",
-        f"{kept['perplexity']:.4f}" if kept else "",
-        f"{kept['top1_accuracy']:.2%}" if kept else "",
-        *(_rates(speed) if speed else ["", ""]),
-        *latency,
+    peers = [*report.get("engine", {}).get("speed", {}), *report.get("retention", {})]
+    names = [name for name in dict.fromkeys(peers) if name.startswith("transformers")]
+    return head, [_row(report, name, f"moesaic {name}") for name in ("dense", "int8")] + [
+        _row(report, name, name) for name in names
     ]
 
 
-def _rates(speed: Mapping[str, Mapping[str, float]]) -> list[str]:
-    return [f"{speed[batch]['tokens_per_second']:,.4g}" for batch in ("1", "8")]
+def _row(report: Report, name: str, shown: str) -> list[str]:
+    kept = report.get("retention", {}).get(name)
+    speed = report.get("engine", {}).get("speed", {}).get(shown)
+    served = report.get("serve", {}).get(name)
+    keys = [(c, key) for key in ("ttft_ms_p50", "itl_ms_p50") for c in ("1", "8")]
+    return [
+        shown,
+        f"{report['bytes'][name] / 1e6:.4g}" if name in report["bytes"] else "",
+        f"{kept['perplexity']:.4f}" if kept else "",
+        f"{kept['top1_accuracy']:.2%}" if kept else "",
+        *(f"{speed[batch]['tokens_per_second']:,.4g}" if speed else "" for batch in ("1", "8")),
+        *(f"{served[c][key]:.2f}" if served else "" for c, key in keys),
+    ]
 
 
 def notes(report: Report) -> Sequence[str]:
@@ -174,14 +172,11 @@ def notes(report: Report) -> Sequence[str]:
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     ]
     if "engine" in report:
-        limits = ", ".join(f"{name} {bandwidth_limit(report, name):,.4g}" for name in ("dense", "int8"))
         said.append(
-            f"tokens/s: median of rounds taken in turn, {report['engine']['threads']} threads, "
-            f"{report['engine']['new_tokens']} new tokens; memory alone would allow at batch 1: {limits}"
+            f"tokens/s: median of rounds taken in turn, {report['engine']['threads']} thread(s), "
+            f"{report['engine']['new_tokens']} new tokens; {limit(report)}"
         )
     if "serve" in report:
         added = report["serve"]["int8"]["8"]["added_ms_p50"]
         said.append(f"TTFT, ITL: p50 through gRPC; the server adds {added:.2f} ms (p50) to the engine at 8 streams")
-    if torch.cuda.is_available():
-        said.append("on a CUDA device")
     return said

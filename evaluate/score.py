@@ -127,12 +127,12 @@ def _score_window(model: Transformer, original: Transformer | None, window: Sequ
         target = ids[0, 1:][part]
         logits = model.head(states[part]).float()
         other = None if original is None or theirs is None else original.head(theirs[part]).float()
-        score += _score_logits(logits, target, other)
+        score += score_logits(logits, target, other)
     return score
 
 
-def _score_logits(logits: Tensor, target: Tensor, original: Tensor | None) -> DocumentScore:
-    """logits: [tokens, vocab], target: [tokens]"""
+def score_logits(logits: Tensor, target: Tensor, original: Tensor | None) -> DocumentScore:
+    """The sums over some tokens. logits and original: fp32 [tokens, vocab], target: [tokens]."""
     log_p = torch.log_softmax(logits, dim=-1)
     nats = -log_p.gather(1, target.unsqueeze(1)).double().sum().item()
     best = log_p.argmax(-1)

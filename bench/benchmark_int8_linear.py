@@ -1,0 +1,232 @@
+"""The int8 linear beside what else multiplies by such weights, in the shapes of SmolLM2-135M.
+
+    pytest bench/benchmark_int8_linear.py
+
+Decode reads every weight once per step, so the limit is memory bandwidth: each contestant walks over copies of its
+weights that together exceed the last cache, and the bandwidth of a plain read is measured beside it. A ratio above
+one says how many times longer the contestant took than `int8_linear` on the same activations.
+"""
+
+import math
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from ..kernels.int8_linear import int8_linear, int8_linear_cost
+
+SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
+TOKENS = (1, 8, 128)
+ROTATED_BYTES = 100_000_000  # of weights, about three times the last cache
+READ_BYTES = 1 << 28
+SECONDS = 0.25  # of measuring, for each contestant
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)
+
+Call = Callable[[torch.Tensor], torch.Tensor]
+Round = tuple[Callable[[], None], int]  # calls the contestant once on each of its copies; how many there are
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`prepare` turns int8 weights and scales into a call; `weight_bytes` is what it keeps for one weight."""
+
+    name: str
+    dtype: torch.dtype
+    weight_bytes: int
+    prepare: Callable[[torch.Tensor, torch.Tensor], Call]
+
+
+def prepare_ours(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+    return lambda x: int8_linear(x, weight, scale)
+
+
+def prepare_dense(dtype: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], Call]:
+    def prepare(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+        dense = (weight * scale[:, None]).to(dtype)
+        return lambda x: functional.linear(x, dense)
+
+    return prepare
+
+
+def prepare_int8pack(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+    narrow = scale.bfloat16()
+    return lambda x: torch._weight_int8pack_mm(x, weight, narrow)
+
+
+def prepare_dynamic(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+    """Quantizes activations, too: another function, with a larger error."""
+    from torch.ao.nn.quantized.dynamic import Linear
+
+    outputs, inputs = weight.shape
+    zeros = torch.zeros(outputs, dtype=torch.int64)
+    linear = Linear(inputs, outputs, bias_=False)
+    dense = weight * scale[:, None]
+    linear.set_weight_bias(torch.quantize_per_channel(dense, scale.double(), zeros, 0, torch.qint8), None)
+    return lambda x: linear(x)  # type: ignore[no-any-return]
+
+
+def prepare_bitsandbytes(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+    from bitsandbytes.nn import Linear8bitLt
+
+    outputs, inputs = weight.shape
+    linear = Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
+    linear.load_state_dict({"weight": weight * scale[:, None]})
+    linear = linear.to(weight.device)
+    return lambda x: linear(x)  # type: ignore[no-any-return]
+
+
+CONTESTANTS = [
+    Contestant("int8_linear fp32", torch.float32, 1, prepare_ours),
+    Contestant("int8_linear bf16", torch.bfloat16, 1, prepare_ours),
+    Contestant("torch linear fp32", torch.float32, 4, prepare_dense(torch.float32)),
+    Contestant("torch linear bf16", torch.bfloat16, 2, prepare_dense(torch.bfloat16)),
+    Contestant("torch int8pack bf16", torch.bfloat16, 1, prepare_int8pack),
+    Contestant("torch dynamic int8 fp32", torch.float32, 1, prepare_dynamic),
+    Contestant("bitsandbytes int8 bf16", torch.bfloat16, 1, prepare_bitsandbytes),
+]
+OURS = {contestant.dtype: contestant for contestant in CONTESTANTS[:2]}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Others' deprecation warnings are not what is measured, and gradients are not wanted."""
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def one_round(contestant: Contestant, outputs: int, inputs: int, tokens: int) -> Round:
+    """Weights, activations and a first call, which compiles whatever there is to compile."""
+    copies = max(2, math.ceil(ROTATED_BYTES / (outputs * inputs * contestant.weight_bytes)))
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (outputs, inputs), generator=random, dtype=torch.int8).to(DEVICE)
+    scale = (torch.rand(outputs, generator=random) / 127).to(DEVICE)
+    calls = [contestant.prepare(weight.clone(), scale) for _ in range(copies)]
+    x = torch.randn(tokens, inputs, generator=random).to(DEVICE, contestant.dtype)
+
+    def run() -> None:
+        for call in calls:
+            call(x)
+
+    run()
+    return (run if DEVICE == "cpu" else replayed(run)), copies
+
+
+def replayed(run: Callable[[], None]) -> Callable[[], None]:
+    """The same as a CUDA graph, as decode runs it: launches from Python would hide the kernels."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
+    """Seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + SECONDS * len(runs)
+    while time.perf_counter() < end or len(seconds[next(iter(runs))]) < 3:
+        for name, (run, copies) in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append((time.perf_counter() - start) / copies)
+    return seconds
+
+
+@cache
+def read_bandwidth() -> float:
+    """Bytes per second of summing an array that no cache holds: the limit of decode."""
+    array = torch.ones(READ_BYTES // 4, device=DEVICE)
+
+    def read() -> None:
+        array.sum().item()
+
+    return READ_BYTES / min(interleaved({"read": (read, 1)})["read"])
+
+
+def device_name() -> str:
+    """The GPU, or the processor with the threads in use."""
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.backends.cpu.get_cpu_capability()} {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("moesaic", "torch")} | {"python": platform.python_version()}
+
+
+def row(contestant: Contestant, shape: tuple[int, int], tokens: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """One line of the table. The best round counts, as others were disturbed; the median lies beside it."""
+    outputs, inputs = shape
+    best, ours = min(seconds[contestant.name]), min(seconds[OURS[contestant.dtype].name])
+    moved = int8_linear_cost(tokens, inputs, outputs, contestant.dtype.itemsize).bytes
+    moved += (contestant.weight_bytes - 1) * outputs * inputs
+    return {
+        "contestant": contestant.name,
+        "outputs": outputs,
+        "inputs": inputs,
+        "tokens": tokens,
+        "microseconds": best * 1e6,
+        "median_microseconds": median(seconds[contestant.name]) * 1e6,
+        "gigabytes_per_second": moved / best / 1e9,
+        "limit_gigabytes_per_second": read_bandwidth() / 1e9,
+        "ratio": best / ours,
+        "device": device_name(),
+        **versions(),
+    }
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """Every contestant in every shape, as rows; fewer shapes when `quick`. What cannot run says why in `skipped`."""
+    shapes, tokens_list = ([SHAPES[2], SHAPES[4]], TOKENS[:2]) if quick else (SHAPES, TOKENS)
+    rows: list[dict[str, Any]] = []
+    with quiet():
+        for shape in shapes:
+            for tokens in tokens_list:
+                rows += measure_shape(shape, tokens)
+    return rows
+
+
+def measure_shape(shape: tuple[int, int], tokens: int) -> list[dict[str, Any]]:
+    """All contestants in one shape, in turns."""
+    runs, skipped = {}, []
+    for contestant in CONTESTANTS:
+        try:
+            runs[contestant.name] = one_round(contestant, *shape, tokens)
+        except CANNOT_RUN as error:
+            skipped.append({"contestant": contestant.name, "skipped": str(error).splitlines()[0]})
+    seconds = interleaved(runs)
+    return [row(c, shape, tokens, seconds) for c in CONTESTANTS if c.name in runs] + skipped
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_int8_linear(benchmark: Any, shape: tuple[int, int], tokens: int, contestant: Contestant) -> None:
+    """The table shows rounds over all copies; `extra_info` has the time of one call and the ratio."""
+    benchmark.group = f"{shape[0]}x{shape[1]}, {tokens} tokens"
+    ours = OURS[contestant.dtype]
+    with quiet():
+        try:
+            runs = {c.name: one_round(c, *shape, tokens) for c in (ours, contestant)}
+        except CANNOT_RUN as error:
+            pytest.skip(f"{contestant.name}: {error}")
+        benchmark.pedantic(runs[contestant.name][0], rounds=5)
+        benchmark.extra_info.update(row(contestant, shape, tokens, interleaved(runs)))

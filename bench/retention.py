@@ -1,0 +1,50 @@
+"""What was kept, scored by us and, as a check, by transformers on the very same tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..evaluate.run import evaluate
+from ..evaluate.score import Score, encode_documents, score_logits
+from ..evaluate.texts import embedded_text, read_documents
+from ..models.tokenizer import Tokenizer
+from .contestants import TransformersContestant
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredText:
+    """On which text: files (none: the one that ships), how many documents, cut at how many tokens."""
+
+    files: tuple[str, ...] = ()
+    documents: int | None = None
+    truncate: int | None = 512
+
+    def encoded(self, path: Path) -> list[list[int]]:
+        """Token ids of each document, by the tokenizer of the model at `path`."""
+        documents = read_documents(self.files or (embedded_text(),), self.documents)
+        return encode_documents(documents, Tokenizer.open(path), self.truncate)
+
+
+def score_ours(
+    path: Path, dense: Path, text: ScoredText, threads: int | None, progress: Progress
+) -> dict[str, float | int]:
+    """The figures of one of our directories, compared with the dense one unless it is that."""
+    against = None if path == dense else dense
+    score = evaluate(
+        path, against, text.files or None, text.documents, text.truncate, threads=threads,
+        progress=lambda done, total: progress(f"documents scored by {path.name}", done, total),
+    )  # fmt: skip
+    return score.summary()
+
+
+def score_theirs(peer: TransformersContestant, encoded: Sequence[Sequence[int]]) -> dict[str, float | int]:
+    """The same figures by transformers; documents must fit its context, which `truncate` sees to."""
+    documents = []
+    for ids in encoded:
+        logits = peer.logits(ids)[:-1].float()
+        documents.append(score_logits(logits, torch.tensor(list(ids[1:]), device=logits.device), None))
+    return Score(tuple(documents)).summary()
