@@ -25,8 +25,8 @@ def run_list(args: argparse.Namespace) -> int:
 def run_show(args: argparse.Namespace) -> int:
     """Prints the file."""
     from ..compress.recipe import shipped_recipes
-    from ..compress.strict import suggestion
     from ..models.errors import RecipeError
+    from ..models.suggestion import suggestion
 
     shipped = shipped_recipes()
     if args.name not in shipped:

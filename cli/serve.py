@@ -1,9 +1,11 @@
 """`moesaic serve PATH ...`: serve models over gRPC until SIGTERM."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.options import EngineOptions
 from .common import add_engine_options, engine_options
 
 EXAMPLES = """examples:
@@ -17,14 +19,13 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve", help="serve models over gRPC", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="model directory or short name, or NAME=PATH")
-    parser.add_argument("--host", default="127.0.0.1", help="loopback only, for now (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=50051, help="0 takes any free one (default: %(default)s)")
-    parser.add_argument(
-        "--slots", type=int, default=8, help="requests decoded together, a model (default: %(default)s)"
-    )
-    parser.add_argument("--max-requests", type=int, default=64, help="running and waiting, a model; more are refused")
-    parser.add_argument("--drain-seconds", type=float, default=30.0, help="for running requests after SIGTERM")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="model directory or short name, or NAME=PATH")
+    parser.add_argument("--config", metavar="FILE", help="YAML with the same settings; options given here win")
+    parser.add_argument("--host", help="loopback only, for now (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="0 takes any free one (default: 50051)")
+    parser.add_argument("--slots", type=int, help="requests decoded together, a model (default: 8)")
+    parser.add_argument("--max-requests", type=int, help="running and waiting, a model; more are refused (default: 64)")
+    parser.add_argument("--drain-seconds", type=float, help="for running requests after SIGTERM (default: 30)")
     parser.add_argument("--log-requests", action="store_true", help="one JSON line a request on stderr, without text")
     add_engine_options(parser)
     parser.set_defaults(run=run)
@@ -32,23 +33,33 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves; returns when drained."""
+    from ..server.config import read_config
     from ..server.options import ServeOptions
     from ..server.serve import serve
 
+    base = read_config(args.config) if args.config else ServeOptions(models=())
+    names = ("host", "port", "max_requests", "drain_seconds")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     return serve(
-        ServeOptions(
-            models=tuple(_named(text) for text in args.paths),
-            host=args.host,
-            port=args.port,
-            engine=engine_options(args, args.slots),
-            max_requests=args.max_requests,
-            drain_seconds=args.drain_seconds,
-            log_requests=args.log_requests,
+        replace(
+            base,
+            models=tuple(_named(text) for text in args.paths) or base.models,
+            engine=_engine_options(args, base.engine),
+            log_requests=args.log_requests or base.log_requests,
+            **given,
         )
+    )
+
+
+def _engine_options(args: argparse.Namespace, base: EngineOptions) -> EngineOptions:
+    """What the command line leaves open comes from `base`."""
+    asked = asdict(engine_options(args, base.num_slots if args.slots is None else args.slots))
+    return replace(
+        base, **{name: value for name, value in asked.items() if value not in (None, 0) or name == "num_slots"}
     )
 
 
 def _named(text: str) -> tuple[str, str]:
     """NAME=PATH, or PATH, whose last part is the name."""
     name, equals, path = text.partition("=")
-    return (name, path) if equals and not Path(text).exists() else (Path(text).name, text)
+    return (name, path) if equals and not Path(text).exists() else (Path(text).resolve().name, text)

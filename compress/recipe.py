@@ -11,9 +11,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from ..models.errors import RecipeError
+from ..models.suggestion import suggestion
 from .material import Stage
 from .quantize.stage import QuantizeSettings, QuantizeStage
-from .strict import Strict, as_recipe_error, suggestion
+from .strict import Strict, as_recipe_error
 
 STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {"quantize": (QuantizeSettings, QuantizeStage)}
 

@@ -1,11 +1,11 @@
 """Settings from outside, where an unknown key is a mistake and is told with what was probably meant."""
 
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..models.errors import RecipeError
+from ..models.suggestion import suggestion
 
 
 class Strict(BaseModel):
@@ -21,12 +21,6 @@ class Strict(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}; {suggestion(str(key), list(cls.model_fields))}")
         return values
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """`did you mean X?`, or the list of what there is."""
-    close = get_close_matches(word, known, 1)
-    return f"did you mean {close[0]!r}?" if close else "known here: " + ", ".join(sorted(known))
 
 
 def as_recipe_error(error: ValidationError, where: str) -> RecipeError:

@@ -144,12 +144,17 @@ class Engine:
             return self._finished(slot, (token,), FinishReason.LENGTH)
         if running.num_cached >= self._runner.max_context:
             return self._finished(slot, (token,), FinishReason.CONTEXT_FULL)
-        return Row(request.key, (token,))
+        return Row(request.key, (token,), timing=self._timing(running) if running.num_new == 1 else None)
+
+    def _timing(self, running: _Running) -> Timing:
+        """Told with the first token, for those who end a request themselves, and with the last."""
+        now = self._now()
+        since = now if running.decoding_since is None else running.decoding_since
+        return Timing(running.admitted - running.arrived, since - running.admitted, now - since)
 
     def _finished(self, slot: int, tokens: tuple[int, ...], why: FinishReason, stop_token: int | None = None) -> Row:
-        running, now = self._slots[slot], self._now()
-        since = now if running.decoding_since is None else running.decoding_since
-        timing = Timing(running.admitted - running.arrived, since - running.admitted, now - since)
+        running = self._slots[slot]
+        timing = self._timing(running)
         self._free(slot)
         return Row(running.request.key, tokens, why, stop_token, timing=timing)
 

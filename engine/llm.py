@@ -1,8 +1,8 @@
 """The engine with a tokenizer in front of it, in this process: text in, text out, no network."""
 
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -11,6 +11,7 @@ from ..models.checkpoint import TIERS
 from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
+from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer
 from .build import build_engine
 from .completion import Chunk, Completion, Usage
@@ -37,11 +38,14 @@ class _Answer:
     request: Request
     text: TextStream
     token_ids: list[int] = field(default_factory=list)
+    timing: Timing = Timing()
+    first_at: float = 0.0
 
     def take(self, row: Row) -> Chunk:
         """The chunk of a row; a stop string in it ends the answer at the token that completed it."""
         if row.finish is FinishReason.FAILED:
             raise RequestFailed(f"the engine failed on this request: {row.error}")
+        self._clock(row)
         before = self.text.num_tokens_used
         shown = self.text.push(row.token_ids)
         used = row.token_ids[: self.text.num_tokens_used - before]
@@ -51,8 +55,17 @@ class _Answer:
         shown += self.text.finish()
         usage = Usage(len(self.request.prompt_ids), len(self.token_ids))
         if self.text.stopped is not None:
-            return Chunk(shown, used, FinishReason.STOP_STRING, usage, row.timing, self.text.stopped)
-        return Chunk(shown, used, row.finish, usage, row.timing, row.stop_token_id)
+            return Chunk(shown, used, FinishReason.STOP_STRING, usage, self.timing, self.text.stopped)
+        return Chunk(shown, used, row.finish, usage, self.timing, row.stop_token_id)
+
+    def _clock(self, row: Row) -> None:
+        """The engine's figures; decode is timed here, since a stop string ends a request without its knowledge."""
+        if not self.token_ids:
+            self.first_at = time.monotonic()
+        decode = time.monotonic() - self.first_at
+        self.timing = (
+            row.timing if row.finish and row.timing else replace(row.timing or self.timing, decode_seconds=decode)
+        )
 
 
 class GenerationSettings(TypedDict, total=False):
@@ -64,7 +77,7 @@ class GenerationSettings(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     seed: int | None
-    stop: Sequence[str]
+    stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     tier: str | None
@@ -108,15 +121,18 @@ class LLM:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         check_settings(settings)
         ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        names = ("temperature", "top_k", "top_p", "min_p", "seed")
-        sampling = sampling_from_defaults(self._defaults, **{name: settings.get(name) for name in names})
+        sampling = sampling_from_defaults(
+            self._defaults, settings.get("temperature"), settings.get("top_k"), settings.get("top_p"),
+            settings.get("min_p"), settings.get("seed"),
+        )  # fmt: skip
         limit = settings.get("max_new_tokens")
         stopping = Stopping(
             default_max_new_tokens(len(ids), self.limits) if limit is None else limit,
             tuple(settings.get("stop_token_ids", ())),
             settings.get("ignore_eos", False),
         )
-        stop = tuple(settings.get("stop", ()))
+        stop = settings.get("stop", ())
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
         found = violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
         if found:
             raise InvalidRequest(found)
@@ -145,8 +161,7 @@ def check_settings(settings: GenerationSettings) -> None:
     """Refuses names that do not exist, with a suggestion, and tiers that the model does not have."""
     for name in settings:
         if name not in GenerationSettings.__annotations__:
-            close = get_close_matches(name, GenerationSettings.__annotations__, 1)
-            hint = f"did you mean {close[0]}?" if close else "known: " + ", ".join(GenerationSettings.__annotations__)
+            hint = suggestion(name, list(GenerationSettings.__annotations__))
             raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
     tier = settings.get("tier")
     if tier is not None and tier not in TIERS:

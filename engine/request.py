@@ -66,7 +66,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one step gave to one request. A stop token ends the request and is not among `token_ids`."""
+    """What one step gave to one request. A stop token ends the request and is not among `token_ids`.
+
+    timing comes with the first token and with the last row.
+    """
 
     key: int
     token_ids: tuple[int, ...] = ()

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from .request import Sampling
 
+_SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
+
 
 def filtered_probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Probabilities after temperature, top_k, top_p and min_p, largest first, and the ids they belong to.
@@ -12,7 +14,8 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, 
     logits: fp32 [vocab] -> ([kept], [kept]); the most likely id is always kept.
     """
     count = min(sampling.top_k, logits.numel()) if sampling.top_k else logits.numel()
-    values, ids = torch.topk(logits / sampling.temperature, count)
+    shifted = logits - logits.max()  # so that a tiny temperature gives 0 and -inf, never a tie at inf
+    values, ids = torch.topk(shifted / max(sampling.temperature, _SMALLEST_TEMPERATURE), count)
     probabilities = torch.softmax(values, dim=-1)
     before = probabilities.cumsum(-1) - probabilities  # mass of the more likely ids
     keep = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])

@@ -15,7 +15,7 @@ EMBEDDED_TEXT = "black_beauty.txt"
 
 def embedded_text() -> Path:
     """A public-domain text that ships: chapters of Black Beauty (Anna Sewell, 1877)."""
-    return Path(str(resources.files(__package__) / "texts" / EMBEDDED_TEXT))
+    return Path(str(resources.files(__package__) / "data" / EMBEDDED_TEXT))
 
 
 def read_documents(files: Sequence[str | Path], limit: int | None = None) -> list[str]:
@@ -37,7 +37,8 @@ def _documents(file: Path) -> list[str]:
     text = _read(file)
     if ".jsonl" in file.suffixes:
         return [_field(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    documents, current = [], []
+    documents: list[str] = []
+    current: list[str] = []
     for line in text.splitlines(keepends=True):
         if line.strip() == SEPARATOR:
             documents.append("".join(current).strip())
@@ -48,11 +49,10 @@ def _documents(file: Path) -> list[str]:
 
 
 def _read(file: Path) -> str:
-    openers = {".xz": lzma.open, ".gz": gzip.open}
     try:
-        with openers.get(file.suffix, open)(file, "rb") as stream:
-            raw: bytes = stream.read()
-        return raw.decode("utf-8")
+        raw = file.read_bytes()
+        unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(file.suffix)
+        return (unpack(raw) if unpack else raw).decode("utf-8")
     except FileNotFoundError:
         raise TextError(f"there is no text file {str(file)!r}") from None
     except UnicodeDecodeError as error:

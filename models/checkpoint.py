@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import CheckpointError, Unsupported
@@ -30,6 +30,7 @@ from .transformer import Transformer
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TIERS = ("full",)
+QUANT_METHOD = "moesaic"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_JSON_BYTES = 16 << 20
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -66,10 +67,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     family = family_of(config)
     default = family.spec(Config(config))
     record = Record.read(folder)
+    _check_quantization(config.get("quantization_config"), folder)
     try:
         spec = with_overrides(default, record.spec)
     except KeyError as error:
-        raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from error
+        raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from None
+    except ValueError as error:
+        raise CheckpointError(f"{RECORD_NAME}: {error}; make the checkpoint again") from None
     entries = _matched(_file_entries(folder), family, spec)
     return Checkpoint(folder, config, family, default, spec, entries, record)
 
@@ -89,16 +93,14 @@ def load(
 def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | None = None) -> Transformer:
     """Builds the model and gives it its weights, tensor by tensor. Raises CheckpointError for damaged data."""
     wanted = compute_dtype(checkpoint, device, dtype)
-    checkpoint.record.verify(checkpoint.path)
+    checkpoint.record.verify(checkpoint.files)
     with torch.device("meta"):
         model = Transformer(checkpoint.spec)
     keeps_dtype = {name for name, value in model.state_dict().items() if name.endswith("weight_scale")}
     weights = {}
     for name, tensor in read_tensors(checkpoint):
         if tensor.is_floating_point():
-            if not torch.isfinite(tensor).all():
-                raise CheckpointError(f"{checkpoint.path.name}: {name} holds NaN or infinity; copy the weights again")
-            tensor = tensor.to(torch.float32 if name in keeps_dtype else wanted)
+            tensor = _converted(tensor, torch.float32 if name in keeps_dtype else wanted, name, checkpoint)
         weights[name] = tensor.to(device)
     model.load_state_dict(weights, strict=True, assign=True)
     if checkpoint.spec.rope:
@@ -107,6 +109,17 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
         model.embedding.dtype = wanted
     pack_(model)
     return model.requires_grad_(False).eval()
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint) -> Tensor:
+    """The tensor in another dtype; CheckpointError where a value is not finite, on disk or after it."""
+    converted = tensor.to(dtype)
+    if torch.isfinite(converted).all():
+        return converted
+    where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
+    if torch.isfinite(tensor).all():
+        raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; choose another dtype")
+    raise CheckpointError(f"{where} holds NaN or infinity; copy the weights again")
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
@@ -125,19 +138,26 @@ def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """(our name, tensor) for every tensor, one at a time, file by file; each is a copy that outlives the file."""
     for file in checkpoint.files:
         ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
-        with safe_open(file, framework="pt") as stream:
-            for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
-                yield name, stream.get_tensor(entry.name).clone()
+        try:
+            with safe_open(file, framework="pt") as stream:
+                for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
+                    yield name, stream.get_tensor(entry.name).clone()
+        except SafetensorError as error:
+            raise CheckpointError(f"{file.name} cannot be read as safetensors: {error}; copy it again") from None
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """One JSON object from a small file."""
     try:
+        if not file.is_file() and file.exists():
+            raise CheckpointError(f"{file} is not a file")
         if file.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(f"{file.name} has more than {_MAX_JSON_BYTES:,} bytes; that is no model's config")
         value = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{file.parent} has no {file.name}; a model directory needs one") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -183,10 +203,29 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
 
 
+def _check_quantization(config: Any, folder: Path) -> None:
+    """Only what moesaic wrote itself is read; other formats hide their meaning in tensor names."""
+    method = config.get("quant_method") if isinstance(config, dict) else config
+    if config and method != QUANT_METHOD:
+        raise CheckpointError(
+            f"config.json: quantization_config asks for {method!r}, which moesaic does not read; "
+            "start from the model before it was quantized"
+        )
+    if config and not (folder / RECORD_NAME).exists():
+        raise CheckpointError(f"{folder} was quantized by moesaic but has no {RECORD_NAME}; copy it there")
+
+
 def _matched(found: dict[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
     """The files' tensors under our names. Missing, misshapen and unknown tensors are CheckpointErrors."""
-    with torch.device("meta"):
-        needed = Transformer(spec).state_dict()
+    if len(found) < len(spec.layers):
+        raise CheckpointError(
+            f"config.json asks for {len(spec.layers):,} layers, the weights hold {len(found)} tensors"
+        )
+    try:
+        with torch.device("meta"):
+            needed = Transformer(spec).state_dict()
+    except RuntimeError:  # more than 2^64 bytes
+        raise CheckpointError("config.json describes tensors that are too large to exist") from None
     entries = {}
     for ours, wanted in needed.items():
         theirs = family.their_name(ours)

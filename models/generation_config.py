@@ -17,7 +17,7 @@ def generation_defaults(folder: Path) -> dict[str, float | int]:
     return {
         name: values[name]
         for name in _NUMBERS
-        if isinstance(values.get(name), int | float) and not isinstance(values[name], bool)
+        if isinstance(values.get(name), int | float) and not isinstance(values[name], bool) and abs(values[name]) < 1e9
     }
 
 

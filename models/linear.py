@@ -3,6 +3,9 @@
 Whoever builds one says its sizes; the weights come from the checkpoint, so they start on the meta device.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,7 +14,14 @@ from ..kernels.int8_linear import int8_linear
 from .spec import DENSE, INT8
 
 
-class Linear(nn.Module):
+class TensorModule(nn.Module):
+    """A module whose call gives a tensor, and says so to the type checker."""
+
+    if TYPE_CHECKING:
+        __call__: Callable[..., Tensor]
+
+
+class Linear(TensorModule):
     """y = x W^T + b in the dtype of x. x: [..., inputs], weight: [outputs, inputs]."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
@@ -23,8 +33,11 @@ class Linear(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
 
-class Int8Linear(nn.Module):
+class Int8Linear(TensorModule):
     """y = scale * (x Q^T) + b, Q int8 [outputs, inputs], scale fp32 [outputs]; x keeps its dtype."""
+
+    weight: Tensor
+    weight_scale: Tensor
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()
@@ -36,7 +49,7 @@ class Int8Linear(nn.Module):
         return int8_linear(x, self.weight, self.weight_scale, self.bias)
 
 
-class Embedding(nn.Module):
+class Embedding(TensorModule):
     """Rows of a table: ids [...] -> [..., hidden]. `project` is the tied head: hidden -> logits [..., vocab]."""
 
     def __init__(self, rows: int, hidden_size: int) -> None:
@@ -50,8 +63,11 @@ class Embedding(nn.Module):
         return functional.linear(hidden, self.weight)
 
 
-class Int8Embedding(nn.Module):
+class Int8Embedding(TensorModule):
     """The int8 twin of Embedding: one scale per row serves the lookup and the tied head alike."""
+
+    weight: Tensor
+    weight_scale: Tensor
 
     def __init__(self, rows: int, hidden_size: int) -> None:
         super().__init__()

@@ -25,11 +25,14 @@ def short_names() -> list[str]:
 def locate(name_or_path: str | Path) -> Path:
     """The directory meant. Raises CheckpointError with what is at hand, or with the command that would fetch it."""
     text = str(name_or_path)
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
-        raise CheckpointError(f"{text} is a file; give the model directory that holds config.json")
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return path.resolve()
+        if path.exists():
+            raise CheckpointError(f"{text} is a file; give the model directory that holds config.json")
+    except (OSError, RuntimeError) as error:  # too long, not permitted; the home of nobody
+        raise CheckpointError(f"{text[:100]} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
     for folder in (EMBEDDED, cache_folder() / "models"):
         if re.fullmatch(r"[\w.-]+", text) and (folder / text.lower() / "config.json").is_file():
             return folder / text.lower()

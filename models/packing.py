@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .linear import Int8Linear, Linear
+from .linear import Int8Linear, Linear, TensorModule
 from .transformer import FFN, Attention, Transformer
 
 
@@ -21,7 +21,7 @@ def pack_(model: Transformer) -> None:
             module.packed = packed([module.gate, module.up])
 
 
-def packed(linears: Sequence[nn.Module]) -> tuple[nn.Module] | None:
+def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
     """One linear that gives the outputs of all, in a tuple so that it is no child module; None where they differ."""
     first = linears[0]
     alike = isinstance(first, Linear | Int8Linear) and all(type(linear) is type(first) for linear in linears)
@@ -33,7 +33,8 @@ def packed(linears: Sequence[nn.Module]) -> tuple[nn.Module] | None:
     for name in names:
         joined = torch.cat([getattr(linear, name).data for linear in linears])
         _replace(whole, name, joined)
-        for linear, part in zip(linears, joined.split([len(getattr(linear, name)) for linear in linears]), strict=True):
+        parts = torch.split(joined, [len(getattr(linear, name)) for linear in linears])
+        for linear, part in zip(linears, parts, strict=True):
             _replace(linear, name, part)
     return (whole,)
 

@@ -6,7 +6,7 @@ takes its own format and older ones; a newer one is refused with the way out.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,19 @@ class Record:
         """What `read` takes."""
         return json.dumps({"format": FORMAT, "moesaic": version, **asdict(self)}, indent=2) + "\n"
 
-    def verify(self, folder: Path) -> None:
-        """Compares the weight files with the hashes that were written beside them."""
-        for name, expected in self.files.items():
-            with (folder / name).open("rb") as stream:
+    def verify(self, weights: Sequence[Path]) -> None:
+        """Compares the weight files with the hashes that were written beside them, where any were."""
+        names = {file.name for file in weights}
+        if self.files and names != set(self.files):
+            raise CheckpointError(
+                f"the weights are in {', '.join(sorted(names))}, {RECORD_NAME} speaks of "
+                f"{', '.join(sorted(map(repr, self.files)))}; make the checkpoint again"
+            )
+        for file in weights if self.files else ():
+            with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != expected:
+            if found != self.files[file.name]:
                 raise CheckpointError(
-                    f"{folder / name} is not the file that was written (its hash differs from {RECORD_NAME}): "
+                    f"{file} is not the file that was written (its hash differs from {RECORD_NAME}): "
                     "it is damaged; make or copy it again"
                 )

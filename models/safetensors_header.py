@@ -85,7 +85,11 @@ def _entry(file: Path, name: str, value: Any) -> TensorEntry:
     except (TypeError, KeyError, ValueError):
         raise damaged from None
     numbers = (*shape, begin, end)
-    if dtype not in ITEM_BYTES or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+    if (
+        not isinstance(dtype, str)
+        or dtype not in ITEM_BYTES
+        or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
+    ):
         raise damaged
     if len(shape) > 8 or end - begin != prod(shape) * ITEM_BYTES[dtype]:
         raise damaged

@@ -16,6 +16,7 @@ DENSE = "dense"  # 16 or 32 bit floating point
 INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
 FORMATS = (DENSE, INT8)
 ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
+_CHOICES = {"activation": ACTIVATIONS, "norm": ("rms", "layer"), "scaling": ("default", "linear", "llama3")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,10 @@ def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str,
 
 
 def with_overrides(default: TransformerSpec, overrides: Mapping[str, Any]) -> TransformerSpec:
-    """`default` with the values at these paths; a path that does not exist is a KeyError that names it."""
+    """`default` with the values at these paths.
+
+    A path that does not exist is a KeyError that names it, a value that cannot stand there a ValueError.
+    """
     for path, value in overrides.items():
         default = _replaced(default, path.split("."), value, path)
     return default
@@ -138,4 +142,16 @@ def _replaced(node: Any, keys: list[str], value: Any, path: str) -> Any:
         value = _replaced(getattr(node, key), rest, value, path)
     elif dataclasses.is_dataclass(getattr(node, key)) or isinstance(getattr(node, key), tuple):
         raise KeyError(path)
+    else:
+        _check_value(key, value, getattr(node, key), path)
     return dataclasses.replace(node, **{key: value})  # type: ignore[type-var]
+
+
+def _check_value(key: str, value: Any, default: Scalar, path: str) -> None:
+    """A leaf keeps its type; counts stay counts, and names are of those that exist."""
+    choices = FORMATS if default in FORMATS else _CHOICES.get(key)
+    is_count = type(value) is int and 0 <= value < 1 << 31
+    if type(value) is not type(default) or (type(value) is int and not is_count):
+        raise ValueError(f"{path} is {value!r}, where the family has {default!r}")
+    if choices and value not in choices:
+        raise ValueError(f"{path} is {value!r}, it must be one of {', '.join(choices)}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .context import CausalContext, Context
-from .linear import EMBEDDINGS, LINEARS, Embedding
+from .linear import EMBEDDINGS, LINEARS, Embedding, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
 
@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Norm(nn.Module):
+class Norm(TensorModule):
     """RMS norm (x / rms(x) * w) or layer norm; statistics in fp32."""
 
     def __init__(self, spec: TransformerSpec) -> None:
@@ -45,7 +45,7 @@ class Norm(nn.Module):
         return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
 
 
-class Attention(nn.Module):
+class Attention(TensorModule):
     """Causal grouped-query attention: every query head of a group shares one key and value head."""
 
     def __init__(self, index: int, hidden_size: int, spec: AttentionSpec) -> None:
@@ -56,12 +56,12 @@ class Attention(nn.Module):
         self.key = LINEARS[spec.key](hidden_size, kv_inner, spec.bias)
         self.value = LINEARS[spec.value](hidden_size, kv_inner, spec.bias)
         self.output = LINEARS[spec.output](inner, hidden_size, spec.output_bias)
-        self.widths = (inner, kv_inner, kv_inner)
-        self.packed: tuple[nn.Module] | None = None  # query, key and value as one linear; see packing.py
+        self.widths = [inner, kv_inner, kv_inner]
+        self.packed: tuple[TensorModule] | None = None  # query, key and value as one linear; see packing.py
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
         if self.packed:
-            parts = self.packed[0](x).split(self.widths, dim=-1)
+            parts = torch.split(self.packed[0](x), self.widths, dim=-1)
         else:
             parts = (self.query(x), self.key(x), self.value(x))
         query, key, value = (self._heads(part) for part in parts)
@@ -72,10 +72,10 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
 
 
-class FFN(nn.Module):
+class FFN(TensorModule):
     """down(act(up x)), or down(act(gate x) * up x) when gated."""
 
     def __init__(self, hidden_size: int, spec: FFNSpec) -> None:
@@ -84,7 +84,7 @@ class FFN(nn.Module):
         self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
         self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
         self.down = LINEARS[spec.down](spec.width, hidden_size, spec.bias)
-        self.packed: tuple[nn.Module] | None = None  # gate and up as one linear; see packing.py
+        self.packed: tuple[TensorModule] | None = None  # gate and up as one linear; see packing.py
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -93,7 +93,7 @@ class FFN(nn.Module):
         return self.down(self.activation(gate) * up)
 
 
-class Layer(nn.Module):
+class Layer(TensorModule):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
 
     def __init__(self, index: int, spec: TransformerSpec, layer: LayerSpec) -> None:
@@ -108,7 +108,7 @@ class Layer(nn.Module):
         return x + self.ffn(self.ffn_norm(x))
 
 
-class Transformer(nn.Module):
+class Transformer(TensorModule):
     """token_ids [batch, tokens] -> logits [batch, tokens, vocab], built from a `TransformerSpec`.
 
     Build it under `torch.device("meta")` and give it weights with `load_state_dict(..., assign=True)`.

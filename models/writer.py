@@ -6,12 +6,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import INDEX_NAME, WEIGHTS_NAME, Checkpoint
+from .checkpoint import INDEX_NAME, QUANT_METHOD, WEIGHTS_NAME, Checkpoint
 from .errors import CheckpointError
 from .families.config import Config
 from .spec import INT8, TransformerSpec, spec_overrides
@@ -29,8 +30,9 @@ def new_directory(out: Path) -> Iterator[Path]:
 
     Raises CheckpointError where `out` exists already. What killed runs left behind is removed.
     """
-    if out.exists():
-        raise CheckpointError(f"{out} exists already; remove it or name another directory")
+    exists = CheckpointError(f"{out} exists already; remove it or name another directory")
+    if os.path.lexists(out):
+        raise exists
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out)
     folder = out.parent / f".{out.name}.partial-{os.getpid()}"
@@ -40,7 +42,10 @@ def new_directory(out: Path) -> Iterator[Path]:
         for file in folder.iterdir():
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
-        folder.rename(out)
+        try:
+            folder.rename(out)
+        except OSError:
+            raise (exists if os.path.lexists(out) else CheckpointError(f"{out} cannot be written")) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -85,7 +90,7 @@ def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> Non
     config = dict(source.config)
     config.pop("quantization_config", None)
     if INT8 in spec_overrides(spec, source.family.spec(Config(source.config))).values():
-        config["quantization_config"] = {"quant_method": "moesaic", "format": "int8 weights, one scale a row"}
+        config["quantization_config"] = {"quant_method": QUANT_METHOD, "format": "int8 weights, one scale a row"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in SIDE_FILES:
         if (source.path / name).is_file():
@@ -107,7 +112,7 @@ def _named_shards(folder: Path, shards: list[list[str]], total: int) -> list[str
 
 
 def _remove_leftovers(out: Path) -> None:
-    for folder in out.parent.glob(f".{out.name}.partial-*"):
+    for folder in out.parent.glob(f".{escape(out.name)}.partial-*"):
         process = re.fullmatch(r".*\.partial-(\d+)", folder.name)
         if process and not _is_alive(int(process[1])):
             shutil.rmtree(folder, ignore_errors=True)
@@ -116,7 +121,7 @@ def _remove_leftovers(out: Path) -> None:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True

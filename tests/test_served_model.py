@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from moesaic.bench.local_server import local_server
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import FinishReason
@@ -46,7 +47,8 @@ def test_a_stream_put_together_is_the_whole_answer(address: str) -> None:
 def test_the_same_seed_gives_the_same_tokens_beside_others(address: str) -> None:
     def ask(seed: int) -> tuple[int, ...]:
         with Client(address) as client:
-            return client.generate("One day", temperature=1.0, top_p=0.95, seed=seed, max_new_tokens=40).token_ids
+            answer = client.generate("One day", temperature=1.0, top_p=0.95, seed=seed, max_new_tokens=40)
+        return tuple(answer.token_ids)
 
     alone = ask(7)
     with ThreadPoolExecutor(6) as pool:
@@ -70,3 +72,16 @@ def test_a_cancelled_stream_frees_its_slot(address: str) -> None:
         client.generate("Tom", temperature=0, max_new_tokens=2)
         load = client.model().load
     assert load is not None and load.running == load.waiting == 0 and load.free_slots == load.num_slots
+
+
+def test_a_request_ended_by_a_stop_string_is_timed_too(address: str) -> None:
+    with Client(address) as client:
+        timing = client.generate("Once upon a time", temperature=0, stop=["Lily"]).timing
+    assert timing.prefill_seconds > 0 and timing.decode_seconds > 0
+
+
+def test_the_model_describes_itself(address: str) -> None:
+    with Client(address) as client:
+        model = client.model()
+    assert (model.family, model.num_parameters, model.vocab_size) == ("llama", 260032, 512)
+    assert model.tiers == ("full",) and model.stages == ()

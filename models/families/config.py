@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from ..errors import CheckpointError
 
 _LARGEST = 1 << 31
+_LARGEST_NUMBER = 1e30
+MAX_LAYERS = 1 << 16
 T = TypeVar("T")
 
 
@@ -15,25 +17,27 @@ class Config:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A positive integer."""
+    def count(self, key: str, default: int | None = None, limit: int = _LARGEST) -> int:
+        """A positive integer below `limit`."""
         value = self._value(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < _LARGEST:
-            raise CheckpointError(f"config.json: {key} is {value!r}, it must be a positive integer below 2^31")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < limit:
+            raise CheckpointError(
+                f"config.json: {key} is {_shown(value)}, it must be a positive integer below {limit:,}"
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number."""
         value = self._value(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise CheckpointError(f"config.json: {key} is {value!r}, it must be a positive number")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST_NUMBER:
+            raise CheckpointError(f"config.json: {key} is {_shown(value)}, it must be a positive number below 1e30")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
         value = self._value(key, default)
         if not isinstance(value, bool):
-            raise CheckpointError(f"config.json: {key} is {value!r}, it must be true or false")
+            raise CheckpointError(f"config.json: {key} is {_shown(value)}, it must be true or false")
         return value
 
     def choice(self, key: str, choices: Mapping[str, T], default: str | None = None) -> T:
@@ -41,20 +45,20 @@ class Config:
         value = self._value(key, default)
         if not isinstance(value, str) or value not in choices:
             known = ", ".join(sorted(choices))
-            raise CheckpointError(f"config.json: {key} is {value!r}; moesaic knows {known}")
+            raise CheckpointError(f"config.json: {key} is {_shown(value)}; moesaic knows {known}")
         return choices[value]
 
     def only(self, key: str, allowed: Any, default: Any) -> None:
         """Refuses a feature that is not built: any value of `key` but `allowed`."""
         value = self._value(key, default)
         if value != allowed:
-            raise CheckpointError(f"config.json: {key} is {value!r}, moesaic can only run {allowed!r}")
+            raise CheckpointError(f"config.json: {key} is {_shown(value)}, moesaic can only run {allowed!r}")
 
     def section(self, key: str) -> "Config":
         """A nested object; absent or null is an empty one."""
         value = self.values.get(key) or {}
         if not isinstance(value, Mapping):
-            raise CheckpointError(f"config.json: {key} is {value!r}, it must be an object")
+            raise CheckpointError(f"config.json: {key} is {_shown(value)}, it must be an object")
         return Config(value)
 
     def _value(self, key: str, default: Any) -> Any:
@@ -63,3 +67,9 @@ class Config:
         if value is None:
             raise CheckpointError(f"config.json: {key} is missing")
         return value
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON users know it, cut to what fits a sentence."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -2,7 +2,7 @@
 
 from ..errors import CheckpointError
 from ..spec import AttentionSpec, FFNSpec, LayerSpec, RopeSpec, TransformerSpec
-from .config import Config
+from .config import MAX_LAYERS, Config
 
 NAMES = {
     "embedding": "model.embed_tokens",
@@ -25,6 +25,7 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+_MAX_HEAD_SIZE = 1 << 16
 _SCALINGS = {"default": "default", "linear": "linear", "llama3": "llama3"}
 
 
@@ -35,7 +36,7 @@ def llama_spec(config: Config) -> TransformerSpec:
     attention = AttentionSpec(
         num_heads=heads,
         num_kv_heads=config.count("num_key_value_heads", heads),
-        head_size=config.count("head_dim", max(hidden // heads, 1)),
+        head_size=config.count("head_dim", max(hidden // heads, 1), limit=_MAX_HEAD_SIZE),
         bias=attention_bias,
         output_bias=attention_bias,
     )
@@ -59,7 +60,7 @@ def llama_spec(config: Config) -> TransformerSpec:
         norm_eps=config.number("rms_norm_eps", 1e-6),
         tied_head=config.flag("tie_word_embeddings", False),
         rope=_rope(config),
-        layers=(LayerSpec(attention, ffn),) * config.count("num_hidden_layers"),
+        layers=(LayerSpec(attention, ffn),) * config.count("num_hidden_layers", limit=MAX_LAYERS),
     )
 
 
@@ -69,7 +70,7 @@ def _rope(config: Config) -> RopeSpec:
     theta = config.number("rope_theta", 10000.0)
     kind = "rope_type" if section.values.get("rope_type") is not None else "type"
     plain = RopeSpec(theta)
-    return RopeSpec(
+    rope = RopeSpec(
         theta=section.number("rope_theta", theta),
         scaling=section.choice(kind, _SCALINGS, "default"),  # type: ignore[arg-type]
         factor=section.number("factor", plain.factor),
@@ -77,3 +78,9 @@ def _rope(config: Config) -> RopeSpec:
         high_frequency_factor=section.number("high_freq_factor", plain.high_frequency_factor),
         original_context=section.count("original_max_position_embeddings", plain.original_context),
     )
+    if rope.scaling == "llama3" and not rope.low_frequency_factor < rope.high_frequency_factor:
+        raise CheckpointError(
+            f"config.json: low_freq_factor is {rope.low_frequency_factor}, "
+            f"it must be below high_freq_factor, {rope.high_frequency_factor}"
+        )
+    return rope

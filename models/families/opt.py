@@ -2,7 +2,7 @@
 
 from ..errors import CheckpointError
 from ..spec import AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
-from .config import Config
+from .config import MAX_LAYERS, Config
 
 NAMES = {
     "embedding": "model.decoder.embed_tokens",
@@ -51,5 +51,5 @@ def opt_spec(config: Config) -> TransformerSpec:
         norm_bias=True,
         tied_head=config.flag("tie_word_embeddings", True),
         position_offset=_POSITION_OFFSET,
-        layers=(LayerSpec(attention, ffn),) * config.count("num_hidden_layers"),
+        layers=(LayerSpec(attention, ffn),) * config.count("num_hidden_layers", limit=MAX_LAYERS),
     )

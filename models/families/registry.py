@@ -55,7 +55,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise CheckpointError(f"config.json: model_type is {name!r}; moesaic runs the families {', '.join(FAMILIES)}")
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
-    if family.architecture not in architectures:
+    if not isinstance(architectures, list) or family.architecture not in architectures:
         raise CheckpointError(
             f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {family.architecture}"
         )

@@ -1,0 +1,112 @@
+"""What is served: the models with their engines, and the requests that are under way."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from ..engine.request import Limits
+from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable, Violation
+from ..models.tokenizer import Tokenizer
+from ..proto import generation_pb2 as pb
+from .admission import Admission
+from .engine_process import EngineProcess, EngineState
+
+_STATES = {
+    EngineState.LOADING: pb.ModelInfo.LOADING,
+    EngineState.SERVING: pb.ModelInfo.SERVING,
+    EngineState.RESTARTING: pb.ModelInfo.FAILED,
+    EngineState.GIVEN_UP: pb.ModelInfo.FAILED,
+}
+
+
+class ServedModel:
+    """One model: its tokenizer and defaults here, its engine in a process of its own."""
+
+    def __init__(
+        self,
+        engine: EngineProcess,
+        tokenizer: Tokenizer,
+        defaults: Mapping[str, float | int],
+        admission: Admission,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        self.name = engine.name
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.defaults = defaults
+        self.admission = admission
+        self._max_prompt_tokens = max_prompt_tokens
+
+    def ready(self) -> tuple[Limits, tuple[str, ...]]:
+        """The limits and tiers of the model. Raises Unavailable while its engine takes no requests."""
+        self.engine.refuse_unless_serving()
+        if self.engine.limits is None or self.engine.description is None:
+            raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
+        return self.engine.limits, self.engine.description.tiers
+
+    def max_prompt_tokens(self, limits: Limits) -> int:
+        """The limit on the tokens of all prompts in flight: as set, else 4 x context x slots."""
+        if self._max_prompt_tokens is not None:
+            return self._max_prompt_tokens
+        return 4 * limits.max_context * (self.engine.load.num_slots if self.engine.load else 1)
+
+    def info(self, draining: bool) -> pb.ModelInfo:
+        """What clients are told of it."""
+        state = pb.ModelInfo.DRAINING if draining else _STATES[self.engine.state]
+        info = pb.ModelInfo(name=self.name, state=state)
+        description, load = self.engine.description, self.engine.load
+        if description is not None:
+            for field in ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype"):
+                setattr(info, field, getattr(description, field))
+            info.stages.extend(description.stages)
+            info.tiers.extend(description.tiers)
+        if load is not None and self.engine.state is EngineState.SERVING:
+            info.load.num_slots, info.load.free_slots = load.num_slots, load.free_slots
+            info.load.running, info.load.waiting = load.running, load.waiting
+        return info
+
+
+class Catalog:
+    """All models of one server, by name, and the ids of the requests under way."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self.models = {model.name: model for model in models}
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._request_ids: set[str] = set()
+
+    def find(self, name: str, field: str) -> ServedModel:
+        """The model of this name; empty means the only one. `field` is where the caller wrote it."""
+        if not name and len(self.models) == 1:
+            return next(iter(self.models.values()))
+        if not name:
+            raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
+        if name not in self.models:
+            short = name[:64]
+            raise NotFound(f"no model {ascii(short)} is served here; there is: {self._names()}", short)
+        return self.models[name]
+
+    @contextmanager
+    def under_way(self, request_id: str) -> Iterator[None]:
+        """Counts a request while the block runs. Raises Unavailable when draining, AlreadyExists for a double."""
+        if self.draining:
+            raise draining()
+        if request_id in self._request_ids:
+            raise AlreadyExists(f"a request of id {ascii(request_id[:64])} is still running; give this one another id")
+        self._request_ids.add(request_id)
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._request_ids.discard(request_id)
+            if not self._request_ids:
+                self.idle.set()
+
+    def _names(self) -> str:
+        return ", ".join(self.models)[:500]
+
+
+def draining() -> Unavailable:
+    """What a request is told once the server has been asked to end."""
+    return Unavailable("this server is shutting down; send the request to another one", "DRAINING", 0.0)

@@ -1,0 +1,225 @@
+"""A typed client: the answers of the engine, and the server's errors as the exceptions they were. No torch."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from ..engine.completion import Chunk, Completion, Usage
+from ..engine.request import FinishReason, Load, Timing
+from ..models.errors import AddressError, MoesaicError, NotFound, Overloaded, Unavailable
+from ..proto import generation_pb2 as pb
+from .client_request import Prompt, Settings, build_request
+from .handlers import GENERATION, MODELS, stub
+from .status import error_of
+
+_POLL_SECONDS = 0.1
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs."""
+
+    name: str
+    state: str
+    family: str
+    num_parameters: int
+    weight_bytes: int
+    vocab_size: int
+    max_context: int
+    stages: tuple[str, ...]
+    tiers: tuple[str, ...]
+    device: str
+    dtype: str
+    load: Load | None
+
+
+class Stream(Iterator[Chunk]):
+    """The chunks of one answer. Closing it, or leaving its `with` block, cancels what has not been made yet."""
+
+    def __init__(self, call: Any, address: str) -> None:
+        self._call = call
+        self._address = address
+        self._begun = self._closed = False
+
+    @property
+    def request_id(self) -> str:
+        """The id that the server knows the request by; waits for the first token."""
+        return str(dict(self._call.initial_metadata()).get("x-request-id", ""))
+
+    def __next__(self) -> Chunk:
+        if self._closed:
+            raise StopIteration
+        try:
+            message = next(self._call)
+        except grpc.RpcError as error:
+            if self._closed:
+                raise StopIteration from None
+            raise _raised(error, self._address, self._begun) from None
+        self._begun = True
+        return _chunk(message)
+
+    def close(self) -> None:
+        """Cancels the rest; nothing happens when the answer is complete."""
+        self._closed = True
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """Talks to a server. Leaving the `with` block cancels everything that still runs.
+
+    with Client("localhost:50051") as client:
+        print(client.generate("Once upon a time", temperature=0).text)
+
+    Every call raises what the server raised: InvalidRequest with its violations, Overloaded, NotFound,
+    Unavailable and so on; AddressError when nobody answers; Unavailable with reason DEADLINE_EXCEEDED
+    when `timeout` seconds are over. Nothing is tried twice.
+    """
+
+    def __init__(self, address: str = "localhost:50051") -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._generate = stub(self._channel, GENERATION, "Generate")
+        self._stream = stub(self._channel, GENERATION, "GenerateStream")
+        self._list_models = stub(self._channel, MODELS, "ListModels")
+        self._get_model = stub(self._channel, MODELS, "GetModel")
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection and cancels what still runs on it."""
+        self._channel.close()
+
+    def generate(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Completion:
+        """The whole answer to a prompt: text, or token ids taken as they are. Settings as in `Settings`."""
+        message = self._call(self._generate, build_request(prompt, **settings), timeout)
+        matched = _matched(message.finish)
+        ids, timing = tuple(message.token_ids), _timing(message.timing)
+        return Completion(message.text, ids, _reason(message.finish), _usage(message.usage), timing, matched)
+
+    def stream(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Stream:
+        """The answer as it is made. The texts and ids put together equal those of `generate`."""
+        return Stream(self._stream(build_request(prompt, **settings), timeout=timeout), self.address)
+
+    def models(self, timeout: float | None = None) -> list[ModelInfo]:
+        """All models that are served."""
+        return [_model(info) for info in self._call(self._list_models, pb.ListModelsRequest(), timeout).models]
+
+    def model(self, name: str = "", timeout: float | None = None) -> ModelInfo:
+        """One model by name; empty means the only one."""
+        return _model(self._call(self._get_model, pb.GetModelRequest(name=name), timeout))
+
+    def health(self, service: str = "", timeout: float | None = None) -> str:
+        """SERVING or NOT_SERVING: of the whole server, of a service, or of "model:NAME"."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        status = self._call(self._health.Check, request, timeout).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the server is SERVING. Raises AddressError or Unavailable when it is not in time."""
+        deadline = time.monotonic() + timeout
+        problem: MoesaicError = Unavailable(f"{self.address} is not ready after {timeout} s", "NOT_SERVING", 1.0)
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                if self.health(timeout=left) == "SERVING":
+                    return
+            except (AddressError, Unavailable) as error:
+                problem = error
+            time.sleep(min(_POLL_SECONDS, left))
+        raise problem
+
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise _raised(error, self.address, begun=False) from None
+
+
+def _raised(error: grpc.RpcError, address: str, begun: bool) -> MoesaicError:
+    """The exception of a status; the ones that no handler of ours made come last."""
+    known = error_of(error)
+    if known is not None:
+        return known
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and begun:
+        return Unavailable(f"the connection to {address} was lost: {details}", "CONNECTION_LOST", 1.0)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return AddressError(f"nobody answers at {address}; start a server with: moesaic serve PATH")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unavailable("the time that the caller gave was over before the answer was there", code.name)
+    if code is grpc.StatusCode.CANCELLED:
+        return Unavailable("the call was cancelled", code.name)
+    if code is grpc.StatusCode.NOT_FOUND:
+        return NotFound(f"{address} knows nothing of this name")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(details)
+    return MoesaicError(f"{address} answered {code.name}: {details}")
+
+
+def _chunk(message: pb.GenerateChunk) -> Chunk:
+    ids = tuple(message.token_ids)
+    if not message.HasField("finish"):
+        return Chunk(message.text, ids)
+    reason, usage, timing = _reason(message.finish), _usage(message.usage), _timing(message.timing)
+    return Chunk(message.text, ids, reason, usage, timing, _matched(message.finish))
+
+
+def _reason(finish: pb.Finish) -> FinishReason:
+    return FinishReason[pb.Finish.Reason.Name(finish.reason)]
+
+
+def _matched(finish: pb.Finish) -> str | int | None:
+    kind = finish.WhichOneof("matched")
+    if kind is None:
+        return None
+    return finish.text if kind == "text" else finish.token_id
+
+
+def _usage(usage: pb.Usage) -> Usage:
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.tier_used)
+
+
+def _timing(timing: pb.Timing) -> Timing:
+    return Timing(timing.queue_seconds, timing.prefill_seconds, timing.decode_seconds)
+
+
+def _model(info: pb.ModelInfo) -> ModelInfo:
+    load = info.load
+    return ModelInfo(
+        name=info.name,
+        state=pb.ModelInfo.State.Name(info.state),
+        family=info.family,
+        num_parameters=info.num_parameters,
+        weight_bytes=info.weight_bytes,
+        vocab_size=info.vocab_size,
+        max_context=info.max_context,
+        stages=tuple(info.stages),
+        tiers=tuple(info.tiers),
+        device=info.device,
+        dtype=info.dtype,
+        load=Load(load.num_slots, load.free_slots, load.running, load.waiting) if info.HasField("load") else None,
+    )

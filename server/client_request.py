@@ -1,0 +1,100 @@
+"""A GenerateRequest from Python values; what does not fit the wire is refused here as the server would."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from google.protobuf.message import Message
+
+from ..models.errors import InvalidRequest, Violation
+from ..proto import generation_pb2 as pb
+
+MAX_REQUEST_BYTES = 4 << 20
+
+Prompt = str | Sequence[int]
+
+
+class Settings(TypedDict, total=False):
+    """What may be asked of a generation. What is left out comes from the model's generation_config.
+
+    model: the name of a served model; "" is the only one. temperature: 0 is greedy. seed: makes the draws
+    repeatable. stop: strings that end the answer, which ends before them. tier: how much of the
+    feed-forward layers to spend. request_id: at most 64 characters, made up when empty.
+    """
+
+    model: str
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    tier: str | None
+    request_id: str
+
+
+def build_request(
+    prompt: Prompt,
+    *,
+    model: str = "",
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    stop_token_ids: Sequence[int] = (),
+    ignore_eos: bool = False,
+    tier: str | None = None,
+    request_id: str = "",
+) -> pb.GenerateRequest:
+    """The message. Raises InvalidRequest with every value that does not fit its field."""
+    request = pb.GenerateRequest(sampling=pb.Sampling(), stopping=pb.Stopping())
+    found: list[Violation] = []
+    _put(request, {"model": model, "request_id": request_id}, "", found)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    _put(request.sampling, sampling, "sampling.", found)
+    _put(request.stopping, {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}, "stopping.", found)
+    _put(request.compute, {"tier": tier}, "compute.", found)
+    stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
+    _extend(request.stopping, stops, "stopping.", found)
+    if isinstance(prompt, str):
+        _put(request, {"text": prompt}, "prompt.", found)
+    else:
+        request.token_ids.SetInParent()
+        _extend(request.token_ids, {"ids": prompt}, "prompt.token_", found)
+    size = request.ByteSize()
+    if size > MAX_REQUEST_BYTES:
+        found.append(Violation("prompt", f"makes a request of {size} bytes, the limit is {MAX_REQUEST_BYTES}"))
+    if found:
+        raise InvalidRequest(found)
+    return request
+
+
+def _put(message: Message, values: Mapping[str, object], path: str, found: list[Violation]) -> None:
+    for name, value in values.items():
+        try:
+            if value is not None:
+                setattr(message, name, value)
+        except (TypeError, ValueError) as error:
+            found.append(_misfit(path + name, value, error))
+
+
+def _extend(message: Message, values: Mapping[str, Sequence[object]], path: str, found: list[Violation]) -> None:
+    for name, value in values.items():
+        try:
+            getattr(message, name).extend(value)
+        except (TypeError, ValueError) as error:
+            found.append(_misfit(path + name, value, error))
+
+
+def _misfit(field: str, value: object, error: Exception) -> Violation:
+    """Numbers are quoted, texts are not: they may be prompts."""
+    if isinstance(error, UnicodeError):
+        return Violation(field, "cannot be written as UTF-8")
+    if isinstance(value, int | float):
+        return Violation(field, f"is {value!r}, which its field cannot hold")
+    return Violation(field, "holds a value that its field cannot hold: a negative, a too large or a wrong kind of one")

@@ -1,0 +1,49 @@
+"""The options of a server from a YAML file.
+
+models: {small: ./out/small, stories: stories260k}
+port: 50051
+engine: {threads: 2, max_context: 1024}
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ..engine.options import EngineOptions
+from ..models.errors import SetupError
+from ..models.suggestion import suggestion
+from .options import ServeOptions
+
+
+def read_config(file: str | Path) -> ServeOptions:
+    """The options that a file holds; keys are the fields of ServeOptions, models map names to paths.
+
+    Raises SetupError that names the file and the key for what is unknown or of the wrong kind.
+    """
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SetupError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+    _refuse_unknown(file, values, ServeOptions)
+    _refuse_unknown(file, values.get("engine", {}), EngineOptions)
+    models = values.get("models", {})
+    if not isinstance(models, dict):
+        raise SetupError(f"{file}: models must map names to paths, for example {{small: ./out/small}}")
+    try:
+        return TypeAdapter(ServeOptions).validate_python({**values, "models": tuple(models.items())})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SetupError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _refuse_unknown(file: str | Path, values: Any, kind: type[Any]) -> None:
+    if not isinstance(values, Mapping):
+        raise SetupError(f"{file} must hold keys and values, it holds {type(values).__name__}")
+    known = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise SetupError(f"{file}: there is no setting {key!r}; {suggestion(str(key), known)}")

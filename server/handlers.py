@@ -1,0 +1,38 @@
+"""gRPC methods from the descriptors of generation.proto, for both ends of the wire."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+
+from ..proto import generation_pb2
+
+GENERATION: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
+MODELS: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Models"]
+
+
+def handlers(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+    """The handlers of a service: every method of the descriptor is a method of `servicer`."""
+    methods = {method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, methods)
+
+
+def _handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
+    make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    return make(behaviour, request.FromString, response.SerializeToString)
+
+
+def stub(channel: grpc.Channel, service: ServiceDescriptor, name: str) -> Callable[..., Any]:
+    """The client's side of one method."""
+    method = service.methods_by_name[name]
+    make = channel.unary_stream if method.server_streaming else channel.unary_unary
+    request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
+    call: Callable[..., Any] = make(
+        f"/{service.full_name}/{name}",
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
+    )
+    return call

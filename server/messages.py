@@ -1,0 +1,113 @@
+"""Engine dataclasses to engine.proto messages and back. Imports no torch."""
+
+from ..engine.options import ModelDescription
+from ..engine.request import FinishReason, Limits, Load, Request, Row, Sampling, Stopping, Timing
+from ..proto import engine_pb2 as pb
+
+
+def submit_message(request: Request) -> pb.Command:
+    """The command that hands a request to the engine."""
+    sampling, stopping = request.sampling, request.stopping
+    submit = pb.Submit(
+        key=request.key,
+        prompt_ids=request.prompt_ids,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        max_new_tokens=stopping.max_new_tokens,
+        stop_token_ids=stopping.stop_token_ids,
+        ignore_eos=stopping.ignore_eos,
+    )
+    return pb.Command(submit=submit)
+
+
+def request_of(submit: pb.Submit) -> Request:
+    """The request that the engine is handed."""
+    sampling = Sampling(
+        temperature=submit.temperature,
+        top_k=submit.top_k,
+        top_p=submit.top_p,
+        min_p=submit.min_p,
+        seed=submit.seed if submit.HasField("seed") else None,
+    )
+    stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
+    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping)
+
+
+def step_message(rows: list[Row], load: Load) -> pb.Event:
+    """One step of the engine with all its rows."""
+    return pb.Event(step=pb.Step(rows=[_row_message(row) for row in rows], load=load_message(load)))
+
+
+def _row_message(row: Row) -> pb.Row:
+    message = pb.Row(key=row.key, token_ids=row.token_ids)
+    if row.finish is not None:
+        message.finish = row.finish.name
+        message.error = row.error
+        if row.stop_token_id is not None:
+            message.stop_token_id = row.stop_token_id
+    if row.timing is not None:
+        message.queue_seconds = row.timing.queue_seconds
+        message.prefill_seconds = row.timing.prefill_seconds
+        message.decode_seconds = row.timing.decode_seconds
+    return message
+
+
+def row_of(message: pb.Row) -> Row:
+    """The row that the front end hands to its request."""
+    timing = Timing(message.queue_seconds, message.prefill_seconds, message.decode_seconds)
+    return Row(
+        key=message.key,
+        token_ids=tuple(message.token_ids),
+        finish=FinishReason[message.finish] if message.finish else None,
+        stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
+        error=message.error,
+        timing=None if timing == Timing() else timing,
+    )
+
+
+def load_message(load: Load) -> pb.Load:
+    """How full the engine is."""
+    return pb.Load(num_slots=load.num_slots, free_slots=load.free_slots, running=load.running, waiting=load.waiting)
+
+
+def load_of(message: pb.Load) -> Load:
+    """How full the engine is."""
+    return Load(message.num_slots, message.free_slots, message.running, message.waiting)
+
+
+def ready_message(description: ModelDescription, limits: Limits, load: Load) -> pb.Event:
+    """What is sent once, after the warm-up."""
+    ready = pb.Ready(
+        family=description.family,
+        num_parameters=description.num_parameters,
+        weight_bytes=description.weight_bytes,
+        vocab_size=limits.vocab_size,
+        max_context=limits.max_context,
+        stages=description.stages,
+        tiers=description.tiers,
+        device=description.device,
+        dtype=description.dtype,
+        threads=description.threads,
+        load=load_message(load),
+    )
+    return pb.Event(ready=ready)
+
+
+def description_of(ready: pb.Ready) -> ModelDescription:
+    """What the front end tells about a model."""
+    return ModelDescription(
+        family=ready.family,
+        num_parameters=ready.num_parameters,
+        weight_bytes=ready.weight_bytes,
+        vocab_size=ready.vocab_size,
+        max_context=ready.max_context,
+        stages=tuple(ready.stages),
+        tiers=tuple(ready.tiers),
+        device=ready.device,
+        dtype=ready.dtype,
+        threads=ready.threads,
+        num_slots=ready.load.num_slots,
+    )

@@ -1,0 +1,62 @@
+"""What a server is started with. Imports no torch."""
+
+import ipaddress
+from dataclasses import dataclass
+
+from ..engine.options import EngineOptions
+from ..models.errors import AddressError, SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Everything a server needs to know; the defaults are safe on a laptop.
+
+    models: (name, path) pairs; the name is what requests say, the path a checkpoint or a short name.
+    port: 0 takes any free port, which is printed.
+    max_requests: requests in flight per model, running and waiting; the next one is refused.
+    max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
+    drain_seconds: how long running requests may go on after SIGTERM.
+    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING.
+    log_requests: one JSON line per request to stderr; it never holds text.
+    """
+
+    models: tuple[tuple[str, str], ...]
+    host: str = "127.0.0.1"
+    port: int = 50051
+    engine: EngineOptions = EngineOptions()
+    max_requests: int = 64
+    max_prompt_tokens: int | None = None
+    drain_seconds: float = 30.0
+    stall_seconds: float = 30.0
+    reflection: bool = True
+    log_requests: bool = False
+
+
+def check(options: ServeOptions) -> None:
+    """Raises SetupError for options that no server can be started with."""
+    names = [name for name, _ in options.models]
+    if not names:
+        raise SetupError("there is no model to serve; give the path of at least one")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SetupError(f"two models are called {twice!r}; give each a name of its own")
+    if options.max_requests < 1:
+        raise SetupError(f"max_requests is {options.max_requests}, it must be at least 1")
+    if not 0 <= options.port <= 65535:
+        raise AddressError(f"port {options.port} does not exist; give one up to 65535, or 0 for any free one")
+
+
+def loopback(host: str) -> str:
+    """The loopback address that `host` means. Raises AddressError for every other host."""
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        raise AddressError(f"host {host!r} is not an IP address; give 127.0.0.1 or ::1") from None
+    if not address.is_loopback:
+        raise AddressError(
+            f"host {host} can be reached from other machines, and this server has neither TLS nor tokens yet; "
+            "listen on 127.0.0.1 and forward the port, for example with ssh -L"
+        )
+    return str(address)

@@ -1,0 +1,66 @@
+"""One request in the engine, as the front end sees it: what has arrived and was not yet taken."""
+
+import asyncio
+import time
+
+from ..engine.request import Row, Timing
+from ..models.errors import MoesaicError
+
+
+class Running:
+    """The mailbox between the reader of the engine's frames and the handler of one request.
+
+    The reader puts, the handler takes. What arrives while the handler is busy is taken as one piece.
+    """
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self._token_ids: list[int] = []
+        self._last: Row | None = None
+        self._error: MoesaicError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timing: Timing | None = None
+        self._first_at: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the engine has nothing more to say about this request."""
+        return self._last is not None or self._error is not None
+
+    @property
+    def timing(self) -> Timing:
+        """The engine's own figures; decode is timed here when a stop string ended the request."""
+        known = self._timing or Timing()
+        if self._last is not None or self._first_at is None:
+            return known
+        return Timing(known.queue_seconds, known.prefill_seconds, time.monotonic() - self._first_at)
+
+    def put(self, row: Row) -> None:
+        """Takes in what one step gave to this request."""
+        if self._first_at is None and row.token_ids:
+            self._first_at = time.monotonic()
+        self._token_ids += row.token_ids
+        self._timing = row.timing or self._timing
+        if row.finish is not None:
+            self._last = row
+        self._wake()
+
+    def fail(self, error: MoesaicError) -> None:
+        """Ends the request: `take` raises `error` from now on."""
+        if not self.ended:
+            self._error = error
+            self._wake()
+
+    async def take(self) -> tuple[list[int], Row | None]:
+        """All tokens since the last call, at least one, and the last row once it is there."""
+        while not self._token_ids and not self.ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        taken, self._token_ids = self._token_ids, []
+        return taken, self._last
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

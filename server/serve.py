@@ -1,0 +1,191 @@
+"""The life of a server: bind, load, serve, drain, end."""
+
+import asyncio
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from .. import __version__
+from ..models.errors import AddressError, SetupError
+from ..models.generation_config import generation_defaults
+from ..models.locate import locate
+from ..models.tokenizer import Tokenizer
+from .admission import Admission
+from .catalog import Catalog, ServedModel, draining
+from .engine_process import WORKER, EngineProcess
+from .handlers import GENERATION, MODELS, handlers
+from .health import HealthReporter
+from .interceptor import ErrorInterceptor
+from .options import ServeOptions, check, loopback
+from .services import GenerationService, ModelsService
+
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_CALLS_BESIDE_REQUESTS = 1024  # health watches, model lists; an outer wall, admission is the real limit
+LAST_WORDS_SECONDS = 1.0  # for statuses on their way out
+_CHANNEL_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the requests
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+)
+
+
+def serve(options: ServeOptions, worker: Sequence[str] = WORKER) -> int:
+    """Serves until SIGTERM or SIGINT and returns the exit code.
+
+    0 after a drain; 1 when every engine ended and could not be started again; 2 when the server cannot
+    start, with one sentence on stderr. `worker` is the command of an engine process.
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        check(options)
+        return asyncio.run(_serve(options, worker))
+    except SetupError as error:
+        sys.stderr.write(f"moesaic: {error}\n")
+        return 2
+
+
+async def _serve(options: ServeOptions, worker: Sequence[str]) -> int:
+    stop, now = _signals()
+    changed = asyncio.Event()
+    host = loopback(options.host)
+    catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
+    health = HealthReporter(catalog, changed, options.stall_seconds)
+    server = _grpc_server(options, catalog, health)
+    address = _bind(server, host, options.port)
+    await health.report()
+    await server.start()
+    _say_configuration(options, address)
+    reporting = asyncio.create_task(health.run())
+    try:
+        if not await _load(catalog, stop):
+            return 0
+        await health.report()
+        _say_serving(catalog, address)
+        await _first(reporting, stop.wait())
+        if not stop.is_set():
+            reporting.result()
+            sys.stderr.write("moesaic: no engine could be started again; the log above says why\n")
+            return 1
+        await _drain(catalog, health, options.drain_seconds, now)
+        return 0
+    finally:
+        reporting.cancel()
+        await asyncio.gather(*(model.engine.stop() for model in catalog.models.values()))
+        await server.stop(LAST_WORDS_SECONDS)
+
+
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """(asked to end, asked twice)."""
+    stop, now = asyncio.Event(), asyncio.Event()
+
+    def asked() -> None:
+        (now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked)
+    return stop, now
+
+
+def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:
+    folder = locate(path)
+    engine = EngineProcess(name, str(folder), options.engine, changed.set, worker)
+    admission = Admission(options.max_requests)
+    return ServedModel(
+        engine, Tokenizer.open(folder), generation_defaults(folder), admission, options.max_prompt_tokens
+    )
+
+
+def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
+    wall = MAX_CALLS_BESIDE_REQUESTS + options.max_requests * len(options.models)
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=wall)
+    generation = GenerationService(catalog, options.log_requests)
+    server.add_generic_rpc_handlers((handlers(GENERATION, generation), handlers(MODELS, ModelsService(catalog))))
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    if options.reflection:
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        names = (GENERATION.full_name, MODELS.full_name, health_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+    """The address listened on. Tried with a plain socket first, which says why it cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EADDRINUSE:
+            raise AddressError(f"{shown}:{port} cannot be listened on: {error.strerror}") from None
+        way_out = "stop it, or choose another port with --port (0 takes any free one)"
+        raise AddressError(f"{shown}:{port} is taken by another program; {way_out}") from None
+
+
+async def _load(catalog: Catalog, stop: asyncio.Event) -> bool:
+    """Starts every engine; False when the server was asked to end first. Raises SetupError."""
+    loading = asyncio.gather(*(model.engine.start() for model in catalog.models.values()))
+    await _first(loading, stop.wait())
+    if loading.done():
+        loading.result()
+        return not stop.is_set()
+    loading.cancel()
+    await asyncio.wait((loading,))
+    return False
+
+
+async def _drain(catalog: Catalog, health: HealthReporter, seconds: float, now: asyncio.Event) -> None:
+    """Refuses what is new, lets what runs go on for a while, then ends it with a status that says why."""
+    catalog.draining = True
+    await health.report()
+    await _first(catalog.idle.wait(), now.wait(), asyncio.sleep(seconds))
+    for model in catalog.models.values():
+        model.engine.fail_running(draining())
+    await _first(catalog.idle.wait(), asyncio.sleep(LAST_WORDS_SECONDS))
+
+
+async def _first(*awaitables: object) -> None:
+    """Returns when one of them is done; coroutines that are not are cancelled."""
+    own = [asyncio.ensure_future(item) for item in awaitables if asyncio.iscoroutine(item)]
+    given = [item for item in awaitables if isinstance(item, asyncio.Future)]
+    try:
+        await asyncio.wait((*own, *given), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in own:
+            task.cancel()
+
+
+def _say_configuration(options: ServeOptions, address: str) -> None:
+    settings = {**asdict(options), "engine": None, **asdict(options.engine)}
+    shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
+    _say(f"moesaic {__version__} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
+    _say("configuration: " + " ".join(shown))
+
+
+def _say_serving(catalog: Catalog, address: str) -> None:
+    for name, model in catalog.models.items():
+        about = model.engine.description
+        if about is not None:
+            _say(
+                f"{name}: {about.family}, {about.num_parameters:,} parameters, {about.weight_bytes:,} bytes, "
+                f"context {about.max_context}, {about.num_slots} slots, {about.threads} threads, "
+                f"{about.dtype} on {about.device}"
+            )
+        _say(f"serving {name} on {address}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

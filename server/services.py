@@ -1,0 +1,88 @@
+"""The services of generation.proto. Every request has one owner here, which frees what it holds in `finally`."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from ..proto import generation_pb2 as pb
+from .answer import answer
+from .catalog import Catalog
+from .request_log import RequestRecord
+from .validation import checked
+
+
+class GenerationService:
+    """moesaic.v1.Generation. Headers are sent with the first token: until then a refusal can be retried."""
+
+    def __init__(self, catalog: Catalog, log_requests: bool = False) -> None:
+        self._catalog = catalog
+        self._log_requests = log_requests
+
+    async def Generate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
+        """The whole answer at once: what the chunks say, put together."""
+        request_id = message.request_id or uuid.uuid4().hex
+        response = pb.GenerateResponse(request_id=request_id)
+        text: list[str] = []
+        async with aclosing(self._chunks(message, request_id)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                text.append(chunk.text)
+                response.token_ids.extend(chunk.token_ids)
+                if chunk.HasField("finish"):
+                    response.finish.CopyFrom(chunk.finish)
+                    response.usage.CopyFrom(chunk.usage)
+                    response.timing.CopyFrom(chunk.timing)
+        response.text = "".join(text)
+        response.model = self._catalog.find(message.model, "model").name
+        await context.send_initial_metadata((("x-request-id", request_id),))
+        return response
+
+    async def GenerateStream(
+        self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateChunk]:
+        """The answer as it is made."""
+        request_id = message.request_id or uuid.uuid4().hex
+        begun = False
+        async with aclosing(self._chunks(message, request_id)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                if not begun:
+                    await context.send_initial_metadata((("x-request-id", request_id),))
+                    begun = True
+                yield chunk
+
+    async def _chunks(self, message: pb.GenerateRequest, request_id: str) -> AsyncIterator[pb.GenerateChunk]:
+        """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
+        with RequestRecord(request_id, message.model, self._log_requests) as record:
+            with self._catalog.under_way(request_id):
+                model = self._catalog.find(message.model, "model")
+                limits, tiers = model.ready()
+                with model.admission.request():
+                    asked = await checked(message, model.tokenizer, model.defaults, limits, tiers)
+                    with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(limits)):
+                        running = model.engine.submit(asked.request)
+                        try:
+                            async for chunk in answer(running, asked, model.tokenizer, record.arrived):
+                                if chunk.HasField("finish"):
+                                    record.last = chunk
+                                yield chunk
+                        finally:
+                            model.engine.release(running)
+
+
+class ModelsService:
+    """moesaic.v1.Models: what is served here, while it loads and drains too."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def ListModels(
+        self, message: pb.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListModelsResponse:
+        """All models, in the order in which they were given."""
+        draining = self._catalog.draining
+        return pb.ListModelsResponse(models=[model.info(draining) for model in self._catalog.models.values()])
+
+    async def GetModel(self, message: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfo:
+        """One model by name; empty means the only one."""
+        return self._catalog.find(message.name, "name").info(self._catalog.draining)

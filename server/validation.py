@@ -1,0 +1,112 @@
+"""From a GenerateRequest to what an engine is asked, or to the list of everything that is wrong with it."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..engine.request import (
+    Limits,
+    Request,
+    Sampling,
+    Stopping,
+    default_max_new_tokens,
+    sampling_from_defaults,
+    violations,
+)
+from ..engine.text import stop_string_violations
+from ..models.errors import InvalidRequest, Unsupported, Violation
+from ..models.tokenizer import Tokenizer
+from ..proto import generation_pb2 as pb
+
+MAX_TEXT_BYTES = 1 << 20
+MAX_REQUEST_ID_CHARACTERS = 64
+DEFAULT_TIER = "full"
+_THREAD_FROM_CHARACTERS = 1 << 14  # tokenizing more than this would keep the other streams waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A request that can succeed. Its engine request has no key yet."""
+
+    request: Request
+    stop_strings: tuple[str, ...]
+    tier: str
+
+
+async def checked(
+    message: pb.GenerateRequest,
+    tokenizer: Tokenizer,
+    defaults: Mapping[str, float | int],
+    limits: Limits,
+    tiers: tuple[str, ...],
+) -> Checked:
+    """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for the tier."""
+    wrong_prompt = _prompt_violations(message)
+    found = _request_id_violations(message.request_id) + wrong_prompt
+    # With a prompt that is wrong in itself, the other fields are judged as if it were one token.
+    prompt_ids = (0,) if wrong_prompt else await _prompt_ids(message, tokenizer)
+    sampling = _sampling(message.sampling, defaults)
+    stopping = _stopping(message.stopping, len(prompt_ids), limits)
+    stop_strings = tuple(message.stopping.stop_strings)
+    found += violations(prompt_ids, sampling, stopping, limits) + stop_string_violations(stop_strings)
+    if found:
+        raise InvalidRequest(found)
+    return Checked(Request(0, prompt_ids, sampling, stopping), stop_strings, _tier(message.compute.tier, tiers))
+
+
+def _request_id_violations(request_id: str) -> list[Violation]:
+    if re.fullmatch(rf"[!-~]{{0,{MAX_REQUEST_ID_CHARACTERS}}}", request_id):
+        return []
+    rule = f"it must be at most {MAX_REQUEST_ID_CHARACTERS} printable ASCII characters without spaces"
+    return [Violation("request_id", f"has {len(request_id)} characters, {rule}")]
+
+
+def _prompt_violations(message: pb.GenerateRequest) -> list[Violation]:
+    if message.WhichOneof("prompt") is None:
+        return [Violation("prompt", "is not set; give text or token_ids", "EMPTY_PROMPT")]
+    size = len(message.text.encode())
+    if size > MAX_TEXT_BYTES:
+        rule = f"the limit is {MAX_TEXT_BYTES}; shorten it"
+        return [Violation("prompt.text", f"has {size} bytes, {rule}", "PROMPT_TOO_LARGE")]
+    return []
+
+
+async def _prompt_ids(message: pb.GenerateRequest, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if message.HasField("token_ids"):
+        return tuple(message.token_ids.ids)
+    if len(message.text) < _THREAD_FROM_CHARACTERS:
+        return tuple(tokenizer.encode(message.text))
+    return tuple(await asyncio.to_thread(tokenizer.encode, message.text))
+
+
+def _sampling(message: pb.Sampling, defaults: Mapping[str, float | int]) -> Sampling:
+    return sampling_from_defaults(
+        defaults,
+        temperature=_decimal(message.temperature) if message.HasField("temperature") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        top_p=_decimal(message.top_p) if message.HasField("top_p") else None,
+        min_p=_decimal(message.min_p) if message.HasField("min_p") else None,
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def _decimal(value: float) -> float:
+    """The decimal that was typed: 0.7, where the float32 of the wire says 0.699999988."""
+    return float(f"{value:.7g}")
+
+
+def _stopping(message: pb.Stopping, num_prompt_tokens: int, limits: Limits) -> Stopping:
+    given = message.HasField("max_new_tokens")
+    return Stopping(
+        max_new_tokens=message.max_new_tokens if given else default_max_new_tokens(num_prompt_tokens, limits),
+        stop_token_ids=tuple(message.stop_token_ids),
+        ignore_eos=message.ignore_eos,
+    )
+
+
+def _tier(tier: str, tiers: tuple[str, ...]) -> str:
+    wanted = tier or DEFAULT_TIER
+    if wanted not in tiers:
+        raise Unsupported(f"tier {ascii(wanted[:64])} is not among this model's tiers: {', '.join(tiers)}")
+    return wanted

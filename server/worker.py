@@ -1,0 +1,123 @@
+"""The engine process: one model, one thread, one socket to the front end that started it.
+
+python -m moesaic.server.worker FD PATH OPTIONS_JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..engine.options import EngineOptions
+from ..engine.request import FinishReason, Request, Sampling, Stopping
+from ..models.errors import MoesaicError, SetupError
+from ..proto import engine_pb2 as pb
+from .frames import FrameBuffer, frame
+from .messages import ready_message, request_of, step_message
+
+if TYPE_CHECKING:
+    from ..engine.build import BuiltEngine
+    from ..engine.engine import Engine
+
+_READ_BYTES = 1 << 16
+
+
+def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
+    """Builds the engine, warms it up and steps it until the front end says so or is gone."""
+    try:
+        built = factory()
+        _warm_up(built.engine)
+    except MoesaicError as error:
+        _send(connection, pb.Event(refused=pb.Refused(message=str(error))))
+        return 2
+    try:
+        connection.sendall(frame(ready_message(built.description, built.limits, built.engine.load)))
+        _loop(connection, built.engine)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the front end is gone; nobody is left to tell
+    return 0
+
+
+def _loop(connection: socket.socket, engine: Engine) -> None:
+    """One Step frame per step; waits only when there is no work."""
+    buffer = FrameBuffer()
+    while True:
+        data = _read(connection, wait=not engine.has_work)
+        if data == b"":
+            return
+        for payload in buffer.feed(data or b""):
+            if not _obey(engine, pb.Command.FromString(payload)):
+                return
+        # After an abort there may be no work, but the load has changed and is told.
+        rows = engine.step() if engine.has_work else []
+        connection.sendall(frame(step_message(rows, engine.load)))
+
+
+def _read(connection: socket.socket, wait: bool) -> bytes | None:
+    """What has arrived; None when nothing has, b"" when the front end is gone."""
+    try:
+        return connection.recv(_READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+
+
+def _obey(engine: Engine, command: pb.Command) -> bool:
+    """Carries out one command; False for the last one."""
+    if command.HasField("submit"):
+        engine.add(request_of(command.submit))
+    elif command.HasField("abort"):
+        engine.abort(command.abort.key)
+    return not command.HasField("shutdown")
+
+
+def _warm_up(engine: Engine) -> None:
+    """Two tokens, so that prefill and decode have run before anybody waits for them."""
+    engine.add(Request(0, (0,), Sampling(temperature=0.0), Stopping(max_new_tokens=2, ignore_eos=True)))
+    while engine.has_work:
+        for row in engine.step():
+            if row.finish is FinishReason.FAILED:
+                raise SetupError(f"the model has been loaded but cannot make a token: {row.error}")
+
+
+def _send(connection: socket.socket, event: pb.Event) -> None:
+    try:
+        connection.sendall(frame(event))
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _end_with(connection: socket.socket) -> None:
+    """Ends this process when the other end closes, also in the middle of a load or of a step that hangs."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(connection, 0)  # no event asked for: only a hang-up wakes it
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main() -> int:
+    """The entry of the process; arguments as in the docstring of this file."""
+    descriptor, path, options_json = sys.argv[1:]
+    connection = socket.socket(fileno=int(descriptor))
+    connection.set_inheritable(False)
+    _end_with(connection)
+
+    def factory() -> BuiltEngine:
+        from ..engine.build import build_engine
+
+        return build_engine(path, EngineOptions(**json.loads(options_json)))
+
+    return run(connection, factory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""How a server starts, drains and ends, and what it does when its engine does not."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+from echo_engine import CRASH, HANG
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from server_harness import Server, alive, eventually
+
+from moesaic.engine.options import EngineOptions
+from moesaic.engine.request import Request
+from moesaic.models.errors import InvalidRequest, SetupError, Unavailable
+from moesaic.server import engine_process
+from moesaic.server.client import Client
+from moesaic.server.engine_process import EngineProcess, EngineState
+from moesaic.server.options import ServeOptions
+from moesaic.server.serve import serve
+
+ECHO = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
+
+
+def engine_of(client: Client, name: str = "") -> int:
+    return int(client.model(name).device)
+
+
+def healthy(client: Client, service: str = "") -> bool:
+    return bool(client.health(service) == "SERVING")
+
+
+def test_a_term_signal_lets_running_streams_finish_and_refuses_new_ones() -> None:
+    with Server(step_seconds=0.01) as server, server.client() as client:
+        engine = engine_of(client)
+        stream = client.stream([5], max_new_tokens=60)
+        next(stream)
+        server.send(signal.SIGTERM)
+        eventually(lambda: not healthy(client))
+        with pytest.raises(Unavailable, match="shutting down") as caught:
+            client.generate([5])
+        assert caught.value.reason == "DRAINING" and client.model().state == "DRAINING"
+        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 60
+        assert server.end() == 0 and not alive(engine)
+        assert "Traceback" not in server.log
+
+
+def test_what_runs_longer_than_the_drain_is_told_why() -> None:
+    with Server(step_seconds=0.05, drain_seconds=0.2) as server, server.client() as client:
+        stream = client.stream([5], max_new_tokens=500)
+        next(stream)
+        server.send(signal.SIGINT)
+        with pytest.raises(Unavailable) as caught:
+            list(stream)
+        assert caught.value.reason == "DRAINING" and server.end() == 0
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with Server(step_seconds=0.05) as server, server.client() as client:
+        stream = client.stream([5], max_new_tokens=500)
+        next(stream)
+        server.send(signal.SIGTERM)
+        eventually(lambda: not healthy(client))
+        server.send(signal.SIGTERM)
+        with pytest.raises(Unavailable):
+            list(stream)
+        assert server.end() == 0
+
+
+def test_who_watches_the_health_is_told_of_the_drain() -> None:
+    with Server() as server, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="model:echo"))
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server.send(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert server.end() == 0
+
+
+def test_an_idle_server_ends_at_once() -> None:
+    with Server() as server:
+        server.send(signal.SIGTERM)
+        assert server.end() == 0 and server.log == ""
+
+
+def test_a_killed_engine_is_told_to_its_callers_and_started_again() -> None:
+    with Server(step_seconds=0.01) as server, server.client() as client:
+        engine = engine_of(client)
+        stream = client.stream([5], max_new_tokens=400)
+        next(stream)
+        os.kill(engine, signal.SIGKILL)
+        with pytest.raises(Unavailable, match="is being started again") as caught:
+            list(stream)
+        assert caught.value.reason == "ENGINE_RESTARTING" and caught.value.retry_after_seconds > 0
+        assert not healthy(client) and not healthy(client, "model:echo") and client.model().state == "FAILED"
+        with pytest.raises(Unavailable, match="is being started again"):
+            client.generate([5])
+        client.wait_until_ready(20)
+        assert client.generate([5], max_new_tokens=2).token_ids == (5, 5) and engine_of(client) != engine
+        assert "was ended by signal 9" in server.log
+
+
+def test_an_engine_that_crashes_in_a_step_takes_only_its_own_model_down() -> None:
+    with Server(names=("one", "two"), step_seconds=0.01) as server, server.client() as client:
+        with client.stream([6], model="two", max_new_tokens=100) as stream:
+            next(stream)
+            with pytest.raises(Unavailable, match="model one ended"):
+                client.generate([CRASH], model="one")
+            assert not healthy(client) and healthy(client, "model:two")
+            assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 100
+        client.wait_until_ready(20)
+        with pytest.raises(InvalidRequest, match="is empty and several are served: one, two"):
+            client.generate([6])
+        assert [model.name for model in client.models()] == ["one", "two"]
+
+
+def test_the_engine_ends_with_a_killed_server() -> None:
+    with Server() as server, server.client() as client:
+        engine = engine_of(client)
+        server.send(signal.SIGKILL)
+        server.end()
+        eventually(lambda: not alive(engine))
+
+
+def test_health_is_progress() -> None:
+    with Server(stall_seconds=0.2) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.generate, [HANG], max_new_tokens=5)
+        eventually(lambda: not healthy(client))
+        assert not healthy(client, "model:echo") and not healthy(client, "moesaic.v1.Generation")
+        assert len(answer.result().token_ids) == 5
+        eventually(lambda: healthy(client))
+
+
+def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
+    server = Server(engine=EngineOptions(device="slow"))
+    address = server.wait_for(r"listens on (\S+)")[1]
+    with Client(address) as client:
+        assert client.health() == client.health("model:echo") == "NOT_SERVING"
+        assert client.model().state == "LOADING" and client.model().load is None
+        with pytest.raises(Unavailable, match="is loading") as caught:
+            client.generate([5])
+        assert caught.value.reason == "LOADING" and caught.value.retry_after_seconds > 0
+        server.send(signal.SIGTERM)
+        assert server.end() == 0
+    server.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("broken", "moesaic: config.json names 6 layers and the weights hold 5\n"),
+        ("dead", "the engine of model echo ended with code 1 while it was loading; the log says why\n"),
+    ],
+)
+def test_an_engine_that_cannot_load_ends_the_server_with_one_sentence(device: str, words: str) -> None:
+    server = Server(engine=EngineOptions(device=device))
+    assert server.end() == 2
+    assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
+    server.__exit__(None, None, None)
+
+
+def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve(ServeOptions(models=(("a", "stories260k"),), port=port)) == 2
+    words = f"moesaic: 127.0.0.1:{port} is taken by another program; stop it, or choose another port with --port"
+    assert words in capsys.readouterr().err
+
+
+def test_a_public_host_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(ServeOptions(models=(("a", "stories260k"),), host="0.0.0.0")) == 2
+    assert "neither TLS nor tokens" in capsys.readouterr().err
+
+
+def test_a_missing_model_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(ServeOptions(models=(("a", "/nowhere"),), port=0)) == 2
+    assert "/nowhere" in capsys.readouterr().err
+
+
+def test_an_engine_that_never_starts_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_process, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(engine_process, "MAX_TRIES", 2)
+
+    async def scene() -> None:
+        changes: list[EngineState] = []
+        options = EngineOptions(device="once", dtype=str(tmp_path / "mark"))
+        engine: EngineProcess = EngineProcess("m", "", options, lambda: changes.append(engine.state), ECHO)
+        await engine.start()
+        running = engine.submit(Request(0, (CRASH,)))
+        with pytest.raises(Unavailable, match="being started again"):
+            while True:
+                await running.take()
+        engine.release(running)
+        async with asyncio.timeout(20):
+            while engine.state is not EngineState.GIVEN_UP:
+                await asyncio.sleep(0.01)
+        with pytest.raises(Unavailable, match="could not be started again"):
+            engine.submit(Request(0, (5,)))
+        await engine.stop()
+        assert changes == [EngineState.SERVING, EngineState.RESTARTING, EngineState.GIVEN_UP]
+
+    asyncio.run(scene())
+
+
+def test_stopping_while_an_engine_loads_leaves_no_process() -> None:
+    async def scene() -> None:
+        engine = EngineProcess("m", "", EngineOptions(device="slow"), lambda: None, ECHO)
+        loading = asyncio.create_task(engine.start())
+        await asyncio.sleep(0.3)
+        loading.cancel()
+        with suppress(asyncio.CancelledError, SetupError):
+            await loading
+        await engine.stop()
+        assert engine._process is None
+
+    asyncio.run(scene())

@@ -1,0 +1,185 @@
+"""The parts of the server that need no server."""
+
+import asyncio
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import pytest
+
+from moesaic.engine.request import FinishReason, Request, Row, Sampling, Stopping
+from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
+from moesaic.proto import engine_pb2
+from moesaic.server import messages
+from moesaic.server.admission import Admission
+from moesaic.server.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from moesaic.server.interceptor import ErrorInterceptor
+from moesaic.server.options import ServeOptions, check, loopback
+from moesaic.server.running import Running
+from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
+
+
+@pytest.mark.parametrize("module", ["serve", "client", "worker", "engine_process"])
+def test_the_front_end_and_the_client_import_no_torch(module: str) -> None:
+    script = f"import sys, moesaic.server.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_frames_arrive_whole_however_they_are_cut() -> None:
+    commands = [engine_pb2.Command(abort=engine_pb2.Abort(key=i)) for i in range(300)]
+    data = b"".join(map(frame, commands))
+    buffer = FrameBuffer()
+    payloads = [payload for i in range(0, len(data), 7) for payload in buffer.feed(data[i : i + 7])]
+    assert [engine_pb2.Command.FromString(payload) for payload in payloads] == commands
+
+
+def test_a_frame_above_the_limit_is_refused() -> None:
+    with pytest.raises(FrameError, match="above the limit"):
+        list(FrameBuffer().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "little")))
+
+
+def test_a_request_survives_the_way_to_the_engine() -> None:
+    request = Request(9, (1, 2), Sampling(0.7, 5, 0.9, 0.1, 0), Stopping(3, (4,), True))
+    assert messages.request_of(messages.submit_message(request).submit) == request
+
+
+def test_a_row_survives_the_way_back() -> None:
+    row = Row(9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None)
+    load = messages.load_of(engine_pb2.Load())
+    assert messages.row_of(messages.step_message([row], load).step.rows[0]) == row
+
+
+def test_what_waits_is_taken_as_one_piece() -> None:
+    async def scene() -> None:
+        running = Running(1)
+        running.put(Row(1, (5,)))
+        running.put(Row(1, (6, 7), FinishReason.LENGTH))
+        token_ids, last = await running.take()
+        assert token_ids == [5, 6, 7] and last is not None and running.ended
+
+    asyncio.run(scene())
+
+
+def test_a_failed_request_raises_even_when_tokens_wait() -> None:
+    async def scene() -> None:
+        running = Running(1)
+        running.put(Row(1, (5,)))
+        running.fail(Unavailable("gone", "ENGINE_RESTARTING"))
+        with pytest.raises(Unavailable, match="gone"):
+            await running.take()
+
+    asyncio.run(scene())
+
+
+def test_admission_gives_back_what_a_failing_block_held() -> None:
+    admission = Admission(1)
+    with pytest.raises(ZeroDivisionError), admission.request(), admission.prompt(1000, 10):
+        raise ZeroDivisionError
+    assert (admission.num_requests, admission.num_prompt_tokens) == (0, 0)
+
+
+class Answered(grpc.RpcError):  # type: ignore[misc]
+    """A status as a client sees it."""
+
+    def __init__(self, error: MoesaicError) -> None:
+        self.told: Any = refusal(error)
+
+    def code(self) -> grpc.StatusCode:
+        return self.told.code
+
+    def details(self) -> str:
+        return str(self.told.message)
+
+    def trailing_metadata(self) -> Any:
+        return self.told.metadata
+
+
+def test_the_details_stay_below_six_kilobytes() -> None:
+    error = InvalidRequest([Violation(f"field[{i}]", "é" * 5000, metadata={"x": "y" * 90}) for i in range(100)])
+    told = refusal(error)
+    size = sum(len(value) * 4 // 3 for _, value in told.metadata) + len(told.message)
+    assert size < 6000
+    back = error_of(Answered(error))
+    assert isinstance(back, InvalidRequest) and 3 < len(back.violations) <= MAX_VIOLATIONS
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidRequest([Violation("a", "b", "REASON", {"limit": "3"}), Violation("c", "d")]),
+        Unavailable("loading", "LOADING", 1.5),
+    ],
+)
+def test_an_exception_comes_back_as_it_was(error: Any) -> None:
+    back = error_of(Answered(error))
+    assert type(back) is type(error) and vars(back) == vars(error) and str(back) == str(error)
+
+
+@pytest.mark.parametrize("kind", [ValueError, MoesaicError, SetupError])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_unexpected_exception_tells_an_incident_and_no_more(
+    kind: type[Exception], streaming: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(message: bytes, context: object) -> bytes:
+        raise kind("a secret")
+
+    async def fails_late(message: bytes, context: object) -> Any:
+        yield b"first"
+        raise kind("a secret")
+
+    error: Any = asyncio.run(_answer_of(fails_late if streaming else fails, streaming))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert error.details().startswith("internal error, incident ") and "secret" not in str(error)
+    assert any("a secret" in (record.exc_text or "") for record in caplog.records)
+
+
+async def _answer_of(behaviour: Any, streaming: bool) -> grpc.RpcError:
+    make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("test", {"Call": make(behaviour, bytes, bytes)}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            if streaming:
+                return await _raised_by_stream(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                await channel.unary_unary("/test/Call")(b"")
+            return caught.value
+    finally:
+        await server.stop(0)
+
+
+async def _raised_by_stream(channel: grpc.aio.Channel) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        async for message in channel.unary_stream("/test/Call")(b""):
+            assert message == b"first"
+    return caught.value
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
+def test_loopback_is_what_may_be_listened_on(host: str) -> None:
+    assert loopback(host) in ("127.0.0.1", "::1", "127.1.2.3")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::"])
+def test_a_host_that_others_can_reach_is_refused_with_the_reason(host: str) -> None:
+    with pytest.raises(AddressError, match="has neither TLS nor tokens yet; listen on 127.0.0.1"):
+        loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"models": ()}, "no model to serve"),
+        ({"models": (("a", "x"), ("a", "y"))}, "two models are called 'a'"),
+        ({"max_requests": 0}, "must be at least 1"),
+        ({"port": 70000}, "port 70000 does not exist"),
+    ],
+)
+def test_options_that_no_server_can_start_with(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(SetupError, match=words):
+        check(ServeOptions(**{"models": (("a", "x"),), **values}))
