@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -23,7 +24,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ..kernels.int8_linear import int8_linear, int8_linear_cost
+from moesaic.kernels.int8_linear import (  # noqa: TID251  pytest imports this file outside the package
+    int8_linear,
+    int8_linear_cost,
+)
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
 TOKENS = (1, 8, 128)
@@ -67,24 +71,20 @@ def prepare_int8pack(weight: torch.Tensor, scale: torch.Tensor) -> Call:
 
 def prepare_dynamic(weight: torch.Tensor, scale: torch.Tensor) -> Call:
     """Quantizes activations, too: another function, with a larger error."""
-    from torch.ao.nn.quantized.dynamic import Linear
-
     outputs, inputs = weight.shape
     zeros = torch.zeros(outputs, dtype=torch.int64)
-    linear = Linear(inputs, outputs, bias_=False)
+    linear = import_module("torch.ao.nn.quantized.dynamic").Linear(inputs, outputs, bias_=False)
     dense = weight * scale[:, None]
     linear.set_weight_bias(torch.quantize_per_channel(dense, scale.double(), zeros, 0, torch.qint8), None)
-    return lambda x: linear(x)  # type: ignore[no-any-return]
+    return lambda x: linear(x)
 
 
 def prepare_bitsandbytes(weight: torch.Tensor, scale: torch.Tensor) -> Call:
-    from bitsandbytes.nn import Linear8bitLt
-
     outputs, inputs = weight.shape
-    linear = Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
+    linear = import_module("bitsandbytes.nn").Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
     linear.load_state_dict({"weight": weight * scale[:, None]})
     linear = linear.to(weight.device)
-    return lambda x: linear(x)  # type: ignore[no-any-return]
+    return lambda x: linear(x)
 
 
 CONTESTANTS = [

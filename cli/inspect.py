@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for stage in checkpoint.record.stages:
         print(f"stage {stage.name}: {json.dumps(dict(stage.settings))}, seed {stage.seed}")
         for name, figures in stage.measured.items():
-            print(f"  {name}: perplexity {figures['perplexity']:.4f}, top-1 {figures['top1_accuracy']:.2%}")
+            print(f"  {name}: {json.dumps(figures)}")
     return 0
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..models.errors import MoesaicError
-from . import bench, compress, demo, doctor, evaluate, generate, inspect, recipes, run, serve
+from . import bench, cache, compress, demo, doctor, evaluate, generate, inspect, recipes, run, serve
 
-SUBCOMMANDS = (demo, run, compress, inspect, evaluate, serve, generate, bench, recipes, doctor)
+SUBCOMMANDS = (demo, run, compress, inspect, evaluate, serve, generate, bench, recipes, cache, doctor)
 
 
 def build_parser() -> argparse.ArgumentParser:

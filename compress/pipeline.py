@@ -1,8 +1,9 @@
 """`moesaic compress`: stages in order, the result written whole or not at all, and measured beside the original."""
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -49,22 +50,24 @@ def compress(
     """Runs a recipe on a model directory or short name and writes a new directory.
 
     recipe is a shipped name, a YAML file or a mapping. A finished `out` of the same input and recipe is left as it
-    is. Raises RecipeError or CheckpointError before anything is written; afterwards `out` is whole or absent.
+    is. Raises SetupError (RecipeError, CheckpointError, TextError) before anything is written; afterwards `out` is
+    whole or absent.
     """
     steps, target = read_recipe(recipe), Path(out)
     source = open_checkpoint(model)
     input_sha256 = content_sha256(source)
-    if target.exists():
+    if os.path.lexists(target):
         return _finished_before(source, target, steps, input_sha256)
     material = Material(source, source.spec, lambda: read_tensors(source))
     for _, _, stage in steps.built_stages():
         stage.check(material)
         material = stage.run(material)
+    encoded = _encoded(source, steps)
     planned = weight_bytes(material.spec, source)
     if dry_run:
         return Compression(target, steps, source.weight_bytes, planned, {}, {})
     _check_disk(target, planned)
-    return _written(material, target, steps, input_sha256, progress or (lambda what, done, total: None))
+    return _written(material, target, steps, input_sha256, encoded, progress or (lambda what, done, total: None))
 
 
 def content_sha256(checkpoint: Checkpoint) -> str:
@@ -89,16 +92,19 @@ def weight_bytes(spec: TransformerSpec, source: Checkpoint) -> int:
 
 def _finished_before(source: Checkpoint, target: Path, recipe: Recipe, input_sha256: str) -> Compression:
     record = Record.read(target) if target.is_dir() else Record()
-    same = record.recipe_sha256 == recipe.sha256() and record.stages and record.stages[0].input_sha256 == input_sha256
-    if not same:
+    last = record.stages[-1] if record.stages else StageRecord("", {}, 0, "")
+    same = (record.recipe_sha256, last.input_sha256) == (recipe.sha256(), input_sha256)
+    if not same or not {"original", "result"} <= last.measured.keys():
         raise CheckpointError(
             f"{target} exists and is not the result of this recipe on this model; remove it or name another directory"
         )
-    measured = record.stages[-1].measured
-    after = open_checkpoint(target).weight_bytes
+    result = open_checkpoint(target)
+    record.verify(result.files)
+    measured = last.measured
     return Compression(
-        target, recipe, source.weight_bytes, after, measured["original"], measured["result"], already_there=True
-    )
+        target, recipe, source.weight_bytes, result.weight_bytes, measured["original"], measured["result"],
+        already_there=True,
+    )  # fmt: skip
 
 
 def _check_disk(target: Path, planned: int) -> None:
@@ -108,7 +114,21 @@ def _check_disk(target: Path, planned: int) -> None:
         raise CheckpointError(f"{target} needs {planned:,} bytes, {free:,} are free in {folder}; make room first")
 
 
-def _written(material: Material, target: Path, recipe: Recipe, input_sha256: str, progress: Progress) -> Compression:
+def _encoded(source: Checkpoint, recipe: Recipe) -> list[list[int]]:
+    """Token ids of the text that the recipe is judged on."""
+    wanted = recipe.evaluation
+    documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+    return encode_documents(documents, Tokenizer.open(source.path), wanted.truncate, source.spec.vocab_size)
+
+
+def _written(
+    material: Material,
+    target: Path,
+    recipe: Recipe,
+    input_sha256: str,
+    encoded: Sequence[Sequence[int]],
+    progress: Progress,
+) -> Compression:
     source, stages = material.source, recipe.built_stages()
     with new_directory(target) as folder:
         names = write_weights(folder, _counted(material, progress), source.family.their_name)
@@ -119,7 +139,7 @@ def _written(material: Material, target: Path, recipe: Recipe, input_sha256: str
         past += [StageRecord(name, settings, recipe.seed, input_sha256) for name, settings, _ in stages]
         record = Record(overrides, tuple(past), files, recipe.sha256())
         _save(record, folder)
-        original, result = _measured(source, open_checkpoint(folder), recipe, progress)
+        original, result = _measured(source, open_checkpoint(folder), encoded, progress)
         past[-1] = StageRecord(
             past[-1].name, past[-1].settings, recipe.seed, input_sha256,
             {"original": original.summary(), "result": result.summary()},
@@ -142,11 +162,10 @@ def _save(record: Record, folder: Path) -> None:
     (folder / RECORD_NAME).write_text(record.to_json(version("moesaic")))
 
 
-def _measured(source: Checkpoint, result: Checkpoint, recipe: Recipe, progress: Progress) -> tuple[Score, Score]:
-    """Scores of the original and of the result on the recipe's text, the result compared with the original."""
-    wanted = recipe.evaluation
-    documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
-    encoded = encode_documents(documents, Tokenizer.open(source.path), wanted.truncate)
+def _measured(
+    source: Checkpoint, result: Checkpoint, encoded: Sequence[Sequence[int]], progress: Progress
+) -> tuple[Score, Score]:
+    """Scores of the original and of the result on the same text, the result compared with the original."""
     with torch_threads(choose_threads(None, source.weight_bytes)):
         original, model = (load_transformer(each, torch.device("cpu")) for each in (source, result))
         before = score_documents(original, encoded, progress=lambda n, of: progress("scoring the original", n, of))

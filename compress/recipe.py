@@ -60,7 +60,9 @@ class Recipe(Strict):
 
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        stages = [(name, settings) for name, settings, _ in self.built_stages()]
+        values = {**self.model_dump(), "stages": stages}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -85,7 +87,7 @@ def _read_yaml(recipe: str | Path) -> tuple[str, Mapping[str, Any]]:
         raise RecipeError(f"there is no recipe {str(recipe)!r}; {suggestion(str(recipe), list(shipped))}")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{file} must hold a mapping with the key 'stages'")

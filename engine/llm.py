@@ -1,9 +1,12 @@
 """The engine with a tokenizer in front of it, in this process: text in, text out, no network."""
 
+import operator
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -12,7 +15,7 @@ from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violatio
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
 from ..models.suggestion import suggestion
-from ..models.tokenizer import Tokenizer
+from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
 from .completion import Chunk, Completion, Usage
 from .options import EngineOptions
@@ -98,6 +101,7 @@ class LLM:
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
         self._keys = count()
+        self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
 
     def generate(self, prompts: Sequence[Prompt], **settings: Unpack[GenerationSettings]) -> list[Completion]:
         """Continues every prompt, batched; answers come in the order of the prompts.
@@ -120,7 +124,10 @@ class LLM:
     def _answer(self, prompt: Prompt, settings: GenerationSettings) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         check_settings(settings)
-        ids = tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        found = _type_violations(settings)
+        for violation in found:
+            settings.pop(violation.field)  # type: ignore[misc]  # what is left can be judged too
+        ids = self._ids(prompt)
         sampling = sampling_from_defaults(
             self._defaults, settings.get("temperature"), settings.get("top_k"), settings.get("top_p"),
             settings.get("min_p"), settings.get("seed"),
@@ -128,33 +135,50 @@ class LLM:
         limit = settings.get("max_new_tokens")
         stopping = Stopping(
             default_max_new_tokens(len(ids), self.limits) if limit is None else limit,
-            tuple(settings.get("stop_token_ids", ())),
-            settings.get("ignore_eos", False),
+            tuple(settings.get("stop_token_ids") or ()),
+            bool(settings.get("ignore_eos")),
         )
-        stop = settings.get("stop", ())
+        stop = settings.get("stop") or ()
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        found = violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
+        found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
         if found:
             raise InvalidRequest(found)
         return _Answer(Request(next(self._keys), ids, sampling, stopping), TextStream(self.tokenizer, ids, stop))
 
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        try:
+            if isinstance(prompt, str) and is_unicode(prompt):
+                return tuple(self.tokenizer.encode(prompt))
+            return tuple(operator.index(token) for token in prompt)  # type: ignore[arg-type]
+        except TypeError:
+            message = f"is {str(prompt)[:40]!r}; it must be text in Unicode, or a sequence of token ids"
+            raise InvalidRequest([Violation("prompt", message)]) from None
+
     def _run(self, answers: Sequence[_Answer]) -> Iterator[tuple[int, Chunk]]:
+        """Steps until these answers are whole. Rows of other streams that are open meanwhile are kept for them."""
         open_answers = {answer.request.key: answer for answer in answers}
         try:
             for answer in answers:
+                self._rows[answer.request.key] = deque()
                 self.engine.add(answer.request)
             while open_answers:
-                for row in self.engine.step():
-                    if row.key not in open_answers:
-                        continue
-                    chunk = open_answers[row.key].take(row)
+                if not any(self._rows[key] for key in open_answers):
+                    for row in self.engine.step():
+                        if row.key in self._rows:
+                            self._rows[row.key].append(row)
+                for key in [key for key in open_answers if self._rows[key]]:
+                    chunk = open_answers[key].take(self._rows[key].popleft())
                     if chunk.finish_reason is not None:
-                        del open_answers[row.key]
-                        self.engine.abort(row.key)
-                    yield row.key, chunk
+                        self._forget(open_answers.pop(key))
+                    yield key, chunk
         finally:
-            for key in open_answers:
-                self.engine.abort(key)
+            for answer in open_answers.values():
+                self._forget(answer)
+
+    def _forget(self, answer: _Answer) -> None:
+        """Frees the slot, if the engine does not know yet that this answer has ended."""
+        self.engine.abort(answer.request.key)
+        self._rows.pop(answer.request.key, None)
 
 
 def check_settings(settings: GenerationSettings) -> None:
@@ -166,6 +190,41 @@ def check_settings(settings: GenerationSettings) -> None:
     tier = settings.get("tier")
     if tier is not None and tier not in TIERS:
         raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+
+
+def _type_violations(settings: GenerationSettings) -> list[Violation]:
+    """Settings that are not even of the right type, as a program may hand them over."""
+    found = []
+    for name, (is_right, wanted) in _TYPES.items():
+        value = settings.get(name)
+        if value is not None and not is_right(value):
+            found.append(Violation(name, f"is {value!r}, it must be {wanted}"))
+    return found
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(item, str) for item in value))
+
+
+def _are_whole(value: object) -> bool:
+    return isinstance(value, Sequence) and all(_is_whole(item) for item in value)
+
+
+_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(("max_new_tokens", "top_k", "seed"), (_is_whole, "a whole number")),
+    **dict.fromkeys(("temperature", "top_p", "min_p"), (_is_number, "a number")),
+    "stop": (_are_strings, "a string or a list of strings"),
+    "stop_token_ids": (_are_whole, "a list of whole numbers"),
+    "ignore_eos": (lambda value: isinstance(value, bool), "True or False"),
+}
 
 
 def _joined(chunks: Sequence[Chunk]) -> Completion:

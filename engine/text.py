@@ -54,7 +54,7 @@ class TextStream:
             return ""
         rest = self._release(self._decoded(even_unfinished=True)) + self._held
         self._held = ""
-        return "" if self.stopped is not None and not rest else rest
+        return rest
 
     def _decoded(self, even_unfinished: bool = False) -> str:
         """Text of the ids not yet read; "" while it ends inside a character."""
@@ -85,7 +85,7 @@ def stop_string_violations(stop_strings: Sequence[str]) -> list[Violation]:
         message = f"has {len(stop_strings)} entries, the limit is {MAX_STOP_STRINGS}"
         found.append(Violation("stopping.stop_strings", message))
     for i, stop in enumerate(stop_strings[:MAX_STOP_STRINGS]):
-        size = len(stop.encode())
+        size = len(stop.encode(errors="replace"))
         if not 0 < size <= MAX_STOP_STRING_BYTES:
             message = f"has {size} bytes, it must have 1 to {MAX_STOP_STRING_BYTES}"
             found.append(Violation(f"stopping.stop_strings[{i}]", message))

@@ -38,7 +38,8 @@ def evaluate(
     tokenizer = Tokenizer.open(checkpoint.path)
     if original is not None:
         _check_same_tokens(checkpoint, original, tokenizer)
-    encoded = encode_documents(read_documents(text or [embedded_text()], documents), tokenizer, truncate)
+    read = read_documents(text or [embedded_text()], documents)
+    encoded = encode_documents(read, tokenizer, truncate, checkpoint.spec.vocab_size)
     place = choose_device(device)
     window = max_context or checkpoint.spec.max_context
     if not 2 <= window <= checkpoint.spec.max_context:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..models.errors import TextError
+from ..models.errors import CheckpointError, TextError
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 
@@ -52,7 +52,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats_per_token)
+        return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
 
     @property
     def top1_accuracy(self) -> float:
@@ -78,14 +78,22 @@ class Score:
         return figures
 
 
-def encode_documents(documents: Sequence[str], tokenizer: Tokenizer, truncate: int | None = None) -> list[list[int]]:
+def encode_documents(
+    documents: Sequence[str], tokenizer: Tokenizer, truncate: int | None = None, vocab_size: int | None = None
+) -> list[list[int]]:
     """Token ids of each document, with the begin token where there is one, cut at `truncate` tokens.
 
-    Raises TextError where no document leaves a token to predict.
+    Raises TextError where no document leaves a token to predict, CheckpointError for an id from `vocab_size` on.
     """
     encoded = [tokenizer.encode(document)[:truncate] for document in documents]
     if not any(len(ids) > 1 for ids in encoded):
         raise TextError(f"none of the {len(encoded)} documents has two tokens; give longer text or a larger truncate")
+    largest = max(max(ids, default=0) for ids in encoded)
+    if vocab_size is not None and largest >= vocab_size:
+        raise CheckpointError(
+            f"the tokenizer gives the id {largest}, the model's vocabulary has {vocab_size}; "
+            "tokenizer.json is of another model"
+        )
     return encoded
 
 

@@ -3,11 +3,13 @@
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from ..models.errors import TextError
+from ..models.tokenizer import is_unicode
 
 SEPARATOR = "<|endoftext|>"
 EMBEDDED_TEXT = "black_beauty.txt"
@@ -36,7 +38,7 @@ def read_documents(files: Sequence[str | Path], limit: int | None = None) -> lis
 def _documents(file: Path) -> list[str]:
     text = _read(file)
     if ".jsonl" in file.suffixes:
-        return [_field(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        return [_field(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     documents: list[str] = []
     current: list[str] = []
     for line in text.splitlines(keepends=True):
@@ -52,20 +54,22 @@ def _read(file: Path) -> str:
     try:
         raw = file.read_bytes()
         unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(file.suffix)
-        return (unpack(raw) if unpack else raw).decode("utf-8")
+        return (unpack(raw) if unpack else raw).decode("utf-8-sig")
     except FileNotFoundError:
         raise TextError(f"there is no text file {str(file)!r}") from None
     except UnicodeDecodeError as error:
         raise TextError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
-    except (OSError, lzma.LZMAError, EOFError) as error:
+    except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise TextError(f"{file} cannot be read: {error}") from None
 
 
 def _field(file: Path, number: int, line: str) -> str:
     try:
         text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TextError(f"{file}, line {number}: not a JSON object with a field 'text'") from None
     if not isinstance(text, str):
         raise TextError(f"{file}, line {number}: 'text' is {type(text).__name__}, it must be a string")
+    if not is_unicode(text):
+        raise TextError(f"{file}, line {number}: 'text' holds half of a surrogate pair, which is no character")
     return text

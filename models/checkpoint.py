@@ -30,7 +30,7 @@ from .transformer import Transformer
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TIERS = ("full",)
-QUANT_METHOD = "moesaic"
+MADE_BY = "moesaic"  # in quantization_config, which has no quant_method: other loaders stop there
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_JSON_BYTES = 16 << 20
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -205,8 +205,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _check_quantization(config: Any, folder: Path) -> None:
     """Only what moesaic wrote itself is read; other formats hide their meaning in tensor names."""
-    method = config.get("quant_method") if isinstance(config, dict) else config
-    if config and method != QUANT_METHOD:
+    values = config if isinstance(config, dict) else {}
+    ours = values.get("made_by") == MADE_BY and "quant_method" not in values
+    if config and not ours:
+        method = values.get("quant_method", config)
         raise CheckpointError(
             f"config.json: quantization_config asks for {method!r}, which moesaic does not read; "
             "start from the model before it was quantized"

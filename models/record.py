@@ -50,6 +50,8 @@ class Record:
                     f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
                 )
             stages = tuple(StageRecord(**stage) for stage in values["stages"])
+            if not all(isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings)):
+                raise TypeError("a stage's settings or figures are no object")
             record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None

@@ -51,6 +51,11 @@ class Tokenizer:
         return json.dumps({key: values[key] for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")})
 
 
+def is_unicode(text: str) -> bool:
+    """Whether every character can be written as UTF-8; half of a surrogate pair cannot, and has no ids."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _eos_ids(folder: Path, inner: tokenizers.Tokenizer) -> list[int]:
     """generation_config.json first, then config.json, then the name in tokenizer_config.json."""
     for name in ("generation_config.json", "config.json"):

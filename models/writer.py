@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import INDEX_NAME, QUANT_METHOD, WEIGHTS_NAME, Checkpoint
+from .checkpoint import INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
 from .errors import CheckpointError
 from .families.config import Config
 from .spec import INT8, TransformerSpec, spec_overrides
@@ -85,12 +85,13 @@ def write_weights(
 def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> None:
     """config.json and what else a reader needs beside the weights.
 
-    An int8 checkpoint says so in `quantization_config`, so that other loaders refuse it instead of misreading it.
+    An int8 checkpoint says so in `quantization_config`. transformers only warns of a quant_method that it does not
+    know, and computes with the int8 numbers; without a quant_method it refuses.
     """
     config = dict(source.config)
     config.pop("quantization_config", None)
     if INT8 in spec_overrides(spec, source.family.spec(Config(source.config))).values():
-        config["quantization_config"] = {"quant_method": QUANT_METHOD, "format": "int8 weights, one scale a row"}
+        config["quantization_config"] = {"made_by": MADE_BY, "format": "int8 weights, one scale a row"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in SIDE_FILES:
         if (source.path / name).is_file():

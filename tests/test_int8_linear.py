@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -121,9 +122,13 @@ def test_the_number_of_threads_changes_nothing(dtype: torch.dtype) -> None:
 
 def test_every_element_is_written(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results start as NaN here, so that an element left out would show."""
-    case = operands(7, 50, 37)
-    poisoned = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *size, **options: poisoned(*size, **options).fill_(torch.nan))
+    case, new_empty = operands(7, 50, 37), torch.Tensor.new_empty
+
+    def poisoned(*size: Any, **options: Any) -> torch.Tensor:
+        fresh = new_empty(*size, **options)
+        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
     assert int8_linear_native(*case, library()).isfinite().all()
     assert int8_linear_triton(*(t.to(device) for t in case)).isfinite().all()
 
@@ -234,17 +239,14 @@ def test_a_mistake_is_answered_in_a_sentence(
         int8_linear(**(good | changed))
 
 
-def test_without_the_library_torch_answers() -> None:
+def test_without_compiler_and_triton_torch_answers() -> None:
+    """As on a machine that has neither; and importing must leave CUDA alone."""
     program = (
+        "import sys; sys.modules['triton'] = None\n"
         "import torch; from moesaic.kernels.int8_linear import *; from moesaic.kernels.native import *\n"
         "x, w, s = torch.ones(2, 4), torch.ones(3, 4, dtype=torch.int8), torch.ones(3)\n"
-        "print(int8_linear(x, w, s).tolist(), native_status().reason)"
+        "print(int8_linear(x, w, s).tolist(), native_status().reason, torch.cuda.is_initialized())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"MOESAIC_NATIVE": "0"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == f"{[[4.0] * 3] * 2} turned off by MOESAIC_NATIVE=0"
+    environment = os.environ | {"MOESAIC_NATIVE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == f"{[[4.0] * 3] * 2} turned off by MOESAIC_NATIVE=0 False", done.stderr

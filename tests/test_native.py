@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,8 +30,10 @@ def fast_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unloaded() -> None:
+def unloaded() -> Iterator[None]:
     """What was loaded before is forgotten, here and afterwards."""
+    module._load.cache_clear()
+    yield
     module._load.cache_clear()
 
 
@@ -81,21 +84,19 @@ def test_sources_that_do_not_compile_give_the_complaint(
         build_library(compiler, tmp_path / "cache")
 
 
-def test_no_compiler_is_a_reason_and_no_error(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("unloaded")
+def test_no_compiler_is_a_reason_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert native() is None
     assert native_status().reason.startswith("no C++ compiler found")
-    module._load.cache_clear()
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason(
-    compiler: str, unloaded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("compiler", "unloaded")
+def test_a_cache_that_cannot_be_written_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "moesaic").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native() is None
     assert "moesaic" in native_status().reason
-    module._load.cache_clear()
 
 
 def test_importing_builds_nothing() -> None:

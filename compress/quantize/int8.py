@@ -11,6 +11,6 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     exact = weight.float()
     scale = exact.abs().amax(dim=1) / 127.0
-    inverse = torch.where(scale > 0, 1.0 / scale, torch.zeros_like(scale))
-    quantized = torch.round(exact * inverse.unsqueeze(1)).clamp_(-127, 127).to(torch.int8)
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))  # a product with 1 / scale could be inf
+    quantized = torch.round(exact / divisor.unsqueeze(1)).clamp_(-127, 127).to(torch.int8)
     return quantized, scale

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in order of worth, into OUTDIR; a step that has left its file is not run again.
+# usage: bench/gpu.sh OUTDIR [MODEL_DIRECTORY]
+set -euo pipefail
+out=$(mkdir -p "$1" && cd "$1" && pwd)
+model=${2:-stories260k}
+cd "$(dirname "$0")/.."
+
+step() { # step NAME COMMAND...: its output becomes OUTDIR/NAME.log when it ends well
+    local name=$1
+    shift
+    if [ -e "$out/$name.log" ]; then
+        echo "$name: done before"
+    elif "$@" >"$out/$name.part" 2>&1; then
+        mv "$out/$name.part" "$out/$name.log"
+        echo "$name: done"
+    else
+        mv "$out/$name.part" "$out/$name.failed"
+        echo "$name: failed, see $out/$name.failed"
+    fi
+}
+
+nvidia-smi >"$out/device.txt"
+step doctor python -m moesaic.cli.main doctor
+step tests python -m pytest --gpu -m gpu -q
+step kernels python -m moesaic.cli.main bench kernels --out "$out/kernels"
+step latency python -m moesaic.cli.main bench all --model "$model" --out "$out/latency"

@@ -1,0 +1,203 @@
+"""Compiles every shipped Triton kernel for every supported GPU, on any machine, and fails on what would be slow.
+
+    python -m moesaic.kernels.aot [--json FILE] [--target 80 90 ...]
+
+Prints registers, stack, shared memory, tensor-core instructions and 16-byte loads of each. A spill, shared memory
+above 90 % of what a block may use, or a missing tensor-core instruction is a failure: a sentence each, and exit
+status 1. Needs triton and nothing else; TRITON_INTERPRET must be unset, as interpreted kernels cannot be compiled.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .int8_linear import TileConfig, _int8_linear_kernel, int8_linear_config
+from .jit import HAS_TRITON
+
+SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
+SHARED_SHARE = 0.9
+OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA")
+TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
+TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel as one call launches it.
+
+    `opcodes`: the instruction that a target's code must contain. `exact`: no tensor core may be used, as they
+    round fp32 operands (triton 3.6.0 does so for sm_100 in tiles of 64 rows, even when asked for "ieee").
+    """
+
+    name: str
+    kernel: Any
+    types: dict[str, str]  # of pointers; every other argument is int32
+    constants: dict[str, Any]
+    multiples_of_16: tuple[str, ...]  # integer arguments that the JIT would specialize
+    num_warps: int
+    num_stages: int
+    opcodes: dict[int, str] = field(default_factory=dict)
+    exact: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel uses. `spills` counts local loads and stores."""
+
+    case: str
+    target: int
+    registers: int
+    stack: int
+    spills: int
+    shared_bytes: int
+    wide_loads: int  # of 16 bytes
+    opcodes: dict[str, int]
+
+
+def int8_linear_cases() -> Iterator[Case]:
+    """Each tile of `int8_linear_config` once, in the shapes that lead to it."""
+    for dtype in TYPES:
+        tiles = {
+            int8_linear_config(tokens, outputs, dtype): tokens
+            for outputs in (576, 4096, 49152)
+            for tokens in (64, 512, 1)
+        }
+        for tile, tokens in tiles.items():
+            yield int8_linear_case(dtype, tile, prefill=tokens > 16)
+
+
+def int8_linear_case(dtype: torch.dtype, tile: TileConfig, prefill: bool) -> Case:
+    """Tensor cores are expected from a prefill tile in 16 bits; decode is bound by memory."""
+    element = TYPES[dtype]
+    shape = f"{tile.block_outputs}x{tile.block_tokens}x{tile.block_inputs}"
+    return Case(
+        name=f"int8_linear {element} {'prefill' if prefill else 'decode'} {shape}",
+        kernel=_int8_linear_kernel,
+        types={"y": f"*{element}", "x": f"*{element}", "weight": "*i8", "scale": "*fp32", "bias": "*fp32"},
+        constants={
+            "HAS_BIAS": True,
+            "BLOCK_TOKENS": tile.block_tokens,
+            "BLOCK_OUTPUTS": tile.block_outputs,
+            "BLOCK_INPUTS": tile.block_inputs,
+        },
+        multiples_of_16=("stride_y", "stride_x", "inputs", "outputs"),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        opcodes=TENSOR_CORES if prefill and element != "fp32" else {},
+        exact=element == "fp32",
+    )
+
+
+def all_cases() -> list[Case]:
+    """The registry: every kernel with every tile that ships."""
+    return list(int8_linear_cases())
+
+
+def compile_case(case: Case, target: int) -> Any:
+    """The compiled kernel, as the JIT would build it on a GPU of that compute capability."""
+    compiler, backends = import_module("triton.compiler"), import_module("triton.backends.compiler")
+    signature, constants, attributes = {}, {}, {}
+    for i, name in enumerate(case.kernel.arg_names):
+        if name in case.constants:
+            signature[name], constants[(i,)] = "constexpr", case.constants[name]
+            continue
+        signature[name] = case.types.get(name, "i32")
+        if name in case.types or name in case.multiples_of_16:
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    source = compiler.ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    return compiler.compile(source, target=backends.GPUTarget("cuda", target, 32), options=options)
+
+
+def resources_of(case: Case, target: int) -> Resources:
+    """Compiles and reads the machine code with the tools that come with triton."""
+    kernel = compile_case(case, target)
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        usage, code = _tool("cuobjdump", "-res-usage", binary), _tool("nvdisasm", "-c", binary)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump says nothing about {case.name}: {usage[:200]}")
+    return Resources(
+        case=case.name,
+        target=target,
+        registers=int(found[1]),
+        stack=int(found[2]),
+        spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
+        shared_bytes=kernel.metadata.shared,
+        wide_loads=len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*128", code)),
+        opcodes={name: n for name in OPCODES if (n := len(re.findall(rf"\b{name}\b", code)))},
+    )
+
+
+def _tool(name: str, option: str, path: Path) -> str:
+    tools = Path(str(import_module("triton").__file__)).parent / "backends" / "nvidia" / "bin"
+    done = subprocess.run([tools / name, option, path], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def failures_of(case: Case, used: Resources) -> list[str]:
+    """One sentence for each thing that is wrong."""
+    where = f"{case.name} on sm_{used.target}"
+    limit = SHARED_LIMIT[used.target]
+    failures = []
+    if used.stack or used.spills:
+        failures.append(f"{where} spills: {used.stack} bytes of stack, {used.spills} local loads and stores.")
+    if used.shared_bytes > SHARED_SHARE * limit:
+        failures.append(f"{where} takes {used.shared_bytes} bytes of shared memory of {limit}.")
+    if (wanted := case.opcodes.get(used.target)) and not used.opcodes.get(wanted):
+        failures.append(f"{where} has no {wanted}, it has {used.opcodes or 'no tensor-core instruction'}.")
+    if case.exact and used.opcodes:
+        failures.append(f"{where} must be exact, but it has {used.opcodes}.")
+    return failures
+
+
+def table(rows: list[Resources]) -> str:
+    """For people: one line for each kernel and target."""
+    lines = [f"{'kernel':42} {'target':>6} {'regs':>5} {'stack':>5} {'shared':>14} {'16 B loads':>10}  tensor cores"]
+    for row in rows:
+        share = f"{row.shared_bytes} ({row.shared_bytes / SHARED_LIMIT[row.target]:.0%})"
+        cores = " ".join(f"{name}:{count}" for name, count in row.opcodes.items())
+        used = f"{row.registers:5} {row.stack:5} {share:>14} {row.wide_loads:10}"
+        lines.append(f"{row.case:42} {f'sm_{row.target}':>6} {used}  {cores}")
+    return "\n".join(lines)
+
+
+def check(cases: list[Case], targets: list[int]) -> tuple[list[Resources], list[str]]:
+    """Resources of every case on every target, and what is wrong with them."""
+    pairs = [(case, target) for case in cases for target in targets]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(resources_of, *zip(*pairs, strict=True)))
+    return rows, [line for (case, _), used in zip(pairs, rows, strict=True) for line in failures_of(case, used)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 when something failed."""
+    parser = argparse.ArgumentParser(prog="python -m moesaic.kernels.aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
+    parser.add_argument("--target", type=int, nargs="+", choices=list(SHARED_LIMIT), default=list(SHARED_LIMIT))
+    options = parser.parse_args(arguments)
+    if not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1":
+        parser.error("triton is needed, with TRITON_INTERPRET unset")
+    rows, failures = check(all_cases(), options.target)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    sys.stdout.write("\n".join([table(rows), *failures]) + "\n")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+// y[t, n] = scale[n] * sum_k x[t, k] * weight[n, k] + bias[n], for activations in fp32 or bf16 and int8 weights.
+//
+// Weights are read once per block of rows, turned into floating point in registers and summed in fp32. For one
+// token this moves outputs * inputs bytes and is bound by memory; from about eight on it is bound by arithmetic.
+#include "isa.h"
+#include "parallel.h"
+
+struct Int8Linear {
+  const void* x;         // [tokens, inputs]
+  const int8_t* weight;  // [outputs, inputs]
+  const float* scale;    // [outputs]
+  const float* bias;     // [outputs] or null
+  void* y;               // [tokens, outputs]
+  int64_t tokens, inputs, outputs;
+};
+
+constexpr int64_t PREFETCH_BYTES = 4096;    // measured: 2048 is late, 8192 no better
+constexpr int64_t NARROW_BYTES = 64 << 10;  // weights that stay in the second cache while tokens pass over them
+constexpr int64_t WIDE_BYTES = 128 << 10;   // the same after widening to bf16
+constexpr int64_t WIDEN_TOKENS = 24;        // from here on it pays to widen a row once, not for each token block
+constexpr int64_t WIDEN_INPUTS = 2048;      // four longer rows would fill the first cache
+constexpr int64_t MINIMUM_WORK = 1 << 16;   // multiplications that pay for waking another thread
+
+namespace portable {
+#define TARGET TARGET_PORTABLE
+constexpr int TOKEN_BLOCK = 1;
+#include "int8_linear_body.h"
+#undef TARGET
+}  // namespace portable
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define TARGET TARGET_AVX2
+constexpr int TOKEN_BLOCK = 2;  // 16 registers
+#include "int8_linear_body.h"
+#undef TARGET
+}  // namespace avx2
+
+namespace avx512 {
+#define TARGET TARGET_AVX512
+constexpr int TOKEN_BLOCK = 6;  // with 4 rows: 24 sums, 4 weights and 1 activation in 32 registers
+#include "int8_linear_body.h"
+#undef TARGET
+}  // namespace avx512
+
+namespace avx512_bf16 {
+#define TARGET TARGET_AVX512_BF16
+#define WIDEN_ROWS
+constexpr int TOKEN_BLOCK = 6;
+#include "int8_linear_body.h"
+#undef WIDEN_ROWS
+#undef TARGET
+}  // namespace avx512_bf16
+#endif
+
+static auto rows_for(int isa, bool bf16) -> void (*)(const Int8Linear&, int64_t, int64_t) {
+#if defined(__x86_64__)
+  if (bf16) return avx512_bf16::rows;
+  if (isa >= AVX512) return avx512::rows;
+  if (isa >= AVX2) return avx2::rows;
+#endif
+  return portable::rows;
+}
+
+extern "C" {
+int moesaic_isa() { return best_isa(); }
+
+int moesaic_has_threads() { return has_threads(); }
+
+// bf16 is 1 for bf16 x and y (needs isa AVX512_BF16), 0 for fp32.
+void moesaic_int8_linear(const void* x, const int8_t* weight, const float* scale, const float* bias, void* y,
+                         int64_t tokens, int64_t inputs, int64_t outputs, int64_t threads, int isa, int bf16) {
+  const Int8Linear job{x, weight, scale, bias, y, tokens, inputs, outputs};
+  const auto rows = rows_for(isa, bf16 != 0);
+  const int64_t useful = tokens * inputs * outputs / MINIMUM_WORK + 1;
+  parallel_ranges(outputs, 8, threads < useful ? threads : useful,
+                  [&](int64_t begin, int64_t end) { rows(job, begin, end); });
+}
+}

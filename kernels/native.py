@@ -1,0 +1,129 @@
+"""The C++ kernels of cpp/: built once with the machine's compiler, loaded with ctypes, and never required.
+
+The library has a C interface and no torch headers, so that a build takes seconds. It lies in the user's cache
+under a hash of sources, flags and compiler. Whatever goes wrong is kept as a reason, and torch does the work.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "cpp"
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")  # no contraction: the same sum everywhere
+ISAS = ("portable", "avx2", "avx512", "avx512_bf16")  # the order of `enum Isa` in cpp/isa.h
+BUILD_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class NativeStatus:
+    """What `moesaic doctor` says. `reason` is empty when `available`; `isa` is one of ISAS or empty."""
+
+    available: bool
+    reason: str = ""
+    path: Path | None = None
+    isa: str = ""
+    compiler: str = ""
+    shares_threads: bool = False  # with the OpenMP runtime that torch brought; else one thread
+
+
+@dataclass(frozen=True)
+class Native:
+    """The loaded library; `isa` is an index into ISAS, the best that this processor has."""
+
+    library: ctypes.CDLL
+    isa: int
+
+
+class NativeError(Exception):
+    """The library cannot be had; the message is the reason."""
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/moesaic/native, or the same below ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "moesaic" / "native"
+
+
+def find_compiler() -> str:
+    """The path of a C++ compiler. Raises NativeError when there is none."""
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise NativeError(f"no C++ compiler found (looked for {', '.join(COMPILERS)})")
+
+
+def build_hash(compiler: str) -> str:
+    """Names a build by all that goes into it."""
+    version = _run([compiler, "--version"])
+    parts = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
+    return hashlib.sha256(b"\0".join([version.encode(), " ".join(FLAGS).encode(), *parts])).hexdigest()[:16]
+
+
+def build_library(compiler: str, folder: Path) -> Path:
+    """The library for these sources, compiled unless it is there. Two processes may do this at once.
+
+    Raises NativeError when the compiler fails, OSError when `folder` cannot be written.
+    """
+    target = folder / build_hash(compiler) / "libmoesaic.so"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        built = Path(temporary) / target.name
+        sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
+        _run([compiler, *FLAGS, *sources, "-o", str(built)])
+        os.replace(built, target)
+    return target
+
+
+def _run(command: list[str]) -> str:
+    """Standard output. Raises NativeError with the first line of complaint."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise NativeError(f"{command[0]} took more than {BUILD_SECONDS} s") from None
+    if done.returncode:
+        complaint = (done.stderr.strip() or "no message").splitlines()[0]
+        raise NativeError(f"{command[0]} failed: {complaint}")
+    return done.stdout
+
+
+@functools.cache
+def _load() -> tuple[Native | None, NativeStatus]:
+    compiler = ""
+    try:
+        if os.environ.get("MOESAIC_NATIVE") == "0":
+            raise NativeError("turned off by MOESAIC_NATIVE=0")
+        compiler = find_compiler()
+        path = build_library(compiler, cache_folder())
+        library = _declare(ctypes.CDLL(str(path)))
+    except (NativeError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        return None, NativeStatus(False, reason=str(error), compiler=compiler)
+    native = Native(library, library.moesaic_isa())
+    threads = bool(library.moesaic_has_threads())
+    return native, NativeStatus(True, "", path, ISAS[native.isa], compiler, threads)
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Argument types, once: ctypes would otherwise pass pointers as 32-bit integers."""
+    pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.moesaic_int8_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag]
+    library.moesaic_int8_linear.restype = None
+    return library
+
+
+def native() -> Native | None:
+    """The library, built on the first call, or None: `native_status` has the reason."""
+    return _load()[0]
+
+
+def native_status() -> NativeStatus:
+    """Whether the C++ kernels are used, and if not, why."""
+    return _load()[1]

@@ -1,0 +1,59 @@
+"""What a user installs: the wheel, built from a copy of the tree."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "build", "demo", "out", "*.egg-info", "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The files of the wheel."""
+    tree = tmp_path_factory.mktemp("tree") / "moesaic"
+    shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "."]
+    subprocess.run([*command, "-w", str(tree)], cwd=tree, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tree.glob("*.whl"))) as wheel:
+        return set(wheel.namelist())
+
+
+def test_the_wheel_holds_every_module_and_no_tests(names: set[str]) -> None:
+    modules = {f"moesaic/{file.relative_to(ROOT)}" for file in ROOT.glob("[!.t]*/**/*.py") if "build" not in file.parts}
+    assert modules <= names
+    assert not [name for name in names if "tests" in name]
+
+
+@pytest.mark.parametrize(
+    "needed",
+    [
+        "moesaic/models/embedded/stories260k/model.safetensors",
+        "moesaic/models/embedded/stories260k/tokenizer.json",
+        "moesaic/evaluate/data/black_beauty.txt",
+        "moesaic/compress/recipes/int8.yaml",
+        "moesaic/proto/generation.proto",
+        "moesaic/proto/generation_pb2.pyi",
+    ],
+)
+def test_the_wheel_holds_the_data_that_it_needs(names: set[str], needed: str) -> None:
+    assert needed in names
+
+
+def test_the_wheel_holds_the_sources_of_the_native_kernels(names: set[str]) -> None:
+    ours = {f"moesaic/{file.relative_to(ROOT)}" for file in (ROOT / "kernels").rglob("*.cpp")}
+    assert ours and ours <= names
+
+
+def test_every_dependency_is_pinned_for_our_own_runs() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    asked = {text.split(">")[0].split(";")[0].split("[")[0].strip() for group in groups for text in group}
+    assert asked - {"moesaic"} <= pins
