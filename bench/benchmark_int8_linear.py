@@ -24,15 +24,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from moesaic.kernels.int8_linear import (  # noqa: TID251  pytest imports this file outside the package
-    int8_linear,
-    int8_linear_cost,
-)
+# Absolute, since pytest imports this file outside the package.
+from moesaic.bench.machine import device_name, read_bandwidth
+from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
 TOKENS = (1, 8, 128)
 ROTATED_BYTES = 100_000_000  # of weights, about three times the last cache
-READ_BYTES = 1 << 28
 SECONDS = 0.25  # of measuring, for each contestant
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -151,21 +149,10 @@ def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
 
 
 @cache
-def read_bandwidth() -> float:
-    """Bytes per second of summing an array that no cache holds: the limit of decode."""
-    array = torch.ones(READ_BYTES // 4, device=DEVICE)
-
-    def read() -> None:
-        array.sum().item()
-
-    return READ_BYTES / min(interleaved({"read": (read, 1)})["read"])
-
-
-def device_name() -> str:
-    """The GPU, or the processor with the threads in use."""
-    if DEVICE == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{torch.backends.cpu.get_cpu_capability()} {platform.machine()}, {torch.get_num_threads()} threads"
+def limit() -> float:
+    """Bytes per second of a plain read: the limit of decode."""
+    found: float = read_bandwidth()
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -186,9 +173,10 @@ def row(contestant: Contestant, shape: tuple[int, int], tokens: int, seconds: di
         "microseconds": best * 1e6,
         "median_microseconds": median(seconds[contestant.name]) * 1e6,
         "gigabytes_per_second": moved / best / 1e9,
-        "limit_gigabytes_per_second": read_bandwidth() / 1e9,
+        "limit_gigabytes_per_second": limit() / 1e9,
         "ratio": best / ours,
         "device": device_name(),
+        "threads": torch.get_num_threads(),
         **versions(),
     }
 

@@ -164,6 +164,19 @@ def _row(report: Report, name: str, shown: str) -> list[str]:
     ]
 
 
+def kernel_rows(kernels: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """The kernel suite as a table; `x ours` says how many times longer a contestant took on equal activations."""
+    head = ["kernel", "shape", "tokens", "us", "GB/s", "of limit", "x ours"]
+    return head, [
+        [line["contestant"], "", "", line["skipped"], "", "", ""] if "skipped" in line else [
+            line["contestant"], f"{line['outputs']}x{line['inputs']}", str(line["tokens"]),
+            f"{line['microseconds']:.1f}", f"{line['gigabytes_per_second']:.1f}",
+            f"{line['gigabytes_per_second'] / line['limit_gigabytes_per_second']:.0%}", f"{line['ratio']:.2f}",
+        ]
+        for line in kernels
+    ]  # fmt: skip
+
+
 def notes(report: Report) -> Sequence[str]:
     """What one must know to read the table."""
     machine = report["machine"]

@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table and names the files it wrote."""
     from ..bench.picture import draw
-    from ..bench.report import SUITES, BenchPlan, notes, rows, run_bench
+    from ..bench.report import SUITES, BenchPlan, kernel_rows, notes, rows, run_bench
 
     suites = SUITES if args.suite == "all" else (args.suite,)
     plan = BenchPlan(
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(*rows(report)))
     for line in notes(report):
         print(line)
-    for line in report.get("kernels", ()):
-        print("  ".join(f"{key} {value}" for key, value in line.items()))
+    if "kernels" in report:
+        print(table(*kernel_rows(report["kernels"])))
     draw(report, args.out / "report.png")
     print(f"written: {args.out / 'report.json'}, {args.out / 'report.png'}")
     return 0

@@ -7,7 +7,7 @@ are always 0 .. n-1, the one that prefills last; every slot has one owner, and a
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class _Running:
 @dataclass(slots=True)
 class _Waiting:
     request: Request
-    arrived: float = field(default_factory=time.monotonic)
+    arrived: float
 
 
 class Engine:
@@ -69,7 +69,8 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Puts a request behind the waiting ones."""
-        self._waiting.append(_Waiting(request, self._now()))
+        arrived = self._now() if request.arrived_seconds is None else request.arrived_seconds
+        self._waiting.append(_Waiting(request, arrived))
 
     def abort(self, key: int) -> None:
         """Forgets a request and frees its slot; an unknown key is nothing to do."""

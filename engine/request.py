@@ -37,12 +37,16 @@ class Stopping:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished."""
+    """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished.
+
+    arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
+    """
 
     key: int
     prompt_ids: tuple[int, ...]
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()
+    arrived_seconds: float | None = None
 
 
 class FinishReason(Enum):

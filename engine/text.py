@@ -62,7 +62,12 @@ class TextStream:
         text = self._tokenizer.decode(self._ids[self._begin :])
         if text.endswith(_REPLACEMENT) and not even_unfinished:
             return ""
-        self._begin, self._read = self._read, len(self._ids)
+        if text != before:
+            self._begin, self._read = self._read, len(self._ids)
+        elif before:  # a special token, which is no left context for what follows
+            del self._ids[self._read :]
+        else:
+            self._read = len(self._ids)
         return text[len(before) :]
 
     def _release(self, text: str) -> str:

@@ -46,9 +46,9 @@ class NativeError(Exception):
 
 
 def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/moesaic/native, or the same below ~/.cache."""
+    """What is kept between runs lies here: $MOESAIC_CACHE, else moesaic/ in $XDG_CACHE_HOME or ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "moesaic" / "native"
+    return Path(os.environ.get("MOESAIC_CACHE") or Path(home) / "moesaic")
 
 
 def find_compiler() -> str:
@@ -102,7 +102,7 @@ def _load() -> tuple[Native | None, NativeStatus]:
         if os.environ.get("MOESAIC_NATIVE") == "0":
             raise NativeError("turned off by MOESAIC_NATIVE=0")
         compiler = find_compiler()
-        path = build_library(compiler, cache_folder())
+        path = build_library(compiler, cache_folder() / "native")
         library = _declare(ctypes.CDLL(str(path)))
     except (NativeError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
         return None, NativeStatus(False, reason=str(error), compiler=compiler)

@@ -4,16 +4,11 @@ import os
 import re
 from pathlib import Path
 
+from ..kernels.native import cache_folder
 from .errors import CheckpointError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "stories260k"
-
-
-def cache_folder() -> Path:
-    """Where models fetched by name and built code are kept: $MOESAIC_CACHE, else the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MOESAIC_CACHE") or Path(home) / "moesaic")
 
 
 def short_names() -> list[str]:

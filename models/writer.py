@@ -67,7 +67,11 @@ def write_weights(
 
     def flush() -> None:
         nonlocal held
-        save_file(batch, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        file = folder / f"shard-{len(shards)}"
+        file.touch()
+        mode = file.stat().st_mode  # save_file makes a file of its own that only the owner may read
+        save_file(batch, file, metadata={"format": "pt"})
+        file.chmod(mode)
         shards.append(list(batch))
         batch.clear()
         held = 0

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 
 from ..engine.options import EngineOptions, ModelDescription
@@ -122,7 +122,7 @@ class EngineProcess:
         if not self._has_work:
             self._progress_at = _now()
         self._running[running.key] = running
-        self._send(submit_message(Request(running.key, request.prompt_ids, request.sampling, request.stopping)))
+        self._send(submit_message(replace(request, key=running.key, arrived_seconds=_now())))
         return running
 
     def release(self, running: Running) -> None:

@@ -19,6 +19,7 @@ def submit_message(request: Request) -> pb.Command:
         max_new_tokens=stopping.max_new_tokens,
         stop_token_ids=stopping.stop_token_ids,
         ignore_eos=stopping.ignore_eos,
+        arrived_seconds=request.arrived_seconds,
     )
     return pb.Command(submit=submit)
 
@@ -33,7 +34,8 @@ def request_of(submit: pb.Submit) -> Request:
         seed=submit.seed if submit.HasField("seed") else None,
     )
     stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
-    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping)
+    arrived = submit.arrived_seconds if submit.HasField("arrived_seconds") else None
+    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived)
 
 
 def step_message(rows: list[Row], load: Load) -> pb.Event:

@@ -235,30 +235,31 @@ def test_a_header_with_any_bit_flipped_loads_or_is_refused(folder: Path) -> None
     file, draw = folder / "model.safetensors", random.Random(0)
     sound = file.read_bytes()
     header_bytes = 8 + struct.unpack("<Q", sound[:8])[0]
-    outcomes = set()
+    refused = 0
     for _ in range(400):
         damaged = bytearray(sound)
         damaged[draw.randrange(header_bytes)] ^= 1 << draw.randrange(8)
         file.write_bytes(damaged)
         try:
             load(folder)
-            outcomes.add("loaded")
         except CheckpointError:
-            outcomes.add("refused")
-    assert outcomes == {"loaded", "refused"}
+            refused += 1
+    assert refused > 300
 
 
 def test_a_header_of_random_json_loads_or_is_refused(tmp_path: Path) -> None:
     draw, file = random.Random(1), tmp_path / "x.safetensors"
+    refused = 0
     odd: list[Any] = [None, True, -1, 0, 2**70, 1.5, "F32", "", [], [0, 8], [2], [[]], {}, {"a": 1}, "\ud800"]
     for _ in range(2000):
         entry = {key: draw.choice(odd) for key in ("dtype", "shape", "data_offsets") if draw.random() < 0.9}
         header = json.dumps({draw.choice(["a", "", "__metadata__"]): draw.choice([entry, *odd])})
         write_safetensors(file, header, bytes(8))
-        with pytest.raises(CheckpointError):
+        try:
             read_header(file)
-            raise CheckpointError("sound by chance")
-    assert file.exists()
+        except CheckpointError:
+            refused += 1
+    assert 1000 < refused < 2000
 
 
 @pytest.mark.parametrize("header", ["[]", "null", "{" * 200_000, '{"a": 1, "a": 2}', '{"a"', "\x00" * 64])
