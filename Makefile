@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types bench proto clean
+.PHONY: demo test test-real lint types bench proto clean
 
 demo: .venv/ready
 	$(BIN)/moesaic demo --out demo
 
 test: .venv/ready
 	$(BIN)/pytest
+
+# On a published model of a real size, fetched by name.
+test-real: .venv/ready
+	$(BIN)/moesaic models get smollm2
+	$(BIN)/pytest --real -m real
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -31,7 +31,10 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints tokens, nats per token, perplexity and top-1 accuracy."""
     from ..evaluate.run import evaluate
+    from ..models.errors import SetupError
 
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise SetupError(f"--json {args.json}: there is no directory {Path(args.json).parent}")
     progress = Progress()
     score = evaluate(
         args.path, args.against, args.text, args.documents, args.truncate,

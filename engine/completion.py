@@ -1,8 +1,29 @@
 """What a caller gets back, offline and over gRPC alike. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from .request import FinishReason, Timing
+
+
+class GenerationSettings(TypedDict, total=False):
+    """What may be asked of a generation, by name. What is left open comes from the model's generation_config.
+
+    temperature: 0 is greedy. seed: makes the draws repeatable. stop: strings that end the answer, which ends before
+    them. tier: how much of the feed-forward layers to spend.
+    """
+
+    max_new_tokens: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    tier: str | None
 
 
 @dataclass(frozen=True, slots=True)

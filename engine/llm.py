@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from ..models.checkpoint import TIERS
 from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
@@ -17,7 +17,7 @@ from ..models.locate import locate
 from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, Usage
+from .completion import Chunk, Completion, GenerationSettings, Usage
 from .options import EngineOptions
 from .request import (
     FinishReason,
@@ -71,27 +71,13 @@ class _Answer:
         )
 
 
-class GenerationSettings(TypedDict, total=False):
-    """What may be asked of a generation, by name. Unset ones come from the model's generation_config."""
-
-    max_new_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
-    stop: str | Sequence[str]
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
-    tier: str | None
-
-
 class LLM:
     """A model to generate with, offline.
 
     llm = LLM("stories260k"); llm.generate(["Once upon a time"], temperature=0)[0].text
 
-    Wrong arguments raise InvalidRequest with every bad field; a directory that cannot be used, SetupError.
+    Wrong arguments raise InvalidRequest with every bad field; a directory that cannot be used, SetupError. One thread
+    may use it at a time; several streams of that thread may be open together.
     """
 
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:

@@ -11,6 +11,7 @@ from ..models.errors import Violation
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 256
 _CONTEXT_TOKENS = 6  # enough left context for a decoder to know whether a word starts with a space
+_MAX_HELD_TOKENS = 64  # a character takes at most 4; bytes that never become one are shown as what they are
 _REPLACEMENT = "\ufffd"  # what a decoder gives for the first bytes of an unfinished character
 
 
@@ -60,7 +61,8 @@ class TextStream:
         """Text of the ids not yet read; "" while it ends inside a character."""
         before = self._tokenizer.decode(self._ids[self._begin : self._read])
         text = self._tokenizer.decode(self._ids[self._begin :])
-        if text.endswith(_REPLACEMENT) and not even_unfinished:
+        may_become_more = len(self._ids) - self._read < _MAX_HELD_TOKENS
+        if text.endswith(_REPLACEMENT) and may_become_more and not even_unfinished:
             return ""
         if text != before:
             self._begin, self._read = self._read, len(self._ids)

@@ -115,6 +115,8 @@ def score_documents(
     for done, ids in enumerate(encoded, 1):
         pieces = (_score_window(model, original, piece) for piece in _windows(ids, size))
         scores.append(sum(pieces, DocumentScore()))
+        if not math.isfinite(scores[-1].nats):
+            raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
         if progress:
             progress(done, len(encoded))
     return Score(tuple(scores), compared=original is not None)

@@ -29,6 +29,8 @@ def read_optional_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} must hold a JSON object")
     return values

@@ -53,7 +53,7 @@ class Record:
             if not all(isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings)):
                 raise TypeError("a stage's settings or figures are no object")
             record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
 

@@ -40,6 +40,13 @@ class TensorEntry:
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
     """The tensors of one safetensors file. Raises CheckpointError for anything that does not add up."""
+    try:
+        return _read_header(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _read_header(file: Path) -> dict[str, TensorEntry]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(8)

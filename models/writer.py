@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -35,17 +36,17 @@ def new_directory(out: Path) -> Iterator[Path]:
         raise exists
     out.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(out)
-    folder = out.parent / f".{out.name}.partial-{os.getpid()}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
+    folder.chmod(out.parent.stat().st_mode & 0o777)  # mkdtemp's own mode shuts out other users
     try:
         yield folder
-        for file in folder.iterdir():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+        for path in (*folder.iterdir(), folder):
+            _sync(path)
         try:
             folder.rename(out)
         except OSError:
             raise (exists if os.path.lexists(out) else CheckpointError(f"{out} cannot be written")) from None
+        _sync(out.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -116,9 +117,17 @@ def _named_shards(folder: Path, shards: list[list[str]], total: int) -> list[str
     return names
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _remove_leftovers(out: Path) -> None:
     for folder in out.parent.glob(f".{escape(out.name)}.partial-*"):
-        process = re.fullmatch(r".*\.partial-(\d+)", folder.name)
+        process = re.search(r"\.partial-(\d+)-", folder.name)
         if process and not _is_alive(int(process[1])):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,4 +139,4 @@ def _is_alive(process: int) -> bool:
         return False
     except PermissionError:
         return True
-    return process != os.getpid()
+    return True

@@ -1,10 +1,10 @@
 """A GenerateRequest from Python values; what does not fit the wire is refused here as the server would."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 from google.protobuf.message import Message
 
+from ..engine.completion import GenerationSettings
 from ..models.errors import InvalidRequest, Violation
 from ..proto import generation_pb2 as pb
 
@@ -13,25 +13,12 @@ MAX_REQUEST_BYTES = 4 << 20
 Prompt = str | Sequence[int]
 
 
-class Settings(TypedDict, total=False):
-    """What may be asked of a generation. What is left out comes from the model's generation_config.
-
-    model: the name of a served model; "" is the only one. temperature: 0 is greedy. seed: makes the draws
-    repeatable. stop: strings that end the answer, which ends before them. tier: how much of the
-    feed-forward layers to spend. request_id: at most 64 characters, made up when empty.
+class Settings(GenerationSettings, total=False):
+    """The same and, for a server, model: the name of a served one ("" is the only one); request_id: at most 64
+    characters, made up when empty.
     """
 
     model: str
-    max_new_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
-    stop: str | Sequence[str]
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
-    tier: str | None
     request_id: str
 
 

@@ -1,4 +1,7 @@
-"""`--gpu` runs the tests marked gpu on CUDA; without it Triton kernels run in its interpreter, on the CPU."""
+"""`--gpu` runs the tests marked gpu on CUDA; without it Triton kernels run in its interpreter, on the CPU.
+
+`--real` runs those on published models, which take minutes.
+"""
 
 import os
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run tests that need a CUDA device")
+    parser.addoption("--real", action="store_true", help="run tests on published models of a real size")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,10 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--gpu"):
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs --gpu and a CUDA device"))
+    reasons = {"gpu": "needs --gpu and a CUDA device", "real": "needs --real and the model at hand"}
+    for name, reason in reasons.items():
+        if not config.getoption(f"--{name}"):
+            for item in items:
+                if item.get_closest_marker(name):
+                    item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -259,7 +259,7 @@ def test_a_header_of_random_json_loads_or_is_refused(tmp_path: Path) -> None:
             read_header(file)
         except CheckpointError:
             refused += 1
-    assert 1000 < refused < 2000
+    assert refused > 1900
 
 
 @pytest.mark.parametrize("header", ["[]", "null", "{" * 200_000, '{"a": 1, "a": 2}', '{"a"', "\x00" * 64])

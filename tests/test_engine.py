@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -56,8 +57,8 @@ class FakeRunner:
         self.slots[target] = self.slots[source][:num_tokens]
 
 
-def request(key: int, prompt: Sequence[int], new: int = 5, **stopping: object) -> Request:
-    return Request(key, tuple(prompt), Sampling(temperature=0), Stopping(new, **stopping))  # type: ignore[arg-type]
+def request(key: int, prompt: Sequence[int], new: int = 5, **stopping: Any) -> Request:
+    return Request(key, tuple(prompt), Sampling(temperature=0), Stopping(new, **stopping))
 
 
 def expected(prompt: Sequence[int], new: int) -> list[int]:
@@ -215,7 +216,7 @@ def test_an_exception_in_decode_fails_who_was_in_it_and_the_engine_goes_on(monke
     assert tokens_of(finish(engine)[1]) == expected([2], 5)
 
 
-def ending(prompt: Sequence[int], eos: tuple[int, ...] = (), new: int = 8, **stopping: object) -> tuple[list[int], Row]:
+def ending(prompt: Sequence[int], eos: tuple[int, ...] = (), new: int = 8, **stopping: Any) -> tuple[list[int], Row]:
     engine = Engine(FakeRunner(), eos)
     engine.add(request(0, prompt, new, **stopping))
     rows = finish(engine)[0]
@@ -292,8 +293,8 @@ LOGITS = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 3
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-6, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("limits", [{}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"top_k": 9, "top_p": 0.8}])
-def test_what_is_kept_are_probabilities_largest_first(temperature: float, limits: dict[str, float]) -> None:
-    sampling = Sampling(temperature=temperature, **limits)  # type: ignore[arg-type]
+def test_what_is_kept_are_probabilities_largest_first(temperature: float, limits: Any) -> None:
+    sampling = Sampling(temperature=temperature, **limits)
     kept, ids = filtered_probabilities(LOGITS, sampling)
     assert torch.isclose(kept.sum(), torch.tensor(1.0)) and (kept >= 0).all()
     assert (kept.diff() <= 0).all() and ids[0] == LOGITS.argmax() and len(set(ids.tolist())) == len(ids)

@@ -39,7 +39,8 @@ def nothing_left_behind(llm: LLM) -> Iterator[None]:
 
 
 def greedy(llm: LLM, prompt: str, count: int = 40, **settings: Any) -> tuple[int, ...]:
-    return llm.generate([prompt], temperature=0, max_new_tokens=count, **settings)[0].token_ids
+    [answer] = llm.generate([prompt], temperature=0, max_new_tokens=count, **settings)
+    return tuple(answer.token_ids)
 
 
 def complaints(llm: LLM, prompt: Any = "Once", **settings: Any) -> dict[str, str]:
@@ -216,7 +217,7 @@ def test_closing_a_stream_frees_its_slot(llm: LLM) -> None:
     stream = llm.stream("Once", max_new_tokens=100)
     next(stream)
     assert llm.engine.load.running == 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert llm.engine.load.running == 0
 
 

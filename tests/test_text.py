@@ -74,6 +74,18 @@ def test_an_unfinished_character_is_shown_at_the_end(tokenizer: Tokenizer) -> No
     assert "\ufffd" in pieces[-1] and "".join(pieces).startswith("ab")
 
 
+def test_bytes_that_never_become_a_character_are_shown_after_a_while() -> None:
+    """Else a model that talks nonsense would show nothing, and cost the square of its length."""
+
+    class Nonsense:
+        def decode(self, ids: Sequence[int]) -> str:
+            assert len(ids) < 200
+            return "\ufffd" * len(ids)
+
+    pieces = streamed(TextStream(Nonsense(), []), [0] * 1000)
+    assert "".join(pieces) == "\ufffd" * 1000 and sum(map(bool, pieces)) > 10
+
+
 def test_text_goes_on_after_an_end_token_in_the_middle(tokenizer: Tokenizer) -> None:
     """With ignore_eos a model may begin again; the space of its next word is kept."""
     prompt, more = tokenizer.encode("The end"), tokenizer.encode("Once upon")
