@@ -1,7 +1,7 @@
 """A linear layer with int8 weights: y[t, n] = scale[n] * sum_k x[t, k] * weight[n, k] + bias[n].
 
 Weights are converted on their way into the multiplication and products are summed in fp32. On CUDA a Triton kernel
-does it, on the CPU the C++ of cpp/int8_linear.cpp, and plain torch wherever neither can.
+does it, on the CPU the C++ of cpp/linear.cpp, and plain torch wherever neither can.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import torch
 from .cost import Cost
 from .jit import HAS_TRITON, cdiv, constexpr, jit, tl
 from .native import ISAS, Native, native
+from .native_linear import linear_native
 
 Implementation = Literal["triton", "native", "torch"]
 
@@ -112,28 +113,7 @@ def int8_linear_native(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, library: Native
 ) -> torch.Tensor:
     """By the C++ library. bf16 is multiplied as bf16 where the processor can, else as fp32."""
-    bf16 = x.dtype == torch.bfloat16 and ISAS[library.isa] == "avx512_bf16"
-    source = x.contiguous() if bf16 or x.dtype == torch.float32 else x.float().contiguous()
-    if bias is not None and bias.dtype != torch.float32:
-        bias = bias.float()
-    outputs, inputs = weight.shape
-    tokens = source.numel() // inputs
-    y = source.new_empty(tokens, outputs)
-    library.library.moesaic_int8_linear(
-        source.data_ptr(),
-        weight.data_ptr(),
-        scale.data_ptr(),
-        None if bias is None else bias.data_ptr(),
-        y.data_ptr(),
-        tokens,
-        inputs,
-        outputs,
-        torch.get_num_threads(),
-        library.isa,
-        bf16,
-    )
-    y = y if x.dim() == 2 else y.view(*x.shape[:-1], outputs)
-    return y if y.dtype == x.dtype else y.to(x.dtype)
+    return linear_native(x, weight, scale, bias, library)
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,8 @@ def _load() -> tuple[Native | None, NativeStatus]:
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     """Argument types, once: ctypes would otherwise pass pointers as 32-bit integers."""
     pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    library.moesaic_int8_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag]
-    library.moesaic_int8_linear.restype = None
+    library.moesaic_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag, flag]
+    library.moesaic_linear.restype = None
     return library
 
 

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..kernels.dense_linear import keeps_bf16
 from .errors import CheckpointError, Unsupported
 from .families.config import Config
 from .families.registry import Family, family_of
-from .linear import Int8Embedding
+from .linear import Embedding, Int8Embedding
 from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
@@ -83,7 +84,8 @@ def load(
 ) -> Transformer:
     """The model of a directory or short name: token_ids [batch, tokens] -> logits [batch, tokens, vocab].
 
-    dtype is that of activations and of dense weights; by default float32 on a CPU, else what is on disk.
+    dtype is that of the arithmetic; by default float32 on a CPU, else what is on disk. On a CPU, bf16 weights stay
+    bf16 in memory under float32 arithmetic.
     """
     if tier not in TIERS:
         raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
@@ -96,19 +98,27 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     checkpoint.record.verify(checkpoint.files)
     with torch.device("meta"):
         model = Transformer(checkpoint.spec)
-    keeps_dtype = {name for name, value in model.state_dict().items() if name.endswith("weight_scale")}
     weights = {}
     for name, tensor in read_tensors(checkpoint):
         if tensor.is_floating_point():
-            tensor = _converted(tensor, torch.float32 if name in keeps_dtype else wanted, name, checkpoint)
+            tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
         weights[name] = tensor.to(device)
     model.load_state_dict(weights, strict=True, assign=True)
     if checkpoint.spec.rope:
         model.frequencies = model.frequencies.to(device)
-    if isinstance(model.embedding, Int8Embedding):
-        model.embedding.dtype = wanted
+    for module in model.modules():
+        if isinstance(module, Embedding | Int8Embedding):
+            module.dtype = wanted
     pack_(model)
     return model.requires_grad_(False).eval()
+
+
+def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: torch.device) -> torch.dtype:
+    """Scales stay fp32, and bf16 matrices stay bf16 under fp32 arithmetic where that is faster."""
+    if name.endswith("weight_scale"):
+        return torch.float32
+    stays = tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and wanted == torch.float32 and keeps_bf16(device)
+    return torch.bfloat16 if stays else wanted
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..kernels.dense_linear import dense_linear
 from ..kernels.int8_linear import int8_linear
 from .spec import DENSE, INT8
 
@@ -22,7 +23,7 @@ class TensorModule(nn.Module):
 
 
 class Linear(TensorModule):
-    """y = x W^T + b in the dtype of x. x: [..., inputs], weight: [outputs, inputs]."""
+    """y = x W^T + b in the dtype of x. x: [..., inputs], weight: [outputs, inputs], in bf16 too under fp32 x."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Linear(TensorModule):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight, self.bias)
+        return dense_linear(x, self.weight, self.bias)
 
 
 class Int8Linear(TensorModule):
@@ -55,12 +56,14 @@ class Embedding(TensorModule):
     def __init__(self, rows: int, hidden_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, hidden_size))
+        self.dtype: torch.dtype | None = None  # of what is looked up, where it is not the table's; `load` sets it
 
     def forward(self, ids: Tensor) -> Tensor:
-        return functional.embedding(ids, self.weight)
+        rows = functional.embedding(ids, self.weight)
+        return rows if self.dtype is None else rows.to(self.dtype)
 
     def project(self, hidden: Tensor) -> Tensor:
-        return functional.linear(hidden, self.weight)
+        return dense_linear(hidden, self.weight)
 
 
 class Int8Embedding(TensorModule):

@@ -5,6 +5,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+struct Bf16 {  // a weight; the upper half of an fp32
+  uint16_t bits;
+};
 
 enum Isa { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
 
@@ -35,6 +40,15 @@ static inline Operand load(const float* x) {
 static inline Operand load(const int8_t* weight) {
   Operand v;
   for (int i = 0; i < LANES; ++i) v.lane[i] = weight[i];
+  return v;
+}
+
+static inline Operand load(const Bf16* weight) {
+  Operand v;
+  for (int i = 0; i < LANES; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(weight[i].bits) << 16;
+    memcpy(v.lane + i, &bits, sizeof bits);
+  }
   return v;
 }
 
@@ -75,6 +89,11 @@ TARGET_AVX2 static inline Operand load(const int8_t* weight) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 }
 
+TARGET_AVX2 static inline Operand load(const Bf16* weight) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
 TARGET_AVX2 static inline Vector multiply_add(Operand a, Operand b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
 
 TARGET_AVX2 static inline void add_lanes(Vector a, Vector b, Vector c, Vector d, float* out) {
@@ -98,6 +117,11 @@ TARGET_AVX512 static inline Operand load(const float* x) { return _mm512_loadu_p
 
 TARGET_AVX512 static inline Operand load(const int8_t* weight) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weight))));
+}
+
+TARGET_AVX512 static inline Operand load(const Bf16* weight) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
 TARGET_AVX512 static inline Vector multiply_add(Operand a, Operand b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
@@ -127,6 +151,10 @@ using avx512::zero;
 
 TARGET_AVX512_BF16 static inline Operand load(const uint16_t* x) {
   return reinterpret_cast<Operand>(_mm512_loadu_si512(x));
+}
+
+TARGET_AVX512_BF16 static inline Operand load(const Bf16* weight) {
+  return reinterpret_cast<Operand>(_mm512_loadu_si512(weight));
 }
 
 // int8 is exact in bf16

@@ -1,16 +1,17 @@
-// y[t, n] = scale[n] * sum_k x[t, k] * weight[n, k] + bias[n], for activations in fp32 or bf16 and int8 weights.
+// y[t, n] = scale[n] * sum_k x[t, k] * weight[n, k] + bias[n], for activations in fp32 or bf16 and weights in int8 or
+// bf16.
 //
 // Weights are read once per block of rows, turned into floating point in registers and summed in fp32. For one
-// token this moves outputs * inputs bytes and is bound by memory; from about eight on it is bound by arithmetic.
+// token this moves outputs * inputs weights and is bound by memory; from about eight on it is bound by arithmetic.
 #include "isa.h"
 #include "parallel.h"
 
-struct Int8Linear {
-  const void* x;         // [tokens, inputs]
-  const int8_t* weight;  // [outputs, inputs]
-  const float* scale;    // [outputs]
-  const float* bias;     // [outputs] or null
-  void* y;               // [tokens, outputs]
+struct Linear {
+  const void* x;       // [tokens, inputs]
+  const void* weight;  // [outputs, inputs]
+  const float* scale;  // [outputs] or null
+  const float* bias;   // [outputs] or null
+  void* y;             // [tokens, outputs]
   int64_t tokens, inputs, outputs;
 };
 
@@ -24,7 +25,7 @@ constexpr int64_t MINIMUM_WORK = 1 << 16;   // multiplications that pay for waki
 namespace portable {
 #define TARGET TARGET_PORTABLE
 constexpr int TOKEN_BLOCK = 1;
-#include "int8_linear_body.h"
+#include "linear_body.h"
 #undef TARGET
 }  // namespace portable
 
@@ -32,14 +33,14 @@ constexpr int TOKEN_BLOCK = 1;
 namespace avx2 {
 #define TARGET TARGET_AVX2
 constexpr int TOKEN_BLOCK = 2;  // 16 registers
-#include "int8_linear_body.h"
+#include "linear_body.h"
 #undef TARGET
 }  // namespace avx2
 
 namespace avx512 {
 #define TARGET TARGET_AVX512
 constexpr int TOKEN_BLOCK = 6;  // with 4 rows: 24 sums, 4 weights and 1 activation in 32 registers
-#include "int8_linear_body.h"
+#include "linear_body.h"
 #undef TARGET
 }  // namespace avx512
 
@@ -47,19 +48,22 @@ namespace avx512_bf16 {
 #define TARGET TARGET_AVX512_BF16
 #define WIDEN_ROWS
 constexpr int TOKEN_BLOCK = 6;
-#include "int8_linear_body.h"
+#include "linear_body.h"
 #undef WIDEN_ROWS
 #undef TARGET
 }  // namespace avx512_bf16
 #endif
 
-static auto rows_for(int isa, bool bf16) -> void (*)(const Int8Linear&, int64_t, int64_t) {
+using Rows = void (*)(const Linear&, int64_t, int64_t);
+
+template <typename Weight>
+static Rows rows_for(int isa, bool bf16) {
 #if defined(__x86_64__)
-  if (bf16) return avx512_bf16::rows;
-  if (isa >= AVX512) return avx512::rows;
-  if (isa >= AVX2) return avx2::rows;
+  if (bf16) return avx512_bf16::rows<Weight>;
+  if (isa >= AVX512) return avx512::rows<Weight>;
+  if (isa >= AVX2) return avx2::rows<Weight>;
 #endif
-  return portable::rows;
+  return portable::rows<Weight>;
 }
 
 extern "C" {
@@ -67,11 +71,11 @@ int moesaic_isa() { return best_isa(); }
 
 int moesaic_has_threads() { return has_threads(); }
 
-// bf16 is 1 for bf16 x and y (needs isa AVX512_BF16), 0 for fp32.
-void moesaic_int8_linear(const void* x, const int8_t* weight, const float* scale, const float* bias, void* y,
-                         int64_t tokens, int64_t inputs, int64_t outputs, int64_t threads, int isa, int bf16) {
-  const Int8Linear job{x, weight, scale, bias, y, tokens, inputs, outputs};
-  const auto rows = rows_for(isa, bf16 != 0);
+// bf16_x is 1 for bf16 x and y (needs isa AVX512_BF16), 0 for fp32; bf16_weight is 1 for bf16 weights, 0 for int8.
+void moesaic_linear(const void* x, const void* weight, const float* scale, const float* bias, void* y, int64_t tokens,
+                    int64_t inputs, int64_t outputs, int64_t threads, int isa, int bf16_x, int bf16_weight) {
+  const Linear job{x, weight, scale, bias, y, tokens, inputs, outputs};
+  const Rows rows = bf16_weight ? rows_for<Bf16>(isa, bf16_x != 0) : rows_for<int8_t>(isa, bf16_x != 0);
   const int64_t useful = tokens * inputs * outputs / MINIMUM_WORK + 1;
   parallel_ranges(outputs, 8, threads < useful ? threads : useful,
                   [&](int64_t begin, int64_t end) { rows(job, begin, end); });

@@ -1,11 +1,14 @@
-// Included by int8_linear.cpp inside the namespace of each instruction set, with TARGET set to its attribute.
+// Included by linear.cpp inside the namespace of each instruction set, with TARGET set to its attribute.
 //
 // Every (token, row) pair has one vector of sums that walks k in the same order and ends in the same tree,
 // whatever ROWS, TOKENS and the weight's type are: a row of the result depends on nothing but its own inputs.
 
-// Weight is int8_t, or Element for rows that were widened before; `stride` is from one weight row to the next.
+template <typename Weight>
+constexpr bool IS_WIDENED = std::is_same_v<Weight, Element>;
+
+// Weight is int8_t, Bf16, or Element for rows that were widened before; `stride` is from one weight row to the next.
 template <int ROWS, int TOKENS, typename Weight>
-TARGET static void tile(const Int8Linear& job, const Weight* weight, int64_t stride, int64_t row, int64_t token) {
+TARGET static void tile(const Linear& job, const Weight* weight, int64_t stride, int64_t row, int64_t token) {
   const int64_t inputs = job.inputs;
   const Element* x = static_cast<const Element*>(job.x) + token * inputs;
   const char* ahead = reinterpret_cast<const char*>(weight) + PREFETCH_BYTES;
@@ -14,9 +17,10 @@ TARGET static void tile(const Int8Linear& job, const Weight* weight, int64_t str
     for (int t = 0; t < TOKENS; ++t) sum[r][t] = zero();
   int64_t k = 0;
   for (; k + LANES <= inputs; k += LANES) {
-    // ROWS rows lie one after the other: reading them side by side consumes ROWS * LANES bytes per step
-    if (sizeof(Weight) == 1)
-      for (int64_t line = 0; line < ROWS * LANES; line += 64) __builtin_prefetch(ahead + k * ROWS + line);
+    // ROWS rows lie one after the other: reading them side by side consumes ROWS * LANES weights per step
+    if (!IS_WIDENED<Weight>)
+      for (int64_t line = 0; line < ROWS * LANES * int64_t(sizeof(Weight)); line += 64)
+        __builtin_prefetch(ahead + k * ROWS * int64_t(sizeof(Weight)) + line);
     Operand w[ROWS];
     for (int r = 0; r < ROWS; ++r) w[r] = load(weight + r * stride + k);
     for (int t = 0; t < TOKENS; ++t) {
@@ -41,7 +45,10 @@ TARGET static void tile(const Int8Linear& job, const Weight* weight, int64_t str
   }
   constexpr int PADDED = (ROWS + 3) / 4 * 4;
   float scale[PADDED] = {}, bias[PADDED] = {};
-  for (int r = 0; r < ROWS; ++r) scale[r] = job.scale[row + r], bias[r] = job.bias ? job.bias[row + r] : 0.0f;
+  for (int r = 0; r < ROWS; ++r) {
+    scale[r] = job.scale ? job.scale[row + r] : 1.0f;
+    bias[r] = job.bias ? job.bias[row + r] : 0.0f;
+  }
   for (int t = 0; t < TOKENS; ++t) {
     float dot[PADDED];
     Element y[PADDED];
@@ -57,7 +64,7 @@ TARGET static void tile(const Int8Linear& job, const Weight* weight, int64_t str
 }
 
 template <int ROWS, int TOKENS, typename Weight>
-TARGET static void tile_of(const Int8Linear& job, const Weight* weight, int64_t stride, int64_t row, int64_t token,
+TARGET static void tile_of(const Linear& job, const Weight* weight, int64_t stride, int64_t row, int64_t token,
                            int64_t tokens) {
   if (tokens == TOKENS) return tile<ROWS, TOKENS>(job, weight, stride, row, token);
   if constexpr (TOKENS > 1) tile_of<ROWS, TOKENS - 1>(job, weight, stride, row, token, tokens);
@@ -65,7 +72,7 @@ TARGET static void tile_of(const Int8Linear& job, const Weight* weight, int64_t 
 
 // Rows [begin, end) for the tokens [token, token + tokens), tokens <= TOKEN_BLOCK.
 template <typename Weight>
-TARGET static void row_block(const Int8Linear& job, const Weight* weight, int64_t stride, int64_t begin, int64_t end,
+TARGET static void row_block(const Linear& job, const Weight* weight, int64_t stride, int64_t begin, int64_t end,
                              int64_t token, int64_t tokens) {
   int64_t row = begin;
   const Weight* w = weight;
@@ -78,7 +85,7 @@ TARGET static void row_block(const Int8Linear& job, const Weight* weight, int64_
 
 // Tokens in blocks of nearly equal size, all against one block of rows.
 template <typename Weight>
-TARGET static void token_blocks(const Int8Linear& job, const Weight* weight, int64_t stride, int64_t begin,
+TARGET static void token_blocks(const Linear& job, const Weight* weight, int64_t stride, int64_t begin,
                                 int64_t end) {
   const int64_t blocks = (job.tokens + TOKEN_BLOCK - 1) / TOKEN_BLOCK;
   for (int64_t b = 0; b < blocks; ++b) {
@@ -89,13 +96,13 @@ TARGET static void token_blocks(const Int8Linear& job, const Weight* weight, int
 
 #ifdef WIDEN_ROWS
 // For many tokens: a block of rows is widened once and stays in the second cache.
-TARGET static void rows_widened(const Int8Linear& job, int64_t begin, int64_t end) {
+TARGET static void rows_widened(const Linear& job, int64_t begin, int64_t end) {
   alignas(64) Element wide[WIDE_BYTES / sizeof(Element)];
   const int64_t inputs = job.inputs, height = WIDE_BYTES / (inputs * sizeof(Element)) / 4 * 4;
   for (int64_t top = begin; top < end; top += height) {
     const int64_t bottom = top + height < end ? top + height : end;
     for (int64_t row = top; row < bottom; ++row) {
-      const int8_t* weight = job.weight + row * inputs;
+      const int8_t* weight = static_cast<const int8_t*>(job.weight) + row * inputs;
       for (int64_t k = 0; k < inputs; k += LANES) {
         __builtin_prefetch(weight + k + PREFETCH_BYTES);
         store(wide + (row - top) * inputs + k, load(weight + k));
@@ -106,14 +113,16 @@ TARGET static void rows_widened(const Int8Linear& job, int64_t begin, int64_t en
 }
 #endif
 
-TARGET static void rows(const Int8Linear& job, int64_t begin, int64_t end) {
+template <typename Weight>
+TARGET static void rows(const Linear& job, int64_t begin, int64_t end) {
 #ifdef WIDEN_ROWS
-  if (job.tokens >= WIDEN_TOKENS && job.inputs <= WIDEN_INPUTS && job.inputs % LANES == 0)
+  if (sizeof(Weight) == 1 && job.tokens >= WIDEN_TOKENS && job.inputs <= WIDEN_INPUTS && job.inputs % LANES == 0)
     return rows_widened(job, begin, end);
 #endif
-  const int64_t fit = NARROW_BYTES / job.inputs / 8 * 8, height = fit < 8 ? 8 : fit;
+  const Weight* weight = static_cast<const Weight*>(job.weight);
+  const int64_t fit = NARROW_BYTES / int64_t(job.inputs * sizeof(Weight)) / 8 * 8, height = fit < 8 ? 8 : fit;
   for (int64_t top = begin; top < end; top += height) {
     const int64_t bottom = top + height < end ? top + height : end;
-    token_blocks(job, job.weight + top * job.inputs, job.inputs, top, bottom);
+    token_blocks(job, weight + top * job.inputs, job.inputs, top, bottom);
   }
 }

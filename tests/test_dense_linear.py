@@ -1,0 +1,88 @@
+"""The dense linear under unlike dtypes: fp32 arithmetic on bf16 weights, read as bf16."""
+
+import pytest
+import torch
+
+from moesaic.kernels.dense_linear import (
+    choose_dense_linear,
+    dense_linear,
+    dense_linear_cost,
+    dense_linear_torch,
+    keeps_bf16,
+)
+from moesaic.kernels.native import ISAS, Native, native
+from moesaic.kernels.native_linear import linear_native
+
+SHAPES = [(3, 123, 5), (17, 40, 33), (1, 16, 1), (1, 64, 64), (40, 96, 70), (300, 2100, 9)]  # tokens, inputs, outputs
+
+
+def operands(tokens: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(tokens * inputs + outputs)
+    weight = torch.randn(outputs, inputs, generator=random).bfloat16()
+    return torch.randn(tokens, inputs, generator=random), weight, torch.randn(outputs, generator=random)
+
+
+def library(isa: str) -> Native:
+    loaded = native()
+    if loaded is None or ISAS.index(isa) > loaded.isa:
+        pytest.skip(f"{isa} cannot be run here")
+    return Native(loaded.library, ISAS.index(isa))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_sum_is_that_of_fp32(shape: tuple[int, int, int], isa: str) -> None:
+    x, weight, bias = operands(*shape)
+    exact = x.double() @ weight.double().T + bias.double()
+    plain = dense_linear_torch(x, weight, bias)
+    found = linear_native(x, weight, None, bias, library(isa))
+    assert (found - exact).norm() <= 2 * (plain - exact).norm() + 1e-7 * exact.norm()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_alone_is_bit_equal_to_the_row_in_a_batch(isa: str) -> None:
+    x, weight, bias = operands(70, 123, 37)
+    whole = linear_native(x, weight, None, bias, library(isa))
+    for count in (1, 2, 6, 7, 23):
+        assert torch.equal(linear_native(x[:count], weight, None, bias, library(isa)), whole[:count])
+
+
+@pytest.mark.parametrize("isa", ISAS[:3])
+def test_bf16_activations_meet_bf16_weights(isa: str) -> None:
+    x, weight, bias = operands(9, 123, 37)
+    found = linear_native(x.bfloat16(), weight, None, bias, library(isa))
+    exact = x.bfloat16().double() @ weight.double().T + bias.double()
+    assert found.dtype == torch.bfloat16
+    assert (found - exact).norm() <= 4e-3 * exact.norm()
+
+
+def test_equal_dtypes_are_left_to_torch() -> None:
+    x, weight, bias = operands(4, 12, 5)
+    assert torch.equal(dense_linear(x, weight.float(), bias), torch.nn.functional.linear(x, weight.float(), bias))
+
+
+def test_gradients_go_through_torch() -> None:
+    x, weight, bias = operands(4, 12, 5)
+    dense_linear(x.requires_grad_(), weight, bias).sum().backward()
+    assert x.grad is not None and torch.allclose(x.grad, weight.float().sum(0).expand_as(x))
+
+
+def test_the_choice_needs_narrow_weights_and_a_fast_instruction_set() -> None:
+    fp32, bf16, fp16 = torch.float32, torch.bfloat16, torch.float16
+    assert choose_dense_linear(fp32, bf16, False, "avx2") == "native"
+    for case in ((fp32, fp16, False, "avx2"), (fp32, bf16, True, "avx2"), (fp32, bf16, False, "portable")):
+        assert choose_dense_linear(*case) == "torch"
+    assert choose_dense_linear(fp32, bf16, False, None) == "torch"
+    assert not keeps_bf16(torch.device("meta"))
+
+
+def test_no_tokens_give_no_rows_and_wrong_shapes_are_refused() -> None:
+    x, weight, bias = operands(4, 12, 5)
+    assert dense_linear(x[:0], weight, bias).shape == (0, 5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        dense_linear(x[:, :7], weight, bias)
+
+
+def test_the_cost_counts_narrow_weights_once() -> None:
+    cost = dense_linear_cost(2, 100, 10, activation_bytes=4, weight_bytes=2)
+    assert (cost.bytes, cost.flops) == (2 * 1000 + 4 * 2 * 110, 4000)
