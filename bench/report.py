@@ -21,11 +21,13 @@ from .local_server import local_server
 from .machine import machine_facts
 from .retention import ScoredText, score_ours, score_theirs
 from .serving import measure_serving
+from .shapes import is_shape
 
 Progress = Callable[[str, int, int], None]
 Report = dict[str, Any]
 SUITES = ("retention", "engine", "serve", "kernels")
 _PROMPT_TOKENS = 16
+_UNSCORED = {"stages": [{"quantize": {"linears": "int8"}}], "evaluation": {"documents": 1, "truncate": 2}}
 _CACHED_BYTES = 32 << 20
 
 
@@ -59,15 +61,17 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
     """Measures dense and int8 of one model, beside transformers, and writes report.json and report.png to `out`."""
     plan.out.mkdir(parents=True, exist_ok=True)
     dense, int8 = locate(plan.model), plan.out / "int8"
-    compressed = compress(dense, int8, "int8", progress)
+    shape = is_shape(open_checkpoint(dense).config)
+    compressed = compress(dense, int8, _UNSCORED if shape else "int8", progress)
     models = {"dense": dense, "int8": int8}
     report: Report = {
         "model": plan.model,
+        "random_weights": shape,
         "quick": plan.quick,
         "machine": machine_facts(),
         "bytes": {"dense": compressed.bytes_before, "int8": compressed.bytes_after},
     }
-    if "retention" in plan.suites:
+    if "retention" in plan.suites and not shape:
         report["retention"] = _retention(models, plan, progress)
     if "engine" in plan.suites:
         report["engine"] = _engine(models, plan, progress)
@@ -184,6 +188,8 @@ def notes(report: Report) -> Sequence[str]:
         f"{machine['device']}, {machine['processors']} processors, reads {machine['read_bandwidth_gb_per_s']} GB/s; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     ]
+    if report["random_weights"]:
+        said.append("random weights: these are speeds of a shape and say nothing about quality")
     if "engine" in report:
         said.append(
             f"tokens/s: median of rounds taken in turn, {report['engine']['threads']} thread(s), "

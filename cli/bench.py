@@ -19,6 +19,9 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("suite", nargs="?", default="all", choices=["all", "retention", "engine", "serve", "kernels"])
     parser.add_argument("--model", default="stories260k", help="model directory or short name (default: %(default)s)")
+    parser.add_argument(
+        "--shape", metavar="NAME", help="random weights in this shape: gpt2-small, opt-1.3b, llama-3-8b"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="default: %(default)s")
     parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="to score on; default: text that ships")
     parser.add_argument("--documents", type=int, metavar="N")
@@ -32,11 +35,11 @@ def run(args: argparse.Namespace) -> int:
     """Measures, prints the table and names the files it wrote."""
     from ..bench.picture import draw
     from ..bench.report import SUITES, BenchPlan, kernel_rows, notes, rows, run_bench
+    from ..bench.shapes import write_shape
 
     suites = SUITES if args.suite == "all" else (args.suite,)
-    plan = BenchPlan(
-        args.model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads
-    )
+    model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
+    plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
     report = run_bench(plan, Progress())
     print(table(*rows(report)))
     for line in notes(report):
