@@ -82,10 +82,8 @@ def weight_bytes(spec: TransformerSpec, source: Checkpoint) -> int:
     """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source."""
     with torch.device("meta"):
         tensors = Transformer(spec).state_dict()
-    kept = {name: entry.num_bytes // max(tensors[name].numel(), 1) for name, entry in source.entries.items()}
-    fixed = (torch.int8,)
     return sum(
-        value.numel() * (value.element_size() if value.dtype in fixed else kept.get(name, value.element_size()))
+        source.entries[name].num_bytes if name in source.entries and value.dtype != torch.int8 else value.nbytes
         for name, value in tensors.items()
     )
 
@@ -129,24 +127,23 @@ def _written(
     encoded: Sequence[Sequence[int]],
     progress: Progress,
 ) -> Compression:
-    source, stages = material.source, recipe.built_stages()
+    source = material.source
     with new_directory(target) as folder:
         names = write_weights(folder, _counted(material, progress), source.family.their_name)
         write_config(folder, source, material.spec)
-        overrides = spec_overrides(material.spec, source.default_spec)
-        files = {name: sha256_of(folder / name) for name in names}
-        past = [*source.record.stages]
-        past += [StageRecord(name, settings, recipe.seed, input_sha256) for name, settings, _ in stages]
-        record = Record(overrides, tuple(past), files, recipe.sha256())
+        record = _record(material, recipe, input_sha256, {name: sha256_of(folder / name) for name in names})
         _save(record, folder)
         original, result = _measured(source, open_checkpoint(folder), encoded, progress)
-        past[-1] = StageRecord(
-            past[-1].name, past[-1].settings, recipe.seed, input_sha256,
-            {"original": original.summary(), "result": result.summary()},
-        )  # fmt: skip
-        _save(Record(overrides, tuple(past), files, recipe.sha256()), folder)
+        _save(record.with_measured({"original": original.summary(), "result": result.summary()}), folder)
     after = open_checkpoint(target).weight_bytes
     return Compression(target, recipe, source.weight_bytes, after, original.summary(), result.summary())
+
+
+def _record(material: Material, recipe: Recipe, input_sha256: str, files: Mapping[str, str]) -> Record:
+    source = material.source
+    done = [StageRecord(name, settings, recipe.seed, input_sha256) for name, settings, _ in recipe.built_stages()]
+    overrides = spec_overrides(material.spec, source.default_spec)
+    return Record(overrides, (*source.record.stages, *done), files, recipe.sha256())
 
 
 def _counted(material: Material, progress: Progress) -> Any:

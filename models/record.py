@@ -7,7 +7,7 @@ takes its own format and older ones; a newer one is refused with the way out.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,10 @@ class Record:
         except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
+
+    def with_measured(self, figures: Mapping[str, Any]) -> "Record":
+        """The same with what was measured after the last stage."""
+        return replace(self, stages=(*self.stages[:-1], replace(self.stages[-1], measured=figures)))
 
     def to_json(self, version: str) -> str:
         """What `read` takes."""
