@@ -8,9 +8,25 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..models.errors import MoesaicError
-from . import bench, cache, compress, demo, doctor, evaluate, generate, inspect, recipes, run, serve
+from . import (
+    bench,
+    cache,
+    compress,
+    demo,
+    doctor,
+    evaluate,
+    generate,
+    import_gguf,
+    inspect,
+    models,
+    recipes,
+    run,
+    serve,
+)
 
-SUBCOMMANDS = (demo, run, compress, inspect, evaluate, serve, generate, bench, recipes, cache, doctor)
+SUBCOMMANDS = (
+    demo, run, compress, inspect, evaluate, serve, generate, bench, models, import_gguf, recipes, cache, doctor,
+)  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

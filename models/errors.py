@@ -12,6 +12,7 @@ MoesaicError              INTERNAL              our fault; what stands below is 
     CheckpointError                             the files on disk are not what their config says
     RecipeError                                 the recipe asks for something that does not exist
     TextError                                   a text to score is missing, empty or not UTF-8
+    FetchError                                  a model asked for by name is unknown, or cannot be fetched
     AddressError                                the address cannot be listened on, or nobody answers there
 """
 
@@ -93,6 +94,10 @@ class RecipeError(SetupError):
 
 class TextError(SetupError):
     """A text to score is missing, empty or not UTF-8."""
+
+
+class FetchError(SetupError):
+    """A model asked for by name is unknown, or cannot be fetched."""
 
 
 class AddressError(SetupError):

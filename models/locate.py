@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..kernels.native import cache_folder
 from .errors import CheckpointError
+from .intake.registry import SOURCES
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "stories260k"
@@ -14,7 +15,7 @@ DEFAULT_MODEL = "stories260k"
 def short_names() -> list[str]:
     """The models that can be used by a short name right now."""
     folders = [EMBEDDED, cache_folder() / "models"]
-    return sorted({file.parent.name for folder in folders for file in folder.glob("*/config.json")})
+    return sorted({file.parent.name for folder in folders for file in folder.glob("[!.]*/config.json")})
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -28,12 +29,27 @@ def locate(name_or_path: str | Path) -> Path:
             raise CheckpointError(f"{text} is a file; give the model directory that holds config.json")
     except (OSError, RuntimeError) as error:  # too long, not permitted; the home of nobody
         raise CheckpointError(f"{text[:100]} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
-    for folder in (EMBEDDED, cache_folder() / "models"):
-        if re.fullmatch(r"[\w.-]+", text) and (folder / text.lower() / "config.json").is_file():
-            return folder / text.lower()
+    if found := by_short_name(text):
+        return found
+    if source := SOURCES.get(text.lower()):
+        raise CheckpointError(
+            f"{source.name} is not at hand yet; fetch it ({source.fetch_bytes / 1e6:.0f} MB) with: "
+            f"moesaic models get {source.name}"
+        )
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return _in_hub_cache(text)
-    raise CheckpointError(f"there is no model directory {text!r}; models at hand: {', '.join(short_names())}")
+    raise CheckpointError(
+        f"there is no model directory {text!r}; models at hand: {', '.join(short_names())}; "
+        "more can be fetched: moesaic models list"
+    )
+
+
+def by_short_name(name: str) -> Path | None:
+    """The directory of a model that ships or is in the cache, or None."""
+    for folder in (EMBEDDED, cache_folder() / "models"):
+        if re.fullmatch(r"[\w.-]+", name) and (folder / name.lower() / "config.json").is_file():
+            return folder / name.lower()
+    return None
 
 
 def _in_hub_cache(name: str) -> Path:

