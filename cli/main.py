@@ -20,12 +20,14 @@ from . import (
     inspect,
     models,
     recipes,
+    reference,
     run,
     serve,
 )
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, serve, generate, bench, models, import_gguf, recipes, cache, doctor,
+    demo, run, compress, inspect, evaluate, serve, generate, bench, models, import_gguf, reference, recipes, cache,
+    doctor,
 )  # fmt: skip
 
 

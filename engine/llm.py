@@ -86,6 +86,7 @@ class LLM:
         self._defaults = generation_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
+        self.model = built.model
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
 

@@ -95,7 +95,8 @@ def test_linear_rope_scaling_comes_along(tmp_path: Path) -> None:
     more = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     file = write_gguf(tmp_path / "m.gguf", random_weights(), byte_level(), more=more)
     out = import_gguf(file, tmp_path / "out", "float32")
-    assert FAMILIES["llama"].spec(Config(json.loads((out / "config.json").read_text()))).rope.factor == 4.0
+    rope = FAMILIES["llama"].spec(Config(json.loads((out / "config.json").read_text()))).rope
+    assert rope is not None and rope.factor == 4.0
     logits_agree(out)
 
 

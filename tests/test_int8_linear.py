@@ -103,10 +103,11 @@ def test_a_cuda_graph_replays_the_kernel_on_new_activations() -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype, isa: str) -> None:
-    x, *rest = operands(70, 192, 83, dtype)
-    alone = torch.cat([int8_linear_native(row[None], *rest, library(isa)) for row in x])
+    x, weight, scale, bias = operands(70, 192, 83, dtype)
+    alone = torch.cat([int8_linear_native(row[None], weight, scale, bias, library(isa)) for row in x])
     for tokens in (2, 3, 6, 8, 13, 70):
-        assert torch.equal(int8_linear_native(x[:tokens], *rest, library(isa)), alone[:tokens])
+        found = int8_linear_native(x[:tokens], weight, scale, bias, library(isa))
+        assert torch.equal(found, alone[:tokens])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -173,8 +174,8 @@ def test_not_a_number_stays_one() -> None:
 def test_gradients_go_through_torch() -> None:
     x, weight, scale, bias = operands(3, 10, 4)
     x.requires_grad_()
-    int8_linear(x, weight, scale, bias).sum().backward()
-    torch.testing.assert_close(x.grad, (weight * scale[:, None]).sum(0).expand(3, 10))
+    (gradient,) = torch.autograd.grad(int8_linear(x, weight, scale, bias).sum(), x)
+    torch.testing.assert_close(gradient, (weight * scale[:, None]).sum(0).expand(3, 10))
 
 
 def test_torch_works_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:

