@@ -3,7 +3,7 @@
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from numbers import Integral, Real
@@ -103,7 +103,7 @@ class LLM:
             pieces[key].append(chunk)
         return [_joined(chunks) for chunks in pieces.values()]
 
-    def stream(self, prompt: Prompt, **settings: Unpack[GenerationSettings]) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, **settings: Unpack[GenerationSettings]) -> Generator[Chunk, None, None]:
         """The same for one prompt, as it is made. Closing the iterator frees the slot."""
         answer = self._answer(prompt, GenerationSettings(**settings))
         return (chunk for _, chunk in self._run([answer]))

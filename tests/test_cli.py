@@ -15,7 +15,9 @@ from moesaic.cli.common import byte_count, table
 from moesaic.cli.main import SUBCOMMANDS, main
 
 OPENING = "Once upon a time, there was a little girl named Lily."
-COMMANDS = [module.__name__.rpartition(".")[2].replace("evaluate", "eval") for module in SUBCOMMANDS]
+NAMES = {"evaluate": "eval", "import_gguf": "import"}
+MODULES = [module.__name__.rpartition(".")[2] for module in SUBCOMMANDS]
+COMMANDS = [NAMES.get(name, name) for name in MODULES]
 
 
 @pytest.fixture(autouse=True)
