@@ -1,61 +1,110 @@
-"""`moesaic eval PATH`: perplexity and next-token accuracy, alone or against an original."""
+"""`moesaic eval PATH`: perplexity, accuracy and tasks, alone or against an original, with what they are worth."""
 
 import argparse
 import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .common import Progress, add_engine_options
+from .common import Progress, add_engine_options, table
+
+if TYPE_CHECKING:
+    from ..evaluate.results import Evaluation
 
 EXAMPLES = """examples:
   moesaic eval stories260k
-  moesaic eval out/int8 --against stories260k --text stories.txt --documents 120 --truncate 512
+  moesaic eval out/int8 --against stories260k --floor --text stories.txt --documents 120 --truncate 512
+  moesaic eval smollm2 --text a.txt b.txt --stride 256 --max-context 1024 --report out/report
+  moesaic eval smollm2 --tasks lambada_openai.jsonl piqa --tasks-dir tasks --limit 300
 
-Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl with a field "text"."""
+Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl with a field "text".
+Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv as MMLU has
+it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "eval", help="score a model on text", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        "eval", help="score a model on text and tasks", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("path", help="model directory or short name")
-    parser.add_argument("--against", metavar="ORIGINAL", help="compare with this model: KL and top-1 agreement")
-    parser.add_argument("--text", nargs="+", metavar="FILE", help="default: chapters of Black Beauty, which ship")
-    parser.add_argument("--documents", type=int, metavar="N", help="the first N documents only")
+    parser.add_argument("--against", metavar="ORIGINAL", help="compare with this model: KL, agreement, intervals")
+    parser.add_argument("--floor", action="store_true", help="put ORIGINAL cast to bf16 beside it")
+    parser.add_argument(
+        "--text", nargs="+", default=[], metavar="FILE", help="a figure for each; default: Black Beauty"
+    )
+    parser.add_argument("--documents", type=int, metavar="N", help="the first N documents of each text only")
     parser.add_argument("--truncate", type=int, metavar="N", help="cut each document at N tokens")
+    parser.add_argument("--stride", type=int, metavar="N", help="new tokens a window (default: all but one)")
+    parser.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="task files, or names in --tasks-dir")
+    parser.add_argument("--tasks-dir", metavar="DIR", help="where tasks are looked up by name")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N items of each task only")
+    parser.add_argument(
+        "--training-text", nargs="+", default=[], metavar="FILE", help="say how much of the texts it has"
+    )
+    parser.add_argument("--tier", default="full", metavar="TIER", help="how much of the FFN to spend")
     parser.add_argument("--json", metavar="FILE", help="write the figures, per document too")
+    parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
     add_engine_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints tokens, nats per token, perplexity and top-1 accuracy."""
-    from ..evaluate.run import evaluate
+    """Prints the figures and names the files it wrote."""
+    from ..evaluate.measure import measure
+    from ..evaluate.plan import Plan
+    from ..evaluate.report import notes, rows, write_report, write_whole
+
+    _check_outputs(args)
+    plan = Plan(
+        args.path, args.against, args.text, args.documents, args.truncate, args.stride, args.tasks, args.tasks_dir,
+        args.limit, args.floor, args.training_text, args.tier, args.device, args.dtype, args.threads,
+        args.max_context, args.seed,
+    )  # fmt: skip
+    evaluation = measure(plan, Progress())
+    _print_texts(evaluation)
+    print(table(*rows(evaluation)))
+    for line in notes(evaluation):
+        print(line)
+    if args.json:
+        write_whole(Path(args.json), json.dumps(_figures(evaluation), indent=2).encode() + b"\n")
+        print(f"written to {args.json}")
+    if args.report:
+        print(f"written: {', '.join(map(str, write_report(evaluation, Path(args.report))))}")
+    return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before any work: what was asked for can be written."""
     from ..models.errors import SetupError
 
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise SetupError(f"--json {args.json}: there is no directory {Path(args.json).parent}")
-    progress = Progress()
-    score = evaluate(
-        args.path, args.against, args.text, args.documents, args.truncate,
-        device=args.device, dtype=args.dtype, threads=args.threads, max_context=args.max_context,
-        progress=lambda done, total: progress("documents scored", done, total),
-    )  # fmt: skip
-    figures = score.summary()
-    print(f"{figures['tokens']:,} tokens of {figures['documents']} documents")
-    print(f"{figures['nats_per_token']:.6f} nats per token")
-    print(f"perplexity {figures['perplexity']:.4f}")
-    print(f"top-1 accuracy {figures['top1_accuracy']:.2%}")
-    if args.against:
-        print(f"KL from {args.against}: {figures['kl_nats_per_token']:.6f} nats per token")
-        print(f"top-1 agreement with {args.against}: {figures['top1_agreement']:.2%}")
-    if args.json:
-        _write(Path(args.json), {"model": args.path, "against": args.against, **figures, "per_document": score.rows()})
-        print(f"written to {args.json}")
-    return 0
+    if args.report and find_spec("matplotlib") is None:
+        raise SetupError("--report draws with matplotlib, which is not installed; pip install matplotlib")
+    if args.report:
+        Path(args.report).mkdir(parents=True, exist_ok=True)
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(file)
+def _print_texts(evaluation: "Evaluation") -> None:
+    """The headline of each text."""
+    from ..evaluate.plan import MODEL
+
+    for text in evaluation.texts:
+        figures = text.scores[MODEL].summary()
+        print(text.name)
+        print(f"{figures['nats_per_token']:.6f} nats per token")
+        print(f"perplexity {figures['perplexity']:.4f}")
+        print(f"top-1 accuracy {figures['top1_accuracy']:.2%}")
+        if against := evaluation.plan.against:
+            print(f"KL from {against}: {figures['kl_nats_per_token']:.6f} nats per token")
+            print(f"top-1 agreement with {against}: {figures['top1_agreement']:.2%}")
+
+
+def _figures(evaluation: "Evaluation") -> dict[str, Any]:
+    """All of it; where one text was scored, its own figures at the top as well."""
+    from ..evaluate.plan import MODEL
+
+    values = evaluation.to_json()
+    first = values["texts"][0]["scores"][MODEL] if len(values["texts"]) == 1 else {}
+    return {"model": values["plan"]["model"], "against": values["plan"]["against"], **first, **values}

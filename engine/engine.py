@@ -1,6 +1,6 @@
 """Continuous batching over slots: requests join and leave between steps. Token ids only.
 
-A step gives every decoding request its next token and prefills a chunk of one prompt. The slots of running requests
+A step gives every decoding request its next token, or prefills a chunk of one prompt. The slots of running requests
 are always 0 .. n-1, the one that prefills last; every slot has one owner, and at idle all are free.
 """
 
@@ -57,6 +57,7 @@ class Engine:
         self._now = now
         self._waiting: deque[_Waiting] = deque()
         self._slots: list[_Running] = []  # index = slot
+        self._decoded = False  # whether the last step was a decode
 
     @property
     def has_work(self) -> bool:
@@ -80,11 +81,15 @@ class Engine:
             self._free(slot)
 
     def step(self) -> list[Row]:
-        """One token for every request that decodes, then a chunk of the prompt that prefills, if there is one."""
+        """One token for every request that decodes, or a chunk of the prompt that prefills: in turn when both wait.
+
+        They are steps of their own, so that tokens go out before the next prompt is read.
+        """
         self._admit()
         prefilling = bool(self._slots) and self._slots[-1].decoding_since is None
-        rows = self._decode(len(self._slots) - prefilling)
-        return rows + self._prefill(len(self._slots) - 1) if prefilling else rows
+        decoding = len(self._slots) - prefilling
+        self._decoded = bool(decoding) and not (prefilling and self._decoded)
+        return self._decode(decoding) if self._decoded or not prefilling else self._prefill(decoding)
 
     def _admit(self) -> None:
         """At most one request prefills at a time, in the last slot."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..models.transformer import Transformer
-from .slots import DecodeContext, PrefillContext, SlotCache
+from .slots import BranchContext, DecodeContext, PrefillContext, SlotCache
 
 
 class Runner(Protocol):
@@ -41,10 +41,32 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, slot: int, token_ids: Sequence[int], start: int) -> Tensor:
+        return self.head(self.prefill_states(slot, token_ids, start)[-1:])[0]
+
+    @torch.inference_mode()
+    def prefill_states(self, slot: int, token_ids: Sequence[int], start: int) -> Tensor:
+        """`prefill` for whoever scores: the states of all its tokens, [tokens, hidden], for `head`."""
         ids = torch.tensor([list(token_ids)], device=self.device)
         positions = torch.arange(start, start + len(token_ids), device=self.device).unsqueeze(0)
         context = PrefillContext(self.cache, slot, start, len(token_ids))
-        return self.model.head(self.model.hidden(ids, positions, context)[0, -1:])[0]
+        return self.model.hidden(ids, positions, context)[0]
+
+    @torch.inference_mode()
+    def branch_states(self, slot: int, branches: Sequence[Sequence[int]], start: int) -> Tensor:
+        """States [all tokens of all branches, hidden] of several ways to go on after `start` tokens of a slot.
+
+        One pass; no branch sees another, and the slot stays as it is.
+        """
+        lengths = [len(branch) for branch in branches]
+        ids = torch.tensor([[token for branch in branches for token in branch]], device=self.device)
+        positions = torch.cat([torch.arange(start, start + length) for length in lengths]).to(self.device)
+        context = BranchContext(self.cache, slot, start, lengths)
+        return self.model.hidden(ids, positions.unsqueeze(0), context)[0]
+
+    @torch.inference_mode()
+    def head(self, states: Tensor) -> Tensor:
+        """Logits [tokens, vocab] of states [tokens, hidden]."""
+        return self.model.head(states)
 
     @torch.inference_mode()
     def decode(self, token_ids: Sequence[int], positions: Sequence[int]) -> Tensor:

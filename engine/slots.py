@@ -56,6 +56,29 @@ class PrefillContext:
         )  # fmt: skip
 
 
+class BranchContext:
+    """Sequences of these lengths, side by side in one row, each going on after the first `start` tokens of a slot."""
+
+    def __init__(self, cache: SlotCache, slot: int, start: int, lengths: list[int]) -> None:
+        self._cache, self._slot, self._start = cache, slot, start
+        device = cache.keys[0].device
+        branch = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
+        places = torch.arange(len(branch), device=device)
+        own = (branch == branch.unsqueeze(1)) & (places <= places.unsqueeze(1))
+        self._mask = torch.cat([own.new_ones(len(branch), start), own], dim=1)  # [tokens, start + tokens]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends over what the slot holds and the branch itself; stores nothing."""
+        held = (
+            kept[layer][self._slot : self._slot + 1, :, : self._start]
+            for kept in (self._cache.keys, self._cache.values)
+        )
+        keys, values = (torch.cat([old, new], dim=2) for old, new in zip(held, (key, value), strict=True))
+        return functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=self._mask, enable_gqa=query.shape[1] != key.shape[1]
+        )
+
+
 class DecodeContext:
     """One new token for each of the slots 0 .. rows-1, at positions [rows]."""
 

@@ -1,12 +1,18 @@
-"""Perplexity, next-token accuracy, and distance from an original, kept per document."""
+"""Perplexity, next-token accuracy, and distance from an original, kept per document.
+
+Every figure comes from the runner and the slot cache that serve, prefilled in the engine's chunks.
+"""
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 from torch import Tensor
 
+from ..engine.engine import PREFILL_CHUNK
+from ..engine.runner import ModelRunner
 from ..models.errors import CheckpointError, TextError
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
@@ -17,30 +23,34 @@ _HEAD_TOKENS = 128  # logits made at once: [128, vocab] is 25 MB at a vocabulary
 
 @dataclass(frozen=True, slots=True)
 class DocumentScore:
-    """Sums over the predicted tokens of one document; the last two are against the original, if there is one."""
+    """Sums over the predicted tokens of one document; kl_nats and num_agreed are against the original, if any.
+
+    Words and bytes are of the text that these tokens spell; 0 where only token ids are known.
+    """
 
     num_tokens: int = 0
     nats: float = 0.0
     num_correct: int = 0
     kl_nats: float = 0.0
     num_agreed: int = 0
+    num_words: int = 0
+    num_bytes: int = 0
 
     def __add__(self, other: "DocumentScore") -> "DocumentScore":
-        return DocumentScore(
-            self.num_tokens + other.num_tokens,
-            self.nats + other.nats,
-            self.num_correct + other.num_correct,
-            self.kl_nats + other.kl_nats,
-            self.num_agreed + other.num_agreed,
-        )
+        return DocumentScore(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a model makes of a text. `documents` is kept for intervals over documents."""
+    """What a model makes of a text. `documents` and, for long documents, `pieces` are kept for intervals.
+
+    seconds: what the model's own passes took.
+    """
 
     documents: tuple[DocumentScore, ...]
     compared: bool = False
+    pieces: tuple[DocumentScore, ...] = field(default=(), compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def total(self) -> DocumentScore:
@@ -52,7 +62,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats_per_token) if self.nats_per_token < 700 else math.inf
+        return _exp(self.nats_per_token)
 
     @property
     def top1_accuracy(self) -> float:
@@ -72,10 +82,18 @@ class Score:
             "perplexity": self.perplexity,
             "top1_accuracy": self.top1_accuracy,
         }
+        if total.num_words:
+            figures["nats_per_word"] = total.nats / total.num_words
+            figures["word_perplexity"] = _exp(total.nats / total.num_words)
+            figures["bits_per_byte"] = total.nats / math.log(2) / total.num_bytes
         if self.compared:
             figures["kl_nats_per_token"] = total.kl_nats / total.num_tokens
             figures["top1_agreement"] = total.num_agreed / total.num_tokens
         return figures
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def encode_documents(
@@ -86,6 +104,12 @@ def encode_documents(
     Raises TextError where no document leaves a token to predict, CheckpointError for an id from `vocab_size` on.
     """
     encoded = [tokenizer.encode(document)[:truncate] for document in documents]
+    check_ids(encoded, vocab_size)
+    return encoded
+
+
+def check_ids(encoded: Sequence[Sequence[int]], vocab_size: int | None) -> None:
+    """Raises TextError where nothing can be predicted, CheckpointError for an id from `vocab_size` on."""
     if not any(len(ids) > 1 for ids in encoded):
         raise TextError(f"none of the {len(encoded)} documents has two tokens; give longer text or a larger truncate")
     largest = max(max(ids, default=0) for ids in encoded)
@@ -94,51 +118,109 @@ def encode_documents(
             f"the tokenizer gives the id {largest}, the model's vocabulary has {vocab_size}; "
             "tokenizer.json is of another model"
         )
-    return encoded
 
 
-@torch.inference_mode()
 def score_documents(
     model: Transformer,
     encoded: Sequence[Sequence[int]],
     original: Transformer | None = None,
     progress: Progress | None = None,
     window: int | None = None,
+    stride: int | None = None,
 ) -> Score:
     """Scores every token but the first of each document. With `original`, its distributions are compared as well.
 
-    A document longer than `window` tokens (by default the model's context) is scored in pieces; each later piece
-    starts with the last token of the one before.
+    window and stride are those of `cut`; window is by default the model's context.
     """
-    size = window or model.spec.max_context
-    scores = []
+    models = [model] if original is None else [model, original]
+    return score_together(models, encoded, None if original is None else 1, progress, window, stride)[0]
+
+
+@torch.inference_mode()
+def score_together(
+    models: Sequence[Transformer],
+    encoded: Sequence[Sequence[int]],
+    original: int | None = None,
+    progress: Progress | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> list[Score]:
+    """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with."""
+    longest = max((len(ids) for ids in encoded), default=0)
+    size = max(2, min(window or models[0].spec.max_context, longest))
+    runners = [scoring_runner(model, size) for model in models]
+    seconds = [0.0] * len(runners)
+    pieces: list[list[DocumentScore]] = [[] for _ in models]
+    documents: list[list[DocumentScore]] = [[] for _ in models]
     for done, ids in enumerate(encoded, 1):
-        pieces = (_score_window(model, original, piece) for piece in _windows(ids, size))
-        scores.append(sum(pieces, DocumentScore()))
-        if not math.isfinite(scores[-1].nats):
-            raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
+        windows = [
+            _score_window(runners, ids[begin:end], first - begin, original, seconds)
+            for begin, end, first in cut(len(ids), size, stride)
+        ]
+        for i in range(len(models)):
+            mine = [scores[i] for scores in windows]
+            pieces[i] += mine
+            documents[i].append(sum(mine, DocumentScore()))
+            if not math.isfinite(documents[i][-1].nats):
+                raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
         if progress:
             progress(done, len(encoded))
-    return Score(tuple(scores), compared=original is not None)
+    return [
+        Score(tuple(rows), original is not None, tuple(parts), spent)
+        for rows, parts, spent in zip(documents, pieces, seconds, strict=True)
+    ]
 
 
-def _windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [ids[start : start + size] for start in range(0, max(len(ids) - 1, 0), size - 1)]
+def scoring_runner(model: Transformer, max_context: int) -> ModelRunner:
+    """The runner that serves, with one slot."""
+    return ModelRunner(model, 1, max_context, model.norm.weight.dtype)
 
 
-def _score_window(model: Transformer, original: Transformer | None, window: Sequence[int]) -> DocumentScore:
-    device = model.norm.weight.device
-    ids = torch.tensor([list(window)], device=device)
-    states = model.hidden(ids[:, :-1])[0]
-    theirs = None if original is None else original.hidden(ids[:, :-1])[0]
-    score = DocumentScore()
-    for begin in range(0, states.shape[0], _HEAD_TOKENS):
+def cut(count: int, size: int, stride: int | None = None) -> list[tuple[int, int, int]]:
+    """Windows (begin, end, first) of at most `size` tokens that predict each of the tokens 1 .. count-1 once.
+
+    A window reads the tokens begin .. end-1 and scores first .. end-1. Each later window begins `stride` tokens after
+    the one before and scores its new tokens only, so a small stride gives every token a long past, at the price of
+    size / stride as much work. By default stride is size - 1: a window starts with the last token of the one before.
+    """
+    windows, scored = [], 1
+    for begin in range(0, count, stride or size - 1):
+        end = min(begin + size, count)
+        if end > scored:
+            windows.append((begin, end, scored))
+        scored = end
+        if end == count:
+            break
+    return windows
+
+
+def _score_window(
+    runners: Sequence[ModelRunner], window: Sequence[int], first: int, original: int | None, seconds: list[float]
+) -> list[DocumentScore]:
+    """Scores of the tokens from `first` on, by each runner; adds the time each takes to `seconds`."""
+    states = []
+    for i, runner in enumerate(runners):
+        began = time.perf_counter()
+        states.append(window_states(runner, window[:-1])[first - 1 :])
+        seconds[i] += time.perf_counter() - began
+    targets = torch.tensor(list(window[first:]), device=runners[0].device)
+    scores = [DocumentScore()] * len(runners)
+    for begin in range(0, len(targets), _HEAD_TOKENS):
         part = slice(begin, begin + _HEAD_TOKENS)
-        target = ids[0, 1:][part]
-        logits = model.head(states[part]).float()
-        other = None if original is None or theirs is None else original.head(theirs[part]).float()
-        score += score_logits(logits, target, other)
-    return score
+        logits = []
+        for i, runner in enumerate(runners):
+            began = time.perf_counter()
+            logits.append(runner.head(states[i][part]).float())
+            seconds[i] += time.perf_counter() - began
+        theirs = None if original is None else logits[original]
+        scores = [score + score_logits(mine, targets[part], theirs) for score, mine in zip(scores, logits, strict=True)]
+    return scores
+
+
+def window_states(runner: ModelRunner, ids: Sequence[int]) -> Tensor:
+    """States [tokens, hidden] of tokens from position 0 on, by the chunks in which prompts are prefilled."""
+    starts = range(0, len(ids), PREFILL_CHUNK)
+    return torch.cat([runner.prefill_states(0, ids[start : start + PREFILL_CHUNK], start) for start in starts])
 
 
 def score_logits(logits: Tensor, target: Tensor, original: Tensor | None) -> DocumentScore:

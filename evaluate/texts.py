@@ -36,7 +36,7 @@ def read_documents(files: Sequence[str | Path], limit: int | None = None) -> lis
 
 
 def _documents(file: Path) -> list[str]:
-    text = _read(file)
+    text = read_text(file)
     if ".jsonl" in file.suffixes:
         return [_field(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     documents: list[str] = []
@@ -50,7 +50,8 @@ def _documents(file: Path) -> list[str]:
     return [*documents, "".join(current).strip()]
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file, unpacked by its suffix. Raises TextError."""
     try:
         raw = file.read_bytes()
         unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(file.suffix)

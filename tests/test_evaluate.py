@@ -12,7 +12,7 @@ import torch
 from builders import llama, opt
 
 from moesaic.evaluate.run import evaluate
-from moesaic.evaluate.score import DocumentScore, Score, _windows, encode_documents, score_documents
+from moesaic.evaluate.score import DocumentScore, Score, cut, encode_documents, score_documents, score_together
 from moesaic.evaluate.texts import embedded_text, read_documents
 from moesaic.models.checkpoint import load
 from moesaic.models.errors import CheckpointError, SetupError, TextError
@@ -114,13 +114,21 @@ def test_a_json_line_without_text_is_told_with_its_number(tmp_path: Path, line: 
 # --- windows -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [2, 3, 7, 64])
+@pytest.mark.parametrize(("size", "stride"), [(2, None), (3, None), (7, None), (64, None), (7, 1), (7, 3), (64, 63)])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 6, 7, 8, 63, 64, 65, 200])
-def test_windows_predict_every_token_but_the_first_once(size: int, count: int) -> None:
-    windows = _windows(range(count), size)
-    assert [token for window in windows for token in window[1:]] == list(range(1, count))
-    assert all(2 <= len(window) <= size for window in windows)
-    assert all(before[-1] == after[0] for before, after in zip(windows, windows[1:], strict=False))
+def test_windows_predict_every_token_but_the_first_once(size: int, stride: int | None, count: int) -> None:
+    windows = cut(count, size, stride)
+    assert [token for _, end, first in windows for token in range(first, end)] == list(range(1, count))
+    assert all(begin < first < end <= begin + size for begin, end, first in windows)
+
+
+def test_by_default_a_window_starts_with_the_last_token_of_the_one_before() -> None:
+    assert cut(10, 4) == [(0, 4, 1), (3, 7, 4), (6, 10, 7)]
+
+
+def test_a_stride_leaves_every_token_a_long_past() -> None:
+    assert cut(10, 6, 2) == [(0, 6, 1), (2, 8, 6), (4, 10, 8)]
+    assert all(first - begin >= 64 - 16 for begin, _, first in cut(500, 64, 16)[1:])
 
 
 # --- scores --------------------------------------------------------------------------------------------------------
@@ -149,6 +157,45 @@ def test_scores_equal_those_of_transformers(tmp_path: Path, build: Any) -> None:
     total = score_documents(load(tmp_path), encoded).total
     assert (total.num_tokens, total.num_correct) == (tokens, correct)
     assert total.nats == pytest.approx(nats, rel=1e-5)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(32, 8), (64, 32), (64, 1)])
+def test_strided_scores_equal_those_of_transformers(tmp_path: Path, window: int, stride: int) -> None:
+    """The loop of Hugging Face's page on perplexity: labels of what a window has seen before are masked."""
+    theirs, ids = llama(tmp_path), torch.randint(0, 256, (1, 130), generator=torch.Generator().manual_seed(1))
+    nats, previous = 0.0, 0
+    for begin in range(0, 130, stride):
+        end = min(begin + window, 130)
+        labels = ids[:, begin:end].clone()
+        labels[:, : previous - end] = -100 if previous else labels[:, : previous - end]
+        with torch.no_grad():
+            logits = theirs(ids[:, begin:end]).logits
+        nats += float(torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum"))
+        previous = end
+        if end == 130:
+            break
+    score = score_documents(load(tmp_path), ids.tolist(), window=window, stride=stride)
+    assert score.total.num_tokens == 129 and score.total.nats == pytest.approx(nats, rel=1e-5)
+
+
+def test_a_long_window_is_prefilled_in_chunks_to_the_same_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llama(tmp_path)
+    model, encoded = load(tmp_path), [list(range(200))]
+    whole = score_documents(model, encoded).total
+    monkeypatch.setattr("moesaic.evaluate.score.PREFILL_CHUNK", 7)
+    assert score_documents(model, encoded).total.nats == pytest.approx(whole.nats, rel=1e-6)
+
+
+def test_models_scored_together_score_as_alone(tmp_path: Path) -> None:
+    llama(tmp_path / "a")
+    llama(tmp_path / "b", rms_norm_eps=0.5)
+    models, encoded = [load(tmp_path / name) for name in "ab"], [[1, 2, 3], list(range(150))]
+    together = score_together(models, encoded, original=1)
+    assert together[0] == score_documents(models[0], encoded, models[1])
+    assert together[1].nats_per_token == score_documents(models[1], encoded).nats_per_token
+    assert together[1].summary()["kl_nats_per_token"] == 0
 
 
 def test_a_score_of_documents_is_the_sum_of_its_documents(tmp_path: Path) -> None:
@@ -214,6 +261,8 @@ def test_a_smaller_window_gives_the_same_tokens() -> None:
         ({"truncate": 1}, "truncate is 1, it must be at least 2 tokens"),
         ({"max_context": 1}, "max_context is 1, this model's context is 2 to 512"),
         ({"max_context": 513}, "max_context is 513"),
+        ({"stride": 0}, "stride is 0, it must be at least 1"),
+        ({"stride": 512}, "stride is 512, it must be below the window of 512 tokens"),
         ({"threads": 0}, "threads is 0"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
         ({"text": ["nope.txt"]}, "there is no text file 'nope.txt'"),

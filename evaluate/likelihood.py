@@ -1,0 +1,102 @@
+"""How likely a model finds given continuations, with the reading of what they share done once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..engine.engine import PREFILL_CHUNK
+from ..engine.runner import ModelRunner
+from ..models.errors import TextError
+from ..models.tokenizer import Tokenizer
+
+_WORTH_A_PASS = 32  # tokens saved by reading a shared prefix once, from which the extra pass pays
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Token ids, of which those from `begin` on are scored; at least one stands before."""
+
+    ids: tuple[int, ...]
+    begin: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassageScore:
+    """Over the scored tokens: -ln p of all, how many, and whether each was the model's first choice."""
+
+    nats: float
+    num_tokens: int
+    is_greedy: bool
+
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Passage:
+    """A continuation after its context, tokenized together; white space at the context's end goes to the continuation.
+
+    An empty context is the begin token, or the end-of-text token where the tokenizer adds no begin token.
+    """
+    kept = context.rstrip()
+    whole = tokenizer.encode(context + continuation)
+    before = tokenizer.encode(kept) if kept else [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    after = whole[len(before) :]
+    if not before:
+        before = list(tokenizer.eos_ids[:1])
+    if not before or not after:
+        raise TextError(f"{continuation!r} after {context[-40:]!r} leaves no token to predict")
+    return Passage((*before, *after), len(before))
+
+
+@torch.inference_mode()
+def score_passages(runner: ModelRunner, passages: Sequence[Passage]) -> list[PassageScore]:
+    """Scores in one pass, side by side; a long common prefix is prefilled once. Too long a context loses its start.
+
+    Raises TextError where the scored tokens alone fill the context.
+    """
+    fitted = [_fitted(passage, runner.max_context) for passage in passages]
+    shared = _prefix_to_prefill(fitted)
+    for start in range(0, shared, PREFILL_CHUNK):
+        runner.prefill_states(0, fitted[0].ids[start : min(start + PREFILL_CHUNK, shared)], start)
+    states = runner.branch_states(0, [passage.ids[shared:-1] for passage in fitted], shared)
+    scores, row = [], 0
+    for passage in fitted:
+        end = row + len(passage.ids) - 1 - shared
+        targets = torch.tensor(passage.ids[passage.begin :], device=states.device)
+        logits = runner.head(states[end - len(targets) : end]).float()
+        nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().sum()
+        scores.append(PassageScore(float(nats), len(targets), bool((logits.argmax(-1) == targets).all())))
+        row = end
+    return scores
+
+
+def grouped(passages: Sequence[Passage]) -> list[list[Passage]]:
+    """Neighbours put together as long as a pass stays within a prefill chunk."""
+    groups: list[list[Passage]] = []
+    held = PREFILL_CHUNK
+    for passage in passages:
+        if held + len(passage.ids) > PREFILL_CHUNK:
+            groups.append([])
+            held = 0
+        groups[-1].append(passage)
+        held += len(passage.ids)
+    return groups
+
+
+def _fitted(passage: Passage, max_context: int) -> Passage:
+    excess = len(passage.ids) - 1 - max_context
+    if excess <= 0:
+        return passage
+    if excess >= passage.begin:
+        scored = len(passage.ids) - passage.begin
+        raise TextError(f"a continuation has {scored} tokens, the context holds {max_context}; shorten it")
+    return Passage(passage.ids[excess:], passage.begin - excess)
+
+
+def _prefix_to_prefill(passages: Sequence[Passage]) -> int:
+    """How many tokens to read once before the branches; 0 where one pass over everything is cheaper."""
+    limit = min(passage.begin for passage in passages) - 1
+    if len(passages) == 1:
+        return limit // PREFILL_CHUNK * PREFILL_CHUNK
+    first, last = min(passage.ids for passage in passages), max(passage.ids for passage in passages)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    shared = min(limit, same)
+    return shared if shared * (len(passages) - 1) >= _WORTH_A_PASS else 0

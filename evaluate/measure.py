@@ -1,0 +1,139 @@
+"""Everything `moesaic eval` measures, in one go: texts, tasks, the original beside it, intervals, and what it costs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ..engine.runner import ModelRunner
+from ..models.checkpoint import compute_dtype
+from ..models.threads import torch_threads
+from ..models.transformer import Transformer
+from .corpus import Corpus
+from .footprint import Footprint, footprint
+from .overlap import measure_overlap
+from .plan import MODEL, ORIGINAL, Opened, Plan
+from .results import Evaluation, TaskResult, TextResult
+from .score import DocumentScore, Score, check_ids, score_together, scoring_runner
+from .statistics import Comparison, compare_means, compare_perplexities
+from .tasks.answer import answer, encode_questions
+from .tasks.classify import HeadRecipe, score_head, train_head
+from .tasks.files import read_task
+from .tasks.items import Task, TaskScore
+from .texts import embedded_text, read_documents
+
+Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
+_FEW_DOCUMENTS = 10  # below this many, intervals are over windows
+
+
+def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:
+    """Runs a plan. Raises SetupError (TextError, CheckpointError) or Unsupported before any model is loaded."""
+    plan.check()
+    say = progress or (lambda what, done, total: None)
+    opened = Opened(plan)
+    corpora = [opened.corpus(Path(file)) for file in _text_files(plan)]
+    tasks = [read_task(name, plan.tasks_dir, plan.limit) for name in plan.tasks]
+    training = read_documents(plan.training_text) if plan.training_text else []
+    with torch_threads(opened.threads):
+        models = opened.load()
+        texts = [_score_text(corpus, models, opened, say, training) for corpus in corpora]
+        results = [_score_task(task, models, opened, say) for task in tasks]
+    return Evaluation(plan, tuple(texts), tuple(results), _footprints(opened, texts))
+
+
+def _text_files(plan: Plan) -> Sequence[str | Path]:
+    return plan.text or ([] if plan.tasks else [embedded_text()])
+
+
+def score_corpus(
+    corpus: Corpus,
+    models: Mapping[str, Transformer],
+    opened: Opened,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Score]:
+    """The score of each model, each compared with ORIGINAL where it is among them."""
+    names = list(models)
+    original = names.index(ORIGINAL) if ORIGINAL in models else None
+    scores = score_together(list(models.values()), corpus.ids, original, progress, opened.window, opened.plan.stride)
+    return {name: corpus.with_sizes(score) for name, score in zip(names, scores, strict=True)}
+
+
+def _score_text(
+    corpus: Corpus, models: Mapping[str, Transformer], opened: Opened, say: Progress, training: Sequence[str]
+) -> TextResult:
+    scores = score_corpus(corpus, models, opened, lambda n, of: say(f"documents of {corpus.name}", n, of))
+    overlap = None
+    if training:
+        overlap = measure_overlap([opened.tokenizer.decode(ids) for ids in corpus.ids], training)
+    over, comparisons = _compared(scores, opened.plan.seed) if ORIGINAL in scores else ("", {})
+    return TextResult(corpus.name, scores, over, comparisons, overlap)
+
+
+def _compared(scores: Mapping[str, Score], seed: int) -> tuple[str, dict[str, Comparison]]:
+    """Perplexity and top-1 accuracy of MODEL against ORIGINAL, over documents, or windows of a few long ones."""
+    few = len(scores[MODEL].documents) < _FEW_DOCUMENTS
+    mine, other = (scores[name].pieces if few else scores[name].documents for name in (MODEL, ORIGINAL))
+    kept = [pair for pair in zip(mine, other, strict=True) if pair[0].num_tokens]
+    if len(kept) < 2:
+        return "", {}
+    ours, theirs = ([pair[side] for pair in kept] for side in (0, 1))
+    tokens = _column(ours, "num_tokens")
+    right, their_right = _column(ours, "num_correct"), _column(theirs, "num_correct")
+    return "windows" if few else "documents", {
+        "perplexity": compare_perplexities(_column(ours, "nats"), _column(theirs, "nats"), tokens, seed=seed),
+        "top1_accuracy": compare_means(right, their_right, tokens, seed=seed),
+    }
+
+
+def _column(scores: Sequence[DocumentScore], name: str) -> list[float]:
+    return [getattr(score, name) for score in scores]
+
+
+def _score_task(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> TaskResult:
+    scores = _classified(task, models, opened, say) if task.examples else _answered(task, models, opened, say)
+    comparison = None
+    if ORIGINAL in scores and scores[MODEL].num_items > 1:
+        mine, other = (scores[name].correct[scores[name].rule] for name in (MODEL, ORIGINAL))
+        comparison = compare_means(mine, other, seed=opened.plan.seed)
+    return TaskResult(task.name, scores, comparison)
+
+
+def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
+    encoded = encode_questions(task.questions, opened.tokenizer)
+    every = [passage.ids for passages in encoded for passage in passages]
+    check_ids(every, opened.checkpoint.spec.vocab_size)
+    longest = max(map(len, every))
+    return {
+        name: answer(task, encoded, _runner(model, opened, longest), _counter(say, task, name))
+        for name, model in models.items()
+    }
+
+
+def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
+    """One head for all, trained on the original where there is one: what it still gets right was kept."""
+    runners = {name: _runner(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
+    owner = ORIGINAL if ORIGINAL in runners else MODEL
+    head = train_head(runners[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
+    return {
+        name: score_head(head, runner, opened.tokenizer, task, progress=_counter(say, task, name))
+        for name, runner in runners.items()
+    }
+
+
+def _runner(model: Transformer, opened: Opened, longest: int) -> ModelRunner:
+    return scoring_runner(model, min(opened.window, longest))
+
+
+def _counter(say: Progress, task: Task, name: str) -> Callable[[int, int], None]:
+    return lambda done, total: say(f"items of {task.name}, {name}", done, total)
+
+
+def _footprints(opened: Opened, texts: Sequence[TextResult]) -> dict[str, Footprint]:
+    found = {}
+    for name, checkpoint in ((MODEL, opened.checkpoint), (ORIGINAL, opened.original)):
+        if checkpoint:
+            scores = [text.scores[name] for text in texts]
+            tokens, seconds = sum(each.total.num_tokens for each in scores), sum(each.seconds for each in scores)
+            element = torch.empty(0, dtype=compute_dtype(checkpoint, opened.device, opened.plan.dtype)).element_size()
+            found[name] = footprint(checkpoint.spec, checkpoint.weight_bytes, element, tokens, seconds)
+    return found

@@ -1,0 +1,104 @@
+"""What an evaluation is asked for, and the checkpoints it is about, judged before any weight is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.build import choose_device
+from ..models.checkpoint import TIERS, Checkpoint, load_transformer, open_checkpoint
+from ..models.errors import SetupError, TextError, Unsupported
+from ..models.threads import choose_threads
+from ..models.tokenizer import Tokenizer
+from ..models.transformer import Transformer
+from .corpus import Corpus, encode_corpus
+from .texts import read_documents
+
+MODEL, ORIGINAL, FLOOR = "model", "original", "original in bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured and how. None means: chosen from the machine and the model, or everything.
+
+    Each file of `text` is a corpus of its own; with neither text nor tasks, the text that ships is scored. `floor`
+    puts a bf16 cast of the original beside the model: agreement above that means nothing.
+    """
+
+    model: str | Path
+    against: str | Path | None = None
+    text: Sequence[str | Path] = ()
+    documents: int | None = None
+    truncate: int | None = None
+    stride: int | None = None
+    tasks: Sequence[str | Path] = ()
+    tasks_dir: str | Path | None = None
+    limit: int | None = None
+    floor: bool = False
+    training_text: Sequence[str | Path] = ()
+    tier: str = "full"
+    device: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    max_context: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises SetupError for a value that no model could serve."""
+        for name, least in (("documents", 1), ("truncate", 2), ("stride", 1), ("limit", 1)):
+            value = getattr(self, name)
+            unit = " tokens: one to read, one to predict" if name == "truncate" else ""
+            if value is not None and value < least:
+                raise TextError(f"{name} is {value}, it must be at least {least}{unit}")
+        if self.floor and self.against is None:
+            raise SetupError("floor is the original cast to bf16; name the original with --against")
+
+
+class Opened:
+    """The checkpoints of a plan, judged together before any weight is read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.checkpoint = open_checkpoint(plan.model)
+        if plan.tier not in TIERS:
+            raise Unsupported(f"tier {plan.tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+        self.original = None if plan.against is None else open_checkpoint(plan.against)
+        self.tokenizer = Tokenizer.open(self.checkpoint.path)
+        if self.original is not None:
+            _check_same_tokens(self.checkpoint, self.original, self.tokenizer)
+        self.device = choose_device(plan.device)
+        self.threads = choose_threads(plan.threads, self.checkpoint.weight_bytes)
+        self.window = plan.max_context or self._context
+        if not 2 <= self.window <= self._context:
+            raise SetupError(f"max_context is {self.window}, this model's context is 2 to {self._context}")
+        if plan.stride is not None and plan.stride >= self.window:
+            raise SetupError(
+                f"stride is {plan.stride}, it must be below the window of {self.window} tokens, "
+                "else the first token of a window would have nothing before it"
+            )
+
+    @property
+    def _context(self) -> int:
+        both = [each.spec.max_context for each in (self.checkpoint, self.original) if each]
+        return min(both)
+
+    def corpus(self, *files: Path) -> Corpus:
+        """Some files as one corpus."""
+        documents = read_documents(files, self.plan.documents)
+        name = ", ".join(file.name for file in files)
+        return encode_corpus(name, documents, self.tokenizer, self.plan.truncate, self.checkpoint.spec.vocab_size)
+
+    def load(self) -> dict[str, Transformer]:
+        """The models by whose they are."""
+        wanted: list[tuple[str, Checkpoint | None, str | None]] = [(MODEL, self.checkpoint, self.plan.dtype)]
+        wanted.append((ORIGINAL, self.original, self.plan.dtype))
+        wanted.append((FLOOR, self.original if self.plan.floor else None, "bfloat16"))
+        return {name: load_transformer(each, self.device, dtype) for name, each, dtype in wanted if each}
+
+
+def _check_same_tokens(checkpoint: Checkpoint, original: Checkpoint, tokenizer: Tokenizer) -> None:
+    same_vocabulary = checkpoint.spec.vocab_size == original.spec.vocab_size
+    if not same_vocabulary or tokenizer.fingerprint() != Tokenizer.open(original.path).fingerprint():
+        raise SetupError(
+            f"{original.path.name} has another tokenizer than {checkpoint.path.name}; "
+            "only models with the same tokens can be compared"
+        )
