@@ -208,6 +208,9 @@ def notes(report: Report) -> Sequence[str]:
             f"{report['engine']['new_tokens']} new tokens; {limit(report)}"
         )
     if "serve" in report:
-        added = report["serve"]["int8"]["8"]["added_ms_p50"]
-        said.append(f"TTFT, ITL: p50 through gRPC; the server adds {added:.2f} ms (p50) to the engine at 8 streams")
+        at_8 = report["serve"]["int8"]["8"]
+        said.append(
+            f"TTFT, ITL: p50 through gRPC; around the engine the server adds {at_8['front_end_ms_p50']:.2f} ms, gRPC "
+            f"and the client {at_8['wire_ms_p50']:.2f} ms (p50 at 8 streams)"
+        )
     return said

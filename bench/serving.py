@@ -1,11 +1,16 @@
 """Latency through gRPC: time to first token, time between tokens, and what the server adds to the engine."""
 
-import threading
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..server.client import Client
+import grpc
+
+from ..proto import generation_pb2 as pb
+from ..server.client_request import build_request
+from ..server.handlers import GENERATION, stub
 
 Progress = Callable[[str, int, int], None]
 CONCURRENCIES = (1, 8)
@@ -13,12 +18,14 @@ CONCURRENCIES = (1, 8)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One streamed request, in seconds. added: what it took beyond the engine's own queue, prefill and decode."""
+    """One streamed request, in seconds. The last two are beyond the engine's own queue, prefill and decode: what the
+    front end took, and what gRPC on both sides and this client took."""
 
     first_token: float
     between: tuple[float, ...]
     total: float
-    added: float
+    front_end: float
+    wire: float
     num_tokens: int
 
 
@@ -45,49 +52,40 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _stream_all(
     address: str, model: str, prompts: Sequence[Sequence[int]], num_new: int, concurrency: int, num_requests: int
 ) -> list[Sample]:
-    """num_requests in all, `concurrency` at a time, each caller with a connection of its own."""
-    samples: list[Sample] = []
-    failures: list[BaseException] = []
-    left = list(range(num_requests))
-    lock = threading.Lock()
+    """num_requests in all, `concurrency` at a time, on one connection and one event loop."""
 
-    def caller() -> None:
-        try:
-            with Client(address) as client:
-                while True:
-                    with lock:
-                        if not left:
-                            return
-                        turn = left.pop()
-                    sample = _stream(client, model, prompts[turn % len(prompts)], num_new)
-                    with lock:
-                        samples.append(sample)
-        except BaseException as error:
-            failures.append(error)
+    async def run() -> list[Sample]:
+        samples: list[Sample] = []
+        turns = iter(range(num_requests))
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = stub(channel, GENERATION, "GenerateStream")
 
-    threads = [threading.Thread(target=caller) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return samples
+            async def caller() -> None:
+                for turn in turns:
+                    samples.append(await _stream(call, model, prompts[turn % len(prompts)], num_new))
+
+            await asyncio.gather(*(caller() for _ in range(concurrency)))
+        return samples
+
+    return asyncio.run(run())
 
 
-def _stream(client: Client, model: str, prompt: Sequence[int], num_new: int) -> Sample:
+async def _stream(call: Callable[..., Any], model: str, prompt: Sequence[int], num_new: int) -> Sample:
+    request = build_request(prompt, model=model, max_new_tokens=num_new, temperature=0.0, ignore_eos=True)
     begin = time.perf_counter()
-    arrivals, tokens, engine = [], 0, 0.0
-    for chunk in client.stream(prompt, model=model, max_new_tokens=num_new, temperature=0.0, ignore_eos=True):
+    arrivals: list[float] = []
+    tokens, timing = 0, pb.Timing()
+    async for chunk in call(request):
         if chunk.token_ids:
             arrivals.append(time.perf_counter())
             tokens += len(chunk.token_ids)
-        if chunk.timing:
+        if chunk.HasField("timing"):
             timing = chunk.timing
-            engine = timing.queue_seconds + timing.prefill_seconds + timing.decode_seconds
     total = time.perf_counter() - begin
     between = tuple(after - before for before, after in zip(arrivals, arrivals[1:], strict=False))
-    return Sample(arrivals[0] - begin, between, total, total - engine, tokens)
+    engine = timing.queue_seconds + timing.prefill_seconds + timing.decode_seconds
+    front_end, wire = timing.total_seconds - engine, total - timing.total_seconds
+    return Sample(arrivals[0] - begin, between, total, front_end, wire, tokens)
 
 
 def _figures(samples: Sequence[Sample], seconds: float) -> dict[str, float]:
@@ -96,7 +94,9 @@ def _figures(samples: Sequence[Sample], seconds: float) -> dict[str, float]:
     for name, values in (
         ("ttft_ms", [sample.first_token for sample in samples]),
         ("itl_ms", between),
-        ("added_ms", [sample.added for sample in samples]),
+        ("front_end_ms", [sample.front_end for sample in samples]),
+        ("wire_ms", [sample.wire for sample in samples]),
+        ("added_ms", [sample.front_end + sample.wire for sample in samples]),
     ):
         figures[f"{name}_p50"] = round(percentile(values, 0.50) * 1e3, 3)
         figures[f"{name}_p95"] = round(percentile(values, 0.95) * 1e3, 3)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("cli", "bench", "server", "compress", "evaluate", "engine", "models", "kernels", "proto")
 ARROWS = {
     "cli": {"server", "compress", "evaluate", "engine", "bench", "models", "kernels"},
-    "bench": {"server", "compress", "evaluate", "engine", "models", "kernels"},
+    "bench": {"proto", "server", "compress", "evaluate", "engine", "models", "kernels"},
     "server": {"proto", "engine", "models"},
     "compress": {"evaluate", "models", "kernels"},
     "evaluate": {"engine", "models"},
