@@ -74,7 +74,7 @@ def test_a_seed_repeats_and_another_hardly_matters() -> None:
 
 def test_items_weigh_as_many_tokens_as_they_have() -> None:
     found = compare_means([1.0, 30.0], [1.0, 10.0], [1, 10])
-    assert (found.difference, found.ratio) == (pytest.approx(20 / 11), pytest.approx(31 / 11))
+    assert [found.difference, found.ratio] == pytest.approx([20 / 11, 31 / 11])
 
 
 def test_a_ratio_of_perplexities_is_the_exponential_of_the_difference_in_nats() -> None:
@@ -125,8 +125,8 @@ def beside(name: str | Path, files: list[Path], documents: int) -> dict[str, Com
 
 
 def compared(score: Score, original: Score) -> Comparison:
-    nats = ([document.nats for document in each.documents] for each in (score, original))
-    return compare_perplexities(*nats, num_tokens=[document.num_tokens for document in original.documents])
+    ours, theirs = ([document.nats for document in each.documents] for each in (score, original))
+    return compare_perplexities(ours, theirs, [document.num_tokens for document in original.documents])
 
 
 def test_an_error_of_one_percent_in_one_layer_is_significant_and_a_bf16_cast_is_not() -> None:

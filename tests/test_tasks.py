@@ -200,7 +200,7 @@ def test_choices_are_ranked_raw_per_token_and_per_byte(pair: Any) -> None:
     assert found.answers["raw"] == (nats.index(min(nats)),)
     by_byte = [value / length for value, length in zip(nats, (1, 5, 2), strict=True)]
     assert found.answers["per_byte"] == (by_byte.index(min(by_byte)),)
-    assert found.nats == (pytest.approx(nats[2], rel=1e-4),) and found.chance == pytest.approx(1 / 3)
+    assert found.nats == pytest.approx((nats[2],), rel=1e-4) and found.chance == pytest.approx(1 / 3)
 
 
 def test_a_score_above_chance_is_0_for_guessing_and_1_for_perfection() -> None:
