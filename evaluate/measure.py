@@ -3,10 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from ..engine.runner import ModelRunner
-from ..models.checkpoint import compute_dtype
+from ..models.checkpoint import dense_dtype
 from ..models.threads import torch_threads
 from ..models.transformer import Transformer
 from .corpus import Corpus
@@ -134,6 +132,6 @@ def _footprints(opened: Opened, texts: Sequence[TextResult]) -> dict[str, Footpr
         if checkpoint:
             scores = [text.scores[name] for text in texts]
             tokens, seconds = sum(each.total.num_tokens for each in scores), sum(each.seconds for each in scores)
-            element = torch.empty(0, dtype=compute_dtype(checkpoint, opened.device, opened.plan.dtype)).element_size()
+            element = dense_dtype(checkpoint, opened.device, opened.plan.dtype).itemsize
             found[name] = footprint(checkpoint.spec, checkpoint.weight_bytes, element, tokens, seconds)
     return found

@@ -144,6 +144,14 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | Non
     return stored.pop() if len(stored) == 1 else torch.bfloat16
 
 
+def dense_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
+    """What dense matrices are kept in, and so read in: bf16 under float32 arithmetic where they stay bf16."""
+    wanted = compute_dtype(checkpoint, device, dtype)
+    stored = {entry.dtype for entry in checkpoint.entries.values() if entry.dtype in _FLOATS and len(entry.shape) > 1}
+    stay = stored == {"BF16"} and wanted == torch.float32 and keeps_bf16(device)
+    return torch.bfloat16 if stay else wanted
+
+
 def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """(our name, tensor) for every tensor, one at a time, file by file; each is a copy that outlives the file."""
     for file in checkpoint.files:
