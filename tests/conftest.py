@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    """Where a Triton kernel runs in this session: "cuda", or "cpu" by the interpreter."""
+    """Where a Triton kernel runs: "cuda", or "cpu" by the interpreter."""
     pytest.importorskip("triton")
     if request.config.getoption("--gpu"):
         return "cuda"
