@@ -9,11 +9,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..kernels.dense_linear import keeps_bf16
@@ -35,6 +35,7 @@ MADE_BY = "moesaic"  # in quantization_config, which has no quant_method: other 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_JSON_BYTES = 16 << 20
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_STORED = {**_FLOATS, "I8": torch.int8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -153,15 +154,23 @@ def dense_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None)
 
 
 def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) for every tensor, one at a time, file by file; each is a copy that outlives the file."""
+    """(our name, tensor) for every tensor, one at a time, file by file.
+
+    Read, not mapped: a mapped file counts as memory of the process a second time, and ends it where it is cut short.
+    """
     for file in checkpoint.files:
         ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
-        try:
-            with safe_open(file, framework="pt") as stream:
-                for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
-                    yield name, stream.get_tensor(entry.name).clone()
-        except SafetensorError as error:
-            raise CheckpointError(f"{file.name} cannot be read as safetensors: {error}; copy it again") from None
+        with file.open("rb") as stream:
+            for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
+                yield name, _read_tensor(stream, entry)
+
+
+def _read_tensor(stream: BufferedReader, entry: TensorEntry) -> Tensor:
+    raw = torch.empty(entry.num_bytes, dtype=torch.uint8)
+    stream.seek(entry.data_start + entry.begin)
+    if stream.readinto(raw.numpy().data) != entry.num_bytes:
+        raise CheckpointError(f"{entry.file.name} ends inside {entry.name}; copy it again")
+    return raw.view(_STORED[entry.dtype]).view(entry.shape)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -30,8 +30,9 @@ class TensorEntry:
     file: Path
     dtype: str
     shape: tuple[int, ...]
-    begin: int
+    begin: int  # from the first byte of data on
     end: int
+    data_start: int = 0  # where the data begins in the file
 
     @property
     def num_bytes(self) -> int:
@@ -63,7 +64,8 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
                 f"{file.name} ends inside its header ({size:,} bytes, {length + 8:,} needed); copy it again"
             )
         header = _parsed(file, stream.read(length))
-    entries = {name: _entry(file, name, value) for name, value in header.items() if name != "__metadata__"}
+    _check_metadata(file, header.get("__metadata__", {}))
+    entries = {name: _entry(file, name, value, 8 + length) for name, value in header.items() if name != "__metadata__"}
     _check_ranges(file, entries, size - 8 - length)
     return entries
 
@@ -78,6 +80,13 @@ def _parsed(file: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
+def _check_metadata(file: Path, metadata: Any) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(
+            f"{file.name} cannot be read as safetensors: its metadata is no map of texts; copy it again"
+        )
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
@@ -85,7 +94,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _entry(file: Path, name: str, value: Any) -> TensorEntry:
+def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     damaged = CheckpointError(f"{file.name}: the header's entry of {name[:200]!r} is damaged; copy it again")
     try:
         dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
@@ -100,7 +109,7 @@ def _entry(file: Path, name: str, value: Any) -> TensorEntry:
         raise damaged
     if len(shape) > 8 or end - begin != prod(shape) * ITEM_BYTES[dtype]:
         raise damaged
-    return TensorEntry(name, file, dtype, shape, begin, end)
+    return TensorEntry(name, file, dtype, shape, begin, end, data_start)
 
 
 def _check_ranges(file: Path, entries: dict[str, TensorEntry], data_bytes: int) -> None:
