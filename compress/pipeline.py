@@ -97,7 +97,7 @@ def _finished_before(source: Checkpoint, target: Path, recipe: Recipe, input_sha
             f"{target} exists and is not the result of this recipe on this model; remove it or name another directory"
         )
     result = open_checkpoint(target)
-    record.verify(result.files)
+    record.verify(target, result.files)
     measured = last.measured
     return Compression(
         target, recipe, source.weight_bytes, result.weight_bytes, measured["original"], measured["result"],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..models.checkpoint import TIERS, Checkpoint, compute_dtype, load_transformer, open_checkpoint
+from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
@@ -93,7 +93,7 @@ def _described(
         vocab_size=checkpoint.spec.vocab_size,
         max_context=runner.max_context,
         stages=tuple(stage.name for stage in checkpoint.record.stages),
-        tiers=TIERS,
+        tiers=checkpoint.tiers,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=threads,

@@ -28,11 +28,18 @@ class GenerationSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """completion_tokens counts every token that was made for the answer, the one that completed a stop included."""
+    """completion_tokens counts every token that was made for the answer, the one that completed a stop included.
+
+    ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read by itself, router
+    included, and of their neurons, what it computed; means over prompt and new tokens, None where the model has one
+    tier only.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     tier_used: str = "full"
+    ffn_bytes_share: float | None = None
+    ffn_neurons_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,15 @@ class _Running:
     decoding_since: float | None = None
     last_token: int = -1
     num_new: int = 0
+    spent: tuple[float, float] = (0.0, 0.0)  # sums over tokens of the shares of FFN bytes and neurons
+
+    def spend(self, shares: tuple[float, float], tokens: int) -> None:
+        self.spent = (self.spent[0] + shares[0] * tokens, self.spent[1] + shares[1] * tokens)
+
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """The means so far; None where nothing was told."""
+        return (self.spent[0] / self.num_cached, self.spent[1] / self.num_cached) if any(self.spent) else None
 
 
 @dataclass(slots=True)
@@ -108,14 +117,16 @@ class Engine:
         prompt, start = running.request.prompt_ids, running.num_cached
         chunk = prompt[start : start + self._prefill_chunk]
         try:
-            logits = self._runner.prefill(slot, chunk, start)
+            done = self._runner.prefill(slot, chunk, start, running.request.tier)
         except Exception as error:  # a fault of this request's forward pass must not end the others
             return [self._failed(slot, error)]
         running.num_cached += len(chunk)
+        if done.shares:
+            running.spend(done.shares[0], len(chunk))
         if running.num_cached < len(prompt):
             return []
         running.decoding_since = self._now()
-        return [self._advance(slot, logits)]
+        return [self._advance(slot, done.logits)]
 
     def _decode(self, count: int) -> list[Row]:
         """The next token of slots 0 .. count-1. Finished ones leave last to first, so that moves stay valid."""
@@ -123,11 +134,16 @@ class Engine:
             return []
         rows = self._slots[:count]
         try:
-            logits = self._runner.decode([row.last_token for row in rows], [row.num_cached for row in rows])
+            done = self._runner.decode(
+                [row.last_token for row in rows], [row.num_cached for row in rows], [row.request.tier for row in rows]
+            )
         except Exception as error:
             return [self._failed(slot, error) for slot in reversed(range(count))]
         for row in rows:
             row.num_cached += 1
+        for row, shares in zip(rows, done.shares, strict=False):
+            row.spend(shares, 1)
+        logits = done.logits
         greedy = logits.argmax(-1).tolist()
         finite = torch.isfinite(logits).all(-1).tolist()
         return [self._advance(slot, logits[slot], greedy[slot], finite[slot]) for slot in reversed(range(count))]
@@ -150,7 +166,8 @@ class Engine:
             return self._finished(slot, (token,), FinishReason.LENGTH)
         if running.num_cached >= self._runner.max_context:
             return self._finished(slot, (token,), FinishReason.CONTEXT_FULL)
-        return Row(request.key, (token,), timing=self._timing(running) if running.num_new == 1 else None)
+        timing = self._timing(running) if running.num_new == 1 else None
+        return Row(request.key, (token,), timing=timing, shares=running.shares)
 
     def _timing(self, running: _Running) -> Timing:
         """Told with the first token, for those who end a request themselves, and with the last."""
@@ -162,7 +179,7 @@ class Engine:
         running = self._slots[slot]
         timing = self._timing(running)
         self._free(slot)
-        return Row(running.request.key, tokens, why, stop_token, timing=timing)
+        return Row(running.request.key, tokens, why, stop_token, timing=timing, shares=running.shares)
 
     def _failed(self, slot: int, error: Exception) -> Row:
         key = self._slots[slot].request.key

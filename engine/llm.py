@@ -10,10 +10,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Unpack
 
-from ..models.checkpoint import TIERS
 from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
+from ..models.spec import FULL
 from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
@@ -40,6 +40,7 @@ class _Answer:
 
     request: Request
     text: TextStream
+    tier: str
     token_ids: list[int] = field(default_factory=list)
     timing: Timing = Timing()
     first_at: float = 0.0
@@ -56,7 +57,7 @@ class _Answer:
         if self.text.stopped is None and row.finish is None:
             return Chunk(shown, used)
         shown += self.text.finish()
-        usage = Usage(len(self.request.prompt_ids), len(self.token_ids))
+        usage = Usage(len(self.request.prompt_ids), len(self.token_ids), self.tier, *(row.shares or (None, None)))
         if self.text.stopped is not None:
             return Chunk(shown, used, FinishReason.STOP_STRING, usage, self.timing, self.text.stopped)
         return Chunk(shown, used, row.finish, usage, self.timing, row.stop_token_id)
@@ -110,7 +111,7 @@ class LLM:
 
     def _answer(self, prompt: Prompt, settings: GenerationSettings) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
-        check_settings(settings)
+        tier = check_settings(settings, self.description.tiers)
         found = _type_violations(settings)
         for violation in found:
             settings.pop(violation.field)  # type: ignore[misc]  # what is left can be judged too
@@ -130,7 +131,9 @@ class LLM:
         found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
         if found:
             raise InvalidRequest(found)
-        return _Answer(Request(next(self._keys), ids, sampling, stopping), TextStream(self.tokenizer, ids, stop))
+        index = self.description.tiers.index(tier)
+        request = Request(next(self._keys), ids, sampling, stopping, tier=index)
+        return _Answer(request, TextStream(self.tokenizer, ids, stop), tier)
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:
@@ -168,15 +171,16 @@ class LLM:
         self._rows.pop(answer.request.key, None)
 
 
-def check_settings(settings: GenerationSettings) -> None:
-    """Refuses names that do not exist, with a suggestion, and tiers that the model does not have."""
+def check_settings(settings: GenerationSettings, tiers: Sequence[str]) -> str:
+    """The tier asked for. Refuses names that do not exist, with a suggestion, and tiers the model does not have."""
     for name in settings:
         if name not in GenerationSettings.__annotations__:
             hint = suggestion(name, list(GenerationSettings.__annotations__))
             raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
-    tier = settings.get("tier")
-    if tier is not None and tier not in TIERS:
-        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+    tier = settings.get("tier") or FULL
+    if tier not in tiers:
+        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(tiers)}")
+    return tier
 
 
 def _type_violations(settings: GenerationSettings) -> list[Violation]:

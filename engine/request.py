@@ -39,6 +39,7 @@ class Stopping:
 class Request:
     """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished.
 
+    tier: the index of the operating point of the model's experts, 0 is full.
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     """
 
@@ -47,6 +48,7 @@ class Request:
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()
     arrived_seconds: float | None = None
+    tier: int = 0
 
 
 class FinishReason(Enum):
@@ -72,7 +74,8 @@ class Timing:
 class Row:
     """What one step gave to one request. A stop token ends the request and is not among `token_ids`.
 
-    timing comes with the first token and with the last row.
+    timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
+    request's tokens have used so far, a mean over them; None where the model has one tier only.
     """
 
     key: int
@@ -81,6 +84,7 @@ class Row:
     stop_token_id: int | None = None
     error: str = ""
     timing: Timing | None = None
+    shares: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

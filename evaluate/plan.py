@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.build import choose_device
-from ..models.checkpoint import TIERS, Checkpoint, load_transformer, open_checkpoint
-from ..models.errors import SetupError, TextError, Unsupported
+from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ..models.errors import SetupError, TextError
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
@@ -59,8 +59,7 @@ class Opened:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.checkpoint = open_checkpoint(plan.model)
-        if plan.tier not in TIERS:
-            raise Unsupported(f"tier {plan.tier!r} is not among this model's tiers: {', '.join(TIERS)}")
+        self.tier = self.checkpoint.tier_index(plan.tier)
         self.original = None if plan.against is None else open_checkpoint(plan.against)
         self.tokenizer = Tokenizer.open(self.checkpoint.path)
         if self.original is not None:
@@ -92,7 +91,9 @@ class Opened:
         wanted: list[tuple[str, Checkpoint | None, str | None]] = [(MODEL, self.checkpoint, self.plan.dtype)]
         wanted.append((ORIGINAL, self.original, self.plan.dtype))
         wanted.append((FLOOR, self.original if self.plan.floor else None, "bfloat16"))
-        return {name: load_transformer(each, self.device, dtype) for name, each, dtype in wanted if each}
+        models = {name: load_transformer(each, self.device, dtype) for name, each, dtype in wanted if each}
+        models[MODEL].tier = self.tier
+        return models
 
 
 def _check_same_tokens(checkpoint: Checkpoint, original: Checkpoint, tokenizer: Tokenizer) -> None:

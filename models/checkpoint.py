@@ -25,12 +25,12 @@ from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
-from .spec import TransformerSpec, with_overrides
+from .spec import FULL, TransformerSpec, with_overrides
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-TIERS = ("full",)
+EXPERTS_NAME = "moesaic/experts.safetensors"  # in a folder of its own: other loaders stop at unknown tensors
 MADE_BY = "moesaic"  # in quantization_config, which has no quant_method: other loaders stop there
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_JSON_BYTES = 16 << 20
@@ -57,6 +57,17 @@ class Checkpoint:
         return sum(entry.num_bytes for entry in self.entries.values())
 
     @property
+    def tiers(self) -> tuple[str, ...]:
+        """Names of the operating points, the full one first."""
+        return (FULL, *(tier.name for tier in self.record.tiers))
+
+    def tier_index(self, tier: str | None) -> int:
+        """The index of a tier; None is the full one. Raises Unsupported with the list."""
+        if (tier or FULL) not in self.tiers:
+            raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(self.tiers)}")
+        return self.tiers.index(tier or FULL)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The safetensors files, in order."""
         return tuple(sorted({entry.file for entry in self.entries.values()}))
@@ -76,27 +87,34 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from None
     except ValueError as error:
         raise CheckpointError(f"{RECORD_NAME}: {error}; make the checkpoint again") from None
+    if spec.num_tiers != len(record.tiers) + 1:
+        raise CheckpointError(
+            f"{RECORD_NAME} names {len(record.tiers)} tiers for a spec of {spec.num_tiers - 1}; "
+            "make the checkpoint again"
+        )
     entries = _matched(_file_entries(folder), family, spec)
     return Checkpoint(folder, config, family, default, spec, entries, record)
 
 
 def load(
-    path: str | Path, tier: str = "full", device: str | torch.device = "cpu", dtype: str | None = None
+    path: str | Path, tier: str = FULL, device: str | torch.device = "cpu", dtype: str | None = None
 ) -> Transformer:
     """The model of a directory or short name: token_ids [batch, tokens] -> logits [batch, tokens, vocab].
 
-    dtype is that of the arithmetic; by default float32 on a CPU, else what is on disk. On a CPU, bf16 weights stay
-    bf16 in memory under float32 arithmetic.
+    tier: how much of the experts it computes. dtype is that of the arithmetic; by default float32 on a CPU, else what
+    is on disk. On a CPU, bf16 weights stay bf16 in memory under float32 arithmetic.
     """
-    if tier not in TIERS:
-        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(TIERS)}")
-    return load_transformer(open_checkpoint(path), torch.device(device), dtype)
+    checkpoint = open_checkpoint(path)
+    index = checkpoint.tier_index(tier)
+    model = load_transformer(checkpoint, torch.device(device), dtype)
+    model.tier = index
+    return model
 
 
 def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | None = None) -> Transformer:
     """Builds the model and gives it its weights, tensor by tensor. Raises CheckpointError for damaged data."""
     wanted = compute_dtype(checkpoint, device, dtype)
-    checkpoint.record.verify(checkpoint.files)
+    checkpoint.record.verify(checkpoint.path, checkpoint.files)
     with torch.device("meta"):
         model = Transformer(checkpoint.spec)
     weights = {}
@@ -115,8 +133,8 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
 
 
 def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: torch.device) -> torch.dtype:
-    """Scales stay fp32, and bf16 matrices stay bf16 under fp32 arithmetic where that is faster."""
-    if name.endswith("weight_scale"):
+    """Scales and thresholds stay fp32, and bf16 matrices stay bf16 under fp32 arithmetic where that is faster."""
+    if name.endswith(("weight_scale", "thresholds", "compensation")):
         return torch.float32
     stays = tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and wanted == torch.float32 and keeps_bf16(device)
     return torch.bfloat16 if stays else wanted
@@ -201,7 +219,8 @@ def sha256_of(file: Path) -> str:
 def _file_entries(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of the directory by its name in the files."""
     found: dict[str, TensorEntry] = {}
-    for file in _weight_files(folder):
+    experts = folder / EXPERTS_NAME
+    for file in (*_weight_files(folder), *([experts] if experts.is_file() else [])):
         for name, entry in read_header(file).items():
             if name in found:
                 raise CheckpointError(f"{name} stands in {found[name].file.name} and in {file.name}")

@@ -58,4 +58,4 @@ def _ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:
     if spec.gated:
         yield _Matrix(spec.width, hidden, spec.gate, spec.bias)
     yield _Matrix(spec.width, hidden, spec.up, spec.bias)
-    yield _Matrix(hidden, spec.width, spec.down, spec.bias)
+    yield _Matrix(hidden, spec.width, spec.down, spec.output_bias)

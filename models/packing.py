@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .ffn import FFN
 from .linear import Int8Linear, Linear, TensorModule
-from .transformer import FFN, Attention, Transformer
+from .transformer import Attention, Transformer
 
 
 def pack_(model: Transformer) -> None:
@@ -17,8 +18,9 @@ def pack_(model: Transformer) -> None:
     for module in model.modules():
         if isinstance(module, Attention):
             module.packed = packed([module.query, module.key, module.value])
-        elif isinstance(module, FFN) and module.gate is not None:
-            module.packed = packed([module.gate, module.up])
+        elif isinstance(module, FFN):
+            module.packed = None if module.gate is None else packed([module.gate, module.up])
+    model.prepare()
 
 
 def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:

@@ -29,6 +29,18 @@ class StageRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TierRecord:
+    """An operating point of the experts. share: the part of the FFN's bytes that a lone token should read.
+
+    calibrated: what it does on the calibration text, above all `bytes_share` and `neurons_share`.
+    """
+
+    name: str
+    share: float
+    calibrated: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """The content of moesaic.json; empty for a checkpoint that moesaic has not worked on."""
 
@@ -36,6 +48,7 @@ class Record:
     stages: tuple[StageRecord, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     recipe_sha256: str = ""
+    tiers: tuple[TierRecord, ...] = ()  # all but the full one, which every model has
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
@@ -52,7 +65,10 @@ class Record:
             stages = tuple(StageRecord(**stage) for stage in values["stages"])
             if not all(isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings)):
                 raise TypeError("a stage's settings or figures are no object")
-            record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]))
+            tiers = tuple(TierRecord(**tier) for tier in values.get("tiers", ()))
+            if not all(isinstance(tier.name, str) and isinstance(tier.calibrated, dict) for tier in tiers):
+                raise TypeError("a tier has no name, or its figures are no object")
+            record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]), tiers)
         except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
@@ -65,9 +81,9 @@ class Record:
         """What `read` takes."""
         return json.dumps({"format": FORMAT, "moesaic": version, **asdict(self)}, indent=2) + "\n"
 
-    def verify(self, weights: Sequence[Path]) -> None:
-        """Compares the weight files with the hashes that were written beside them, where any were."""
-        names = {file.name for file in weights}
+    def verify(self, folder: Path, weights: Sequence[Path]) -> None:
+        """Compares the weight files of a folder with the hashes that were written for them, where any were."""
+        names = {file.relative_to(folder).as_posix() for file in weights}
         if self.files and names != set(self.files):
             raise CheckpointError(
                 f"the weights are in {', '.join(sorted(names))}, {RECORD_NAME} speaks of "
@@ -76,7 +92,7 @@ class Record:
         for file in weights if self.files else ():
             with file.open("rb") as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
-            if found != self.files[file.name]:
+            if found != self.files[file.relative_to(folder).as_posix()]:
                 raise CheckpointError(
                     f"{file} is not the file that was written (its hash differs from {RECORD_NAME}): "
                     "it is damaged; make or copy it again"

@@ -15,8 +15,18 @@ Scalar = str | int | float | bool | None
 DENSE = "dense"  # 16 or 32 bit floating point
 INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
 FORMATS = (DENSE, INT8)
+NO_ROUTER = "none"
+NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
+BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate
+ROUTERS = (NO_ROUTER, NORM_REGRESSION, BIT_PLANES)
+FULL = "full"  # the tier that every model has: all experts
 ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
-_CHOICES = {"activation": ACTIVATIONS, "norm": ("rms", "layer"), "scaling": ("default", "linear", "llama3")}
+_CHOICES = {
+    "activation": ACTIVATIONS,
+    "norm": ("rms", "layer"),
+    "scaling": ("default", "linear", "llama3"),
+    "router": ROUTERS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +57,38 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """Experts of `size` neurons in a row, the last one shorter where they do not divide; 0 is no experts.
+
+    router_width: hidden units of a `norm_regression` router. router_bits: high bits that a `bit_planes` router reads.
+    """
+
+    size: int = 0
+    router: str = NO_ROUTER
+    router_width: int = 0
+    router_bits: int = 0
+
+    def count(self, width: int) -> int:
+        """How many experts `width` neurons make."""
+        return -(-width // self.size) if self.size else 0
+
+
+@dataclass(frozen=True, slots=True)
 class FFNSpec:
-    """down(act(up x)), or down(act(gate x) * up x) when gated; up, gate, down are formats."""
+    """down(act(up x)), or down(act(gate x) * up x) when gated; up, gate, down are formats.
+
+    bias is of up and gate, output_bias of down.
+    """
 
     width: int
     activation: str
     gated: bool
     bias: bool = False
+    output_bias: bool = False
     up: str = DENSE
     gate: str = DENSE
     down: str = DENSE
+    experts: ExpertSpec = ExpertSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +99,11 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
-    """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows."""
+    """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
+
+    num_tiers: operating points of the experts, the full one included. With the full one alone, experts are no more
+    than an order of the neurons.
+    """
 
     family: str
     vocab_size: int
@@ -82,6 +118,7 @@ class TransformerSpec:
     position_offset: int = 0
     embedding: str = DENSE
     head: str = DENSE
+    num_tiers: int = 1
 
 
 def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:

@@ -4,28 +4,19 @@ Read it top down: norm, attention, FFN, layer, model. Every class is built from 
 `Transformer` knows the whole. Nothing here names a family: what differs between families is in the spec.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .compute import Compute
 from .context import CausalContext, Context
+from .experts import ExpertFFN
+from .ffn import FFN
 from .linear import EMBEDDINGS, LINEARS, Embedding, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
-from .spec import AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "gelu_tanh": _gelu_tanh,
-}
+from .spec import AttentionSpec, LayerSpec, TransformerSpec
 
 
 class Norm(TensorModule):
@@ -75,24 +66,6 @@ class Attention(TensorModule):
         return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
 
 
-class FFN(TensorModule):
-    """down(act(up x)), or down(act(gate x) * up x) when gated."""
-
-    def __init__(self, hidden_size: int, spec: FFNSpec) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[spec.activation]
-        self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
-        self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
-        self.down = LINEARS[spec.down](spec.width, hidden_size, spec.bias)
-        self.packed: tuple[TensorModule] | None = None  # gate and up as one linear; see packing.py
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        gate, up = self.packed[0](x).chunk(2, dim=-1) if self.packed else (self.gate(x), self.up(x))
-        return self.down(self.activation(gate) * up)
-
-
 class Layer(TensorModule):
     """x + attention(norm(x)), then x + ffn(norm(x))."""
 
@@ -101,11 +74,20 @@ class Layer(TensorModule):
         self.attention_norm = Norm(spec)
         self.attention = Attention(index, spec.hidden_size, layer.attention)
         self.ffn_norm = Norm(spec)
-        self.ffn = FFN(spec.hidden_size, layer.ffn)
+        experts = layer.ffn.experts.size > 0 and spec.num_tiers > 1
+        self.ffn: FFN = (
+            ExpertFFN(spec.hidden_size, layer.ffn, spec.num_tiers) if experts else FFN(spec.hidden_size, layer.ffn)
+        )
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), turn, context)
-        return x + self.ffn(self.ffn_norm(x))
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
+    ) -> Tensor:
+        x = self.attend(x, turn, context)
+        return x + self.ffn(self.ffn_norm(x), compute)
+
+    def attend(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
+        """The first half alone."""
+        return x + self.attention(self.attention_norm(x), turn, context)
 
 
 class Transformer(TensorModule):
@@ -118,7 +100,8 @@ class Transformer(TensorModule):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.tier = spec, 0
+        self.whole_ffn = (0, 0)  # bytes and neurons of all FFNs, once the weights are loaded
         self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
         rows = spec.max_context + spec.position_offset
         self.positions = None if spec.rope else Embedding(rows, spec.hidden_size)
@@ -131,24 +114,54 @@ class Transformer(TensorModule):
                 table = inverse_frequencies(spec.rope, spec.layers[0].attention.head_size)
             self.register_buffer("frequencies", table, persistent=False)
 
-    def forward(self, token_ids: Tensor, positions: Tensor | None = None, context: Context | None = None) -> Tensor:
-        """positions: [batch, tokens], by default 0, 1, 2 ...; without a context the tokens see this call only."""
-        return self.head(self.hidden(token_ids, positions, context))
+    def forward(
+        self,
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        context: Context | None = None,
+        compute: Compute | None = None,
+    ) -> Tensor:
+        """positions: [batch, tokens], by default 0, 1, 2 ...; without a context the tokens see this call only.
 
-    def hidden(self, token_ids: Tensor, positions: Tensor | None = None, context: Context | None = None) -> Tensor:
+        compute: the tier of each row; by default `tier`, that of the model as it was loaded.
+        """
+        return self.head(self.hidden(token_ids, positions, context, compute))
+
+    def hidden(
+        self,
+        token_ids: Tensor,
+        positions: Tensor | None = None,
+        context: Context | None = None,
+        compute: Compute | None = None,
+    ) -> Tensor:
         """The normalised state after the last layer, [batch, tokens, hidden]: what `head` takes."""
+        x, turn = self.embed(token_ids, positions)
+        context = context or CausalContext()
+        if compute is None and self.tier:
+            compute = self.compute_of([self.tier] * len(token_ids))
+        for layer in self.layers:
+            x = layer(x, turn, context, compute)
+        return self.norm(x)
+
+    def embed(self, token_ids: Tensor, positions: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """What the first layer takes: states [batch, tokens, hidden], and how rotary positions turn them."""
         if positions is None:
             positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
-        context = context or CausalContext()
         x = self.embedding(token_ids)
-        turn = None
         if self.positions is not None:
-            x = x + self.positions(positions + self.spec.position_offset)
-        else:
-            turn = rotation(positions, self.frequencies, x.dtype)
-        for layer in self.layers:
-            x = layer(x, turn, context)
-        return self.norm(x)
+            return x + self.positions(positions + self.spec.position_offset), None
+        return x, rotation(positions, self.frequencies, x.dtype)
+
+    def compute_of(self, tiers: Sequence[int]) -> Compute:
+        """A fresh account for rows at these tiers."""
+        return Compute(tiers, self.whole_ffn, self.norm.weight.device)
+
+    def prepare(self) -> None:
+        """To be called once the weights are loaded."""
+        ffns = [module for module in self.modules() if isinstance(module, FFN)]
+        for ffn in ffns:
+            ffn.prepare()
+        self.whole_ffn = (sum(ffn.whole_bytes for ffn in ffns), sum(ffn.width for ffn in ffns))
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocab] of normalised states [..., hidden]."""

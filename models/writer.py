@@ -13,9 +13,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint import INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
+from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
 from .errors import CheckpointError
 from .families.config import Config
+from .families.registry import is_expert_tensor
 from .spec import INT8, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
@@ -40,7 +41,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     folder.chmod(out.parent.stat().st_mode & 0o777)  # mkdtemp's own mode shuts out other users
     try:
         yield folder
-        for path in (*folder.iterdir(), folder):
+        for path in (*folder.rglob("*"), folder):
             _sync(path)
         try:
             folder.rename(out)
@@ -60,31 +61,43 @@ def write_weights(
 ) -> list[str]:
     """Writes (our name, tensor) pairs as safetensors under the family's names; returns the file names.
 
-    One shard is in memory at a time. More than one get an index, as Hugging Face readers expect.
+    One shard is in memory at a time. More than one get an index, as Hugging Face readers expect. Tensors of experts go
+    to a file of their own.
     """
     shards: list[list[str]] = []
     batch: dict[str, Tensor] = {}
+    experts: dict[str, Tensor] = {}
     total = held = 0
 
     def flush() -> None:
         nonlocal held
-        file = folder / f"shard-{len(shards)}"
-        file.touch()
-        mode = file.stat().st_mode  # save_file makes a file of its own that only the owner may read
-        save_file(batch, file, metadata={"format": "pt"})
-        file.chmod(mode)
+        _save(batch, folder / f"shard-{len(shards)}")
         shards.append(list(batch))
         batch.clear()
         held = 0
 
     for ours, tensor in tensors:
+        if is_expert_tensor(ours):
+            experts[ours] = tensor.contiguous()
+            continue
         if batch and held + tensor.nbytes > max_shard_bytes:
             flush()
         batch[their_name(ours)] = tensor.contiguous()
         held += tensor.nbytes
         total += tensor.nbytes
     flush()
-    return _named_shards(folder, shards, total)
+    names = _named_shards(folder, shards, total)
+    if experts:
+        (folder / EXPERTS_NAME).parent.mkdir()
+        _save(experts, folder / EXPERTS_NAME)
+    return [*names, EXPERTS_NAME] if experts else names
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    file.touch()
+    mode = file.stat().st_mode  # save_file makes a file of its own that only the owner may read
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
 
 
 def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> None:

@@ -17,7 +17,7 @@ class Command(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("key", "prompt_ids", "temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds")
+    __slots__ = ("key", "prompt_ids", "temperature", "top_k", "top_p", "min_p", "seed", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "tier")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class Submit(_message.Message):
     STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     key: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     temperature: float
@@ -40,7 +41,8 @@ class Submit(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignore_eos: bool
     arrived_seconds: float
-    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ...) -> None: ...
+    tier: int
+    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., tier: _Optional[int] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("key",)
@@ -97,7 +99,7 @@ class Step(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
 
 class Row(_message.Message):
-    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds")
+    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "ffn_bytes_share", "ffn_neurons_share")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +108,8 @@ class Row(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    FFN_BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
+    FFN_NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
     key: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish: str
@@ -114,7 +118,9 @@ class Row(_message.Message):
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
-    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ...) -> None: ...
+    ffn_bytes_share: float
+    ffn_neurons_share: float
+    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("num_slots", "free_slots", "running", "waiting")

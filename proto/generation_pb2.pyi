@@ -120,14 +120,18 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., token_id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used")
+    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used", "ffn_bytes_share", "ffn_neurons_share")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIER_USED_FIELD_NUMBER: _ClassVar[int]
+    FFN_BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
+    FFN_NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     completion_tokens: int
     tier_used: str
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ...) -> None: ...
+    ffn_bytes_share: float
+    ffn_neurons_share: float
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_seconds", "prefill_seconds", "decode_seconds", "total_seconds")

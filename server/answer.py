@@ -35,6 +35,8 @@ async def answer(
             chunk.usage.prompt_tokens = len(asked.request.prompt_ids)
             chunk.usage.completion_tokens = text.num_tokens_used
             chunk.usage.tier_used = asked.tier
+            if running.shares is not None:
+                chunk.usage.ffn_bytes_share, chunk.usage.ffn_neurons_share = running.shares
             _time(chunk.timing, running, arrived)
         yield chunk
 

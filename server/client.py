@@ -200,7 +200,9 @@ def _matched(finish: pb.Finish) -> str | int | None:
 
 
 def _usage(usage: pb.Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.tier_used)
+    told = usage.HasField("ffn_bytes_share")
+    shares = (usage.ffn_bytes_share, usage.ffn_neurons_share) if told else (None, None)
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.tier_used, *shares)
 
 
 def _timing(timing: pb.Timing) -> Timing:

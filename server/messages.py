@@ -20,6 +20,7 @@ def submit_message(request: Request) -> pb.Command:
         stop_token_ids=stopping.stop_token_ids,
         ignore_eos=stopping.ignore_eos,
         arrived_seconds=request.arrived_seconds,
+        tier=request.tier,
     )
     return pb.Command(submit=submit)
 
@@ -35,7 +36,7 @@ def request_of(submit: pb.Submit) -> Request:
     )
     stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
     arrived = submit.arrived_seconds if submit.HasField("arrived_seconds") else None
-    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived)
+    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.tier)
 
 
 def step_message(rows: list[Row], load: Load) -> pb.Event:
@@ -54,6 +55,8 @@ def _row_message(row: Row) -> pb.Row:
         message.queue_seconds = row.timing.queue_seconds
         message.prefill_seconds = row.timing.prefill_seconds
         message.decode_seconds = row.timing.decode_seconds
+    if row.shares is not None:
+        message.ffn_bytes_share, message.ffn_neurons_share = row.shares
     return message
 
 
@@ -67,6 +70,7 @@ def row_of(message: pb.Row) -> Row:
         stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         error=message.error,
         timing=None if timing == Timing() else timing,
+        shares=(message.ffn_bytes_share, message.ffn_neurons_share) if message.HasField("ffn_bytes_share") else None,
     )
 
 

@@ -44,6 +44,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         usage, timing = self.last.usage, self.last.timing
         return {
             "tier": usage.tier_used,
+            **({"ffn_bytes_share": round(usage.ffn_bytes_share, 6)} if usage.HasField("ffn_bytes_share") else {}),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "finish": pb.Finish.Reason.Name(self.last.finish.reason),

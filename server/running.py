@@ -21,6 +21,7 @@ class Running:
         self._waiter: asyncio.Future[None] | None = None
         self._timing: Timing | None = None
         self._first_at: float | None = None
+        self.shares: tuple[float, float] | None = None  # of the FFN's bytes and neurons, as they were last told
 
     @property
     def ended(self) -> bool:
@@ -41,6 +42,7 @@ class Running:
             self._first_at = time.monotonic()
         self._token_ids += row.token_ids
         self._timing = row.timing or self._timing
+        self.shares = row.shares or self.shares
         if row.finish is not None:
             self._last = row
         self._wake()

@@ -52,7 +52,8 @@ async def checked(
     found += violations(prompt_ids, sampling, stopping, limits) + stop_string_violations(stop_strings)
     if found:
         raise InvalidRequest(found)
-    return Checked(Request(0, prompt_ids, sampling, stopping), stop_strings, _tier(message.compute.tier, tiers))
+    tier = _tier(message.compute.tier, tiers)
+    return Checked(Request(0, prompt_ids, sampling, stopping, tier=tiers.index(tier)), stop_strings, tier)
 
 
 def _request_id_violations(request_id: str) -> list[Violation]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moesaic.engine.engine import Engine
 from moesaic.engine.request import FinishReason, Load, Request, Row, Sampling, Stopping
+from moesaic.engine.runner import Forward
 from moesaic.engine.sampler import draw, filtered_probabilities
 
 VOCABULARY = 97
@@ -37,20 +38,20 @@ class FakeRunner:
         found[after(self.slots[slot])] = 9.0
         return found * float("nan") if 91 in self.slots[slot] else found
 
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int) -> Tensor:
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: int) -> Forward:
         if 90 in token_ids:
             raise RuntimeError("prefill broke")
         self.prefilled.append(len(token_ids))
         self.slots[slot] = [*self.slots[slot][:start], *token_ids]
         assert len(self.slots[slot]) == start + len(token_ids) <= CONTEXT
-        return self.logits(slot)
+        return Forward(self.logits(slot))
 
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int]) -> Tensor:
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[int]) -> Forward:
         assert 0 < len(token_ids) == len(positions) <= self.num_slots
         for slot, (token, position) in enumerate(zip(token_ids, positions, strict=True)):
             assert len(self.slots[slot]) >= position, "a slot lost its keys and values"
             self.slots[slot] = [*self.slots[slot][:position], token]
-        return torch.stack([self.logits(slot) for slot in range(len(token_ids))])
+        return Forward(torch.stack([self.logits(slot) for slot in range(len(token_ids))]))
 
     def move(self, source: int, target: int, num_tokens: int) -> None:
         assert source > target

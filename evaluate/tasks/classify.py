@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from ...engine.runner import ModelRunner
 from ...models.errors import SetupError
+from ...models.ffn import FFN
 from ...models.linear import Int8Embedding, Int8Linear
 from ...models.tokenizer import Tokenizer
-from ...models.transformer import FFN, Attention, Transformer
+from ...models.transformer import Attention, Transformer
 from ..likelihood import Passage, grouped
 from ..score import Progress, check_ids
 from .items import Example, Task, TaskScore

@@ -50,6 +50,7 @@ def llama_spec(config: Config) -> TransformerSpec:
         activation=config.choice("hidden_act", _ACTIVATIONS, "silu"),
         gated=True,
         bias=config.flag("mlp_bias", False),
+        output_bias=config.flag("mlp_bias", False),
     )
     return TransformerSpec(
         family="llama",

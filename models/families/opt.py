@@ -40,6 +40,7 @@ def opt_spec(config: Config) -> TransformerSpec:
         activation=config.choice("activation_function", _ACTIVATIONS, "relu"),
         gated=False,
         bias=bias,
+        output_bias=bias,
     )
     return TransformerSpec(
         family="opt",

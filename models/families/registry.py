@@ -10,6 +10,7 @@ from ..spec import TransformerSpec
 from . import llama, opt
 from .config import Config
 
+_EXPERT_TENSOR = re.compile(r"layers\.\d+\.ffn\.(thresholds|compensation|router\..+)")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -27,7 +28,9 @@ class Family:
     unused: str = r"$^"
 
     def their_name(self, ours: str) -> str:
-        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
+        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. Tensors of experts are ours alone."""
+        if is_expert_tensor(ours):
+            return ours
         module, _, leaf = ours.rpartition(".")
         template = _LAYER_NUMBER.sub("{}", module)
         return f"{self.names[template].format(*_LAYER_NUMBER.findall(module))}.{leaf}"
@@ -41,6 +44,11 @@ FAMILIES: Mapping[str, Family] = {
     "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$"),
     "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES),
 }
+
+
+def is_expert_tensor(name: str) -> bool:
+    """Whether a tensor of this name is kept apart from the weights, where other loaders do not look."""
+    return _EXPERT_TENSOR.fullmatch(name) is not None
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

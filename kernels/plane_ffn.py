@@ -1,0 +1,150 @@
+"""An int8 feed-forward network that routes by its own high bits, neuron by neuron or tile by tile.
+
+A row q of int8 weights with scale s holds a coarse copy of itself: its high b bits p = floor(q / 2^(8-b)), worth
+s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up give every neuron a coarse value and a score. Above
+one threshold a neuron is computed; above the second one its low bits are read as well and its value is exact:
+q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter these products as int8 with one
+scale a token, so that every dot product is an integer and no sum depends on its order.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .activations import ACTIVATIONS
+from .cost import Cost
+from .int8_linear import int8_linear
+
+
+@dataclass(frozen=True)
+class PlaneWeights:
+    """The weights of one FFN. up, gate: int8 [width, hidden]; down: int8 [hidden, width]; gate is None without one.
+
+    Scales are fp32, of up and gate [width], of down [hidden]; biases [width], [width], [hidden] or None.
+    down_norm: the Euclidean norm of each column of the dequantized down, fp32 [width].
+    """
+
+    up: Tensor
+    down: Tensor
+    up_scale: Tensor
+    down_scale: Tensor
+    down_norm: Tensor
+    gate: Tensor | None = None
+    gate_scale: Tensor | None = None
+    up_bias: Tensor | None = None
+    gate_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PlaneResult:
+    """y [tokens, hidden]; neurons of each token that were computed, and of those the exact ones: int64 [tokens]."""
+
+    y: Tensor
+    active: Tensor
+    fine: Tensor
+
+
+def plane_ffn(
+    x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
+) -> PlaneResult:
+    """y[t] = down_bias + sum over neurons n with score > thresholds[t, 0] of down[:, n] h[t, n].
+
+    h = act(up x), or act(gate x) * (up x): exact above thresholds[t, 1], coarse below; scores are those of
+    `plane_scores`. x: fp32 [tokens, hidden]; thresholds: fp32 [tokens, 2].
+    """
+    return plane_ffn_torch(x, weights, thresholds, bits, activation, tile)
+
+
+def plane_ffn_torch(
+    x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
+) -> PlaneResult:
+    """The same, all neurons computed and masked afterwards."""
+    act = ACTIVATIONS[activation]
+    integers, scale = quantize_tokens(x)
+    sums = integers.sum(-1, keepdim=True)
+    coarse, exact = [], []  # gate, up
+    for weight, weight_scale, bias in _scored(weights):
+        high = weight >> (8 - bits)
+        low = weight - (high << (8 - bits))
+        ones = torch.ones_like(weight_scale)
+        dot_high = int8_linear(integers, high, ones) * 2.0 ** (8 - bits)
+        dot = dot_high + int8_linear(integers, low, ones)
+        middle = 2.0 ** (7 - bits) - 0.5
+        coarse.append(_scaled(dot_high + middle * sums, scale, weight_scale, bias))
+        exact.append(_scaled(dot, scale, weight_scale, bias))
+    rough, h = _product(coarse, act), _product(exact, act)
+    score = tile_scores(rough.abs() * weights.down_norm, tile)
+    spread = _per_neuron(score, tile, h.shape[-1])
+    active, fine = spread > thresholds[:, :1], spread > thresholds[:, 1:]
+    fine &= active
+    h = torch.where(fine, h, torch.where(active, rough, torch.zeros_like(h)))
+    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias)
+    return PlaneResult(y.to(x.dtype), active.sum(-1), fine.sum(-1))
+
+
+def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> Tensor:
+    """|coarse h[t, n]| * |down[:, n]|, and for tiles the Euclidean norm over their neurons: fp32 [tokens, tiles]."""
+    integers, scale = quantize_tokens(x)
+    sums = integers.sum(-1, keepdim=True)
+    coarse = []
+    for weight, weight_scale, bias in _scored(weights):
+        dot = int8_linear(integers, weight >> (8 - bits), torch.ones_like(weight_scale)) * 2.0 ** (8 - bits)
+        coarse.append(_scaled(dot + (2.0 ** (7 - bits) - 0.5) * sums, scale, weight_scale, bias))
+    return tile_scores(_product(coarse, ACTIVATIONS[activation]).abs() * weights.down_norm, tile)
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """round(x / scale) with scale = max|x| / 127 a token, as whole numbers in fp32 [tokens, hidden], and the scales."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True) / 127.0
+    return torch.round(wide / torch.where(scale > 0, scale, torch.ones_like(scale))), scale
+
+
+def tile_scores(scores: Tensor, tile: int) -> Tensor:
+    """The Euclidean norm over each `tile` neurons in a row, the last tile shorter: [tokens, width] -> [.., tiles]."""
+    if tile == 1:
+        return scores
+    padded = functional.pad(scores, (0, -scores.shape[-1] % tile))
+    return padded.view(*padded.shape[:-1], -1, tile).square().sum(-1).sqrt()
+
+
+def plane_ffn_bytes(hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> float:
+    """Bytes of weights and scales that a lone token reads with `active` and `fine` neurons.
+
+    The high planes of gate and up, the low planes of the fine, the rows of down of the active.
+    """
+    scored = 2 if gated else 1
+    planes = scored * (width * bits + fine * (8 - bits)) / 8
+    return hidden * (planes + active) + 4 * (scored * width + hidden)
+
+
+def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> Cost:
+    """One call of few tokens; active and fine are of their union."""
+    scored = 2 if gated else 1
+    moved = plane_ffn_bytes(hidden, width, gated, bits, active, fine) + 8 * tokens * hidden
+    return Cost(int(moved), int(2 * tokens * hidden * (scored * width + scored * fine + active)))
+
+
+def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """(weight, scale, bias) of gate, where there is one, and up."""
+    up = (weights.up, weights.up_scale, weights.up_bias)
+    if weights.gate is None or weights.gate_scale is None:
+        return [up]
+    return [(weights.gate, weights.gate_scale, weights.gate_bias), up]
+
+
+def _scaled(dot: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    y = dot * (token_scale * weight_scale)
+    return y if bias is None else y + bias.float()
+
+
+def _product(parts: list[Tensor], act: Callable[[Tensor], Tensor]) -> Tensor:
+    return act(parts[0]) if len(parts) == 1 else act(parts[0]) * parts[1]
+
+
+def _per_neuron(scores: Tensor, tile: int, width: int) -> Tensor:
+    return scores if tile == 1 else scores.repeat_interleave(tile, dim=-1)[..., :width]

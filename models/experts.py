@@ -1,0 +1,129 @@
+"""A feed-forward network that computes, for each token, only the experts that pass their layer's threshold.
+
+At the full tier, and for whoever names none, it is the dense network: permuting neurons changes no function. A tier
+is a row of `thresholds`; what it leaves out may be replaced by a constant, a row of `compensation`.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..kernels.plane_ffn import PlaneWeights, plane_ffn, plane_ffn_bytes, plane_scores
+from .compute import Compute
+from .ffn import FFN
+from .linear import Int8Linear, Linear, TensorModule
+from .spec import BIT_PLANES, FFNSpec
+
+
+class NormRouter(TensorModule):
+    """Predicts the norm of each expert's output: |second relu(first x)|, [.., hidden] -> [.., experts].
+
+    D2DMoE (Szatkowski et al. 2024), section 3.2.
+    """
+
+    def __init__(self, hidden_size: int, width: int, num_experts: int) -> None:
+        super().__init__()
+        self.first = Linear(hidden_size, width, bias=False)
+        self.second = Linear(width, num_experts, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu()).abs()
+
+
+class ExpertFFN(FFN):
+    """The twin of `FFN` with experts. thresholds: fp32 [tiers, 2]; compensation: fp32 [tiers, hidden].
+
+    An expert is computed where its score is above the first threshold. With bit planes the second one says which
+    neurons are computed from all bits. Row 0, the full tier, is never looked at.
+    """
+
+    thresholds: Tensor
+    compensation: Tensor
+
+    def __init__(self, hidden_size: int, spec: FFNSpec, num_tiers: int) -> None:
+        super().__init__(hidden_size, spec)
+        self.experts, self.hidden_size = spec.experts, hidden_size
+        self.num_experts = spec.experts.count(spec.width)
+        self.by_planes = spec.experts.router == BIT_PLANES
+        self.router = None if self.by_planes else NormRouter(hidden_size, spec.experts.router_width, self.num_experts)
+        self.register_buffer("thresholds", torch.empty(num_tiers, 2, dtype=torch.float32))
+        self.register_buffer("compensation", torch.empty(num_tiers, hidden_size, dtype=torch.float32))
+        self.planes: PlaneWeights | None = None
+
+    def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
+        if compute is None or compute.all_full:
+            return super().forward(x, compute)
+        if not compute.num_full:
+            return self._sparse(x, compute, compute.sparse_rows)
+        y = torch.empty_like(x)
+        compute.note_whole(self.whole_bytes, self.width, x.shape[1], compute.full_rows)
+        y[compute.full_rows] = self.dense(x[compute.full_rows])
+        y[compute.sparse_rows] = self._sparse(x[compute.sparse_rows], compute, compute.sparse_rows)
+        return y
+
+    def scores(self, x: Tensor) -> Tensor:
+        """What is compared with the thresholds: fp32 [.., experts] for x [.., hidden]."""
+        if self.planes is None:
+            return self._routed(x)
+        bits, size = self.experts.router_bits, self.experts.size
+        flat = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
+        return flat.view(*x.shape[:-1], -1)
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.by_planes:
+            self.planes = self._planes()
+
+    def _planes(self) -> PlaneWeights:
+        up, down, gate = self.up, self.down, self.gate
+        if not isinstance(up, Int8Linear) or not isinstance(down, Int8Linear):
+            raise TypeError("bit planes route by int8 weights; this FFN's are in floating point")
+        norm = (down.weight.float() * down.weight_scale.unsqueeze(1)).norm(dim=0)
+        weights = PlaneWeights(
+            up.weight, down.weight, up.weight_scale, down.weight_scale, norm, up_bias=up.bias, down_bias=down.bias
+        )
+        if isinstance(gate, Int8Linear):
+            return replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
+        return weights
+
+    def _sparse(self, x: Tensor, compute: Compute, rows: Tensor) -> Tensor:
+        """x: [rows, tokens, hidden] of rows that are not full."""
+        tiers = compute.tiers[rows]
+        limits = self.thresholds[tiers].repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
+        by_planes = self.planes is not None
+        y, num_bytes, neurons = (self._by_planes if by_planes else self._by_router)(x.flatten(0, 1), limits)
+        spent = torch.stack([num_bytes.double(), neurons.double()], dim=-1).view(*x.shape[:2], 2)
+        compute.spent[rows] += spent.sum(1)
+        return y.view(x.shape) + self.compensation[tiers].unsqueeze(1).to(x.dtype)
+
+    def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(y [tokens, hidden], bytes [tokens], neurons [tokens])"""
+        if self.planes is None:
+            raise RuntimeError("prepare() was not called")
+        bits, size = self.experts.router_bits, self.experts.size
+        result = plane_ffn(x, self.planes, limits, bits, self.activation_name, size)
+        gated = self.gate is not None
+        fixed = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, 0)
+        each_active = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 1, 0) - fixed
+        each_fine = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, 1) - fixed
+        return result.y, fixed + result.active * each_active + result.fine * each_fine, result.active
+
+    def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        active = self._routed(x) > limits[:, :1]
+        size = self.experts.size
+        mask = active.repeat_interleave(size, dim=-1)[:, : self.width]
+        y = self.down(self.hidden(x) * mask)
+        neurons = mask.sum(-1)
+        return y, self.router_bytes + neurons * (self.whole_bytes / self.width), neurons
+
+    def _routed(self, x: Tensor) -> Tensor:
+        if self.router is None:
+            raise RuntimeError("prepare() was not called")
+        scores: Tensor = self.router(x)
+        return scores.float()
+
+    @property
+    def router_bytes(self) -> int:
+        """What a lone token reads to route, beside the weights of the experts."""
+        return sum(each.nbytes for each in self.router.parameters()) if self.router else 0

@@ -1,0 +1,44 @@
+"""The feed-forward network of a layer, whole. Its twin that computes a part of its neurons is in experts.py."""
+
+from torch import Tensor
+
+from ..kernels.activations import ACTIVATIONS
+from .compute import Compute
+from .linear import LINEARS, TensorModule
+from .spec import FFNSpec
+
+
+class FFN(TensorModule):
+    """down(act(up x)), or down(act(gate x) * up x) when gated. x: [batch, tokens, hidden]."""
+
+    def __init__(self, hidden_size: int, spec: FFNSpec) -> None:
+        super().__init__()
+        self.width, self.activation_name = spec.width, spec.activation
+        self.activation = ACTIVATIONS[spec.activation]
+        self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
+        self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
+        self.down = LINEARS[spec.down](spec.width, hidden_size, spec.output_bias)
+        self.packed: tuple[TensorModule] | None = None  # gate and up as one linear; see packing.py
+        self.whole_bytes = 0  # of the weights, once they are loaded
+
+    def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
+        if compute is not None:
+            compute.note_whole(self.whole_bytes, self.width, x.shape[1])
+        return self.dense(x)
+
+    def dense(self, x: Tensor) -> Tensor:
+        """All neurons, whatever the tier."""
+        return self.down(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the neurons give, [batch, tokens, width]."""
+        if self.gate is None:
+            return self.activation(self.up(x))
+        gate, up = self.packed[0](x).chunk(2, dim=-1) if self.packed else (self.gate(x), self.up(x))
+        return self.activation(gate) * up
+
+    def prepare(self) -> None:
+        """To be called once the weights are loaded."""
+        linears = [linear for linear in (self.gate, self.up, self.down) if linear is not None]
+        tensors = [each for linear in linears for each in (*linear.parameters(), *linear.buffers())]
+        self.whole_bytes = sum(each.nbytes for each in tensors)
