@@ -1,31 +1,55 @@
-"""What a stage takes and gives: a spec and the tensors that go with it, read when they are asked for."""
+"""What a stage is given and what it makes. Between stages a model is a checkpoint on disk."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint
+from ..models.record import TierRecord
 from ..models.spec import TransformerSpec
+from .calibration import Calibration
+
+Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """A model between stages. `tensors` starts a fresh pass over (our name, tensor), one at a time."""
+    """A model that a stage made. `tensors` starts a fresh pass over (our name, tensor), one at a time.
 
-    source: Checkpoint
+    notes: what the stage found out, for the record: plain values.
+    """
+
     spec: TransformerSpec
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
+    tiers: tuple[TierRecord, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What stages share. `scratch` is a folder of this stage alone that outlives a kill: what lies there is resumed."""
+
+    original: Checkpoint
+    calibration: Calibration
+    seed: int
+    scratch: Path
+    progress: Progress
 
 
 class Stage(Protocol):
     """One step of a recipe, with its settings in it."""
 
-    def check(self, material: Material) -> None:
-        """Raises RecipeError, before any work, where this stage makes no sense on this model."""
+    def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        """About what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
         ...
 
-    def run(self, material: Material) -> Material:
+    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        """About how many tokens go through the model, for an estimate of the time; a backward pass counts twice."""
+        ...
+
+    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         """The model after this stage."""
         ...

@@ -1,35 +1,50 @@
-"""`moesaic compress`: stages in order, the result written whole or not at all, and measured beside the original."""
+"""`moesaic compress`: stages in order, each kept by its hash; the result written whole or not at all, and measured."""
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..evaluate.score import Score, encode_documents, score_documents
-from ..evaluate.texts import embedded_text, read_documents
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint, read_tensors, sha256_of
 from ..models.errors import CheckpointError
 from ..models.record import RECORD_NAME, Record, StageRecord
-from ..models.spec import TransformerSpec, spec_overrides
+from ..models.spec import FULL, TransformerSpec, spec_overrides
 from ..models.threads import choose_threads, torch_threads
-from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from ..models.writer import new_directory, write_config, write_weights
-from .material import Material
-from .recipe import Recipe, read_recipe
+from .calibration import Calibration
+from .identity import content_sha256
+from .judge import Judge
+from .material import Material, Progress, Workshop
+from .recipe import NamedStage, Recipe, read_recipe
+from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
-Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
+BACKWARD_PASSES = 3  # a token learned from costs about as much as three that are only read
+_PROBE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a stage will take: seconds on this machine, and bytes on disk of what it makes."""
+
+    stage: str
+    seconds: float
+    bytes: int
+    done: bool  # an earlier run has finished it
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run."""
+    """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run.
+
+    tiers: the score at each tier of the result, by name.
+    """
 
     out: Path
     recipe: Recipe
@@ -38,6 +53,8 @@ class Compression:
     original: Mapping[str, float | int]
     result: Mapping[str, float | int]
     already_there: bool = False
+    tiers: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
+    estimates: tuple[Estimate, ...] = ()
 
 
 def compress(
@@ -50,48 +67,147 @@ def compress(
     """Runs a recipe on a model directory or short name and writes a new directory.
 
     recipe is a shipped name, a YAML file or a mapping. A finished `out` of the same input and recipe is left as it
-    is. Raises SetupError (RecipeError, CheckpointError, TextError) before anything is written; afterwards `out` is
-    whole or absent.
+    is; stages that an earlier run finished are taken from the cache. Raises SetupError (RecipeError, CheckpointError,
+    TextError) before anything is written; afterwards `out` is whole or absent.
     """
     steps, target = read_recipe(recipe), Path(out)
     source = open_checkpoint(model)
-    input_sha256 = content_sha256(source)
     if os.path.lexists(target):
-        return _finished_before(source, target, steps, input_sha256)
-    material = Material(source, source.spec, lambda: read_tensors(source))
-    for _, _, stage in steps.built_stages():
-        stage.check(material)
-        material = stage.run(material)
-    encoded = _encoded(source, steps)
-    planned = weight_bytes(material.spec, source)
-    if dry_run:
-        return Compression(target, steps, source.weight_bytes, planned, {}, {})
-    _check_disk(target, planned)
-    return _written(material, target, steps, input_sha256, encoded, progress or (lambda what, done, total: None))
+        return _finished_before(source, target, steps)
+    run = _Run(source, steps, progress or (lambda what, done, total: None))
+    with torch_threads(choose_threads(None, source.weight_bytes)):
+        estimates = run.estimates()
+        if dry_run:
+            planned = estimates[-1].bytes
+            return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=estimates)
+        _check_disk(target, estimates[-1].bytes)
+        _check_disk(stages_folder() / "new", sum(each.bytes for each in estimates if not each.done))
+        return run.finished(target)
 
 
-def content_sha256(checkpoint: Checkpoint) -> str:
-    """One hash of config and weights: the identity of a model as an input."""
-    digest = hashlib.sha256((checkpoint.path / "config.json").read_bytes())
-    for file in checkpoint.files:
-        digest.update(bytes.fromhex(sha256_of(file)))
-    return digest.hexdigest()
+class _Run:
+    """One recipe on one model."""
+
+    def __init__(self, source: Checkpoint, recipe: Recipe, progress: Progress) -> None:
+        self._source, self._recipe, self._progress = source, recipe, progress
+        self._input_sha256 = content_sha256(source)
+        self._stages = recipe.built_stages()
+        self._calibration = Calibration(recipe.calibration, source)
+        self._planned = self._plan()
+        self._judge = Judge(source, recipe.evaluation, progress)
+        self._keys = self._chain()
+
+    def _plan(self) -> list[TransformerSpec]:
+        """The spec after each stage, as far as it can be known; refuses what makes no sense."""
+        spec, planned = self._source.spec, []
+        for stage in self._stages:
+            spec = stage.work.plan(spec)
+            planned.append(spec)
+        return planned
+
+    def _chain(self) -> list[str]:
+        before, keys = self._input_sha256, []
+        for stage in self._stages:
+            text = self._calibration.sha256 if stage.work.passes(self._source.spec, self._calibration) else ""
+            before = stage_key(before, stage.name, stage.settings, self._recipe.seed, text)
+            keys.append(before)
+        return keys
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Time and size of every stage, from a short probe of the model where one will take long."""
+        passes = [stage.work.passes(self._source.spec, self._calibration) for stage in self._stages]
+        done = [(stages_folder() / key).is_dir() for key in self._keys]
+        each = self._seconds_per_token() if any(p and not d for p, d in zip(passes, done, strict=True)) else 0.0
+        sizes = [weight_bytes(spec, self._source) for spec in self._planned]
+        rows = zip(self._stages, passes, sizes, done, strict=True)
+        return tuple(Estimate(stage.name, 0.0 if is_done else n * each, b, is_done) for stage, n, b, is_done in rows)
+
+    def _seconds_per_token(self) -> float:
+        model = load_transformer(self._source, torch.device("cpu"))
+        ids = self._calibration.windows[:1, :_PROBE_TOKENS]
+        with torch.inference_mode():
+            model(ids)
+            began = time.perf_counter()
+            model(ids)
+        return (time.perf_counter() - began) / ids.shape[1]
+
+    def finished(self, target: Path) -> Compression:
+        """Runs what is not done yet, measures, and writes the result."""
+        original = self._judge.original()
+        current, measured = self._source, []
+        for i, stage in enumerate(self._stages):
+            current = self._run_stage(i, stage, current)
+            last = i == len(self._stages) - 1
+            scores = self._judge.tiers(f"after {stage.name}", current, current.tiers if last else [FULL])
+            measured.append({"original": original, "result": scores[FULL]} if last else {"result": scores[FULL]})
+        tiers = {tier: scores[tier] for tier in current.tiers[1:]}
+        measured[-1] |= {"tiers": tiers} if tiers else {}
+        self._write(current, target, measured)
+        after = open_checkpoint(target).weight_bytes
+        result = measured[-1]["result"]
+        return Compression(target, self._recipe, self._source.weight_bytes, after, original, result, tiers=tiers)
+
+    def _run_stage(self, index: int, stage: NamedStage, before: Checkpoint) -> Checkpoint:
+        key = self._keys[index]
+        folder = stages_folder() / key
+        with stage_lock(key):
+            if not folder.is_dir():
+                shop = Workshop(self._source, self._calibration, self._recipe.seed, scratch_folder(key), self._progress)
+                material = stage.work.run(before, shop)
+                self._write_stage(folder, stage, before, material)
+                finish(key)
+            touch(folder)
+        return open_checkpoint(folder)
+
+    def _write_stage(self, folder: Path, stage: NamedStage, before: Checkpoint, material: Material) -> None:
+        done = StageRecord(stage.name, stage.settings, self._recipe.seed, self._input_sha256, {}, material.notes)
+        overrides = spec_overrides(material.spec, self._source.default_spec)
+        record = Record(overrides, (*before.record.stages, done), {}, "", material.tiers)
+        with new_directory(folder) as partial:
+            names = write_weights(partial, material.tensors(), self._source.family.their_name)
+            write_config(partial, self._source, material.spec)
+            _save(record, partial, names)
+
+    def _write(self, last: Checkpoint, target: Path, measured: Sequence[Mapping[str, Any]]) -> None:
+        """The last stage's checkpoint as the result, with all that was measured."""
+        record = last.record.with_measured(measured)
+        total = len(last.entries)
+        with new_directory(target) as partial:
+            counted = _counted(last, self._progress, total)
+            names = write_weights(partial, counted, self._source.family.their_name)
+            write_config(partial, self._source, last.spec)
+            _save(record, partial, names, self._recipe.sha256())
 
 
 def weight_bytes(spec: TransformerSpec, source: Checkpoint) -> int:
     """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source."""
     with torch.device("meta"):
         tensors = Transformer(spec).state_dict()
+    wide = max((entry.num_bytes // max(1, _numel(entry.shape)) for entry in source.entries.values()), default=4)
     return sum(
-        source.entries[name].num_bytes if name in source.entries and value.dtype != torch.int8 else value.nbytes
+        value.nbytes if value.dtype == torch.int8 else value.numel() * _width(name, wide, source)
         for name, value in tensors.items()
     )
 
 
-def _finished_before(source: Checkpoint, target: Path, recipe: Recipe, input_sha256: str) -> Compression:
+def _numel(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _width(name: str, wide: int, source: Checkpoint) -> int:
+    if name.endswith("_scale"):
+        return 4
+    entry = source.entries.get(name)
+    return wide if entry is None or not _numel(entry.shape) else entry.num_bytes // _numel(entry.shape)
+
+
+def _finished_before(source: Checkpoint, target: Path, recipe: Recipe) -> Compression:
     record = Record.read(target) if target.is_dir() else Record()
     last = record.stages[-1] if record.stages else StageRecord("", {}, 0, "")
-    same = (record.recipe_sha256, last.input_sha256) == (recipe.sha256(), input_sha256)
+    same = (record.recipe_sha256, last.input_sha256) == (recipe.sha256(), content_sha256(source))
     if not same or not {"original", "result"} <= last.measured.keys():
         raise CheckpointError(
             f"{target} exists and is not the result of this recipe on this model; remove it or name another directory"
@@ -101,7 +217,7 @@ def _finished_before(source: Checkpoint, target: Path, recipe: Recipe, input_sha
     measured = last.measured
     return Compression(
         target, recipe, source.weight_bytes, result.weight_bytes, measured["original"], measured["result"],
-        already_there=True,
+        already_there=True, tiers=measured.get("tiers", {}),
     )  # fmt: skip
 
 
@@ -112,59 +228,13 @@ def _check_disk(target: Path, planned: int) -> None:
         raise CheckpointError(f"{target} needs {planned:,} bytes, {free:,} are free in {folder}; make room first")
 
 
-def _encoded(source: Checkpoint, recipe: Recipe) -> list[list[int]]:
-    """Token ids of the text that the recipe is judged on."""
-    wanted = recipe.evaluation
-    documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
-    return encode_documents(documents, Tokenizer.open(source.path), wanted.truncate, source.spec.vocab_size)
-
-
-def _written(
-    material: Material,
-    target: Path,
-    recipe: Recipe,
-    input_sha256: str,
-    encoded: Sequence[Sequence[int]],
-    progress: Progress,
-) -> Compression:
-    source = material.source
-    with new_directory(target) as folder:
-        names = write_weights(folder, _counted(material, progress), source.family.their_name)
-        write_config(folder, source, material.spec)
-        record = _record(material, recipe, input_sha256, {name: sha256_of(folder / name) for name in names})
-        _save(record, folder)
-        original, result = _measured(source, open_checkpoint(folder), encoded, progress)
-        _save(record.with_measured({"original": original.summary(), "result": result.summary()}), folder)
-    after = open_checkpoint(target).weight_bytes
-    return Compression(target, recipe, source.weight_bytes, after, original.summary(), result.summary())
-
-
-def _record(material: Material, recipe: Recipe, input_sha256: str, files: Mapping[str, str]) -> Record:
-    source = material.source
-    done = [StageRecord(name, settings, recipe.seed, input_sha256) for name, settings, _ in recipe.built_stages()]
-    overrides = spec_overrides(material.spec, source.default_spec)
-    return Record(overrides, (*source.record.stages, *done), files, recipe.sha256())
-
-
-def _counted(material: Material, progress: Progress) -> Any:
-    total = len(material.source.entries)
-    done = 0
-    for name, tensor in material.tensors():
+def _counted(checkpoint: Checkpoint, progress: Progress, total: int) -> Any:
+    for done, (name, tensor) in enumerate(read_tensors(checkpoint), 1):
         yield name, tensor
-        done += not name.endswith("_scale")
-        progress("compressing tensors", done, total)
+        progress("writing tensors", done, total)
 
 
-def _save(record: Record, folder: Path) -> None:
-    (folder / RECORD_NAME).write_text(record.to_json(version("moesaic")))
-
-
-def _measured(
-    source: Checkpoint, result: Checkpoint, encoded: Sequence[Sequence[int]], progress: Progress
-) -> tuple[Score, Score]:
-    """Scores of the original and of the result on the same text, the result compared with the original."""
-    with torch_threads(choose_threads(None, source.weight_bytes)):
-        original, model = (load_transformer(each, torch.device("cpu")) for each in (source, result))
-        before = score_documents(original, encoded, progress=lambda n, of: progress("scoring the original", n, of))
-        after = score_documents(model, encoded, original, lambda n, of: progress("scoring the result", n, of))
-    return before, after
+def _save(record: Record, folder: Path, names: Sequence[str], recipe_sha256: str = "") -> None:
+    """moesaic.json, with the hashes of the weight files as they lie there."""
+    whole = record.with_files({name: sha256_of(folder / name) for name in names}, recipe_sha256)
+    (folder / RECORD_NAME).write_text(whole.to_json(version("moesaic")))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,21 @@ from pydantic import Field, ValidationError, field_validator
 
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
+from .calibration import CalibrationSettings
 from .material import Stage
 from .quantize.stage import QuantizeSettings, QuantizeStage
 from .strict import Strict, as_recipe_error
 
 STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {"quantize": (QuantizeSettings, QuantizeStage)}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedStage:
+    """A stage of a recipe: its name, all its settings with defaults, and what does the work."""
+
+    name: str
+    settings: Mapping[str, Any]
+    work: Stage
 
 
 class Evaluation(Strict):
@@ -30,6 +41,7 @@ class Evaluation(Strict):
 class Recipe(Strict):
     """stages: a list of {name: settings}, run in this order."""
 
+    calibration: CalibrationSettings = CalibrationSettings()
     evaluation: Evaluation = Evaluation()
     stages: list[dict[str, Any]] = Field(min_length=1)
     seed: int = 0
@@ -49,18 +61,18 @@ class Recipe(Strict):
                 raise ValueError(str(as_recipe_error(error, f"stage {i + 1}, {name}"))) from None
         return stages
 
-    def built_stages(self) -> list[tuple[str, dict[str, Any], Stage]]:
-        """(name, all its settings with defaults, the stage) in order."""
+    def built_stages(self) -> list[NamedStage]:
+        """The stages in order; experts are calibrated last, on the weights as they will be served."""
         built = []
         for entry in self.stages:
             name, values = next(iter(entry.items()))
             settings = STAGES[name][0].model_validate(values)
-            built.append((name, settings.model_dump(), STAGES[name][1](settings)))
+            built.append(NamedStage(name, settings.model_dump(), STAGES[name][1](settings)))
         return built
 
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""
-        stages = [(name, settings) for name, settings, _ in self.built_stages()]
+        stages = [(stage.name, stage.settings) for stage in self.built_stages()]
         values = {**self.model_dump(), "stages": stages}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

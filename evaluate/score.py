@@ -44,13 +44,15 @@ class DocumentScore:
 class Score:
     """What a model makes of a text. `documents` and, for long documents, `pieces` are kept for intervals.
 
-    seconds: what the model's own passes took.
+    seconds: what the model's own passes took. ffn_shares: of the FFN's bytes and of its neurons, what a token used, a
+    mean over the tokens read; (1, 1) for a model with one tier.
     """
 
     documents: tuple[DocumentScore, ...]
     compared: bool = False
     pieces: tuple[DocumentScore, ...] = field(default=(), compare=False)
     seconds: float = field(default=0.0, compare=False)
+    ffn_shares: tuple[float, float] = (1.0, 1.0)
 
     @property
     def total(self) -> DocumentScore:
@@ -82,6 +84,8 @@ class Score:
             "perplexity": self.perplexity,
             "top1_accuracy": self.top1_accuracy,
         }
+        if self.ffn_shares != (1.0, 1.0):
+            figures["ffn_bytes_share"], figures["ffn_neurons_share"] = self.ffn_shares
         if total.num_words:
             figures["nats_per_word"] = total.nats / total.num_words
             figures["word_perplexity"] = _exp(total.nats / total.num_words)
@@ -166,9 +170,14 @@ def score_together(
         if progress:
             progress(done, len(encoded))
     return [
-        Score(tuple(rows), original is not None, tuple(parts), spent)
-        for rows, parts, spent in zip(documents, pieces, seconds, strict=True)
+        Score(tuple(rows), original is not None, tuple(parts), spent, _shares(runner))
+        for rows, parts, spent, runner in zip(documents, pieces, seconds, runners, strict=True)
     ]
+
+
+def _shares(runner: ModelRunner) -> tuple[float, float]:
+    tokens, num_bytes, neurons = runner.scored
+    return (num_bytes / tokens, neurons / tokens) if tokens else (1.0, 1.0)
 
 
 def scoring_runner(model: Transformer, max_context: int) -> ModelRunner:

@@ -19,13 +19,17 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """One stage that was run: its settings and seed, the hash of what it was given, what was measured after it."""
+    """One stage that was run: its settings and seed, the hash of what it was given, what was measured after it.
+
+    notes: what the stage itself found out.
+    """
 
     name: str
     settings: Mapping[str, Any]
     seed: int
     input_sha256: str
     measured: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,9 @@ class Record:
                     f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
                 )
             stages = tuple(StageRecord(**stage) for stage in values["stages"])
-            if not all(isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings)):
+            if not all(
+                isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings, stage.notes)
+            ):
                 raise TypeError("a stage's settings or figures are no object")
             tiers = tuple(TierRecord(**tier) for tier in values.get("tiers", ()))
             if not all(isinstance(tier.name, str) and isinstance(tier.calibrated, dict) for tier in tiers):
@@ -73,9 +79,15 @@ class Record:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
 
-    def with_measured(self, figures: Mapping[str, Any]) -> "Record":
-        """The same with what was measured after the last stage."""
-        return replace(self, stages=(*self.stages[:-1], replace(self.stages[-1], measured=figures)))
+    def with_measured(self, figures: Sequence[Mapping[str, Any]]) -> "Record":
+        """The same with what was measured after each of the last stages."""
+        first = len(self.stages) - len(figures)
+        told = (replace(stage, measured=each) for stage, each in zip(self.stages[first:], figures, strict=True))
+        return replace(self, stages=(*self.stages[:first], *told))
+
+    def with_files(self, files: Mapping[str, str], recipe_sha256: str) -> "Record":
+        """The same for these weight files, by name and SHA-256."""
+        return replace(self, files=files, recipe_sha256=recipe_sha256)
 
     def to_json(self, version: str) -> str:
         """What `read` takes."""

@@ -18,6 +18,7 @@ from builders import edit_json, llama
 import moesaic
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
+from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, TextError
 
@@ -32,6 +33,15 @@ QUICK: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No stage and no score of another test; the C++ library that is built already."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "native").symlink_to(cache_folder() / "native")
+    monkeypatch.setenv("MOESAIC_CACHE", str(cache))
+    return cache
 
 
 @pytest.fixture
@@ -120,7 +130,7 @@ def test_sharded_weights_are_read_and_large_ones_written_in_shards(
         ),
         ({"stage": []}, "unknown key 'stage'; did you mean 'stages'?"),
         ({**QUICK, "evaluation": {"document": 3}}, "did you mean 'documents'?"),
-        ({5: 5}, "unknown key 5; known here: evaluation, seed, stages"),
+        ({5: 5}, "unknown key 5; known here: calibration, evaluation, seed, stages"),
     ],
 )
 def test_unknown_keys_are_refused_with_what_was_meant(recipe: Any, hint: str) -> None:
@@ -233,7 +243,7 @@ def test_a_result_that_was_damaged_since_is_not_taken_for_finished(model: Path, 
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("step", ["compressing tensors", "scoring the original", "scoring the result"])
+@pytest.mark.parametrize("step", ["writing tensors", "scoring the original", "scoring after quantize"])
 def test_a_failure_in_the_middle_leaves_nothing(model: Path, tmp_path: Path, error: Any, step: str) -> None:
     def fail(what: str, done: int, total: int) -> None:
         if what == step:
@@ -248,7 +258,7 @@ def test_a_kill_in_the_middle_leaves_no_result_and_the_next_run_cleans_up(model:
     code = (
         "import sys, time; from moesaic.compress.pipeline import compress\n"
         "def wait(what, done, total):\n"
-        "    if what.startswith('scoring'): print('half way', flush=True); time.sleep(60)\n"
+        "    if what.startswith('writing'): print('half way', flush=True); time.sleep(60)\n"
         "compress(sys.argv[1], sys.argv[2], progress=wait)"
     )
     out = tmp_path / "out[1]"

@@ -6,9 +6,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.spec import INT8, TransformerSpec, with_overrides
-from ..material import Material
+from ..calibration import Calibration
+from ..material import Material, Workshop
 from ..strict import Strict
 from .int8 import quantize_rows
 
@@ -28,17 +30,20 @@ class QuantizeStage:
 
     settings: QuantizeSettings
 
-    def check(self, material: Material) -> None:
+    def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """A model whose linears are int8 already is refused: rounding twice only loses."""
-        done = [path for path, tensor_format in self._formats(material.spec).items() if tensor_format == INT8]
+        paths = self._formats(spec)
+        done = [path for path, tensor_format in paths.items() if tensor_format == INT8]
         if done:
             raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
+        return with_overrides(spec, dict.fromkeys(paths, INT8))
 
-    def run(self, material: Material) -> Material:
-        paths = self._formats(material.spec)
-        spec = with_overrides(material.spec, dict.fromkeys(paths, INT8))
-        matrices = {f"{'untied_head' if path == 'head' else path}.weight" for path in paths}
-        return Material(material.source, spec, lambda: _quantized(material.tensors(), matrices))
+    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        return 0
+
+    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
+        matrices = {f"{'untied_head' if path == 'head' else path}.weight" for path in self._formats(source.spec)}
+        return Material(self.plan(source.spec), lambda: _quantized(read_tensors(source), matrices))
 
     def _formats(self, spec: TransformerSpec) -> dict[str, str]:
         """The spec's path of every format this stage changes -> what it is now."""

@@ -1,0 +1,81 @@
+"""The text that stages look at: windows of token ids, drawn once for a recipe."""
+
+import hashlib
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..evaluate.score import encode_documents
+from ..evaluate.texts import read_documents
+from ..models.checkpoint import Checkpoint
+from ..models.errors import TextError
+from ..models.tokenizer import Tokenizer
+from .strict import Strict
+
+EMBEDDED_TEXT = "calibration.txt"
+
+
+class CalibrationSettings(Strict):
+    """text: files, or the text that ships when none is named; `sequences` windows of `length` tokens are drawn."""
+
+    text: list[str] = []
+    sequences: int = Field(default=64, ge=1)
+    length: int = Field(default=256, ge=2)
+    seed: int = 0
+
+
+def embedded_text() -> Path:
+    """Passages of old books and Python enhancement proposals, public domain, that ship; see data/README.md."""
+    return Path(str(resources.files(__package__) / "data" / EMBEDDED_TEXT))
+
+
+class Calibration:
+    """The windows of a recipe for a model: whole ones of its documents, in a drawn order. Raises TextError."""
+
+    def __init__(self, settings: CalibrationSettings, source: Checkpoint) -> None:
+        self.settings, self._source = settings, source
+        self.length = min(settings.length, source.spec.max_context)
+
+    @property
+    def names(self) -> str:
+        """The files, for people."""
+        return ", ".join(Path(file).name for file in self.settings.text or [embedded_text()])
+
+    @cached_property
+    def windows(self) -> Tensor:
+        """int64 [sequences, length], fewer where the text has no more."""
+        pool = self._pool
+        return pool[: self.settings.sequences]
+
+    def stream(self, tokens: int) -> Tensor:
+        """Windows [n, length] of at least so many tokens, for training: those of `windows` and on, then again."""
+        needed = -(-tokens // self.length)
+        pool = self._pool
+        return torch.cat([pool] * -(-needed // len(pool)))[:needed]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Equal for equal windows, in the same order."""
+        return hashlib.sha256(self._pool.numpy().tobytes()).hexdigest()
+
+    @cached_property
+    def _pool(self) -> Tensor:
+        documents = read_documents(self.settings.text or [embedded_text()])
+        encoded = encode_documents(documents, Tokenizer.open(self._source.path), None, self._source.spec.vocab_size)
+        whole = [
+            ids[begin : begin + self.length]
+            for ids in encoded
+            for begin in range(0, len(ids) - self.length + 1, self.length)
+        ]
+        if not whole:
+            longest = max(map(len, encoded))
+            raise TextError(
+                f"calibration: no document of {self.names} has {self.length} tokens, the longest has {longest}; "
+                "give longer text or lower calibration.length"
+            )
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(self.settings.seed))
+        return torch.tensor(whole)[order]

@@ -1,0 +1,36 @@
+"""What makes two inputs of a stage the same: hashes of models and of the code that works on them."""
+
+import functools
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from ..models.checkpoint import Checkpoint, sha256_of
+
+
+def content_sha256(checkpoint: Checkpoint) -> str:
+    """One hash of config, spec and weights: the identity of a model as an input."""
+    digest = hashlib.sha256((checkpoint.path / "config.json").read_bytes())
+    digest.update(repr((checkpoint.spec, checkpoint.tiers)).encode())
+    for file in checkpoint.files:
+        digest.update(bytes.fromhex(_file_sha256(file, file.stat().st_mtime_ns)))
+    return digest.hexdigest()
+
+
+@functools.cache
+def code_sha256(*folders: str) -> str:
+    """The hash of the sources that decide what comes out: no result outlives the code that made it."""
+    root = Path(str(resources.files("moesaic")))
+    files = sorted(file for folder in folders for file in (root / folder).rglob("*") if file.suffix in _SUFFIXES)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+_SUFFIXES = (".py", ".cpp", ".h")
+
+
+@functools.cache
+def _file_sha256(file: Path, changed_ns: int) -> str:
+    return sha256_of(file)

@@ -1,0 +1,68 @@
+"""Finished stages, kept by the hash of all that went into them, so that no work is done twice.
+
+A stage's folder appears whole or not at all; beside it lies, while the stage runs, a scratch folder from which a
+killed run goes on.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..kernels.native import cache_folder
+from .identity import code_sha256
+
+MAX_BYTES = 16 << 30  # of finished stages; the longest unused go first
+_SOURCES = ("compress", "models", "kernels")
+
+
+def stages_folder() -> Path:
+    """Where finished stages lie."""
+    return cache_folder() / "stages"
+
+
+def stage_key(before: str, name: str, settings: Mapping[str, Any], seed: int, calibration: str) -> str:
+    """The hash of what a stage is given: the model before it, its settings, seed, text, and the code that runs it."""
+    parts = [before, name, json.dumps(settings, sort_keys=True), seed, calibration, code_sha256(*_SOURCES)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@contextmanager
+def stage_lock(key: str) -> Iterator[None]:
+    """One process at a time works on a stage; another waits and then finds it done."""
+    stages_folder().mkdir(parents=True, exist_ok=True)
+    with (stages_folder() / f"{key}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def scratch_folder(key: str) -> Path:
+    """The folder of a stage under way; what a killed run left is in it."""
+    folder = stages_folder() / f"{key}.scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def finish(key: str) -> None:
+    """Clears what only a running stage needs, and the longest unused stages once all are too many."""
+    shutil.rmtree(stages_folder() / f"{key}.scratch", ignore_errors=True)
+    kept = sorted((folder for folder in stages_folder().iterdir() if folder.is_dir()), key=_last_used, reverse=True)
+    total = 0
+    for folder in kept:
+        total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if total > MAX_BYTES and not folder.name.startswith(key):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def touch(folder: Path) -> None:
+    """Marks a stage as used now."""
+    os.utime(folder)
+
+
+def _last_used(folder: Path) -> float:
+    return folder.stat().st_mtime

@@ -1,0 +1,46 @@
+"""A model walked layer by layer with all calibration windows at once, so that each layer sees what it will be given."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..models.context import CausalContext
+from ..models.ffn import FFN
+from ..models.transformer import Layer, Transformer
+
+BATCH_TOKENS = 2048  # of one forward pass
+
+Visit = Callable[[int, FFN, Sequence[Tensor]], None]  # layer, its FFN, what the FFN is given: [batch, tokens, hidden]
+
+
+@torch.inference_mode()
+def walk(
+    model: Transformer,
+    windows: Tensor,
+    visit: Visit,
+    tier: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Calls `visit` once a layer, in order; after it the layer is computed at `tier`, as `visit` left it.
+
+    windows: token ids [sequences, length]. The states of all windows are in memory.
+    """
+    batches = list(batched(windows))
+    embedded = [model.embed(batch) for batch in batches]
+    states, turns = [x for x, _ in embedded], [turn for _, turn in embedded]
+    for i, layer in enumerate(model.layers):
+        if not isinstance(layer, Layer):
+            raise TypeError("a Transformer is made of layers")
+        states = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
+        given = [layer.ffn_norm(x) for x in states]
+        visit(i, layer.ffn, given)
+        accounts = [model.compute_of([tier] * len(batch)) if tier else None for batch in batches]
+        states = [x + layer.ffn(g, account) for x, g, account in zip(states, given, accounts, strict=True)]
+        if progress:
+            progress(i + 1, len(model.layers))
+
+
+def batched(windows: Tensor) -> Iterator[Tensor]:
+    """The windows, as many at a time as fit a pass."""
+    return iter(torch.split(windows, max(1, BATCH_TOKENS // windows.shape[1])))
