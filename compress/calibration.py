@@ -43,7 +43,7 @@ class Calibration:
     @property
     def names(self) -> str:
         """The files, for people."""
-        return ", ".join(Path(file).name for file in self.settings.text or [embedded_text()])
+        return ", ".join(Path(file).name for file in self.settings.text or [EMBEDDED_TEXT])
 
     @cached_property
     def windows(self) -> Tensor:

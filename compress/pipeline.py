@@ -134,7 +134,8 @@ class _Run:
     def finished(self, target: Path) -> Compression:
         """Runs what is not done yet, measures, and writes the result."""
         original = self._judge.original()
-        current, measured = self._source, []
+        current = self._source
+        measured: list[dict[str, Any]] = []
         for i, stage in enumerate(self._stages):
             current = self._run_stage(i, stage, current)
             last = i == len(self._stages) - 1
