@@ -14,6 +14,11 @@ from moesaic.compress.prune.statistics import NeuronStatistics
 from moesaic.models.errors import RecipeError
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
