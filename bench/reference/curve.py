@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...models.schedule import learning_rate
 from .description import Description
-from .schedule import learning_rate
 from .state import Progress
 
 _POINTS = 400

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ...models.schedule import Plan, learning_rate
 from .corpus import Corpus, Say, WindowOrder, even_windows
 from .description import Description
 from .learner import Learner
 from .model import count_parameters
-from .schedule import Plan, learning_rate
 from .state import Progress, last_state, load_state, save_state
 from .stop import StopRequest
 

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...models.errors import CheckpointError, SetupError
+from ...models.schedule import Plan
 from ...models.writer import new_directory
 from .learner import Learner
-from .schedule import Plan
 
 _PATTERN = re.compile(r"state-(\d{8,})")
 
