@@ -14,11 +14,17 @@ from pydantic import Field, ValidationError, field_validator
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
 from .calibration import CalibrationSettings
+from .distill.stage import DistillSettings, DistillStage
 from .material import Stage
+from .prune.stage import PruneSettings, PruneStage
 from .quantize.stage import QuantizeSettings, QuantizeStage
 from .strict import Strict, as_recipe_error
 
-STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {"quantize": (QuantizeSettings, QuantizeStage)}
+STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {
+    "prune": (PruneSettings, PruneStage),
+    "distill": (DistillSettings, DistillStage),
+    "quantize": (QuantizeSettings, QuantizeStage),
+}
 
 
 @dataclass(frozen=True, slots=True)

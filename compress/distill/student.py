@@ -1,0 +1,82 @@
+"""A model that learns from another: its weights in fp32, AdamW, and a state that can be saved and taken up again."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...models.checkpoint import Checkpoint, read_tensors
+from ...models.transformer import Transformer
+from ...models.writer import new_directory
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def trainable(checkpoint: Checkpoint) -> Transformer:
+    """The model of a checkpoint with fp32 weights of its own, nothing packed, nothing learning yet."""
+    with torch.device("meta"):
+        model = Transformer(checkpoint.spec)
+    weights = {name: tensor.float() for name, tensor in read_tensors(checkpoint)}
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.requires_grad_(False).train()
+
+
+class Student:
+    """The parameters of a model that learn, by name, and their optimizer."""
+
+    def __init__(self, model: Transformer, names: Sequence[str], weight_decay: float) -> None:
+        self.model = model
+        self.parameters = dict(_named(model, names))
+        for value in self.parameters.values():
+            value.requires_grad_(True)
+        decayed = [value for value in self.parameters.values() if value.ndim > 1]
+        plain = [value for value in self.parameters.values() if value.ndim == 1]
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+    def step(self, rate: float, clip: float) -> None:
+        """One step along the gradients, which are cleared."""
+        nn.utils.clip_grad_norm_(list(self.parameters.values()), clip)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def save(self, folder: Path) -> None:
+        """Weights that learn and their moments, whole or not at all."""
+        state = {f"weight.{name}": value.detach() for name, value in self.parameters.items()}
+        for name, value in self.parameters.items():
+            state |= {f"{kind}.{name}": self._optimizer.state[value][kind] for kind in _MOMENTS}
+        with new_directory(folder) as partial:
+            save_file(state, partial / "state.safetensors")
+
+    def load(self, folder: Path, step: int) -> None:
+        """Goes back to what `save` wrote after so many steps."""
+        state = load_file(folder / "state.safetensors")
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[f"weight.{name}"])
+                moments = {kind: state[f"{kind}.{name}"] for kind in _MOMENTS}
+                self._optimizer.state[value] = {"step": torch.tensor(float(step)), **moments}
+
+
+def _named(model: Transformer, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    wanted = set(names)
+    for name, value in model.named_parameters():
+        if name in wanted:
+            yield name, value
+
+
+def last_state(scratch: Path) -> tuple[int, Path] | None:
+    """The newest state of a folder and the step it was saved after."""
+    found = [(int(folder.name.removeprefix("step-")), folder) for folder in scratch.glob("step-*")]
+    return max(found, default=None)
+
+
+def as_stored(model: Transformer, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """The model's tensors in the dtypes that the checkpoint has them in."""
+    learned = model.state_dict()
+    for name, stored in read_tensors(checkpoint):
+        yield name, learned[name].detach().to(stored.dtype)

@@ -1,0 +1,140 @@
+"""The stage `prune`: whole FFN neurons go, and a bias takes the place of what they gave on average."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.errors import RecipeError
+from ...models.ffn import FFN
+from ...models.linear import TensorModule
+from ...models.spec import TransformerSpec
+from ...models.transformer import Layer
+from ..calibration import Calibration
+from ..material import Material, Workshop
+from ..strict import Strict
+from ..walk import walk
+from .choose import choose_neurons, choose_neurons_uniform
+from .compensate import compensation_bias
+from .scores import flap_scores, magnitude_scores, random_scores, standardise
+from .statistics import NeuronStatistics
+
+_LEAST_KEPT = 8  # a layer keeps at least a part of 1 / 8
+
+
+class PruneSettings(Strict):
+    """remove: the share of all FFN neurons that go, the same in each layer or by one ranking over all.
+
+    method: flap (variance times the output weights, An et al. 2024), or the controls magnitude and random. multiple:
+    of what number each layer's width remains. compensate: a bias for the mean of what went.
+    """
+
+    method: Literal["flap", "magnitude", "random"] = "flap"
+    what: Literal["ffn_neurons"] = "ffn_neurons"
+    remove: float = Field(gt=0, lt=1)
+    allocation: Literal["global", "uniform"] = "global"
+    multiple: int = Field(default=1, ge=1)
+    compensate: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PruneStage:
+    """Removes FFN neurons; layers may end up with unequal widths."""
+
+    settings: PruneSettings
+
+    def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        """A model with experts is refused: they would be left unequal."""
+        if any(layer.ffn.experts.size for layer in spec.layers):
+            raise RecipeError("prune: this model has experts already, which pruning would leave unequal; prune first")
+        return self._spec(spec, [max(1, round(layer.ffn.width * (1 - self.settings.remove))) for layer in spec.layers])
+
+    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        needed = self.settings.method == "flap" or self.settings.compensate
+        return calibration.windows.numel() if needed else 0
+
+    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
+        model = load_transformer(source, torch.device("cpu"))
+        found = [NeuronStatistics.empty(layer.ffn.width) for layer in source.spec.layers]
+
+        def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            for x in given:
+                found[index].add(ffn.hidden(x).flatten(0, -2))
+
+        if self.passes(source.spec, workshop.calibration):
+            count = len(source.spec.layers)
+            walk(
+                model, workshop.calibration.windows, watch,
+                progress=lambda n, _: workshop.progress("prune: watching neurons", n, count),
+            )  # fmt: skip
+        ffns = [layer.ffn for layer in model.layers if isinstance(layer, Layer)]
+        kept = self._chosen(ffns, found, workshop.seed)
+        changes = {i: self._layer(i, ffn, found[i], kept[i]) for i, ffn in enumerate(ffns)}
+        widths = [len(each) for each in kept]
+        notes = {"widths": widths, "removed": 1 - sum(widths) / sum(ffn.width for ffn in ffns)}
+        return Material(
+            self._spec(source.spec, widths), lambda: _pruned(read_tensors(source), kept, changes), notes=notes
+        )
+
+    def _chosen(self, ffns: Sequence[FFN], found: Sequence[NeuronStatistics], seed: int) -> list[Tensor]:
+        """Per layer the neurons that stay."""
+        scores = [standardise(self._scores(i, ffn, found[i], seed)) for i, ffn in enumerate(ffns)]
+        least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
+        choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
+        return choose(scores, self.settings.remove, least, self.settings.multiple)
+
+    def _scores(self, index: int, ffn: FFN, found: NeuronStatistics, seed: int) -> Tensor:
+        down = dense_weight(ffn.down)
+        if self.settings.method == "flap":
+            return flap_scores(found.variance, down)
+        if self.settings.method == "random":
+            return random_scores(ffn.width, seed * 1000 + index)
+        return magnitude_scores(dense_weight(ffn.up), down, None if ffn.gate is None else dense_weight(ffn.gate))
+
+    def _layer(self, index: int, ffn: FFN, found: NeuronStatistics, kept: Tensor) -> Mapping[str, Tensor]:
+        """The tensors of a layer that are made new."""
+        if not self.settings.compensate:
+            return {}
+        bias = ffn.down.bias if isinstance(ffn.down.bias, Tensor) else None
+        return {f"layers.{index}.ffn.down.bias": compensation_bias(dense_weight(ffn.down), found.mean, kept, bias)}
+
+    def _spec(self, spec: TransformerSpec, widths: Sequence[int]) -> TransformerSpec:
+        compensated = self.settings.compensate
+        layers = (
+            replace(layer, ffn=replace(layer.ffn, width=width, output_bias=layer.ffn.output_bias or compensated))
+            for layer, width in zip(spec.layers, widths, strict=True)
+        )
+        return replace(spec, layers=tuple(layers))
+
+
+def dense_weight(linear: TensorModule) -> Tensor:
+    """The weight of a linear in fp32 [outputs, inputs], whatever its format."""
+    weight, scale = linear.weight, getattr(linear, "weight_scale", None)
+    if not isinstance(weight, Tensor):
+        raise TypeError("a linear has a weight")
+    return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
+
+
+def select_neurons(name: str, tensor: Tensor, kept: Tensor) -> Tensor:
+    """A tensor of an FFN, by its name within it (`up.weight`, `down.bias` ...), for these neurons in this order."""
+    linear, _, leaf = name.partition(".")
+    if linear == "down":
+        return tensor[:, kept] if leaf == "weight" else tensor
+    return tensor[kept]
+
+
+def _pruned(
+    tensors: Iterator[tuple[str, Tensor]], kept: Sequence[Tensor], changes: Mapping[int, Mapping[str, Tensor]]
+) -> Iterator[tuple[str, Tensor]]:
+    new = {name: tensor for each in changes.values() for name, tensor in each.items()}
+    for name, tensor in tensors:
+        part, _, leaf = name.partition(".ffn.")
+        if leaf and name not in new:
+            yield name, select_neurons(leaf, tensor, kept[int(part.removeprefix("layers."))])
+        elif not leaf:
+            yield name, tensor
+    yield from new.items()
