@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint, read_tensors, sha256_of
-from ..models.errors import CheckpointError
+from ..models.errors import CheckpointError, RecipeError
 from ..models.record import RECORD_NAME, Record, StageRecord
 from ..models.spec import FULL, TransformerSpec, spec_overrides
 from ..models.threads import choose_threads, torch_threads
@@ -100,6 +100,11 @@ class _Run:
     def _plan(self) -> list[TransformerSpec]:
         """The spec after each stage, as far as it can be known; refuses what makes no sense."""
         spec, planned = self._source.spec, []
+        if spec.num_tiers > 1:
+            raise RecipeError(
+                f"{self._source.path.name} has experts whose thresholds fit its weights as they are; "
+                "start from the model before it was MoEfied"
+            )
         for stage in self._stages:
             spec = stage.work.plan(spec)
             planned.append(spec)

@@ -16,6 +16,9 @@ from ..models.suggestion import suggestion
 from .calibration import CalibrationSettings
 from .distill.stage import DistillSettings, DistillStage
 from .material import Stage
+from .moefy.calibrate import CalibrateStage
+from .moefy.settings import MoefySettings
+from .moefy.stage import MoefyStage
 from .prune.stage import PruneSettings, PruneStage
 from .quantize.stage import QuantizeSettings, QuantizeStage
 from .strict import Strict, as_recipe_error
@@ -23,6 +26,7 @@ from .strict import Strict, as_recipe_error
 STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {
     "prune": (PruneSettings, PruneStage),
     "distill": (DistillSettings, DistillStage),
+    "moefy": (MoefySettings, MoefyStage),
     "quantize": (QuantizeSettings, QuantizeStage),
 }
 
@@ -74,7 +78,8 @@ class Recipe(Strict):
             name, values = next(iter(entry.items()))
             settings = STAGES[name][0].model_validate(values)
             built.append(NamedStage(name, settings.model_dump(), STAGES[name][1](settings)))
-        return built
+        last = [MoefySettings.model_validate(stage.settings) for stage in built if stage.name == "moefy"]
+        return [*built, *(NamedStage("calibrate", each.model_dump(), CalibrateStage(each)) for each in last)]
 
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""

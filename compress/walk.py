@@ -21,24 +21,27 @@ def walk(
     visit: Visit,
     tier: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> tuple[float, float]:
     """Calls `visit` once a layer, in order; after it the layer is computed at `tier`, as `visit` left it.
 
-    windows: token ids [sequences, length]. The states of all windows are in memory.
+    windows: token ids [sequences, length]. The states of all windows are in memory. Returns the shares of the FFN's
+    bytes and of its neurons that a token used.
     """
     batches = list(batched(windows))
     embedded = [model.embed(batch) for batch in batches]
     states, turns = [x for x, _ in embedded], [turn for _, turn in embedded]
+    accounts = [model.compute_of([tier] * len(batch)) for batch in batches]
     for i, layer in enumerate(model.layers):
         if not isinstance(layer, Layer):
             raise TypeError("a Transformer is made of layers")
         states = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
         given = [layer.ffn_norm(x) for x in states]
         visit(i, layer.ffn, given)
-        accounts = [model.compute_of([tier] * len(batch)) if tier else None for batch in batches]
         states = [x + layer.ffn(g, account) for x, g, account in zip(states, given, accounts, strict=True)]
         if progress:
             progress(i + 1, len(model.layers))
+    spent = sum((account.spent.sum(0) for account in accounts), torch.zeros(2, dtype=torch.float64)) / windows.numel()
+    return float(spent[0]) / model.whole_ffn[0], float(spent[1]) / model.whole_ffn[1]
 
 
 def batched(windows: Tensor) -> Iterator[Tensor]:

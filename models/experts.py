@@ -51,6 +51,16 @@ class ExpertFFN(FFN):
         self.register_buffer("compensation", torch.empty(num_tiers, hidden_size, dtype=torch.float32))
         self.planes: PlaneWeights | None = None
 
+    @classmethod
+    def of(cls, ffn: FFN, hidden_size: int, spec: FFNSpec, num_tiers: int) -> "ExpertFFN":
+        """The twin of a loaded dense FFN, over the same weights; its router and thresholds are still to be found."""
+        with torch.device("meta"):
+            twin = cls(hidden_size, spec, num_tiers)
+        twin.gate, twin.up, twin.down, twin.packed = ffn.gate, ffn.up, ffn.down, ffn.packed
+        twin.thresholds, twin.compensation = torch.zeros(num_tiers, 2), torch.zeros(num_tiers, hidden_size)
+        twin.prepare()
+        return twin.requires_grad_(False).eval()
+
     def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
         if compute is None or compute.all_full:
             return super().forward(x, compute)
@@ -61,6 +71,13 @@ class ExpertFFN(FFN):
         y[compute.full_rows] = self.dense(x[compute.full_rows])
         y[compute.sparse_rows] = self._sparse(x[compute.sparse_rows], compute, compute.sparse_rows)
         return y
+
+    @property
+    def fixed_bytes(self) -> float:
+        """What a lone token reads before a neuron is computed: the router's own weights."""
+        if self.by_planes:
+            return plane_ffn_bytes(self.hidden_size, self.width, self.gate is not None, self.experts.router_bits, 0, 0)
+        return self.router_bytes
 
     def scores(self, x: Tensor) -> Tensor:
         """What is compared with the thresholds: fp32 [.., experts] for x [.., hidden]."""

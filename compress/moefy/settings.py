@@ -1,0 +1,98 @@
+"""What a recipe says of experts, and what follows from it for a model."""
+
+import re
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from ...kernels.plane_ffn import plane_ffn_bytes
+from ...models.errors import RecipeError
+from ...models.spec import BIT_PLANES, FULL, INT8, ExpertSpec, FFNSpec, TransformerSpec
+from ..strict import Strict
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_GATED_FINE = 0.25  # measured on a SwiGLU model: most kept neurons need no more than their coarse value
+_GATED_BITS, _PLAIN_BITS = 4, 2
+
+
+class MoefySettings(Strict):
+    """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
+
+    split: how neurons are grouped (Zhang et al. 2022). router: `norm_regression` is a small network (Szatkowski et al.
+    2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
+    allocation: the same share of neurons in every layer, or thresholds that discard the same share of each layer's
+    energy. fine: with bit planes, which part of the computed neurons is computed from all bits. compensate: what is
+    left out is replaced by its mean. None: chosen by what measured best for the model's kind.
+    """
+
+    split: Literal["weight_kmeans", "random"] = "weight_kmeans"
+    expert_size: int = Field(default=64, ge=1)
+    router: Literal["norm_regression", "bit_planes"] = "norm_regression"
+    router_width: int = Field(default=128, ge=1)
+    bits: int | None = Field(default=None, ge=1, le=7)
+    tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
+    allocation: Literal["uniform", "energy"] | None = None
+    fine: float | None = Field(default=None, ge=0, le=1)
+    compensate: bool = True
+
+    @field_validator("tiers", mode="after")
+    @classmethod
+    def _named_shares(cls, tiers: dict[str, float]) -> dict[str, float]:
+        for name, share in tiers.items():
+            if not _NAME.fullmatch(name) or name == FULL:
+                raise ValueError(
+                    f"{name!r} cannot name a tier: at most 32 of a-z, 0-9, _ and -, a letter first, and not {FULL!r}, "
+                    "which every model has"
+                )
+            if not 0 < share < 1:
+                raise ValueError(f"tier {name!r} is {share}, it must be a share of the FFN's bytes between 0 and 1")
+        if not tiers:
+            raise ValueError("names no tier; give at least one, such as {balanced: 0.5}")
+        return tiers
+
+    @property
+    def by_planes(self) -> bool:
+        return self.router == BIT_PLANES
+
+    def experts(self, ffn: FFNSpec) -> ExpertSpec:
+        """The experts of one layer."""
+        if not self.by_planes:
+            return ExpertSpec(self.expert_size, self.router, router_width=self.router_width)
+        bits = self.bits or (_GATED_BITS if ffn.gated else _PLAIN_BITS)
+        return ExpertSpec(self.expert_size, self.router, router_bits=bits)
+
+    def fine_part(self, gated: bool) -> float:
+        """Of the computed neurons, the part that is computed from all bits."""
+        if self.fine is not None:
+            return self.fine
+        return _GATED_FINE if gated else 1.0
+
+    def by_energy(self, gated: bool) -> bool:
+        """Whether layers share the tier's bytes by their energy."""
+        return not gated if self.allocation is None else self.allocation == "energy"
+
+    def check(self, spec: TransformerSpec) -> None:
+        """Raises RecipeError where these experts cannot route on such a model, or a tier is below its router."""
+        for i, layer in enumerate(spec.layers):
+            ffn = layer.ffn
+            formats = {ffn.up, ffn.down, *({ffn.gate} if ffn.gated else ())}
+            if self.by_planes and formats != {INT8}:
+                raise RecipeError(
+                    "moefy: the router bit_planes reads int8 weights, and these stay in floating point; add "
+                    "`- quantize: {linears: int8}` to the stages, or choose router: norm_regression"
+                )
+            least = self._router_share(ffn, spec.hidden_size)
+            for name, share in self.tiers.items():
+                if share <= least:
+                    raise RecipeError(
+                        f"moefy: tier {name!r} may read {share} of the FFN's bytes, and in layer {i} the router alone "
+                        f"reads {least:.3f}; raise the tier, or lower {'bits' if self.by_planes else 'router_width'}"
+                    )
+
+    def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
+        whole = plane_ffn_bytes(hidden, ffn.width, ffn.gated, 8, ffn.width, ffn.width)
+        if self.by_planes:
+            return plane_ffn_bytes(hidden, ffn.width, ffn.gated, self.experts(ffn).router_bits, 0, 0) / whole
+        element = 1 if ffn.up == INT8 else 2
+        router = 2 * self.router_width * (hidden + self.experts(ffn).count(ffn.width))  # bf16
+        return router / (whole * element)

@@ -1,0 +1,80 @@
+"""The stage `moefy`: neurons are put in expert order. That changes no function; `calibrate` says who is skipped."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...models.checkpoint import Checkpoint, read_tensors
+from ...models.errors import RecipeError
+from ...models.spec import FFNSpec, TransformerSpec
+from ..calibration import Calibration
+from ..material import Material, Workshop
+from ..prune.stage import select_neurons
+from .cluster import Split, balanced_kmeans, random_split
+from .settings import MoefySettings
+
+
+@dataclass(frozen=True, slots=True)
+class MoefyStage:
+    """Splits every FFN into experts (Zhang et al. 2022, MoEfication, section 3.2)."""
+
+    settings: MoefySettings
+
+    def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        """A model that has experts is refused."""
+        if any(layer.ffn.experts.size for layer in spec.layers):
+            raise RecipeError("moefy: this model has experts already; start from the model before it was MoEfied")
+        widest = max(layer.ffn.width for layer in spec.layers)
+        if self.settings.expert_size > widest:
+            raise RecipeError(
+                f"moefy: expert_size is {self.settings.expert_size}, the widest FFN has {widest} neurons; lower it"
+            )
+        layers = (
+            replace(layer, ffn=replace(layer.ffn, experts=self.settings.experts(layer.ffn))) for layer in spec.layers
+        )
+        return replace(spec, layers=tuple(layers))
+
+    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        return 0
+
+    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
+        spec, size = self.plan(source.spec), self.settings.expert_size
+        if size == 1:
+            return Material(spec, lambda: read_tensors(source), notes={"experts": _counts(spec)})
+        splits = list(self._splits(source, workshop))
+        orders = [split.order for split in splits]
+        short = [layer.ffn.width % size for layer in spec.layers]
+        notes = {"experts": _counts(spec), "inertia": [split.inertia for split in splits], "in_last_expert": short}
+        return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
+
+    def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
+        """Of each layer. The rows of the gate carry the sparsity where there is one (D2DMoE, section 3.1)."""
+        ffns = [layer.ffn for layer in source.spec.layers]
+        names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
+        rows = _rows(source, names)
+        split = balanced_kmeans if self.settings.split == "weight_kmeans" else random_split
+        for i, name in enumerate(names):
+            yield split(rows[name], self.settings.expert_size, workshop.seed)
+            workshop.progress("moefy: grouping neurons", i + 1, len(names))
+
+
+def _rows(source: Checkpoint, names: Sequence[str]) -> Mapping[str, Tensor]:
+    """int8 rows as they are: normalising takes their scale away."""
+    wanted = set(names)
+    return {name: tensor for name, tensor in read_tensors(source) if name in wanted}
+
+
+def _reordered(tensors: Iterator[tuple[str, Tensor]], orders: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors:
+        part, _, leaf = name.partition(".ffn.")
+        yield name, select_neurons(leaf, tensor, orders[int(part.removeprefix("layers."))]) if leaf else tensor
+
+
+def _counts(spec: TransformerSpec) -> list[int]:
+    """Experts of each layer."""
+
+    def count(ffn: FFNSpec) -> int:
+        return ffn.experts.count(ffn.width)
+
+    return [count(layer.ffn) for layer in spec.layers]

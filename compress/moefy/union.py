@@ -1,0 +1,21 @@
+"""How many experts several tokens touch together: what a batch reads, against what each of its tokens reads alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+_GROUPS = 256  # batches drawn of each size, at most
+
+
+def expected_unions(active: Tensor, seed: int = 0, batches: Sequence[int] = BATCHES) -> dict[int, float]:
+    """The mean share of experts that a batch of so many tokens, drawn by chance, touches. active: bool [tokens, n]."""
+    order = torch.randperm(len(active), generator=torch.Generator().manual_seed(seed))
+    found = {}
+    for size in batches:
+        groups = min(_GROUPS, len(active) // size)
+        if groups:
+            drawn = active[order[: groups * size]].view(groups, size, -1)
+            found[size] = float(drawn.any(dim=1).float().mean())
+    return found
