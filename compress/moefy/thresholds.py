@@ -1,0 +1,114 @@
+"""From the scores seen in calibration to a layer's threshold: for a share of the tiles, or of the energy."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_BINS = 4096
+_BITS = 17  # of the 23 bits of a float's fraction: 64 bins an octave, each 0.8 to 1.6 % wide
+_LOWEST = (127 - 40) << (23 - _BITS)  # the first bin ends at 2^-40 (1 + 1/64), the last begins near 2^24
+_ENTRIES = 1 << 22
+
+
+def _zeros() -> Tensor:
+    return torch.zeros(1 + _BINS, dtype=torch.float64)
+
+
+@dataclass(slots=True)
+class ScoreHistogram:
+    """How many scores >= 0 lie where, and the sum of their squares. A tile is kept where score > threshold.
+
+    Bin 0 holds the zeros, which ReLU makes many of; bin b the scores in (edge[b - 1], edge[b]], where the edges are
+    the fp32 numbers whose last 17 bits are 0: an integer of the score's bits says the bin, on any device. Sums are
+    fp64 and merge, so scores may come in any cuts.
+    """
+
+    counts: Tensor = field(default_factory=_zeros)  # [1 + bins]
+    energy: Tensor = field(default_factory=_zeros)  # [1 + bins]
+    highest: float = 0.0
+
+    def add(self, scores: Tensor) -> None:
+        """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError."""
+        for part in torch.split(scores.detach().flatten(), _ENTRIES) if scores.numel() else ():
+            exact = part.to("cpu", torch.float32)
+            low, high = (float(each) for each in exact.aminmax())
+            if not 0 <= low <= high < float("inf"):
+                raise ValueError(f"scores must be numbers of at least 0, these go from {low} to {high}")
+            bins = _bins(exact)
+            self.counts += torch.bincount(bins, minlength=1 + _BINS)
+            self.energy += torch.bincount(bins, exact.double().square(), minlength=1 + _BINS)
+            self.highest = max(self.highest, high)
+
+    def merge(self, other: "ScoreHistogram") -> None:
+        """Takes in the scores that another has seen."""
+        self.counts = self.counts + other.counts
+        self.energy = self.energy + other.energy
+        self.highest = max(self.highest, other.highest)
+
+    @property
+    def nonzero_share(self) -> float:
+        """The part of the scores that is above 0: what threshold 0 keeps."""
+        return float(self.counts[1:].sum() / self.counts.sum().clamp(min=1))
+
+    def threshold_for_share(self, share: float) -> float:
+        """The threshold that keeps this share (0 to 1) of all scores seen, straight lines drawn within a bin.
+
+        0 where the share is that of the scores above 0, or more: what is exactly 0 adds nothing. Scores that are
+        equal stay or go together, so a share that cuts through many equal ones is missed by as many.
+        """
+        _check_part(share, "share")
+        wanted = share * float(self.counts.sum())
+        above = self._above(self.counts)  # [1 + bins]: how many lie in later bins, that is, above edge[b]
+        if wanted >= float(above[0]) * (1 - 1e-12):  # the share may have been divided out of these very counts
+            return 0.0
+        b = int((above <= wanted).nonzero()[0])  # the first edge that keeps no more than wanted
+        low, high = self._limits(b)
+        return high - (high - low) * float((wanted - above[b]) / self.counts[b])
+
+    def share_above(self, threshold: float) -> float:
+        """The share of the scores seen that a threshold keeps, straight lines drawn within a bin."""
+        if threshold >= self.highest:
+            return 0.0
+        b = int(_bins(torch.tensor([threshold], dtype=torch.float32)))
+        low, high = self._limits(b)
+        part = (high - threshold) / (high - low) if b else 0.0
+        kept = self._above(self.counts)[b] + self.counts[b] * min(max(part, 0.0), 1.0)
+        return float(kept / self.counts.sum())
+
+    def threshold_for_energy(self, discarded: float) -> float:
+        """The highest edge at which the scores that go hold at most this part (0 to 1) of the sum of all squares."""
+        _check_part(discarded, "discarded")
+        below = self.energy.cumsum(0)
+        b = int((below <= discarded * below[-1]).nonzero()[-1])
+        return min(float(_edges()[b]), self.highest)
+
+    def _above(self, sums: Tensor) -> Tensor:
+        return sums.sum() - sums.cumsum(0)
+
+    def _limits(self, b: int) -> tuple[float, float]:
+        """Between which scores those of bin b lie."""
+        if b == 0:
+            return 0.0, 0.0
+        edges = _edges()
+        low = float(edges[b - 1]) if b > 1 else 0.0
+        return low, self.highest if b == _BINS else min(float(edges[b]), self.highest)
+
+
+def _bins(scores: Tensor) -> Tensor:
+    """fp32 numbers >= 0 are in the order of their bits; one less puts a score on an edge into the bin below it."""
+    positive = ((scores.contiguous().view(torch.int32) - 1) >> _BITS) - _LOWEST
+    return torch.where(scores > 0, positive.clamp(0, _BINS - 1) + 1, 0).long()
+
+
+def _edges() -> Tensor:
+    """fp64 [1 + bins]: 0, then where each bin ends; the last has no end."""
+    bits = (torch.arange(_LOWEST + 1, _LOWEST + _BINS + 1, dtype=torch.int32)) << _BITS
+    ends = bits.view(torch.float32).double()
+    ends[-1] = float("inf")
+    return torch.cat([ends.new_zeros(1), ends])
+
+
+def _check_part(value: float, name: str) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
