@@ -48,7 +48,7 @@ def reverse_kl(
 ) -> Tensor:
     """T^2 sum_v p_s log(p_s / p_t): the same for a student that should leave out what its teacher finds unlikely.
 
-    MiniLLM: Gu et al. 2024, section 2.1 (here with the exact sum over the vocabulary).
+    MiniLLM: Gu et al. 2024 (here with the exact sum over the vocabulary).
     """
     states, targets = _that_count(student_states, teacher_states, mask)
     return _Comparison(_reverse, student_head, teacher_head, temperature).mean(states, targets, rows)

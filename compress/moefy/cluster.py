@@ -41,7 +41,7 @@ class Split:
 def balanced_kmeans(vectors: Tensor, size: int, seed: int = 0) -> Split:
     """Experts of exactly `size` neurons with similar vectors [neurons, inputs]: rows of up, of gate when gated.
 
-    Rows are normalised (Zhang et al. 2022, MoEfication, section 3.2); k-means++ (Arthur and Vassilvitskii 2007) and
+    Rows are normalised (Zhang et al. 2022, MoEfication); k-means++ (Arthur and Vassilvitskii 2007) and
     Lloyd's steps find centres; neurons go to the nearest centre with room, those with the most to lose first; then
     pairs change places while that lowers the sum. Equal for a seed and a number of threads. Computes on the CPU.
     """

@@ -49,7 +49,7 @@ class ScoreHistogram:
     @property
     def nonzero_share(self) -> float:
         """The part of the scores that is above 0: what threshold 0 keeps."""
-        return 1 - float(self.counts[0] / self.counts.sum().clamp(min=1))
+        return float(self.counts[1:].sum() / self.counts.sum().clamp(min=1))
 
     def threshold_for_share(self, share: float) -> float:
         """The threshold that keeps this share (0 to 1) of all scores seen, straight lines drawn within a bin.
@@ -60,7 +60,7 @@ class ScoreHistogram:
         _check_part(share, "share")
         wanted = share * float(self.counts.sum())
         above = self._above(self.counts)  # [1 + bins]: how many lie in later bins, that is, above edge[b]
-        if wanted >= float(above[0]):
+        if wanted >= float(above[0]) * (1 - 1e-12):  # the share may have been divided out of these very counts
             return 0.0
         b = int((above <= wanted).nonzero()[0])  # the first edge that keeps no more than wanted
         low, high = self._limits(b)

@@ -9,7 +9,7 @@ def compensation_bias(down: Tensor, mean: Tensor, kept: Tensor, bias: Tensor | N
 
     down: [hidden, width] before anything was removed, mean: [width] of its inputs h, kept: indices, bias: the one
     that the layer has. Of all constants it leaves the smallest mean squared error, and none at all where the removed
-    h are constant. FLAP: An et al. 2024, section 3.3.
+    h are constant. FLAP: An et al. 2024.
     """
     removed = removed_neurons(down.shape[1], kept)
     added = down[:, removed].double() @ mean[removed].double()

@@ -8,7 +8,7 @@ def flap_scores(variance: Tensor, down: Tensor) -> Tensor:
     """score[j] = Var(h_j) * ||D[:, j]||^2, fp64 [width]. variance: [width], down: [hidden, width].
 
     What the layer's output loses in the mean square when h_j becomes its mean: nothing for a neuron that never
-    changes, since a bias can take its place (compensate.py). FLAP: An et al. 2024, section 3.2.
+    changes, since a bias can take its place (compensate.py). FLAP: An et al. 2024.
     """
     return variance.double() * _column_norms(down).square()
 
