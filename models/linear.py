@@ -86,5 +86,13 @@ class Int8Embedding(TensorModule):
         return int8_linear(hidden, self.weight, self.weight_scale)
 
 
+def dense_weight(linear: TensorModule) -> Tensor:
+    """The weight of a linear in fp32 [outputs, inputs], whatever its format."""
+    weight, scale = linear.weight, getattr(linear, "weight_scale", None)
+    if not isinstance(weight, Tensor):
+        raise TypeError("a linear has a weight")
+    return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
+
+
 LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {DENSE: Linear, INT8: Int8Linear}
 EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {DENSE: Embedding, INT8: Int8Embedding}

@@ -17,6 +17,7 @@ from ..material import Material, Workshop
 from ..walk import walk
 from .settings import MoefySettings
 from .thresholds import ScoreHistogram
+from .train import train_routers_
 from .union import expected_unions
 
 _BISECTIONS = 30
@@ -42,12 +43,13 @@ class CalibrateStage:
         model = load_transformer(source, torch.device("cpu"))
         with_experts_(model, spec)
         windows = workshop.calibration.windows
+        notes = {} if self.settings.by_planes else train_routers_(model, workshop, min(self.settings.tiers.values()))
         histograms = self._observe(model, windows, workshop)
         tiers = []
         for index, (name, share) in enumerate(self.settings.tiers.items(), 1):
             shares = self._shares(model, histograms, share)
             tiers.append(self._set_tier(model, windows, index, TierRecord(name, share), shares, workshop))
-        return Material(spec, lambda: _with_experts(source, model), tuple(tiers))
+        return Material(spec, lambda: _with_experts(source, model), tuple(tiers), notes)
 
     def _observe(self, model: Transformer, windows: Tensor, workshop: Workshop) -> list[ScoreHistogram]:
         """How the scores of each layer are spread in the dense model."""

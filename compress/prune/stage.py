@@ -11,7 +11,7 @@ from torch import Tensor
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
-from ...models.linear import TensorModule
+from ...models.linear import dense_weight
 from ...models.spec import TransformerSpec
 from ...models.transformer import Layer
 from ..calibration import Calibration
@@ -109,14 +109,6 @@ class PruneStage:
             for layer, width in zip(spec.layers, widths, strict=True)
         )
         return replace(spec, layers=tuple(layers))
-
-
-def dense_weight(linear: TensorModule) -> Tensor:
-    """The weight of a linear in fp32 [outputs, inputs], whatever its format."""
-    weight, scale = linear.weight, getattr(linear, "weight_scale", None)
-    if not isinstance(weight, Tensor):
-        raise TypeError("a linear has a weight")
-    return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
 
 
 def select_neurons(name: str, tensor: Tensor, kept: Tensor) -> Tensor:
