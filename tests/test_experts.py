@@ -1,0 +1,207 @@
+"""Experts: the dense model to everyone who asks for all of them, and a part of it to those who ask for less."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from builders import edit_json, llama, opt
+
+from moesaic.compress.pipeline import compress
+from moesaic.engine.engine import Engine
+from moesaic.engine.llm import LLM
+from moesaic.engine.request import Request, Sampling, Stopping
+from moesaic.engine.runner import ModelRunner
+from moesaic.evaluate.run import evaluate
+from moesaic.kernels.native import cache_folder
+from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
+
+TIERS = {"high": 0.8, "low": 0.5}
+BY_ROUTER = {"moefy": {"expert_size": 8, "router_width": 4, "tiers": TIERS}}
+BY_PLANES = {"moefy": {"expert_size": 1, "router": "bit_planes", "bits": 3, "tiers": TIERS}}
+INT8 = {"quantize": {"linears": "int8"}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Stages of these tests alone; the C++ library that is built already."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "native").symlink_to(cache_folder() / "native")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOESAIC_CACHE", str(cache))
+        torch.set_num_threads(1)
+        yield
+
+
+def made(model: str | Path, out: Path, *stages: Mapping[str, Any]) -> Path:
+    compress(model, out, {
+        "calibration": {"sequences": 12, "length": 48}, "evaluation": {"documents": 1, "truncate": 24},
+        "stages": list(stages),
+    })  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("stories")
+    return {
+        "router": made("stories260k", folder / "router", BY_ROUTER),
+        "planes": made("stories260k", folder / "planes", BY_PLANES, INT8),
+        "int8": made("stories260k", folder / "int8", INT8),
+    }
+
+
+def tokens(count: int = 40) -> torch.Tensor:
+    return torch.randint(3, 250, (2, count), generator=torch.Generator().manual_seed(1))
+
+
+# --- all experts are the dense model -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [llama, opt])
+def test_a_moefied_directory_is_the_dense_model_to_transformers(tmp_path: Path, family: Any) -> None:
+    original = family(tmp_path / "model")
+    out = made(tmp_path / "model", tmp_path / "out", {"moefy": {**BY_ROUTER["moefy"], "expert_size": 24}})
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
+    with torch.no_grad():
+        expected, found, ours = original(tokens()).logits, theirs(tokens()).logits, load(out)(tokens())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+    before, after = (load(path).layers[0].ffn.up.weight[:, 0] for path in (tmp_path / "model", out))
+    assert not torch.equal(before, after) and torch.equal(before.sort().values, after.sort().values)
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
+def test_a_threshold_below_every_score_computes_everything(stories: dict[str, Path], kind: str) -> None:
+    model = load(stories[kind])
+    dense = model(tokens())
+    for layer in model.layers:
+        layer.ffn.thresholds.fill_(-1.0)
+        layer.ffn.compensation.zero_()
+    account = model.compute_of([1, 1])
+    sparse = model(tokens(), compute=account)
+    tolerance = 1e-5 if kind == "router" else 0.02  # planes take activations in int8
+    assert (sparse - dense).abs().max() <= tolerance * dense.abs().max()
+    assert all(share == pytest.approx(1.0, abs=0.05) for row in account.shares(40) for share in row)
+
+
+def test_the_full_tier_of_bit_planes_is_the_int8_model_exactly(stories: dict[str, Path]) -> None:
+    assert torch.equal(load(stories["planes"])(tokens()), load(stories["int8"])(tokens()))
+
+
+# --- tiers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
+def test_a_tier_reads_its_share_of_bytes_on_text_it_was_not_set_on(stories: dict[str, Path], kind: str) -> None:
+    for tier in open_checkpoint(stories[kind]).record.tiers:
+        model = load(stories[kind], tier=tier.name)
+        score = evaluate(stories[kind], documents=2, truncate=128)
+        runner = ModelRunner(model, 1, 128, torch.float32)
+        runner.prefill_states(0, tokens(100)[0].tolist(), 0)
+        assert tier.calibrated["bytes_share"] == pytest.approx(tier.share, abs=0.01)
+        assert runner.scored[1] / 100 == pytest.approx(tier.share, abs=0.15) and score.ffn_shares == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
+def test_less_compute_is_a_worse_model_and_more_a_better_one(stories: dict[str, Path], kind: str) -> None:
+    from moesaic.compress.judge import Judge
+    from moesaic.compress.recipe import Evaluation
+
+    judge = Judge(open_checkpoint("stories260k"), Evaluation(documents=4, truncate=128), lambda *_: None)
+    found = judge.tiers("", open_checkpoint(stories[kind]), ["full", "high", "low"])
+    assert found["full"]["kl_nats_per_token"] < found["high"]["kl_nats_per_token"] < found["low"]["kl_nats_per_token"]
+    assert 1 > found["high"]["ffn_bytes_share"] > found["low"]["ffn_bytes_share"]
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
+def test_rows_of_any_tiers_in_one_batch_get_the_tokens_they_get_alone(stories: dict[str, Path], kind: str) -> None:
+    model = load(stories[kind])
+    draw = random.Random(0)
+    requests = [
+        Request(
+            key, tuple([1, *draw.choices(range(3, 400), k=draw.randrange(1, 9))]), Sampling(temperature=0.0),
+            Stopping(6, ignore_eos=True), tier=key % 3,
+        )
+        for key in range(500)
+    ]  # fmt: skip
+    together = finished(Engine(ModelRunner(model, 16, 32, torch.float32)), requests)
+    alone = finished(Engine(ModelRunner(model, 1, 32, torch.float32)), requests)
+    assert together == alone and len(together) == 500
+    assert len({tuple(answer) for answer in together.values()}) > 100
+
+
+def finished(engine: Engine, requests: list[Request]) -> dict[int, list[int]]:
+    answers: dict[int, list[int]] = {}
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        for row in engine.step():
+            answers.setdefault(row.key, []).extend(row.token_ids)
+    return answers
+
+
+def test_usage_says_tier_and_shares(stories: dict[str, Path]) -> None:
+    llm = LLM(stories["planes"])
+    full, low = (llm.generate("Once upon", max_new_tokens=8, temperature=0, tier=tier)[0] for tier in (None, "low"))
+    assert (full.usage.tier_used, full.usage.ffn_bytes_share) == ("full", pytest.approx(1.0))
+    assert low.usage.tier_used == "low" and low.usage.ffn_bytes_share == pytest.approx(0.5, abs=0.15)
+    assert low.usage.ffn_neurons_share is not None and 0 < low.usage.ffn_neurons_share < 1
+    assert LLM("stories260k").generate("Once", max_new_tokens=2)[0].usage.ffn_bytes_share is None
+
+
+@pytest.mark.parametrize(("kind", "tier"), [("planes", "lowest"), ("int8", "low")])
+def test_a_tier_that_the_model_does_not_have_is_refused_with_the_list(
+    stories: dict[str, Path], kind: str, tier: str
+) -> None:
+    with pytest.raises(Unsupported, match="tiers: full"):
+        LLM(stories[kind]).generate("Once", tier=tier)
+    with pytest.raises(Unsupported, match="tiers: full"):
+        load(stories[kind], tier=tier)
+
+
+# --- what cannot be ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([BY_PLANES], "add `- quantize: {linears: int8}` to the stages"),
+        ([BY_ROUTER, BY_ROUTER], "has experts already; start from the model before"),
+        ([BY_ROUTER, {"prune": {"remove": 0.1}}], "prune first"),
+        ([INT8, {"distill": {"tokens": 10}}], "distill before quantize"),
+        ([INT8, INT8], "int8 already"),
+        ([{"moefy": {"expert_size": 500}}], "widest FFN has 172 neurons; lower it"),
+        ([{"moefy": {"tiers": {"low": 0.01}}}], "the router alone reads"),
+        ([{"moefy": {"tiers": {"full": 0.5}}}], "cannot name a tier"),
+        ([{"moefy": {"tiers": {"low": 1.5}}}], "between 0 and 1"),
+        ([{"moefy": {"tiers": {}}}], "names no tier"),
+        ([{"prune": {"remove": 0.99}}], "remove"),
+    ],
+)
+def test_stages_that_make_no_sense_are_refused_before_any_work(tmp_path: Path, stages: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        made("stories260k", tmp_path / "out", *stages)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_tiers_is_not_compressed_again(stories: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="before it was MoEfied"):
+        made(stories["router"], tmp_path / "out", INT8)
+
+
+def test_an_experts_file_that_is_missing_or_another_is_told(stories: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(stories["router"], tmp_path / "copy")
+    edit_json(copy / "moesaic.json", tiers=[])
+    with pytest.raises(CheckpointError, match="names 0 tiers for a spec of 2"):
+        open_checkpoint(copy)
+    shutil.copy(stories["router"] / "moesaic.json", copy)
+    (copy / "moesaic" / "experts.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="lack layers.0.ffn.thresholds"):
+        open_checkpoint(copy)
