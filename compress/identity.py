@@ -2,10 +2,12 @@
 
 import functools
 import hashlib
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from ..models.checkpoint import Checkpoint, sha256_of
+from ..models.checkpoint import EXPERTS_NAME, Checkpoint, sha256_of
+from ..models.spec import ExpertSpec
 
 
 def content_sha256(checkpoint: Checkpoint) -> str:
@@ -14,6 +16,17 @@ def content_sha256(checkpoint: Checkpoint) -> str:
     digest.update(repr((checkpoint.spec, checkpoint.tiers)).encode())
     for file in checkpoint.files:
         digest.update(bytes.fromhex(_file_sha256(file, file.stat().st_mtime_ns)))
+    return digest.hexdigest()
+
+
+def dense_sha256(checkpoint: Checkpoint) -> str:
+    """The identity of the model at the full tier: experts and tiers change nothing of it."""
+    plain = (replace(layer, ffn=replace(layer.ffn, experts=ExpertSpec())) for layer in checkpoint.spec.layers)
+    digest = hashlib.sha256((checkpoint.path / "config.json").read_bytes())
+    digest.update(repr(replace(checkpoint.spec, layers=tuple(plain), num_tiers=1)).encode())
+    for file in checkpoint.files:
+        if file != checkpoint.path / EXPERTS_NAME:
+            digest.update(bytes.fromhex(_file_sha256(file, file.stat().st_mtime_ns)))
     return digest.hexdigest()
 
 

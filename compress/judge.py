@@ -17,7 +17,7 @@ from ..models.checkpoint import Checkpoint, load_transformer
 from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
-from .identity import code_sha256, content_sha256
+from .identity import code_sha256, content_sha256, dense_sha256
 from .material import Progress
 from .recipe import Evaluation
 
@@ -65,7 +65,8 @@ class Judge:
         return load_transformer(self._original, torch.device("cpu"))
 
     def _file(self, checkpoint: Checkpoint, tier: str, original: Checkpoint | None) -> Path:
-        parts = [content_sha256(checkpoint), tier, original and content_sha256(original), self._text_sha256]
+        model = dense_sha256(checkpoint) if tier == FULL else content_sha256(checkpoint)
+        parts = [model, tier, original and content_sha256(original), self._text_sha256]
         name = hashlib.sha256(json.dumps([*parts, code_sha256(*_SOURCES)]).encode()).hexdigest()
         return cache_folder() / "scores" / f"{name}.json"
 
