@@ -1,4 +1,4 @@
-"""`moesaic cache list|clear`: what is kept between runs: built CPU kernels, models fetched by name."""
+"""`moesaic cache list|clear`: what is kept between runs: built CPU kernels, models fetched by name, stages, scores."""
 
 import argparse
 import shutil
@@ -37,5 +37,7 @@ def run_clear(args: argparse.Namespace) -> int:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """One level below native/ and models/: nothing else in the folder is ours to remove."""
-    return sorted(entry for kind in ("native", "models") for entry in folder.glob(f"{kind}/*") if entry.is_dir())
+    """One level below these folders: nothing else in the cache is ours to remove."""
+    kinds = ("native", "models", "stages")
+    found = [entry for kind in kinds for entry in folder.glob(f"{kind}/*") if entry.is_dir()]
+    return sorted([*found, *(each for each in (folder / "scores",) if each.is_dir())])

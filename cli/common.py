@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..engine.completion import Usage
 from ..engine.options import EngineOptions, ModelDescription
 
 
@@ -44,6 +45,13 @@ def byte_count(text: str) -> int:
     if count < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 500M or 2G")
     return count
+
+
+def describe_tier(usage: Usage) -> str:
+    """The tier that was used and, where the model has several, what it read."""
+    if usage.ffn_bytes_share is None:
+        return f"tier {usage.tier_used}"
+    return f"tier {usage.tier_used}, {usage.ffn_bytes_share:.0%} of the FFN's bytes"
 
 
 def describe(name: str, model: ModelDescription) -> str:

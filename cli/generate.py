@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from .common import add_sampling_options
+from .common import add_sampling_options, describe_tier
 
 
 def add_parser(commands: Any) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         usage = chunk.usage
         print(
             f"[{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens, "
-            f"ended by {chunk.finish_reason.value}; tier {usage.tier_used}]",
+            f"ended by {chunk.finish_reason.value}; {describe_tier(usage)}]",
             file=sys.stderr,
         )
     return 0

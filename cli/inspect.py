@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="show what a model directory holds; reads no weights")
     parser.add_argument("path", help="model directory or short name")
+    parser.add_argument("--experts", action="store_true", help="experts and what each tier computes, layer by layer")
     parser.add_argument("--json", action="store_true", help="the whole spec and record as JSON")
     parser.set_defaults(run=run)
 
@@ -46,11 +47,37 @@ def run(args: argparse.Namespace) -> int:
             _rows(checkpoint),
         )
     )
+    _print_tiers(checkpoint)
+    if args.experts:
+        print(table(*_expert_rows(checkpoint)))
     for stage in checkpoint.record.stages:
         print(f"stage {stage.name}: {json.dumps(dict(stage.settings))}, seed {stage.seed}")
         for name, figures in stage.measured.items():
             print(f"  {name}: {json.dumps(figures)}")
     return 0
+
+
+def _print_tiers(checkpoint: "Checkpoint") -> None:
+    """A line a tier: what it was set to, and what calibration saw."""
+    for tier in checkpoint.record.tiers:
+        seen = tier.calibrated
+        print(
+            f"tier {tier.name}: {seen['bytes_share']:.3f} of the FFN's bytes a token (set to {tier.share}), "
+            f"{seen['neurons_share']:.3f} of its neurons, on {seen['tokens']:,} tokens of calibration"
+        )
+
+
+def _expert_rows(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
+    """A row a layer: its experts, and the share of them that is computed at each tier."""
+    tiers = checkpoint.record.tiers
+    rows = []
+    for i, layer in enumerate(checkpoint.spec.layers):
+        experts = layer.ffn.experts
+        kind = f"{experts.count(layer.ffn.width)} of {experts.size}" if experts.size else "none"
+        router = {"bit_planes": f"high {experts.router_bits} bits", "norm_regression": f"{experts.router_width} wide"}
+        active = [f"{tier.calibrated['active_by_layer'][i]:.3f}" for tier in tiers]
+        rows.append([str(i), str(layer.ffn.width), kind, router.get(experts.router, ""), *active])
+    return ["layer", "neurons", "experts", "router", *(f"active at {tier.name}" for tier in tiers)], rows
 
 
 def _rows(checkpoint: "Checkpoint") -> list[list[str]]:

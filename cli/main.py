@@ -15,6 +15,7 @@ from . import (
     demo,
     doctor,
     evaluate,
+    export,
     generate,
     import_gguf,
     inspect,
@@ -26,8 +27,8 @@ from . import (
 )
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, serve, generate, bench, models, import_gguf, reference, recipes, cache,
-    doctor,
+    demo, run, compress, inspect, evaluate, export, serve, generate, bench, models, import_gguf, reference, recipes,
+    cache, doctor,
 )  # fmt: skip
 
 

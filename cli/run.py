@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from .common import add_engine_options, add_sampling_options, describe, engine_options
+from .common import add_engine_options, add_sampling_options, describe, describe_tier, engine_options
 
 EXAMPLES = """examples:
   moesaic run stories260k "Once upon a time" --max-new-tokens 60
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print(
             f"[{chunk.usage.prompt_tokens} prompt + {made} new tokens, ended by {chunk.finish_reason.value}; "
-            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}]",
+            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}; {describe_tier(chunk.usage)}]",
             file=sys.stderr,
         )
     return 0

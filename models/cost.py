@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..kernels.cost import Cost
-from .spec import DENSE, AttentionSpec, FFNSpec, TransformerSpec
+from .spec import BIT_PLANES, DENSE, AttentionSpec, FFNSpec, TransformerSpec
 
 _SCALE_BYTES = 4  # one fp32 scale a row of an int8 weight
 
@@ -23,14 +23,18 @@ class _Matrix:
         return Cost(size, 2 * self.outputs * self.inputs)
 
 
-def token_cost(spec: TransformerSpec, element_bytes: int, context: int = 0) -> Cost:
+def token_cost(
+    spec: TransformerSpec, element_bytes: int, context: int = 0, ffn_shares: tuple[float, float] = (1.0, 1.0)
+) -> Cost:
     """One new token at batch 1 after `context` tokens: bytes of weights, keys and values read, FLOPs that are active.
 
     element_bytes is what a dense weight, a key or a value takes in memory. Of the embedding one row is read; the head
     is read whole, tied or not. Counted are the matrices, attention over the context, and the bytes of norms; the few
-    FLOPs of norms, activations and rotations are not.
+    FLOPs of norms, activations and rotations are not. ffn_shares: of the FFN's bytes and of its neurons, what a tier
+    uses; with bit planes every neuron's high bits are multiplied as well.
     """
-    linears = [matrix.cost(element_bytes) for matrix in _matrices(spec)]
+    used = [_ffn_cost(layer.ffn, spec.hidden_size, element_bytes, ffn_shares) for layer in spec.layers]
+    linears = used + [matrix.cost(element_bytes) for matrix in _other_matrices(spec)]
     widths = [layer.attention.num_heads * layer.attention.head_size for layer in spec.layers]
     kv_widths = [2 * layer.attention.num_kv_heads * layer.attention.head_size for layer in spec.layers]
     norms = (2 * len(spec.layers) + 1) * spec.hidden_size * (1 + spec.norm_bias)
@@ -39,10 +43,9 @@ def token_cost(spec: TransformerSpec, element_bytes: int, context: int = 0) -> C
     return Cost(read, sum(cost.flops for cost in linears) + 4 * (context + 1) * sum(widths))
 
 
-def _matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
+def _other_matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
     for layer in spec.layers:
         yield from _attention(layer.attention, spec.hidden_size)
-        yield from _ffn(layer.ffn, spec.hidden_size)
     yield _Matrix(spec.vocab_size, spec.hidden_size, spec.embedding if spec.tied_head else spec.head)
 
 
@@ -52,6 +55,17 @@ def _attention(spec: AttentionSpec, hidden: int) -> Iterator[_Matrix]:
     yield _Matrix(kv_inner, hidden, spec.key, spec.bias)
     yield _Matrix(kv_inner, hidden, spec.value, spec.bias)
     yield _Matrix(hidden, inner, spec.output, spec.output_bias)
+
+
+def _ffn_cost(spec: FFNSpec, hidden: int, element_bytes: int, shares: tuple[float, float]) -> Cost:
+    costs = [matrix.cost(element_bytes) for matrix in _ffn(spec, hidden)]
+    num_bytes, flops = sum(cost.bytes for cost in costs), sum(cost.flops for cost in costs)
+    router = 0.0
+    if shares != (1.0, 1.0) and spec.experts.router == BIT_PLANES:
+        router = flops * (len(costs) - 1) / len(costs)
+    elif shares != (1.0, 1.0):
+        router = 2 * spec.experts.router_width * (hidden + spec.experts.count(spec.width))
+    return Cost(round(num_bytes * shares[0]), round(flops * shares[1] + router))
 
 
 def _ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:

@@ -79,6 +79,16 @@ class ExpertFFN(FFN):
             return plane_ffn_bytes(self.hidden_size, self.width, self.gate is not None, self.experts.router_bits, 0, 0)
         return self.router_bytes
 
+    @property
+    def down_bytes(self) -> int:
+        """int8 rows of down, with bit planes: what computing every neuron reads."""
+        return self.hidden_size * self.width
+
+    @property
+    def low_bytes(self) -> float:
+        """With bit planes: what computing every neuron from all bits reads beyond that."""
+        return self.whole_bytes - self.fixed_bytes - self.down_bytes
+
     def scores(self, x: Tensor) -> Tensor:
         """What is compared with the thresholds: fp32 [.., experts] for x [.., hidden]."""
         if self.planes is None:

@@ -21,7 +21,7 @@ from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
 
 TIERS = {"high": 0.8, "low": 0.5}
-BY_ROUTER = {"moefy": {"expert_size": 8, "router_width": 4, "tiers": TIERS}}
+BY_ROUTER = {"moefy": {"expert_size": 8, "router_width": 16, "tiers": TIERS}}
 BY_PLANES = {"moefy": {"expert_size": 1, "router": "bit_planes", "bits": 3, "tiers": TIERS}}
 INT8 = {"quantize": {"linears": "int8"}}
 

@@ -21,6 +21,7 @@ from .train import train_routers_
 from .union import expected_unions
 
 _BISECTIONS = 30
+Shares = tuple[float, float]  # of a layer's neurons: computed, and computed from all bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,22 @@ class CalibrateStage:
         walk(model, windows, watch, progress=lambda n, of: workshop.progress("calibrate: scores", n, of))
         return histograms
 
-    def _shares(self, model: Transformer, histograms: Sequence[ScoreHistogram], share: float) -> list[float]:
-        """The part of each layer's neurons that this tier computes, so that together they read its share of bytes."""
+    def _shares(self, model: Transformer, histograms: Sequence[ScoreHistogram], share: float) -> list[Shares]:
+        """What each layer computes at this tier, so that together they read its share of bytes."""
         ffns = list(_experts(model))
         budget = share * sum(ffn.whole_bytes for ffn in ffns)
-        if not self.settings.by_energy(ffns[0].gate is not None):
-            fixed = sum(ffn.fixed_bytes for ffn in ffns)
-            return [min(1.0, (budget - fixed) / sum(map(self._all_bytes, ffns)))] * len(ffns)
+        part = self.settings.fine_part(ffns[0].gate is not None)
+        if self.settings.by_energy(ffns[0].gate is not None):
+            return [(kept, part * kept) for kept in self._by_energy(ffns, histograms, budget)]
+        left = budget - sum(ffn.fixed_bytes for ffn in ffns)
+        kept = left / sum(map(self._all_bytes, ffns))
+        if kept <= 1 or not ffns[0].by_planes:
+            return [(min(1.0, kept), part * min(1.0, kept))] * len(ffns)
+        low = sum(ffn.low_bytes for ffn in ffns)  # every neuron, and as many from all bits as the rest pays for
+        return [(1.0, min(1.0, (left - sum(ffn.down_bytes for ffn in ffns)) / low))] * len(ffns)
+
+    def _by_energy(self, ffns: Sequence[ExpertFFN], histograms: Sequence[ScoreHistogram], budget: float) -> list[float]:
+        """The neurons of each layer at one discarded share of energy, the least that the budget pays for."""
         low, high = 0.0, 1.0  # of each layer's energy that goes
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
@@ -84,9 +94,7 @@ class CalibrateStage:
         """What is read beyond the router where every neuron is computed, the tier's part of them from all bits."""
         if not ffn.by_planes:
             return ffn.whole_bytes
-        fine = self.settings.fine_part(ffn.gate is not None)
-        down = ffn.hidden_size * ffn.width
-        return down + fine * (ffn.whole_bytes - ffn.fixed_bytes - down)
+        return ffn.down_bytes + self.settings.fine_part(ffn.gate is not None) * ffn.low_bytes
 
     def _set_tier(
         self,
@@ -94,7 +102,7 @@ class CalibrateStage:
         windows: Tensor,
         index: int,
         tier: TierRecord,
-        shares: Sequence[float],
+        shares: Sequence[Shares],
         workshop: Workshop,
     ) -> TierRecord:
         """Thresholds of one tier in every layer, each on what the layers before it give at this tier."""
@@ -120,13 +128,17 @@ class CalibrateStage:
         }  # fmt: skip
         return replace(tier, calibrated=figures)
 
-    def _limits(self, expert: ExpertFFN, scores: Sequence[Tensor], share: float) -> tuple[float, float]:
-        """(active above, exact above); a share of all is a threshold below every score."""
+    def _limits(self, expert: ExpertFFN, scores: Sequence[Tensor], shares: Shares) -> tuple[float, float]:
+        """(active above, exact above); a share of all is a threshold below every score.
+
+        Where bit planes score 0 nothing is lost; where a router foresees 0, it knows no better than that.
+        """
         histogram = ScoreHistogram()
         for each in scores:
             histogram.add(each)
-        fine = share * self.settings.fine_part(expert.gate is not None)
-        active = -1.0 if share >= 1 else histogram.threshold_for_share(share)
+        share, fine = shares
+        everything = share >= 1 or (not expert.by_planes and share > histogram.nonzero_share)
+        active = -1.0 if everything else histogram.threshold_for_share(share)
         return active, active if fine == share else max(active, histogram.threshold_for_share(fine))
 
 

@@ -153,7 +153,6 @@ def _initial(hidden: int, experts: int, width: int, rows: Tensor | None, generat
     if rows is not None:
         given = min(width, experts)
         first[:given] = functional.normalize(rows[:given].float().cpu(), dim=1) * (2**0.5)
-        second[:, :given] = 0.0
-        second[torch.arange(given), torch.arange(given)] = 1.0
-        second[:, given:] *= 0.1
+        second[:given, :given] = torch.eye(given)
+        second[:given, given:] *= 0.1  # experts beyond the width begin at random: 0 would tell none of them apart
     return [first, second]

@@ -19,13 +19,15 @@ class Family:
     """How one kind of Hugging Face checkpoint becomes ours.
 
     names: our module path -> theirs, with {} for the layer's number. unused: tensors that some files hold and no
-    forward pass reads.
+    forward pass reads. width_key, bias_key: where config.json has the FFN's width, and the flag for its biases.
     """
 
     architecture: str
     spec: Callable[[Config], TransformerSpec]
     names: Mapping[str, str]
     unused: str = r"$^"
+    width_key: str = "intermediate_size"
+    bias_key: str | None = None
 
     def their_name(self, ours: str) -> str:
         """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. Tensors of experts are ours alone."""
@@ -41,8 +43,8 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$"),
-    "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES),
+    "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$", bias_key="mlp_bias"),
+    "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES, width_key="ffn_dim"),
 }
 
 
