@@ -18,8 +18,8 @@ class RouterTraining:
 
     width: int = 128
     epochs: int = 10
-    batch: int = 512
-    learning_rate: float = 1e-3
+    batch: int = 256
+    learning_rate: float = 3e-3
     share: float = 0.25
     seed: int = 0
 
