@@ -166,11 +166,13 @@ def _shape_violations(field: str, value: Any) -> list[Violation]:
     if not isinstance(value, Mapping) or value.keys() != {"role", "content"}:
         keys = f"has the keys {[*value]}" if isinstance(value, Mapping) else f"is of type {type(value).__name__}"
         return [Violation(field, f"{keys[:80]}, it must have role and content and nothing else")]
-    return [
-        Violation(f"{field}.{name}", f"is of type {type(text).__name__}, it must be text in Unicode")
-        for name, text in value.items()
-        if not isinstance(text, str) or not is_unicode(text)
-    ]
+    found = []
+    for name, text in value.items():
+        if not isinstance(text, str):
+            found.append(Violation(f"{field}.{name}", f"is of type {type(text).__name__}, it must be text"))
+        elif not is_unicode(text):
+            found.append(Violation(f"{field}.{name}", "holds half a surrogate pair, which is no Unicode; take it out"))
+    return found
 
 
 def _read_template(folder: Path, config: Mapping[str, Any]) -> str:
