@@ -263,7 +263,8 @@ def test_the_sandbox_ends_with_its_owner() -> None:
 def test_the_sandbox_ends_when_its_owner_is_killed() -> None:
     code = (
         "import os\nfrom moesaic.models.chat_renderer import Renderer, RenderLimits\n"
-        "r = Renderer('x', {}, RenderLimits())\nr.render([])\nprint(r._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
+        "r = Renderer('x', {}, RenderLimits())\nr.render([])\n"
+        "print(r._process.pid, flush=True)\nos.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     eventually(lambda: not alive(int(done.stdout)))
