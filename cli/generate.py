@@ -4,12 +4,13 @@ import argparse
 import sys
 from typing import Any
 
+from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_sampling_options, describe_tier
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("generate", help="continue a prompt on a running server")
-    parser.add_argument("prompt", help='text to continue; "" starts from the begin token')
+    add_chat_options(parser)
     parser.add_argument("--address", default="localhost:50051", help="default: %(default)s")
     parser.add_argument("--model", default="", help="a name from the server; not needed when it serves one model")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long")
@@ -20,14 +21,22 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Streams the answer to stdout, then a line about it to stderr."""
-    from ..server.client import Client
+    from ..server.client import Client, Stream
 
+    check_chat_options(args)
+    settings: Any = {
+        "model": args.model, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
+        "top_k": args.top_k, "top_p": args.top_p, "stop": args.stop, "seed": args.seed, "tier": args.tier,
+        "timeout": args.timeout,
+    }  # fmt: skip
     with Client(args.address) as client:
-        stream = client.stream(
-            args.prompt, model=args.model, max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-            top_k=args.top_k, top_p=args.top_p, stop=args.stop, seed=args.seed, tier=args.tier, timeout=args.timeout,
-        )  # fmt: skip
-        for chunk in stream:
+
+        def ask(messages: Messages) -> Stream:
+            return client.stream_chat(messages, **settings)
+
+        if args.prompt is None:
+            return converse(first_messages(args), ask)
+        for chunk in ask(first_messages(args)) if args.chat else client.stream(args.prompt, **settings):
             print(chunk.text, end="", flush=True)
     print()
     if chunk.usage and chunk.finish_reason:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from ..models.errors import MoesaicError
 from . import (
@@ -32,9 +33,19 @@ SUBCOMMANDS = (
 )  # fmt: skip
 
 
+class _Parser(argparse.ArgumentParser):
+    """Also takes an optional prompt that stands behind an option, as in `run PATH --chat PROMPT`."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, rest = super().parse_known_args(args, namespace)
+        if len(rest) == 1 and getattr(found, "prompt", "") is None and not rest[0].startswith("-"):
+            found.prompt = rest.pop()
+        return found, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, with help."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moesaic", description="Compress a Transformer, serve it over gRPC, see what it kept and gained."
     )
     parser.add_argument("--version", action="version", version=f"moesaic {version('moesaic')}")

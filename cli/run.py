@@ -2,12 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from ..engine.completion import Chunk
+from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_engine_options, add_sampling_options, describe, describe_tier, engine_options
 
 EXAMPLES = """examples:
   moesaic run stories260k "Once upon a time" --max-new-tokens 60
+  moesaic run smollm2 --chat "What is the capital of France?"
+  moesaic run smollm2 --chat --system "Answer in French."       # a conversation; Ctrl-D ends it
   moesaic run ./my-model "The capital of France is" --temperature 0.8 --top-p 0.9"""
 
 
@@ -17,7 +22,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("path", help="model directory or short name (stories260k ships with the package)")
-    parser.add_argument("prompt", help='text to continue; "" starts from the begin token')
+    add_chat_options(parser)
     add_sampling_options(parser)
     add_engine_options(parser)
     parser.set_defaults(run=run)
@@ -27,13 +32,21 @@ def run(args: argparse.Namespace) -> int:
     """Streams the answer to stdout; what ran, and how fast, to stderr."""
     from ..engine.llm import LLM
 
+    check_chat_options(args)
     llm = LLM(args.path, engine_options(args, num_slots=1))
     print(describe(args.path, llm.description), file=sys.stderr)
-    chunks = llm.stream(
-        args.prompt, max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_k=args.top_k,
-        top_p=args.top_p, stop=args.stop, tier=args.tier,
-    )  # fmt: skip
-    for chunk in chunks:
+    settings: Any = {
+        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "top_k": args.top_k,
+        "top_p": args.top_p, "stop": args.stop, "tier": args.tier,
+    }  # fmt: skip
+
+    def ask(messages: Messages) -> Iterator[Chunk]:
+        return llm.stream_chat(messages, **settings)
+
+    if args.prompt is None:
+        llm.chat_template.require()
+        return converse(first_messages(args), ask)
+    for chunk in ask(first_messages(args)) if args.chat else llm.stream(args.prompt, **settings):
         print(chunk.text, end="", flush=True)
     print()
     if chunk.usage and chunk.timing and chunk.finish_reason:

@@ -3,13 +3,14 @@
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
+from ..models.chat import ChatTemplate, Message, message_violations, messages_of
 from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
@@ -32,6 +33,7 @@ from .request import (
 from .text import TextStream, stop_string_violations
 
 Prompt = str | Sequence[int]
+Conversation = Sequence[Mapping[str, str] | Message]
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class LLM:
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
         folder = locate(path)
         self.tokenizer = Tokenizer.open(folder)
+        self.chat_template = ChatTemplate.open(folder, self.tokenizer)
         self._defaults = generation_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
@@ -99,17 +102,43 @@ class LLM:
         """
         many = [prompts] if isinstance(prompts, str) else prompts
         answers = [self._answer(prompt, GenerationSettings(**settings)) for prompt in many]
-        pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}
-        for key, chunk in self._run(answers):
-            pieces[key].append(chunk)
-        return [_joined(chunks) for chunks in pieces.values()]
+        return self._whole(answers)
 
     def stream(self, prompt: Prompt, **settings: Unpack[GenerationSettings]) -> Generator[Chunk, None, None]:
         """The same for one prompt, as it is made. Closing the iterator frees the slot."""
         answer = self._answer(prompt, GenerationSettings(**settings))
         return (chunk for _, chunk in self._run([answer]))
 
-    def _answer(self, prompt: Prompt, settings: GenerationSettings) -> _Answer:
+    def chat(
+        self, messages: Conversation | Sequence[Conversation], **settings: Unpack[GenerationSettings]
+    ) -> list[Completion]:
+        """Answers a conversation, or each of several, written out by the model's own chat template.
+
+        llm.chat([{"role": "user", "content": "Hello"}], temperature=0)[0].text
+
+        Settings and answers as in `generate`. Raises Unsupported for a model without a template.
+        """
+        return self._whole([self._chat_answer(each, GenerationSettings(**settings)) for each in _several(messages)])
+
+    def stream_chat(
+        self, messages: Conversation, **settings: Unpack[GenerationSettings]
+    ) -> Generator[Chunk, None, None]:
+        """The answer to one conversation, as it is made. Closing the iterator frees the slot."""
+        answer = self._chat_answer(messages, GenerationSettings(**settings))
+        return (chunk for _, chunk in self._run([answer]))
+
+    def chat_prompt(self, messages: object) -> list[int]:
+        """The token ids that the model sees of a conversation, up to the header of the answer to come."""
+        parsed, found = messages_of(messages)
+        found = found or message_violations(parsed)
+        if found:
+            raise InvalidRequest(found)
+        return self.chat_template.prompt_ids(parsed)
+
+    def _chat_answer(self, messages: object, settings: GenerationSettings) -> _Answer:
+        return self._answer(self.chat_prompt(messages), settings, self.chat_template.end_ids)
+
+    def _answer(self, prompt: Prompt, settings: GenerationSettings, end_ids: Sequence[int] = ()) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         tier = check_settings(settings, self.description.tiers)
         found = _type_violations(settings)
@@ -131,6 +160,7 @@ class LLM:
         found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
         if found:
             raise InvalidRequest(found)
+        stopping = stopping.also_at(end_ids)
         index = self.description.tiers.index(tier)
         request = Request(next(self._keys), ids, sampling, stopping, tier=index)
         return _Answer(request, TextStream(self.tokenizer, ids, stop), tier)
@@ -143,6 +173,12 @@ class LLM:
         except TypeError:
             message = f"is {str(prompt)[:40]!r}; it must be text in Unicode, or a sequence of token ids"
             raise InvalidRequest([Violation("prompt", message)]) from None
+
+    def _whole(self, answers: Sequence[_Answer]) -> list[Completion]:
+        pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}
+        for key, chunk in self._run(answers):
+            pieces[key].append(chunk)
+        return [_joined(chunks) for chunks in pieces.values()]
 
     def _run(self, answers: Sequence[_Answer]) -> Iterator[tuple[int, Chunk]]:
         """Steps until these answers are whole. Rows of other streams that are open meanwhile are kept for them."""
@@ -169,6 +205,12 @@ class LLM:
         """Frees the slot, if the engine does not know yet that this answer has ended."""
         self.engine.abort(answer.request.key)
         self._rows.pop(answer.request.key, None)
+
+
+def _several(messages: Any) -> Sequence[object]:
+    """A list of conversations; one alone is a list of one."""
+    is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
+    return messages if is_list and messages and isinstance(messages[0], Sequence) else [messages]
 
 
 def check_settings(settings: GenerationSettings, tiers: Sequence[str]) -> str:

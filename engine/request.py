@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..models.errors import Violation
@@ -33,6 +33,10 @@ class Stopping:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+
+    def also_at(self, token_ids: Sequence[int]) -> "Stopping":
+        """The same with further end-of-text ids: those of a chat's turn."""
+        return self if self.ignore_eos else replace(self, stop_token_ids=(*self.stop_token_ids, *token_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ class Tokenizer:
         ids: list[int] = self._inner.encode(text).ids
         return ids
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a text that brings its own begin token, as a chat template writes it: nothing is added."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_as_text(self, text: str) -> list[int]:
+        """`encode_rendered` with the names of special tokens taken as ordinary letters."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and for each id the number of characters of the text up to its end; 0 for a begin token."""
         encoding = self._inner.encode(text)
@@ -49,6 +60,24 @@ class Tokenizer:
         """The text of ids, special tokens left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name, or None."""
+        found: int | None = self._inner.token_to_id(token)
+        return found
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The tokens that this tokenizer marks as special, which are never made of ordinary letters, with their ids."""
+        known = self._inner.get_added_tokens_decoder()
+        return {token.content: i for i, token in known.items() if token.special}
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """A twin, since the setting is the whole object's and others may be encoding."""
+        twin = tokenizers.Tokenizer.from_str(self._inner.to_str())
+        twin.encode_special_tokens = True
+        return twin
 
     def fingerprint(self) -> str:
         """Equal for tokenizers that give equal ids."""

@@ -9,6 +9,7 @@ from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .admission import Admission
+from .chat import ServedChat
 from .engine_process import EngineProcess, EngineState
 
 _STATES = {
@@ -20,12 +21,13 @@ _STATES = {
 
 
 class ServedModel:
-    """One model: its tokenizer and defaults here, its engine in a process of its own."""
+    """One model: its tokenizer, chat template and defaults here, its engine in a process of its own."""
 
     def __init__(
         self,
         engine: EngineProcess,
         tokenizer: Tokenizer,
+        chat: ServedChat,
         defaults: Mapping[str, float | int],
         admission: Admission,
         max_prompt_tokens: int | None = None,
@@ -33,6 +35,7 @@ class ServedModel:
         self.name = engine.name
         self.engine = engine
         self.tokenizer = tokenizer
+        self.chat = chat
         self.defaults = defaults
         self.admission = admission
         self._max_prompt_tokens = max_prompt_tokens
@@ -53,7 +56,7 @@ class ServedModel:
     def info(self, draining: bool) -> pb.ModelInfo:
         """What clients are told of it."""
         state = pb.ModelInfo.DRAINING if draining else _STATES[self.engine.state]
-        info = pb.ModelInfo(name=self.name, state=state)
+        info = pb.ModelInfo(name=self.name, state=state, chat=self.chat.available)
         description, load = self.engine.description, self.engine.load
         if description is not None:
             for field in ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype"):

@@ -1,7 +1,7 @@
 """A typed client: the answers of the engine, and the server's errors as the exceptions they were. No torch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -13,10 +13,11 @@ from ..engine.completion import Chunk, Completion, Usage
 from ..engine.request import FinishReason, Load, Timing
 from ..models.errors import AddressError, MoesaicError, NotFound, Overloaded, Unavailable
 from ..proto import generation_pb2 as pb
-from .client_request import Prompt, Settings, build_request
+from .client_request import Chat, Prompt, Settings, build_request
 from .handlers import GENERATION, MODELS, stub
 from .status import error_of
 
+Conversation = Sequence[Mapping[str, str]]
 _POLL_SECONDS = 0.1
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -27,7 +28,10 @@ _CHANNEL_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs."""
+    """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs.
+
+    chat: whether it has a chat template.
+    """
 
     name: str
     state: str
@@ -41,6 +45,7 @@ class ModelInfo:
     device: str
     dtype: str
     load: Load | None
+    chat: bool = False
 
 
 class Stream(Iterator[Chunk]):
@@ -116,14 +121,35 @@ class Client:
 
     def generate(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Completion:
         """The whole answer to a prompt: text, or token ids taken as they are. Settings as in `Settings`."""
-        message = self._call(self._generate, build_request(prompt, **settings), timeout)
+        return self._whole(build_request(prompt, **settings), timeout)
+
+    def stream(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Stream:
+        """The answer as it is made. The texts and ids put together equal those of `generate`."""
+        return self._streamed(build_request(prompt, **settings), timeout)
+
+    def chat(self, messages: Conversation, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Completion:
+        """The whole answer to a conversation, written out by the chat template of the model.
+
+        client.chat([{"role": "user", "content": "Hello"}], temperature=0).text
+
+        Raises Unsupported for a model without a template (`model().chat` is false).
+        """
+        return self._whole(build_request(Chat(messages), **settings), timeout)
+
+    def stream_chat(
+        self, messages: Conversation, *, timeout: float | None = None, **settings: Unpack[Settings]
+    ) -> Stream:
+        """The answer to a conversation as it is made."""
+        return self._streamed(build_request(Chat(messages), **settings), timeout)
+
+    def _whole(self, request: pb.GenerateRequest, timeout: float | None) -> Completion:
+        message = self._call(self._generate, request, timeout)
         matched = _matched(message.finish)
         ids, timing = tuple(message.token_ids), _timing(message.timing)
         return Completion(message.text, ids, _reason(message.finish), _usage(message.usage), timing, matched)
 
-    def stream(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Stream:
-        """The answer as it is made. The texts and ids put together equal those of `generate`."""
-        return Stream(self._stream(build_request(prompt, **settings), timeout=timeout), self.address)
+    def _streamed(self, request: pb.GenerateRequest, timeout: float | None) -> Stream:
+        return Stream(self._stream(request, timeout=timeout), self.address)
 
     def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """All models that are served."""
@@ -224,4 +250,5 @@ def _model(info: pb.ModelInfo) -> ModelInfo:
         device=info.device,
         dtype=info.dtype,
         load=Load(load.num_slots, load.free_slots, load.running, load.waiting) if info.HasField("load") else None,
+        chat=info.chat,
     )

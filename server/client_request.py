@@ -1,16 +1,25 @@
 """A GenerateRequest from Python values; what does not fit the wire is refused here as the server would."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
 from ..engine.completion import GenerationSettings
+from ..models.chat import messages_of
 from ..models.errors import InvalidRequest, Violation
 from ..proto import generation_pb2 as pb
 
 MAX_REQUEST_BYTES = 4 << 20
 
 Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A prompt that is a conversation: {"role": text, "content": text} mappings, the oldest first."""
+
+    messages: object
 
 
 class Settings(GenerationSettings, total=False):
@@ -23,7 +32,7 @@ class Settings(GenerationSettings, total=False):
 
 
 def build_request(
-    prompt: Prompt,
+    prompt: Prompt | Chat,
     *,
     model: str = "",
     max_new_tokens: int | None = None,
@@ -48,17 +57,27 @@ def build_request(
     _put(request.compute, {"tier": tier}, "compute.", found)
     stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
     _extend(request.stopping, stops, "stopping.", found)
-    if isinstance(prompt, str):
-        _put(request, {"text": prompt}, "prompt.", found)
-    else:
-        request.token_ids.SetInParent()
-        _extend(request.token_ids, {"ids": prompt}, "prompt.token_", found)
+    _put_prompt(request, prompt, found)
     size = request.ByteSize()
     if size > MAX_REQUEST_BYTES:
         found.append(Violation("prompt", f"makes a request of {size} bytes, the limit is {MAX_REQUEST_BYTES}"))
     if found:
         raise InvalidRequest(found)
     return request
+
+
+def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[Violation]) -> None:
+    if isinstance(prompt, Chat):
+        messages, wrong = messages_of(prompt.messages)
+        found += wrong
+        request.messages.SetInParent()
+        for message in messages:
+            request.messages.messages.add(role=message.role, content=message.content)
+    elif isinstance(prompt, str):
+        _put(request, {"text": prompt}, "prompt.", found)
+    else:
+        request.token_ids.SetInParent()
+        _extend(request.token_ids, {"ids": prompt}, "prompt.token_", found)
 
 
 def _put(message: Message, values: Mapping[str, object], path: str, found: list[Violation]) -> None:

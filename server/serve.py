@@ -14,12 +14,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from .. import __version__
+from ..models.chat import ChatTemplate
 from ..models.errors import AddressError, SetupError
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from .admission import Admission
 from .catalog import Catalog, ServedModel, draining
+from .chat import ServedChat
 from .engine_process import WORKER, EngineProcess
 from .handlers import GENERATION, MODELS, handlers
 from .health import HealthReporter
@@ -100,9 +102,9 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     folder = locate(path)
     engine = EngineProcess(name, str(folder), options.engine, changed.set, worker)
     admission = Admission(options.max_requests)
-    return ServedModel(
-        engine, Tokenizer.open(folder), generation_defaults(folder), admission, options.max_prompt_tokens
-    )
+    tokenizer = Tokenizer.open(folder)
+    chat = ServedChat(ChatTemplate.open(folder, tokenizer))
+    return ServedModel(engine, tokenizer, chat, generation_defaults(folder), admission, options.max_prompt_tokens)
 
 
 def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:

@@ -58,7 +58,7 @@ class GenerationService:
                 model = self._catalog.find(message.model, "model")
                 limits, tiers = model.ready()
                 with model.admission.request():
-                    asked = await checked(message, model.tokenizer, model.defaults, limits, tiers)
+                    asked = await checked(message, model.tokenizer, model.chat, model.defaults, limits, tiers)
                     with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(limits)):
                         running = model.engine.submit(asked.request)
                         try:

@@ -15,9 +15,11 @@ from ..engine.request import (
     violations,
 )
 from ..engine.text import stop_string_violations
+from ..models.chat import Message, message_violations
 from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
+from .chat import ServedChat
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_REQUEST_ID_CHARACTERS = 64
@@ -37,21 +39,23 @@ class Checked:
 async def checked(
     message: pb.GenerateRequest,
     tokenizer: Tokenizer,
+    chat: ServedChat,
     defaults: Mapping[str, float | int],
     limits: Limits,
     tiers: tuple[str, ...],
 ) -> Checked:
-    """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for the tier."""
-    wrong_prompt = _prompt_violations(message)
+    """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for a tier or a
+    chat that the model does not have.
+    """
+    prompt_ids, wrong_prompt = await _prompt(message, tokenizer, chat)
     found = _request_id_violations(message.request_id) + wrong_prompt
-    # With a prompt that is wrong in itself, the other fields are judged as if it were one token.
-    prompt_ids = (0,) if wrong_prompt else await _prompt_ids(message, tokenizer)
     sampling = _sampling(message.sampling, defaults)
     stopping = _stopping(message.stopping, len(prompt_ids), limits)
     stop_strings = tuple(message.stopping.stop_strings)
     found += violations(prompt_ids, sampling, stopping, limits) + stop_string_violations(stop_strings)
     if found:
         raise InvalidRequest(found)
+    stopping = stopping.also_at(chat.end_ids if message.HasField("messages") else ())
     tier = _tier(message.compute.tier, tiers)
     return Checked(Request(0, prompt_ids, sampling, stopping, tier=tiers.index(tier)), stop_strings, tier)
 
@@ -65,7 +69,9 @@ def _request_id_violations(request_id: str) -> list[Violation]:
 
 def _prompt_violations(message: pb.GenerateRequest) -> list[Violation]:
     if message.WhichOneof("prompt") is None:
-        return [Violation("prompt", "is not set; give text or token_ids", "EMPTY_PROMPT")]
+        return [Violation("prompt", "is not set; give text, token_ids or messages", "EMPTY_PROMPT")]
+    if message.HasField("messages"):
+        return message_violations(message.messages.messages)
     size = len(message.text.encode())
     if size > MAX_TEXT_BYTES:
         rule = f"the limit is {MAX_TEXT_BYTES}; shorten it"
@@ -73,7 +79,20 @@ def _prompt_violations(message: pb.GenerateRequest) -> list[Violation]:
     return []
 
 
-async def _prompt_ids(message: pb.GenerateRequest, tokenizer: Tokenizer) -> tuple[int, ...]:
+async def _prompt(
+    message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat
+) -> tuple[tuple[int, ...], list[Violation]]:
+    """The ids. With a prompt that is wrong in itself, the other fields are judged as if it were one token."""
+    wrong = _prompt_violations(message)
+    try:
+        return ((0,), wrong) if wrong else (await _prompt_ids(message, tokenizer, chat), [])
+    except InvalidRequest as error:  # the template refuses the messages
+        return (0,), [*error.violations]
+
+
+async def _prompt_ids(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat) -> tuple[int, ...]:
+    if message.HasField("messages"):
+        return await chat.prompt_ids([Message(each.role, each.content) for each in message.messages.messages])
     if message.HasField("token_ids"):
         return tuple(message.token_ids.ids)
     if len(message.text) < _THREAD_FROM_CHARACTERS:

@@ -4,9 +4,12 @@
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from moesaic.kernels.native import cache_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +33,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(name):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No stage and no score of another run; models and C++ libraries that are there already."""
+    mine, cache = cache_folder(), tmp_path_factory.mktemp("cache")
+    for name in ("native", "models"):
+        (mine / name).mkdir(parents=True, exist_ok=True)
+        (cache / name).symlink_to(mine / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOESAIC_CACHE", str(cache))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,8 @@ class Server:
         self, *, names: tuple[str, ...] = ("echo",), engine: EngineOptions | None = None, **options: Any
     ) -> None:
         step_seconds = options.pop("step_seconds", 0.001)
-        models = [(name, "stories260k") for name in names]
+        path = str(options.pop("path", "stories260k"))
+        models = [(name, path) for name in names]
         values = {"models": models, "port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **options}
         self._log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(

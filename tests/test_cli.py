@@ -210,7 +210,7 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
     recipe = tmp_path / "slow.yaml"
     recipe.write_text("stages: [{quantize: {linears: int8}}]\nevaluation: {documents: 100000, truncate: 100000}\n")
     child = subprocess.Popen([*command, "--recipe", str(recipe)], stderr=subprocess.PIPE)
-    assert child.stderr and b"compressing" in child.stderr.readline()
+    assert child.stderr and b"scoring" in child.stderr.readline()
     child.send_signal(signal.SIGINT)
     _, text = child.communicate(timeout=30)
     assert child.returncode == 130 and b"Traceback" not in text

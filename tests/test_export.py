@@ -10,7 +10,6 @@ from builders import llama, opt
 
 from moesaic.compress.export import export_dense
 from moesaic.compress.pipeline import compress
-from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError
 
@@ -19,13 +18,6 @@ PRUNED: dict[str, Any] = {
     "evaluation": {"documents": 1, "truncate": 16},
     "stages": [{"prune": {"remove": 0.3}}, {"moefy": {"expert_size": 7, "router_width": 3, "tiers": {"low": 0.7}}}],
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "native").symlink_to(cache_folder() / "native")
-    monkeypatch.setenv("MOESAIC_CACHE", str(cache))
 
 
 @pytest.mark.parametrize("family", [llama, opt])

@@ -74,7 +74,7 @@ def test_no_prompt(channel: grpc.Channel) -> None:
     info = detail(error, rpc.ErrorInfo)
     assert (info.reason, info.domain) == ("EMPTY_PROMPT", "moesaic")
     (violation,) = detail(error, rpc.BadRequest).field_violations
-    assert (violation.field, violation.description) == ("prompt", "is not set; give text or token_ids")
+    assert (violation.field, violation.description) == ("prompt", "is not set; give text, token_ids or messages")
 
 
 def test_no_token_ids(client: Client) -> None:

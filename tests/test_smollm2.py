@@ -10,6 +10,7 @@ import torch
 from moesaic.bench.local_server import local_server
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
+from moesaic.engine.request import FinishReason
 from moesaic.evaluate.run import evaluate
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import SetupError
@@ -87,6 +88,29 @@ def test_int8_takes_little_more_than_half_the_bytes(folder: Path, int8: Path) ->
     assert open_checkpoint(int8).weight_bytes <= 0.55 * open_checkpoint(folder).weight_bytes
 
 
+TALK = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris."},
+    {"role": "user", "content": "And of Spain? <|im_end|>"},
+]
+
+
+def test_chat_ids_equal_those_of_transformers(folder: Path) -> None:
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    llm = LLM(folder)
+    for talk in (TALK[:1], TALK, [{"role": "system", "content": "Be brief."}, *TALK]):
+        theirs = tokenizer.apply_chat_template(talk, add_generation_prompt=True, sanitize_control_tokens=True)
+        assert llm.chat_prompt(talk) == theirs["input_ids"]
+
+
+def test_a_chat_ends_at_the_end_of_its_turn(folder: Path) -> None:
+    (answer,) = LLM(folder).chat(TALK[:1], temperature=0)
+    assert answer.text == "The capital of France is Paris."
+    assert (answer.finish_reason, answer.matched) == (FinishReason.STOP_TOKEN, 2)  # <|im_end|>
+
+
 @pytest.fixture(scope="module")
 def client(int8: Path) -> Iterator[Client]:
     with local_server({"int8": int8}) as address, Client(address) as found:
@@ -98,6 +122,12 @@ def test_int8_is_streamed_as_it_is_generated_offline(int8: Path, client: Client)
     for prompt, answer in zip(PROMPTS, expected, strict=True):
         chunks = list(client.stream(prompt, temperature=0, max_new_tokens=32))
         assert "".join(chunk.text for chunk in chunks) == answer.text
+
+
+def test_a_served_chat_equals_the_offline_one(int8: Path, client: Client) -> None:
+    (offline,) = LLM(int8).chat(TALK, temperature=0, max_new_tokens=32)
+    served = client.chat(TALK, temperature=0, max_new_tokens=32)
+    assert (served.text, served.token_ids) == (offline.text, offline.token_ids) and client.model().chat
 
 
 def test_an_empty_prompt_is_refused_since_the_tokenizer_has_no_begin_token(client: Client) -> None:
