@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moesaic.compress.moefy.cluster import Split, balanced_kmeans, random_split
+from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans, random_split
 from moesaic.compress.moefy.compensation import SkippedMeans
 from moesaic.compress.moefy.controls import above, neuron_mask, random_tiles, static_tiles, top_tiles
 from moesaic.compress.moefy.norms import expert_norms
@@ -100,6 +100,12 @@ def test_equal_vectors_still_fill_every_expert() -> None:
     assert torch.bincount(found.labels).tolist() == [8] * 5 and found.inertia == pytest.approx(0, abs=1e-9)
 
 
+def test_the_point_with_most_to_lose_is_served_first() -> None:
+    cost = torch.tensor([[0.0, 1.0, 9.0], [0.0, 5.0, 9.0], [0.0, 2.0, 3.0]])
+    assert assign_by_regret(cost, torch.tensor([1, 1, 1])).tolist() == [1, 0, 2]
+    assert assign_by_regret(cost, torch.tensor([2, 1, 0])).tolist() == [1, 0, 0]
+
+
 @pytest.mark.parametrize(("vectors", "size"), [(torch.ones(4, 2), 0), (torch.ones(0, 2), 4)])
 def test_an_empty_expert_is_refused(vectors: Tensor, size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
@@ -149,6 +155,12 @@ def test_more_than_what_is_not_zero_means_all_that_is_not_zero() -> None:
     assert found.nonzero_share == pytest.approx(float((scores > 0).double().mean()))
     assert [found.threshold_for_share(share) for share in (found.nonzero_share, 0.6, 1.0)] == [0.0, 0.0, 0.0]
     assert found.share_above(0.0) == pytest.approx(found.nonzero_share)
+
+
+def test_the_share_that_is_not_zero_means_threshold_zero_however_it_divides() -> None:
+    for zeros in range(100):  # 1 / 49 * 49 is less than 1
+        found = histogram(functional.pad(torch.ones(1), (0, zeros)))
+        assert found.threshold_for_share(found.nonzero_share) == 0
 
 
 def test_a_share_of_nothing_keeps_nothing() -> None:
@@ -267,6 +279,14 @@ def test_centroids_are_a_better_start_than_chance(recorded: Recorded, width: int
     assert with_rows.epoch == 0 and with_rows.captured > without.captured + 0.05
 
 
+def test_a_router_may_begin_as_the_centroids_themselves(recorded: Recorded) -> None:
+    rows = centroids(recorded.up, 8)
+    start = recorded.train(width=8, epochs=0, initial=rows)
+    expected = (recorded.x @ functional.normalize(rows, dim=1).T).relu()
+    scores = router_scores(recorded.x, start.first, start.second)
+    torch.testing.assert_close(scores / scores.norm(), expected / expected.norm(), rtol=1e-4, atol=1e-6)
+
+
 def test_the_best_epoch_is_kept_even_where_training_spoils_it(recorded: Recorded) -> None:
     start = recorded.train(epochs=0, initial=centroids(recorded.up, 8))
     spoiled = recorded.train(epochs=2, learning_rate=30.0, initial=centroids(recorded.up, 8))
@@ -373,6 +393,8 @@ def test_random_tiles_are_those_of_the_token_not_of_its_batch() -> None:
     assert torch.equal(random_tiles(5, 12, 0.25, seed=7, first_token=30), whole[30:35])
     assert not torch.equal(random_tiles(40, 12, 0.25, seed=8), whole)
     assert whole.sum(1).tolist() == [3] * 40
+    for seed in range(8, 32):  # another seed is no later part of the same chance
+        assert not torch.equal(random_tiles(39, 12, 0.25, seed), whole[1:])
 
 
 def test_random_tiles_are_used_equally_and_independently() -> None:

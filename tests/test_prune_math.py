@@ -156,6 +156,11 @@ def test_equal_scores_go_by_layer_then_index(multiple: int) -> None:
     assert kept[0].tolist() == [6, 7, 8] and kept[1].tolist() == list(range(9))
 
 
+def test_equal_scores_go_in_whole_runs_whatever_their_means_round_to() -> None:
+    kept = choose_neurons([torch.full((11,), 0.1, dtype=torch.float64)], 3 / 11, multiple=4)
+    assert kept[0].tolist() == list(range(3, 11))
+
+
 def test_a_narrow_layer_is_left_whole() -> None:
     kept = choose_neurons([torch.arange(6.0), 10 + torch.arange(64.0)], 0.5, minimum_keep=8, multiple=8)
     assert len(kept[0]) == 6

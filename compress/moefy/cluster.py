@@ -113,12 +113,10 @@ def _lloyd(points: Tensor, centres: Tensor) -> Tensor:
     """The centres after some of Lloyd's steps, that of the fewest points last: it will be the short expert's."""
     labels = torch.full((len(points),), -1)
     for _ in range(_LLOYD_STEPS):
-        distance, nearest = _cost(points, centres).min(dim=1)
+        nearest = _cost(points, centres).argmin(dim=1)
         if torch.equal(nearest, labels):
             break
         labels, centres = nearest, _means(points, nearest, len(centres))
-        empty = (torch.bincount(labels, minlength=len(centres)) == 0).nonzero().flatten()
-        centres[empty] = points[distance.sort(descending=True, stable=True).indices[: len(empty)]]
     fewest = int(torch.bincount(labels, minlength=len(centres)).argmin())
     return torch.cat([centres[:fewest], centres[fewest + 1 :], centres[fewest : fewest + 1]])
 
@@ -126,7 +124,7 @@ def _lloyd(points: Tensor, centres: Tensor) -> Tensor:
 def _best_assignment(points: Tensor, centres: Tensor, capacity: Tensor) -> Tensor:
     best, lowest = torch.empty(0), float("inf")
     for _ in range(_ASSIGNMENTS):
-        labels = _assign(_cost(points, centres), capacity)
+        labels = assign_by_regret(_cost(points, centres), capacity)
         centres = _means(points, labels, len(capacity))
         inertia = float((points - centres[labels]).square().sum(dtype=torch.float64))
         if inertia >= lowest:
@@ -135,9 +133,12 @@ def _best_assignment(points: Tensor, centres: Tensor, capacity: Tensor) -> Tenso
     return best
 
 
-def _assign(cost: Tensor, capacity: Tensor) -> Tensor:
-    """Labels that fill every cluster to its capacity. Round by round each point left wants its nearest cluster that
-    has room; those with the largest regret, which is what their second nearest would cost more, are served first."""
+def assign_by_regret(cost: Tensor, capacity: Tensor) -> Tensor:
+    """Labels [points] that fill every cluster to its capacity [clusters]; cost: [points, clusters].
+
+    Round by round each point left wants its nearest cluster that has room; those with the largest regret, which is
+    what their second nearest would cost more, are served first.
+    """
     labels = torch.full((len(cost),), -1)
     room = capacity.clone()
     left = torch.arange(len(cost))
