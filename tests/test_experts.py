@@ -15,9 +15,11 @@ from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Sampling, Stopping
 from moesaic.engine.runner import ModelRunner
-from moesaic.evaluate.run import evaluate
+from moesaic.evaluate.score import encode_documents, score_documents
+from moesaic.evaluate.texts import embedded_text, read_documents
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
+from moesaic.models.tokenizer import Tokenizer
 
 TIERS = {"high": 0.8, "low": 0.5}
 BY_ROUTER = {"moefy": {"expert_size": 8, "router_width": 16, "tiers": TIERS}}
@@ -93,11 +95,10 @@ def test_the_full_tier_of_bit_planes_is_the_int8_model_exactly(stories: dict[str
 def test_a_tier_reads_its_share_of_bytes_on_text_it_was_not_set_on(stories: dict[str, Path], kind: str) -> None:
     for tier in open_checkpoint(stories[kind]).record.tiers:
         model = load(stories[kind], tier=tier.name)
-        score = evaluate(stories[kind], documents=2, truncate=128)
-        runner = ModelRunner(model, 1, 128, torch.float32)
-        runner.prefill_states(0, tokens(100)[0].tolist(), 0)
+        encoded = encode_documents(read_documents([embedded_text()], 2), Tokenizer.open(stories[kind]), 200)
         assert tier.calibrated["bytes_share"] == pytest.approx(tier.share, abs=0.01)
-        assert runner.scored[1] / 100 == pytest.approx(tier.share, abs=0.15) and score.ffn_shares == (1.0, 1.0)
+        assert score_documents(model, encoded).ffn_shares[0] == pytest.approx(tier.share, abs=0.1)
+        assert score_documents(load(stories[kind]), encoded).ffn_shares == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["router", "planes"])
