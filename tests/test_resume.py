@@ -1,0 +1,130 @@
+"""A run that is cut off goes on from where it was, and ends with the same bytes as one that never was."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders import llama
+
+from moesaic.compress.pipeline import compress
+from moesaic.compress.stage_cache import stages_folder
+from moesaic.kernels.native import cache_folder
+
+ALL_FOUR: dict[str, Any] = {
+    "calibration": {"sequences": 8, "length": 32},
+    "evaluation": {"documents": 1, "truncate": 16},
+    "stages": [
+        {"prune": {"remove": 0.1}},
+        {"distill": {"tokens": 640, "batch": 2, "save_every": 2, "lr": 1e-3}},
+        {"moefy": {"expert_size": 8, "router_width": 8, "tiers": {"low": 0.6}}},
+        {"quantize": {"linears": "int8"}},
+    ],
+}
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.fixture
+def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Switches to a cache of its own, by name."""
+    torch.set_num_threads(1)
+    root, native = tmp_path_factory.mktemp("caches"), cache_folder() / "native"
+
+    def use(name: str) -> Path:
+        if not (root / name).exists():
+            (root / name).mkdir()
+            (root / name / "native").symlink_to(native)
+        monkeypatch.setenv("MOESAIC_CACHE", str(root / name))
+        return root / name
+
+    return use
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_cut_off_ten_times_gives_the_bytes_of_one_that_was_not(tmp_path: Path, caches: Any) -> None:
+    llama(tmp_path / "model", num_hidden_layers=2)
+    caches("unbroken")
+    events: list[str] = []
+    compress(tmp_path / "model", tmp_path / "unbroken", ALL_FOUR, lambda what, *_: events.append(what))
+    caches("broken")
+    draw = random.Random(0)
+    for _ in range(10):
+        left = draw.randrange(1, 12)
+
+        def cut(what: str, done: int, total: int) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Cut
+
+        with pytest.raises(Cut):
+            compress(tmp_path / "model", tmp_path / "broken", ALL_FOUR, cut)
+        assert not (tmp_path / "broken").exists()
+    compress(tmp_path / "model", tmp_path / "broken", ALL_FOUR)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken") and len(set(events)) > 8
+
+
+def test_training_goes_on_from_its_last_saved_step(tmp_path: Path, caches: Any) -> None:
+    llama(tmp_path / "model", num_hidden_layers=1)
+    caches("one")
+    steps: list[int] = []
+
+    def watch(what: str, done: int, total: int) -> None:
+        if what.startswith("distill"):
+            steps.append(done)
+            if steps == [1, 2, 3, 4, 5]:
+                raise Cut
+
+    with pytest.raises(Cut):
+        compress(tmp_path / "model", tmp_path / "out", ALL_FOUR, watch)
+    compress(tmp_path / "model", tmp_path / "out", ALL_FOUR, watch)
+    assert steps == [1, 2, 3, 4, 5, *range(5, 11)]
+
+
+def test_a_later_stage_that_changes_keeps_the_work_before_it(tmp_path: Path, caches: Any) -> None:
+    llama(tmp_path / "model", num_hidden_layers=1)
+    caches("one")
+    compress(tmp_path / "model", tmp_path / "a", ALL_FOUR)
+    before = {folder.name for folder in stages_folder().iterdir() if folder.is_dir()}
+    said: list[str] = []
+    other = {**ALL_FOUR, "stages": [*ALL_FOUR["stages"][:3], {"quantize": {"linears": "int8", "embeddings": False}}]}
+    compress(tmp_path / "model", tmp_path / "b", other, lambda what, *_: said.append(what))
+    after = {folder.name for folder in stages_folder().iterdir() if folder.is_dir()}
+    assert before < after and len(after - before) == 2  # quantize and calibrate
+    assert not any(what.startswith(("prune", "distill")) for what in said)
+
+
+@pytest.mark.real
+def test_a_run_killed_ten_times_gives_the_bytes_of_one_that_was_not(tmp_path: Path, caches: Any) -> None:
+    code = (
+        f"import sys; from moesaic.compress.pipeline import compress; compress('stories260k', sys.argv[1], {ALL_FOUR})"
+    )
+    caches("unbroken")
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "unbroken")], check=True)
+    took = time.monotonic() - began
+    caches("broken")
+    draw, kills = random.Random(1), 0
+    while kills < 10:
+        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "broken")])
+        try:
+            child.wait(timeout=draw.uniform(0.3, 0.7) * took)
+            break  # what the kills left was enough
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+    if not (tmp_path / "broken").exists():
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "broken")], check=True)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken") and kills > 1
