@@ -4,7 +4,9 @@ BIN := .venv/bin
 
 .PHONY: demo test test-real lint types bench proto clean
 
+# On a real model where it can be fetched; without a network, on the one that ships.
 demo: .venv/ready
+	-$(BIN)/moesaic models get smollm2
 	$(BIN)/moesaic demo --out demo
 
 test: .venv/ready

@@ -81,6 +81,11 @@ class Recipe(Strict):
         last = [MoefySettings.model_validate(stage.settings) for stage in built if stage.name == "moefy"]
         return [*built, *(NamedStage("calibrate", each.model_dump(), CalibrateStage(each)) for each in last)]
 
+    def tiers(self) -> dict[str, float]:
+        """The tiers that the result will have beside the full one, with their shares of the FFN's bytes."""
+        settings = [stage.settings for stage in self.built_stages() if stage.name == "calibrate"]
+        return dict(settings[0]["tiers"]) if settings else {}
+
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""
         stages = [(stage.name, stage.settings) for stage in self.built_stages()]
