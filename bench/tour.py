@@ -66,7 +66,7 @@ def rows(model: str, done: Mapping[str, Compression]) -> list[Row]:
     first = done["all four"]
     original = open_checkpoint(model)
     found = [_row("dense", FULL, original.weight_bytes, 1.0, first.original)]
-    for name, each in reversed(done.items()):
+    for name, each in reversed(list(done.items())):
         kept = _neurons(open_checkpoint(each.out)) / _neurons(original)  # the rest was pruned
         found.append(_row(name, FULL, each.bytes_after, kept, each.result))
         for tier, figures in each.tiers.items():

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n2. serve it over gRPC, and stream the same prompt at two tiers")
     _stream(done["all four"].out)
     print("\n3. what each tier reads, keeps and gains, beside int8 alone and static pruning")
-    paths = {"dense": model, **{name: each.out for name, each in done.items()}}
+    paths: dict[str, str | Path] = {"dense": model, **{name: each.out for name, each in done.items()}}
     points = measure_speeds(paths, rows(model, done), Progress())
     print(table(*as_table(points)))
     tokens = done["all four"].original["tokens"]
