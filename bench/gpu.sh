@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in order of worth, into OUTDIR; a step that has left its file is not run again.
-# usage: bench/gpu.sh OUTDIR [MODEL_DIRECTORY]
+# usage: bench/gpu.sh OUTDIR [MODEL_DIRECTORY] [RUN]
+# RUN: a folder that "moesaic reference pack relu-30m RUN --text ... --valid ..." made; without it nothing is trained.
+# MINUTES: of training, by default 7.
 set -euo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 model=${2:-stories260k}
+run=${3:+$(cd "$3" && pwd)}
 cd "$(dirname "$0")/.."
 
 step() { # step NAME COMMAND...: its output becomes OUTDIR/NAME.log when it ends well
@@ -20,7 +23,13 @@ step() { # step NAME COMMAND...: its output becomes OUTDIR/NAME.log when it ends
     fi
 }
 
+train() {
+    python -m moesaic.cli.main reference train relu-30m "$run" --device cuda --compile --minutes "${MINUTES:-7}"
+    cp -r "$run/model" "$out/relu-30m"
+}
+
 nvidia-smi >"$out/device.txt"
+if [ -n "${run:-}" ]; then step train train; fi
 step doctor python -m moesaic.cli.main doctor
 step tests python -m pytest --gpu -m gpu -q
 step kernels python -m moesaic.cli.main bench kernels --out "$out/kernels"
