@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels.dense_linear import dense_linear
+from ..kernels.int8_dynamic_linear import int8_dynamic_linear
 from ..kernels.int8_linear import int8_linear
-from .spec import DENSE, INT8
+from .spec import DENSE, INT8, INT8_DYNAMIC
 
 
 class TensorModule(nn.Module):
@@ -48,6 +49,13 @@ class Int8Linear(TensorModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return int8_linear(x, self.weight, self.weight_scale, self.bias)
+
+
+class Int8DynamicLinear(Int8Linear):
+    """The same weights with activations that are rounded to int8 as they come, one scale a token (W8A8)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return int8_dynamic_linear(x, self.weight, self.weight_scale, self.bias)
 
 
 class Embedding(TensorModule):
@@ -94,5 +102,13 @@ def dense_weight(linear: TensorModule) -> Tensor:
     return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
 
 
-LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {DENSE: Linear, INT8: Int8Linear}
-EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {DENSE: Embedding, INT8: Int8Embedding}
+LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {
+    DENSE: Linear,
+    INT8: Int8Linear,
+    INT8_DYNAMIC: Int8DynamicLinear,
+}
+EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {
+    DENSE: Embedding,
+    INT8: Int8Embedding,
+    INT8_DYNAMIC: Int8Embedding,
+}

@@ -14,7 +14,9 @@ Scalar = str | int | float | bool | None
 
 DENSE = "dense"  # 16 or 32 bit floating point
 INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
-FORMATS = (DENSE, INT8)
+INT8_DYNAMIC = "int8_dynamic"  # the same weights; activations become int8 as they come, one scale a token
+FORMATS = (DENSE, INT8, INT8_DYNAMIC)
+INT8_FORMATS = (INT8, INT8_DYNAMIC)
 NO_ROUTER = "none"
 NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
 BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate

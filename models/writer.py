@@ -17,7 +17,7 @@ from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpo
 from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_expert_tensor
-from .spec import INT8, TransformerSpec, spec_overrides
+from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
 SIDE_FILES = (
@@ -108,7 +108,7 @@ def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> Non
     """
     config = dict(source.config)
     config.pop("quantization_config", None)
-    if INT8 in spec_overrides(spec, source.family.spec(Config(source.config))).values():
+    if set(INT8_FORMATS) & set(spec_overrides(spec, source.family.spec(Config(source.config))).values()):
         config["quantization_config"] = {"made_by": MADE_BY, "format": "int8 weights, one scale a row"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in SIDE_FILES:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import RecipeError
 from ...models.schedule import Plan, learning_rate
-from ...models.spec import INT8, TransformerSpec
+from ...models.spec import INT8_FORMATS, TransformerSpec
 from ...models.transformer import Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
@@ -110,7 +110,8 @@ class DistillStage:
 
 def _has_int8(spec: TransformerSpec) -> bool:
     linears = ((layer.attention.query, layer.ffn.up, layer.ffn.down) for layer in spec.layers)
-    return INT8 in (spec.embedding, spec.head, *(each for layer in linears for each in layer))
+    formats = {spec.embedding, spec.head, *(each for layer in linears for each in layer)}
+    return not formats.isdisjoint(INT8_FORMATS)
 
 
 def _learned_names(model: Transformer, learn: str) -> list[str]:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from ...kernels.plane_ffn import plane_ffn_bytes
 from ...models.errors import RecipeError
-from ...models.spec import BIT_PLANES, FULL, INT8, ExpertSpec, FFNSpec, TransformerSpec
+from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -76,7 +76,7 @@ class MoefySettings(Strict):
         for i, layer in enumerate(spec.layers):
             ffn = layer.ffn
             formats = {ffn.up, ffn.down, *({ffn.gate} if ffn.gated else ())}
-            if self.by_planes and formats != {INT8}:
+            if self.by_planes and not formats <= set(INT8_FORMATS):
                 raise RecipeError(
                     "moefy: the router bit_planes reads int8 weights, and these stay in floating point; add "
                     "`- quantize: {linears: int8}` to the stages, or choose router: norm_regression"
@@ -93,6 +93,6 @@ class MoefySettings(Strict):
         whole = plane_ffn_bytes(hidden, ffn.width, ffn.gated, 8, ffn.width, ffn.width)
         if self.by_planes:
             return plane_ffn_bytes(hidden, ffn.width, ffn.gated, self.experts(ffn).router_bits, 0, 0) / whole
-        element = 1 if ffn.up == INT8 else 2
+        element = 1 if ffn.up in INT8_FORMATS else 2
         router = 2 * self.router_width * (hidden + self.experts(ffn).count(ffn.width))  # bf16
         return router / (whole * element)

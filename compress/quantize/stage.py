@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
-from ...models.spec import INT8, TransformerSpec, with_overrides
+from ...models.spec import INT8, INT8_DYNAMIC, INT8_FORMATS, TransformerSpec, with_overrides
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..strict import Strict
@@ -18,9 +18,14 @@ _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.ou
 
 
 class QuantizeSettings(Strict):
-    """linears: the format of every linear. embeddings: whether the table of tokens, and the head, follow."""
+    """linears: the format of every linear. embeddings: whether the table of tokens, and the head, follow.
+
+    activations: `dynamic` rounds what enters a linear to int8 as it comes (W8A8), the head's excepted; by default
+    activations stay as they are.
+    """
 
     linears: Literal["int8"]
+    activations: Literal["dynamic"] | None = None
     embeddings: bool = True
 
 
@@ -33,10 +38,11 @@ class QuantizeStage:
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """A model whose linears are int8 already is refused: rounding twice only loses."""
         paths = self._formats(spec)
-        done = [path for path, tensor_format in paths.items() if tensor_format == INT8]
+        done = [path for path, tensor_format in paths.items() if tensor_format in INT8_FORMATS]
         if done:
             raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
-        return with_overrides(spec, dict.fromkeys(paths, INT8))
+        wanted = INT8 if self.settings.activations is None else INT8_DYNAMIC
+        return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths})
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return 0

@@ -1,0 +1,66 @@
+"""A linear layer in int8 on both sides: activations are rounded as they come, one scale a token (W8A8 dynamic).
+
+y[t, n] = scale[n] * token_scale[t] * sum_k q[t, k] * weight[n, k] + bias[n], q = round(x / token_scale),
+token_scale[t] = max_k |x[t, k]| / 127. The sums are integers, so they depend on no order and no neighbour.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .cost import Cost
+from .int8_linear import int8_linear
+
+Implementation = Literal["integers", "floats"]
+CUDA_ROWS = 32  # fewer rows are padded: CUDA's integer product takes more than 16
+
+
+def int8_dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The equation above. x: floating point [..., inputs]; weight: int8 [outputs, inputs]; scale: fp32 [outputs].
+
+    Result in the dtype of x. Raises what `int8_linear` raises.
+    """
+    integers, token_scale = quantize_tokens(x)
+    if choose_int8_dynamic_linear(x.device.type, x.numel(), weight.shape[1]) == "floats":
+        y = int8_linear(integers, weight, scale) * token_scale
+    else:
+        y = _integer_product(integers, weight).float() * (token_scale * scale)
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def int8_dynamic_linear_torch(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same in plain torch, in fp64, where every integer is exact: it judges."""
+    integers, token_scale = quantize_tokens(x)
+    sums = torch.nn.functional.linear(integers.double(), weight.double()).float()
+    y = sums * (token_scale * scale)
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """round(x / scale) with scale = max|x| / 127 a token, as whole numbers in fp32 [..., hidden], and the scales."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True) / 127.0
+    return torch.round(wide / torch.where(scale > 0, scale, torch.ones_like(scale))), scale
+
+
+def choose_int8_dynamic_linear(device: str, num_activations: int, inputs: int) -> Implementation:
+    """Integer units where torch reaches them: on a CPU always, on CUDA in rows of 8 inputs."""
+    fits = device == "cpu" or (device == "cuda" and inputs % 8 == 0)
+    return "integers" if fits and num_activations else "floats"
+
+
+def int8_dynamic_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:
+    """Each operand once; `activation_bytes` is the size of one element of x and y."""
+    moved = outputs * inputs + 4 * outputs + activation_bytes * tokens * (inputs + outputs)
+    return Cost(bytes=moved, flops=2 * tokens * inputs * outputs)
+
+
+def _integer_product(integers: Tensor, weight: Tensor) -> Tensor:
+    """int32 [..., outputs]."""
+    rows = integers.to(torch.int8).flatten(0, -2) if integers.dim() > 1 else integers.to(torch.int8).unsqueeze(0)
+    count = len(rows)
+    if rows.is_cuda and count < CUDA_ROWS:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, CUDA_ROWS - count))
+    product: Tensor = torch._int_mm(rows, weight.t())
+    return product[:count].view(*integers.shape[:-1], weight.shape[0])
