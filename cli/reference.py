@@ -1,6 +1,7 @@
 """`moesaic reference`: train a reference model from a small description, resumable to the step."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..bench.reference.train import EXAMPLES, add_pack_arguments, add_train_arguments
@@ -15,7 +16,7 @@ def add_parser(commands: Any) -> None:
     add_train_arguments(actions.add_parser("train", help="train, or go on; exports at the end"))
     add_pack_arguments(actions.add_parser("pack", help="only train the tokenizer and pack the text"))
     export = actions.add_parser("export", help="write model, curve and card of the last saved state")
-    export.add_argument("out", help="folder of the run")
+    export.add_argument("out", type=Path, help="folder of the run")
     export.add_argument("--name", help="for the card; default: the folder's name")
     parser.set_defaults(run=run)
 

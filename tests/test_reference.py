@@ -17,6 +17,7 @@ from moesaic.bench.reference.export import export
 from moesaic.bench.reference.loop import Limit
 from moesaic.bench.reference.run import Machine, Texts, only_process, train
 from moesaic.bench.reference.state import last_state, read_progress
+from moesaic.cli.main import main
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import load
 from moesaic.models.errors import SetupError
@@ -192,3 +193,8 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(SetupError, match="run the same command again"):
         trained(tmp_path / "full", OPT)
     assert before.is_dir() and last_state(tmp_path / "full") is None
+
+
+def test_the_command_exports_a_run_under_a_name_of_its_own(opt_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reference", "export", str(opt_run), "--name", "tiny"]) == 0
+    assert (opt_run / "model" / "README.md").read_text().startswith("# tiny\n") and "written" in capsys.readouterr().out
