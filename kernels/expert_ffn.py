@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from .activations import ACTIVATIONS
 from .cost import Cost
 from .dense_linear import dense_linear_torch
 from .expert_weights import ExpertWeights
@@ -25,7 +25,6 @@ from .native_expert_ffn import WEIGHTS, expert_ffn_native
 Implementation = Literal["triton", "native", "torch"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 PORTABLE_TOKENS = 4  # above it torch's matrix product beats code without vector instructions
 DECODE_TOKENS = 16  # one tile of tokens; above it their union leaves little to skip
 
@@ -52,23 +51,17 @@ def expert_ffn(x: Tensor, weights: ExpertWeights, active: Tensor, expert_size: i
 
 def expert_ffn_torch(x: Tensor, weights: ExpertWeights, active: Tensor, expert_size: int, activation: str) -> Tensor:
     """The same in plain torch, dense with a mask: it judges the kernels, carries gradients, and runs anywhere."""
-    up = _product(x, weights.up, weights.up_scale, weights.up_bias)
+    act, up = ACTIVATIONS[activation], _product(x, weights.up, weights.up_scale, weights.up_bias)
     if weights.gate is None:
-        h = _activated(up, activation)
+        h = act(up)
     else:
-        h = _activated(_product(x, weights.gate, weights.gate_scale, weights.gate_bias), activation) * up
+        h = act(_product(x, weights.gate, weights.gate_scale, weights.gate_bias)) * up
     neurons = active.repeat_interleave(expert_size, dim=1)[:, : weights.width]
     return _product(h.masked_fill(~neurons, 0), weights.down.T, weights.down_scale, weights.down_bias)
 
 
 def _product(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
     return dense_linear_torch(x, weight, bias) if scale is None else int8_linear_torch(x, weight, scale, bias)
-
-
-def _activated(x: Tensor, activation: str) -> Tensor:
-    if activation in ("gelu", "gelu_tanh"):
-        return functional.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-    return functional.silu(x) if activation == "silu" else functional.relu(x)
 
 
 def expert_ffn_cost(
@@ -127,17 +120,20 @@ def up_config(tokens: int, width: int, dtype: torch.dtype, gated: bool) -> TileC
     if dtype == torch.float32:  # below 64 rows, where no target rounds operands to feed tensor cores
         return TileConfig(16, 16, 64, 4, 3) if tokens <= DECODE_TOKENS else TileConfig(32, 32, 32, 4, 2)
     if tokens <= DECODE_TOKENS:
-        return TileConfig(16, 32 if width >= 16384 else 16, 128 if gated else 256, 4, 3)
+        return TileConfig(16, 32 if width >= 16384 else 16, 128 if gated else 256, 4, 4)
     return TileConfig(64 if tokens <= 64 else 128, 64, 64, 4 if tokens <= 64 else 8, 2 if gated else 3)
 
 
 def down_config(tokens: int, hidden: int, dtype: torch.dtype) -> TileConfig:
-    """`block_inputs` counts neurons. A program owns its outputs and walks over all active experts."""
+    """`block_inputs` counts neurons, many in decode: a program owns its outputs and alone must keep memory busy.
+
+    Rows are found through a list, which takes half of the stages.
+    """
     if dtype == torch.float32:
-        return TileConfig(16, 16, 64, 4, 3) if tokens <= DECODE_TOKENS else TileConfig(32, 32, 32, 4, 2)
+        return TileConfig(16, 16, 128, 8, 4) if tokens <= DECODE_TOKENS else TileConfig(32, 32, 32, 4, 4)
     if tokens <= DECODE_TOKENS:
-        return TileConfig(16, 32 if hidden >= 4096 else 16, 64, 4, 4)
-    return TileConfig(64 if tokens <= 64 else 128, 64, 64, 4 if tokens <= 64 else 8, 3)
+        return TileConfig(16, 32 if hidden >= 4096 else 16, 256, 8, 6)
+    return TileConfig(64 if tokens <= 64 else 128, 64, 64, 4 if tokens <= 64 else 8, 4)
 
 
 @jit
@@ -235,14 +231,9 @@ def _down_kernel(  # type: ignore[no-untyped-def]
     rows = tl.load(count + block) * EXPERT_SIZE
     total = tl.zeros((BLOCK_TOKENS, BLOCK_OUTPUTS), dtype=tl.float32)
     for start in range(0, rows, BLOCK_INPUTS):
-        if EXPERT_SIZE % BLOCK_INPUTS == 0:  # a block lies within one expert
-            neuron = tl.load(union + start // EXPERT_SIZE) * EXPERT_SIZE + start % EXPERT_SIZE
-            neuron = neuron + tl.arange(0, BLOCK_INPUTS)
-            inside = neuron < width
-        else:
-            row = start + tl.arange(0, BLOCK_INPUTS)
-            neuron = tl.load(union + row // EXPERT_SIZE, mask=row < rows, other=0) * EXPERT_SIZE + row % EXPERT_SIZE
-            inside = (row < rows) & (neuron < width)
+        row = start + tl.arange(0, BLOCK_INPUTS)
+        neuron = tl.load(union + row // EXPERT_SIZE, mask=row < rows, other=0) * EXPERT_SIZE + row % EXPERT_SIZE
+        inside = (row < rows) & (neuron < width)
         a = tl.load(h_row + neuron[None, :], mask=(token < tokens)[:, None] & inside[None, :], other=0.0)
         w_row = down + neuron.to(tl.int64)[:, None] * hidden
         w = tl.load(w_row + column[None, :], mask=inside[:, None] & (column < hidden)[None, :], other=0)

@@ -7,7 +7,7 @@ from .expert_weights import ExpertWeights
 from .native import Native
 
 WEIGHTS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # the codes of cpp/expert_ffn.cpp
-ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh", "absolute")  # the order of `enum Activation`
+CODES = ("silu", "relu", "gelu", "gelu_tanh", "absolute")  # the order of `enum Activation`
 
 
 def expert_ffn_native(
@@ -36,7 +36,7 @@ def expert_ffn_native(
         torch.get_num_threads(),
         library.isa,
         WEIGHTS[weights.dtype],
-        ACTIVATIONS.index(activation),
+        CODES.index(activation),
     )
     return y if y.dtype == x.dtype else y.to(x.dtype)
 
@@ -60,6 +60,6 @@ def activated_rows_native(x: Tensor, weight: Tensor, activation: str, library: N
         torch.get_num_threads(),
         library.isa,
         WEIGHTS[weight.dtype],
-        ACTIVATIONS.index(activation),
+        CODES.index(activation),
     )
     return y.T

@@ -111,7 +111,7 @@ def route_config(tokens: int, dtype: torch.dtype) -> TileConfig:
     """Few tokens: narrow tiles, so that more multiprocessors read the small matrices."""
     if dtype == torch.float32:  # below 64 rows, where no target rounds operands to feed tensor cores
         return TileConfig(16, 16, 64, 4, 3) if tokens <= 16 else TileConfig(32, 32, 32, 4, 2)
-    return TileConfig(16, 16, 256, 4, 3) if tokens <= 16 else TileConfig(64, 64, 64, 4, 3)
+    return TileConfig(16, 16, 256, 4, 3) if tokens <= 16 else TileConfig(64, 64, 64, 8, 3)
 
 
 @jit
