@@ -102,15 +102,18 @@ def int8_linear_case(dtype: torch.dtype, tile: TileConfig, prefill: bool) -> Cas
 
 
 def expert_ffn_cases() -> Iterator[Case]:
-    """Each tile once in every pair of dtypes that is sent to it: few tokens in all, many in int8 alone."""
-    for dtype in DTYPES:
-        yield expert_up_case(dtype, dtype, 1, gated=False)
-        yield expert_down_case(dtype, dtype, 1, expert_size=24)  # which no block divides
-        pairs = {(dtype, 1), (torch.int8, 1), (torch.int8, 512)}
-        more = {(torch.bfloat16, 1)} if dtype == torch.float32 else {(torch.int8, 64)}
-        for weight, tokens in sorted(pairs | more, key=str):
+    """Each tile in every pair of dtypes that is sent to it: few tokens in all, many in int8 alone."""
+    pairs = {
+        torch.float32: [(torch.float32, 1), (torch.bfloat16, 1), (torch.int8, 1), (torch.int8, 512)],
+        torch.bfloat16: [(torch.bfloat16, 1), (torch.int8, 1), (torch.int8, 64), (torch.int8, 512)],
+        torch.float16: [(torch.float16, 1), (torch.int8, 1)],
+    }
+    for dtype, weights in pairs.items():
+        for weight, tokens in weights:
             yield expert_up_case(dtype, weight, tokens, gated=True)
             yield expert_down_case(dtype, weight, tokens, expert_size=64)
+    yield expert_up_case(torch.bfloat16, torch.bfloat16, 1, gated=False)
+    yield expert_down_case(torch.bfloat16, torch.bfloat16, 1, expert_size=24)  # which no block divides
 
 
 def expert_up_case(dtype: torch.dtype, weight: torch.dtype, tokens: int, gated: bool) -> Case:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .activations import ACTIVATIONS
 from .cost import Cost
 from .dense_linear import dense_linear_torch
-from .expert_weights import ExpertWeights
+from .expert_weights import ExpertWeights as ExpertWeights  # callers find it here
 from .int8_linear import TileConfig, int8_linear_torch
 from .jit import HAS_TRITON, cdiv, constexpr, jit, tl
 from .native import ISAS, native

@@ -17,12 +17,12 @@ def expert_ffn_native(
 
     A row of the result has the same bits alone and in any batch, on any number of threads.
     """
-    source = x.float().contiguous()
-    vectors = {name: vector.float() for name, vector in weights.vectors.items()}  # kept alive during the call
+    source, mask = x.float().contiguous(), active.contiguous()  # named, so that they live as long as the call
+    vectors = {name: vector.float() for name, vector in weights.vectors.items()}
     y = source.new_empty(source.shape)
     library.library.moesaic_expert_ffn(
         source.data_ptr(),
-        active.contiguous().data_ptr(),
+        mask.data_ptr(),
         weights.up.data_ptr(),
         None if weights.gate is None else weights.gate.data_ptr(),
         weights.down.data_ptr(),

@@ -35,7 +35,7 @@ def route(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor
     if threshold.device != x.device:
         raise ValueError(f"x is on {x.device}, threshold on {threshold.device}")
     if _chosen(x, first, second) == "triton":
-        return route_triton(x, first, second, threshold)
+        return route_triton(x, first, second, threshold.contiguous())
     return ~(route_scores(x, first, second) <= threshold[:, None])
 
 
@@ -51,7 +51,7 @@ def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     if choice == "native" and library:
         hidden = activated_rows_native(x.float(), first, "relu", library)
         return activated_rows_native(hidden, second, "absolute", library)
-    return route_triton(x, first, second, None) if choice == "triton" else route_scores_torch(x, first, second)
+    return route_triton(x, first, second) if choice == "triton" else route_scores_torch(x, first, second)
 
 
 def route_torch(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _route_kernel(  # type: ignore[no-untyped-def]
     tl.store(y + token.to(tl.int64)[None, :] * outputs + row[:, None], result, mask=inside)
 
 
-def route_triton(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor | None) -> Tensor:
+def route_triton(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor | None = None) -> Tensor:
     """Decisions, or scores where `threshold` is None, by one launch for each matrix; what is between them is fp32."""
     x = x.to(torch.promote_types(x.dtype, first.dtype))  # so that no weight is rounded
     x = x if x.stride(1) == 1 else x.contiguous()
