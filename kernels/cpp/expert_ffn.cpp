@@ -13,13 +13,14 @@
 #include "isa.h"
 #include "parallel.h"
 
+namespace {  // other sources may have rows and plans of their own
 struct ExpertFfn {
-  const float* x;                                      // [tokens, hidden]
-  const uint8_t* active;                               // [tokens, experts]
-  const void *up, *gate, *down;                        // [width, hidden]; gate may be null
-  const float *up_scale, *gate_scale, *down_scale;     // [width], [width], [hidden]; or null
-  const float *up_bias, *gate_bias, *down_bias;        // the same
-  float* y;                                            // [tokens, hidden]
+  const float* x;                                   // [tokens, hidden]
+  const uint8_t* active;                            // [tokens, experts]
+  const void *up, *gate, *down;                     // [width, hidden]; gate may be null
+  const float *up_scale, *gate_scale, *down_scale;  // [width], [width], [hidden]; or null
+  const float *up_bias, *gate_bias, *down_bias;     // the same
+  float* y;                                         // [tokens, hidden]
   int64_t tokens, hidden, width, expert_size;
   int activation;
 };
@@ -29,10 +30,22 @@ struct Row {  // of an active neuron
   float* h;  // one for each token of its segment
 };
 
-struct Segment {  // rows that are used by the same tokens
+struct Segment {       // rows that are used by the same tokens
   int64_t begin, end;  // of the rows
   std::vector<int32_t> tokens;
 };
+
+struct Plan {
+  std::vector<Row> rows;
+  std::vector<Segment> segments;
+  std::unique_ptr<float[]> h;
+};
+
+struct Kernels {
+  void (*up_rows)(const ExpertFfn&, const Row*, int64_t, int64_t, const int32_t*, int64_t);
+  void (*down_rows)(const ExpertFfn&, const Row*, int64_t, int64_t, const int32_t*, int64_t, int64_t, int64_t);
+};
+}  // namespace
 
 constexpr int PREFETCH_LEVEL = 1;          // not the first cache: a block of fp32 rows would fill it
 constexpr int UP_ROWS = 8;                 // rows of up that are read side by side, and how far ahead they are fetched
@@ -66,11 +79,6 @@ constexpr int TOKEN_BLOCK = 6;  // with 4 vectors: 24 sums, 4 weights and 1 acti
 }  // namespace avx512
 #endif
 
-struct Kernels {
-  void (*up_rows)(const ExpertFfn&, const Row*, int64_t, int64_t, const int32_t*, int64_t);
-  void (*down_rows)(const ExpertFfn&, const Row*, int64_t, int64_t, const int32_t*, int64_t, int64_t, int64_t);
-};
-
 template <typename Weight>
 static Kernels kernels_for(int isa) {
 #if defined(__x86_64__)
@@ -79,12 +87,6 @@ static Kernels kernels_for(int isa) {
 #endif
   return {portable::up_rows<Weight>, portable::down_rows<Weight>};
 }
-
-struct Plan {
-  std::vector<Row> rows;
-  std::vector<Segment> segments;
-  std::unique_ptr<float[]> h;
-};
 
 // Pairs of a row and a token.
 static int64_t work_of(const Plan& plan) {
@@ -195,8 +197,9 @@ void moesaic_expert_ffn(const float* x, const uint8_t* active, const void* up, c
                         const float* up_scale, const float* gate_scale, const float* down_scale, const float* up_bias,
                         const float* gate_bias, const float* down_bias, float* y, int64_t tokens, int64_t hidden,
                         int64_t width, int64_t expert_size, int64_t threads, int isa, int weight, int activation) {
-  const ExpertFfn job{x,          active,  up,        gate,      down, up_scale, gate_scale, down_scale, up_bias,
-                      gate_bias,  down_bias, y,       tokens,    hidden, width,  expert_size, activation};
+  const ExpertFfn job{x,       active,    up,        gate, down,   up_scale, gate_scale, down_scale,
+                      up_bias, gate_bias, down_bias, y,    tokens, hidden,   width,      expert_size,
+                      activation};
   if (weight == 0) return run<float>(job, isa, threads);
   if (weight == 1) return run<Bf16>(job, isa, threads);
   return run<int8_t>(job, isa, threads);
@@ -212,7 +215,7 @@ void moesaic_rows(const float* x, const void* matrix, float* out, int64_t tokens
   std::iota(plan.segments[0].tokens.begin(), plan.segments[0].tokens.end(), 0);
   for (int64_t n = 0; n < rows; ++n) plan.rows.push_back({n, nullptr});
   place_h(plan, out);
-  up(job, plan, weight == 0 ? kernels_for<float>(isa) : weight == 1 ? kernels_for<Bf16>(isa) : kernels_for<int8_t>(isa),
-     threads);
+  const auto kernels = weight == 0 ? kernels_for<float> : weight == 1 ? kernels_for<Bf16> : kernels_for<int8_t>;
+  up(job, plan, kernels(isa), threads);
 }
 }
