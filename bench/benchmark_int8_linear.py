@@ -8,15 +8,9 @@ one says how many times longer the contestant took than `int8_linear` on the sam
 """
 
 import math
-import platform
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.metadata import version
 from statistics import median
 from typing import Any
 
@@ -25,19 +19,17 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.machine import device_name, read_bandwidth
+from moesaic.bench.machine import device_name
+from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
 TOKENS = (1, 8, 128)
 ROTATED_BYTES = 100_000_000  # of weights, about three times the last cache
-SECONDS = 0.25  # of measuring, for each contestant
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)
 
 Call = Callable[[torch.Tensor], torch.Tensor]
-Round = tuple[Callable[[], None], int]  # calls the contestant once on each of its copies; how many there are
 
 
 @dataclass(frozen=True)
@@ -97,14 +89,6 @@ CONTESTANTS = [
 OURS = {contestant.dtype: contestant for contestant in CONTESTANTS[:2]}
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Others' deprecation warnings are not what is measured, and gradients are not wanted."""
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def one_round(contestant: Contestant, outputs: int, inputs: int, tokens: int) -> Round:
     """Weights, activations and a first call, which compiles whatever there is to compile."""
     copies = max(2, math.ceil(ROTATED_BYTES / (outputs * inputs * contestant.weight_bytes)))
@@ -120,43 +104,6 @@ def one_round(contestant: Contestant, outputs: int, inputs: int, tokens: int) ->
 
     run()
     return (run if DEVICE == "cpu" else replayed(run)), copies
-
-
-def replayed(run: Callable[[], None]) -> Callable[[], None]:
-    """The same as a CUDA graph, as decode runs it: launches from Python would hide the kernels."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-
-    def replay() -> None:
-        graph.replay()
-        torch.cuda.synchronize()
-
-    return replay
-
-
-def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
-    """Seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + SECONDS * len(runs)
-    while time.perf_counter() < end or len(seconds[next(iter(runs))]) < 3:
-        for name, (run, copies) in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append((time.perf_counter() - start) / copies)
-    return seconds
-
-
-@cache
-def limit() -> float:
-    """Bytes per second of a plain read: the limit of decode."""
-    found: float = read_bandwidth()
-    return found
-
-
-def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("moesaic", "torch")} | {"python": platform.python_version()}
 
 
 def row(contestant: Contestant, shape: tuple[int, int], tokens: int, seconds: dict[str, list[float]]) -> dict[str, Any]:

@@ -23,14 +23,20 @@ from typing import Any
 
 import torch
 
+from .expert_ffn import _down_kernel, _up_kernel, down_config, up_config
 from .int8_linear import TileConfig, _int8_linear_kernel, int8_linear_config
 from .jit import HAS_TRITON
+from .route import _route_kernel, route_config
 
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
 SHARED_SHARE = 0.9
 OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA")
 TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
-TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+TYPES = {
+    **{torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"},
+    **{torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"},
+}
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Resources:
 
 def int8_linear_cases() -> Iterator[Case]:
     """Each tile of `int8_linear_config` once, in the shapes that lead to it."""
-    for dtype in TYPES:
+    for dtype in DTYPES:
         tiles = {
             int8_linear_config(tokens, outputs, dtype): tokens
             for outputs in (576, 4096, 49152)
@@ -86,12 +92,7 @@ def int8_linear_case(dtype: torch.dtype, tile: TileConfig, prefill: bool) -> Cas
         name=f"int8_linear {element} {'prefill' if prefill else 'decode'} {shape}",
         kernel=_int8_linear_kernel,
         types={"y": f"*{element}", "x": f"*{element}", "weight": "*i8", "scale": "*fp32", "bias": "*fp32"},
-        constants={
-            "HAS_BIAS": True,
-            "BLOCK_TOKENS": tile.block_tokens,
-            "BLOCK_OUTPUTS": tile.block_outputs,
-            "BLOCK_INPUTS": tile.block_inputs,
-        },
+        constants={"HAS_BIAS": True, **blocks_of(tile)},
         multiples_of_16=("stride_y", "stride_x", "inputs", "outputs"),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
@@ -100,9 +101,110 @@ def int8_linear_case(dtype: torch.dtype, tile: TileConfig, prefill: bool) -> Cas
     )
 
 
+def expert_ffn_cases() -> Iterator[Case]:
+    """Each tile in every pair of dtypes that is sent to it: few tokens in all, many in int8 alone."""
+    pairs = {
+        torch.float32: [(torch.float32, 1), (torch.bfloat16, 1), (torch.int8, 1), (torch.int8, 512)],
+        torch.bfloat16: [(torch.bfloat16, 1), (torch.int8, 1), (torch.int8, 64), (torch.int8, 512)],
+        torch.float16: [(torch.float16, 1), (torch.int8, 1)],
+    }
+    for dtype, weights in pairs.items():
+        for weight, tokens in weights:
+            yield expert_up_case(dtype, weight, tokens, gated=True)
+            yield expert_down_case(dtype, weight, tokens, expert_size=64)
+    yield expert_up_case(torch.bfloat16, torch.bfloat16, 1, gated=False)
+    yield expert_down_case(torch.bfloat16, torch.bfloat16, 1, expert_size=24)  # which no block divides
+
+
+def expert_up_case(dtype: torch.dtype, weight: torch.dtype, tokens: int, gated: bool) -> Case:
+    """With all that a launch may bring along: scales where int8 has them, biases, a gate."""
+    vectors = dict.fromkeys(("up_scale", "gate_scale", "up_bias", "gate_bias"), torch.float32)
+    return _activation_case(
+        f"expert_up {'gated' if gated else 'plain'}",
+        _up_kernel,
+        {"x": dtype, "up": weight, "gate": weight, "h": dtype, **vectors, **_LISTS, "active": torch.uint8},
+        {
+            "GATED": gated,
+            "SCALED": weight == torch.int8,
+            "HAS_UP_BIAS": True,
+            "HAS_GATE_BIAS": gated,
+            "ACTIVATION": "silu",
+            "EXPERT_SIZE": 64,
+            "BLOCK_EXPERTS": 128,
+        },
+        ("stride_x", "hidden", "width", "experts"),
+        up_config(tokens, 8192, dtype, gated),
+    )
+
+
+def expert_down_case(dtype: torch.dtype, weight: torch.dtype, tokens: int, expert_size: int) -> Case:
+    """The second launch; `expert_size` decides how widely rows of h are loaded."""
+    return _activation_case(
+        f"expert_down {expert_size}",
+        _down_kernel,
+        {"h": dtype, "down": weight, "y": dtype, "scale": torch.float32, "bias": torch.float32, **_LISTS},
+        {"SCALED": weight == torch.int8, "HAS_BIAS": True, "EXPERT_SIZE": expert_size},
+        ("hidden", "width", "experts"),
+        down_config(tokens, 2048, dtype),
+    )
+
+
+def route_cases() -> Iterator[Case]:
+    """The first matrix, and the second under the fp32 between them."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for tokens in (1, 512):
+            for last in (False, True):
+                x, y = (torch.float32, torch.uint8) if last else (dtype, torch.float32)
+                yield _activation_case(
+                    f"route {'second' if last else 'first'}",
+                    _route_kernel,
+                    {"x": x, "weight": dtype, "y": y, "threshold": torch.float32},
+                    {"LAST": last, "HAS_THRESHOLD": last},
+                    ("stride_x", "inputs", "outputs"),
+                    route_config(tokens, x),
+                )
+
+
+_LISTS = {"union": torch.int32, "count": torch.int32}
+
+
+def _activation_case(
+    name: str,
+    kernel: Any,
+    types: dict[str, torch.dtype],
+    constants: dict[str, Any],
+    multiples_of_16: tuple[str, ...],
+    tile: TileConfig,
+) -> Case:
+    """`types` of pointers: first the activations, then the weights."""
+    activation, weight, *_ = types.values()
+    prefill = tile.block_tokens > 16
+    shape = f"{tile.block_outputs}x{tile.block_tokens}x{tile.block_inputs}"
+    return Case(
+        name=f"{name} {TYPES[activation]} {TYPES[weight]} {'prefill' if prefill else 'decode'} {shape}",
+        kernel=kernel,
+        types={pointer: f"*{TYPES[dtype]}" for pointer, dtype in types.items()},
+        constants={**constants, **blocks_of(tile)},
+        multiples_of_16=multiples_of_16,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        opcodes=TENSOR_CORES if prefill and activation != torch.float32 else {},
+        exact=activation == torch.float32,
+    )
+
+
+def blocks_of(tile: TileConfig) -> dict[str, int]:
+    """A tile as the constants of a kernel."""
+    return {
+        "BLOCK_TOKENS": tile.block_tokens,
+        "BLOCK_OUTPUTS": tile.block_outputs,
+        "BLOCK_INPUTS": tile.block_inputs,
+    }
+
+
 def all_cases() -> list[Case]:
     """The registry: every kernel with every tile that ships."""
-    return list(int8_linear_cases())
+    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases()]
 
 
 def compile_case(case: Case, target: int) -> Any:

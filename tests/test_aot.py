@@ -46,6 +46,17 @@ def test_the_cases_cover_decode_and_prefill_in_every_dtype() -> None:
             assert any(name.startswith(f"int8_linear {dtype} {stage}") for name in names)
 
 
+def test_the_cases_cover_both_launches_of_experts_and_of_the_router() -> None:
+    names = [case.name for case in all_cases()]
+    for kernel in ("expert_up", "expert_down"):
+        for pair in ("fp32 fp32", "fp32 bf16", "fp32 i8", "bf16 bf16", "bf16 i8", "fp16 fp16", "fp16 i8"):
+            assert any(name.startswith(kernel) and f" {pair} decode" in name for name in names)
+        for dtype in ("fp32", "bf16"):
+            assert any(name.startswith(kernel) and f" {dtype} i8 prefill" in name for name in names)
+    for matrix in ("first", "second"):
+        assert any(name.startswith(f"route {matrix}") for name in names)
+
+
 @pytest.mark.parametrize(
     ("planted", "sentence"),
     [

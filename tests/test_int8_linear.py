@@ -3,10 +3,10 @@
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 import torch
+from kernel_harness import library, on_threads, poison_new_tensors
 
 from moesaic.kernels.int8_linear import (
     choose_int8_linear,
@@ -17,7 +17,7 @@ from moesaic.kernels.int8_linear import (
     int8_linear_torch,
     int8_linear_triton,
 )
-from moesaic.kernels.native import ISAS, Native, native
+from moesaic.kernels.native import ISAS
 
 SHAPES = [(3, 123, 5), (17, 40, 33), (1, 16, 1), (1, 64, 64), (40, 96, 70)]  # tokens, inputs, outputs
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -46,16 +46,6 @@ def assert_no_worse(ours: torch.Tensor, x: torch.Tensor, *rest: torch.Tensor) ->
     error, allowed = (ours.cpu() - answer).norm(), 2 * (plain - answer).norm() + 1e-7 * answer.norm()
     assert ours.dtype == x.dtype
     assert error <= allowed
-
-
-def library(isa: str = "") -> Native:
-    """The C++ library, held to an instruction set, or a skip."""
-    loaded = native()
-    if loaded is None:
-        pytest.skip("the C++ library cannot be built here")
-    if isa and ISAS.index(isa) > loaded.isa:
-        pytest.skip(f"this processor has no {isa}")
-    return Native(loaded.library, ISAS.index(isa)) if isa else loaded
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,24 +102,14 @@ def test_a_row_does_not_depend_on_its_neighbours(dtype: torch.dtype, isa: str) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_number_of_threads_changes_nothing(dtype: torch.dtype) -> None:
-    case, threads = operands(8, 576, 1000, dtype), torch.get_num_threads()
-    answers = []
-    for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        answers.append(int8_linear_native(*case, library()))
-    torch.set_num_threads(threads)
+    case = operands(8, 576, 1000, dtype)
+    answers = on_threads(lambda: int8_linear_native(*case, library()))
     assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
 def test_every_element_is_written(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results start as NaN here, so that an element left out would show."""
-    case, new_empty = operands(7, 50, 37), torch.Tensor.new_empty
-
-    def poisoned(*size: Any, **options: Any) -> torch.Tensor:
-        fresh = new_empty(*size, **options)
-        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
+    case = operands(7, 50, 37)
+    poison_new_tensors(monkeypatch)
     assert int8_linear_native(*case, library()).isfinite().all()
     assert int8_linear_triton(*(t.to(device) for t in case)).isfinite().all()
 

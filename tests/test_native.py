@@ -94,6 +94,7 @@ def test_no_compiler_is_a_reason_and_no_error(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("compiler", "unloaded")
 def test_a_cache_that_cannot_be_written_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "moesaic").write_text("a file where the folder should be")
+    monkeypatch.delenv("MOESAIC_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native() is None
     assert "moesaic" in native_status().reason

@@ -19,6 +19,7 @@ enum Isa { PORTABLE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
 //   Vector       fp32 sums
 //   zero, load, multiply_add
 //   narrow4      four fp32 values to four Elements
+//   broadcast, store   one fp32 value to all lanes; LANES sums to memory (in the sets whose Element is float)
 //   add_lanes    four sums of lanes; a sum does not depend on which of the four places it is given
 namespace portable {
 #define TARGET_PORTABLE
@@ -56,6 +57,14 @@ static inline Vector multiply_add(Operand a, Operand b, Vector sum) {
   for (int i = 0; i < LANES; ++i) sum.lane[i] += a.lane[i] * b.lane[i];
   return sum;
 }
+
+static inline Vector broadcast(float value) {
+  Vector v;
+  for (int i = 0; i < LANES; ++i) v.lane[i] = value;
+  return v;
+}
+
+static inline void store(float* out, Vector v) { memcpy(out, v.lane, sizeof v.lane); }
 
 static inline float add(Vector v) {
   for (int half = LANES / 2; half > 0; half /= 2)
@@ -96,6 +105,10 @@ TARGET_AVX2 static inline Operand load(const Bf16* weight) {
 
 TARGET_AVX2 static inline Vector multiply_add(Operand a, Operand b, Vector sum) { return _mm256_fmadd_ps(a, b, sum); }
 
+TARGET_AVX2 static inline Vector broadcast(float value) { return _mm256_set1_ps(value); }
+
+TARGET_AVX2 static inline void store(float* out, Vector v) { _mm256_storeu_ps(out, v); }
+
 TARGET_AVX2 static inline void add_lanes(Vector a, Vector b, Vector c, Vector d, float* out) {
   const Vector quarter = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(quarter), _mm256_extractf128_ps(quarter, 1)));
@@ -125,6 +138,10 @@ TARGET_AVX512 static inline Operand load(const Bf16* weight) {
 }
 
 TARGET_AVX512 static inline Vector multiply_add(Operand a, Operand b, Vector sum) { return _mm512_fmadd_ps(a, b, sum); }
+
+TARGET_AVX512 static inline Vector broadcast(float value) { return _mm512_set1_ps(value); }
+
+TARGET_AVX512 static inline void store(float* out, Vector v) { _mm512_storeu_ps(out, v); }
 
 TARGET_AVX512 static inline void add_lanes(Vector a, Vector b, Vector c, Vector d, float* out) {
   const Vector ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));

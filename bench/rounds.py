@@ -1,0 +1,63 @@
+"""Rounds of contestants that take turns, so that what disturbs the machine disturbs all alike."""
+
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+
+import torch
+
+from .machine import read_bandwidth
+
+SECONDS = 0.25  # of measuring, for each contestant
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+Round = tuple[Callable[[], None], int]  # calls the contestant once on each of its copies; how many there are
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Others' deprecation warnings are not what is measured, and gradients are not wanted."""
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def replayed(run: Callable[[], None]) -> Callable[[], None]:
+    """The same as a CUDA graph, as decode runs it: launches from Python would hide the kernels."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+
+    def replay() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return replay
+
+
+def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
+    """Seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + SECONDS * len(runs)
+    while time.perf_counter() < end or len(seconds[next(iter(runs))]) < 3:
+        for name, (run, copies) in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append((time.perf_counter() - start) / copies)
+    return seconds
+
+
+@cache
+def limit() -> float:
+    """Bytes per second of a plain read: the limit of decode."""
+    found: float = read_bandwidth()
+    return found
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("moesaic", "torch")} | {"python": platform.python_version()}
