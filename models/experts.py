@@ -9,10 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..kernels.expert_ffn import ExpertWeights, expert_ffn
 from ..kernels.plane_ffn import PlaneWeights, plane_ffn, plane_ffn_bytes, plane_scores
+from ..kernels.route import route_scores
 from .compute import Compute
 from .ffn import FFN
-from .linear import Int8Linear, Linear, TensorModule
+from .linear import Int8Linear, Linear, TensorModule, replace_tensor
 from .spec import BIT_PLANES, FFNSpec
 
 
@@ -28,7 +30,8 @@ class NormRouter(TensorModule):
         self.second = Linear(width, num_experts, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x).relu()).abs()
+        scores = route_scores(x.flatten(0, -2), self.first.weight, self.second.weight)
+        return scores.view(*x.shape[:-1], -1)
 
 
 class ExpertFFN(FFN):
@@ -50,6 +53,7 @@ class ExpertFFN(FFN):
         self.register_buffer("thresholds", torch.empty(num_tiers, 2, dtype=torch.float32))
         self.register_buffer("compensation", torch.empty(num_tiers, hidden_size, dtype=torch.float32))
         self.planes: PlaneWeights | None = None
+        self.tiles: ExpertWeights | None = None
 
     @classmethod
     def of(cls, ffn: FFN, hidden_size: int, spec: FFNSpec, num_tiers: int) -> "ExpertFFN":
@@ -97,10 +101,38 @@ class ExpertFFN(FFN):
         flat = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
         return flat.view(*x.shape[:-1], -1)
 
+    def dense(self, x: Tensor) -> Tensor:
+        if self.tiles is None:
+            return super().dense(x)
+        every = torch.ones(x.shape[:-1].numel(), self.num_experts, dtype=torch.bool, device=x.device)
+        return expert_ffn(x.flatten(0, -2), self.tiles, every, self.experts.size, self.activation_name).view(x.shape)
+
     def prepare(self) -> None:
         super().prepare()
         if self.by_planes:
             self.planes = self._planes()
+        elif self._is_uniform():
+            self.tiles = self._tiles()
+
+    def _is_uniform(self) -> bool:
+        """Whether one kernel can compute it: linears of one kind and dtype, activations as they are."""
+        linears = [each for each in (self.up, self.gate, self.down) if each is not None]
+        kinds = {(type(each), each.weight.dtype) for each in linears if isinstance(each, Linear | Int8Linear)}
+        return len(kinds) == 1 and kinds.pop()[0] in (Linear, Int8Linear)
+
+    def _tiles(self) -> ExpertWeights:
+        """Weights in expert order, down neuron-major: the linear keeps a view of it, so that no memory is spent."""
+        parts: dict[str, Tensor | None] = {}
+        for name, linear in (("up", self.up), ("gate", self.gate), ("down", self.down)):
+            if isinstance(linear, Linear | Int8Linear):
+                scale = linear.weight_scale if isinstance(linear, Int8Linear) else None
+                parts |= {name: linear.weight.data, f"{name}_scale": scale, f"{name}_bias": linear.bias}
+        down = self.down.weight
+        if not isinstance(down, Tensor) or parts["up"] is None:
+            raise TypeError("experts are made of loaded linears")
+        by_neuron = down.data.t().contiguous()
+        replace_tensor(self.down, "weight", by_neuron.t())
+        return ExpertWeights(**{**parts, "up": parts["up"].contiguous(), "down": by_neuron})  # type: ignore[arg-type]
 
     def _planes(self) -> PlaneWeights:
         up, down, gate = self.up, self.down, self.gate
@@ -137,10 +169,13 @@ class ExpertFFN(FFN):
         return result.y, fixed + result.active * each_active + result.fine * each_fine, result.active
 
     def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        active = self._routed(x) > limits[:, :1]
+        active = ~(self._routed(x) <= limits[:, :1])  # what is no number must not be hidden by computing nothing
         size = self.experts.size
         mask = active.repeat_interleave(size, dim=-1)[:, : self.width]
-        y = self.down(self.hidden(x) * mask)
+        if self.tiles is None:
+            y = self.down(self.hidden(x) * mask)
+        else:
+            y = expert_ffn(x, self.tiles, active, size, self.activation_name)
         neurons = mask.sum(-1)
         return y, self.router_bytes + neurons * (self.whole_bytes / self.width), neurons
 

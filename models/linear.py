@@ -94,6 +94,14 @@ class Int8Embedding(TensorModule):
         return int8_linear(hidden, self.weight, self.weight_scale)
 
 
+def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Puts other values in the place of a parameter, which then learns nothing, or of a buffer."""
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(value, requires_grad=False)
+    else:
+        module._buffers[name] = value
+
+
 def dense_weight(linear: TensorModule) -> Tensor:
     """The weight of a linear in fp32 [outputs, inputs], whatever its format."""
     weight, scale = linear.weight, getattr(linear, "weight_scale", None)

@@ -6,10 +6,9 @@ The single ones stay, as views of the packed weight: no memory is spent and no n
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
 
 from .ffn import FFN
-from .linear import Int8Linear, Linear, TensorModule
+from .linear import Int8Linear, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
 
 
@@ -34,15 +33,8 @@ def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
         whole = type(first)(1, 1, first.bias is not None)
     for name in names:
         joined = torch.cat([getattr(linear, name).data for linear in linears])
-        _replace(whole, name, joined)
+        replace_tensor(whole, name, joined)
         parts = torch.split(joined, [len(getattr(linear, name)) for linear in linears])
         for linear, part in zip(linears, parts, strict=True):
-            _replace(linear, name, part)
+            replace_tensor(linear, name, part)
     return (whole,)
-
-
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    if name in module._parameters:
-        module._parameters[name] = nn.Parameter(value, requires_grad=False)
-    else:
-        module._buffers[name] = value

@@ -69,11 +69,13 @@ def on_device(case: Operands, device: str) -> Operands:
 
 def by_native(case: Operands, isa: str = "") -> Tensor:
     x, weights, active, expert_size, activation = case
-    return expert_ffn_native(x, weights, active, expert_size, activation, library(isa))
+    y: Tensor = expert_ffn_native(x, weights, active, expert_size, activation, library(isa))
+    return y
 
 
 def by_triton(case: Operands, device: str) -> Tensor:
-    return expert_ffn_triton(*on_device(case, device)).cpu()
+    y: Tensor = expert_ffn_triton(*on_device(case, device)).cpu()
+    return y
 
 
 def dense(case: Operands, dtype: torch.dtype) -> Tensor:

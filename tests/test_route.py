@@ -99,7 +99,8 @@ def test_scores_of_a_token_do_not_depend_on_its_neighbours(dtypes: Any, isa: str
 
     def scores(x: Tensor) -> Tensor:
         hidden = activated_rows_native(x, first, "relu", library(isa))
-        return activated_rows_native(hidden, second, "absolute", library(isa))
+        found: Tensor = activated_rows_native(hidden, second, "absolute", library(isa))
+        return found
 
     alone = torch.cat([scores(row[None]) for row in x])
     for tokens in (2, 5, 6, 13, 40):
