@@ -119,7 +119,7 @@ def test_compress_then_inspect_then_run(model: Path, tmp_path: Path, capsys: pyt
     assert main(["compress", str(model), out, "--recipe", str(recipe)]) == 0
     assert "is already the result of this recipe on this model" in capsys.readouterr().out
     assert main(["inspect", out]) == 0 and main(["run", out, "abc", "--max-new-tokens", "4"]) == 0
-    assert 'stage quantize: {"linears": "int8", "embeddings": true}' in capsys.readouterr().out
+    assert 'stage quantize: {"linears": "int8", "activations": null, "embeddings": true}' in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
