@@ -1,0 +1,177 @@
+// The bit-plane FFN of kernels/plane_ffn.py, one call a layer, on weights laid out by kernels/plane_layout.py.
+//
+// The high planes of 16 neurons (a group) lie side by side and are read from end to end; a lane of a sum is a neuron.
+// The low planes of a neuron and its row of down are read where they are needed, each in one piece.
+#include <cstdlib>
+
+#include "parallel.h"
+#include "plane_isa.h"
+
+struct PlaneLayer {
+  const uint8_t* groups;    // [width / 16, group_bytes]: high planes, scales, norms of down, biases
+  const uint8_t* low;       // [width, low_bytes]: low planes of gate and up
+  const int8_t* down;       // [width, columns]: down transposed, hidden in whole lines
+  const float* down_scale;  // [hidden]
+  const float* down_bias;   // [hidden] or null
+  int64_t hidden, width, group_bytes, low_bytes, columns, bits, gated, biased;
+};
+
+struct PlaneJob {
+  const PlaneLayer& layer;
+  int64_t tokens, num_groups, parts, activation;
+  int64_t stride;                       // bytes from one token's x to the next
+  int64_t vectors_offset;               // where scales start in a group
+  const float* thresholds;              // [tokens, 2]
+  int8_t* x;                            // [tokens, stride]
+  float* scale;                         // [tokens]
+  int32_t* sum;                         // [tokens], of x
+  float* sums;                          // [parts, tokens, layer.columns]
+  int32_t* counts;                      // [parts, tokens, 2], active and fine
+};
+
+struct Kernel {
+  void (*quantize)(const PlaneJob&, const float* x, int64_t token);
+  void (*groups)(const PlaneJob&, int64_t begin, int64_t end, int64_t token, int64_t tokens);
+  void (*gather)(const PlaneJob&, int64_t token, float* y);
+};
+
+constexpr int TOKEN_BLOCK = 8;
+constexpr int MAX_ROWS = 2;                   // gate and up
+constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it
+constexpr int64_t PART_GROUPS = 8;            // of neurons that have sums of their own: each part may have a thread
+constexpr int64_t MAX_PARTS = 64;
+constexpr int64_t TOKENS_TOGETHER = 32;       // whose sums are kept at a time
+constexpr int64_t CHUNK_BYTES = 256 << 10;    // of weights that stay in the second cache while token blocks pass
+constexpr int64_t PREFETCH_BYTES = 8192;      // ahead in what is read from end to end
+constexpr int64_t GROUPS_TOGETHER = 48;       // that are scored before any of them is finished
+constexpr int64_t LEAD_LINES = 160;           // asked for before they are needed, where memory is read by scores
+constexpr int64_t MINIMUM_WORK = 1 << 16;     // multiplications that pay for waking another thread
+
+#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+
+static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Lines of one plane of a group: each has 8 / width slots, shared by the rows (gate and up), of four inputs.
+static int64_t group_lines(int64_t hidden, int64_t width, int64_t rows) {
+  return ceil_divide(ceil_divide(hidden, 4), 8 / width / rows);
+}
+
+// Bytes of one plane of a neuron: slot s holds row s % rows of the inputs from s / rows times this number on.
+static int64_t low_part_bytes(int64_t hidden, int64_t width, int64_t rows) {
+  return ceil_divide(ceil_divide(hidden, 8 / width / rows), 64) * 64;
+}
+
+static int64_t part_begin(const PlaneJob& job, int64_t part) { return job.num_groups * part / job.parts; }
+
+namespace portable {
+#define TARGET TARGET_PORTABLE
+#include "plane_body.h"
+#undef TARGET
+}  // namespace portable
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define TARGET TARGET_AVX2
+#include "plane_body.h"
+#undef TARGET
+}  // namespace avx2
+
+namespace avx512_vnni {
+#define TARGET TARGET_AVX512_VNNI
+#include "plane_body.h"
+#undef TARGET
+}  // namespace avx512_vnni
+#endif
+
+static const Kernel& kernel_for(int isa) {
+#if defined(__x86_64__)
+  if (isa == PLANE_AVX512_VNNI) return avx512_vnni::KERNEL;
+  if (isa == PLANE_AVX2) return avx2::KERNEL;
+#endif
+  return portable::KERNEL;
+}
+
+// Kept from call to call, by each thread that calls.
+struct Scratch {
+  char* memory = nullptr;
+  int64_t size = 0;
+  ~Scratch() { free(memory); }
+
+  char* of(int64_t wanted) {
+    if (wanted > size) {
+      free(memory);
+      memory = static_cast<char*>(aligned_alloc(64, wanted));
+      size = memory ? wanted : 0;
+    }
+    return memory;
+  }
+};
+
+// Places of all that a job works with, one after the other; their size when there is no memory yet.
+static int64_t place(PlaneJob& job, char* memory) {
+  int64_t used = 0;
+  const auto take = [&](auto& pointer, int64_t count) {
+    pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(memory + used);
+    used += ceil_divide(count * int64_t(sizeof *pointer), 64) * 64;
+  };
+  take(job.x, job.tokens * job.stride);
+  take(job.scale, job.tokens);
+  take(job.sum, job.tokens);
+  take(job.counts, job.parts * job.tokens * 2);
+  take(job.sums, job.parts * job.tokens * job.layer.columns);
+  return used;
+}
+
+// The groups of some parts for all tokens of a job.
+static void run_parts(const PlaneJob& job, const Kernel& kernel, int64_t first, int64_t last) {
+  const int64_t begin = part_begin(job, first), end = part_begin(job, last), span = job.tokens * job.layer.columns;
+  memset(job.sums + first * span, 0, (last - first) * span * sizeof *job.sums);
+  memset(job.counts + first * job.tokens * 2, 0, (last - first) * job.tokens * 2 * sizeof *job.counts);
+  const int64_t fit = CHUNK_BYTES / (job.layer.group_bytes + 16 * (job.layer.low_bytes + job.layer.columns));
+  const int64_t chunk = job.tokens <= TOKEN_BLOCK ? end - begin : fit < 1 ? 1 : fit;
+  for (int64_t g = begin; g < end; g += chunk)
+    for (int64_t t = 0; t < job.tokens; t += TOKEN_BLOCK)
+      kernel.groups(job, g, g + chunk < end ? g + chunk : end, t, job.tokens - t < TOKEN_BLOCK ? job.tokens - t : TOKEN_BLOCK);
+}
+
+static int64_t counted(const PlaneJob& job, int64_t token, int64_t which) {
+  int64_t count = 0;
+  for (int64_t p = 0; p < job.parts; ++p) count += job.counts[2 * (p * job.tokens + token) + which];
+  return count;
+}
+
+extern "C" {
+int moesaic_plane_isa() { return best_plane_isa(); }
+
+// x: [tokens, hidden]; thresholds: [tokens, 2]; y: [tokens, hidden]; active, fine: [tokens]. 1 for success, 0 when
+// there is no memory to work in.
+int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thresholds, float* y, int64_t* active,
+                      int64_t* fine, int64_t tokens, int64_t threads, int activation, int isa) {
+  static thread_local Scratch scratch;
+  const Kernel& kernel = kernel_for(isa);
+  const int64_t hidden = layer->hidden, rows = layer->gated ? 2 : 1, num_groups = ceil_divide(layer->width, 16);
+  const int64_t wanted = ceil_divide(num_groups, PART_GROUPS), parts = wanted < MAX_PARTS ? wanted : MAX_PARTS;
+  int64_t vectors_offset = 0;
+  for (int64_t width = 4; width; width /= 2)
+    if (layer->bits & width) vectors_offset += group_lines(hidden, width, rows) * 64;
+  for (int64_t done = 0; done < tokens; done += TOKENS_TOGETHER) {
+    const int64_t now = tokens - done < TOKENS_TOGETHER ? tokens - done : TOKENS_TOGETHER;
+    PlaneJob job{*layer, now, num_groups, parts, activation,
+                 ceil_divide(hidden, 64) * 64 + 576, vectors_offset,
+                 thresholds + 2 * done, nullptr, nullptr, nullptr, nullptr, nullptr};
+    char* memory = scratch.of(place(job, nullptr));
+    if (!memory) return 0;
+    place(job, memory);
+    for (int64_t t = 0; t < now; ++t) kernel.quantize(job, x + (done + t) * hidden, t);
+    const int64_t useful = now * hidden * layer->width / MINIMUM_WORK + 1;
+    parallel_ranges(job.parts, 1, threads < useful ? threads : useful,
+                    [&](int64_t first, int64_t last) { run_parts(job, kernel, first, last); });
+    for (int64_t t = 0; t < now; ++t) {
+      kernel.gather(job, t, y + (done + t) * hidden);
+      active[done + t] = counted(job, t, 0), fine[done + t] = counted(job, t, 1);
+    }
+  }
+  return 1;
+}
+}

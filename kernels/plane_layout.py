@@ -1,0 +1,189 @@
+"""Weights of a bit-plane FFN in the order in which cpp/plane_ffn.cpp reads them.
+
+What every token reads lies in groups of 16 neurons, one after the other: the high bits of gate and up, then scales,
+norms and biases. What only some tokens read follows neuron by neuron: the low bits of gate and up in one array, the
+rows of the transposed down in another. For bits and sizes that divide, the weights take the bytes of plain int8.
+
+A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields of one width fill bytes by turns.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+GROUP = 16  # neurons
+LINE = 64  # bytes
+FIELDS = (4, 2, 1)  # widths in bits
+MAX_HIDDEN = 65536  # above it a dot product may leave int32
+PACKED_BITS = (1, 2, 3, 4)
+HUGE_PAGE = 2 << 20  # bytes
+
+
+class Layer(ctypes.Structure):
+    """`struct PlaneLayer` of cpp/plane_ffn.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("groups", "low", "down", "down_scale", "down_bias")),
+        *((name, ctypes.c_int64) for name in ("hidden", "width", "group_bytes", "low_bytes", "columns")),
+        *((name, ctypes.c_int64) for name in ("bits", "gated", "biased")),
+    ]
+
+
+@dataclass(frozen=True)
+class PackedPlanes:
+    """groups: uint8 [ceil(width / 16), bytes]; low: uint8 [width, bytes]; down: int8 [width, hidden in whole lines].
+
+    Rows begin on lines of 64 bytes. down_scale, down_bias: fp32 [hidden], the bias or None. `bits` are the high ones.
+    """
+
+    groups: Tensor
+    low: Tensor
+    down: Tensor
+    down_scale: Tensor
+    down_bias: Tensor | None
+    hidden: int
+    width: int
+    bits: int
+    gated: bool
+    biased: bool  # gate and up
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory, padding included."""
+        tensors = (self.groups, self.low, self.down, self.down_scale, self.down_bias)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @cached_property
+    def layer(self) -> Layer:
+        """Where all of it lies, for the C++: valid as long as this object lives."""
+        return Layer(
+            self.groups.data_ptr(),
+            self.low.data_ptr(),
+            self.down.data_ptr(),
+            self.down_scale.data_ptr(),
+            None if self.down_bias is None else self.down_bias.data_ptr(),
+            self.hidden,
+            self.width,
+            self.groups.shape[1],
+            self.low.shape[1],
+            self.down.shape[1],
+            self.bits,
+            self.gated,
+            self.biased,
+        )
+
+
+def pack_planes(
+    scored: Sequence[tuple[Tensor, Tensor, Tensor | None]],
+    down: Tensor,
+    down_scale: Tensor,
+    down_bias: Tensor | None,
+    down_norm: Tensor,
+    bits: int,
+) -> PackedPlanes:
+    """scored: (weight int8 [width, hidden], scale fp32 [width], bias [width] or None) of gate, if there is one, and up.
+
+    down: int8 [hidden, width], with scale and bias [hidden] and norm [width]. Raises ValueError for sizes and bits
+    that have no packed form.
+    """
+    hidden, width = down.shape
+    if bits not in PACKED_BITS or hidden > MAX_HIDDEN:
+        raise ValueError(
+            f"planes are packed for {PACKED_BITS[0]} to {PACKED_BITS[-1]} bits and up to {MAX_HIDDEN} inputs, "
+            f"these have {bits} bits and {hidden} inputs; leave `packed` away and torch computes them"
+        )
+    weights = torch.stack([weight for weight, _, _ in scored])  # [rows, width, hidden]
+    high = (weights >> (8 - bits)) + (1 << (bits - 1))  # unsigned
+    low = weights & ((1 << (8 - bits)) - 1)
+    biases = [bias for _, _, bias in scored]
+    biased = any(bias is not None for bias in biases)
+    vectors = [scale for _, scale, _ in scored] + [down_norm]
+    if biased:
+        vectors += [torch.zeros_like(down_norm) if bias is None else bias for bias in biases]
+    groups = torch.cat([_group_planes(high, bits), _group_vectors(vectors)], dim=-1)
+    return PackedPlanes(
+        groups=_on_large_pages(groups),
+        low=_on_large_pages(_neuron_planes(low, 8 - bits)),
+        down=_on_large_pages(_padded(down.T, LINE)),
+        down_scale=down_scale.detach().contiguous(),
+        down_bias=None if down_bias is None else down_bias.detach().float().contiguous(),
+        hidden=hidden,
+        width=width,
+        bits=bits,
+        gated=len(scored) == 2,
+        biased=biased,
+    )
+
+
+def _fields(bits: int) -> list[tuple[int, int]]:
+    """(width, shift) of the fields of a number of `bits` bits, highest first."""
+    found, left = [], bits
+    for width in FIELDS:
+        if bits & width:
+            left -= width
+            found.append((width, left))
+    return found
+
+
+def _group_planes(numbers: Tensor, bits: int) -> Tensor:
+    """[rows, width, hidden] -> [groups, bytes]; a line has 16 neurons of 4 inputs, slots are rows, then inputs."""
+    rows = len(numbers)
+    planes = []
+    for width, shift in _fields(bits):
+        steps = 8 // width // rows  # of four inputs in a line
+        field = numbers >> shift & ((1 << width) - 1)
+        field = functional.pad(field, (0, -numbers.shape[2] % (4 * steps), 0, -numbers.shape[1] % GROUP))
+        field = field.view(rows, field.shape[1] // GROUP, GROUP, -1, steps, 4)
+        slots = field.permute(1, 3, 4, 0, 2, 5).flatten(2, 3)  # [groups, lines, slots, neurons, 4]
+        planes.append(_joined(slots, width, dim=2).flatten(1))
+    return torch.cat(planes, dim=-1)
+
+
+def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
+    """fp32 [width] each -> [groups, bytes], 16 values of each."""
+    stacked = torch.stack([vector.detach().float() for vector in vectors])
+    stacked = functional.pad(stacked, (0, -stacked.shape[1] % GROUP))
+    return stacked.view(len(vectors), -1, GROUP).transpose(0, 1).flatten(1).contiguous().view(torch.uint8)
+
+
+def _neuron_planes(numbers: Tensor, bits: int) -> Tensor:
+    """[rows, width, hidden] -> [width, bytes]; slots are rows, then as many stretches of the inputs as there is room."""
+    rows = len(numbers)
+    planes = []
+    for width, shift in _fields(bits):
+        stretches = 8 // width // rows
+        field = _padded(numbers >> shift & ((1 << width) - 1), LINE * stretches)
+        slots = field.unflatten(-1, (stretches, -1)).permute(1, 2, 0, 3).flatten(1, 2)  # [width, slots, bytes]
+        planes.append(_joined(slots, width, dim=1))
+    return torch.cat(planes, dim=-1)
+
+
+def _joined(slots: Tensor, width: int, dim: int) -> Tensor:
+    """Fields of `width` bits, as many along `dim` as fill a byte, the first one lowest."""
+    parts = slots.to(torch.uint8).unbind(dim)
+    whole = parts[0].clone()
+    for i, part in enumerate(parts[1:], start=1):
+        whole |= part << (i * width)
+    return whole
+
+
+def _padded(rows: Tensor, multiple: int) -> Tensor:
+    return functional.pad(rows, (0, -rows.shape[-1] % multiple)).contiguous()
+
+
+def _on_large_pages(values: Tensor) -> Tensor:
+    """A copy that begins on a boundary of 2 MiB, where Linux may map pages of that size."""
+    memory = mmap.mmap(-1, values.nbytes + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(memory, dtype=torch.uint8)
+    begin = -whole.data_ptr() % HUGE_PAGE
+    place = whole[begin : begin + values.nbytes].view(values.dtype).view(values.shape)
+    place.copy_(values)
+    return place

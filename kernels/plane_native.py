@@ -1,0 +1,45 @@
+"""The call into cpp/plane_ffn.cpp."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from .native import Native
+from .plane_layout import PackedPlanes
+
+PLANE_ISAS = ("portable", "avx2", "avx512_vnni")  # the order of `enum PlaneIsa` in cpp/plane_isa.h
+PLANE_ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")  # the order of ACTIVATE in cpp/activation_body.h
+
+
+def plane_isa(library: Native) -> str:
+    """The best of PLANE_ISAS that this processor has."""
+    return PLANE_ISAS[library.library.moesaic_plane_isa()]
+
+
+def plane_ffn_native(
+    x: Tensor, packed: PackedPlanes, thresholds: Tensor, activation: str, library: Native, isa: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y [tokens, hidden] in the dtype of x, active and fine int64 [tokens]); the caller has checked the operands.
+
+    Raises MemoryError when there is none to work in.
+    """
+    tokens, hidden = x.shape
+    source, limits = x.float().contiguous(), thresholds.contiguous()
+    y, counts = source.new_empty(tokens, hidden), torch.empty(2, tokens, dtype=torch.int64)
+    done = library.library.moesaic_plane_ffn(
+        ctypes.byref(packed.layer),
+        source.data_ptr(),
+        limits.data_ptr(),
+        y.data_ptr(),
+        counts.data_ptr(),
+        counts.data_ptr() + 8 * tokens,
+        tokens,
+        torch.get_num_threads(),
+        PLANE_ACTIVATIONS.index(activation),
+        PLANE_ISAS.index(isa),
+    )
+    if not done:
+        raise MemoryError(f"no memory for the sums of {tokens} tokens of {hidden} values")
+    active, fine = counts.unbind()
+    return y.to(x.dtype), active, fine
