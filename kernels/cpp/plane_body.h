@@ -5,7 +5,7 @@
 
 #include "activation_body.h"
 
-// One group of neurons for one block of tokens.
+// One group of neurons for all tokens.
 struct Group {
   int64_t index, part;                      // the part whose sums it adds to
   uint32_t any_active, any_fine;            // a bit for each neuron
@@ -146,14 +146,13 @@ TARGET static const uint8_t* group_plane(const PlaneJob& job, const uint8_t* lin
 }
 
 template <int ROWS>
-TARGET static void high_dots(const PlaneJob& job, int64_t token, int64_t tokens, Group& group) {
+TARGET static void high_dots(const PlaneJob& job, Group& group) {
   const uint8_t* line = job.layer.groups + group.index * job.layer.group_bytes;
-  const int8_t* x = job.x + token * job.stride;
   const int bits = int(job.layer.bits), low = 8 - bits;
-  memset(group.dot, 0, sizeof *group.dot * tokens);
-  if (bits & 4) line = group_plane<4, ROWS>(job, line, x, tokens, low + (bits & 3), group.dot);
-  if (bits & 2) line = group_plane<2, ROWS>(job, line, x, tokens, low + (bits & 1), group.dot);
-  if (bits & 1) line = group_plane<1, ROWS>(job, line, x, tokens, low, group.dot);
+  memset(group.dot, 0, sizeof *group.dot * job.tokens);
+  if (bits & 4) line = group_plane<4, ROWS>(job, line, job.x, job.tokens, low + (bits & 3), group.dot);
+  if (bits & 2) line = group_plane<2, ROWS>(job, line, job.x, job.tokens, low + (bits & 1), group.dot);
+  if (bits & 1) line = group_plane<1, ROWS>(job, line, job.x, job.tokens, low, group.dot);
 }
 
 TARGET static const float* vectors_of(const PlaneJob& job, const Group& group) {
@@ -162,35 +161,35 @@ TARGET static const float* vectors_of(const PlaneJob& job, const Group& group) {
 
 // h = act(gate) * up or act(up), where gate and up are scale * (dot + offset / 2) + bias.
 template <int ROWS>
-TARGET static void neuron_values(const PlaneJob& job, const Group& group, const int32_t* offset, const float* scale,
-                                 int64_t tokens, float (*h)[16]) {
+TARGET static void neuron_values(const PlaneJob& job, const Group& group, const int32_t* offset,
+                                 float (*h)[16]) {
   const float *vectors = vectors_of(job, group), *bias = vectors + (ROWS + 1) * 16;
   float up[TOKEN_BLOCK][16];
-  for (int64_t t = 0; t < tokens; ++t)
+  for (int64_t t = 0; t < job.tokens; ++t)
     for (int r = 0; r < ROWS; ++r) {
-      const Columns unit = times(filled(0.5f * scale[t]), columns(vectors + r * 16));
+      const Columns unit = times(filled(0.5f * job.scale[t]), columns(vectors + r * 16));
       const Columns value = times(doubled(group.dot[t][r], offset[t]), unit);
       put(r ? up[t] : h[t], job.layer.biased ? plus(value, columns(bias + r * 16)) : value);
     }
-  ACTIVATE[job.activation](h[0], tokens * 16);
+  ACTIVATE[job.activation](h[0], job.tokens * 16);
   if (ROWS > 1)
-    for (int64_t t = 0; t < tokens; ++t) put(h[t], times(columns(h[t]), columns(up[t])));
+    for (int64_t t = 0; t < job.tokens; ++t) put(h[t], times(columns(h[t]), columns(up[t])));
 }
 
 // Coarse values of a group, and which of its neurons are active and fine.
 template <int ROWS>
-TARGET static void score(const PlaneJob& job, int64_t token, int64_t tokens, Group& group) {
-  high_dots<ROWS>(job, token, tokens, group);
+TARGET static void score(const PlaneJob& job, Group& group) {
+  high_dots<ROWS>(job, group);
   int32_t offset[TOKEN_BLOCK];
-  for (int64_t t = 0; t < tokens; ++t) offset[t] = ((1 << (8 - job.layer.bits)) - 257) * job.sum[token + t];
-  neuron_values<ROWS>(job, group, offset, job.scale + token, tokens, group.h);
+  for (int64_t t = 0; t < job.tokens; ++t) offset[t] = ((1 << (8 - job.layer.bits)) - 257) * job.sum[t];
+  neuron_values<ROWS>(job, group, offset, group.h);
   const Columns norm = columns(vectors_of(job, group) + ROWS * 16);
   const int64_t neurons = job.layer.width - group.index * 16;
   const uint32_t there = neurons < 16 ? (1u << neurons) - 1 : 0xFFFF;
   group.any_active = group.any_fine = 0;
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < job.tokens; ++t) {
     const Columns scores = times(magnitude(columns(group.h[t])), norm);
-    const float* limit = job.thresholds + 2 * (token + t);
+    const float* limit = job.thresholds + 2 * t;
     group.active[t] = above(scores, limit[0]) & there;
     group.fine[t] = above(scores, limit[1]) & group.active[t];
     group.any_active |= group.active[t], group.any_fine |= group.fine[t];
@@ -246,25 +245,25 @@ TARGET static const uint8_t* low_plane(const PlaneJob& job, const uint8_t* plane
 
 // Exact values of the fine neurons of a group.
 template <int ROWS>
-TARGET static void refine(const PlaneJob& job, int64_t token, int64_t tokens, Group& group, Ahead& ahead) {
+TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
   const int low = 8 - int(job.layer.bits);
   for (uint32_t left = group.any_fine; left; left &= left - 1) {
     const int n = __builtin_ctz(left);
     ahead.due += ahead.low_bytes / 64;
-    for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t t = 0; t < job.tokens; ++t) {
       if (!(group.fine[t] >> n & 1)) continue;
       const uint8_t* plane = low_of(job, group, n);
-      const int8_t* x = job.x + (token + t) * job.stride;
+      const int8_t* x = job.x + t * job.stride;
       if (low & 4) plane = low_plane<4, ROWS>(job, plane, x, low & 3, n, group.dot[t], ahead);
       if (low & 2) plane = low_plane<2, ROWS>(job, plane, x, low & 1, n, group.dot[t], ahead);
       if (low & 1) plane = low_plane<1, ROWS>(job, plane, x, 0, n, group.dot[t], ahead);
     }
   }
   int32_t offset[TOKEN_BLOCK];
-  for (int64_t t = 0; t < tokens; ++t) offset[t] = -256 * job.sum[token + t];
+  for (int64_t t = 0; t < job.tokens; ++t) offset[t] = -256 * job.sum[t];
   float exact[TOKEN_BLOCK][16];
-  neuron_values<ROWS>(job, group, offset, job.scale + token, tokens, exact);
-  for (int64_t t = 0; t < tokens; ++t)
+  neuron_values<ROWS>(job, group, offset, exact);
+  for (int64_t t = 0; t < job.tokens; ++t)
     for (uint32_t left = group.fine[t]; left; left &= left - 1) {
       const int n = __builtin_ctz(left);
       group.h[t][n] = exact[t][n];
@@ -299,26 +298,26 @@ TARGET static void add_waiting(Waiting& waiting, int first, int64_t end, float* 
 }
 
 // What a group gives to y; rows of down that do not fill a step wait for the next group, unless this is the `last`.
-TARGET static void add_down(const PlaneJob& job, int64_t token, int64_t tokens, const Group& group, Waiting* waiting,
+TARGET static void add_down(const PlaneJob& job, const Group& group, Waiting* waiting,
                             bool last, Ahead& ahead) {
   ahead.due += __builtin_popcount(group.any_active) * (ahead.columns / 64);
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < job.tokens; ++t) {
     Waiting& queue = waiting[t];
     for (uint32_t left = group.active[t]; left; left &= left - 1) {
       const int n = __builtin_ctz(left);
       queue.row[queue.count] = down_of(job, group, n);
       queue.factor[queue.count++] = group.h[t][n];
     }
-    const int64_t place = group.part * job.tokens + token + t;
+    const int64_t place = group.part * job.tokens + t;
     add_waiting(queue, 0, job.layer.columns, job.sums + place * job.layer.columns, last, ahead);
     job.counts[2 * place] += __builtin_popcount(group.active[t]);
     job.counts[2 * place + 1] += __builtin_popcount(group.fine[t]);
   }
 }
 
-// Groups [begin, end) for one block of tokens: scores are read from end to end, then what they ask for.
+// Groups [begin, end) for all tokens: scores are read from end to end, then what they ask for.
 template <int ROWS>
-TARGET static void groups_of(const PlaneJob& job, int64_t begin, int64_t end, int64_t token, int64_t tokens) {
+TARGET static void groups_of(const PlaneJob& job, int64_t begin, int64_t end) {
   alignas(64) Group group[GROUPS_TOGETHER];
   Waiting waiting[TOKEN_BLOCK];
   Ahead ahead;
@@ -329,20 +328,20 @@ TARGET static void groups_of(const PlaneJob& job, int64_t begin, int64_t end, in
     for (int64_t g = 0; g < count; ++g) {
       while (part_begin(job, part + 1) <= top + g) ++part;
       group[g].index = top + g, group[g].part = part;
-      score<ROWS>(job, token, tokens, group[g]);
+      score<ROWS>(job, group[g]);
     }
     look_ahead(job, group, count, ahead);
     for (int64_t g = 0; g < count; ++g)
-      if (group[g].any_fine) refine<ROWS>(job, token, tokens, group[g], ahead);
+      if (group[g].any_fine) refine<ROWS>(job, group[g], ahead);
     for (int64_t g = 0; g < count; ++g) {
       const bool last = g + 1 == count || group[g + 1].part != group[g].part;
-      add_down(job, token, tokens, group[g], waiting, last, ahead);
+      add_down(job, group[g], waiting, last, ahead);
     }
   }
 }
 
-TARGET static void groups(const PlaneJob& job, int64_t begin, int64_t end, int64_t token, int64_t tokens) {
-  job.layer.gated ? groups_of<2>(job, begin, end, token, tokens) : groups_of<1>(job, begin, end, token, tokens);
+TARGET static void groups(const PlaneJob& job, int64_t begin, int64_t end) {
+  job.layer.gated ? groups_of<2>(job, begin, end) : groups_of<1>(job, begin, end);
 }
 
 static const Kernel KERNEL = {quantize, groups, gather};

@@ -18,7 +18,7 @@ struct PlaneLayer {
 
 struct PlaneJob {
   const PlaneLayer& layer;
-  int64_t tokens, num_groups, parts, activation;
+  int64_t tokens, num_groups, parts, activation;  // at most TOKEN_BLOCK tokens
   int64_t stride;                       // bytes from one token's x to the next
   int64_t vectors_offset;               // where scales start in a group
   const float* thresholds;              // [tokens, 2]
@@ -31,17 +31,15 @@ struct PlaneJob {
 
 struct Kernel {
   void (*quantize)(const PlaneJob&, const float* x, int64_t token);
-  void (*groups)(const PlaneJob&, int64_t begin, int64_t end, int64_t token, int64_t tokens);
+  void (*groups)(const PlaneJob&, int64_t begin, int64_t end);
   void (*gather)(const PlaneJob&, int64_t token, float* y);
 };
 
-constexpr int TOKEN_BLOCK = 8;
+constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time
 constexpr int MAX_ROWS = 2;                   // gate and up
 constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it
 constexpr int64_t PART_GROUPS = 8;            // of neurons that have sums of their own: each part may have a thread
 constexpr int64_t MAX_PARTS = 64;
-constexpr int64_t TOKENS_TOGETHER = 32;       // whose sums are kept at a time
-constexpr int64_t CHUNK_BYTES = 256 << 10;    // of weights that stay in the second cache while token blocks pass
 constexpr int64_t PREFETCH_BYTES = 8192;      // ahead in what is read from end to end
 constexpr int64_t GROUPS_TOGETHER = 48;       // that are scored before any of them is finished
 constexpr int64_t LEAD_LINES = 160;           // asked for before they are needed, where memory is read by scores
@@ -92,13 +90,13 @@ static const Kernel& kernel_for(int isa) {
   return portable::KERNEL;
 }
 
-// Kept from call to call, by each thread that calls.
+// Memory to work in, kept from call to call by each thread that calls.
 struct Scratch {
   char* memory = nullptr;
   int64_t size = 0;
   ~Scratch() { free(memory); }
 
-  char* of(int64_t wanted) {
+  bool holds(int64_t wanted) {
     if (wanted > size) {
       free(memory);
       memory = static_cast<char*>(aligned_alloc(64, wanted));
@@ -108,37 +106,41 @@ struct Scratch {
   }
 };
 
-// Places of all that a job works with, one after the other; their size when there is no memory yet.
-static int64_t place(PlaneJob& job, char* memory) {
-  int64_t used = 0;
-  const auto take = [&](auto& pointer, int64_t count) {
-    pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(memory + used);
-    used += ceil_divide(count * int64_t(sizeof *pointer), 64) * 64;
-  };
-  take(job.x, job.tokens * job.stride);
-  take(job.scale, job.tokens);
-  take(job.sum, job.tokens);
-  take(job.counts, job.parts * job.tokens * 2);
-  take(job.sums, job.parts * job.tokens * job.layer.columns);
-  return used;
-}
-
-// The groups of some parts for all tokens of a job.
-static void run_parts(const PlaneJob& job, const Kernel& kernel, int64_t first, int64_t last) {
-  const int64_t begin = part_begin(job, first), end = part_begin(job, last), span = job.tokens * job.layer.columns;
-  memset(job.sums + first * span, 0, (last - first) * span * sizeof *job.sums);
-  memset(job.counts + first * job.tokens * 2, 0, (last - first) * job.tokens * 2 * sizeof *job.counts);
-  const int64_t fit = CHUNK_BYTES / (job.layer.group_bytes + 16 * (job.layer.low_bytes + job.layer.columns));
-  const int64_t chunk = job.tokens <= TOKEN_BLOCK ? end - begin : fit < 1 ? 1 : fit;
-  for (int64_t g = begin; g < end; g += chunk)
-    for (int64_t t = 0; t < job.tokens; t += TOKEN_BLOCK)
-      kernel.groups(job, g, g + chunk < end ? g + chunk : end, t, job.tokens - t < TOKEN_BLOCK ? job.tokens - t : TOKEN_BLOCK);
+// Gives a job its arrays, one after the other. False when there is no memory.
+static bool place(PlaneJob& job, Scratch& scratch) {
+  const int64_t bytes[] = {job.tokens * job.stride, job.tokens * 4, job.tokens * 4, job.parts * job.tokens * 8,
+                           job.parts * job.tokens * job.layer.columns * 4};
+  int64_t begin[6] = {};
+  for (int i = 0; i < 5; ++i) begin[i + 1] = begin[i] + ceil_divide(bytes[i], 64) * 64;
+  if (!scratch.holds(begin[5])) return false;
+  job.x = reinterpret_cast<int8_t*>(scratch.memory);
+  job.scale = reinterpret_cast<float*>(scratch.memory + begin[1]);
+  job.sum = reinterpret_cast<int32_t*>(scratch.memory + begin[2]);
+  job.counts = reinterpret_cast<int32_t*>(scratch.memory + begin[3]);
+  job.sums = reinterpret_cast<float*>(scratch.memory + begin[4]);
+  return true;
 }
 
 static int64_t counted(const PlaneJob& job, int64_t token, int64_t which) {
   int64_t count = 0;
   for (int64_t p = 0; p < job.parts; ++p) count += job.counts[2 * (p * job.tokens + token) + which];
   return count;
+}
+
+// Tokens [0, job.tokens), at most a block of them.
+static void run(const PlaneJob& job, const Kernel& kernel, const float* x, int64_t threads, float* y, int64_t* active,
+                int64_t* fine) {
+  const int64_t hidden = job.layer.hidden, span = job.tokens * job.layer.columns, pairs = 2 * job.tokens;
+  for (int64_t t = 0; t < job.tokens; ++t) kernel.quantize(job, x + t * hidden, t);
+  parallel_ranges(job.parts, 1, threads, [&](int64_t first, int64_t last) {
+    memset(job.sums + first * span, 0, (last - first) * span * sizeof *job.sums);
+    memset(job.counts + first * pairs, 0, (last - first) * pairs * sizeof *job.counts);
+    kernel.groups(job, part_begin(job, first), part_begin(job, last));
+  });
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    kernel.gather(job, t, y + t * hidden);
+    active[t] = counted(job, t, 0), fine[t] = counted(job, t, 1);
+  }
 }
 
 extern "C" {
@@ -149,28 +151,18 @@ int moesaic_plane_isa() { return best_plane_isa(); }
 int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thresholds, float* y, int64_t* active,
                       int64_t* fine, int64_t tokens, int64_t threads, int activation, int isa) {
   static thread_local Scratch scratch;
-  const Kernel& kernel = kernel_for(isa);
   const int64_t hidden = layer->hidden, rows = layer->gated ? 2 : 1, num_groups = ceil_divide(layer->width, 16);
   const int64_t wanted = ceil_divide(num_groups, PART_GROUPS), parts = wanted < MAX_PARTS ? wanted : MAX_PARTS;
   int64_t vectors_offset = 0;
   for (int64_t width = 4; width; width /= 2)
     if (layer->bits & width) vectors_offset += group_lines(hidden, width, rows) * 64;
-  for (int64_t done = 0; done < tokens; done += TOKENS_TOGETHER) {
-    const int64_t now = tokens - done < TOKENS_TOGETHER ? tokens - done : TOKENS_TOGETHER;
-    PlaneJob job{*layer, now, num_groups, parts, activation,
-                 ceil_divide(hidden, 64) * 64 + 576, vectors_offset,
-                 thresholds + 2 * done, nullptr, nullptr, nullptr, nullptr, nullptr};
-    char* memory = scratch.of(place(job, nullptr));
-    if (!memory) return 0;
-    place(job, memory);
-    for (int64_t t = 0; t < now; ++t) kernel.quantize(job, x + (done + t) * hidden, t);
+  for (int64_t t = 0; t < tokens; t += TOKEN_BLOCK) {
+    const int64_t now = tokens - t < TOKEN_BLOCK ? tokens - t : TOKEN_BLOCK;
+    PlaneJob job{*layer, now, num_groups, parts, activation, ceil_divide(hidden, 64) * 64 + 576, vectors_offset,
+                 thresholds + 2 * t, nullptr, nullptr, nullptr, nullptr, nullptr};
+    if (!place(job, scratch)) return 0;
     const int64_t useful = now * hidden * layer->width / MINIMUM_WORK + 1;
-    parallel_ranges(job.parts, 1, threads < useful ? threads : useful,
-                    [&](int64_t first, int64_t last) { run_parts(job, kernel, first, last); });
-    for (int64_t t = 0; t < now; ++t) {
-      kernel.gather(job, t, y + (done + t) * hidden);
-      active[done + t] = counted(job, t, 0), fine[done + t] = counted(job, t, 1);
-    }
+    run(job, kernel_for(isa), x + t * hidden, threads < useful ? threads : useful, y + t * hidden, active + t, fine + t);
   }
   return 1;
 }
