@@ -5,10 +5,14 @@ s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up give every neuro
 one threshold a neuron is computed; above the second one its low bits are read as well and its value is exact:
 q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter these products as int8 with one
 scale a token, so that every dot product is an integer and no sum depends on its order.
+
+On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
+for, and nothing else. The rest of the world computes all neurons and masks them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +20,13 @@ from torch.nn import functional
 
 from .activations import ACTIVATIONS
 from .cost import Cost
+from .int8_dynamic_linear import quantize_tokens
 from .int8_linear import int8_linear
+from .native import Native, native
+from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
+from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
+
+Implementation = Literal["native", "torch"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,7 @@ class PlaneWeights:
 
     Scales are fp32, of up and gate [width], of down [hidden]; biases [width], [width], [hidden] or None.
     down_norm: the Euclidean norm of each column of the dequantized down, fp32 [width].
+    packed: the same again in the order of the C++ kernel, for one number of bits; `packed_weights` makes it.
     """
 
     up: Tensor
@@ -37,6 +48,12 @@ class PlaneWeights:
     up_bias: Tensor | None = None
     gate_bias: Tensor | None = None
     down_bias: Tensor | None = None
+    packed: PackedPlanes | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that are there, the packed ones left out."""
+        return [each for each in vars(self).values() if isinstance(each, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -54,9 +71,41 @@ def plane_ffn(
     """y[t] = down_bias + sum over neurons n with score > thresholds[t, 0] of down[:, n] h[t, n].
 
     h = act(up x), or act(gate x) * (up x): exact above thresholds[t, 1], coarse below; scores are those of
-    `plane_scores`. x: fp32 [tokens, hidden]; thresholds: fp32 [tokens, 2].
+    `plane_scores`. x: floating point [tokens, hidden], computed in fp32; thresholds: fp32 [tokens, 2]. A token that
+    is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to work in.
     """
+    _check(x, weights, thresholds)
+    library = native() if x.is_cpu else None
+    requires_grad = torch.is_grad_enabled() and any(each.requires_grad for each in (x, *weights.tensors))
+    isa = plane_isa(library) if library else None
+    packed = weights.packed if tile == 1 and weights.packed is not None and weights.packed.bits == bits else None
+    device = "cpu" if x.is_cpu else x.device.type
+    if packed and library and isa and choose_plane_ffn(device, x.shape[0], requires_grad, isa) == "native":
+        return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, library, isa))
     return plane_ffn_torch(x, weights, thresholds, bits, activation, tile)
+
+
+def choose_plane_ffn(device: str, tokens: int, requires_grad: bool, isa: str | None) -> Implementation:
+    """Which implementation answers for weights that are packed; `isa` is None where the C++ library is missing.
+
+    The number of tokens does not matter, so that a row has one result alone and in any batch.
+    """
+    fits = device == "cpu" and isa in PLANE_ISAS[1:]  # without vector instructions torch's products are faster
+    return "native" if fits and tokens and not requires_grad else "torch"
+
+
+def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeights:
+    """With planes in the order of the C++ kernel where `plane_ffn` would use them, else as they are.
+
+    It costs the int8 weights once more: beside the two orders, the full tier keeps the rows that its linears read.
+    """
+    library: Native | None = native() if weights.up.is_cpu else None
+    fits = tile == 1 and bits in PACKED_BITS and weights.up.shape[1] <= MAX_HIDDEN
+    if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
+        return weights
+    scored = _scored(weights)
+    packed = pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.down_norm, bits)
+    return replace(weights, packed=packed)
 
 
 def plane_ffn_torch(
@@ -82,7 +131,7 @@ def plane_ffn_torch(
     active, fine = spread > thresholds[:, :1], spread > thresholds[:, 1:]
     fine &= active
     h = torch.where(fine, h, torch.where(active, rough, torch.zeros_like(h)))
-    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias)
+    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + scale * 0.0  # 0, or no number
     return PlaneResult(y.to(x.dtype), active.sum(-1), fine.sum(-1))
 
 
@@ -95,13 +144,6 @@ def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, t
         dot = int8_linear(integers, weight >> (8 - bits), torch.ones_like(weight_scale)) * 2.0 ** (8 - bits)
         coarse.append(_scaled(dot + (2.0 ** (7 - bits) - 0.5) * sums, scale, weight_scale, bias))
     return tile_scores(_product(coarse, ACTIVATIONS[activation]).abs() * weights.down_norm, tile)
-
-
-def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """round(x / scale) with scale = max|x| / 127 a token, as whole numbers in fp32 [tokens, hidden], and the scales."""
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True) / 127.0
-    return torch.round(wide / torch.where(scale > 0, scale, torch.ones_like(scale))), scale
 
 
 def tile_scores(scores: Tensor, tile: int) -> Tensor:
@@ -127,6 +169,16 @@ def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int,
     scored = 2 if gated else 1
     moved = plane_ffn_bytes(hidden, width, gated, bits, active, fine) + 8 * tokens * hidden
     return Cost(int(moved), int(2 * tokens * hidden * (scored * width + scored * fine + active)))
+
+
+def _check(x: Tensor, weights: PlaneWeights, thresholds: Tensor) -> None:
+    hidden = weights.up.shape[1]
+    if x.dim() != 2 or x.shape[1] != hidden:
+        raise ValueError(f"x must be [tokens, {hidden}] for these weights, it is {list(x.shape)}")
+    if thresholds.shape != (x.shape[0], 2) or thresholds.dtype != torch.float32:
+        raise ValueError(
+            f"thresholds must be float32 [{x.shape[0]}, 2], they are {thresholds.dtype} {list(thresholds.shape)}"
+        )
 
 
 def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from .native import Native
+from .native_expert_ffn import CODES
 from .plane_layout import PackedPlanes
 
 PLANE_ISAS = ("portable", "avx2", "avx512_vnni")  # the order of `enum PlaneIsa` in cpp/plane_isa.h
-PLANE_ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")  # the order of ACTIVATE in cpp/activation_body.h
 
 
 def plane_isa(library: Native) -> str:
@@ -36,7 +36,7 @@ def plane_ffn_native(
         counts.data_ptr() + 8 * tokens,
         tokens,
         torch.get_num_threads(),
-        PLANE_ACTIVATIONS.index(activation),
+        CODES.index(activation),
         PLANE_ISAS.index(isa),
     )
     if not done:

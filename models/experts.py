@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
-from ..kernels.plane_ffn import PlaneWeights, plane_ffn, plane_ffn_bytes, plane_scores
+from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_ffn_bytes, plane_scores
 from ..kernels.route import route_scores
 from .compute import Compute
 from .ffn import FFN
@@ -143,8 +143,8 @@ class ExpertFFN(FFN):
             up.weight, down.weight, up.weight_scale, down.weight_scale, norm, up_bias=up.bias, down_bias=down.bias
         )
         if isinstance(gate, Int8Linear):
-            return replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
-        return weights
+            weights = replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
+        return packed_weights(weights, self.experts.router_bits, self.experts.size)
 
     def _sparse(self, x: Tensor, compute: Compute, rows: Tensor) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""

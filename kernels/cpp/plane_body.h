@@ -161,19 +161,16 @@ TARGET static const float* vectors_of(const PlaneJob& job, const Group& group) {
 
 // h = act(gate) * up or act(up), where gate and up are scale * (dot + offset / 2) + bias.
 template <int ROWS>
-TARGET static void neuron_values(const PlaneJob& job, const Group& group, const int32_t* offset,
-                                 float (*h)[16]) {
+TARGET static void neuron_values(const PlaneJob& job, const Group& group, const int32_t* offset, float (*h)[16]) {
   const float *vectors = vectors_of(job, group), *bias = vectors + (ROWS + 1) * 16;
-  float up[TOKEN_BLOCK][16];
+  float gate[TOKEN_BLOCK][16];
   for (int64_t t = 0; t < job.tokens; ++t)
     for (int r = 0; r < ROWS; ++r) {
       const Columns unit = times(filled(0.5f * job.scale[t]), columns(vectors + r * 16));
       const Columns value = times(doubled(group.dot[t][r], offset[t]), unit);
-      put(r ? up[t] : h[t], job.layer.biased ? plus(value, columns(bias + r * 16)) : value);
+      put(r + 1 < ROWS ? gate[t] : h[t], job.layer.biased ? plus(value, columns(bias + r * 16)) : value);
     }
-  ACTIVATE[job.activation](h[0], job.tokens * 16);
-  if (ROWS > 1)
-    for (int64_t t = 0; t < job.tokens; ++t) put(h[t], times(columns(h[t]), columns(up[t])));
+  activate(job.activation, ROWS > 1 ? gate[0] : nullptr, h[0], int(job.tokens * 16));
 }
 
 // Coarse values of a group, and which of its neurons are active and fine.
@@ -298,8 +295,7 @@ TARGET static void add_waiting(Waiting& waiting, int first, int64_t end, float* 
 }
 
 // What a group gives to y; rows of down that do not fill a step wait for the next group, unless this is the `last`.
-TARGET static void add_down(const PlaneJob& job, const Group& group, Waiting* waiting,
-                            bool last, Ahead& ahead) {
+TARGET static void add_down(const PlaneJob& job, const Group& group, Waiting* waiting, bool last, Ahead& ahead) {
   ahead.due += __builtin_popcount(group.any_active) * (ahead.columns / 64);
   for (int64_t t = 0; t < job.tokens; ++t) {
     Waiting& queue = waiting[t];

@@ -4,6 +4,7 @@
 // The low planes of a neuron and its row of down are read where they are needed, each in one piece.
 #include <cstdlib>
 
+#include "activation.h"
 #include "parallel.h"
 #include "plane_isa.h"
 
@@ -18,7 +19,8 @@ struct PlaneLayer {
 
 struct PlaneJob {
   const PlaneLayer& layer;
-  int64_t tokens, num_groups, parts, activation;  // at most TOKEN_BLOCK tokens
+  int64_t tokens, num_groups, parts;    // at most TOKEN_BLOCK tokens
+  int activation;                       // one of `enum Activation`
   int64_t stride;                       // bytes from one token's x to the next
   int64_t vectors_offset;               // where scales start in a group
   const float* thresholds;              // [tokens, 2]
@@ -45,7 +47,6 @@ constexpr int64_t GROUPS_TOGETHER = 48;       // that are scored before any of t
 constexpr int64_t LEAD_LINES = 160;           // asked for before they are needed, where memory is read by scores
 constexpr int64_t MINIMUM_WORK = 1 << 16;     // multiplications that pay for waking another thread
 
-#define INLINE static inline __attribute__((always_inline))
 #define INLINE_MEMBER inline __attribute__((always_inline))
 
 static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
