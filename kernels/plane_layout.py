@@ -12,6 +12,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -107,10 +108,11 @@ def pack_planes(
     if biased:
         vectors += [torch.zeros_like(down_norm) if bias is None else bias for bias in biases]
     groups = torch.cat([_group_planes(high, bits), _group_vectors(vectors)], dim=-1)
+    groups, low, rows = _on_large_pages([groups, _neuron_planes(low, 8 - bits), _padded(down.T, LINE)])
     return PackedPlanes(
-        groups=_on_large_pages(groups),
-        low=_on_large_pages(_neuron_planes(low, 8 - bits)),
-        down=_on_large_pages(_padded(down.T, LINE)),
+        groups=groups,
+        low=low,
+        down=rows,
         down_scale=down_scale.detach().contiguous(),
         down_bias=None if down_bias is None else down_bias.detach().float().contiguous(),
         hidden=hidden,
@@ -177,13 +179,20 @@ def _padded(rows: Tensor, multiple: int) -> Tensor:
     return functional.pad(rows, (0, -rows.shape[-1] % multiple)).contiguous()
 
 
-def _on_large_pages(values: Tensor) -> Tensor:
-    """A copy that begins on a boundary of 2 MiB, where Linux may map pages of that size."""
-    memory = mmap.mmap(-1, values.nbytes + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+def _on_large_pages(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies, one after the other on lines of their own, that begin where Linux may map pages of 2 MiB.
+
+    The last such page is asked for only if more than half of it is used.
+    """
+    places = [0, *accumulate(-(-tensor.nbytes // LINE) * LINE for tensor in tensors)]
+    memory = mmap.mmap(-1, places[-1] + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     begin = -whole.data_ptr() % HUGE_PAGE
-    place = whole[begin : begin + values.nbytes].view(values.dtype).view(values.shape)
-    place.copy_(values)
-    return place
+    large = (places[-1] + HUGE_PAGE // 2) // HUGE_PAGE * HUGE_PAGE
+    if large and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE, begin, min(large, len(memory) - begin))
+    copies = []
+    for tensor, place in zip(tensors, places, strict=False):
+        copy = whole[begin + place : begin + place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies.append(copy.copy_(tensor))
+    return copies
