@@ -155,13 +155,15 @@ def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def _neuron_planes(numbers: Tensor, bits: int) -> Tensor:
-    """[rows, width, hidden] -> [width, bytes]; slots are rows, then as many stretches of the inputs as there is room."""
+    """[rows, width, hidden] -> [width, bytes]; slots are rows, then as many stretches of the inputs as fit."""
     rows = len(numbers)
     planes = []
     for width, shift in _fields(bits):
         stretches = 8 // width // rows
         field = _padded(numbers >> shift & ((1 << width) - 1), LINE * stretches)
-        slots = field.unflatten(-1, (stretches, -1)).permute(1, 2, 0, 3).flatten(1, 2)  # [width, slots, bytes]
+        slots = (
+            field.view(rows, field.shape[1], stretches, -1).permute(1, 2, 0, 3).flatten(1, 2)
+        )  # [width, slots, bytes]
         planes.append(_joined(slots, width, dim=1))
     return torch.cat(planes, dim=-1)
 

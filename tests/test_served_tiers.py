@@ -47,7 +47,10 @@ def test_tiers_mix_in_a_batch_and_answer_as_they_do_offline(model: Path, address
     llm = LLM(model)
     for (prompt, tier), answer in zip(jobs, served, strict=True):
         alone = llm.generate(prompt, tier=tier, temperature=0, max_new_tokens=30)[0]
-        assert answer.token_ids == alone.token_ids and answer.usage == alone.usage
+        assert answer.token_ids == alone.token_ids and answer.usage.tier_used == alone.usage.tier_used
+        # attention over a padded batch rounds otherwise than alone, and may move a neuron across its threshold
+        assert answer.usage.ffn_bytes_share == pytest.approx(alone.usage.ffn_bytes_share, abs=1e-3)
+        assert answer.usage.ffn_neurons_share == pytest.approx(alone.usage.ffn_neurons_share, abs=2e-3)
     assert len({answer.token_ids for answer in served}) > len(PROMPTS)
 
 

@@ -1,0 +1,243 @@
+"""The bit-plane FFN: C++ and torch compute one function, whichever neurons are chosen and whoever is beside a token."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from kernel_harness import library, on_threads, poison_new_tensors
+from torch import Tensor
+
+from moesaic.kernels.plane_ffn import (
+    PlaneResult,
+    PlaneWeights,
+    choose_plane_ffn,
+    packed_weights,
+    plane_ffn,
+    plane_ffn_bytes,
+    plane_ffn_torch,
+    plane_scores,
+)
+from moesaic.kernels.plane_layout import MAX_HIDDEN, PackedPlanes, pack_planes
+from moesaic.kernels.plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
+
+# tokens, hidden, width
+SHAPES = [(1, 64, 1), (1, 1, 5), (3, 37, 17), (9, 65, 100), (2, 200, 33), (17, 48, 16), (5, 577, 301), (1, 130, 1000)]
+ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
+NEVER, ALWAYS = float("inf"), -1.0
+TOLERANCE = 1e-5  # of the largest value: the sums of down run in another order
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # small products are slower on two
+
+
+def weights_of(hidden: int, width: int, gated: bool = True, biased: bool = False, seed: int = 0) -> PlaneWeights:
+    draw = torch.Generator().manual_seed(seed)
+
+    def matrix(*shape: int) -> Tensor:
+        return torch.randint(-127, 128, shape, generator=draw, dtype=torch.int8)
+
+    def scale(length: int) -> Tensor:
+        return torch.rand(length, generator=draw) / 500 + 0.001
+
+    down, down_scale = matrix(hidden, width), scale(hidden)
+    norm = (down.float() * down_scale[:, None]).norm(dim=0)
+    weights = PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, norm)
+    if gated:
+        weights = replace(weights, gate=matrix(width, hidden), gate_scale=scale(width))
+    if biased:
+        weights = replace(weights, up_bias=scale(width) * 100, down_bias=scale(hidden) * 100)
+    return weights
+
+
+def packed_by_hand(weights: PlaneWeights, bits: int) -> PackedPlanes:
+    scored = [(weights.up, weights.up_scale, weights.up_bias)]
+    if weights.gate is not None and weights.gate_scale is not None:
+        scored.insert(0, (weights.gate, weights.gate_scale, weights.gate_bias))
+    return pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.down_norm, bits)
+
+
+def tokens_of(count: int, hidden: int) -> Tensor:
+    return torch.randn(count, hidden, generator=torch.Generator().manual_seed(count + hidden))
+
+
+def limits_of(scores: Tensor, shares: list[tuple[float, float]]) -> Tensor:
+    """Thresholds [tokens, 2] in the widest gap near each share of the neurons: no rounding decides who passes."""
+    rows = []
+    for row, pair in zip(scores.sort(-1, descending=True).values, shares, strict=True):
+        rows.append([_gap(row, share) for share in pair])
+    return torch.tensor(rows)
+
+
+def _gap(ordered: Tensor, share: float) -> float:
+    if share in (0.0, 1.0):
+        return NEVER if share == 0.0 else ALWAYS
+    wanted = int(share * (len(ordered) - 1))
+    near = range(max(0, wanted - 5), min(len(ordered) - 1, wanted + 6))
+    gaps = {float(ordered[i] - ordered[i + 1]): i for i in near}
+    return float(ordered[gaps[max(gaps)]] + ordered[gaps[max(gaps)] + 1]) / 2 if gaps else NEVER
+
+
+def mixed_shares(count: int) -> list[tuple[float, float]]:
+    """Tokens of all tiers side by side: shares of the neurons above the first threshold, and above the second."""
+    kinds = [(0.5, 0.1), (1.0, 1.0), (0.0, 0.0), (0.3, 0.3), (1.0, 0.0), (0.8, 0.4), (0.1, 1.0)]
+    return [kinds[i % len(kinds)] for i in range(count)]
+
+
+def by_native(x: Tensor, weights: PlaneWeights, limits: Tensor, bits: int, activation: str, isa: str = "") -> Any:
+    loaded = library()
+    best = plane_isa(loaded)
+    if isa and PLANE_ISAS.index(isa) > PLANE_ISAS.index(best):
+        pytest.skip(f"this processor has no {isa}")
+    return PlaneResult(*plane_ffn_native(x, packed_by_hand(weights, bits), limits, activation, loaded, isa or best))
+
+
+def check_same(found: PlaneResult, expected: PlaneResult) -> None:
+    assert torch.equal(found.active, expected.active) and torch.equal(found.fine, expected.fine)
+    assert (found.y - expected.y).abs().max() <= TOLERANCE * expected.y.abs().max()
+
+
+# --- one function ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
+def test_native_is_torch_in_every_shape(isa: str, bits: int, gated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison_new_tensors(monkeypatch)
+    for number, (count, hidden, width) in enumerate(SHAPES):
+        activation = ACTIVATIONS[(number + bits) % 4]
+        weights, x = weights_of(hidden, width, gated, biased=number % 2 == 1), tokens_of(count, hidden)
+        limits = limits_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
+        found = by_native(x, weights, limits, bits, activation, isa)
+        check_same(found, plane_ffn_torch(x, weights, limits, bits, activation))
+
+
+def test_native_is_torch_in_shapes_drawn_at_random() -> None:
+    draw = random.Random(0)
+    for seed in range(60):
+        count, hidden, width = draw.randrange(1, 20), draw.randrange(1, 300), draw.randrange(1, 400)
+        bits, activation = draw.randrange(1, 5), draw.choice(ACTIVATIONS)
+        weights = weights_of(hidden, width, draw.random() < 0.5, draw.random() < 0.5, seed)
+        x = tokens_of(count, hidden)
+        limits = limits_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
+        check_same(
+            by_native(x, weights, limits, bits, activation), plane_ffn_torch(x, weights, limits, bits, activation)
+        )
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+def test_exact_values_are_those_of_the_undivided_weights(isa: str) -> None:
+    """Largest weights and activations, so that a sum that is cut short shows."""
+    weights, x = weights_of(4096, 3, gated=False), torch.ones(1, 4096)
+    weights = replace(weights, up=torch.tensor([127, -127, 1], dtype=torch.int8)[:, None].repeat(1, 4096))
+    result = by_native(x, weights, torch.full((1, 2), ALWAYS), 3, "relu", isa)
+    h = (weights.up.double() @ torch.ones(4096).double() * weights.up_scale).relu()
+    expected = (weights.down.double() @ h) * weights.down_scale
+    assert (result.y[0] - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_nothing_above_the_threshold_leaves_the_bias_and_everything_counts_all() -> None:
+    weights, x = weights_of(40, 50, biased=True), tokens_of(2, 40)
+    limits = torch.tensor([[NEVER, NEVER], [ALWAYS, ALWAYS]])
+    result = by_native(x, weights, limits, 4, "silu")
+    assert weights.down_bias is not None and torch.equal(result.y[0], weights.down_bias)
+    assert result.active.tolist() == result.fine.tolist() == [0, 50]
+
+
+def test_a_token_of_zeros_is_computed() -> None:
+    weights, x = weights_of(40, 50, biased=True), torch.zeros(1, 40)
+    limits = torch.full((1, 2), ALWAYS)
+    check_same(by_native(x, weights, limits, 3, "gelu"), plane_ffn_torch(x, weights, limits, 3, "gelu"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_token_that_is_no_number_is_not_hidden_and_harms_no_other(value: float) -> None:
+    weights, x = weights_of(40, 50, biased=True), tokens_of(3, 40)
+    limits = torch.full((3, 2), 0.1)
+    healthy = by_native(x, weights, limits, 4, "silu").y
+    x[1, 7] = value
+    for call in (by_native, plane_ffn_torch):
+        y = call(x, weights, limits, 4, "silu").y
+        assert y[1].isnan().all() and (y[[0, 2]] - healthy[[0, 2]]).abs().max() <= 1e-5 * healthy.abs().max()
+
+
+# --- a row depends on nothing but itself ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_threads(isa: str) -> None:
+    weights, x = weights_of(100, 700), tokens_of(21, 100)
+    limits = limits_of(plane_scores(x, weights, 4, "silu"), mixed_shares(21))
+    together = on_threads(lambda: by_native(x, weights, limits, 4, "silu", isa).y)
+    alone = torch.cat([by_native(x[i : i + 1], weights, limits[i : i + 1], 4, "silu", isa).y for i in range(21)])
+    assert all(torch.equal(each, alone) for each in together)
+    turned = by_native(x.flip(0), weights, limits.flip(0), 4, "silu", isa).y
+    assert torch.equal(turned.flip(0), alone)
+
+
+def test_what_is_counted_is_what_passes_the_thresholds() -> None:
+    weights, x = weights_of(64, 90), tokens_of(12, 64)
+    scores = plane_scores(x, weights, 3, "silu")
+    limits = limits_of(scores, mixed_shares(12))
+    result = by_native(x, weights, limits, 3, "silu")
+    assert torch.equal(result.active, (scores > limits[:, :1]).sum(-1))
+    assert torch.equal(result.fine, (scores > limits.max(1, keepdim=True).values).sum(-1))
+
+
+# --- the door ---------------------------------------------------------------------------------------------------------
+
+
+def test_packed_weights_answer_through_the_door_for_their_bits_alone() -> None:
+    library()
+    weights, x = weights_of(64, 90), tokens_of(4, 64)
+    packed = packed_weights(weights, 4)
+    if packed.packed is None:
+        pytest.skip("this processor has no vector instructions for planes")
+    limits = limits_of(plane_scores(x, weights, 4, "silu"), mixed_shares(4))
+    assert torch.equal(plane_ffn(x, packed, limits, 4, "silu").y, by_native(x, weights, limits, 4, "silu").y)
+    for bits, tile in ((3, 1), (4, 8)):
+        expected = plane_ffn_torch(x, weights, limits, bits, "silu", tile)
+        assert torch.equal(plane_ffn(x, packed, limits, bits, "silu", tile).y, expected.y)
+
+
+def test_the_implementation_depends_on_no_number_of_tokens() -> None:
+    for isa in PLANE_ISAS:
+        assert len({choose_plane_ffn("cpu", tokens, False, isa) for tokens in (1, 2, 8, 1000)}) == 1
+    assert choose_plane_ffn("cpu", 1, False, "avx2") == "native"
+    for other in (("cpu", 1, False, None), ("cpu", 1, True, "avx2"), ("cpu", 0, False, "avx2"), ("cuda", 1, False, "")):
+        assert choose_plane_ffn(*other) == "torch"
+
+
+def test_no_tokens_are_no_rows() -> None:
+    weights = packed_weights(weights_of(64, 90), 4)
+    result = plane_ffn(torch.empty(0, 64), weights, torch.empty(0, 2), 4, "silu")
+    assert result.y.shape == (0, 64) and result.active.shape == (0,)
+
+
+def test_bf16_activations_give_bf16() -> None:
+    weights, x = packed_weights(weights_of(64, 90), 4), tokens_of(2, 64).bfloat16()
+    limits = torch.full((2, 2), ALWAYS)
+    found, expected = plane_ffn(x, weights, limits, 4, "silu").y, plane_ffn_torch(x, weights, limits, 4, "silu").y
+    assert found.dtype == torch.bfloat16 and (found - expected).abs().max() <= 0.01 * expected.abs().max()
+
+
+def test_operands_that_do_not_fit_are_refused() -> None:
+    weights = weights_of(64, 90)
+    with pytest.raises(ValueError, match=r"x must be \[tokens, 64\] for these weights, it is \[2, 63\]"):
+        plane_ffn(torch.zeros(2, 63), weights, torch.zeros(2, 2), 4, "silu")
+    with pytest.raises(ValueError, match=r"thresholds must be float32 \[2, 2\]"):
+        plane_ffn(torch.zeros(2, 64), weights, torch.zeros(1, 2), 4, "silu")
+    with pytest.raises(ValueError, match="1 to 4 bits"):
+        packed_by_hand(weights, 5)
+    assert packed_weights(weights, 5).packed is None and packed_weights(weights, 4, tile=8).packed is None
+    assert packed_weights(weights_of(MAX_HIDDEN + 1, 1, gated=False), 4).packed is None
+
+
+def test_packed_planes_take_the_bytes_of_the_int8_weights() -> None:
+    weights = weights_of(256, 512)
+    moved = plane_ffn_bytes(256, 512, True, 4, 512, 512) + 4 * 512  # and the norms
+    assert packed_by_hand(weights, 4).nbytes == moved
