@@ -1,6 +1,7 @@
 """The call into cpp/plane_ffn.cpp."""
 
 import ctypes
+import functools
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from .plane_layout import PackedPlanes
 PLANE_ISAS = ("portable", "avx2", "avx512_vnni")  # the order of `enum PlaneIsa` in cpp/plane_isa.h
 
 
+@functools.cache
 def plane_isa(library: Native) -> str:
     """The best of PLANE_ISAS that this processor has."""
     return PLANE_ISAS[library.library.moesaic_plane_isa()]

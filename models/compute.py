@@ -43,6 +43,13 @@ class Compute:
         else:
             self.spent[rows] += used
 
+    def note_sparse(self, used: Tensor) -> None:
+        """Bytes and neurons, fp64 [sparse rows, 2], of the rows that are not full."""
+        if self.num_full:
+            self.spent[self.sparse_rows] += used
+        else:
+            self.spent += used
+
     def shares(self, tokens: int) -> list[tuple[float, float]]:
         """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens."""
         num_bytes, neurons = self.whole

@@ -111,6 +111,7 @@ class ExpertFFN(FFN):
         super().prepare()
         if self.by_planes:
             self.planes = self._planes()
+            self._fixed, self._each = self._prices()
         elif self._is_uniform():
             self.tiles = self._tiles()
 
@@ -148,27 +149,36 @@ class ExpertFFN(FFN):
 
     def _sparse(self, x: Tensor, compute: Compute, rows: Tensor) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""
-        tiers = compute.tiers[rows]
-        limits = self.thresholds[tiers].repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
-        by_planes = self.planes is not None
-        y, num_bytes, neurons = (self._by_planes if by_planes else self._by_router)(x.flatten(0, 1), limits)
-        spent = torch.stack([num_bytes.double(), neurons.double()], dim=-1).view(*x.shape[:2], 2)
-        compute.spent[rows] += spent.sum(1)
+        tiers = compute.tiers[rows] if compute.num_full else compute.tiers
+        limits = self.thresholds[tiers]
+        if x.shape[1] > 1:
+            limits = limits.repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
+        y, spent = (self._by_router if self.planes is None else self._by_planes)(x.flatten(0, 1), limits)
+        compute.note_sparse(spent.view(*x.shape[:2], 2).sum(1))
         return y.view(x.shape) + self.compensation[tiers].unsqueeze(1).to(x.dtype)
 
-    def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(y [tokens, hidden], bytes [tokens], neurons [tokens])"""
+    def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""
         if self.planes is None:
             raise RuntimeError("prepare() was not called")
         bits, size = self.experts.router_bits, self.experts.size
         result = plane_ffn(x, self.planes, limits, bits, self.activation_name, size)
-        gated = self.gate is not None
-        fixed = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, 0)
-        each_active = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 1, 0) - fixed
-        each_fine = plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, 1) - fixed
-        return result.y, fixed + result.active * each_active + result.fine * each_fine, result.active
+        counts = torch.stack([result.active, result.fine], dim=-1).double()
+        return result.y, torch.addmm(self._fixed, counts, self._each)
 
-    def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _prices(self) -> tuple[Tensor, Tensor]:
+        """Bytes and neurons, fp64: of routing [2], and of an active and of a fine neuron [2, 2]."""
+        spent = [
+            plane_ffn_bytes(self.hidden_size, self.width, self.gate is not None, self.experts.router_bits, *counts)
+            for counts in ((0, 0), (1, 0), (0, 1))
+        ]
+        each = [[spent[1] - spent[0], 1.0], [spent[2] - spent[0], 0.0]]
+        device = self.thresholds.device
+        fixed = torch.tensor([spent[0], 0.0], dtype=torch.float64, device=device)
+        return fixed, torch.tensor(each, dtype=torch.float64, device=device)
+
+    def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+        """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""
         active = ~(self._routed(x) <= limits[:, :1])  # what is no number must not be hidden by computing nothing
         size = self.experts.size
         mask = active.repeat_interleave(size, dim=-1)[:, : self.width]
@@ -176,8 +186,8 @@ class ExpertFFN(FFN):
             y = self.down(self.hidden(x) * mask)
         else:
             y = expert_ffn(x, self.tiles, active, size, self.activation_name)
-        neurons = mask.sum(-1)
-        return y, self.router_bytes + neurons * (self.whole_bytes / self.width), neurons
+        neurons = mask.sum(-1).double()
+        return y, torch.stack([self.router_bytes + neurons * (self.whole_bytes / self.width), neurons], dim=-1)
 
     def _routed(self, x: Tensor) -> Tensor:
         if self.router is None:
