@@ -1,0 +1,237 @@
+"""The bit-plane FFN beside the dense one of the same int8 weights, at the shares of bytes that tiers read.
+
+    pytest bench/benchmark_plane_ffn.py
+
+A lone token reads its weights once, so the limit is memory bandwidth. Contestants walk over copies of the weights
+(layers) that together exceed the last cache several times. `ratio` is the time of a contestant over that of the dense
+int8 FFN of `int8_linear` in the same round: below one it is faster, and `share` is what it cannot pass where memory is
+the limit. Layers that are small have another limit: calls, and instructions for each neuron.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Absolute, since pytest imports this file outside the package.
+from moesaic.bench.machine import device_name
+from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.kernels.int8_linear import int8_linear
+from moesaic.kernels.plane_ffn import (
+    PlaneWeights,
+    packed_weights,
+    plane_ffn,
+    plane_ffn_bytes,
+    plane_ffn_torch,
+    plane_scores,
+)
+
+LAYER_BYTES = 96 << 20  # of weights: three times the last cache
+TOUCHED_BYTES = 64 << 20  # of them are read before the first layer's turn comes again
+TOKENS = (1, 8)
+THREADS = 1  # a second thread that others interrupt keeps the first one waiting
+
+
+@dataclass(frozen=True)
+class Case:
+    """An FFN, and the shares of its neurons that are computed at all and from all bits."""
+
+    hidden: int
+    width: int
+    gated: bool
+    bits: int
+    active: float
+    fine: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.hidden}x{self.width} {'SwiGLU' if self.gated else 'ReLU'}, {self.bits} bits, {self.share:.2f}"
+
+    @property
+    def activation(self) -> str:
+        return "silu" if self.gated else "relu"
+
+    @property
+    def weights(self) -> int:
+        return self.hidden * self.width * (3 if self.gated else 2)
+
+    @property
+    def share(self) -> float:
+        """Of the bytes that all neurons from all bits read."""
+        used, whole = (self._bytes(*each) for each in ((self.active, self.fine), (1.0, 1.0)))
+        return used / whole
+
+    def _bytes(self, active: float, fine: float) -> float:
+        return plane_ffn_bytes(self.hidden, self.width, self.gated, self.bits, active * self.width, fine * self.width)
+
+
+CASES = [
+    Case(576, 1536, True, 4, 0.52, 0.12),  # SmolLM2-135M
+    Case(576, 1536, True, 4, 1.0, 1.0),
+    Case(192, 1536, False, 2, 0.07, 0.07),
+    Case(256, 2048, False, 2, 0.07, 0.07),
+    Case(2048, 8192, False, 2, 0.07, 0.07),  # OPT-1.3B
+]
+Call = Callable[[Tensor, Tensor], Any]  # x, thresholds
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`prepare` makes a call of weights; `dense` ones ignore thresholds."""
+
+    name: str
+    dtype: torch.dtype
+    weight_bytes: int
+    prepare: Callable[[PlaneWeights, Case], Call]
+    dense: bool = True
+
+
+def prepare_ours(weights: PlaneWeights, case: Case) -> Call:
+    packed = packed_weights(copied(weights), case.bits)
+    return lambda x, limits: plane_ffn(x, packed, limits, case.bits, case.activation)
+
+
+def prepare_reference(weights: PlaneWeights, case: Case) -> Call:
+    own = copied(weights)
+    return lambda x, limits: plane_ffn_torch(x, own, limits, case.bits, case.activation)
+
+
+def prepare_int8(weights: PlaneWeights, case: Case) -> Call:
+    first, scale, down = *joined(weights), weights.down.clone()
+
+    def call(x: Tensor, limits: Tensor) -> Tensor:
+        return int8_linear(activated(int8_linear(x, first, scale), case), down, weights.down_scale)
+
+    return call
+
+
+def prepare_torch(dtype: torch.dtype) -> Callable[[PlaneWeights, Case], Call]:
+    def prepare(weights: PlaneWeights, case: Case) -> Call:
+        integers, scale = joined(weights)
+        first, down = (integers * scale[:, None]).to(dtype), (weights.down * weights.down_scale[:, None]).to(dtype)
+        return lambda x, limits: functional.linear(activated(functional.linear(x, first), case), down)
+
+    return prepare
+
+
+def activated(up: Tensor, case: Case) -> Tensor:
+    if not case.gated:
+        return up.relu()
+    gate, value = up.chunk(2, dim=-1)
+    return functional.silu(gate) * value
+
+
+def joined(weights: PlaneWeights) -> tuple[Tensor, Tensor]:
+    """gate over up, and their scales, as models pack them."""
+    if weights.gate is None or weights.gate_scale is None:
+        return weights.up.clone(), weights.up_scale
+    return torch.cat([weights.gate, weights.up]), torch.cat([weights.gate_scale, weights.up_scale])
+
+
+def copied(weights: PlaneWeights) -> PlaneWeights:
+    matrices = {name: getattr(weights, name) for name in ("up", "gate", "down")}
+    return replace(weights, **{name: value.clone() for name, value in matrices.items() if value is not None})
+
+
+DENSE = Contestant("dense int8", torch.float32, 1, prepare_int8)
+CONTESTANTS = [
+    Contestant("plane_ffn", torch.float32, 1, prepare_ours, dense=False),
+    Contestant("plane_ffn_torch", torch.float32, 1, prepare_reference, dense=False),
+    DENSE,
+    Contestant("torch bf16", torch.bfloat16, 2, prepare_torch(torch.bfloat16)),
+    Contestant("torch fp32", torch.float32, 4, prepare_torch(torch.float32)),
+]
+
+
+def random_weights(case: Case, random: torch.Generator) -> PlaneWeights:
+    hidden, width = case.hidden, case.width
+
+    def matrix(*shape: int) -> Tensor:
+        return (torch.randn(shape, generator=random) * 32).round().clamp(-127, 127).to(torch.int8).to(DEVICE)
+
+    def scale(length: int) -> Tensor:
+        return torch.full((length,), hidden**-0.5 / 32, device=DEVICE)
+
+    gate = (matrix(width, hidden), scale(width)) if case.gated else (None, None)
+    down, down_scale = matrix(hidden, width), scale(hidden)
+    norm = (down * down_scale[:, None]).norm(dim=0)
+    return PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, norm, gate[0], gate[1])
+
+
+def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
+    """Layers, activations with the thresholds that give the case's shares, and a first call."""
+    random = torch.Generator().manual_seed(0)
+    weights, calls = random_weights(case, random), []
+    layer = case.weights * contestant.weight_bytes
+    read = layer if contestant.dense else layer * case.share
+    for _ in range(math.ceil(max(LAYER_BYTES / layer, TOUCHED_BYTES / read))):
+        calls.append(contestant.prepare(weights, case))
+    inputs, turn = [], 0
+    for _ in range(17):  # a prime
+        x = torch.randn(tokens, case.hidden, generator=random).to(DEVICE)
+        scores = plane_scores(x, weights, case.bits, case.activation)
+        limits = [scores.quantile(1 - share, dim=1) if share < 1 else scores.new_full((tokens,), -1.0)
+                  for share in (case.active, case.fine)]  # fmt: skip
+        inputs.append((x.to(contestant.dtype), torch.stack(limits, dim=1).contiguous()))
+
+    def run() -> None:
+        nonlocal turn
+        for call in calls:
+            call(*inputs[turn])
+            turn = (turn + 1) % len(inputs)
+
+    run()
+    return (run if DEVICE == "cpu" else replayed(run)), len(calls)
+
+
+def row(contestant: Contestant, case: Case, tokens: int, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """One line of the table. The best round counts, as others were disturbed; the ratio of medians lies beside it."""
+    share = 1.0 if contestant.dense else case.share
+    best, moved = min(seconds[contestant.name]), case.weights * contestant.weight_bytes * share
+    return {
+        "contestant": contestant.name,
+        "case": case.name,
+        "tokens": tokens,
+        "share": share,
+        "microseconds": best * 1e6,
+        "ratio": best / min(seconds[DENSE.name]),
+        "median_ratio": median(seconds[contestant.name]) / median(seconds[DENSE.name]),
+        "limit_microseconds": moved / limit() * 1e6,  # of a lone token
+        "limit_gigabytes_per_second": limit() / 1e9,
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        **versions(),
+    }
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """Every contestant in every case, as rows; one token only when `quick`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    rows = []
+    with quiet():
+        for case in CASES:
+            for tokens in TOKENS[:1] if quick else TOKENS:
+                seconds = interleaved({each.name: one_round(each, case, tokens) for each in CONTESTANTS})
+                rows += [row(each, case, tokens, seconds) for each in CONTESTANTS]
+    torch.set_num_threads(before)
+    return rows
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
+def test_plane_ffn(benchmark: Any, case: Case, tokens: int, contestant: Contestant) -> None:
+    """The table shows rounds over all layers; `extra_info` has the time of one call and the ratio."""
+    benchmark.group = f"{case.name}, {tokens} tokens"
+    torch.set_num_threads(THREADS)
+    with quiet():
+        runs = {each.name: one_round(each, case, tokens) for each in (DENSE, contestant)}
+        benchmark.pedantic(runs[contestant.name][0], rounds=5)
+        benchmark.extra_info.update(row(contestant, case, tokens, interleaved(runs)))
