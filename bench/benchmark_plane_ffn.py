@@ -22,6 +22,7 @@ from torch.nn import functional
 # Absolute, since pytest imports this file outside the package.
 from moesaic.bench.machine import device_name
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.int8_linear import int8_linear
 from moesaic.kernels.plane_ffn import (
     PlaneWeights,
@@ -161,7 +162,24 @@ def random_weights(case: Case, random: torch.Generator) -> PlaneWeights:
     gate = (matrix(width, hidden), scale(width)) if case.gated else (None, None)
     down, down_scale = matrix(hidden, width), scale(hidden)
     norm = (down * down_scale[:, None]).norm(dim=0)
-    return PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, norm, gate[0], gate[1])
+    rows = 2 if case.gated else 1
+    error = torch.full(
+        (rows, width), 2 ** (8 - case.bits) / 12**0.5 / 32, device=DEVICE
+    )  # of rounding to the high bits
+    scales = torch.stack([scale(width)] * rows)
+    fit = CoarseFit(*(each.bfloat16() for each in (scales, torch.zeros_like(scales), error, norm)))
+    return PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit, gate[0], gate[1])
+
+
+def limits_for(value: Tensor, doubt: Tensor, case: Case) -> Tensor:
+    """Thresholds [tokens, 2] that give each token the case's shares: of the active ones the most doubted are fine."""
+    first = _quantile(value, case.active)
+    doubt = torch.where(value > first[:, None], doubt, torch.zeros_like(doubt))
+    return torch.stack([first, _quantile(doubt, case.fine)], dim=1).contiguous()
+
+
+def _quantile(scores: Tensor, share: float) -> Tensor:
+    return scores.quantile(1 - share, dim=1) if share < 1 else scores.new_full((len(scores),), -1.0)
 
 
 def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
@@ -176,9 +194,7 @@ def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
     for _ in range(17):  # a prime
         x = torch.randn(tokens, case.hidden, generator=random).to(DEVICE)
         scores = plane_scores(x, weights, case.bits, case.activation)
-        limits = [scores.quantile(1 - share, dim=1) if share < 1 else scores.new_full((tokens,), -1.0)
-                  for share in (case.active, case.fine)]  # fmt: skip
-        inputs.append((x.to(contestant.dtype), torch.stack(limits, dim=1).contiguous()))
+        inputs.append((x.to(contestant.dtype), limits_for(*scores, case)))
 
     def run() -> None:
         nonlocal turn

@@ -17,9 +17,9 @@ from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
 from .contestants import Contestant, MoesaicContestant, TransformersContestant
 from .engine_speed import measure_speed
+from .kept import ScoredText, score_ours, score_theirs
 from .local_server import local_server
 from .machine import machine_facts
-from .retention import ScoredText, score_ours, score_theirs
 from .serving import measure_serving
 from .shapes import is_shape
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..models.checkpoint import DTYPES, Checkpoint, open_checkpoint, read_tensor
 from ..models.errors import CheckpointError
 from ..models.families.config import Config
 from ..models.families.registry import is_expert_tensor
+from ..models.linear import multiplied_out
 from ..models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ..models.writer import SIDE_FILES, new_directory, write_weights
 
@@ -70,18 +71,13 @@ def _tensors(source: Checkpoint, spec: TransformerSpec, dtype: torch.dtype) -> I
         if is_expert_tensor(name) or name in scales:
             continue
         present.add(name)
-        yield name, _padded(name, _multiplied_out(name, tensor, scales), width).to(dtype)
+        yield name, _padded(name, multiplied_out(name, tensor, scales), width).to(dtype)
     for i, layer in enumerate(spec.layers):
         sizes = {"up": width, "gate": width, "down": spec.hidden_size} if layer.ffn.output_bias else {}
         for linear, size in sizes.items():
             name = f"layers.{i}.ffn.{linear}.bias"
             if name not in present and (linear != "gate" or layer.ffn.gated):
                 yield name, torch.zeros(size, dtype=dtype)
-
-
-def _multiplied_out(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
-    scale = scales.get(f"{name}_scale")
-    return tensor.float() if scale is None else tensor.float() * scale.unsqueeze(1)
 
 
 def _padded(name: str, tensor: Tensor, width: int) -> Tensor:

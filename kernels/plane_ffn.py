@@ -1,9 +1,9 @@
 """An int8 feed-forward network that routes by its own high bits, neuron by neuron or tile by tile.
 
 A row q of int8 weights with scale s holds a coarse copy of itself: its high b bits p = floor(q / 2^(8-b)), worth
-s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up give every neuron a coarse value and a score. Above
-one threshold a neuron is computed; above the second one its low bits are read as well and its value is exact:
-q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter these products as int8 with one
+s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up foresee every neuron's value and how far off it may be
+(coarse.py). Where the value matters enough, the neuron is computed; where the doubt matters enough, its low bits are
+read as well and its value is exact: q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter these products as int8 with one
 scale a token, so that every dot product is an integer and no sum depends on its order.
 
 On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS
+from .coarse import CoarseFit, fit_bytes, foresee
 from .cost import Cost
 from .int8_dynamic_linear import quantize_tokens
 from .int8_linear import int8_linear
@@ -34,7 +35,7 @@ class PlaneWeights:
     """The weights of one FFN. up, gate: int8 [width, hidden]; down: int8 [hidden, width]; gate is None without one.
 
     Scales are fp32, of up and gate [width], of down [hidden]; biases [width], [width], [hidden] or None.
-    down_norm: the Euclidean norm of each column of the dequantized down, fp32 [width].
+    fit: what the coarse copies are worth, for one number of bits.
     packed: the same again in the order of the C++ kernel, for one number of bits; `packed_weights` makes it.
     """
 
@@ -42,7 +43,7 @@ class PlaneWeights:
     down: Tensor
     up_scale: Tensor
     down_scale: Tensor
-    down_norm: Tensor
+    fit: CoarseFit
     gate: Tensor | None = None
     gate_scale: Tensor | None = None
     up_bias: Tensor | None = None
@@ -53,7 +54,7 @@ class PlaneWeights:
     @property
     def tensors(self) -> list[Tensor]:
         """All that are there, the packed ones left out."""
-        return [each for each in vars(self).values() if isinstance(each, Tensor)]
+        return [each for each in vars(self).values() if isinstance(each, Tensor)] + self.fit.tensors
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ class PlaneResult:
 def plane_ffn(
     x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
 ) -> PlaneResult:
-    """y[t] = down_bias + sum over neurons n with score > thresholds[t, 0] of down[:, n] h[t, n].
+    """y[t] = down_bias + sum over neurons n with value score > thresholds[t, 0] of down[:, n] h[t, n].
 
-    h = act(up x), or act(gate x) * (up x): exact above thresholds[t, 1], coarse below; scores are those of
-    `plane_scores`. x: floating point [tokens, hidden], computed in fp32; thresholds: fp32 [tokens, 2]. A token that
-    is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to work in.
+    h = act(up x), or act(gate x) * (up x): exact where the doubt score > thresholds[t, 1], else as foreseen; scores
+    are those of `plane_scores`. x: floating point [tokens, hidden], computed in fp32; thresholds: fp32 [tokens, 2]. A
+    token that is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to work in.
     """
     _check(x, weights, thresholds)
     library = native() if x.is_cpu else None
@@ -104,7 +105,7 @@ def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeig
     if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
         return weights
     scored = _scored(weights)
-    packed = pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.down_norm, bits)
+    packed = pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.fit, bits)
     return replace(weights, packed=packed)
 
 
@@ -112,38 +113,42 @@ def plane_ffn_torch(
     x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
 ) -> PlaneResult:
     """The same, all neurons computed and masked afterwards."""
-    act = ACTIVATIONS[activation]
     integers, scale = quantize_tokens(x)
-    sums = integers.sum(-1, keepdim=True)
-    coarse, exact = [], []  # gate, up
-    for weight, weight_scale, bias in _scored(weights):
-        high = weight >> (8 - bits)
-        low = weight - (high << (8 - bits))
-        ones = torch.ones_like(weight_scale)
-        dot_high = int8_linear(integers, high, ones) * 2.0 ** (8 - bits)
-        dot = dot_high + int8_linear(integers, low, ones)
-        middle = 2.0 ** (7 - bits) - 0.5
-        coarse.append(_scaled(dot_high + middle * sums, scale, weight_scale, bias))
-        exact.append(_scaled(dot, scale, weight_scale, bias))
-    rough, h = _product(coarse, act), _product(exact, act)
-    score = tile_scores(rough.abs() * weights.down_norm, tile)
-    spread = _per_neuron(score, tile, h.shape[-1])
-    active, fine = spread > thresholds[:, :1], spread > thresholds[:, 1:]
-    fine &= active
+    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
+    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
+    pairs = zip(dots, _scored(weights), strict=True)
+    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
+    h, width = _product(exact, ACTIVATIONS[activation]), len(weights.up)
+    scores = _scores(rough, deviation, weights.fit, tile)
+    passed = (each > thresholds[:, i : i + 1] for i, each in enumerate(scores))
+    active, fine = (_per_neuron(each, tile, width) for each in passed)
+    fine = fine & active
     h = torch.where(fine, h, torch.where(active, rough, torch.zeros_like(h)))
     y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + scale * 0.0  # 0, or no number
     return PlaneResult(y.to(x.dtype), active.sum(-1), fine.sum(-1))
 
 
-def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> Tensor:
-    """|coarse h[t, n]| * |down[:, n]|, and for tiles the Euclidean norm over their neurons: fp32 [tokens, tiles]."""
+def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> tuple[Tensor, Tensor]:
+    """(value, doubt): |h| and its deviation as foreseen, times the importance; fp32 [tokens, tiles].
+
+    For tiles the Euclidean norm over their neurons.
+    """
     integers, scale = quantize_tokens(x)
-    sums = integers.sum(-1, keepdim=True)
-    coarse = []
-    for weight, weight_scale, bias in _scored(weights):
-        dot = int8_linear(integers, weight >> (8 - bits), torch.ones_like(weight_scale)) * 2.0 ** (8 - bits)
-        coarse.append(_scaled(dot + (2.0 ** (7 - bits) - 0.5) * sums, scale, weight_scale, bias))
-    return tile_scores(_product(coarse, ACTIVATIONS[activation]).abs() * weights.down_norm, tile)
+    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
+    return _scores(*foresee(_coarse(dots, scale, weights.fit), weights.fit, activation), weights.fit, tile)
+
+
+def plane_products(x: Tensor, weights: PlaneWeights, bits: int) -> list[tuple[Tensor, Tensor]]:
+    """(dot of the coarse row with x, exact product) of gate, where there is one, and up: fp32 [tokens, width] each.
+
+    What a fit regresses: the second on the first.
+    """
+    integers, scale = quantize_tokens(x)
+    found = []
+    for weight, row_scale, bias in _scored(weights):
+        high, dot = _dots(integers, weight, bits)
+        found.append((high * scale, _scaled(dot, scale, row_scale, bias)))
+    return found
 
 
 def tile_scores(scores: Tensor, tile: int) -> Tensor:
@@ -157,11 +162,11 @@ def tile_scores(scores: Tensor, tile: int) -> Tensor:
 def plane_ffn_bytes(hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> float:
     """Bytes of weights and scales that a lone token reads with `active` and `fine` neurons.
 
-    The high planes of gate and up, the low planes of the fine, the rows of down of the active.
+    The high planes of gate and up and their fit, the low planes of the fine, the rows of down of the active.
     """
     scored = 2 if gated else 1
     planes = scored * (width * bits + fine * (8 - bits)) / 8
-    return hidden * (planes + active) + 4 * (scored * width + hidden)
+    return hidden * (planes + active) + 4 * (scored * width + hidden) + fit_bytes(width, scored)
 
 
 def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> Cost:
@@ -189,6 +194,27 @@ def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]
     return [(weights.gate, weights.gate_scale, weights.gate_bias), up]
 
 
+def _dots(integers: Tensor, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Of the coarse rows, p 2^(8-b) + 2^(7-b) - 1/2, and of the whole ones, [tokens, width]: sums of integers."""
+    high = weight >> (8 - bits)
+    low = weight - (high << (8 - bits))
+    ones = torch.ones(len(weight), device=weight.device)
+    dot_high = int8_linear(integers, high, ones) * 2.0 ** (8 - bits)
+    middle = (2.0 ** (7 - bits) - 0.5) * integers.sum(-1, keepdim=True)
+    return dot_high + middle, dot_high + int8_linear(integers, low, ones)
+
+
+def _coarse(dots: list[tuple[Tensor, Tensor]], token_scale: Tensor, fit: CoarseFit) -> list[Tensor]:
+    """Fitted, of gate, where there is one, and up."""
+    rows = zip(dots, fit.scale.float(), fit.bias.float(), strict=True)
+    return [_scaled(dot, token_scale, scale, bias) for (dot, _), scale, bias in rows]
+
+
+def _scores(value: Tensor, deviation: Tensor, fit: CoarseFit, tile: int) -> tuple[Tensor, Tensor]:
+    importance = fit.importance.float()
+    return tile_scores(value.abs() * importance, tile), tile_scores(deviation * importance, tile)
+
+
 def _scaled(dot: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     y = dot * (token_scale * weight_scale)
     return y if bias is None else y + bias.float()
@@ -198,5 +224,5 @@ def _product(parts: list[Tensor], act: Callable[[Tensor], Tensor]) -> Tensor:
     return act(parts[0]) if len(parts) == 1 else act(parts[0]) * parts[1]
 
 
-def _per_neuron(scores: Tensor, tile: int, width: int) -> Tensor:
-    return scores if tile == 1 else scores.repeat_interleave(tile, dim=-1)[..., :width]
+def _per_neuron(passed: Tensor, tile: int, width: int) -> Tensor:
+    return passed if tile == 1 else passed.repeat_interleave(tile, dim=-1)[..., :width]

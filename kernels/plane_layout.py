@@ -1,8 +1,9 @@
 """Weights of a bit-plane FFN in the order in which cpp/plane_ffn.cpp reads them.
 
 What every token reads lies in groups of 16 neurons, one after the other: the high bits of gate and up, then scales,
-norms and biases. What only some tokens read follows neuron by neuron: the low bits of gate and up in one array, the
-rows of the transposed down in another. For bits and sizes that divide, the weights take the bytes of plain int8.
+biases and the fit of the high bits. What only some tokens read follows neuron by neuron: the low bits of gate and up
+in one array, the rows of the transposed down in another. For bits and sizes that divide, the weights take the bytes of
+plain int8.
 
 A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields of one width fill bytes by turns.
 """
@@ -17,6 +18,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .coarse import CoarseFit
 
 GROUP = 16  # neurons
 LINE = 64  # bytes
@@ -85,13 +88,13 @@ def pack_planes(
     down: Tensor,
     down_scale: Tensor,
     down_bias: Tensor | None,
-    down_norm: Tensor,
+    fit: CoarseFit,
     bits: int,
 ) -> PackedPlanes:
     """scored: (weight int8 [width, hidden], scale fp32 [width], bias [width] or None) of gate, if there is one, and up.
 
-    down: int8 [hidden, width], with scale and bias [hidden] and norm [width]. Raises ValueError for sizes and bits
-    that have no packed form.
+    down: int8 [hidden, width], with scale and bias [hidden]. Raises ValueError for sizes and bits that have no packed
+    form.
     """
     hidden, width = down.shape
     if bits not in PACKED_BITS or hidden > MAX_HIDDEN:
@@ -104,10 +107,12 @@ def pack_planes(
     low = weights & ((1 << (8 - bits)) - 1)
     biases = [bias for _, _, bias in scored]
     biased = any(bias is not None for bias in biases)
-    vectors = [scale for _, scale, _ in scored] + [down_norm]
+    vectors = [scale for _, scale, _ in scored]
     if biased:
-        vectors += [torch.zeros_like(down_norm) if bias is None else bias for bias in biases]
-    groups = torch.cat([_group_planes(high, bits), _group_vectors(vectors)], dim=-1)
+        vectors += [torch.zeros_like(vectors[0]) if bias is None else bias for bias in biases]
+    fitted = [*fit.scale, *fit.bias, *fit.error, fit.importance]
+    parts = [_group_planes(high, bits), _group_vectors(vectors, torch.float32), _group_vectors(fitted, torch.bfloat16)]
+    groups = _padded(torch.cat(parts, dim=-1), LINE)
     groups, low, rows = _on_large_pages([groups, _neuron_planes(low, 8 - bits), _padded(down.T, LINE)])
     return PackedPlanes(
         groups=groups,
@@ -147,9 +152,9 @@ def _group_planes(numbers: Tensor, bits: int) -> Tensor:
     return torch.cat(planes, dim=-1)
 
 
-def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
-    """fp32 [width] each -> [groups, bytes], 16 values of each."""
-    stacked = torch.stack([vector.detach().float() for vector in vectors])
+def _group_vectors(vectors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """[width] each -> [groups, bytes], 16 values of each."""
+    stacked = torch.stack([vector.detach().to(dtype) for vector in vectors])
     stacked = functional.pad(stacked, (0, -stacked.shape[1] % GROUP))
     return stacked.view(len(vectors), -1, GROUP).transpose(0, 1).flatten(1).contiguous().view(torch.uint8)
 

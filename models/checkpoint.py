@@ -133,9 +133,11 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
 
 
 def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: torch.device) -> torch.dtype:
-    """Scales and thresholds stay fp32, and bf16 matrices stay bf16 under fp32 arithmetic where that is faster."""
+    """Scales and thresholds stay fp32; fits, and under fp32 arithmetic matrices where it is faster, stay bf16."""
     if name.endswith(("weight_scale", "thresholds", "compensation")):
         return torch.float32
+    if ".ffn.fit." in name:
+        return tensor.dtype
     stays = tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and wanted == torch.float32 and keeps_bf16(device)
     return torch.bfloat16 if stays else wanted
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..kernels.coarse import CoarseFit
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
 from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_ffn_bytes, plane_scores
 from ..kernels.route import route_scores
 from .compute import Compute
 from .ffn import FFN
-from .linear import Int8Linear, Linear, TensorModule, replace_tensor
+from .linear import Int8Linear, Linear, TensorModule, dense_weight, replace_tensor
 from .spec import BIT_PLANES, FFNSpec
 
 
@@ -34,11 +35,32 @@ class NormRouter(TensorModule):
         return scores.view(*x.shape[:-1], -1)
 
 
+class PlaneFit(TensorModule):
+    """What the high bits of int8 weights are worth: kernels/coarse.py. Buffers in bf16."""
+
+    scale: Tensor
+    bias: Tensor
+    error: Tensor
+    importance: Tensor
+
+    def __init__(self, width: int, scored: int) -> None:
+        super().__init__()
+        for name in ("scale", "bias", "error"):
+            self.register_buffer(name, torch.empty(scored, width, dtype=torch.bfloat16))
+        self.register_buffer("importance", torch.empty(width, dtype=torch.bfloat16))
+
+    def found(self) -> CoarseFit:
+        return CoarseFit(self.scale, self.bias, self.error, self.importance)
+
+    def take(self, fit: CoarseFit) -> None:
+        self.scale, self.bias, self.error, self.importance = fit.tensors
+
+
 class ExpertFFN(FFN):
     """The twin of `FFN` with experts. thresholds: fp32 [tiers, 2]; compensation: fp32 [tiers, hidden].
 
-    An expert is computed where its score is above the first threshold. With bit planes the second one says which
-    neurons are computed from all bits. Row 0, the full tier, is never looked at.
+    An expert is computed where its score is above the first threshold. With bit planes a neuron is computed from all
+    bits where its doubt is above the second one. Row 0, the full tier, is never looked at.
     """
 
     thresholds: Tensor
@@ -50,6 +72,7 @@ class ExpertFFN(FFN):
         self.num_experts = spec.experts.count(spec.width)
         self.by_planes = spec.experts.router == BIT_PLANES
         self.router = None if self.by_planes else NormRouter(hidden_size, spec.experts.router_width, self.num_experts)
+        self.fit = PlaneFit(spec.width, 1 + spec.gated) if self.by_planes else None
         self.register_buffer("thresholds", torch.empty(num_tiers, 2, dtype=torch.float32))
         self.register_buffer("compensation", torch.empty(num_tiers, hidden_size, dtype=torch.float32))
         self.planes: PlaneWeights | None = None
@@ -62,6 +85,8 @@ class ExpertFFN(FFN):
             twin = cls(hidden_size, spec, num_tiers)
         twin.gate, twin.up, twin.down, twin.packed = ffn.gate, ffn.up, ffn.down, ffn.packed
         twin.thresholds, twin.compensation = torch.zeros(num_tiers, 2), torch.zeros(num_tiers, hidden_size)
+        if twin.fit is not None:
+            twin.fit.take(twin._unfitted())
         twin.prepare()
         return twin.requires_grad_(False).eval()
 
@@ -91,15 +116,27 @@ class ExpertFFN(FFN):
     @property
     def low_bytes(self) -> float:
         """With bit planes: what computing every neuron from all bits reads beyond that."""
-        return self.whole_bytes - self.fixed_bytes - self.down_bytes
+        gated, bits = self.gate is not None, self.experts.router_bits
+        return plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, self.width) - self.fixed_bytes
 
     def scores(self, x: Tensor) -> Tensor:
-        """What is compared with the thresholds: fp32 [.., experts] for x [.., hidden]."""
+        """What is compared with the first threshold: fp32 [.., experts] for x [.., hidden]."""
+        return self._routed(x) if self.planes is None else self.value_and_doubt(x)[0]
+
+    def value_and_doubt(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """With bit planes: what is compared with the first and with the second threshold, fp32 [.., experts]."""
         if self.planes is None:
-            return self._routed(x)
+            raise TypeError("a trained router has no doubts")
         bits, size = self.experts.router_bits, self.experts.size
-        flat = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
-        return flat.view(*x.shape[:-1], -1)
+        value, doubt = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
+        return value.view(*x.shape[:-1], -1), doubt.view(*x.shape[:-1], -1)
+
+    def set_fit(self, fit: CoarseFit) -> None:
+        """What the high bits are worth from now on."""
+        if self.fit is None:
+            raise TypeError("only bit planes are fitted")
+        self.fit.take(fit)
+        self.planes = self._planes()
 
     def dense(self, x: Tensor) -> Tensor:
         if self.tiles is None:
@@ -137,15 +174,20 @@ class ExpertFFN(FFN):
 
     def _planes(self) -> PlaneWeights:
         up, down, gate = self.up, self.down, self.gate
-        if not isinstance(up, Int8Linear) or not isinstance(down, Int8Linear):
+        if not isinstance(up, Int8Linear) or not isinstance(down, Int8Linear) or self.fit is None:
             raise TypeError("bit planes route by int8 weights; this FFN's are in floating point")
-        norm = (down.weight.float() * down.weight_scale.unsqueeze(1)).norm(dim=0)
         weights = PlaneWeights(
-            up.weight, down.weight, up.weight_scale, down.weight_scale, norm, up_bias=up.bias, down_bias=down.bias
-        )
+            up.weight, down.weight, up.weight_scale, down.weight_scale, self.fit.found(),
+            up_bias=up.bias, down_bias=down.bias,
+        )  # fmt: skip
         if isinstance(gate, Int8Linear):
             weights = replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
         return packed_weights(weights, self.experts.router_bits, self.experts.size)
+
+    def _unfitted(self) -> CoarseFit:
+        scored = [each for each in (self.gate, self.up) if isinstance(each, Int8Linear)]
+        scales, biases = [each.weight_scale for each in scored], [each.bias for each in scored]
+        return CoarseFit.unfitted(scales, biases, dense_weight(self.down).norm(dim=0))
 
     def _sparse(self, x: Tensor, compute: Compute, rows: Tensor) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""

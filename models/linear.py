@@ -3,7 +3,7 @@
 Whoever builds one says its sizes; the weights come from the checkpoint, so they start on the meta device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -108,6 +108,12 @@ def dense_weight(linear: TensorModule) -> Tensor:
     if not isinstance(weight, Tensor):
         raise TypeError("a linear has a weight")
     return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
+
+
+def multiplied_out(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+    """A stored tensor in fp32: times its `scales[name + "_scale"]`, where it has one."""
+    scale = scales.get(f"{name}_scale")
+    return tensor.float() if scale is None else tensor.float() * scale.unsqueeze(1)
 
 
 LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {

@@ -82,7 +82,7 @@ def test_a_threshold_below_every_score_computes_everything(stories: dict[str, Pa
     sparse = model(tokens(), compute=account)
     tolerance = 1e-5 if kind == "router" else 0.02  # planes take activations in int8
     assert (sparse - dense).abs().max() <= tolerance * dense.abs().max()
-    assert all(share == pytest.approx(1.0, abs=0.05) for row in account.shares(40) for share in row)
+    assert all(share == pytest.approx(1.0, abs=0.1) for row in account.shares(40) for share in row)
 
 
 def test_the_full_tier_of_bit_planes_is_the_int8_model_exactly(stories: dict[str, Path]) -> None:

@@ -9,6 +9,7 @@ import torch
 from kernel_harness import library, on_threads, poison_new_tensors
 from torch import Tensor
 
+from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.plane_ffn import (
     PlaneResult,
     PlaneWeights,
@@ -44,8 +45,11 @@ def weights_of(hidden: int, width: int, gated: bool = True, biased: bool = False
         return torch.rand(length, generator=draw) / 500 + 0.001
 
     down, down_scale = matrix(hidden, width), scale(hidden)
-    norm = (down.float() * down_scale[:, None]).norm(dim=0)
-    weights = PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, norm)
+    rows = 2 if gated else 1
+    drawn = [torch.stack([scale(width) for _ in range(rows)]) for _ in range(3)]
+    errors = drawn[2] * 30 * hidden**0.5  # about those of four bits
+    fit = CoarseFit(*(each.bfloat16() for each in (drawn[0], drawn[1] * 100, errors, scale(width) * 100)))
+    weights = PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit)
     if gated:
         weights = replace(weights, gate=matrix(width, hidden), gate_scale=scale(width))
     if biased:
@@ -57,18 +61,19 @@ def packed_by_hand(weights: PlaneWeights, bits: int) -> PackedPlanes:
     scored = [(weights.up, weights.up_scale, weights.up_bias)]
     if weights.gate is not None and weights.gate_scale is not None:
         scored.insert(0, (weights.gate, weights.gate_scale, weights.gate_bias))
-    return pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.down_norm, bits)
+    return pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.fit, bits)
 
 
 def tokens_of(count: int, hidden: int) -> Tensor:
     return torch.randn(count, hidden, generator=torch.Generator().manual_seed(count + hidden))
 
 
-def limits_of(scores: Tensor, shares: list[tuple[float, float]]) -> Tensor:
+def limits_of(scores: tuple[Tensor, Tensor], shares: list[tuple[float, float]]) -> Tensor:
     """Thresholds [tokens, 2] in the widest gap near each share of the neurons: no rounding decides who passes."""
+    ordered = [each.sort(-1, descending=True).values for each in scores]
     rows = []
-    for row, pair in zip(scores.sort(-1, descending=True).values, shares, strict=True):
-        rows.append([_gap(row, share) for share in pair])
+    for i, pair in enumerate(shares):
+        rows.append([_gap(each[i], share) for each, share in zip(ordered, pair, strict=True)])
     return torch.tensor(rows)
 
 
@@ -184,8 +189,8 @@ def test_what_is_counted_is_what_passes_the_thresholds() -> None:
     scores = plane_scores(x, weights, 3, "silu")
     limits = limits_of(scores, mixed_shares(12))
     result = by_native(x, weights, limits, 3, "silu")
-    assert torch.equal(result.active, (scores > limits[:, :1]).sum(-1))
-    assert torch.equal(result.fine, (scores > limits.max(1, keepdim=True).values).sum(-1))
+    active, doubted = scores[0] > limits[:, :1], scores[1] > limits[:, 1:]
+    assert torch.equal(result.active, active.sum(-1)) and torch.equal(result.fine, (active & doubted).sum(-1))
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -239,5 +244,5 @@ def test_operands_that_do_not_fit_are_refused() -> None:
 
 def test_packed_planes_take_the_bytes_of_the_int8_weights() -> None:
     weights = weights_of(256, 512)
-    moved = plane_ffn_bytes(256, 512, True, 4, 512, 512) + 4 * 512  # and the norms
+    moved = plane_ffn_bytes(256, 512, True, 4, 512, 512) + 2 * 512  # the fit in whole lines
     assert packed_by_hand(weights, 4).nbytes == moved

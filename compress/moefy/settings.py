@@ -11,7 +11,6 @@ from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, 
 from ..strict import Strict
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_GATED_FINE = 0.25  # measured on a SwiGLU model: most kept neurons need no more than their coarse value
 _GATED_BITS, _PLAIN_BITS = 4, 2
 
 
@@ -20,9 +19,9 @@ class MoefySettings(Strict):
 
     split: how neurons are grouped (Zhang et al. 2022). router: `norm_regression` is a small network (Szatkowski et al.
     2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
-    allocation: the same share of neurons in every layer, or thresholds that discard the same share of each layer's
-    energy. fine: with bit planes, which part of the computed neurons is computed from all bits. compensate: what is
-    left out is replaced by its mean. None: chosen by what measured best for the model's kind.
+    allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
+    routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
+    is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
     """
 
     split: Literal["weight_kmeans", "random"] = "weight_kmeans"
@@ -31,8 +30,7 @@ class MoefySettings(Strict):
     router_width: int = Field(default=128, ge=1)
     bits: int | None = Field(default=None, ge=1, le=7)
     tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
-    allocation: Literal["uniform", "energy"] | None = None
-    fine: float | None = Field(default=None, ge=0, le=1)
+    allocation: Literal["uniform", "energy", "global"] | None = None
     compensate: bool = True
 
     @field_validator("tiers", mode="after")
@@ -61,18 +59,17 @@ class MoefySettings(Strict):
         bits = self.bits or (_GATED_BITS if ffn.gated else _PLAIN_BITS)
         return ExpertSpec(self.expert_size, self.router, router_bits=bits)
 
-    def fine_part(self, gated: bool) -> float:
-        """Of the computed neurons, the part that is computed from all bits."""
-        if self.fine is not None:
-            return self.fine
-        return _GATED_FINE if gated else 1.0
-
     def by_energy(self, gated: bool) -> bool:
         """Whether layers share the tier's bytes by their energy."""
         return not gated if self.allocation is None else self.allocation == "energy"
 
     def check(self, spec: TransformerSpec) -> None:
         """Raises RecipeError where these experts cannot route on such a model, or a tier is below its router."""
+        if self.allocation == ("energy" if self.by_planes else "global"):
+            raise RecipeError(
+                f"moefy: allocation {self.allocation!r} is not for the router {self.router}; "
+                f"choose {'global' if self.by_planes else 'energy'} or uniform"
+            )
         for i, layer in enumerate(spec.layers):
             ffn = layer.ffn
             formats = {ffn.up, ffn.down, *({ffn.gate} if ffn.gated else ())}

@@ -4,6 +4,7 @@
 // a part of the neurons: a row of the result depends on nothing but its own inputs.
 
 #include "activation_body.h"
+#include "foresee_body.h"
 
 // One group of neurons for all tokens.
 struct Group {
@@ -162,7 +163,7 @@ TARGET static const float* vectors_of(const PlaneJob& job, const Group& group) {
 // h = act(gate) * up or act(up), where gate and up are scale * (dot + offset / 2) + bias.
 template <int ROWS>
 TARGET static void neuron_values(const PlaneJob& job, const Group& group, const int32_t* offset, float (*h)[16]) {
-  const float *vectors = vectors_of(job, group), *bias = vectors + (ROWS + 1) * 16;
+  const float *vectors = vectors_of(job, group), *bias = vectors + ROWS * 16;
   float gate[TOKEN_BLOCK][16];
   for (int64_t t = 0; t < job.tokens; ++t)
     for (int r = 0; r < ROWS; ++r) {
@@ -173,22 +174,56 @@ TARGET static void neuron_values(const PlaneJob& job, const Group& group, const 
   activate(job.activation, ROWS > 1 ? gate[0] : nullptr, h[0], int(job.tokens * 16));
 }
 
-// Coarse values of a group, and which of its neurons are active and fine.
+// What the high bits are worth: scales, biases and errors of gate and up, and the importance of the neurons.
+template <int ROWS>
+struct Fit {
+  float scale[ROWS][16], bias[ROWS][16], error[ROWS][16], importance[16];
+};
+
+template <int ROWS>
+TARGET static Fit<ROWS> fit_of(const PlaneJob& job, const Group& group) {
+  const uint8_t* halves = reinterpret_cast<const uint8_t*>(vectors_of(job, group) + ROWS * (job.layer.biased ? 32 : 16));
+  Fit<ROWS> fit;
+  float* to = fit.scale[0];
+  for (int i = 0; i < int(sizeof fit / sizeof(float)); ++i) {
+    uint16_t half;
+    memcpy(&half, halves + 2 * i, sizeof half);
+    const uint32_t whole = uint32_t(half) << 16;  // bf16
+    memcpy(to + i, &whole, sizeof whole);
+  }
+  return fit;
+}
+
+// Values of a group as foreseen, how far off they may be, and from both which of its neurons are active and fine.
 template <int ROWS>
 TARGET static void score(const PlaneJob& job, Group& group) {
   high_dots<ROWS>(job, group);
-  int32_t offset[TOKEN_BLOCK];
-  for (int64_t t = 0; t < job.tokens; ++t) offset[t] = ((1 << (8 - job.layer.bits)) - 257) * job.sum[t];
-  neuron_values<ROWS>(job, group, offset, group.h);
-  const Columns norm = columns(vectors_of(job, group) + ROWS * 16);
+  const Fit<ROWS> fit = fit_of<ROWS>(job, group);
+  float z[ROWS][TOKEN_BLOCK][16], deviation[TOKEN_BLOCK][16];
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const int32_t offset = ((1 << (8 - job.layer.bits)) - 257) * job.sum[t];
+    for (int r = 0; r < ROWS; ++r) {
+      const Columns unit = times(filled(0.5f * job.scale[t]), columns(fit.scale[r]));
+      put(z[r][t], plus(times(doubled(group.dot[t][r], offset), unit), columns(fit.bias[r])));
+    }
+  }
+  foresee(job.activation, z[0][0], fit.error[0], group.h[0], deviation[0], int(job.tokens * 16));
+  if (ROWS > 1)
+    for (int64_t t = 0; t < job.tokens; ++t)
+      for (int n = 0; n < 16; ++n) {
+        const float up = z[ROWS - 1][t][n];
+        const float a = deviation[t][n] * up, b = group.h[t][n] * fit.error[ROWS - 1][n];
+        group.h[t][n] *= up;
+        deviation[t][n] = __builtin_sqrtf(a * a + b * b);
+      }
+  const Columns importance = columns(fit.importance);
   const int64_t neurons = job.layer.width - group.index * 16;
   const uint32_t there = neurons < 16 ? (1u << neurons) - 1 : 0xFFFF;
   group.any_active = group.any_fine = 0;
   for (int64_t t = 0; t < job.tokens; ++t) {
-    const Columns scores = times(magnitude(columns(group.h[t])), norm);
     const float* limit = job.thresholds + 2 * t;
-    group.active[t] = above(scores, limit[0]) & there;
-    group.fine[t] = above(scores, limit[1]) & group.active[t];
+    group.active[t] = above(times(magnitude(columns(group.h[t])), importance), limit[0]) & there;
+    group.fine[t] = above(times(columns(deviation[t]), importance), limit[1]) & group.active[t];
     group.any_active |= group.active[t], group.any_fine |= group.fine[t];
   }
 }

@@ -9,7 +9,7 @@
 #include "plane_isa.h"
 
 struct PlaneLayer {
-  const uint8_t* groups;    // [width / 16, group_bytes]: high planes, scales, norms of down, biases
+  const uint8_t* groups;    // [width / 16, group_bytes]: high planes, scales, biases, and as bf16 the fit
   const uint8_t* low;       // [width, low_bytes]: low planes of gate and up
   const int8_t* down;       // [width, columns]: down transposed, hidden in whole lines
   const float* down_scale;  // [hidden]

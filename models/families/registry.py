@@ -10,7 +10,7 @@ from ..spec import TransformerSpec
 from . import llama, opt
 from .config import Config
 
-_EXPERT_TENSOR = re.compile(r"layers\.\d+\.ffn\.(thresholds|compensation|router\..+)")
+_EXPERT_TENSOR = re.compile(r"layers\.\d+\.ffn\.(thresholds|compensation|router\..+|fit\..+)")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

@@ -1,0 +1,88 @@
+"""Tiers of bit planes: what the high bits are worth is fitted, then one multiplier spends each tier's bytes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...models.checkpoint import Checkpoint
+from ...models.experts import ExpertFFN
+from ...models.ffn import FFN
+from ...models.record import TierRecord
+from ...models.transformer import Transformer
+from ..material import Workshop
+from ..walk import walk
+from .budget import Allocation, PlaneScores, limits_for
+from .fit import fitted
+from .importance import neuron_importance
+from .settings import MoefySettings
+from .tiers import TierWalk, expert_of
+
+
+class PlaneTiers:
+    """Sets the tiers of one loaded model."""
+
+    def __init__(self, model: Transformer, settings: MoefySettings, workshop: Workshop) -> None:
+        self._model, self._settings, self._workshop = model, settings, workshop
+        self._dense: list[PlaneScores] = []
+
+    @staticmethod
+    def passes(tiers: int) -> float:
+        """Over the calibration text: the fit, and for each tier two walks that compute every FFN twice."""
+        return 2 + 4 * tiers
+
+    def prepare(self, source: Checkpoint) -> dict[str, Any]:
+        """Fits every layer on what the dense model gives it; notes how far off the coarse products are."""
+        importance = self._importance(source)
+        doubts: list[float] = []
+
+        def learn(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            expert = expert_of(ffn)
+            if expert.planes is None:
+                raise TypeError("only bit planes are fitted")
+            expert.set_fit(fitted(given, expert.planes, expert.experts.router_bits, importance[index]))
+            self._dense.append(_observed(expert, given))
+            doubts.append(float(expert.planes.fit.error.float().mean()))
+
+        walk(self._model, self._workshop.calibration.windows, learn, progress=self._teller("calibrate: fit"))
+        return {"coarse_error": doubts}
+
+    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+        """Limits from the dense model's scores, then again from those that the tier itself brings about."""
+        first = self._walk(index, tier, self._dense, f"calibrate: tier {tier.name}, first walk")
+        return self._walk(index, tier, first[1], f"calibrate: tier {tier.name}")[0]
+
+    def _walk(
+        self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], what: str
+    ) -> tuple[TierRecord, list[PlaneScores]]:
+        limits = limits_for(seen, tier.share, self._allocation)
+        found: list[PlaneScores] = []
+
+        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Sequence[Tensor]:
+            found.append(PlaneScores.of(expert))
+            expert.thresholds[index] = found[-1].thresholds(limits[layer])
+            pairs = [expert.value_and_doubt(x) for x in given]
+            for pair in pairs:
+                found[-1].add(*pair)
+            return [value for value, _ in pairs]
+
+        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate)
+        return turn.run(tier, decide, what), found
+
+    @property
+    def _allocation(self) -> Allocation:
+        return "uniform" if self._settings.allocation == "uniform" else "global"
+
+    def _importance(self, source: Checkpoint) -> list[Tensor]:
+        windows, seed = self._workshop.calibration.windows, self._workshop.seed
+        return neuron_importance(source, windows, seed, self._teller("calibrate: importance of neurons"))
+
+    def _teller(self, what: str) -> Any:
+        return lambda done, of: self._workshop.progress(what, done, of)
+
+
+def _observed(expert: ExpertFFN, given: Sequence[Tensor]) -> PlaneScores:
+    scores = PlaneScores.of(expert)
+    for x in given:
+        scores.add(*expert.value_and_doubt(x))
+    return scores

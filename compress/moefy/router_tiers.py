@@ -1,0 +1,93 @@
+"""Tiers of trained routers: a share of the experts in every layer, or the same share of each layer's energy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.checkpoint import Checkpoint
+from ...models.experts import ExpertFFN
+from ...models.ffn import FFN
+from ...models.record import TierRecord
+from ...models.transformer import Transformer
+from ..material import Workshop
+from ..walk import walk
+from .settings import MoefySettings
+from .thresholds import ScoreHistogram
+from .tiers import TierWalk, expert_of, experts_of
+from .train import train_routers_
+
+_BISECTIONS = 30
+
+
+class RouterTiers:
+    """Sets the tiers of one loaded model."""
+
+    def __init__(self, model: Transformer, settings: MoefySettings, workshop: Workshop) -> None:
+        self._model, self._settings, self._workshop = model, settings, workshop
+        self._dense: list[ScoreHistogram] = []
+
+    @staticmethod
+    def passes(tiers: int) -> float:
+        """Over the calibration text: routers, scores, and for each tier a walk that computes every FFN twice."""
+        return 2 + 2 * tiers
+
+    def prepare(self, source: Checkpoint) -> dict[str, Any]:
+        """Trains the routers on what the dense model's FFNs are given and give."""
+        del source  # its weights are the model's
+        notes = train_routers_(self._model, self._workshop, min(self._settings.tiers.values()))
+        self._dense = [ScoreHistogram() for _ in self._model.layers]
+
+        def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            for x in given:
+                self._dense[index].add(expert_of(ffn).scores(x))
+
+        walk(self._model, self._workshop.calibration.windows, watch, progress=self._teller("calibrate: scores"))
+        return notes
+
+    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+        """Each layer's threshold from the scores that it has at this tier."""
+        shares = self._shares(tier.share)
+
+        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Sequence[Tensor]:
+            scores = [expert.scores(x) for x in given]
+            expert.thresholds[index] = _threshold(scores, shares[layer])
+            return scores
+
+        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate)
+        return turn.run(tier, decide, f"calibrate: tier {tier.name}")
+
+    def _shares(self, share: float) -> list[float]:
+        """The part of its experts that each layer computes, so that together they read this share of bytes."""
+        ffns = list(experts_of(self._model))
+        budget = share * sum(ffn.whole_bytes for ffn in ffns)
+        if self._settings.by_energy(ffns[0].gate is not None):
+            return self._by_energy(ffns, budget)
+        kept = (budget - sum(ffn.fixed_bytes for ffn in ffns)) / sum(ffn.whole_bytes for ffn in ffns)
+        return [min(1.0, kept)] * len(ffns)
+
+    def _by_energy(self, ffns: Sequence[ExpertFFN], budget: float) -> list[float]:
+        """At one discarded share of energy, the least that the budget pays for."""
+        low, high = 0.0, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            kept = zip(ffns, self._kept(middle), strict=True)
+            spent = sum(ffn.fixed_bytes + share * ffn.whole_bytes for ffn, share in kept)
+            low, high = (middle, high) if spent > budget else (low, middle)
+        return self._kept(high)
+
+    def _kept(self, discarded: float) -> list[float]:
+        return [each.share_above(each.threshold_for_energy(discarded)) for each in self._dense]
+
+    def _teller(self, what: str) -> Any:
+        return lambda done, of: self._workshop.progress(what, done, of)
+
+
+def _threshold(scores: Sequence[Tensor], share: float) -> Tensor:
+    """fp32 [2], twice the same. Where a router foresees 0, it knows no better than that."""
+    histogram = ScoreHistogram()
+    for each in scores:
+        histogram.add(each)
+    everything = share >= 1 or share > histogram.nonzero_share
+    return torch.full((2,), -1.0 if everything else histogram.threshold_for_share(share))

@@ -1,0 +1,80 @@
+"""What setting a tier takes, whoever routes: a walk at that tier, constants for what it leaves out, and a record."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...models.experts import ExpertFFN
+from ...models.ffn import FFN
+from ...models.record import TierRecord
+from ...models.transformer import Layer, Transformer
+from ..material import Workshop
+from ..walk import walk
+from .union import expected_unions
+
+
+def experts_of(model: Transformer) -> Iterator[ExpertFFN]:
+    """Of each layer."""
+    for layer in model.layers:
+        if isinstance(layer, Layer):
+            yield expert_of(layer.ffn)
+
+
+def expert_of(ffn: FFN) -> ExpertFFN:
+    """The FFN itself. Raises TypeError for one without experts."""
+    if not isinstance(ffn, ExpertFFN):
+        raise TypeError("only a model with experts is calibrated")
+    return ffn
+
+
+Decide = Callable[[int, ExpertFFN, Sequence[Tensor]], Sequence[Tensor]]  # sets thresholds; gives active scores
+
+
+@dataclass(slots=True)
+class TierWalk:
+    """One walk over the calibration windows at tier `index`, each layer on what the layers before it give there."""
+
+    model: Transformer
+    workshop: Workshop
+    index: int
+    compensate: bool
+    layers: list[float] = field(default_factory=list)
+    unions: list[dict[int, float]] = field(default_factory=list)
+
+    def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
+        """The tier with what was measured of it. `decide` is asked for each layer's thresholds and scores."""
+        windows = self.workshop.calibration.windows
+
+        def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            self._set(expert_of(ffn), given, decide(layer, expert_of(ffn), given))
+
+        def tell(done: int, of: int) -> None:
+            self.workshop.progress(what, done, of)
+
+        read, neurons = walk(self.model, windows, visit, self.index, tell)
+        union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
+        figures = {
+            "bytes_share": read, "neurons_share": neurons, "tokens": windows.numel(), "union_by_batch": union,
+            "active_by_layer": self.layers,
+        }  # fmt: skip
+        return replace(tier, calibrated=figures)
+
+    def _set(self, expert: ExpertFFN, given: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+        expert.compensation[self.index] = 0
+        active = torch.cat([each.flatten(0, -2) for each in scores]) > expert.thresholds[self.index, 0]
+        self.layers.append(float(active.float().mean()))
+        self.unions.append(expected_unions(active, self.workshop.seed))
+        if self.compensate:
+            expert.compensation[self.index] = mean_left_out(expert, given, self.index, self.model)
+
+
+def mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int, model: Transformer) -> Tensor:
+    """The constant that makes up best, in the mean square, for what this tier leaves out: fp32 [hidden]."""
+    total, tokens = torch.zeros(expert.hidden_size, dtype=torch.float64), 0
+    for x in given:
+        missing = expert.dense(x) - expert(x, model.compute_of([index] * len(x)))
+        total += missing.double().sum((0, 1))
+        tokens += missing.shape[0] * missing.shape[1]
+    return (total / tokens).float()
