@@ -82,7 +82,7 @@ class LabLayer:
         """The derivative of the activation at x."""
         with torch.inference_mode(False), torch.enable_grad():
             at = x.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(self.act(at).sum(), at)
+            slope: Tensor = torch.autograd.grad(self.act(at).sum(), at)[0]
         return slope
 
     def values(self, x: Tensor) -> Tensor:

@@ -63,7 +63,6 @@ def _with_experts(source: Checkpoint, model: Transformer) -> Iterator[tuple[str,
     for i, expert in enumerate(experts_of(model)):
         yield f"layers.{i}.ffn.thresholds", expert.thresholds
         yield f"layers.{i}.ffn.compensation", expert.compensation
-        for name, value in expert.router.named_parameters() if expert.router else ():
-            yield f"layers.{i}.ffn.router.{name}", value.detach()
-        for name, value in expert.fit.named_buffers() if expert.fit else ():
-            yield f"layers.{i}.ffn.fit.{name}", value
+        for name, value in expert.state_dict().items():
+            if name.startswith(("router.", "fit.")):
+                yield f"layers.{i}.ffn.{name}", value
