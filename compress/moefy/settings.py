@@ -18,14 +18,15 @@ _GATED_BITS, _PLAIN_BITS = 4, 2
 class MoefySettings(Strict):
     """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
 
-    split: how neurons are grouped (Zhang et al. 2022). router: `norm_regression` is a small network (Szatkowski et al.
+    split: how neurons are grouped: by their weights, by chance, by what fires together on the calibration text (all
+    Zhang et al. 2022) or by which tokens they are strongest for (CMoE, Pei et al. 2025, no shared experts). router: `norm_regression` is a small network (Szatkowski et al.
     2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
     allocation: the same share of neurons in every layer, or thresholds that discard the same share of each layer's
     energy. fine: with bit planes, which part of the computed neurons is computed from all bits. compensate: what is
     left out is replaced by its mean. None: chosen by what measured best for the model's kind.
     """
 
-    split: Literal["weight_kmeans", "random"] = "weight_kmeans"
+    split: Literal["weight_kmeans", "random", "coactivation", "patterns"] = "weight_kmeans"
     expert_size: int = Field(default=64, ge=1)
     router: Literal["norm_regression", "bit_planes"] = "norm_regression"
     router_width: int = Field(default=128, ge=1)
@@ -53,6 +54,11 @@ class MoefySettings(Strict):
     @property
     def by_planes(self) -> bool:
         return self.router == BIT_PLANES
+
+    @property
+    def split_needs_text(self) -> bool:
+        """Whether neurons are grouped by what they do on the calibration text."""
+        return self.expert_size > 1 and self.split in ("coactivation", "patterns")
 
     def experts(self, ffn: FFNSpec) -> ExpertSpec:
         """The experts of one layer."""
