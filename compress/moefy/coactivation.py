@@ -10,7 +10,7 @@ from .cluster import Split
 from .partition import cut_share, partition
 
 _ENTRIES = 1 << 22
-_ACTIVE_PART = 16  # by default a token marks one neuron in so many
+_ACTIVE_PART = 8  # by default a token marks one neuron in so many
 NEIGHBOURS = 64
 
 
@@ -28,7 +28,7 @@ class CoActivation:
 
     @classmethod
     def empty(cls, width: int, active: int | None = None) -> Self:
-        """Of no token yet. By default a token marks one neuron in 16."""
+        """Of no token yet. By default a token marks one neuron in 8."""
         chosen = max(1, width // _ACTIVE_PART) if active is None else min(active, width)
         if width < 1 or chosen < 1:
             raise ValueError(f"a token marks at least 1 neuron of at least 1, asked for {active} of {width}")

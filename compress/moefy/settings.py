@@ -9,6 +9,7 @@ from ...kernels.plane_ffn import plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
+from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _GATED_FINE = 0.25  # measured on a SwiGLU model: most kept neurons need no more than their coarse value
@@ -19,7 +20,8 @@ class MoefySettings(Strict):
     """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
 
     split: how neurons are grouped: by their weights, by chance, by what fires together on the calibration text (all
-    Zhang et al. 2022) or by which tokens they are strongest for (CMoE, Pei et al. 2025, no shared experts). router: `norm_regression` is a small network (Szatkowski et al.
+    Zhang et al. 2022) or by which tokens they are strongest for (CMoE, Pei et al. 2025, no shared experts); for the last two, `split_active` of a token's neurons
+    count as firing, None: one in 8, and 10 for patterns as published. router: `norm_regression` is a small network (Szatkowski et al.
     2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
     allocation: the same share of neurons in every layer, or thresholds that discard the same share of each layer's
     energy. fine: with bit planes, which part of the computed neurons is computed from all bits. compensate: what is
@@ -27,6 +29,7 @@ class MoefySettings(Strict):
     """
 
     split: Literal["weight_kmeans", "random", "coactivation", "patterns"] = "weight_kmeans"
+    split_active: int | None = Field(default=None, ge=1)
     expert_size: int = Field(default=64, ge=1)
     router: Literal["norm_regression", "bit_planes"] = "norm_regression"
     router_width: int = Field(default=128, ge=1)
@@ -59,6 +62,13 @@ class MoefySettings(Strict):
     def split_needs_text(self) -> bool:
         """Whether neurons are grouped by what they do on the calibration text."""
         return self.expert_size > 1 and self.split in ("coactivation", "patterns")
+
+    @property
+    def marks(self) -> int | None:
+        """How many of a token's neurons count as firing when they are grouped by that; None: one in 8."""
+        if self.split_active is None and self.split == "patterns":
+            return PATTERN_ACTIVE
+        return self.split_active
 
     def experts(self, ffn: FFNSpec) -> ExpertSpec:
         """The experts of one layer."""

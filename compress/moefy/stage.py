@@ -16,7 +16,7 @@ from ..prune.stage import select_neurons
 from ..walk import walk
 from .cluster import Split, balanced_kmeans, random_split
 from .coactivation import CoActivation, coactivation_split
-from .patterns import PATTERN_ACTIVE, pattern_split
+from .patterns import pattern_split
 from .settings import MoefySettings
 
 _WHAT = "moefy: grouping neurons"
@@ -77,7 +77,7 @@ class MoefyStage:
         splits: list[Split] = []
 
         def group(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            found = CoActivation.empty(ffn.width, PATTERN_ACTIVE if self.settings.split == "patterns" else None)
+            found = CoActivation.empty(ffn.width, self.settings.marks)
             for x in given:
                 found.add(ffn.hidden(x).flatten(0, -2))
             splits.append(self._grouped(found, workshop.seed))
