@@ -107,7 +107,9 @@ class AlwaysOn:
             raise ValueError(
                 f"share is {share}; it must lie between that of the {always} shared experts of {experts} and 1"
             )
-        rest = (share * experts - always) / (experts - always) if always < experts else 0.0
+        if always == experts:
+            return cls(FixedTopK(0.0), shared)
+        rest = (share * experts - always) / (experts - always)
         return cls(rule(scores[:, ~shared], min(1.0, max(0.0, rest))), shared)
 
     def mask(self, scores: Tensor) -> Tensor:

@@ -19,10 +19,11 @@ _GATED_BITS, _PLAIN_BITS = 4, 2
 class MoefySettings(Strict):
     """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
 
-    split: how neurons are grouped: by their weights, by chance, by what fires together on the calibration text (all
-    Zhang et al. 2022) or by which tokens they are strongest for (CMoE, Pei et al. 2025, no shared experts); for the last two, `split_active` of a token's neurons
-    count as firing, None: one in 8, and 10 for patterns as published. router: `norm_regression` is a small network (Szatkowski et al.
-    2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
+    split: how neurons are grouped: by their weights, by chance, by which fire together on the calibration text (all
+    Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
+    the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
+    10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
+    `bit_planes` reads the high `bits` of the int8 weights themselves.
     allocation: the same share of neurons in every layer, or thresholds that discard the same share of each layer's
     energy. fine: with bit planes, which part of the computed neurons is computed from all bits. compensate: what is
     left out is replaced by its mean. None: chosen by what measured best for the model's kind.
