@@ -58,8 +58,9 @@ class MassRouter:
 
 
 def _lengths(x: Tensor, factors: Tensor) -> Tensor:
-    turned = functional.linear(x, factors.flatten(0, 1)).unflatten(1, factors.shape[:2])
-    return turned.norm(dim=2)  # [tokens, experts]
+    turned = functional.linear(x, factors.flatten(0, 1)).view(len(x), *factors.shape[:2])
+    lengths: Tensor = torch.linalg.vector_norm(turned, dim=2)  # [tokens, experts]
+    return lengths
 
 
 def _factors(rows: Tensor, size: int, rank: int, moment: Tensor | None) -> Tensor:
@@ -67,9 +68,9 @@ def _factors(rows: Tensor, size: int, rank: int, moment: Tensor | None) -> Tenso
 
     Without M it is the first r rows of S V' of the singular value decomposition. At most `size` rows are not 0.
     """
-    blocks = functional.pad(rows.float(), (0, 0, 0, -len(rows) % size)).unflatten(0, (-1, size))
+    blocks = functional.pad(rows.float(), (0, 0, 0, -len(rows) % size)).view(-1, size, rows.shape[1])
     spread = blocks if moment is None else blocks @ moment
-    vectors = torch.linalg.eigh((spread @ blocks.mT).double()).eigenvectors  # of W M W', values ascending
+    vectors: Tensor = torch.linalg.eigh((spread @ blocks.mT).double()).eigenvectors  # of W M W', values ascending
     return (vectors[..., -min(rank, size) :].mT @ blocks.double()).float()
 
 

@@ -200,12 +200,18 @@ def expert_lengths(values: Tensor, size: int) -> Tensor:
     """The length of each expert's part of [tokens, width], fp32 [tokens, experts]; the last may be short."""
     if size == 1:
         return values.float().abs()
-    return functional.pad(values.float(), (0, -values.shape[1] % size)).unflatten(1, (-1, size)).norm(dim=2)
+    lengths: Tensor = torch.linalg.vector_norm(_blocks(values, size), dim=2)
+    return lengths
 
 
 def expert_sums(h: Tensor, size: int) -> Tensor:
     """s_e = sum over the expert's neurons of |h|, fp32 [tokens, experts]: MoEfication's ground truth for any h."""
-    return functional.pad(h.float().abs(), (0, -h.shape[1] % size)).unflatten(1, (-1, size)).sum(dim=2)
+    return _blocks(h, size).abs().sum(dim=2)
+
+
+def _blocks(values: Tensor, size: int) -> Tensor:
+    """fp32 [tokens, experts, size], zeros where the last expert is short."""
+    return functional.pad(values.float(), (0, -values.shape[1] % size)).view(len(values), -1, size)
 
 
 def _unit(x: Tensor) -> Tensor:
