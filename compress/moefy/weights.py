@@ -1,6 +1,6 @@
 """The weights of one FFN in fp32, neuron by neuron: what routers are made from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,9 +45,10 @@ class FFNWeights:
 
     def select(self, neurons: Tensor) -> "FFNWeights":
         """The FFN of these neurons alone, in this order."""
-        parts = {name: getattr(self, name) for name in ("up", "gate", "up_bias", "gate_bias")}
-        chosen = {name: None if part is None else part[neurons] for name, part in parts.items()}
-        return replace(self, down=self.down[:, neurons], **chosen)
+        gate = None if self.gate is None else self.gate[neurons]
+        up_bias = None if self.up_bias is None else self.up_bias[neurons]
+        gate_bias = None if self.gate_bias is None else self.gate_bias[neurons]
+        return FFNWeights(self.up[neurons], self.down[:, neurons], self.activation, gate, up_bias, gate_bias)
 
     def preactivation(self, x: Tensor) -> Tensor:
         """What the activation function is given, [tokens, width]."""
