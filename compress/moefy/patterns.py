@@ -18,7 +18,8 @@ class PatternSplit:
     """The first `num_shared` experts of the split are those that are always on; the others are routed.
 
     representatives: of each expert, shared ones too, the neuron whose pattern is nearest to the expert's mean,
-    [experts], numbered as the neurons were before the split.
+    [experts], numbered as the neurons were before the split. With few marks a token the means are near 0, and so are
+    the neurons nearest to them: as a router's those of more marks (a neuron in 8) foresee more.
     """
 
     split: Split
