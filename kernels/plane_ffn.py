@@ -3,8 +3,8 @@
 A row q of int8 weights with scale s holds a coarse copy of itself: its high b bits p = floor(q / 2^(8-b)), worth
 s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up foresee every neuron's value and how far off it may be
 (coarse.py). Where the value matters enough, the neuron is computed; where the doubt matters enough, its low bits are
-read as well and its value is exact: q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter these products as int8 with one
-scale a token, so that every dot product is an integer and no sum depends on its order.
+read as well and its value is exact: q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter
+these products as int8 with one scale a token, so that every dot product is an integer and no sum depends on its order.
 
 On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
 for, and nothing else. The rest of the world computes all neurons and masks them.

@@ -19,7 +19,8 @@ Ints = NDArray[np.int64]
 class Split:
     """`order` [neurons]: expert e holds the neurons order[e * size : (e + 1) * size], ascending; the last may be short.
 
-    inertia: the sum of squared distances of the normalised vectors from the means of their experts.
+    inertia: what the split keeps low. Of vectors: the sum of squared distances of the normalised ones from the means
+    of their experts; coactivation and patterns say what theirs is.
     """
 
     order: Tensor
@@ -55,7 +56,7 @@ def balanced_kmeans(vectors: Tensor, size: int, seed: int = 0) -> Split:
     labels = _best_assignment(points, centres, capacity)
     for _ in range(_SWAP_PASSES):
         cost = _cost(points, _means(points, labels, count))
-        if not _swap(cost.numpy(), labels.numpy(), size):
+        if not swap_pairs(cost.numpy(), labels.numpy(), size):
             break
     return _split(points, labels, size)
 
@@ -158,7 +159,7 @@ def assign_by_regret(cost: Tensor, capacity: Tensor) -> Tensor:
     return labels
 
 
-def _swap(cost: Floats, labels: Ints, size: int) -> int:
+def swap_pairs(cost: Floats, labels: Ints, size: int) -> int:
     """One pass, in place: who would rather be elsewhere changes places with whom that costs least, if it pays.
 
     Centres stand still meanwhile; moving them to the new means afterwards only lowers the sum further.

@@ -23,8 +23,13 @@ def random_tiles(tokens: int, tiles: int, share: float, seed: int, first_token: 
 
     A token's tiles depend on the seed and its number alone (first_token, first_token + 1, ...), not on the batch.
     """
-    numbers = torch.arange(first_token, first_token + tokens).unsqueeze(1) * tiles + torch.arange(tiles)
-    return top_tiles(_scrambled(numbers + _scrambled(torch.tensor(seed))), share)
+    return top_tiles(chance(torch.arange(first_token, first_token + tokens), tiles, seed), share)
+
+
+def chance(tokens: Tensor, tiles: int, seed: int) -> Tensor:
+    """64 bits of chance, int64 [tokens, tiles], that depend on the seed and each token's number [tokens] alone."""
+    numbers = tokens.unsqueeze(1) * tiles + torch.arange(tiles, device=tokens.device)
+    return _scrambled(numbers + _scrambled(torch.tensor(seed)))
 
 
 def static_tiles(mean_scores: Tensor, share: float) -> Tensor:

@@ -9,6 +9,7 @@ from ...kernels.plane_ffn import plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
+from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _GATED_BITS, _PLAIN_BITS = 4, 2
@@ -17,14 +18,18 @@ _GATED_BITS, _PLAIN_BITS = 4, 2
 class MoefySettings(Strict):
     """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
 
-    split: how neurons are grouped (Zhang et al. 2022). router: `norm_regression` is a small network (Szatkowski et al.
-    2024) with `router_width` hidden units; `bit_planes` reads the high `bits` of the int8 weights themselves.
+    split: how neurons are grouped: by their weights, by chance, by which fire together on the calibration text (all
+    Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
+    the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
+    10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
+    `bit_planes` reads the high `bits` of the int8 weights themselves.
     allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
     routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
     is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
     """
 
-    split: Literal["weight_kmeans", "random"] = "weight_kmeans"
+    split: Literal["weight_kmeans", "random", "coactivation", "patterns"] = "weight_kmeans"
+    split_active: int | None = Field(default=None, ge=1)
     expert_size: int = Field(default=64, ge=1)
     router: Literal["norm_regression", "bit_planes"] = "norm_regression"
     router_width: int = Field(default=128, ge=1)
@@ -51,6 +56,18 @@ class MoefySettings(Strict):
     @property
     def by_planes(self) -> bool:
         return self.router == BIT_PLANES
+
+    @property
+    def split_needs_text(self) -> bool:
+        """Whether neurons are grouped by what they do on the calibration text."""
+        return self.expert_size > 1 and self.split in ("coactivation", "patterns")
+
+    @property
+    def marks(self) -> int | None:
+        """How many of a token's neurons count as firing when they are grouped by that; None: one in 8."""
+        if self.split_active is None and self.split == "patterns":
+            return PATTERN_ACTIVE
+        return self.split_active
 
     def experts(self, ffn: FFNSpec) -> ExpertSpec:
         """The experts of one layer."""

@@ -3,16 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, read_tensors
+from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.errors import RecipeError
+from ...models.ffn import FFN
 from ...models.spec import FFNSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..prune.stage import select_neurons
+from ..walk import walk
 from .cluster import Split, balanced_kmeans, random_split
+from .coactivation import CoActivation, coactivation_split
+from .patterns import pattern_split
 from .settings import MoefySettings
+
+_WHAT = "moefy: grouping neurons"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class MoefyStage:
         return replace(spec, layers=tuple(layers))
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        return 0
+        return calibration.windows.numel() if self.settings.split_needs_text else 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.expert_size
@@ -45,18 +52,44 @@ class MoefyStage:
         splits = list(self._splits(source, workshop))
         orders = [split.order for split in splits]
         short = [layer.ffn.width % size for layer in spec.layers]
-        notes = {"experts": _counts(spec), "inertia": [split.inertia for split in splits], "in_last_expert": short}
+        what = "cut" if self.settings.split == "coactivation" else "inertia"
+        notes = {"experts": _counts(spec), what: [split.inertia for split in splits], "in_last_expert": short}
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
 
     def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
-        """Of each layer. The rows of the gate carry the sparsity where there is one (D2DMoE, section 3.1)."""
+        """Of each layer."""
+        if self.settings.split_needs_text:
+            return iter(self._by_text(source, workshop))
+        return self._by_weights(source, workshop)
+
+    def _by_weights(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
+        """The rows of the gate carry the sparsity where there is one (D2DMoE, section 3.1)."""
         ffns = [layer.ffn for layer in source.spec.layers]
         names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
         rows = _rows(source, names)
         split = balanced_kmeans if self.settings.split == "weight_kmeans" else random_split
         for i, name in enumerate(names):
             yield split(rows[name], self.settings.expert_size, workshop.seed)
-            workshop.progress("moefy: grouping neurons", i + 1, len(names))
+            workshop.progress(_WHAT, i + 1, len(names))
+
+    def _by_text(self, source: Checkpoint, workshop: Workshop) -> list[Split]:
+        """What the dense model's neurons do on the calibration text; one layer's counts are held at a time."""
+        splits: list[Split] = []
+
+        def group(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            found = CoActivation.empty(ffn.width, self.settings.marks)
+            for x in given:
+                found.add(ffn.hidden(x).flatten(0, -2))
+            splits.append(self._grouped(found, workshop.seed))
+
+        model = load_transformer(source, torch.device("cpu"))
+        walk(model, workshop.calibration.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))
+        return splits
+
+    def _grouped(self, found: CoActivation, seed: int) -> Split:
+        if self.settings.split == "patterns":
+            return pattern_split(found, self.settings.expert_size).split
+        return coactivation_split(found, self.settings.expert_size, seed)
 
 
 def _rows(source: Checkpoint, names: Sequence[str]) -> Mapping[str, Tensor]:
