@@ -1,4 +1,4 @@
-"""`moesaic inspect PATH`: what a model directory holds, read from its headers alone."""
+"""`moesaic inspect PATH`: what a model directory holds, from its headers alone; what it does, from a run over text."""
 
 import argparse
 import dataclasses
@@ -7,28 +7,61 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .common import table
+from .common import Progress, table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
 
 
+EXAMPLES = """examples:
+  moesaic inspect stories260k
+  moesaic inspect out/all-four --experts
+  moesaic inspect out/all-four --experts --text                        # runs the model over the text that ships
+  moesaic inspect out/all-four --experts --text a.txt b.txt --picture experts.png
+  moesaic inspect smollm2 --memory 3:17 12:880 --text a.txt --top 10   # neurons 17 of layer 3 and 880 of layer 12
+  moesaic inspect out/moe --memory 3:e12                               # expert 12 of layer 3"""
+
+
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="show what a model directory holds; reads no weights")
+    parser = commands.add_parser(
+        "inspect", help="show what a model directory holds and, over text, what its neurons and experts do",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("path", help="model directory or short name")
     parser.add_argument("--experts", action="store_true", help="experts and what each tier computes, layer by layer")
-    parser.add_argument("--json", action="store_true", help="the whole spec and record as JSON")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON: spec, record, what text showed")
+    group = parser.add_argument_group("running the model over text (the above reads no weights)")
+    group.add_argument(
+        "--text", nargs="*", metavar="FILE", help="with --experts or --memory; no FILE: the calibration text that ships"
+    )
+    group.add_argument(
+        "--memory", nargs="+", default=[], metavar="LAYER:NEURON",
+        help="what fires a neuron, and which tokens it speaks for; LAYER:eN for expert N",
+    )  # fmt: skip
+    group.add_argument("--tokens", type=int, default=8192, metavar="N", help="of the text, at most (default: 8192)")
+    group.add_argument("--top", type=int, default=5, metavar="N", help="contexts and tokens that --memory shows")
+    group.add_argument("--picture", metavar="FILE", help="with --experts --text: draw the figures as a PNG")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints sizes, layers of equal shape together, formats, and the stages that made the model."""
+    """Prints what the directory holds and, where text was asked for, what it showed."""
     from ..models.checkpoint import open_checkpoint
+    from .inspect_text import look, print_findings
 
     checkpoint = open_checkpoint(args.path)
+    found = look(checkpoint, args, Progress())
     if args.json:
-        print(json.dumps(_as_json(checkpoint), indent=2))
+        print(json.dumps(_as_json(checkpoint) | found.to_json(), indent=2))
         return 0
+    if not args.memory or args.experts:
+        _print_holdings(checkpoint, args.experts)
+    print_findings(found)
+    return 0
+
+
+def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
+    """Sizes, layers of equal shape together, formats, tiers, and the stages that made the model."""
     spec = checkpoint.spec
     position = "rotary" if spec.rope else "learned"
     print(f"{checkpoint.path}")
@@ -48,13 +81,12 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     _print_tiers(checkpoint)
-    if args.experts:
+    if experts:
         print(table(*_expert_rows(checkpoint)))
     for stage in checkpoint.record.stages:
         print(f"stage {stage.name}: {json.dumps(dict(stage.settings))}, seed {stage.seed}")
         for name, figures in stage.measured.items():
             print(f"  {name}: {json.dumps(figures)}")
-    return 0
 
 
 def _print_tiers(checkpoint: "Checkpoint") -> None:

@@ -66,6 +66,11 @@ class Tokenizer:
         found: int | None = self._inner.token_to_id(token)
         return found
 
+    def name_of(self, token_id: int) -> str | None:
+        """The name of a token as the vocabulary writes it, or None for an id that it does not have."""
+        found: str | None = self._inner.id_to_token(token_id)
+        return found
+
     @property
     def special_tokens(self) -> dict[str, int]:
         """The tokens that this tokenizer marks as special, which are never made of ordinary letters, with their ids."""

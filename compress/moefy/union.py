@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 BATCHES = (1, 2, 4, 8, 16, 32)
+CONSECUTIVE = (1, 2, 4, 8, 16, 32, 64)
 _GROUPS = 256  # batches drawn of each size, at most
 
 
@@ -18,4 +19,20 @@ def expected_unions(active: Tensor, seed: int = 0, batches: Sequence[int] = BATC
         if groups:
             drawn = active[order[: groups * size]].view(groups, size, -1)
             found[size] = float(drawn.any(dim=1).float().mean())
+    return found
+
+
+def consecutive_unions(active: Tensor, sizes: Sequence[int] = CONSECUTIVE) -> dict[int, tuple[float, int]]:
+    """(sum over groups of the share of experts touched, number of groups), by the tokens of a group.
+
+    A group is so many tokens in a row of one passage, none in two groups. active: bool [passages, tokens, experts].
+    Sizes longer than a passage are left out; sums of several calls add up.
+    """
+    passages, tokens, experts = active.shape
+    found = {}
+    for size in sizes:
+        groups = tokens // size
+        if groups:
+            together = active[:, : groups * size].reshape(passages * groups, size, experts).any(dim=1)
+            found[size] = (float(together.sum()) / experts, passages * groups)
     return found

@@ -1,0 +1,104 @@
+"""A model run over text: how sparse its layers are and, where it has experts, what each tier does with them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.experts import ExpertFFN
+from ...models.ffn import FFN
+from ...models.linear import dense_weight
+from ...models.transformer import Transformer
+from ..passages import Passages
+from ..walk import Visit, walk
+from .activity import ActivityCount, LayerActivity
+from .norms import expert_norms
+from .usage import LayerUsage, UsageCount
+
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """layers: the neurons at the full tier. tiers: by name, the experts of each layer.
+
+    tokens, available: of the text, those that were read and all; experts: how many each layer has, 0 for a dense one,
+    where there is no tier either.
+    """
+
+    text: str
+    tokens: int
+    available: int
+    experts: tuple[int, ...]
+    layers: tuple[LayerActivity, ...]
+    tiers: dict[str, tuple[LayerUsage, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, every expert's usage too."""
+        values = asdict(self)
+        for name, layers in self.tiers.items():
+            for value, layer in zip(values["tiers"][name], layers, strict=True):
+                summary = {"min": min(layer.usage), "median": median(layer.usage), "max": max(layer.usage)}
+                value |= {"usage_summary": summary, "gini": layer.gini, "rare": list(layer.rare)}
+        return values
+
+
+def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> Diagnosis:
+    """Runs the model over the passages once at the full tier and once at each other tier.
+
+    At a tier each layer sees what the layers before it give at that tier. Raises CheckpointError for damaged weights.
+    """
+    model = load_transformer(checkpoint, torch.device("cpu"))
+    layers = _activity(model, passages, progress)
+    tiers = {
+        tier.name: _usage(model, passages, index, partial(progress, f"experts at {tier.name}"))
+        for index, tier in enumerate(checkpoint.record.tiers, 1)
+    }
+    experts = tuple(layer.ffn.experts.count(layer.ffn.width) for layer in checkpoint.spec.layers)
+    return Diagnosis(passages.names, passages.tokens, passages.available, experts, layers, tiers)
+
+
+def walk_passages(
+    model: Transformer, passages: Passages, visit: Visit, tier: int, progress: Callable[[int, int], None]
+) -> None:
+    """`walk`, one batch of passages after the other: memory holds the states of one."""
+    batches = list(passages.batches())
+    for i, batch in enumerate(batches):
+        walk(model, batch, visit, tier)
+        progress(i + 1, len(batches))
+
+
+def _activity(model: Transformer, passages: Passages, progress: Progress) -> tuple[LayerActivity, ...]:
+    counts: dict[int, ActivityCount] = {}
+
+    def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+        if index not in counts:
+            counts[index] = ActivityCount(ffn)
+        for x in given:
+            counts[index].add(ffn.hidden(x))
+
+    walk_passages(model, passages, look, 0, partial(progress, "activity of neurons"))
+    return tuple(counts[i].result() for i in sorted(counts))
+
+
+def _usage(
+    model: Transformer, passages: Passages, tier: int, progress: Callable[[int, int], None]
+) -> tuple[LayerUsage, ...]:
+    counts: dict[int, UsageCount] = {}
+
+    def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+        if not isinstance(ffn, ExpertFFN):
+            raise TypeError("a model with tiers has experts in every layer")
+        if index not in counts:
+            counts[index] = UsageCount(ffn.num_experts)
+        for x in given:
+            norms = expert_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.experts.size)
+            counts[index].add(~(ffn.scores(x) <= ffn.thresholds[tier, 0]), norms)
+
+    walk_passages(model, passages, look, tier, progress)
+    return tuple(counts[i].result() for i in sorted(counts))
