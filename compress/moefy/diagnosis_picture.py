@@ -32,7 +32,7 @@ def draw(diagnosis: Diagnosis, title: str) -> bytes:
 
 def _activity(panel: Any, diagnosis: Diagnosis) -> None:
     layers = diagnosis.layers
-    _named(panel, "neurons, %", "layer")
+    _over_layers(panel, "neurons, %", len(layers))
     panel.plot([100 * layer.inactive for layer in layers], "o-", color=_COLORS[0], label="inactive, of a token")
     dead = [100 * len(layer.dead) / layer.neurons for layer in layers]
     panel.plot(dead, "s--", color=_COLORS[2], label="dead")
@@ -40,18 +40,18 @@ def _activity(panel: Any, diagnosis: Diagnosis) -> None:
 
 def _tier(panels: Any, name: str, layers: tuple[LayerUsage, ...], color: str) -> None:
     numbers = range(len(layers))
-    _named(panels[0], "experts a token uses, % (10th to 90th percentile)", "layer")
+    _over_layers(panels[0], "experts a token uses, % (10th to 90th percentile)", len(layers))
     panels[0].plot([100 * layer.k_mean for layer in layers], "o-", color=color, label=name)
     low, high = ([100 * k for k in values] for values in zip(*((x.k_p10, x.k_p90) for x in layers), strict=True))
     panels[0].fill_between(numbers, low, high, color=color, alpha=0.15, linewidth=0)
-    _named(panels[1], "tokens that use an expert, % (min, median, max)", "layer")
+    _over_layers(panels[1], "tokens that use an expert, % (min, median, max)", len(layers))
     for figure, style in ((median, "o-"), (min, ":"), (max, ":")):
         values = [100 * figure(layer.usage) for layer in layers]
         panels[1].plot(values, style, color=color, label=name if figure is median else None)
     _union(panels[2], name, layers, color)
-    _named(panels[3], "recall of the perfect router's experts, %", "layer")
+    _over_layers(panels[3], "recall of the perfect router's experts, %", len(layers))
     panels[3].plot([100 * layer.recall for layer in layers], "o-", color=color, label=name)
-    _named(panels[4], "norm captured, % (dotted: perfect router)", "layer")
+    _over_layers(panels[4], "norm captured, % (dotted: perfect router)", len(layers))
     panels[4].plot([100 * layer.captured for layer in layers], "o-", color=color, label=name)
     panels[4].plot([100 * layer.perfect for layer in layers], ":", color=color)
 
@@ -59,15 +59,17 @@ def _tier(panels: Any, name: str, layers: tuple[LayerUsage, ...], color: str) ->
 def _union(panel: Any, name: str, layers: tuple[LayerUsage, ...], color: str) -> None:
     _named(panel, "experts used together, % (dotted: by chance)", "consecutive tokens")
     unions = mean_unions(layers)
-    sizes = list(unions)
-    panel.plot(sizes, [100 * real for real, _ in unions.values()], "o-", color=color, label=name)
-    panel.plot(sizes, [100 * chance for _, chance in unions.values()], ":", color=color)
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(sizes, [str(size) for size in sizes])
+    panel.plot([100 * real for real, _ in unions.values()], "o-", color=color, label=name)
+    panel.plot([100 * chance for _, chance in unions.values()], ":", color=color)
+    panel.set_xticks(range(len(unions)), [str(size) for size in unions])
+
+
+def _over_layers(panel: Any, title: str, count: int) -> None:
+    _named(panel, title, "layer")
+    panel.set_xticks(range(0, count, -(-count // 12)))
 
 
 def _named(panel: Any, title: str, axis: str) -> None:
     panel.set_title(title, loc="left", fontsize=9)
     panel.set_xlabel(axis, fontsize=9)
     panel.set_ylim(0, 103)
-    panel.xaxis.get_major_locator().set_params(integer=True)

@@ -50,9 +50,8 @@ class Place:
     def columns(self, spec: TransformerSpec) -> range:
         """Its neurons. Raises SetupError where the model does not have it, with what it has."""
         if self.layer >= len(spec.layers):
-            raise SetupError(
-                f"memory {self}: layer is {self.layer}, this model's layers are 0 to {len(spec.layers) - 1}"
-            )
+            has = f"this model has layers 0 to {len(spec.layers) - 1}"
+            raise SetupError(f"memory {self}: layer is {self.layer}, {has}; name one of them")
         ffn = spec.layers[self.layer].ffn
         if not self.is_expert:
             self._check(ffn.width, "neuron")
