@@ -100,6 +100,13 @@ def test_text_may_come_in_any_parts(activation: str) -> None:
     assert whole.rms == pytest.approx(parts.rms)
 
 
+def test_a_neuron_that_fires_in_one_part_of_the_text_is_not_dead() -> None:
+    made, x = ffn("relu"), torch.ones(1, 2, 12)
+    made.up.weight[3] = 1.0
+    dead = [activity(made, *parts).dead for parts in ([x, -x], [-x, x], [-x])]
+    assert [3 in each for each in dead] == [False, False, True]
+
+
 # --- experts -------------------------------------------------------------------------------------------------------
 
 
