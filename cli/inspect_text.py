@@ -170,7 +170,8 @@ def _rare_lines(layers: Sequence["LayerUsage"]) -> Iterator[str]:
 
 
 def _print_memory(memory: "Memory", where: str) -> None:
-    whose = f"expert of {memory.neurons} neurons" if memory.alignment is not None else "neuron"
+    size = f"{memory.neurons} neuron{'s' * (memory.neurons != 1)}"
+    whose = "neuron" if memory.alignment is None else f"expert of {size}"
     print(f"\n{memory.place}, {whose}, {where}")
     print("  fires most at" if memory.firings else "  never fires on this text")
     for each in memory.firings:

@@ -208,7 +208,7 @@ def test_what_is_no_whole_character_is_named_and_nothing_steers_the_terminal() -
 def test_inspect_prints_contexts_and_tokens(moe: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(moe), "--memory", "3:17", "3:e12", "--text", str(text), "--top", "3"]) == 0
     shown = capsys.readouterr().out
-    assert "3:17, neuron, on" in shown and "3:e12, expert of 1 neurons, on" in shown and "alignment" in shown
+    assert "3:17, neuron, on" in shown and "3:e12, expert of 1 neuron, on" in shown and "alignment" in shown
     assert shown.count("[[") == 6 and shown.count("promotes   ") == 2 and "heads" not in shown
 
 
