@@ -1,0 +1,67 @@
+"""Which methods are drawn at which shares: all of them for a small model, the telling ones for a larger one."""
+
+from collections.abc import Sequence
+
+from .experts import PERFECT, Experts
+from .inputs import Inputs
+from .method import Method
+from .planes import Planes
+from .static import PRUNINGS, FewerBits, Pruned
+
+GATED_SHARES = (0.68, 0.55, 0.50, 0.40)
+PLAIN_SHARES = (0.50, 0.30, 0.25, 0.20, 0.14, 0.12)
+
+
+def shares_for(gated: bool) -> Sequence[float]:
+    return GATED_SHARES if gated else PLAIN_SHARES
+
+
+def methods_for(gated: bool, full: bool) -> list[Method]:
+    """full: every split, router, selection and tile size; else what the defaults rest on."""
+    return [*_planes(gated), *_rivals(gated), *(_every_expert() if full else _experts())]
+
+
+def _planes(gated: bool) -> list[Method]:
+    best = 4 if gated else 2
+    apart = [
+        Planes(best, allocation="uniform", name=f"high {best} bits, the same share in every layer"),
+        Planes(best, fisher=False, name=f"high {best} bits, column norms for importance"),
+        Planes(best, fit=False, name=f"high {best} bits, not fitted, two levels"),
+        Planes(best, compensate=False, name=f"high {best} bits, no constant"),
+    ]
+    return [*(Planes(bits) for bits in (4, 3, 2, 1)), *apart]
+
+
+def _rivals(gated: bool) -> list[Method]:
+    gates = [Experts(1, router="gate", compensate=False, group="gate", name="CATS")] if gated else []
+    gates += [Experts(1, router="scaled gate", group="gate", name="scaled CATS")] if gated else []
+    fewer = [FewerBits(4, 128), FewerBits(4, 32)]
+    return [*gates, Inputs(), Inputs(weighted=True), *(Pruned(score) for score in PRUNINGS), *fewer]
+
+
+def _experts() -> list[Method]:
+    routers = ("norm regression", "MLP", "random")
+    return [
+        Experts(1), *(Experts(size) for size in (16, 64)), Experts(16, router="norm regression"),
+        *(Experts(64, router=router) for router in routers), Experts(64, "co-activation", "MLP"),
+        Experts(64, "co-activation"), Experts(64, "patterns"),
+    ]  # fmt: skip
+
+
+def _every_expert() -> list[Method]:
+    sizes = [Experts(size) for size in (1, 4, 16, 32, 64, 128, 256)]
+    splits = [
+        Experts(64, split, router) for split in ("random", "co-activation", "patterns") for router in (PERFECT, "MLP")
+    ]
+    routers = [
+        Experts(size, router=router)
+        for size in (16, 64)
+        for router in ("norm regression", "MLP", "low-rank mass", "similarity", "static", "random")
+    ]
+    by_gate = [Experts(64, router="gate"), Experts(64, router="scaled gate"), Experts(64, "patterns", "representative")]
+    rules = [
+        Experts(64, router=r, selection=s)
+        for r in (PERFECT, "MLP")
+        for s in ("top-k", "captured mass", "relative threshold")
+    ]
+    return [*sizes, *splits, *routers, *by_gate, *rules]

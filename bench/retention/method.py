@@ -1,0 +1,55 @@
+"""What the curves compare: ways to compute a part of an FFN, each given a share of its bytes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .layer import LabLayer
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """y [tokens, hidden]; shares of the FFN's int8 bytes, routing included, and of its neurons, fp32 [tokens]."""
+
+    y: Tensor
+    bytes: Tensor
+    neurons: Tensor
+
+
+Form = Callable[[Tensor], Used]  # x [tokens, hidden]
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a method may learn from: the layers, what the dense model gives them on the calibration text, and the
+    importance of their neurons.
+    """
+
+    layers: list[LabLayer]
+    given: list[Tensor]  # [tokens, hidden] each
+    importance: list[Tensor]  # [width] each
+    seed: int
+
+
+class Method(Protocol):
+    """A way to spend a share of the bytes. compensate: a constant per layer stands in for what is left out."""
+
+    name: str
+    group: str
+    compensate: bool
+
+    def learn(self, material: Material, progress: Progress) -> None:
+        """What does not depend on the share. Raises NotHere where the method is not for such FFNs."""
+        ...
+
+    def form(self, index: int, x: Tensor, share: float) -> Form:
+        """Of one layer at a share, from what it is given there on the calibration text. Raises NotHere."""
+        ...
+
+
+class NotHere(Exception):
+    """The method is not for this model, or not for this share: the message says why."""

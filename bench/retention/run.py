@@ -1,0 +1,166 @@
+"""The curves of one model: every method at every share, kept as it is measured, so that a run that ends goes on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...compress.calibration import Calibration, CalibrationSettings
+from ...compress.identity import code_sha256, content_sha256
+from ...evaluate.score import encode_documents
+from ...evaluate.texts import read_documents
+from ...models.checkpoint import Checkpoint, open_checkpoint
+from ...models.errors import TextError
+from ...models.threads import choose_threads, torch_threads
+from ...models.tokenizer import Tokenizer
+from ..machine import machine_facts
+from .grid import methods_for, shares_for
+from .lab import Lab, Point
+from .method import Method, NotHere, Progress
+
+DENSE = "dense int8"
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePlan:
+    """text: files that nothing was chosen on, `windows` windows of `length` tokens of each; `calibration` windows.
+
+    shares, only: some of the grid's shares and methods, by name; empty for all.
+    """
+
+    model: str
+    out: Path
+    text: tuple[str, ...]
+    windows: int = 12
+    length: int = 256
+    calibration: int = 16
+    seed: int = 0
+    full: bool = False
+    shares: tuple[float, ...] = ()
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What was measured. dense is the int8 model; points without figures say why."""
+
+    plan: CurvePlan
+    dense: Point
+    points: list[Point]
+    facts: dict[str, Any]
+
+
+def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
+    """Measures what is not in `out` yet. Raises TextError for text too short, CheckpointError for the model."""
+    checkpoint = open_checkpoint(plan.model)
+    evaluation = _evaluation(plan, checkpoint)
+    settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=plan.seed)
+    calibration = Calibration(settings, checkpoint).windows
+    store = _Store(plan, _key(plan, checkpoint, calibration, evaluation))
+    gated = checkpoint.spec.layers[0].ffn.gated
+    methods = _chosen(methods_for(gated, plan.full), plan.only)
+    with torch_threads(choose_threads(None, checkpoint.weight_bytes)):
+        if store.missing(methods, plan.shares or shares_for(gated)):
+            lab = Lab(checkpoint, calibration, evaluation, plan.seed, progress)
+            _measure(lab, methods, plan.shares or tuple(shares_for(gated)), store, progress)
+    wanted = [(method.name, share) for method in methods for share in plan.shares or shares_for(gated)]
+    facts = {
+        "model": plan.model, "gated": gated, "seed": plan.seed, "text": [Path(file).name for file in plan.text],
+        "windows": len(evaluation), "tokens": evaluation.numel() - len(evaluation), "length": plan.length,
+        "calibration_tokens": calibration.numel(), "machine": machine_facts(),
+    }  # fmt: skip
+    return Curves(
+        plan, store.points[DENSE, 1.0], [store.points[each] for each in wanted if each in store.points], facts
+    )
+
+
+def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: "_Store", progress: Progress) -> None:
+    if (DENSE, 1.0) not in store.points:
+        store.add(lab.dense())
+    for method in methods:
+        missing = [share for share in shares if (method.name, share) not in store.points]
+        try:
+            if missing:
+                method.learn(lab.material, progress)
+        except NotHere as error:
+            for share in missing:
+                store.add(_without(method, share, str(error)))
+            continue
+        for share in missing:
+            try:
+                store.add(lab.point(method, share))
+            except NotHere as error:
+                store.add(_without(method, share, str(error)))
+
+
+def _without(method: Method, share: float, reason: str) -> Point:
+    return Point(method.name, method.group, share, 0.0, 0.0, [], [], [], reason)
+
+
+class _Store:
+    """points.jsonl of the output folder, a line each, for one key: another key begins it anew."""
+
+    def __init__(self, plan: CurvePlan, key: str) -> None:
+        self._file = plan.out / f"points-{key[:12]}.jsonl"
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        found = (Point(**each) for each in map(_parsed, lines) if each)
+        self.points = {(point.method, point.share): point for point in found}
+
+    def missing(self, methods: Sequence[Method], shares: Sequence[float]) -> bool:
+        names = [(method.name, share) for method in methods for share in shares]
+        return any(each not in self.points for each in [(DENSE, 1.0), *names])
+
+    def add(self, point: Point) -> None:
+        self.points[point.method, point.share] = point
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as file:
+            file.write(json.dumps(point.to_json()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for a line that a kill cut off."""
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found
+
+
+def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
+    return [method for method in methods if not only or any(part in method.name for part in only)]
+
+
+def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
+    """[windows, length] of each file, drawn by the seed."""
+    tokenizer, parts = Tokenizer.open(checkpoint.path), []
+    for file in plan.text:
+        encoded = encode_documents(read_documents([file]), tokenizer, None, checkpoint.spec.vocab_size)
+        whole = [
+            ids[begin : begin + plan.length]
+            for ids in encoded
+            for begin in range(0, len(ids) - plan.length + 1, plan.length)
+        ]
+        if len(whole) < plan.windows:
+            raise TextError(
+                f"{Path(file).name} holds {len(whole)} windows of {plan.length} tokens, {plan.windows} are wanted; "
+                "lower windows or length, or give longer text"
+            )
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(plan.seed))[: plan.windows]
+        parts.append(torch.tensor(whole)[order])
+    if not parts:
+        raise TextError("no text to draw the curves on; name files that nothing was chosen on")
+    return torch.cat(parts)
+
+
+def _key(plan: CurvePlan, checkpoint: Checkpoint, *windows: Tensor) -> str:
+    parts = [content_sha256(checkpoint), plan.seed, code_sha256("compress", "kernels", "models")]
+    parts += [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in windows]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
