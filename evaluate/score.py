@@ -5,8 +5,9 @@ Every figure comes from the runner and the slot cache that serve, prefilled in t
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -73,6 +74,17 @@ class Score:
     def rows(self) -> list[dict[str, float | int]]:
         """The sums of each document, for files."""
         return [asdict(document) for document in self.documents]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, for `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave. Raises KeyError or TypeError for anything else."""
+        documents, pieces = (tuple(DocumentScore(**row) for row in values[key]) for key in ("documents", "pieces"))
+        share, neurons = values["ffn_shares"]
+        return cls(documents, values["compared"], pieces, values["seconds"], (share, neurons))
 
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files; KL is of the original's distribution to the model's."""

@@ -117,7 +117,7 @@ class CalibrateStage:
             layers.append(float(active.float().mean()))
             unions.append(expected_unions(active, workshop.seed))
             if self.settings.compensate:
-                expert.compensation[index] = _mean_left_out(expert, given, index, model)
+                expert.compensation[index] = mean_left_out(expert, given, index, model)
 
         what = f"calibrate: tier {tier.name}"
         read, neurons = walk(model, windows, decide, index, lambda n, of: workshop.progress(what, n, of))
@@ -150,7 +150,7 @@ def with_experts_(model: Transformer, spec: TransformerSpec) -> None:
     model.spec = spec
 
 
-def _mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int, model: Transformer) -> Tensor:
+def mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int, model: Transformer) -> Tensor:
     """The constant that makes up best, in the mean square, for what this tier leaves out: fp32 [hidden]."""
     total, tokens = torch.zeros(expert.hidden_size, dtype=torch.float64), 0
     for x in given:

@@ -1,0 +1,322 @@
+"""Tiers are held against other ways to the same bytes, and a report says no more than what was measured."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from moesaic.cli import compress as command
+from moesaic.cli.main import main
+from moesaic.compress.collect import Report, collect
+from moesaic.compress.controls import check_groups
+from moesaic.compress.derive import ALONE, GROUPS, ROUTERS, STATIC, each_alone, static_pruning
+from moesaic.compress.pipeline import Compression, Estimate, compress
+from moesaic.compress.recipe import read_recipe
+from moesaic.compress.report import FORMATS, control_rows, notes, page, write_report
+from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, compare_scores, verdict
+from moesaic.evaluate.files import write_whole
+from moesaic.evaluate.score import DocumentScore, Score
+from moesaic.kernels.native import cache_folder
+from moesaic.models.checkpoint import open_checkpoint
+from moesaic.models.errors import RecipeError, SetupError
+
+TEXTS: dict[str, Any] = {
+    "calibration": {"sequences": 12, "length": 48},
+    "evaluation": {"documents": 10, "truncate": 64},
+}
+INT8 = {"quantize": {"linears": "int8"}}
+TIERS = {"high": 0.7, "low": 0.5}
+MOE = {"moefy": {"expert_size": 1, "router": "bit_planes", "tiers": TIERS}}
+RECIPE = {**TEXTS, "stages": [{"prune": {"remove": 0.05}}, MOE, INT8]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stages of these tests alone; the C++ library that is built already."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "native").symlink_to(cache_folder() / "native")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOESAIC_CACHE", str(cache))
+        torch.set_num_threads(1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Compression:
+    return compress("stories260k", tmp_path_factory.mktemp("stories") / "moe", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def report(done: Compression) -> Report:
+    return collect("stories260k", done, GROUPS)
+
+
+def of(report: Report, name: str, tier: str = "") -> Any:
+    (found,) = [each for each in report["controls"] if each["name"] == name and each["tier"] in (tier, "")]
+    return found
+
+
+def tier_of(report: Report, name: str) -> Any:
+    return next(each for each in report["tiers"] if each["name"] == name)
+
+
+# --- controls ------------------------------------------------------------------------------------------------------
+
+
+def test_every_group_has_its_controls(report: Report) -> None:
+    assert [each["name"] for each in report["controls"] if each["group"] == ALONE] == [
+        "only prune", "only moefy with quantize", "only moefy with quantize", "only quantize",
+    ]  # fmt: skip
+    assert {each["group"] for each in report["controls"]} == set(GROUPS)
+    assert all(each["reason"] or each["figures"]["tokens"] > 300 for each in report["controls"])
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_static_pruning_takes_the_bytes_that_the_tier_reads(report: Report, tier: str) -> None:
+    static, ours = of(report, "static pruning", tier), tier_of(report, tier)
+    assert static["ffn_bytes"] == pytest.approx(ours["ffn_bytes"], rel=0.01)
+    assert static["ffn_bytes"] == int(static["ffn_bytes"]) and static["neurons_share"] < 0.9
+    share = ours["figures"]["ffn_bytes_share"] * tier_of(report, "full")["ffn_share"]
+    assert ours["ffn_share"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_perfect_router_is_at_least_as_good_as_chance_for_the_same_neurons(report: Report, tier: str) -> None:
+    perfect, chance = of(report, "perfect router", tier), of(report, "random router", tier)
+    assert perfect["figures"]["top1_accuracy"] >= chance["figures"]["top1_accuracy"]
+    assert perfect["figures"]["perplexity"] < chance["figures"]["perplexity"]
+    for each in (perfect, chance):
+        assert each["neurons_share"] == pytest.approx(tier_of(report, tier)["neurons_share"], abs=0.03)
+        figures = each["figures"]
+        assert figures["ffn_bytes_share"] == pytest.approx(figures["ffn_neurons_share"])  # no router is read
+
+
+def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> None:
+    for name in ("experts of 64", "random experts of 64"):
+        assert "raise the tier, or lower router_width" in of(report, name, "low")["reason"]
+        assert "figures" in of(report, name, "high") and not of(report, name, "high")["reason"]
+        assert any(line.startswith(f"{name}, low: not run: moefy: tier 'low'") for line in notes(report))
+        assert [name, "low", *[""] * 7, "not run"] in control_rows(report)[1]
+
+
+def test_static_pruning_that_would_leave_too_little_is_named_with_its_reason(tmp_path: Path) -> None:
+    least = {"moefy": {**MOE["moefy"], "bits": 1, "tiers": {"least": 0.13}}}
+    made = compress("stories260k", tmp_path / "out", {**TEXTS, "stages": [least, INT8]})
+    found = collect("stories260k", made, [STATIC])
+    reason = of(found, "static pruning", "least")["reason"]
+    assert "remove asks for" in reason and any(reason in line for line in notes(found))
+
+
+def test_a_method_alone_that_is_the_recipe_says_so(tmp_path: Path) -> None:
+    made = compress("stories260k", tmp_path / "out", {**TEXTS, "stages": [INT8]})
+    found = collect("stories260k", made, GROUPS)
+    assert [(each["name"], each["reason"]) for each in found["controls"]] == [
+        ("only quantize", "this is the recipe itself")
+    ]
+    write_report(found, tmp_path / "report")
+    assert "only quantize: not run: this is the recipe itself" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_what_was_scored_is_not_scored_again(done: Compression, report: Report) -> None:
+    again = collect(
+        "stories260k", done, GROUPS, lambda what, *_: pytest.fail(what), lambda each: pytest.fail(each.stage)
+    )
+    assert again == report
+
+
+def test_a_recipe_that_distils_has_a_static_control_that_learned_as_much() -> None:
+    recipe = read_recipe({"stages": [{"distill": {"tokens": 10}}, MOE, INT8]})
+    names = [
+        [next(iter(stage)) for stage in static_pruning(recipe, 0.3, trained).recipe.stages] for trained in (False, True)
+    ]
+    assert names == [["prune", "quantize"], ["prune", "distill", "quantize"]]
+    assert [variant.name for variant in each_alone(recipe)][0] == "only distill"
+
+
+def test_unknown_controls_are_refused_with_what_was_meant() -> None:
+    with pytest.raises(RecipeError, match="no controls 'statik'; did you mean 'static'"):
+        check_groups(["statik"])
+
+
+# --- intervals -----------------------------------------------------------------------------------------------------
+
+
+def scores(nats: float, correct: int, jitter: float = 0.0) -> Score:
+    rows = [DocumentScore(10, 20 + nats + jitter * (-1) ** i, correct + (i % 2)) for i in range(20)]
+    return Score(tuple(rows), pieces=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [(scores(-1, 6), AHEAD), (scores(1, 3), BEHIND), (scores(0, 5, jitter=1.0), NO_DIFFERENCE)],
+)
+def test_a_win_inside_the_noise_is_not_called_a_win(ours: Score, expected: str) -> None:
+    over, found = compare_scores(ours, scores(0, 5))
+    assert over == "documents" and {verdict(name, each) for name, each in found.items()} == {expected}
+
+
+def test_tiers_are_held_against_the_original_and_against_every_control_beside_them(report: Report) -> None:
+    low, static = tier_of(report, "low"), of(report, "static pruning", "low")
+    assert low["against_original"]["over"] == "documents" and low["against_original"]["perplexity"]["num_items"] == 10
+    ratio = low["figures"]["perplexity"] / static["figures"]["perplexity"]
+    assert static["tier_against_it"]["perplexity"]["ratio"] == pytest.approx(ratio)
+    assert static["tier_against_it"]["perplexity"]["verdict"] in (AHEAD, BEHIND, NO_DIFFERENCE)
+    assert of(report, "only prune")["tier_against_it"] is None
+
+
+def test_too_short_a_text_shows_no_difference_and_says_so(tmp_path: Path) -> None:
+    short = {"stages": [INT8], "evaluation": {"documents": 1, "truncate": 16}}
+    found = collect("stories260k", compress("stories260k", tmp_path / "out", short))
+    assert any("too short for intervals" in line for line in notes(found))
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_number_on_the_page_comes_from_the_json(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    values = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    shown = re.sub(r"<style>.*?</style>|<img[^>]*>", " ", (tmp_path / "report.html").read_text(), flags=re.DOTALL)
+    allowed = {"95", "1", "0"}  # of the sentence on intervals
+    for leaf in leaves(values):
+        forms = FORMATS.values() if isinstance(leaf, float | int) and not isinstance(leaf, bool) else []
+        allowed |= numbers(" ".join([str(leaf), *(form.format(leaf) for form in forms)]))
+    allowed |= numbers(yaml.safe_dump(values["recipe"]))
+    assert numbers(unescape(re.sub("<[^>]*>", " ", shown))) <= allowed
+    assert len(numbers(shown)) > 100
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield key
+            yield from leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from leaves(each)
+    elif value is not None:
+        yield value
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d[\d,.]*(?<![,.])", text))
+
+
+def test_page_and_picture_are_made_anew_from_the_json_alone(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "first")
+    values = json.loads((tmp_path / "first" / "report.json").read_text())
+    write_report(values, tmp_path / "again")
+    for name in ("report.json", "report.html", "report.png"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert "http" not in (tmp_path / "again" / "report.html").read_text()
+
+
+def test_the_page_shows_recipe_stages_text_and_versions(report: Report) -> None:
+    shown = unescape(page(report, b""))
+    recorded = [stage["name"] for stage in report["stages"]]
+    assert recorded == ["prune", "moefy", "quantize", "calibrate"]
+    assert all(stage["weight_bytes"] and stage["figures"]["perplexity"] > 1 for stage in report["stages"])
+    assert f"of {report['evaluation']['documents']} documents of black_beauty.txt" in shown
+    assert f"torch {torch.__version__}" in shown and "router: bit_planes" in shown
+
+
+def test_without_controls_the_report_shows_what_there_is_and_says_what_there_is_not(done: Compression) -> None:
+    found = collect("stories260k", done)
+    assert found["controls"] == [] and "<h2>Controls" not in page(found, b"")
+    assert any(line.startswith("No controls were run") for line in notes(found))
+
+
+def test_a_report_without_matplotlib_says_so_and_writes_nothing(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SetupError, match="pip install matplotlib"):
+        write_report(report, tmp_path / "report")
+    assert main(["compress", "stories260k", str(tmp_path / "out"), "--report", str(tmp_path / "report")]) == 2
+    assert "--report draws with matplotlib, which is not installed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "file", b"before")
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("no more")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no more"):
+        write_whole(tmp_path / "file", b"after")
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"before")]
+
+
+def test_figures_that_are_no_numbers_leave_no_report(report: Report, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_report({**report, "calibration": float("nan")}, tmp_path / "report")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def written(recipe: Any, folder: Path) -> str:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return str(folder / "recipe.yaml")
+
+
+def test_compress_lists_tiers_and_writes_a_report(
+    done: Compression, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = written(RECIPE, tmp_path)
+    arguments = ["compress", "stories260k", str(done.out), "--recipe", recipe, "--report", str(tmp_path / "report")]
+    assert main([*arguments, "--controls", "routers"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^low +0\.\d{3} +0\.\d{3} +[\d.]+ +[\d.]+% +0\.\d{4} +0\.\d{5}$", shown, re.MULTILINE)
+    assert "perfect router" in shown and "static pruning" not in shown
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {each["group"] for each in values["controls"]} == {ROUTERS}
+    assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dry_run_says_what_each_stage_takes_and_what_is_done(
+    done: Compression, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = {**RECIPE, "stages": [*RECIPE["stages"][:2], {"quantize": {"linears": "int8", "embeddings": False}}]}
+    assert (
+        main(["compress", "stories260k", str(tmp_path / "out"), "--recipe", written(longer, tmp_path), "--dry-run"])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert re.search(r"^prune +done +[\d,]+$", shown, re.MULTILINE)
+    assert re.search(r"^calibrate +[\d.]+ s +[\d,]+$", shown, re.MULTILINE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_stage_is_announced_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    recipe = {**TEXTS, "seed": 7, "stages": [{"prune": {"remove": 0.1}}, INT8]}
+    compress("stories260k", tmp_path / "out", recipe, announce=lambda estimate: heard.append(estimate.stage))
+    assert heard == ["prune", "quantize"]
+    command._announce(Estimate("distill", 150.0, 10, False))
+    command._announce(Estimate("prune", 2.0, 10, False))
+    assert capsys.readouterr().err == "distill: about 2 min on this machine\n"
+
+
+def test_the_record_of_a_result_has_the_bytes_after_each_stage(done: Compression) -> None:
+    stages = open_checkpoint(done.out).record.stages
+    assert stages[-1].measured["weight_bytes"] == done.bytes_after < stages[0].measured["weight_bytes"]
+
+
+@pytest.mark.parametrize("arguments", ["--controls nope", "--controls static nope"])
+def test_controls_that_do_not_exist_are_one_sentence(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "stories260k", "out", *arguments.split()]) == 2
+    shown = capsys.readouterr().err
+    assert "there are no controls 'nope'" in shown and shown.count("\n") == 1
