@@ -23,7 +23,6 @@ from moesaic.compress.report import FORMATS, control_rows, notes, page, write_re
 from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, compare_scores, verdict
 from moesaic.evaluate.files import write_whole
 from moesaic.evaluate.score import DocumentScore, Score
-from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import RecipeError, SetupError
 
@@ -38,14 +37,8 @@ RECIPE = {**TEXTS, "stages": [{"prune": {"remove": 0.05}}, MOE, INT8]}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Stages of these tests alone; the C++ library that is built already."""
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "native").symlink_to(cache_folder() / "native")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOESAIC_CACHE", str(cache))
-        torch.set_num_threads(1)
-        yield
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
