@@ -34,7 +34,8 @@ _ABOUT = {
     ALONE: "only ...: one method of the recipe by itself",
     STATIC: "static pruning: as many neurons for every token as take the bytes that the tier reads (FLAP, with "
     "compensation), then int8 where the recipe has it; distilled: learning as much as the recipe's model did",
-    EXPERTS_OF_64: "experts of 64: the recipe with such experts and a norm-regression router",
+    EXPERTS_OF_64: "experts of 64: the recipe with such experts and a norm-regression router, which learns from the "
+    "calibration text alone: little text makes a poor router",
     RANDOM_EXPERTS: "random experts of 64: the same, neurons grouped by chance",
     ROUTERS: "perfect router, random router: the finished model at the tier's own share of neurons, chosen by their "
     "true activations, or by chance, for nothing: no router is read",
