@@ -1,11 +1,13 @@
 """`moesaic compress MODEL OUT --recipe NAME`: run a recipe, show what it kept, and hold it against other ways."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.errors import SetupError
 from .common import Progress, table
 
 if TYPE_CHECKING:
@@ -19,9 +21,10 @@ EXAMPLES = """examples:
   moesaic compress ./my-model out/moe --recipe moe --controls static routers
 
 Controls are other ways to the same bytes, scored on the same text. Groups: alone (each method by itself), static
-(pruning to the bytes that each tier reads), experts-of-64, random-experts, routers (perfect and random, on the finished
-model). They take about as long as the recipe itself, some of them several times; what was made before is not made
-again."""
+(pruning to the bytes that each tier reads: FLAP, by magnitude, by chance), static-distilled (the same, learning as much
+as the recipe's model: as long as its distillation for each tier), experts-of-64, random-experts, routers (perfect and
+random, on the finished model). They take about as long as the recipe itself, some of them several times; what was made
+before is not made again. The same command on a finished OUT makes the report again."""
 
 
 def add_parser(commands: Any) -> None:
@@ -33,7 +36,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("out", help="new directory; it appears whole or not at all")
     parser.add_argument("--recipe", default="int8", help="YAML file, or a name from `moesaic recipes list`")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say sizes and times, write nothing")
-    parser.add_argument("--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all")
+    parser.add_argument(
+        "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
+    )
     parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
     parser.set_defaults(run=run)
 
@@ -54,16 +59,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checked_groups(args: argparse.Namespace) -> Sequence[str]:
-    """Before any work: the controls exist, and a report can be drawn."""
-    from ..compress.controls import check_groups
-    from ..compress.derive import GROUPS
-    from ..evaluate.files import check_can_draw
+    """Before any work: the controls fit the recipe, and a report can be drawn and written."""
+    from ..compress.derive import groups_for
+    from ..compress.recipe import read_recipe
+    from ..evaluate.files import check_can_report
 
     if args.report:
-        check_can_draw("--report")
-    groups: Sequence[str] = GROUPS if args.controls == [] else args.controls or ()
-    check_groups(groups)
-    return groups
+        check_can_report("--report", Path(args.report))
+        if Path(args.report).absolute() == Path(args.out).absolute():
+            raise SetupError(f"--report {args.report} is where the model goes; name another directory")
+    return () if args.controls is None else groups_for(read_recipe(args.recipe), args.controls or None)
+
+
+def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
+    """What makes the report again, as one would type it."""
+    parts = ["moesaic", "compress", args.model, args.out, "--recipe", args.recipe, "--report", args.report or ""]
+    return shlex.join([*parts, *(["--controls", *groups] if groups else [])])
 
 
 def _announce(estimate: "Estimate") -> None:
@@ -120,11 +131,16 @@ def _tier_row(name: str, figures: Mapping[str, float | int], original: Mapping[s
 
 def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]) -> None:
     from ..compress.collect import collect
-    from ..compress.report import control_rows, notes, write_report
+    from ..compress.report import control_rows, notes, speed_rows, verdict_rows, write_report
+    from ..evaluate.speed import ROUNDS
 
-    report = collect(args.model, done, groups, Progress(), _announce)
+    rounds = ROUNDS if args.report else 0
+    report = collect(args.model, done, groups, Progress(), _announce, rounds, _command(args, groups))
     if groups:
         print(table(*control_rows(report)))
+        print(table(*verdict_rows(report)))
+    if report["speed"]:
+        print(table(*speed_rows(report)))
     for line in notes(report):
         print(line)
     if args.report:

@@ -76,14 +76,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before any work: what was asked for can be written."""
-    from ..evaluate.files import check_can_draw
+    from ..evaluate.files import check_can_report
     from ..models.errors import SetupError
 
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise SetupError(f"--json {args.json}: there is no directory {Path(args.json).parent}")
     if args.report:
-        check_can_draw("--report")
-        Path(args.report).mkdir(parents=True, exist_ok=True)
+        check_can_report("--report", Path(args.report))
 
 
 def _print_texts(evaluation: "Evaluation") -> None:

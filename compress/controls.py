@@ -18,19 +18,21 @@ from ..models.errors import RecipeError, SetupError
 from ..models.families.registry import is_expert_tensor
 from ..models.record import TierRecord
 from ..models.spec import FULL, TransformerSpec
-from ..models.suggestion import suggestion
 from ..models.transformer import Transformer
 from .calibration import Calibration
 from .derive import (
     ALONE,
     EXPERTS_OF_64,
-    GROUPS,
+    FLAP,
+    METHODS,
     RANDOM_EXPERTS,
     ROUTERS,
     STATIC,
+    STATIC_DISTILLED,
     Variant,
     each_alone,
     experts_of_64,
+    groups_for,
     moefy_settings,
     static_pruning,
 )
@@ -62,17 +64,14 @@ class Control:
     neurons: float = 0.0
 
 
-def check_groups(groups: Sequence[str]) -> None:
-    """Raises RecipeError for a name that is not among GROUPS."""
-    for name in groups:
-        if name not in GROUPS:
-            raise RecipeError(f"there are no controls {name!r}; {suggestion(name, list(GROUPS))}")
-
-
 def ffn_bytes(checkpoint: Checkpoint) -> int:
     """Bytes on disk of the weights of all FFNs, routers not included."""
-    entries = checkpoint.entries.items()
-    return sum(entry.num_bytes for name, entry in entries if _FFN in name and not is_expert_tensor(name))
+    return sum(entry.num_bytes for name, entry in checkpoint.entries.items() if is_ffn_weight(name))
+
+
+def is_ffn_weight(name: str) -> bool:
+    """Of an FFN, and not of a router."""
+    return _FFN in name and not is_expert_tensor(name)
 
 
 def ffn_neurons(spec: TransformerSpec) -> int:
@@ -103,18 +102,17 @@ class Controls:
         self._judge, self._progress, self._announce = judge, progress, announce
 
     def run(self, groups: Sequence[str]) -> Iterator[Control]:
-        """Each control of these groups, in the order of GROUPS. A recipe without experts has the methods alone."""
-        check_groups(groups)
+        """Each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
         makers: Mapping[str, Callable[[], Iterator[Control]]] = {
             ALONE: self._alone,
-            STATIC: self._static,
+            STATIC: partial(self._static, METHODS, False),
+            STATIC_DISTILLED: partial(self._static, [FLAP], True),
             EXPERTS_OF_64: partial(self._experts, EXPERTS_OF_64),
             RANDOM_EXPERTS: partial(self._experts, RANDOM_EXPERTS),
             ROUTERS: self._routers,
         }
-        for group in GROUPS:
-            if group in groups:
-                yield from makers[group]()
+        for group in groups_for(self._recipe, groups):
+            yield from makers[group]()
 
     @property
     def _tiers(self) -> tuple[TierRecord, ...]:
@@ -124,19 +122,21 @@ class Controls:
         for variant in each_alone(self._recipe):
             yield from self._tried(variant)
 
-    def _static(self) -> Iterator[Control]:
-        """For each tier as many neurons for all tokens as take the bytes that the tier reads for each of them."""
-        trained = any("distill" in entry for entry in self._recipe.stages)
-        for tier in self._tiers:
-            wanted = self._scores[tier.name].ffn_shares[0] * ffn_bytes(self._finished)
-            for distilled in (False, True) if trained else (False,):
-                template = static_pruning(self._recipe, 0.5, distilled)
+    def _static(self, methods: Sequence[str], distilled: bool) -> Iterator[Control]:
+        """For each tier as many neurons for all tokens as take the bytes that the tier reads for each of them.
+
+        Without tiers: as many as take the bytes of the result.
+        """
+        for tier in [each.name for each in self._tiers] or [FULL]:
+            wanted = self._scores[tier].ffn_shares[0] * ffn_bytes(self._finished)
+            for method in methods:
+                template = static_pruning(self._recipe, 0.5, method, distilled)
                 try:
                     remove = self._removal(template, wanted)
                 except SetupError as error:
-                    yield _failed(template, tier.name, error)
+                    yield _failed(template, tier, error)
                     continue
-                yield from self._tried(static_pruning(self._recipe, remove, distilled), tier.name)
+                yield from self._tried(static_pruning(self._recipe, remove, method, distilled), tier)
 
     def _removal(self, template: Variant, wanted: float) -> float:
         """The share of all neurons that must go for FFNs of about so many bytes."""
@@ -147,11 +147,11 @@ class Controls:
         kept = round((wanted - one) / each) + len(spec.layers)
         if kept >= total:
             raise RecipeError(
-                f"this tier reads {wanted:,.0f} bytes of the FFNs, all neurons together take no more, "
+                f"{wanted:,.0f} bytes of the FFNs are read, and all neurons together take no more, "
                 "so there is nothing to remove"
             )
         if kept < 1:
-            raise RecipeError(f"the {wanted:,.0f} bytes that this tier reads hold no neuron")
+            raise RecipeError(f"the {wanted:,.0f} bytes that are read hold no neuron")
         return (total - kept) / total
 
     def _experts(self, group: str) -> Iterator[Control]:

@@ -4,12 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.errors import RecipeError
+from ..models.suggestion import suggestion
 from .moefy.settings import MoefySettings
 from .recipe import Recipe
 
-ALONE, STATIC, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS = GROUPS = (
-    "alone", "static", "experts-of-64", "random-experts", "routers",
+ALONE, STATIC, STATIC_DISTILLED, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS = GROUPS = (
+    "alone", "static", "static-distilled", "experts-of-64", "random-experts", "routers",
 )  # fmt: skip
+_OF_TIERS = (EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS)
+FLAP, MAGNITUDE, RANDOM = METHODS = ("flap", "magnitude", "random")
+_STATIC_NAMES = {
+    FLAP: "static pruning", MAGNITUDE: "static pruning by magnitude", RANDOM: "static pruning by chance",
+}  # fmt: skip
 _PUBLISHED_SIZE = 64  # neurons of an expert: what tensor cores want, and about what the literature compares
 
 
@@ -29,6 +36,28 @@ def moefy_settings(recipe: Recipe) -> MoefySettings | None:
     return found[0] if found else None
 
 
+def groups_for(recipe: Recipe, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Those of GROUPS that say something of this recipe, of the wanted ones (None: of all), in the order of GROUPS.
+
+    Raises RecipeError for a name that is not among GROUPS, and for a wanted group that needs what the recipe lacks.
+    """
+    for name in wanted or ():
+        if name not in GROUPS:
+            raise RecipeError(f"there are no controls {name!r}; {suggestion(name, list(GROUPS))}")
+    lacking: dict[str, str] = {}
+    if moefy_settings(recipe) is None:
+        lacking |= dict.fromkeys(_OF_TIERS, "tiers; a stage moefy makes them")
+        if not any("prune" in entry for entry in recipe.stages):
+            lacking |= dict.fromkeys((STATIC, STATIC_DISTILLED), "tiers and no pruning; a stage moefy or prune does it")
+    if not any("distill" in entry for entry in recipe.stages):
+        lacking[STATIC_DISTILLED] = "distillation; a stage distill does it"
+    for name in wanted or ():
+        if name in lacking:
+            possible = ", ".join(each for each in GROUPS if each not in lacking)
+            raise RecipeError(f"controls {name!r}: this recipe has no {lacking[name]}; choose among {possible}")
+    return tuple(name for name in GROUPS if name not in lacking and (wanted is None or name in wanted))
+
+
 def each_alone(recipe: Recipe) -> list[Variant]:
     """Every method of the recipe by itself; with experts that int8 weights route to, int8 as well."""
     settings = moefy_settings(recipe)
@@ -43,12 +72,16 @@ def each_alone(recipe: Recipe) -> list[Variant]:
     return variants
 
 
-def static_pruning(recipe: Recipe, remove: float, distilled: bool = False) -> Variant:
-    """FLAP (An et al. 2024) with compensation, then int8 where the recipe has it; distilled in between as there."""
-    prune = {"prune": {"method": "flap", "remove": remove, "compensate": True}}
+def static_pruning(recipe: Recipe, remove: float, method: str = FLAP, distilled: bool = False) -> Variant:
+    """One of METHODS with a bias for what went, then int8 where the recipe has it; distilled in between as there.
+
+    flap: An et al. 2024.
+    """
+    prune = {"prune": {"method": method, "remove": remove, "compensate": True}}
     rest = ("distill", "quantize") if distilled else ("quantize",)
-    name = "static pruning, distilled" if distilled else "static pruning"
-    return Variant(STATIC, name, _with_stages(recipe, [prune, *_stages(recipe, *rest)]))
+    name = f"{_STATIC_NAMES[method]}, distilled" if distilled else _STATIC_NAMES[method]
+    group = STATIC_DISTILLED if distilled else STATIC
+    return Variant(group, name, _with_stages(recipe, [prune, *_stages(recipe, *rest)]))
 
 
 def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_64) -> Variant:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..evaluate.files import write_whole
-from ..evaluate.score import Score, encode_documents, score_documents
+from ..evaluate.score import Memory, Score, encode_documents, score_documents
 from ..evaluate.texts import embedded_text, read_documents
 from ..kernels.native import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
@@ -24,17 +24,21 @@ from .material import Progress
 from .recipe import Evaluation
 
 Figures = Mapping[str, float | int]
+_FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
 _SOURCES = ("evaluate", "engine", "models", "kernels")
 
 
 class Judge:
-    """Scores of models that came from one original. Raises TextError for text that cannot be scored."""
+    """Scores of models that came from one original. Raises TextError for text that cannot be scored.
+
+    documents: what they are scored on; encoded: its token ids, cut as they are scored.
+    """
 
     def __init__(self, original: Checkpoint, wanted: Evaluation, progress: Progress) -> None:
         self._original, self._progress = original, progress
-        documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+        self.documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
         tokenizer = Tokenizer.open(original.path)
-        self._encoded = encode_documents(documents, tokenizer, wanted.truncate, original.spec.vocab_size)
+        self.encoded = encode_documents(self.documents, tokenizer, wanted.truncate, original.spec.vocab_size)
 
     def original(self) -> Figures:
         """The original's own figures."""
@@ -47,7 +51,7 @@ class Judge:
     def original_score(self) -> Score:
         """The original's own score."""
         identity = [dense_sha256(self._original), FULL, None]
-        return self.score("the original", identity, self._load_original, compared=False)
+        return self.score("the original", identity, self.load_original, compared=False)
 
     def scores(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Score]:
         """The score at each of these tiers, compared with the original."""
@@ -71,24 +75,31 @@ class Judge:
     ) -> Score:
         """The score of the model that `make` gives, at the tier that it is set to; from an earlier run where one made
         it of an equal identity: plain values that tell this model from every other."""
-        parts = [*identity, self._text_sha256, code_sha256(*_SOURCES)]
+        parts = [*identity, self.text_sha256, code_sha256(*_SOURCES)]
         file = cache_folder() / "scores" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
         if not file.exists():
             against = self._against if compared else None
-            score = score_documents(
-                make(), self._encoded, against, lambda n, of: self._progress(f"scoring {what}", n, of)
-            )
+            say = partial(self._progress, f"scoring {what}")
+            score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, json.dumps(score.to_json()).encode())
         return Score.from_json(json.loads(file.read_bytes()))
 
-    def _load_original(self) -> Transformer:
+    def load_original(self) -> Transformer:
+        """The original, on the CPU."""
         return load_transformer(self._original, torch.device("cpu"))
 
     @cached_property
     def _against(self) -> Transformer:
-        return self._load_original()
+        return self.load_original()
 
     @cached_property
-    def _text_sha256(self) -> str:
-        return hashlib.sha256(json.dumps(self._encoded).encode()).hexdigest()
+    def _memory(self) -> Memory | None:
+        """What the original makes of the text, where it is not too much to keep."""
+        states = sum(map(len, self.encoded)) * self._original.spec.hidden_size
+        return {} if states * _FP32_BYTES <= _MEMORY_BYTES else None
+
+    @cached_property
+    def text_sha256(self) -> str:
+        """Equal for equal token ids."""
+        return hashlib.sha256(json.dumps(self.encoded).encode()).hexdigest()

@@ -9,9 +9,14 @@ from ..evaluate.files import as_png
 _STYLES = {  # name of a control -> colour, marker
     "static pruning": ("#8a8f98", "s"),
     "static pruning, distilled": ("#5d6470", "D"),
+    "static pruning by magnitude": ("#b3b7bd", "v"),
+    "static pruning by chance": ("#d5d8dc", "x"),
     "experts of 64": ("#d9a441", "^"),
+    "random experts of 64": ("#ead1a0", "<"),
     "perfect router": ("#7a4fa3", "*"),
+    "random router": ("#cbb8db", "+"),
 }
+_ROOM = 0.3  # how far below the recipe's own tiers the picture goes
 _OURS = "#0f7b6c"
 _SHADES = ("#0f7b6c", "#d9a441", "#7a4fa3", "#c2553d", "#4a7fb5", "#8a8f98")
 Entry = Mapping[str, Any]
@@ -32,21 +37,28 @@ def draw(report: Mapping[str, Any]) -> bytes:
 def _kept(panel: Any, report: Mapping[str, Any]) -> None:
     """Top-1 accuracy relative to the original against the share of its FFN bytes, with 95 % intervals."""
     panel.axhline(1.0, color="#cccccc", linewidth=1)
+    bottom = max(0.0, min((each["relative_top1"] or 0.0 for each in report["tiers"]), default=0.0) - _ROOM)
     for name, (colour, marker) in _STYLES.items():
-        found = [each for each in report["controls"] if each["name"] == name and "score" in each]
-        _line(panel, name, found, colour, marker)
+        found = [each for each in report["controls"] if each["name"] == name and each.get("relative_top1") is not None]
+        seen = [each for each in found if each["relative_top1"] >= bottom]
+        _line(panel, name, seen, colour, marker, " (others below)" if len(seen) < len(found) else "")
     _line(panel, "tiers", report["tiers"], _OURS, "o")
-    panel.set_xlabel("share of the FFN's bytes that a token reads")
+    panel.set_ylim(bottom=bottom)
+    panel.set_xlabel(f"share of the FFN's {report['ffn_format']} bytes that a token reads")
     panel.set_title("top-1 accuracy, relative to the original", loc="left", fontsize=11)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False)
+    panel.legend(frameon=False, fontsize=8)
 
 
-def _line(panel: Any, name: str, entries: Sequence[Entry], colour: str, marker: str) -> None:
+def _line(panel: Any, name: str, entries: Sequence[Entry], colour: str, marker: str, note: str = "") -> None:
     points = sorted((e["ffn_share"], e["relative_top1"], *_reach(e)) for e in entries if e["relative_top1"] is not None)
+    if not points and note:
+        panel.plot([], [], label=f"{name} (below)", color=colour, marker=marker)
     if points:
         x, y, below, above = (list(column) for column in zip(*points, strict=True))
-        panel.errorbar(x, y, yerr=[below, above], label=name, color=colour, marker=marker, capsize=2, linewidth=1.4)
+        panel.errorbar(
+            x, y, yerr=[below, above], label=name + note, color=colour, marker=marker, capsize=2, linewidth=1.4
+        )
 
 
 def _reach(entry: Entry) -> tuple[float, float]:

@@ -4,13 +4,13 @@ Everything is made of the plain values that `collect` gives and report.json hold
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..evaluate.compare import PERPLEXITY, TOP1
+from ..evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, TOP1
 from ..evaluate.files import (
     check_can_draw,
     html_image,
@@ -22,18 +22,19 @@ from ..evaluate.files import (
     write_files,
 )
 from .collect import Report
-from .derive import ALONE, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS, STATIC
+from .derive import ALONE, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS, STATIC, STATIC_DISTILLED
 from .picture import draw
 
 Table = tuple[list[str], list[list[str]]]
 FORMATS = {
     "bytes": "{:,.0f}", "share": "{:.3f}", "perplexity": "{:.4f}", "percent": "{:.2%}", "relative": "{:.4f}",
-    "kl": "{:.5f}", "ratio": "{:.4f}", "difference": "{:+.2%}", "count": "{:,}",
+    "rate": "{:,.1f}", "times": "{:.2f}", "kl": "{:.5f}", "ratio": "{:.4f}", "difference": "{:+.2%}", "count": "{:,}",
 }  # fmt: skip
 _ABOUT = {
     ALONE: "only ...: one method of the recipe by itself",
-    STATIC: "static pruning: as many neurons for every token as take the bytes that the tier reads (FLAP, with "
-    "compensation), then int8 where the recipe has it; distilled: learning as much as the recipe's model did",
+    STATIC: "static pruning: as many neurons for every token as take the bytes that the tier reads (FLAP, or by "
+    "magnitude, or by chance, each with compensation), then int8 where the recipe has it",
+    STATIC_DISTILLED: "static pruning, distilled: the same by FLAP, learning as much as the recipe's model did",
     EXPERTS_OF_64: "experts of 64: the recipe with such experts and a norm-regression router, which learns from the "
     "calibration text alone: little text makes a poor router",
     RANDOM_EXPERTS: "random experts of 64: the same, neurons grouped by chance",
@@ -60,13 +61,19 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 def page(report: Report, picture: bytes) -> str:
     """Self-contained HTML."""
     recipe = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
-    controls = html_section("Controls", html_table(*control_rows(report))) if report["controls"] else ""
+    controls = ""
+    if report["controls"]:
+        controls = html_section("Controls", html_table(*control_rows(report)))
+        controls += html_section("Ahead and behind", html_table(*verdict_rows(report)))
+    speed = html_section("Speed", html_table(*speed_rows(report))) if report["speed"] else ""
     body = (
         html_section("Tiers", html_table(*tier_rows(report)), html_image(picture, "what the tiers keep"))
         + controls
+        + speed
         + html_section("What to know", html_notes(notes(report)))
         + html_section("Stages", html_table(*stage_rows(report)))
         + html_section("Recipe", html_text(recipe))
+        + (html_section("To make this again", html_text(report["command"])) if report["command"] else "")
     )
     return html_page(f"{report['model']}: what the recipe kept", body)
 
@@ -99,6 +106,34 @@ def control_rows(report: Report) -> Table:
     return head, rows
 
 
+def verdict_rows(report: Report) -> Table:
+    """What each tier is ahead of and behind, losses too."""
+    head = ["tier", "by", AHEAD, NO_DIFFERENCE, BEHIND]
+    beside = [each for each in report["controls"] if (each.get("tier_against_it") or {}).get("over")]
+    rows = []
+    for tier in dict.fromkeys(each["tier"] for each in beside):
+        for figure, shown in ((PERPLEXITY, "perplexity"), (TOP1, "top-1")):
+            found = [each for each in beside if each["tier"] == tier]
+            rows.append([tier, shown, *(_names(found, figure, verdict) for verdict in head[2:])])
+    return head, rows
+
+
+def _names(controls: Sequence[Mapping[str, Any]], figure: str, verdict: str) -> str:
+    return "; ".join(each["name"] for each in controls if each["tier_against_it"][figure]["verdict"] == verdict)
+
+
+def speed_rows(report: Report) -> Table:
+    """Tokens per second of the original and of each tier, by batch, and as a multiple of the full tier's."""
+    head = ["", "batch", "tokens/s, median", "tokens/s, best", "times the full tier's"]
+    return head, [
+        [
+            row["name"], _shown("count", row["batch"]), _shown("rate", row["tokens_per_second"]),
+            _shown("rate", row["best_tokens_per_second"]), _shown("times", row["times_full"]),
+        ]
+        for row in report["speed"]["rows"]
+    ]  # fmt: skip
+
+
 def stage_rows(report: Report) -> Table:
     """Bytes of weights and scores after each stage."""
     head = ["after", "settings", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "top-1 agreement"]
@@ -119,16 +154,41 @@ def notes(report: Report) -> list[str]:
         f"Scored on {count(text['tokens'])} tokens of {count(text['documents'])} documents of "
         f"{', '.join(text['text'])}; calibrated on {calibration['text']}, windows of {count(calibration['length'])} "
         f"tokens, at most {count(calibration['sequences'])}.",
+        _about_overlap(text["overlap_with_calibration"]),
         "Bytes and neurons are what a lone token reads and computes of the FFNs, routers included, as shares of the "
-        f"original's in the format of the result ({_shown('bytes', whole)} bytes). Relative: top-1 accuracy as a "
-        "share of the original's. Bytes, set: the share of the result's own FFNs that the recipe names.",
+        f"original's in the format of the result ({report['ffn_format']}, {_shown('bytes', whole)} bytes). Relative: "
+        "top-1 accuracy as a share of the original's. Bytes, set: the share of the result's own FFNs that the recipe "
+        "names.",
         _about_intervals(report),
         *(_ABOUT[group] for group in report["control_groups"]),
         *(f"{_title(each)}: not run: {each['reason']}" for each in report["controls"] if each["reason"]),
     ]
     if not report["control_groups"]:
         said.append("No controls were run, so nothing here says whether another way to the same bytes keeps more.")
+    if report["speed"]:
+        said.append(_about_speed(report["speed"]))
     return [*said, _about_machine(report["provenance"])]
+
+
+def _about_overlap(share: float) -> str:
+    if not share:
+        found = "no run of 13 words of it is in the text that was scored"
+    else:
+        found = (
+            f"{_shown('percent', share)} of the words that were scored lie in runs of 13 words that it has too, which "
+            "flatters whatever was chosen on it"
+        )
+    return (
+        f"Stages and controls choose on the calibration text alone: {found}. Who wrote the recipe may have seen more."
+    )
+
+
+def _about_speed(speed: Mapping[str, Any]) -> str:
+    return (
+        f"Speed is of greedy decode steps after short prompts, {_shown('count', speed['rounds'])} rounds taken in "
+        f"turn, {_shown('count', speed['threads'])} CPU threads, beside whatever else the machine did; it is measured "
+        "anew for each report."
+    )
 
 
 def _about_intervals(report: Report) -> str:
