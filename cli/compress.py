@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     done = compress(args.model, args.out, args.recipe, Progress(), args.dry_run, _announce)
     if args.dry_run:
         _print_plan(args.recipe, done)
+        _print_control_plan(args.model, done, groups)
         return 0
     _print_result(done)
     if groups or args.report:
@@ -96,6 +97,16 @@ def _print_plan(recipe: str, done: "Compression") -> None:
     print(f"{recipe}: {sizes}; nothing written")
 
 
+def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) -> None:
+    from ..compress.effort import control_seconds
+    from ..models.checkpoint import open_checkpoint
+
+    if groups:
+        seconds = control_seconds(open_checkpoint(model), done.recipe, groups)
+        rows = [[group, _duration(each)] for group, each in seconds.items()]
+        print(table(["controls", "about"], [*rows, ["together", _duration(sum(seconds.values()))]]))
+
+
 def _print_result(done: "Compression") -> None:
     if done.already_there:
         print(f"{done.out} is already the result of this recipe on this model")
@@ -131,14 +142,13 @@ def _tier_row(name: str, figures: Mapping[str, float | int], original: Mapping[s
 
 def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]) -> None:
     from ..compress.collect import collect
-    from ..compress.report import control_rows, notes, speed_rows, verdict_rows, write_report
+    from ..compress.report import control_rows, notes, speed_rows, write_report
     from ..evaluate.speed import ROUNDS
 
     rounds = ROUNDS if args.report else 0
     report = collect(args.model, done, groups, Progress(), _announce, rounds, _command(args, groups))
     if groups:
         print(table(*control_rows(report)))
-        print(table(*verdict_rows(report)))
     if report["speed"]:
         print(table(*speed_rows(report)))
     for line in notes(report):

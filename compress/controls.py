@@ -156,16 +156,17 @@ class Controls:
 
     def _experts(self, group: str) -> Iterator[Control]:
         """Those tiers that such a router leaves room for, together; the others with their reason."""
-        possible = []
+        found: dict[str, Control] = {}
         for tier in self._tiers:
             variant = experts_of_64(self._recipe, [tier.name], group)
             try:
                 self._planned(variant.recipe)
-                possible.append(tier.name)
             except SetupError as error:
-                yield _failed(variant, tier.name, error)
+                found[tier.name] = _failed(variant, tier.name, error)
+        possible = [tier.name for tier in self._tiers if tier.name not in found]
         if possible:
-            yield from self._tried(experts_of_64(self._recipe, possible, group))
+            found |= {each.tier: each for each in self._tried(experts_of_64(self._recipe, possible, group))}
+        yield from (found[tier.name] for tier in self._tiers)
 
     def _tried(self, variant: Variant, beside: str = "") -> Iterator[Control]:
         """The scores of a derived recipe: of its tiers, or as a whole, held against the tier `beside`."""

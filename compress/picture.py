@@ -13,6 +13,8 @@ _STYLES = {  # name of a control -> colour, marker
     "static pruning by chance": ("#d5d8dc", "x"),
     "experts of 64": ("#d9a441", "^"),
     "random experts of 64": ("#ead1a0", "<"),
+    "only moefy": ("#4a7fb5", "P"),
+    "only moefy with quantize": ("#4a7fb5", "P"),
     "perfect router": ("#7a4fa3", "*"),
     "random router": ("#cbb8db", "+"),
 }

@@ -28,6 +28,7 @@ from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_f
 
 BACKWARD_PASSES = 3  # a token learned from costs about as much as three that are only read
 _PROBE_TOKENS = 256
+_PROBES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +134,34 @@ class Run:
     @cached_property
     def estimates(self) -> tuple[Estimate, ...]:
         """Time and size of every stage, from a short probe of the model where one will take long."""
-        passes = [stage.work.passes(self._source.spec, self._calibration) for stage in self._stages]
         done = [(stages_folder() / key).is_dir() for key in self._keys]
-        each = self._seconds_per_token() if any(p and not d for p, d in zip(passes, done, strict=True)) else 0.0
+        passes = [0.0 if is_done else tokens for is_done, (_, tokens) in zip(done, self.efforts, strict=True)]
+        each = self.seconds_per_token() if any(passes) else 0.0
         sizes = [weight_bytes(spec, self._source) for spec in self.planned]
         rows = zip(self._stages, passes, sizes, done, strict=True)
-        return tuple(Estimate(stage.name, 0.0 if is_done else n * each, b, is_done) for stage, n, b, is_done in rows)
+        return tuple(Estimate(stage.name, n * each, b, is_done) for stage, n, b, is_done in rows)
 
-    def _seconds_per_token(self) -> float:
+    @cached_property
+    def efforts(self) -> tuple[tuple[str, float], ...]:
+        """Of each stage its key, and about how many tokens' forward passes it takes where it is not done yet."""
+        passes = [stage.work.passes(self._source.spec, self._calibration) for stage in self._stages]
+        return tuple(zip(self._keys, passes, strict=True))
+
+    @property
+    def calibration_tokens(self) -> int:
+        return self._calibration.windows.numel()
+
+    def seconds_per_token(self) -> float:
+        """Of a forward pass of the original on this machine: the best of a few, since other work slows some."""
         model = load_transformer(self._source, torch.device("cpu"))
         ids = self._calibration.windows[:1, :_PROBE_TOKENS]
+        taken = []
         with torch.inference_mode():
-            model(ids)
-            began = time.perf_counter()
-            model(ids)
-        return (time.perf_counter() - began) / ids.shape[1]
+            for _ in range(_PROBES):
+                began = time.perf_counter()
+                model(ids)
+                taken.append(time.perf_counter() - began)
+        return min(taken) / ids.shape[1]
 
     def check_disk(self) -> None:
         """Raises CheckpointError where there is no room for the stages that are not done yet."""

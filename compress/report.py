@@ -186,7 +186,7 @@ def _about_overlap(share: float) -> str:
 def _about_speed(speed: Mapping[str, Any]) -> str:
     return (
         f"Speed is of greedy decode steps after short prompts, {_shown('count', speed['rounds'])} rounds taken in "
-        f"turn, {_shown('count', speed['threads'])} CPU threads, beside whatever else the machine did; it is measured "
+        f"turn, CPU threads: {_shown('count', speed['threads'])}, beside whatever else the machine did; it is measured "
         "anew for each report."
     )
 

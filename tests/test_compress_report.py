@@ -29,6 +29,7 @@ from moesaic.compress.derive import (
     groups_for,
     static_pruning,
 )
+from moesaic.compress.effort import control_seconds
 from moesaic.compress.pipeline import Compression, Estimate, compress
 from moesaic.compress.recipe import read_recipe
 from moesaic.compress.report import FORMATS, control_rows, notes, page, verdict_rows, write_report
@@ -403,6 +404,22 @@ def test_a_dry_run_says_what_each_stage_takes_and_what_is_done(
     assert re.search(r"^prune +done +[\d,]+$", shown, re.MULTILINE)
     assert re.search(r"^calibrate +[\d.]+ s +[\d,]+$", shown, re.MULTILINE)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_says_what_each_group_of_controls_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = written({**RECIPE, "stages": [{"distill": {"tokens": 100}}, *RECIPE["stages"]]}, tmp_path)
+    assert main(["compress", "stories260k", str(tmp_path / "out"), "--recipe", recipe, "--dry-run", "--controls"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^([a-z0-9-]+) +[\d.]+(?:e-\d+)? (?:s|min)$", shown, re.MULTILINE)[-7:] == [*GROUPS, "together"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_group_takes_longer_the_more_it_trains(tmp_path: Path) -> None:
+    def seconds(tokens: int) -> float:
+        recipe = read_recipe({**TEXTS, "stages": [{"distill": {"tokens": tokens}}, MOE, INT8]})
+        return control_seconds(open_checkpoint("stories260k"), recipe, ["static-distilled"])["static-distilled"]
+
+    assert seconds(2_000_000) > 20 * seconds(1_000)
 
 
 def test_a_long_stage_is_announced_before_it_begins(
