@@ -1,9 +1,11 @@
 """What controls will take, before any of them begins."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from ..models.checkpoint import Checkpoint
 from ..models.errors import SetupError
+from ..models.threads import choose_threads, torch_threads
 from .derive import (
     ALONE,
     EXPERTS_OF_64,
@@ -33,33 +35,36 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
     """
     judge = Judge(source, recipe.evaluation, lambda what, done, total: None)
     itself = _run(source, recipe, judge)
-    scored, each = sum(map(len, judge.encoded)), itself.seconds_per_token()
-    known = {key for key, _ in itself.efforts}
-    found = {}
+    scored, known = sum(map(len, judge.encoded)), {key for key, _ in itself.efforts}
+    tokens = {}
     for group in groups_for(recipe, groups):
-        tokens = 0.0
+        tokens[group] = 0.0
         if group == ROUTERS:
-            tokens += len(SELECTIONS) * len(recipe.tiers()) * (itself.calibration_tokens + scored)
+            tokens[group] = len(SELECTIONS) * len(recipe.tiers()) * (itself.calibration_tokens + scored)
         for variant in _variants(recipe, group):
-            try:
-                run = _run(source, variant.recipe, judge)
-            except SetupError:
-                continue  # it will not run, and says so
-            tokens += (
-                sum(effort for key, effort in run.efforts if key not in known) + len(variant.tiers or "1") * scored
-            )
-            known |= {key for key, _ in run.efforts}
-        found[group] = tokens * each
-    return found
+            for run in _possible(source, variant.recipe, judge):
+                tokens[group] += sum(effort for key, effort in run.efforts if key not in known)
+                tokens[group] += len(variant.tiers or "1") * scored
+                known |= {key for key, _ in run.efforts}
+    with torch_threads(choose_threads(None, source.weight_bytes)):
+        each = itself.seconds_per_token()
+    return {group: count * each for group, count in tokens.items()}
+
+
+def _possible(source: Checkpoint, recipe: Recipe, judge: Judge) -> Iterator[Run]:
+    """Nothing for a recipe that cannot run: as a control it says why."""
+    with suppress(SetupError):
+        yield _run(source, recipe, judge)
 
 
 def _variants(recipe: Recipe, group: str) -> Iterator[Variant]:
-    """As they will run, but for how much static pruning removes and for tiers that experts leave no room for."""
+    """As they will run, but for how much static pruning removes, and for experts of several tiers made at once."""
     tiers = recipe.tiers()
     if group == ALONE:
         yield from each_alone(recipe)
     elif group in (EXPERTS_OF_64, RANDOM_EXPERTS):
-        yield experts_of_64(recipe, list(tiers), group)
+        for tier in tiers:
+            yield experts_of_64(recipe, [tier], group)
     elif group in (STATIC, STATIC_DISTILLED):
         for share in tiers.values() or [0.5]:
             for method in METHODS if group == STATIC else (FLAP,):

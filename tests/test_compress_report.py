@@ -414,6 +414,11 @@ def test_a_dry_run_says_what_each_group_of_controls_takes(tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_experts_that_only_some_tiers_leave_room_for_take_time() -> None:
+    found = control_seconds(open_checkpoint("stories260k"), read_recipe(RECIPE), ["experts-of-64", "routers"])
+    assert found["experts-of-64"] > 0 and found["routers"] > 0
+
+
 def test_a_group_takes_longer_the_more_it_trains(tmp_path: Path) -> None:
     def seconds(tokens: int) -> float:
         recipe = read_recipe({**TEXTS, "stages": [{"distill": {"tokens": tokens}}, MOE, INT8]})
