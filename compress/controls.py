@@ -100,6 +100,7 @@ class Controls:
     ) -> None:
         self._source, self._recipe, self._finished, self._scores = source, recipe, finished, scores
         self._judge, self._progress, self._announce = judge, progress, announce
+        self._calibration = Calibration(recipe.calibration, source)
 
     def run(self, groups: Sequence[str]) -> Iterator[Control]:
         """Each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
@@ -175,7 +176,7 @@ class Controls:
             yield Control(variant.group, variant.name, beside, variant.recipe, "this is the recipe itself")
             return
         try:
-            run = Run(self._source, variant.recipe, self._progress, self._announce, self._judge)
+            run = Run(self._source, variant.recipe, self._progress, self._announce, self._judge, self._calibration)
             checkpoint = run.checkpoint()
             scores = self._judge.scores(variant.name, checkpoint, tiers)
         except SetupError as error:
@@ -187,7 +188,8 @@ class Controls:
             yield _scored(named, score, checkpoint)
 
     def _planned(self, recipe: Recipe) -> TransformerSpec:
-        return Run(self._source, recipe, self._progress, judge=self._judge).planned[-1]
+        run = Run(self._source, recipe, self._progress, judge=self._judge, calibration=self._calibration)
+        return run.planned[-1]
 
     def _routers(self) -> Iterator[Control]:
         """Other selections at each tier's own share of neurons."""
@@ -198,7 +200,7 @@ class Controls:
 
     def _selected(self, kind: str, tier: TierRecord) -> Score:
         settings = moefy_settings(self._recipe)
-        calibration = Calibration(self._recipe.calibration, self._source)
+        calibration = self._calibration
         shares = layer_shares(tier, self._scores[tier.name].ffn_shares[1])
         compensate = settings is not None and settings.compensate
         wanted = Selection(kind, shares, calibration.windows, compensate, self._recipe.seed)

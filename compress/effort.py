@@ -6,6 +6,7 @@ from contextlib import suppress
 from ..models.checkpoint import Checkpoint
 from ..models.errors import SetupError
 from ..models.threads import choose_threads, torch_threads
+from .calibration import Calibration
 from .derive import (
     ALONE,
     EXPERTS_OF_64,
@@ -34,7 +35,8 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
     Raises RecipeError as `groups_for` does.
     """
     judge = Judge(source, recipe.evaluation, lambda what, done, total: None)
-    itself = _run(source, recipe, judge)
+    calibration = Calibration(recipe.calibration, source)
+    itself = _run(source, recipe, judge, calibration)
     scored, known = sum(map(len, judge.encoded)), {key for key, _ in itself.efforts}
     tokens = {}
     for group in groups_for(recipe, groups):
@@ -42,7 +44,7 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
         if group == ROUTERS:
             tokens[group] = len(SELECTIONS) * len(recipe.tiers()) * (itself.calibration_tokens + scored)
         for variant in _variants(recipe, group):
-            for run in _possible(source, variant.recipe, judge):
+            for run in _possible(source, variant.recipe, judge, calibration):
                 tokens[group] += sum(effort for key, effort in run.efforts if key not in known)
                 tokens[group] += len(variant.tiers or "1") * scored
                 known |= {key for key, _ in run.efforts}
@@ -51,10 +53,10 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
     return {group: count * each for group, count in tokens.items()}
 
 
-def _possible(source: Checkpoint, recipe: Recipe, judge: Judge) -> Iterator[Run]:
+def _possible(source: Checkpoint, recipe: Recipe, judge: Judge, calibration: Calibration) -> Iterator[Run]:
     """Nothing for a recipe that cannot run: as a control it says why."""
     with suppress(SetupError):
-        yield _run(source, recipe, judge)
+        yield _run(source, recipe, judge, calibration)
 
 
 def _variants(recipe: Recipe, group: str) -> Iterator[Variant]:
@@ -71,5 +73,5 @@ def _variants(recipe: Recipe, group: str) -> Iterator[Variant]:
                 yield static_pruning(recipe, 1 - share, method, group == STATIC_DISTILLED)
 
 
-def _run(source: Checkpoint, recipe: Recipe, judge: Judge) -> Run:
-    return Run(source, recipe, lambda what, done, total: None, judge=judge)
+def _run(source: Checkpoint, recipe: Recipe, judge: Judge, calibration: Calibration) -> Run:
+    return Run(source, recipe, lambda what, done, total: None, judge=judge, calibration=calibration)

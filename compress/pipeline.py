@@ -92,7 +92,10 @@ def compress(
 
 
 class Run:
-    """One recipe on one model. Raises RecipeError where its stages make no sense on it, TextError for its texts."""
+    """One recipe on one model; judge and calibration are the recipe's own, from another run of the same texts.
+
+    Raises RecipeError where its stages make no sense on it, TextError for its texts.
+    """
 
     def __init__(
         self,
@@ -101,11 +104,12 @@ class Run:
         progress: Progress,
         announce: Announce | None = None,
         judge: Judge | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self._source, self._recipe, self._progress, self._announce = source, recipe, progress, announce
         self._input_sha256 = content_sha256(source)
         self._stages = recipe.built_stages()
-        self._calibration = Calibration(recipe.calibration, source)
+        self._calibration = calibration or Calibration(recipe.calibration, source)
         self.planned = self._plan()
         self._judge = judge or Judge(source, recipe.evaluation, progress)
         self._keys = self._chain()
