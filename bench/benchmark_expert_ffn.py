@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.machine import device_name
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.expert_ffn import ExpertWeights, expert_ffn, expert_ffn_cost
 
 SHAPES = [(2048, 8192, 64), (768, 3072, 64)]  # hidden, width, expert size: OPT-1.3B and GPT-2 small

@@ -19,8 +19,8 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.machine import device_name
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs

@@ -1,36 +1,15 @@
 """What the figures were taken on: device, versions, commit, and how fast its memory is read."""
 
-import os
-import platform
-import subprocess
 import time
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
-PACKAGES = ("moesaic", "torch", "triton", "transformers", "grpcio", "tokenizers")
+from ..evaluate.provenance import provenance
 
 
 def machine_facts() -> dict[str, object]:
     """Everything that belongs beside a figure."""
-    return {
-        "device": device_name(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": _commit(),
-        "read_bandwidth_gb_per_s": round(read_bandwidth() / 1e9, 1),
-    }
-
-
-def device_name() -> str:
-    """The GPU, else the processor."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {**provenance(), "read_bandwidth_gb_per_s": round(read_bandwidth() / 1e9, 1)}
 
 
 def read_bandwidth(num_bytes: int = 256 << 20, rounds: int = 5) -> float:
@@ -43,19 +22,3 @@ def read_bandwidth(num_bytes: int = 256 << 20, rounds: int = 5) -> float:
         data.sum().item()
         best = min(best, time.perf_counter() - begin)
     return num_bytes / best
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    return shown.stdout.strip() or None

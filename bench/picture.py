@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ..evaluate.files import as_png, write_whole
 from .report import Report
 
 DENSE, INT8, PEERS = "#8a8f98", "#0f7b6c", ("#d9a441", "#c7c1b2")
@@ -31,9 +32,7 @@ def draw(report: Report, file: Path) -> None:
     _latency(panels[1][2], report.get("serve", {}))
     machine = report["machine"]
     figure.suptitle(f"{report['model']}: dense and int8, on {machine['device']} (commit {machine['commit']})")
-    partial = file.with_name(f".{file.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(file)
+    write_whole(file, as_png(figure))
 
 
 def _bars(panel: Any, title: str, values: dict[str, float]) -> None:

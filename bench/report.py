@@ -1,7 +1,6 @@
 """The figures of one run: measured, put in one place, printed as a table, written as JSON and one picture."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..compress.pipeline import compress
 from ..engine.options import EngineOptions
+from ..evaluate.files import write_whole
 from ..evaluate.texts import embedded_text, read_documents
 from ..models.checkpoint import open_checkpoint
 from ..models.locate import locate
@@ -81,15 +81,8 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
         from .benchmark_int8_linear import measure
 
         report["kernels"] = measure(plan.quick)
-    write_json(plan.out / "report.json", report)
+    write_whole(plan.out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
     return report
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Writes under a temporary name, then renames."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(file)
 
 
 def _retention(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..compress.pipeline import Compression, compress
 from ..compress.recipe import Recipe, read_recipe
 from ..engine.llm import LLM
+from ..evaluate.files import as_png, write_whole
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from ..models.locate import DEFAULT_MODEL, by_short_name
 from ..models.spec import FULL
@@ -131,9 +132,7 @@ def draw(points: Sequence[Row], title: str, file: Path) -> None:
     panel.set_title(title, loc="left", fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="lower right")
-    partial = file.with_name(f".{file.name}")
-    figure.savefig(partial, format="png")
-    partial.replace(file)
+    write_whole(file, as_png(figure))
 
 
 def _alone(recipe: Recipe, stages: list[dict[str, Any]]) -> dict[str, Any]:

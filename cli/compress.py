@@ -1,39 +1,125 @@
-"""`moesaic compress MODEL OUT --recipe NAME`: run a recipe and show what it kept."""
+"""`moesaic compress MODEL OUT --recipe NAME`: run a recipe, show what it kept, and hold it against other ways."""
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..models.errors import SetupError
 from .common import Progress, table
+
+if TYPE_CHECKING:
+    from ..compress.pipeline import Compression, Estimate
+
+LONG_SECONDS = 60.0  # a stage that takes longer is announced
+EXAMPLES = """examples:
+  moesaic compress stories260k out/int8
+  moesaic compress ./my-model out/moe --recipe moe --dry-run
+  moesaic compress ./my-model out/moe --recipe moe --controls --report out/report
+  moesaic compress ./my-model out/moe --recipe moe --controls static routers
+
+Controls are other ways to the same bytes, scored on the same text. Groups: alone (each method by itself), static
+(pruning to the bytes that each tier reads: FLAP, by magnitude, by chance), static-distilled (the same, learning as much
+as the recipe's model: as long as its distillation for each tier), experts-of-64, random-experts, routers (perfect and
+random, on the finished model). They take about as long as the recipe itself, some of them several times; what was made
+before is not made again. The same command on a finished OUT makes the report again."""
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("compress", help="make a model smaller by a recipe")
+    parser = commands.add_parser(
+        "compress", help="make a model smaller by a recipe", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("model", help="model directory or short name")
     parser.add_argument("out", help="new directory; it appears whole or not at all")
     parser.add_argument("--recipe", default="int8", help="YAML file, or a name from `moesaic recipes list`")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, say the sizes, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say sizes and times, write nothing")
+    parser.add_argument(
+        "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
+    )
+    parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compresses, then prints bytes and scores before and after."""
+    """Compresses, then prints bytes and scores before and after; with controls or a report, those as well."""
     from ..compress.pipeline import compress
 
-    done = compress(args.model, args.out, args.recipe, Progress(), args.dry_run)
-    ratio = done.bytes_after / done.bytes_before
+    groups = _checked_groups(args)
+    done = compress(args.model, args.out, args.recipe, Progress(), args.dry_run, _announce)
     if args.dry_run:
-        sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes of weights ({ratio:.3f}x)"
-        print(f"{args.recipe}: {sizes}; nothing written")
+        _print_plan(args.recipe, done)
+        _print_control_plan(args.model, done, groups)
         return 0
+    _print_result(done)
+    if groups or args.report:
+        _report(args, done, groups)
+    return 0
+
+
+def _checked_groups(args: argparse.Namespace) -> Sequence[str]:
+    """Before any work: the controls fit the recipe, and a report can be drawn and written."""
+    from ..compress.derive import groups_for
+    from ..compress.recipe import read_recipe
+    from ..evaluate.files import check_can_report
+
+    if args.report:
+        check_can_report("--report", Path(args.report))
+        if Path(args.report).absolute() == Path(args.out).absolute():
+            raise SetupError(f"--report {args.report} is where the model goes; name another directory")
+    return () if args.controls is None else groups_for(read_recipe(args.recipe), args.controls or None)
+
+
+def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
+    """What makes the report again, as one would type it."""
+    parts = ["moesaic", "compress", args.model, args.out, "--recipe", args.recipe, "--report", args.report or ""]
+    return shlex.join([*parts, *(["--controls", *groups] if groups else [])])
+
+
+def _announce(estimate: "Estimate") -> None:
+    if estimate.seconds > LONG_SECONDS:
+        print(f"{estimate.stage}: about {_duration(estimate.seconds)} on this machine", file=sys.stderr)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > LONG_SECONDS else f"{seconds:.3g} s"
+
+
+def _print_plan(recipe: str, done: "Compression") -> None:
+    rows = [
+        [each.stage, "done" if each.done else _duration(each.seconds), f"{each.bytes:,}"] for each in done.estimates
+    ]
+    print(table(["stage", "about", "bytes of weights"], rows))
+    ratio = done.bytes_after / done.bytes_before
+    sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes of weights ({ratio:.3f}x)"
+    print(f"{recipe}: {sizes}; nothing written")
+
+
+def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) -> None:
+    from ..compress.effort import control_seconds
+    from ..models.checkpoint import open_checkpoint
+
+    if groups:
+        seconds = control_seconds(open_checkpoint(model), done.recipe, groups)
+        rows = [[group, _duration(each)] for group, each in seconds.items()]
+        print(table(["controls", "about"], [*rows, ["together", _duration(sum(seconds.values()))]]))
+
+
+def _print_result(done: "Compression") -> None:
     if done.already_there:
         print(f"{done.out} is already the result of this recipe on this model")
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     print(
         table(head, [_row("original", done.bytes_before, done.original), _row("result", done.bytes_after, done.result)])
     )
+    if done.tiers:
+        head = ["tier", "FFN bytes", "FFN neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
+        tiers = {"full": done.result, **done.tiers}
+        print(table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()]))
+    ratio = done.bytes_after / done.bytes_before
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
-    return 0
 
 
 def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[str]:
@@ -43,3 +129,29 @@ def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[
         f"{figures['kl_nats_per_token']:.5f}" if compared else "",
         f"{figures['top1_agreement']:.2%}" if compared else "",
     ]  # fmt: skip
+
+
+def _tier_row(name: str, figures: Mapping[str, float | int], original: Mapping[str, float | int]) -> list[str]:
+    whole = original["top1_accuracy"]
+    return [
+        name, f"{figures.get('ffn_bytes_share', 1):.3f}", f"{figures.get('ffn_neurons_share', 1):.3f}",
+        f"{figures['perplexity']:.4f}", f"{figures['top1_accuracy']:.2%}",
+        f"{figures['top1_accuracy'] / whole:.4f}" if whole else "", f"{figures['kl_nats_per_token']:.5f}",
+    ]  # fmt: skip
+
+
+def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]) -> None:
+    from ..compress.collect import collect
+    from ..compress.report import control_rows, notes, speed_rows, write_report
+    from ..evaluate.speed import ROUNDS
+
+    rounds = ROUNDS if args.report else 0
+    report = collect(args.model, done, groups, Progress(), _announce, rounds, _command(args, groups))
+    if groups:
+        print(table(*control_rows(report)))
+    if report["speed"]:
+        print(table(*speed_rows(report)))
+    for line in notes(report):
+        print(line)
+    if args.report:
+        print(f"written: {', '.join(map(str, write_report(report, Path(args.report))))}")

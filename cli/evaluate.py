@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +50,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the figures and names the files it wrote."""
+    from ..evaluate.files import write_whole
     from ..evaluate.measure import measure
     from ..evaluate.plan import Plan
-    from ..evaluate.report import notes, rows, write_report, write_whole
+    from ..evaluate.report import notes, rows, write_report
 
     _check_outputs(args)
     plan = Plan(
@@ -76,14 +76,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before any work: what was asked for can be written."""
+    from ..evaluate.files import check_can_report
     from ..models.errors import SetupError
 
     if args.json and not Path(args.json).absolute().parent.is_dir():
         raise SetupError(f"--json {args.json}: there is no directory {Path(args.json).parent}")
-    if args.report and find_spec("matplotlib") is None:
-        raise SetupError("--report draws with matplotlib, which is not installed; pip install matplotlib")
     if args.report:
-        Path(args.report).mkdir(parents=True, exist_ok=True)
+        check_can_report("--report", Path(args.report))
 
 
 def _print_texts(evaluation: "Evaluation") -> None:

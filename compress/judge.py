@@ -1,16 +1,18 @@
-"""Scores between stages: each model on the recipe's evaluation text beside the original, kept by content hash."""
+"""Scores between stages: each model on the recipe's evaluation text beside the original, kept by content hash.
+
+What is kept is whole, the sums of each document included, so that intervals need no second scoring.
+"""
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, partial
+from typing import Any
 
 import torch
 
-from ..evaluate.score import encode_documents, score_documents
+from ..evaluate.files import write_whole
+from ..evaluate.score import Memory, Score, encode_documents, score_documents
 from ..evaluate.texts import embedded_text, read_documents
 from ..kernels.native import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
@@ -22,60 +24,82 @@ from .material import Progress
 from .recipe import Evaluation
 
 Figures = Mapping[str, float | int]
+_FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
 _SOURCES = ("evaluate", "engine", "models", "kernels")
 
 
 class Judge:
-    """Scores of models that came from one original. Raises TextError for text that cannot be scored."""
+    """Scores of models that came from one original. Raises TextError for text that cannot be scored.
+
+    documents: what they are scored on; encoded: its token ids, cut as they are scored.
+    """
 
     def __init__(self, original: Checkpoint, wanted: Evaluation, progress: Progress) -> None:
         self._original, self._progress = original, progress
-        documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+        self.documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
         tokenizer = Tokenizer.open(original.path)
-        self._encoded = encode_documents(documents, tokenizer, wanted.truncate, original.spec.vocab_size)
+        self.encoded = encode_documents(self.documents, tokenizer, wanted.truncate, original.spec.vocab_size)
 
     def original(self) -> Figures:
-        """The original's own score."""
-        return self._scored("the original", self._original, [FULL], None)[FULL]
+        """The original's own figures."""
+        return self.original_score().summary()
 
     def tiers(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Figures]:
+        """The figures at each of these tiers, compared with the original."""
+        return {tier: score.summary() for tier, score in self.scores(what, checkpoint, tiers).items()}
+
+    def original_score(self) -> Score:
+        """The original's own score."""
+        identity = [dense_sha256(self._original), FULL, None]
+        return self.score("the original", identity, self.load_original, compared=False)
+
+    def scores(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Score]:
         """The score at each of these tiers, compared with the original."""
-        return self._scored(what, checkpoint, tiers, self._original)
+        loaded = cache(lambda: load_transformer(checkpoint, torch.device("cpu")))
 
-    def _scored(
-        self, what: str, checkpoint: Checkpoint, tiers: Sequence[str], original: Checkpoint | None
-    ) -> dict[str, Figures]:
-        files = {tier: self._file(checkpoint, tier, original) for tier in tiers}
-        missing = [tier for tier, file in files.items() if not file.exists()]
-        model = load_transformer(checkpoint, torch.device("cpu")) if missing else None
-        for tier in missing:
-            self._write(files[tier], self._score(what, model, checkpoint.tier_index(tier), tier, original is not None))
-        return {tier: json.loads(file.read_bytes()) for tier, file in files.items()}
+        def at(tier: str) -> Transformer:
+            model = loaded()
+            model.tier = checkpoint.tier_index(tier)
+            return model
 
-    def _score(self, what: str, model: Transformer | None, index: int, tier: str, compared: bool) -> Figures:
-        if model is None:
-            raise RuntimeError("a model that is scored is loaded")
-        model.tier = index
-        name = f"scoring {what}" if tier == FULL else f"scoring {what}, {tier}"
-        against = self._against if compared else None
-        return score_documents(model, self._encoded, against, lambda n, of: self._progress(name, n, of)).summary()
+        found = {}
+        for tier in tiers:
+            model_sha256 = dense_sha256(checkpoint) if tier == FULL else content_sha256(checkpoint)
+            name = what if tier == FULL else f"{what}, {tier}"
+            identity = [model_sha256, tier, content_sha256(self._original)]
+            found[tier] = self.score(name, identity, partial(at, tier))
+        return found
+
+    def score(
+        self, what: str, identity: Sequence[Any], make: Callable[[], Transformer], compared: bool = True
+    ) -> Score:
+        """The score of the model that `make` gives, at the tier that it is set to; from an earlier run where one made
+        it of an equal identity: plain values that tell this model from every other."""
+        parts = [*identity, self.text_sha256, code_sha256(*_SOURCES)]
+        file = cache_folder() / "scores" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
+        if not file.exists():
+            against = self._against if compared else None
+            say = partial(self._progress, f"scoring {what}")
+            score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, json.dumps(score.to_json()).encode())
+        return Score.from_json(json.loads(file.read_bytes()))
+
+    def load_original(self) -> Transformer:
+        """The original, on the CPU."""
+        return load_transformer(self._original, torch.device("cpu"))
 
     @cached_property
     def _against(self) -> Transformer:
-        return load_transformer(self._original, torch.device("cpu"))
-
-    def _file(self, checkpoint: Checkpoint, tier: str, original: Checkpoint | None) -> Path:
-        model = dense_sha256(checkpoint) if tier == FULL else content_sha256(checkpoint)
-        parts = [model, tier, original and content_sha256(original), self._text_sha256]
-        name = hashlib.sha256(json.dumps([*parts, code_sha256(*_SOURCES)]).encode()).hexdigest()
-        return cache_folder() / "scores" / f"{name}.json"
+        return self.load_original()
 
     @cached_property
-    def _text_sha256(self) -> str:
-        return hashlib.sha256(json.dumps(self._encoded).encode()).hexdigest()
+    def _memory(self) -> Memory | None:
+        """What the original makes of the text, where it is not too much to keep."""
+        states = sum(map(len, self.encoded)) * self._original.spec.hidden_size
+        return {} if states * _FP32_BYTES <= _MEMORY_BYTES else None
 
-    def _write(self, file: Path, figures: Figures) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
-            json.dump(figures, temporary)
-        os.replace(temporary.name, file)
+    @cached_property
+    def text_sha256(self) -> str:
+        """Equal for equal token ids."""
+        return hashlib.sha256(json.dumps(self.encoded).encode()).hexdigest()

@@ -3,8 +3,9 @@
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_f
 
 BACKWARD_PASSES = 3  # a token learned from costs about as much as three that are only read
 _PROBE_TOKENS = 256
+_PROBES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Estimate:
     seconds: float
     bytes: int
     done: bool  # an earlier run has finished it
+
+
+Announce = Callable[[Estimate], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +68,50 @@ def compress(
     recipe: str | Path | Mapping[str, Any] = "int8",
     progress: Progress | None = None,
     dry_run: bool = False,
+    announce: Announce | None = None,
 ) -> Compression:
     """Runs a recipe on a model directory or short name and writes a new directory.
 
     recipe is a shipped name, a YAML file or a mapping. A finished `out` of the same input and recipe is left as it
-    is; stages that an earlier run finished are taken from the cache. Raises SetupError (RecipeError, CheckpointError,
+    is; stages that an earlier run finished are taken from the cache. `announce` hears of each other stage before it
+    begins. Raises SetupError (RecipeError, CheckpointError,
     TextError) before anything is written; afterwards `out` is whole or absent.
     """
     steps, target = read_recipe(recipe), Path(out)
     source = open_checkpoint(model)
     if os.path.lexists(target):
         return _finished_before(source, target, steps)
-    run = _Run(source, steps, progress or (lambda what, done, total: None))
+    run = Run(source, steps, progress or (lambda what, done, total: None), announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
-        estimates = run.estimates()
         if dry_run:
-            planned = estimates[-1].bytes
-            return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=estimates)
-        _check_disk(target, estimates[-1].bytes)
-        _check_disk(stages_folder() / "new", sum(each.bytes for each in estimates if not each.done))
+            planned = run.estimates[-1].bytes
+            return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
+        _check_disk(target, run.estimates[-1].bytes)
+        run.check_disk()
         return run.finished(target)
 
 
-class _Run:
-    """One recipe on one model."""
+class Run:
+    """One recipe on one model; judge and calibration are the recipe's own, from another run of the same texts.
 
-    def __init__(self, source: Checkpoint, recipe: Recipe, progress: Progress) -> None:
-        self._source, self._recipe, self._progress = source, recipe, progress
+    Raises RecipeError where its stages make no sense on it, TextError for its texts.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        recipe: Recipe,
+        progress: Progress,
+        announce: Announce | None = None,
+        judge: Judge | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self._source, self._recipe, self._progress, self._announce = source, recipe, progress, announce
         self._input_sha256 = content_sha256(source)
         self._stages = recipe.built_stages()
-        self._calibration = Calibration(recipe.calibration, source)
-        self._planned = self._plan()
-        self._judge = Judge(source, recipe.evaluation, progress)
+        self._calibration = calibration or Calibration(recipe.calibration, source)
+        self.planned = self._plan()
+        self._judge = judge or Judge(source, recipe.evaluation, progress)
         self._keys = self._chain()
 
     def _plan(self) -> list[TransformerSpec]:
@@ -118,23 +135,49 @@ class _Run:
             keys.append(before)
         return keys
 
+    @cached_property
     def estimates(self) -> tuple[Estimate, ...]:
         """Time and size of every stage, from a short probe of the model where one will take long."""
-        passes = [stage.work.passes(self._source.spec, self._calibration) for stage in self._stages]
         done = [(stages_folder() / key).is_dir() for key in self._keys]
-        each = self._seconds_per_token() if any(p and not d for p, d in zip(passes, done, strict=True)) else 0.0
-        sizes = [weight_bytes(spec, self._source) for spec in self._planned]
+        passes = [0.0 if is_done else tokens for is_done, (_, tokens) in zip(done, self.efforts, strict=True)]
+        each = self.seconds_per_token() if any(passes) else 0.0
+        sizes = [weight_bytes(spec, self._source) for spec in self.planned]
         rows = zip(self._stages, passes, sizes, done, strict=True)
-        return tuple(Estimate(stage.name, 0.0 if is_done else n * each, b, is_done) for stage, n, b, is_done in rows)
+        return tuple(Estimate(stage.name, n * each, b, is_done) for stage, n, b, is_done in rows)
 
-    def _seconds_per_token(self) -> float:
+    @cached_property
+    def efforts(self) -> tuple[tuple[str, float], ...]:
+        """Of each stage its key, and about how many tokens' forward passes it takes where it is not done yet."""
+        passes = [stage.work.passes(self._source.spec, self._calibration) for stage in self._stages]
+        return tuple(zip(self._keys, passes, strict=True))
+
+    @property
+    def calibration_tokens(self) -> int:
+        return self._calibration.windows.numel()
+
+    def seconds_per_token(self) -> float:
+        """Of a forward pass of the original on this machine: the best of a few, since other work slows some."""
         model = load_transformer(self._source, torch.device("cpu"))
         ids = self._calibration.windows[:1, :_PROBE_TOKENS]
+        taken = []
         with torch.inference_mode():
-            model(ids)
-            began = time.perf_counter()
-            model(ids)
-        return (time.perf_counter() - began) / ids.shape[1]
+            for _ in range(_PROBES):
+                began = time.perf_counter()
+                model(ids)
+                taken.append(time.perf_counter() - began)
+        return min(taken) / ids.shape[1]
+
+    def check_disk(self) -> None:
+        """Raises CheckpointError where there is no room for the stages that are not done yet."""
+        _check_disk(stages_folder() / "new", sum(each.bytes for each in self.estimates if not each.done))
+
+    def checkpoint(self) -> Checkpoint:
+        """The model after the last stage, as it lies among the finished stages. Scores nothing."""
+        self.check_disk()
+        current = self._source
+        for i, stage in enumerate(self._stages):
+            current = self._run_stage(i, stage, current)
+        return current
 
     def finished(self, target: Path) -> Compression:
         """Runs what is not done yet, measures, and writes the result."""
@@ -145,7 +188,8 @@ class _Run:
             current = self._run_stage(i, stage, current)
             last = i == len(self._stages) - 1
             scores = self._judge.tiers(f"after {stage.name}", current, current.tiers if last else [FULL])
-            measured.append({"original": original, "result": scores[FULL]} if last else {"result": scores[FULL]})
+            found = {"result": scores[FULL], "weight_bytes": current.weight_bytes}
+            measured.append({"original": original, **found} if last else found)
         tiers = {tier: scores[tier] for tier in current.tiers[1:]}
         measured[-1] |= {"tiers": tiers} if tiers else {}
         self._write(current, target, measured)
@@ -158,6 +202,8 @@ class _Run:
         folder = stages_folder() / key
         with stage_lock(key):
             if not folder.is_dir():
+                if self._announce:
+                    self._announce(self.estimates[index])
                 shop = Workshop(self._source, self._calibration, self._recipe.seed, scratch_folder(key), self._progress)
                 material = stage.work.run(before, shop)
                 self._write_stage(folder, stage, before, material)
@@ -185,14 +231,15 @@ class _Run:
             _save(record, partial, names, self._recipe.sha256())
 
 
-def weight_bytes(spec: TransformerSpec, source: Checkpoint) -> int:
-    """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source."""
+def weight_bytes(spec: TransformerSpec, source: Checkpoint, part: str = "") -> int:
+    """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source. part: of the names counted."""
     with torch.device("meta"):
         tensors = Transformer(spec).state_dict()
     wide = max((entry.num_bytes // max(1, _numel(entry.shape)) for entry in source.entries.values()), default=4)
     return sum(
         value.nbytes if value.dtype == torch.int8 else value.numel() * _width(name, wide, source)
         for name, value in tensors.items()
+        if part in name
     )
 
 

@@ -7,13 +7,14 @@ from ..engine.runner import ModelRunner
 from ..models.checkpoint import dense_dtype
 from ..models.threads import torch_threads
 from ..models.transformer import Transformer
+from .compare import compare_scores
 from .corpus import Corpus
 from .footprint import Footprint, footprint
 from .overlap import measure_overlap
 from .plan import MODEL, ORIGINAL, Opened, Plan
 from .results import Evaluation, TaskResult, TextResult
-from .score import DocumentScore, Score, check_ids, score_together, scoring_runner
-from .statistics import Comparison, compare_means, compare_perplexities
+from .score import Score, check_ids, score_together, scoring_runner
+from .statistics import compare_means
 from .tasks.answer import answer, encode_questions
 from .tasks.classify import HeadRecipe, score_head, train_head
 from .tasks.files import read_task
@@ -21,7 +22,6 @@ from .tasks.items import Task, TaskScore
 from .texts import embedded_text, read_documents
 
 Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
-_FEW_DOCUMENTS = 10  # below this many, intervals are over windows
 
 
 def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:
@@ -63,28 +63,10 @@ def _score_text(
     overlap = None
     if training:
         overlap = measure_overlap([opened.tokenizer.decode(ids) for ids in corpus.ids], training)
-    over, comparisons = _compared(scores, opened.plan.seed) if ORIGINAL in scores else ("", {})
+    over, comparisons = (
+        compare_scores(scores[MODEL], scores[ORIGINAL], opened.plan.seed) if ORIGINAL in scores else ("", {})
+    )
     return TextResult(corpus.name, scores, over, comparisons, overlap)
-
-
-def _compared(scores: Mapping[str, Score], seed: int) -> tuple[str, dict[str, Comparison]]:
-    """Perplexity and top-1 accuracy of MODEL against ORIGINAL, over documents, or windows of a few long ones."""
-    few = len(scores[MODEL].documents) < _FEW_DOCUMENTS
-    mine, other = (scores[name].pieces if few else scores[name].documents for name in (MODEL, ORIGINAL))
-    kept = [pair for pair in zip(mine, other, strict=True) if pair[0].num_tokens]
-    if len(kept) < 2:
-        return "", {}
-    ours, theirs = ([pair[side] for pair in kept] for side in (0, 1))
-    tokens = _column(ours, "num_tokens")
-    right, their_right = _column(ours, "num_correct"), _column(theirs, "num_correct")
-    return "windows" if few else "documents", {
-        "perplexity": compare_perplexities(_column(ours, "nats"), _column(theirs, "nats"), tokens, seed=seed),
-        "top1_accuracy": compare_means(right, their_right, tokens, seed=seed),
-    }
-
-
-def _column(scores: Sequence[DocumentScore], name: str) -> list[float]:
-    return [getattr(score, name) for score in scores]
 
 
 def _score_task(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> TaskResult:

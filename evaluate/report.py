@@ -1,14 +1,11 @@
 """An evaluation as a table, as JSON, as one picture, and as a page that holds both and needs no other file."""
 
-import base64
-import html
-import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .files import as_png, html_image, html_notes, html_page, html_table, write_files
 from .plan import MODEL, ORIGINAL
 from .results import Evaluation, TaskResult, TextResult
 from .statistics import Comparison
@@ -23,30 +20,16 @@ _FIGURES = {
 }
 _SHARES = ("top1_accuracy", "top1_agreement")
 _COLORS = ("#0f7b6c", "#8a8f98", "#d9a441")
-_STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#222}
-table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}.note{color:#666}"""
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Writes report.json, report.png and report.html; gives their paths. Needs matplotlib."""
-    folder.mkdir(parents=True, exist_ok=True)
     picture = draw(evaluation)
-    files = {
+    return write_files(folder, {
         "report.json": json.dumps(evaluation.to_json(), indent=2).encode() + b"\n",
         "report.png": picture,
         "report.html": page(evaluation, picture).encode(),
-    }
-    for name, content in files.items():
-        write_whole(folder / name, content)
-    return [folder / name for name in files]
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Writes under a temporary name, then renames."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(file)
+    })  # fmt: skip
 
 
 def rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
@@ -83,16 +66,8 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def page(evaluation: Evaluation, picture: bytes) -> str:
     """Self-contained HTML."""
-    head, body = rows(evaluation)
-    title = html.escape(f"{evaluation.plan.model}: what was measured")
-    lines = "".join(_line(row, "td") for row in body)
-    said = "".join(f"<p class=note>{html.escape(note)}</p>" for note in notes(evaluation))
-    image = base64.b64encode(picture).decode()
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1><table>{_line(head, 'th')}{lines}</table>{said}"
-        f'<img alt="the figures as bars" src="data:image/png;base64,{image}"></html>\n'
-    )
+    body = html_table(*rows(evaluation)) + html_notes(notes(evaluation))
+    return html_page(f"{evaluation.plan.model}: what was measured", body + html_image(picture, "the figures as bars"))
 
 
 def draw(evaluation: Evaluation) -> bytes:
@@ -109,9 +84,7 @@ def draw(evaluation: Evaluation) -> bytes:
         _bars(panel, title, values)
     for panel in grid[len(panels) :]:
         panel.set_axis_off()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(figure)
 
 
 def _bars(panel: Any, title: str, values: Mapping[str, float]) -> None:
@@ -121,10 +94,6 @@ def _bars(panel: Any, title: str, values: Mapping[str, float]) -> None:
     panel.margins(y=0.15)
     panel.set_yticks([])
     panel.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _line(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _text_rows(text: TextResult, names: Sequence[str]) -> list[list[str]]:

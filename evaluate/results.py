@@ -62,7 +62,7 @@ def _text_json(result: TextResult) -> dict[str, Any]:
         "name": result.name,
         "scores": {name: {**score.summary(), "per_document": score.rows()} for name, score in result.scores.items()},
         "compared_over": result.compared_over,
-        "comparisons": {name: _comparison_json(each) for name, each in result.comparisons.items()},
+        "comparisons": {name: comparison_json(each) for name, each in result.comparisons.items()},
         "overlap_with_training_text": result.overlap and {**asdict(result.overlap), "share": result.overlap.share},
     }
 
@@ -77,11 +77,12 @@ def _task_json(result: TaskResult) -> dict[str, Any]:
     return {
         "name": result.name,
         "scores": scores,
-        "comparison": result.comparison and _comparison_json(result.comparison),
+        "comparison": result.comparison and comparison_json(result.comparison),
     }
 
 
-def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """Plain values, the sign included."""
     return {**asdict(comparison), "sign": comparison.sign}
 
 

@@ -5,8 +5,9 @@ Every figure comes from the runner and the slot cache that serve, prefilled in t
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 
 Progress = Callable[[int, int], None]  # done, of how many
+Memory = dict[tuple[int, ...], Tensor]  # states [tokens, hidden] of one model by the tokens that it read
 _HEAD_TOKENS = 128  # logits made at once: [128, vocab] is 25 MB at a vocabulary of 49,152
 
 
@@ -73,6 +75,17 @@ class Score:
     def rows(self) -> list[dict[str, float | int]]:
         """The sums of each document, for files."""
         return [asdict(document) for document in self.documents]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values, for `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave. Raises KeyError or TypeError for anything else."""
+        documents, pieces = (tuple(DocumentScore(**row) for row in values[key]) for key in ("documents", "pieces"))
+        share, neurons = values["ffn_shares"]
+        return cls(documents, values["compared"], pieces, values["seconds"], (share, neurons))
 
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files; KL is of the original's distribution to the model's."""
@@ -131,13 +144,15 @@ def score_documents(
     progress: Progress | None = None,
     window: int | None = None,
     stride: int | None = None,
+    memory: Memory | None = None,
 ) -> Score:
     """Scores every token but the first of each document. With `original`, its distributions are compared as well.
 
-    window and stride are those of `cut`; window is by default the model's context.
+    window and stride are those of `cut`; window is by default the model's context. memory: of the original, filled and
+    used, for whoever compares many models with one.
     """
     models = [model] if original is None else [model, original]
-    return score_together(models, encoded, None if original is None else 1, progress, window, stride)[0]
+    return score_together(models, encoded, None if original is None else 1, progress, window, stride, memory)[0]
 
 
 @torch.inference_mode()
@@ -148,8 +163,12 @@ def score_together(
     progress: Progress | None = None,
     window: int | None = None,
     stride: int | None = None,
+    memory: Memory | None = None,
 ) -> list[Score]:
-    """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with."""
+    """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with.
+
+    memory: the original's, as in `score_documents`.
+    """
     longest = max((len(ids) for ids in encoded), default=0)
     size = max(2, min(window or models[0].spec.max_context, longest))
     runners = [scoring_runner(model, size) for model in models]
@@ -158,7 +177,7 @@ def score_together(
     documents: list[list[DocumentScore]] = [[] for _ in models]
     for done, ids in enumerate(encoded, 1):
         windows = [
-            _score_window(runners, ids[begin:end], first - begin, original, seconds)
+            _score_window(runners, ids[begin:end], first - begin, original, seconds, memory)
             for begin, end, first in cut(len(ids), size, stride)
         ]
         for i in range(len(models)):
@@ -204,13 +223,18 @@ def cut(count: int, size: int, stride: int | None = None) -> list[tuple[int, int
 
 
 def _score_window(
-    runners: Sequence[ModelRunner], window: Sequence[int], first: int, original: int | None, seconds: list[float]
+    runners: Sequence[ModelRunner],
+    window: Sequence[int],
+    first: int,
+    original: int | None,
+    seconds: list[float],
+    memory: Memory | None,
 ) -> list[DocumentScore]:
     """Scores of the tokens from `first` on, by each runner; adds the time each takes to `seconds`."""
     states = []
     for i, runner in enumerate(runners):
         began = time.perf_counter()
-        states.append(window_states(runner, window[:-1])[first - 1 :])
+        states.append(_states(runner, window[:-1], memory if i == original else None)[first - 1 :])
         seconds[i] += time.perf_counter() - began
     targets = torch.tensor(list(window[first:]), device=runners[0].device)
     scores = [DocumentScore()] * len(runners)
@@ -224,6 +248,14 @@ def _score_window(
         theirs = None if original is None else logits[original]
         scores = [score + score_logits(mine, targets[part], theirs) for score, mine in zip(scores, logits, strict=True)]
     return scores
+
+
+def _states(runner: ModelRunner, ids: Sequence[int], memory: Memory | None) -> Tensor:
+    known = None if memory is None else memory.get(tuple(ids))
+    states = window_states(runner, ids) if known is None else known
+    if memory is not None:
+        memory[tuple(ids)] = states
+    return states
 
 
 def window_states(runner: ModelRunner, ids: Sequence[int]) -> Tensor:

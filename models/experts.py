@@ -5,6 +5,7 @@ is a row of `thresholds`; what it leaves out may be replaced by a constant, a ro
 """
 
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ class ExpertFFN(FFN):
         self.tiles: ExpertWeights | None = None
 
     @classmethod
-    def of(cls, ffn: FFN, hidden_size: int, spec: FFNSpec, num_tiers: int) -> "ExpertFFN":
+    def of(cls, ffn: FFN, hidden_size: int, spec: FFNSpec, num_tiers: int) -> Self:
         """The twin of a loaded dense FFN, over the same weights; its router and thresholds are still to be found."""
         with torch.device("meta"):
             twin = cls(hidden_size, spec, num_tiers)
@@ -221,7 +222,7 @@ class ExpertFFN(FFN):
 
     def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
         """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""
-        active = ~(self._routed(x) <= limits[:, :1])  # what is no number must not be hidden by computing nothing
+        active = ~(self.scores(x) <= limits[:, :1])  # what is no number must not be hidden by computing nothing
         size = self.experts.size
         mask = active.repeat_interleave(size, dim=-1)[:, : self.width]
         if self.tiles is None:

@@ -85,7 +85,7 @@ def test_what_was_done_and_measured_is_written_down(model: Path, tmp_path: Path)
     record = open_checkpoint(tmp_path / "out").record
     [stage] = record.stages
     assert (stage.name, stage.settings) == ("quantize", {"linears": "int8", "activations": None, "embeddings": True})
-    assert stage.measured == {"original": done.original, "result": done.result}
+    assert stage.measured == {"original": done.original, "result": done.result, "weight_bytes": done.bytes_after}
     assert set(record.files) == {"model.safetensors"} and len(stage.input_sha256) == 64
 
 

@@ -198,6 +198,17 @@ def test_models_scored_together_score_as_alone(tmp_path: Path) -> None:
     assert together[1].summary()["kl_nats_per_token"] == 0
 
 
+def test_an_original_that_is_remembered_reads_the_text_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llama(tmp_path / "a")
+    llama(tmp_path / "b", rms_norm_eps=0.5)
+    model, original, encoded = load(tmp_path / "a"), load(tmp_path / "b"), [[1, 2, 3], list(range(150))]
+    memory: dict[tuple[int, ...], torch.Tensor] = {}
+    plain = score_documents(model, encoded, original)
+    assert score_documents(model, encoded, original, memory=memory) == plain and memory
+    monkeypatch.setattr(original, "hidden", None)
+    assert score_documents(model, encoded, original, memory=memory) == plain
+
+
 def test_a_score_of_documents_is_the_sum_of_its_documents(tmp_path: Path) -> None:
     llama(tmp_path)
     model, encoded = load(tmp_path), [[1, 2, 3], list(range(150)), [5]]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...evaluate.provenance import device_name
 from ...models.errors import SetupError
 from ...models.threads import choose_threads
-from ..machine import device_name
 
 _BIG_MODEL_BYTES = 1 << 40  # the count of processors, whatever the size
 _FASTER = 1.2  # bf16 rounds: it must be clearly faster

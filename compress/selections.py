@@ -1,0 +1,128 @@
+"""Who would be served by another router: stand-ins that choose experts by what no router can know, or by chance.
+
+Weights, tier and order of the neurons stay those of the finished model. Both choose for nothing: they read no byte.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..models.experts import ExpertFFN
+from ..models.ffn import FFN
+from ..models.linear import dense_weight
+from ..models.record import TierRecord
+from ..models.spec import NORM_REGRESSION, ExpertSpec
+from ..models.transformer import Layer, Transformer
+from .moefy.controls import random_tiles
+from .moefy.norms import expert_norms
+from .moefy.thresholds import ScoreHistogram
+from .moefy.tiers import mean_left_out
+from .walk import walk
+
+PERFECT, RANDOM = SELECTIONS = ("perfect router", "random router")
+_HALF = 0.5  # between chosen (1) and not (0)
+Scores = Callable[[Tensor], Tensor]  # [.., hidden] -> [.., experts]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stand-in, and the part of each layer's experts that it chooses.
+
+    Thresholds and constants are set on `windows` [sequences, length]; without compensate there are no constants.
+    """
+
+    kind: str
+    shares: Sequence[float]
+    windows: Tensor
+    compensate: bool
+    seed: int
+
+
+def layer_shares(tier: TierRecord, measured: float) -> list[float]:
+    """Shares of the layers as the tier was calibrated, scaled to the share of neurons that was measured of it."""
+    factor = measured / float(tier.calibrated["neurons_share"])
+    return [min(1.0, factor * float(share)) for share in tier.calibrated["active_by_layer"]]
+
+
+class SelectedFFN(ExpertFFN):
+    """Computes exactly the experts that `choose` scores above the tier's threshold."""
+
+    choose: Scores
+
+    def scores(self, x: Tensor) -> Tensor:
+        return self.choose(x)
+
+    @property
+    def router_bytes(self) -> int:
+        return 0
+
+
+def with_selection_(
+    model: Transformer, tier: int, wanted: Selection, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Puts stand-ins over the experts of a loaded model and sets this tier of theirs, layer by layer."""
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, Layer):
+            layer.ffn = _stand_in(layer.ffn, model, i, wanted)
+
+    def decide(i: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+        expert = _selected(ffn)
+        expert.thresholds[tier] = _HALF if wanted.kind == RANDOM else _threshold(expert, given, wanted.shares[i])
+        expert.compensation[tier] = 0
+        if wanted.compensate:
+            expert.compensation[tier] = mean_left_out(expert, given, tier, model)
+
+    walk(model, wanted.windows, decide, tier, progress)
+    model.tier = tier
+
+
+def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: Selection) -> SelectedFFN:
+    spec = model.spec.layers[index].ffn
+    experts = ExpertSpec(spec.experts.size, NORM_REGRESSION, router_width=1)
+    twin = SelectedFFN.of(ffn, model.spec.hidden_size, replace(spec, experts=experts), model.spec.num_tiers)
+    twin.router = None
+    if wanted.kind == RANDOM:
+        twin.choose = _by_chance(twin.num_experts, wanted.shares[index], wanted.seed * 1000 + index)
+    else:
+        twin.choose = _true_norms(twin)
+    return twin
+
+
+def _true_norms(ffn: ExpertFFN) -> Scores:
+    """The norm of what each expert adds to the output; of a single neuron |h| times its column's norm."""
+
+    def norms(x: Tensor) -> Tensor:
+        h = ffn.hidden(x).flatten(0, -2)
+        return expert_norms(h, dense_weight(ffn.down), ffn.experts.size).view(*x.shape[:-1], -1)
+
+    return norms
+
+
+def _by_chance(experts: int, share: float, seed: int) -> Scores:
+    """1 for the chosen, else 0: as many for every token, others for each."""
+    seen = 0
+
+    def chosen(x: Tensor) -> Tensor:
+        nonlocal seen
+        tokens = x.shape[:-1].numel()
+        seen += tokens
+        return random_tiles(tokens, experts, share, seed, seen - tokens).float().view(*x.shape[:-1], -1)
+
+    return chosen
+
+
+def _threshold(expert: SelectedFFN, given: Sequence[Tensor], share: float) -> float:
+    """One for the layer, so that a token may use more experts than another."""
+    if share >= 1:
+        return -1.0
+    histogram = ScoreHistogram()
+    for x in given:
+        histogram.add(expert.scores(x))
+    return histogram.threshold_for_share(share)
+
+
+def _selected(ffn: FFN) -> SelectedFFN:
+    if not isinstance(ffn, SelectedFFN):
+        raise TypeError("only a model with stand-ins is set")
+    return ffn
