@@ -169,6 +169,12 @@ def plane_ffn_bytes(hidden: int, width: int, gated: bool, bits: int, active: flo
     return hidden * (planes + active) + 4 * (scored * width + hidden) + fit_bytes(width, scored)
 
 
+def int8_ffn_bytes(hidden: int, width: int, gated: bool) -> int:
+    """Bytes of weights and scales of the whole FFN in plain int8."""
+    scored = 2 if gated else 1
+    return hidden * width * (1 + scored) + 4 * (scored * width + hidden)
+
+
 def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> Cost:
     """One call of few tokens; active and fine are of their union."""
     scored = 2 if gated else 1

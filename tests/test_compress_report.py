@@ -106,7 +106,7 @@ def test_a_perfect_router_is_at_least_as_good_as_chance_for_the_same_neurons(rep
     for each in (perfect, chance):
         assert each["neurons_share"] == pytest.approx(tier_of(report, tier)["neurons_share"], abs=0.03)
         figures = each["figures"]
-        assert figures["ffn_bytes_share"] == pytest.approx(figures["ffn_neurons_share"])  # no router is read
+        assert figures["ffn_bytes_share"] == pytest.approx(figures["ffn_neurons_share"], rel=1e-3)  # no router is read
 
 
 def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> None:
@@ -117,8 +117,11 @@ def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> N
         assert [name, "low", *[""] * 7, "not run"] in control_rows(report)[1]
 
 
-def test_static_pruning_that_would_leave_too_little_is_named_with_its_reason(tmp_path: Path) -> None:
-    least = {"moefy": {**MOE["moefy"], "bits": 1, "tiers": {"least": 0.13}}}
+def test_static_pruning_that_would_leave_too_little_is_named_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesaic.compress.controls.Controls._removal", lambda *_: 0.999)
+    least = {"moefy": {**MOE["moefy"], "bits": 1, "tiers": {"least": 0.25}}}
     made = compress("stories260k", tmp_path / "out", {**TEXTS, "stages": [least, INT8]})
     found = collect("stories260k", made, [STATIC])
     reason = of(found, "static pruning", "least")["reason"]

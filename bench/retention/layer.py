@@ -10,7 +10,7 @@ from torch.nn import functional
 from ...compress.moefy.weights import FFNWeights
 from ...compress.quantize.int8 import quantize_rows
 from ...kernels.coarse import CoarseFit
-from ...kernels.plane_ffn import PlaneWeights
+from ...kernels.plane_ffn import PlaneWeights, int8_ffn_bytes
 from ...models.ffn import FFN
 
 
@@ -54,8 +54,7 @@ class LabLayer:
     @cached_property
     def whole_bytes(self) -> int:
         """Of the int8 weights and their scales: what shares are shares of."""
-        scored = 2 if self.gated else 1
-        return self.width * self.hidden_size * (1 + scored) + 4 * (scored * self.width + self.hidden_size)
+        return int8_ffn_bytes(self.hidden_size, self.width, self.gated)
 
     def output(self, h: Tensor, down: Tensor | None = None) -> Tensor:
         """What the neurons' values [tokens, width] give."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...kernels.plane_ffn import plane_ffn_bytes
+from ...kernels.plane_ffn import int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
@@ -104,7 +104,7 @@ class MoefySettings(Strict):
                     )
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
-        whole = plane_ffn_bytes(hidden, ffn.width, ffn.gated, 8, ffn.width, ffn.width)
+        whole = int8_ffn_bytes(hidden, ffn.width, ffn.gated)
         if self.by_planes:
             return plane_ffn_bytes(hidden, ffn.width, ffn.gated, self.experts(ffn).router_bits, 0, 0) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
