@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Absolute, since pytest imports this file outside the package.
-from moesaic.bench.machine import device_name
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+
+# Absolute, since pytest imports this file outside the package.
+from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.int8_linear import int8_linear
 from moesaic.kernels.plane_ffn import (

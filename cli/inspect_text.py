@@ -78,7 +78,7 @@ def _check(args: argparse.Namespace, diagnosed: bool) -> None:
 
 def _draw(diagnosis: "Diagnosis", title: str, file: Path) -> None:
     from ..compress.moefy.diagnosis_picture import draw
-    from ..evaluate.report import write_whole
+    from ..evaluate.files import write_whole
 
     write_whole(file, draw(diagnosis, title))
 

@@ -23,13 +23,14 @@ from . import (
     models,
     recipes,
     reference,
+    retention,
     run,
     serve,
 )
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, export, serve, generate, bench, models, import_gguf, reference, recipes,
-    cache, doctor,
+    demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
+    recipes, cache, doctor,
 )  # fmt: skip
 
 

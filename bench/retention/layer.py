@@ -35,8 +35,10 @@ class LabLayer:
         biases = [original.up_bias] if gate is None else [original.gate_bias, original.up_bias]
         fit = CoarseFit.unfitted([scale for _, scale in scored], biases, spelled.down_norms)
         planes = PlaneWeights(
-            up[0], down[0], up[1], down[1], fit, *(gate or (None, None)), original.up_bias, original.gate_bias
+            up[0], down[0], up[1], down[1], fit, up_bias=original.up_bias, gate_bias=original.gate_bias
         )
+        if gate is not None:
+            planes = replace(planes, gate=gate[0], gate_scale=gate[1])
         return cls(original, spelled, planes, bias.float() if isinstance(bias, Tensor) else None)
 
     @property

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...compress.calibration import Calibration, CalibrationSettings
 from ...compress.identity import code_sha256, content_sha256
+from ...evaluate.provenance import provenance
 from ...evaluate.score import encode_documents
 from ...evaluate.texts import read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import TextError
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
-from ..machine import machine_facts
 from .grid import methods_for, shares_for
 from .lab import Lab, Point
 from .method import Method, NotHere, Progress
@@ -73,7 +73,7 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     facts = {
         "model": plan.model, "gated": gated, "seed": plan.seed, "text": [Path(file).name for file in plan.text],
         "windows": len(evaluation), "tokens": evaluation.numel() - len(evaluation), "length": plan.length,
-        "calibration_tokens": calibration.numel(), "machine": machine_facts(),
+        "calibration_tokens": calibration.numel(), "provenance": provenance(),
     }  # fmt: skip
     return Curves(
         plan, store.points[DENSE, 1.0], [store.points[each] for each in wanted if each in store.points], facts

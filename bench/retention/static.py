@@ -99,4 +99,5 @@ class FewerBits:
         most = 2 ** (self.bits - 1) - 1
         scale = (groups.abs().amax(-1, keepdim=True) / most).half().float()
         rounded = (groups / torch.where(scale > 0, scale, 1)).round().clamp(-most - 1, most) * scale
-        return rounded.flatten(1)[:, :columns]
+        whole: Tensor = rounded.flatten(1)
+        return whole[:, :columns]

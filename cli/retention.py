@@ -1,0 +1,56 @@
+"""`moesaic retention`: what an FFN keeps for the bytes it reads, by every method, on one model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .common import Progress, table
+
+EXAMPLES = """examples:
+  moesaic retention stories260k --text held_out.txt --out out/curves --full
+  moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only planes TEAL FLAP"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "retention", help="draw quality against bytes read, for every split, router and rival", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("model", help="model directory or short name, in floating point")
+    parser.add_argument("--text", nargs="+", required=True, metavar="FILE", help="that nothing was chosen on")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/retention"), help="default: %(default)s; a run goes on there"
+    )
+    parser.add_argument("--windows", type=int, default=12, metavar="N", help="of each text; default: %(default)s")
+    parser.add_argument("--length", type=int, default=256, metavar="N", help="tokens of a window; default: %(default)s")
+    parser.add_argument(
+        "--calibration", type=int, default=16, metavar="N", help="windows to learn from; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--share", type=float, nargs="+", default=[], metavar="S", help="of the FFN's bytes; default: by kind"
+    )
+    parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="methods whose name holds one of these")
+    parser.add_argument("--full", action="store_true", help="every split, router, rule and tile size")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures what is missing, prints a table for each share and names the files."""
+    from ..bench.retention.page import notes, rows, write_curves
+    from ..bench.retention.run import CurvePlan, draw_curves
+    from ..evaluate.files import check_can_report
+
+    check_can_report("retention", args.out)
+    plan = CurvePlan(
+        args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.full,
+        tuple(args.share), tuple(args.only),
+    )  # fmt: skip
+    curves = draw_curves(plan, Progress())
+    for share in sorted({point.share for point in curves.points}, reverse=True):
+        print(f"{share:.0%} of the FFN's int8 bytes")
+        print(table(*rows(curves, share)))
+    for line in notes(curves):
+        print(line)
+    print("written: " + ", ".join(map(str, write_curves(curves, args.out))))
+    return 0

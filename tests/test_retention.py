@@ -1,0 +1,145 @@
+"""The curves: every method is dense when it may read all, spends what it is given, and is measured once."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from moesaic.bench.retention import run as curves
+from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
+from moesaic.bench.retention.inputs import Inputs
+from moesaic.bench.retention.lab import Lab
+from moesaic.bench.retention.method import Method, NotHere
+from moesaic.bench.retention.page import as_json, notes, rows, write_curves
+from moesaic.bench.retention.planes import Planes
+from moesaic.bench.retention.run import CurvePlan, draw_curves
+from moesaic.bench.retention.static import PRUNINGS, FewerBits, Pruned
+from moesaic.evaluate.texts import embedded_text
+from moesaic.models.checkpoint import open_checkpoint
+from moesaic.models.errors import TextError
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def lab() -> Lab:
+    torch.set_num_threads(1)
+    ids = torch.randint(3, 500, (4, 48), generator=torch.Generator().manual_seed(0))
+    return Lab(open_checkpoint("stories260k"), ids[:2], ids[2:], 0, silent)
+
+
+def of_first_layer(lab: Lab, method: Method, share: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """(what the method gives, what the dense layer gives, the mean share of bytes)"""
+    method.learn(lab.material, silent)
+    x = lab.material.given[0]
+    used = method.form(0, x, share)(x)
+    return used.y, lab.material.layers[0].dense(x), float(used.bytes.mean())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("size", [1, 16, 50, 64, 256])
+def test_all_experts_on_are_the_dense_layer(lab: Lab, split: str, size: int) -> None:
+    y, dense, read = of_first_layer(lab, Experts(size, split), 1.0)
+    assert (y - dense).abs().max() <= 1e-5 * dense.abs().max() and read == 1.0
+
+
+def test_planes_that_may_read_all_are_the_dense_layer_but_for_int8_inputs(lab: Lab) -> None:
+    y, dense, _ = of_first_layer(lab, Planes(4), 2.0)
+    assert (y - dense).abs().max() <= 0.02 * dense.abs().max()
+
+
+@pytest.mark.parametrize("method", [Planes(4), Planes(4, allocation="uniform"), Experts(1), Inputs(), Inputs(True)])
+def test_what_is_read_is_what_was_given(lab: Lab, method: Method) -> None:
+    method.learn(lab.material, silent)
+    spent = [float(method.form(i, x, 0.7)(x).bytes.mean()) for i, x in enumerate(lab.material.given)]
+    assert sum(spent) / len(spent) == pytest.approx(0.7, abs=0.02)
+
+
+@pytest.mark.parametrize("router", [each for each in ROUTERS if each != "representative"])
+def test_every_router_chooses_some(lab: Lab, router: str) -> None:
+    method = Experts(16, router=router)
+    method.learn(lab.material, silent)
+    try:
+        used = method.form(0, lab.material.given[0], 0.9)(lab.material.given[0])
+    except NotHere as error:
+        assert "the router alone reads" in str(error)
+    else:
+        assert 0 < float(used.neurons.mean()) <= 1 and bool(used.y.isfinite().all())
+
+
+@pytest.mark.parametrize("rule", SELECTIONS)
+def test_every_rule_keeps_about_its_share(lab: Lab, rule: str) -> None:
+    _, _, read = of_first_layer(lab, Experts(4, selection=rule), 0.5)
+    assert read == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_perfect_router_beats_chance(lab: Lab) -> None:
+    perfect, dense, _ = of_first_layer(lab, Experts(16), 0.6)
+    chance, _, _ = of_first_layer(lab, Experts(16, router="random"), 0.6)
+    assert (perfect - dense).norm() < 0.7 * (chance - dense).norm()
+
+
+@pytest.mark.parametrize("score", PRUNINGS)
+def test_pruning_keeps_the_share_of_the_neurons_of_all_layers(lab: Lab, score: str) -> None:
+    method = Pruned(score)
+    method.learn(lab.material, silent)
+    kept = [float(method.form(i, x, 0.5)(x).neurons[0]) for i, x in enumerate(lab.material.given)]
+    assert sum(kept) / len(kept) == pytest.approx(0.5, abs=0.01)
+
+
+def test_fewer_bits_have_one_share_only(lab: Lab) -> None:
+    method = FewerBits(4, 32)
+    y, dense, read = of_first_layer(lab, method, 0.55)
+    assert read == pytest.approx(0.5625) and (y - dense).norm() < 0.2 * dense.norm()
+    with pytest.raises(NotHere, match="these weights are 0.56 of the bytes"):
+        method.form(0, lab.material.given[0], 0.4)
+
+
+def test_a_point_is_scored_like_the_model_itself(lab: Lab) -> None:
+    dense, everything = lab.dense(), lab.point(learned(lab, Experts(1)), 1.0)
+    assert everything.correct == dense.correct and everything.tokens == [47, 47]
+    assert everything.nats == pytest.approx(dense.nats, rel=1e-5)
+
+
+def learned(lab: Lab, method: Method) -> Method:
+    method.learn(lab.material, silent)
+    return method
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def plan(out: Path) -> CurvePlan:
+    only = ("high 4 bits", "neurons, perfect", "FLAP", "int4 weights, groups of 128")
+    return CurvePlan("stories260k", out, (str(embedded_text()),), 2, 32, 2, shares=(0.68, 0.3), only=only)
+
+
+def test_a_run_that_ended_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = draw_curves(plan(tmp_path), silent)
+    (file,) = tmp_path.glob("points-*.jsonl")
+    file.write_text(file.read_text() + '{"method": "cut o')  # as a kill leaves it
+    monkeypatch.setattr(curves, "Lab", lambda *_: pytest.fail("measured again"))
+    again = draw_curves(plan(tmp_path), silent)
+    assert as_json(again)["points"] == as_json(first)["points"]
+
+
+def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> None:
+    found = draw_curves(plan(tmp_path), silent)
+    files = write_curves(found, tmp_path)
+    assert [file.name for file in files] == ["curves.json", "curves.png", "curves.html"]
+    points = json.loads(files[0].read_text())["points"]
+    assert {point["method"] for point in points} >= {"high 4 bits", "neurons, perfect", "FLAP pruning"}
+    head, body = rows(found, 0.3)
+    assert any(row[0] == "high 4 bits" and "alone are more than 0.30" in row[-1] for row in body)
+    assert all(len(row) == len(head) for row in body) and "paired bootstrap" in " ".join(notes(found))
+
+
+def test_text_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="lower windows or length"):
+        draw_curves(CurvePlan("stories260k", tmp_path, (str(embedded_text()),), windows=10**6), silent)
+    with pytest.raises(TextError, match="no text to draw the curves on"):
+        draw_curves(CurvePlan("stories260k", tmp_path, ()), silent)
+    assert not list(tmp_path.iterdir())
