@@ -67,7 +67,8 @@ def notes(curves: Curves) -> list[str]:
     facts = curves.facts
     return [
         f"Scored on {facts['tokens']:,} tokens, {facts['windows']} windows of {facts['length']} "
-        f"of {', '.join(facts['text'])}; set on {facts['calibration_tokens']:,} tokens of the calibration text that ships; seed {facts['seed']}.",
+        f"of {', '.join(facts['text'])}; set on {facts['calibration_tokens']:,} tokens of the calibration text that "
+        f"ships; seed {facts['seed']}.",
         "Dense is the int8 model. Bytes are those of a lone token, routing included; a share is of the int8 FFN. "
         "Routers of their own are counted in bf16.",
         "Intervals: paired bootstrap over windows. An interval that holds 1 shows no difference.",
