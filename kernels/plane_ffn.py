@@ -27,6 +27,7 @@ from .native import Native, native
 from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
 from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
 
+_SCORED_TOKENS = 256  # at a time, whose products stay in a cache
 Implementation = Literal["native", "torch"]
 
 
@@ -133,6 +134,11 @@ def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, t
 
     For tiles the Euclidean norm over their neurons.
     """
+    parts = [_some_scores(part, weights, bits, activation, tile) for part in torch.split(x, _SCORED_TOKENS)]
+    return torch.cat([value for value, _ in parts]), torch.cat([doubt for _, doubt in parts])
+
+
+def _some_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int) -> tuple[Tensor, Tensor]:
     integers, scale = quantize_tokens(x)
     dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
     return _scores(*foresee(_coarse(dots, scale, weights.fit), weights.fit, activation), weights.fit, tile)
