@@ -19,6 +19,9 @@ from .settings import MoefySettings
 from .tiers import TierWalk, expert_of
 
 
+_FIRST_WINDOWS = 8
+
+
 class PlaneTiers:
     """Sets the tiers of one loaded model."""
 
@@ -28,8 +31,8 @@ class PlaneTiers:
 
     @staticmethod
     def passes(tiers: int) -> float:
-        """Over the calibration text: the fit, and for each tier two walks that compute every FFN twice."""
-        return 2 + 4 * tiers
+        """Over the calibration text: the fit, and for each tier a walk and a quarter that compute every FFN twice."""
+        return 2 + 2.5 * tiers
 
     def prepare(self, source: Checkpoint) -> dict[str, Any]:
         """Fits every layer on what the dense model gives it; notes how far off the coarse products are."""
@@ -49,11 +52,13 @@ class PlaneTiers:
 
     def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
         """Limits from the dense model's scores, then again from those that the tier itself brings about."""
-        first = self._walk(index, tier, self._dense, f"calibrate: tier {tier.name}, first walk")
-        return self._walk(index, tier, first[1], f"calibrate: tier {tier.name}")[0]
+        windows = self._workshop.calibration.windows
+        some = windows[: max(_FIRST_WINDOWS, len(windows) // 4)]
+        first = self._walk(index, tier, self._dense, some, f"calibrate: tier {tier.name}, first walk")
+        return self._walk(index, tier, first[1], windows, f"calibrate: tier {tier.name}")[0]
 
     def _walk(
-        self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], what: str
+        self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
     ) -> tuple[TierRecord, list[PlaneScores]]:
         limits = limits_for(seen, tier.share, self._allocation)
         found: list[PlaneScores] = []
@@ -66,7 +71,7 @@ class PlaneTiers:
                 found[-1].add(*pair)
             return [value for value, _ in pairs]
 
-        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate)
+        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate, windows)
         return turn.run(tier, decide, what), found
 
     @property

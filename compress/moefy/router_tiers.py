@@ -55,7 +55,9 @@ class RouterTiers:
             expert.thresholds[index] = _threshold(scores, shares[layer])
             return scores
 
-        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate)
+        turn = TierWalk(
+            self._model, self._workshop, index, self._settings.compensate, self._workshop.calibration.windows
+        )
         return turn.run(tier, decide, f"calibrate: tier {tier.name}")
 
     def _shares(self, share: float) -> list[float]:

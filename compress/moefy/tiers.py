@@ -34,18 +34,18 @@ Decide = Callable[[int, ExpertFFN, Sequence[Tensor]], Sequence[Tensor]]  # sets 
 
 @dataclass(slots=True)
 class TierWalk:
-    """One walk over the calibration windows at tier `index`, each layer on what the layers before it give there."""
+    """One walk over calibration windows at tier `index`, each layer on what the layers before it give there."""
 
     model: Transformer
     workshop: Workshop
     index: int
     compensate: bool
+    windows: Tensor
     layers: list[float] = field(default_factory=list)
     unions: list[dict[int, float]] = field(default_factory=list)
 
     def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
         """The tier with what was measured of it. `decide` is asked for each layer's thresholds and scores."""
-        windows = self.workshop.calibration.windows
 
         def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> None:
             self._set(expert_of(ffn), given, decide(layer, expert_of(ffn), given))
@@ -53,10 +53,10 @@ class TierWalk:
         def tell(done: int, of: int) -> None:
             self.workshop.progress(what, done, of)
 
-        read, neurons = walk(self.model, windows, visit, self.index, tell)
+        read, neurons = walk(self.model, self.windows, visit, self.index, tell)
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
-            "bytes_share": read, "neurons_share": neurons, "tokens": windows.numel(), "union_by_batch": union,
+            "bytes_share": read, "neurons_share": neurons, "tokens": self.windows.numel(), "union_by_batch": union,
             "active_by_layer": self.layers,
         }  # fmt: skip
         return replace(tier, calibrated=figures)
