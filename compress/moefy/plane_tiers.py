@@ -18,7 +18,6 @@ from .importance import neuron_importance
 from .settings import MoefySettings
 from .tiers import TierWalk, expert_of
 
-
 _FIRST_WINDOWS = 8
 
 
