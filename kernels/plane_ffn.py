@@ -165,20 +165,23 @@ def tile_scores(scores: Tensor, tile: int) -> Tensor:
     return padded.view(*padded.shape[:-1], -1, tile).square().sum(-1).sqrt()
 
 
-def plane_ffn_bytes(hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> float:
-    """Bytes of weights and scales that a lone token reads with `active` and `fine` neurons.
+def plane_ffn_bytes(
+    hidden: int, width: int, gated: bool, bits: int, active: float, fine: float, biased: bool = False
+) -> float:
+    """Bytes of weights, scales and biases that a lone token reads with `active` and `fine` neurons.
 
     The high planes of gate and up and their fit, the low planes of the fine, the rows of down of the active.
     """
     scored = 2 if gated else 1
     planes = scored * (width * bits + fine * (8 - bits)) / 8
-    return hidden * (planes + active) + 4 * (scored * width + hidden) + fit_bytes(width, scored)
+    vectors = (4 + 4 * biased) * (scored * width + hidden)
+    return hidden * (planes + active) + vectors + fit_bytes(width, scored)
 
 
-def int8_ffn_bytes(hidden: int, width: int, gated: bool) -> int:
-    """Bytes of weights and scales of the whole FFN in plain int8."""
+def int8_ffn_bytes(hidden: int, width: int, gated: bool, biased: bool = False) -> int:
+    """Bytes of weights, scales and biases of the whole FFN in plain int8."""
     scored = 2 if gated else 1
-    return hidden * width * (1 + scored) + 4 * (scored * width + hidden)
+    return hidden * width * (1 + scored) + (4 + 4 * biased) * (scored * width + hidden)
 
 
 def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> Cost:

@@ -106,7 +106,7 @@ class ExpertFFN(FFN):
     def fixed_bytes(self) -> float:
         """What a lone token reads before a neuron is computed: the router's own weights."""
         if self.by_planes:
-            return plane_ffn_bytes(self.hidden_size, self.width, self.gate is not None, self.experts.router_bits, 0, 0)
+            return self._plane_bytes(0, 0)
         return self.router_bytes
 
     @property
@@ -117,8 +117,7 @@ class ExpertFFN(FFN):
     @property
     def low_bytes(self) -> float:
         """With bit planes: what computing every neuron from all bits reads beyond that."""
-        gated, bits = self.gate is not None, self.experts.router_bits
-        return plane_ffn_bytes(self.hidden_size, self.width, gated, bits, 0, self.width) - self.fixed_bytes
+        return self._plane_bytes(0, self.width) - self.fixed_bytes
 
     def scores(self, x: Tensor) -> Tensor:
         """What is compared with the first threshold: fp32 [.., experts] for x [.., hidden]."""
@@ -209,12 +208,14 @@ class ExpertFFN(FFN):
         counts = torch.stack([result.active, result.fine], dim=-1).double()
         return result.y, torch.addmm(self._fixed, counts, self._each)
 
+    def _plane_bytes(self, active: int, fine: int) -> float:
+        gated, biased = self.gate is not None, getattr(self.up, "bias", None) is not None
+        bits = self.experts.router_bits
+        return plane_ffn_bytes(self.hidden_size, self.width, gated, bits, active, fine, biased)
+
     def _prices(self) -> tuple[Tensor, Tensor]:
         """Bytes and neurons, fp64: of routing [2], and of an active and of a fine neuron [2, 2]."""
-        spent = [
-            plane_ffn_bytes(self.hidden_size, self.width, self.gate is not None, self.experts.router_bits, *counts)
-            for counts in ((0, 0), (1, 0), (0, 1))
-        ]
+        spent = [self._plane_bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1))]
         each = [[spent[1] - spent[0], 1.0], [spent[2] - spent[0], 0.0]]
         device = self.thresholds.device
         fixed = torch.tensor([spent[0], 0.0], dtype=torch.float64, device=device)

@@ -53,10 +53,14 @@ class LabLayer:
     def gated(self) -> bool:
         return self.weights.gate is not None
 
+    @property
+    def biased(self) -> bool:
+        return self.weights.up_bias is not None
+
     @cached_property
     def whole_bytes(self) -> int:
         """Of the int8 weights and their scales: what shares are shares of."""
-        return int8_ffn_bytes(self.hidden_size, self.width, self.gated)
+        return int8_ffn_bytes(self.hidden_size, self.width, self.gated, self.biased)
 
     def output(self, h: Tensor, down: Tensor | None = None) -> Tensor:
         """What the neurons' values [tokens, width] give."""

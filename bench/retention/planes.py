@@ -74,4 +74,4 @@ class Planes:
         return scores
 
     def _price(self, layer: LabLayer, active: int, fine: int) -> float:
-        return plane_ffn_bytes(layer.hidden_size, layer.width, layer.gated, self.bits, active, fine)
+        return plane_ffn_bytes(layer.hidden_size, layer.width, layer.gated, self.bits, active, fine, layer.biased)

@@ -104,9 +104,10 @@ class MoefySettings(Strict):
                     )
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
-        whole = int8_ffn_bytes(hidden, ffn.width, ffn.gated)
+        whole = int8_ffn_bytes(hidden, ffn.width, ffn.gated, ffn.bias)
         if self.by_planes:
-            return plane_ffn_bytes(hidden, ffn.width, ffn.gated, self.experts(ffn).router_bits, 0, 0) / whole
+            bits = self.experts(ffn).router_bits
+            return plane_ffn_bytes(hidden, ffn.width, ffn.gated, bits, 0, 0, ffn.bias) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
         router = 2 * self.router_width * (hidden + self.experts(ffn).count(ffn.width))  # bf16
         return router / (whole * element)
