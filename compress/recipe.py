@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
 from .calibration import CalibrationSettings
+from .distill.relufy import RelufySettings, RelufyStage
 from .distill.stage import DistillSettings, DistillStage
 from .material import Stage
 from .moefy.calibrate import CalibrateStage
@@ -25,6 +26,7 @@ from .strict import Strict, as_recipe_error
 
 STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {
     "prune": (PruneSettings, PruneStage),
+    "relufy": (RelufySettings, RelufyStage),
     "distill": (DistillSettings, DistillStage),
     "moefy": (MoefySettings, MoefyStage),
     "quantize": (QuantizeSettings, QuantizeStage),

@@ -101,19 +101,26 @@ def _save(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> None:
-    """config.json and what else a reader needs beside the weights.
+    """config.json and what else a reader needs beside the weights. FFNs that became ReLU are said in it.
 
     An int8 checkpoint says so in `quantization_config`. transformers only warns of a quant_method that it does not
     know, and computes with the int8 numbers; without a quant_method it refuses.
     """
     config = dict(source.config)
     config.pop("quantization_config", None)
-    if set(INT8_FORMATS) & set(spec_overrides(spec, source.family.spec(Config(source.config))).values()):
+    default = source.family.spec(Config(source.config))
+    if _is_relu(spec) and not _is_relu(default):
+        config[source.family.activation_key] = "relu"
+    if set(INT8_FORMATS) & set(spec_overrides(spec, default).values()):
         config["quantization_config"] = {"made_by": MADE_BY, "format": "int8 weights, one scale a row"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in SIDE_FILES:
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
+
+
+def _is_relu(spec: TransformerSpec) -> bool:
+    return all(layer.ffn.activation == "relu" for layer in spec.layers)
 
 
 def _named_shards(folder: Path, shards: list[list[str]], total: int) -> list[str]:

@@ -1,6 +1,6 @@
 """A model that learns from another: its weights in fp32, AdamW, and a state that can be saved and taken up again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -8,18 +8,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...models.checkpoint import Checkpoint, read_tensors
+from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
 from ...models.writer import new_directory
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def trainable(checkpoint: Checkpoint) -> Transformer:
-    """The model of a checkpoint with fp32 weights of its own, nothing packed, nothing learning yet."""
+def trainable(spec: TransformerSpec, tensors: Iterable[tuple[str, Tensor]]) -> Transformer:
+    """The model of a spec with these weights in fp32 as its own, nothing packed, nothing learning yet."""
     with torch.device("meta"):
-        model = Transformer(checkpoint.spec)
-    weights = {name: tensor.float() for name, tensor in read_tensors(checkpoint)}
-    model.load_state_dict(weights, strict=True, assign=True)
+        model = Transformer(spec)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors}, strict=True, assign=True)
     return model.requires_grad_(False).train()
 
 
@@ -58,8 +58,9 @@ class Student:
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(state[f"weight.{name}"])
-                moments = {kind: state[f"{kind}.{name}"] for kind in _MOMENTS}
-                self._optimizer.state[value] = {"step": torch.tensor(float(step)), **moments}
+                moments = {kind: state[f"{kind}.{name}"].to(value.device) for kind in _MOMENTS}
+                count = torch.tensor(float(step), device=value.device)
+                self._optimizer.state[value] = {"step": count, **moments}
 
 
 def _named(model: Transformer, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:
@@ -76,7 +77,11 @@ def last_state(scratch: Path) -> tuple[int, Path] | None:
 
 
 def as_stored(model: Transformer, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors in the dtypes that the checkpoint has them in."""
-    learned = model.state_dict()
+    """The model's tensors in the dtypes that the checkpoint has them in; biases that it lacks, in their weight's."""
+    left = model.state_dict()
+    dtypes = {}
     for name, stored in read_tensors(checkpoint):
-        yield name, learned[name].detach().to(stored.dtype)
+        dtypes[name] = stored.dtype
+        yield name, left.pop(name).detach().to("cpu", stored.dtype)
+    for name, value in left.items():
+        yield name, value.detach().to("cpu", dtypes[name.removesuffix("bias") + "weight"])

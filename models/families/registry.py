@@ -19,7 +19,8 @@ class Family:
     """How one kind of Hugging Face checkpoint becomes ours.
 
     names: our module path -> theirs, with {} for the layer's number. unused: tensors that some files hold and no
-    forward pass reads. width_key, bias_key: where config.json has the FFN's width, and the flag for its biases.
+    forward pass reads. width_key, bias_key: where config.json has the FFN's width, and the flag for its biases;
+    activation_key: the name of its activation.
     """
 
     architecture: str
@@ -28,6 +29,7 @@ class Family:
     unused: str = r"$^"
     width_key: str = "intermediate_size"
     bias_key: str | None = None
+    activation_key: str = "hidden_act"
 
     def their_name(self, ours: str) -> str:
         """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. Tensors of experts are ours alone."""
@@ -44,7 +46,7 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$", bias_key="mlp_bias"),
-    "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES, width_key="ffn_dim"),
+    "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES, width_key="ffn_dim", activation_key="activation_function"),
 }
 
 

@@ -1,0 +1,193 @@
+"""Learning from the original: what every stage that trains has in common, down to how a killed run goes on."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from ...models.checkpoint import load_transformer
+from ...models.errors import RecipeError
+from ...models.schedule import Plan, learning_rate
+from ...models.spec import INT8_FORMATS, TransformerSpec
+from ...models.transformer import Transformer
+from ..material import Workshop
+from ..strict import Strict
+from .loss import forward_kl, hidden_ratio
+from .student import Student, last_state
+
+COST = 4  # a token learned from costs as much as three that are read, and its teacher reads it once
+_FINAL_SHARE, _WARMUP_STEPS, _CLIP = 0.1, 100, 1.0
+_MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}  # of one backward pass
+_HEAD_ROWS = {"cpu": 256, "cuda": 4096}  # tokens whose logits are in memory at once
+_MOST_TOKENS = 1_000_000_000
+_EDGE = 5  # steps that the first and the last loss are means of
+
+
+class LossWeights(Strict):
+    """logits: KL from the original's distribution. hidden: squared distance of the last states, relative."""
+
+    logits: float = Field(default=1.0, ge=0)
+    hidden: float = Field(default=0.0, ge=0)
+
+
+class TrainingSettings(Strict):
+    """tokens: learned from in all, drawn from the calibration text. learn: which weights.
+
+    batch: windows a step. Rate: warm-up, then a cosine to a tenth of `lr`. save_every: steps between saved states.
+    """
+
+    tokens: int
+    losses: LossWeights = LossWeights()
+    lr: float = 1e-4
+    temperature: float = Field(default=1.0, gt=0)
+    batch: int = Field(default=8, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    learn: Literal["all", "ffn", "ffn_down"] = "all"
+    save_every: int = Field(default=20, ge=1)
+
+    @field_validator("tokens", mode="after")
+    @classmethod
+    def _some_tokens(cls, tokens: int) -> int:
+        if not 1 <= tokens <= _MOST_TOKENS:
+            raise ValueError(f"is {tokens}; it must be from 1 to {_MOST_TOKENS:,}, such as 262144")
+        return tokens
+
+    @field_validator("lr", mode="after")
+    @classmethod
+    def _sensible_rate(cls, lr: float) -> float:
+        if not 0 < lr <= 1:
+            raise ValueError(f"is {lr}; it must be a rate above 0 and at most 1, such as 1.0e-4")
+        return lr
+
+
+class Lesson:
+    """What a stage adds to plain distillation. This one adds nothing."""
+
+    def parts(self, rows: Tensor) -> Iterator[Tensor]:
+        """The rows of a batch in groups; before each is taken, the model is put as it shall compute that group."""
+        yield rows
+
+    def extra(self, progress: float) -> Tensor | None:
+        """What the last forward pass adds to the loss; progress goes from 0, at the first step, towards 1."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """Teaches a model to say what the recipe's model says (Hinton, Vinyals and Dean 2015).
+
+    name: of the stage, for people. Where CUDA is, it is used, with bf16 arithmetic as on a CPU.
+    """
+
+    name: str
+    settings: TrainingSettings
+    workshop: Workshop
+    device: torch.device
+
+    def teach(self, model: Transformer, lesson: Lesson) -> dict[str, Any]:
+        """All steps that are left; the notes: losses of the first and last steps without what the lesson added.
+
+        Raises RecipeError where the loss is no number any more.
+        """
+        teacher = load_transformer(self.workshop.original, self.device)
+        student = Student(model, _learned_names(model, self.settings.learn), self.settings.weight_decay)
+        losses = self._learn(student, teacher, lesson)
+        return {
+            "first_loss": _mean(losses[:_EDGE]), "last_loss": _mean(losses[-_EDGE:]), "steps": len(losses),
+            "device": self.device.type,
+        }  # fmt: skip
+
+    def _learn(self, student: Student, teacher: Transformer, lesson: Lesson) -> list[float]:
+        """The loss of each step from the first on, those of a run that was cut off too."""
+        workshop, settings = self.workshop, self.settings
+        per_step = settings.batch * workshop.calibration.length
+        steps = max(1, round(settings.tokens / per_step))
+        windows = torch.split(workshop.calibration.stream(steps * per_step), settings.batch)
+        losses = _resumed(student, workshop.scratch)
+        for step in range(len(losses), steps):
+            losses.append(self._step(student, teacher, windows[step], lesson, step / steps))
+            student.step(learning_rate(Plan(steps), step, settings.lr, _FINAL_SHARE, _WARMUP_STEPS), _CLIP)
+            workshop.progress(f"{self.name}: KL {losses[-1]:.4f} nats a token", step + 1, steps)
+            if (step + 1) % settings.save_every == 0 and step + 1 < steps:
+                _save(student, losses, workshop.scratch)
+        return losses
+
+    def _step(self, student: Student, teacher: Transformer, rows: Tensor, lesson: Lesson, progress: float) -> float:
+        """Gradients of a batch, a few windows at a time; the mean loss before the step."""
+        total, micro = 0.0, max(1, _MICRO_TOKENS[self.device.type] // rows.shape[1])
+        for group in lesson.parts(rows):
+            for part in torch.split(group.to(self.device), micro):
+                loss = self._loss(student.model, teacher, part)
+                extra = lesson.extra(progress)
+                whole = loss if extra is None else loss + extra
+                share = len(part) / len(rows)
+                (whole * share).backward()  # type: ignore[no-untyped-call]
+                total += loss.item() * share
+        if not math.isfinite(total):
+            raise RecipeError(
+                f"{self.name}: the loss is {total} with lr {self.settings.lr:g}, so nothing is learned; lower lr"
+            )
+        return total
+
+    def _loss(self, model: Transformer, teacher: Transformer, rows: Tensor) -> Tensor:
+        weights = self.settings.losses
+        with torch.inference_mode():
+            states = teacher.hidden(rows)
+        theirs = states.clone()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            ours = model.hidden(rows)
+            loss = weights.logits * forward_kl(
+                ours, model.head, theirs, teacher.head, temperature=self.settings.temperature,
+                rows=_HEAD_ROWS[self.device.type],
+            )  # fmt: skip
+        return loss + weights.hidden * hidden_ratio(ours, theirs) if weights.hidden else loss
+
+
+def accelerator() -> torch.device:
+    """Where training runs: on CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def refuse_int8(name: str, spec: TransformerSpec) -> None:
+    """Raises RecipeError where weights are int8: they have no gradient."""
+    linears = ((layer.attention.query, layer.ffn.up, layer.ffn.down) for layer in spec.layers)
+    formats = {spec.embedding, spec.head, *(each for layer in linears for each in layer)}
+    if not formats.isdisjoint(INT8_FORMATS):
+        raise RecipeError(f"{name}: this model has int8 weights, which cannot learn; {name} before quantize")
+
+
+def _learned_names(model: Transformer, learn: str) -> list[str]:
+    part = {"all": "", "ffn": ".ffn.", "ffn_down": ".ffn.down."}[learn]
+    return [name for name, _ in model.named_parameters() if part in name]
+
+
+def _resumed(student: Student, scratch: Path) -> list[float]:
+    """The losses so far of a run that was cut off, its student put back; none for a fresh one."""
+    found = last_state(scratch)
+    if found is None:
+        return []
+    step, folder = found
+    student.load(folder, step)
+    losses: list[float] = json.loads((scratch / f"losses-{step}.json").read_bytes())
+    return losses
+
+
+def _save(student: Student, losses: Sequence[float], scratch: Path) -> None:
+    """The losses first: a state without them would not be found whole."""
+    step = len(losses)
+    (scratch / f"losses-{step}.json").write_text(json.dumps(losses))
+    student.save(scratch / f"step-{step}")
+    for folder in scratch.glob("step-*"):
+        if folder.name != f"step-{step}":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
