@@ -20,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("--gpu"):
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # training takes a GPU where it sees one
         config.addinivalue_line(
             "filterwarnings",
             "ignore:Conversion of an array with ndim > 0:DeprecationWarning:triton.runtime.interpreter",

@@ -5,7 +5,7 @@ stored, and the gradient goes through the rounding as if it were none (straight-
 computed is decided by the scores of the tokens at hand, without a gradient, so that a layer spends its share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +79,7 @@ class TierFFN(FFN):
         left_out = (exact - h).detach().mean(0)
         return y + functional.linear(left_out, fake_int8(_weight(self.down)).detach())
 
-    def _planes(self, x: Tensor, linears: list[TensorModule]) -> list[tuple[Tensor, Tensor]]:
+    def _planes(self, x: Tensor, linears: Sequence[TensorModule]) -> list[tuple[Tensor, Tensor]]:
         """(coarse, exact) of gate, where there is one, and up."""
         integers, token_scale = quantize_tokens(x.detach())
         units = x.float() / torch.where(token_scale > 0, token_scale, torch.ones_like(token_scale))
