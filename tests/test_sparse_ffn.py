@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from moesaic.compress.distill.sparse_ffn import TierFFN, TierShares, fake_int8, limit_for_share, plane_rows
 from moesaic.compress.quantize.int8 import quantize_rows
-from moesaic.kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores, quantize_tokens
+from moesaic.kernels.int8_dynamic_linear import quantize_tokens
+from moesaic.kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
 from moesaic.models.spec import FFNSpec
 
 HIDDEN, WIDTH, TOKENS = 24, 40, 6
@@ -34,7 +35,7 @@ def tier_ffn(gated: bool, activation: str, active: float, exact: float, **rest: 
 
 def stored(ffn: TierFFN) -> PlaneWeights:
     """The same weights as the runtime has them."""
-    weights = {}
+    weights: dict[str, Any] = {}
     for name in ("up", "down", "gate"):
         if (linear := getattr(ffn, name)) is not None:
             weights[name], weights[f"{name}_scale"] = quantize_rows(linear.weight.data)

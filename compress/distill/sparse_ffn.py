@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.activations import ACTIVATIONS
-from ...kernels.plane_ffn import quantize_tokens
+from ...kernels.int8_dynamic_linear import quantize_tokens
 from ...models.compute import Compute
 from ...models.ffn import FFN
 from ...models.linear import Linear, TensorModule
