@@ -12,23 +12,26 @@ import transformers
 from builders import llama, opt
 from torch import Tensor
 
+from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.distill.recovery import TierLesson, TierSettings
 from moesaic.compress.distill.sparse_ffn import TierFFN
 from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean_magnitude
 from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.training import Trainer, accelerator
 from moesaic.compress.export import export_dense
+from moesaic.compress.material import Workshop
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.compress.stage_cache import stages_folder
 from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
+from moesaic.models.transformer import Transformer
 
 SHORT: dict[str, Any] = {"calibration": {"sequences": 6, "length": 32}, "evaluation": {"documents": 1, "truncate": 16}}
 RELUFY = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2}
-AT = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2, "at": {"share": 0.6, "fine": 0.5}}
-EXPERTS = {"expert_size": 1, "router": "bit_planes", "tiers": {"low": 0.6}}
+AT = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2, "at": {"share": 0.7}}
+EXPERTS = {"expert_size": 1, "router": "bit_planes", "tiers": {"low": 0.7}}
 PLANES: list[dict[str, Any]] = [{"moefy": EXPERTS}, {"quantize": {"linears": "int8"}}]
 
 
@@ -150,31 +153,48 @@ def test_distilled_at_a_tier_a_model_says_there_more_of_what_the_original_says(m
     base: dict[str, Any] = {
         "calibration": {"text": [str(text)], "length": 32}, "evaluation": {"text": [str(text)], "truncate": 64}
     }  # fmt: skip
-    lesson = {"tokens": 30 * 4 * 32, "batch": 4, "lr": 2e-3, "learn": "ffn", "at": {"share": 0.6}}
+    lesson = {"tokens": 30 * 4 * 32, "batch": 4, "lr": 2e-3, "learn": "ffn", "at": {"share": 0.7}}
     without = compress(model, tmp_path / "a", {**base, "stages": PLANES})
     learned = compress(model, tmp_path / "b", {**base, "stages": [{"distill": lesson}, *PLANES]})
     assert notes(tmp_path / "b")["last_loss"] < 0.7 * notes(tmp_path / "b")["first_loss"]
     assert learned.tiers["low"]["kl_nats_per_token"] < 0.9 * without.tiers["low"]["kl_nats_per_token"]
 
 
-def test_of_each_batch_the_mix_is_computed_at_the_tier(model: Path) -> None:
-    checkpoint = open_checkpoint(model)
-    student = trainable(checkpoint.spec, read_tensors(checkpoint))
-    for mix, counts in ((0.25, [2, 6]), (0.01, [1, 7]), (1.0, [8])):
-        lesson = TierLesson(student, TierSettings(share=0.6, mix=mix))
-        modes, sizes = [], []
-        for part in lesson.parts(torch.arange(8)):
-            modes.append(next(each for each in student.modules() if isinstance(each, TierFFN)).at_tier)
-            sizes.append(len(part))
-        assert sizes == counts and modes == [True, False][: len(counts)]
+@pytest.fixture
+def lesson(model: Path, tmp_path: Path) -> Any:
+    """Makes a model's lesson at a tier."""
+
+    def make(**settings: Any) -> tuple[Transformer, TierLesson]:
+        source = open_checkpoint(model)
+        calibration = Calibration(CalibrationSettings(sequences=6, length=32), source)
+        student = trainable(source.spec, read_tensors(source))
+        shop = Workshop(source, calibration, 0, tmp_path, lambda *_: None)
+        return student, TierLesson(student, TierSettings(**settings), source, shop)
+
+    return make
 
 
-def test_a_share_of_bytes_is_paid_out_as_calibrate_would(model: Path) -> None:
-    ffn = open_checkpoint(model).spec.layers[0].ffn
-    all_of_it = TierSettings(share=1.0).shares(ffn, 48)
-    assert (all_of_it.active, all_of_it.exact) == pytest.approx((1.0, 1.0)) and all_of_it.bits == 4
-    half = TierSettings(share=0.55, fine=0.5).shares(ffn, 48)
-    assert 0 < half.active < 1 and half.exact == pytest.approx(half.active / 2)
+@pytest.mark.parametrize(("mix", "counts"), [(0.25, [2, 6]), (0.01, [1, 7]), (1.0, [8])])
+def test_of_each_batch_the_mix_is_computed_at_the_tier(lesson: Any, mix: float, counts: list[int]) -> None:
+    student, at_tier = lesson(share=0.7, mix=mix)
+    modes, sizes = [], []
+    for part in at_tier.parts(torch.arange(8)):
+        modes.append([each.at_tier for each in student.modules() if isinstance(each, TierFFN)])
+        sizes.append(len(part))
+    assert sizes == counts and modes == [[True, True], [False, False]][: len(counts)]
+
+
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_what_a_tier_computes_spends_its_share_of_the_bytes(lesson: Any, allocation: str) -> None:
+    student, _ = lesson(share=0.65, allocation=allocation)
+    ffns = [each for each in student.modules() if isinstance(each, TierFFN)]
+    costs = [TierSettings(share=0.65).scores(layer.ffn, 48) for layer in student.spec.layers]
+    read = [
+        cost.fixed_bytes + ffn.shares.active * cost.down_bytes + ffn.shares.exact * cost.low_bytes
+        for ffn, cost in zip(ffns, costs, strict=True)
+    ]
+    assert sum(read) == pytest.approx(0.65 * sum(cost.whole_bytes for cost in costs), rel=0.01)
+    assert (read[0] == pytest.approx(read[1], rel=0.01)) == (allocation == "uniform")
 
 
 # --- cut off, and gone on ------------------------------------------------------------------------------------------
@@ -232,10 +252,13 @@ def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
         ([{"relufy": {**RELUFY, "lr": -1.0}}], "lr: is -1.0; it must be a rate above 0 and at most 1"),
         ([{"distill": {**RELUFY, "lr": 3.0}}], "lr: is 3.0; it must be a rate above 0 and at most 1"),
         ([{"distill": {**RELUFY, "lr": math.nan}}], "lr: is nan"),
-        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 4 high bits that route are 0.3.. of"),
+        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 4 high bits that route are 0.... of"),
         ([{"distill": {**AT, "at": {"share": 0.5, "mix": 0.0}}}], "at.mix"),
         ([{"moefy": {"expert_size": 8}}, {"distill": AT}], "experts of one neuron, these have 8; choose expert_size"),
-        ([{"distill": {**AT, "at": {"part": 0.5}}}], "unknown key 'part'; known here: bits, compensate, fine, mix"),
+        (
+            [{"distill": {**AT, "at": {"part": 0.5}}}],
+            "unknown key 'part'; known here: allocation, bits, compensate",
+        ),
     ],
 )
 def test_stages_that_make_no_sense_are_refused_before_any_work(

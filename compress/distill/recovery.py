@@ -1,30 +1,38 @@
 """Distillation at a tier: what int8 bit planes lose by computing fewer neurons is learned away before they exist."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
+from ...kernels.coarse import fit_bytes
 from ...kernels.plane_ffn import plane_ffn_bytes
+from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
+from ...models.ffn import FFN
 from ...models.spec import FFNSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
+from ..material import Workshop
+from ..moefy.budget import Allocation, PlaneScores, limits_for
+from ..moefy.importance import neuron_importance
 from ..moefy.settings import MoefySettings
 from ..strict import Strict
+from ..walk import walk
 from .sparse_ffn import TierFFN, TierShares
 from .training import Lesson
 
 
 class TierSettings(Strict):
-    """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits and fine likewise, None as chosen there.
+    """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits, allocation and compensate likewise.
 
     mix: the part of each batch that is computed at the tier; the rest is computed in full, so that the full tier stays
-    what it is. compensate: as in `moefy`. Every layer computes the same share of its neurons.
+    what it is.
     """
 
     share: float = Field(gt=0, le=1)
     bits: int | None = Field(default=None, ge=1, le=7)
-    fine: float | None = Field(default=None, ge=0, le=1)
+    allocation: Allocation = "global"
     mix: float = Field(default=0.5, gt=0, le=1)
     compensate: bool = True
 
@@ -36,51 +44,70 @@ class TierSettings(Strict):
                     f"distill: at trains experts of one neuron, these have {layer.ffn.experts.size}; "
                     "choose expert_size: 1, or leave at out"
                 )
-            bits, hidden = self._experts(layer.ffn)[0], spec.hidden_size
-            least = plane_ffn_bytes(hidden, layer.ffn.width, layer.ffn.gated, bits, 0, 0) / _whole(layer.ffn, hidden)
+            scores = self.scores(layer.ffn, spec.hidden_size)
+            least = scores.fixed_bytes / scores.whole_bytes
             if self.share <= least:
                 raise RecipeError(
-                    f"distill: at.share is {self.share}, and in layer {i} the {bits} high bits that route are "
-                    f"{least:.3f} of the FFN's bytes; raise at.share or lower at.bits"
+                    f"distill: at.share is {self.share}, and in layer {i} the {self.high_bits(layer.ffn)} high bits "
+                    f"that route are {least:.3f} of the FFN's bytes; raise at.share or lower at.bits"
                 )
 
-    def shares(self, ffn: FFNSpec, hidden: int) -> TierShares:
-        """The neurons of a layer that its bytes pay for, as `calibrate` will choose them."""
-        bits, fine = self._experts(ffn)
-        fixed = plane_ffn_bytes(hidden, ffn.width, ffn.gated, bits, 0, 0)
-        down, low = hidden * ffn.width, _whole(ffn, hidden) - fixed - hidden * ffn.width
-        left = self.share * _whole(ffn, hidden) - fixed
-        active = left / (down + fine * low)
-        if active <= 1:
-            return TierShares(bits, active, fine * active, self.compensate)
-        return TierShares(bits, 1.0, min(1.0, (left - down) / low), self.compensate)
+    def high_bits(self, ffn: FFNSpec) -> int:
+        """That route, as `moefy` would choose them."""
+        return MoefySettings(expert_size=1, router="bit_planes", bits=self.bits).experts(ffn).router_bits
 
-    def _experts(self, ffn: FFNSpec) -> tuple[int, float]:
-        """(high bits, which part of the computed neurons is exact)"""
-        chosen = MoefySettings(expert_size=1, router="bit_planes", bits=self.bits, fine=self.fine)
-        return chosen.experts(ffn).router_bits, chosen.fine_part(ffn.gated)
+    def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
+        """What a layer's parts cost, with no score seen yet."""
+        bits, width, gated = self.high_bits(ffn), ffn.width, ffn.gated
+        fixed = plane_ffn_bytes(hidden, width, gated, bits, 0, 0)
+        low = plane_ffn_bytes(hidden, width, gated, bits, 0, width) - fixed
+        whole = plane_ffn_bytes(hidden, width, gated, 8, width, width) - fit_bytes(width, 1 + gated)
+        return PlaneScores(fixed, hidden * width, low, whole)
 
 
 class TierLesson(Lesson):
-    """Gives a model FFNs that can compute at the tier, and has a part of each batch computed there."""
+    """Gives a model FFNs that can compute at the tier, and has a part of each batch computed there.
 
-    def __init__(self, model: Transformer, settings: TierSettings) -> None:
-        self._mix, self._ffns = settings.mix, []
-        for layer, spec in zip(model.layers, model.spec.layers, strict=True):
+    How many neurons of each layer the tier computes is found once, from the scores of the model as it comes.
+    """
+
+    def __init__(self, model: Transformer, settings: TierSettings, source: Checkpoint, workshop: Workshop) -> None:
+        self._settings, self._workshop, self._ffns = settings, workshop, list[TierFFN]()
+        windows, hidden = workshop.calibration.windows, model.spec.hidden_size
+        importance = neuron_importance(source, windows, workshop.seed, self._teller("importance of neurons"))
+        for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
             if isinstance(layer, Layer):
-                hidden = model.spec.hidden_size
-                layer.ffn = twin = TierFFN.of(layer.ffn, hidden, spec.ffn, settings.shares(spec.ffn, hidden))
+                ffn, bits = spec.ffn, settings.high_bits(spec.ffn)
+                device = layer.ffn_norm.weight.device
+                twin = TierFFN.of(layer.ffn, hidden, ffn, bits, each.to(device), settings.compensate)
+                layer.ffn = twin
                 self._ffns.append(twin)
+        self._share_out(model, windows.to(model.norm.weight.device))
 
     def parts(self, rows: Tensor) -> Iterator[Tensor]:
         """First the rows at the tier, then those in full."""
-        at_tier = max(1, round(self._mix * len(rows)))
+        at_tier = max(1, round(self._settings.mix * len(rows)))
         for sparse, group in ((True, rows[:at_tier]), (False, rows[at_tier:])):
             for ffn in self._ffns:
                 ffn.at_tier = sparse
             if len(group):
                 yield group
 
+    def _share_out(self, model: Transformer, windows: Tensor) -> None:
+        """The shares of each layer, as the limits that spend the tier's bytes bring them about."""
+        seen = [self._settings.scores(layer.ffn, model.spec.hidden_size) for layer in model.spec.layers]
 
-def _whole(ffn: FFNSpec, hidden: int) -> float:
-    return plane_ffn_bytes(hidden, ffn.width, ffn.gated, 8, ffn.width, ffn.width)
+        def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+            for x in given:
+                found = self._ffns[index].foreseen(x.flatten(0, -2))
+                seen[index].add(found.value, found.doubt)
+
+        model.prepare()
+        walk(model, windows, watch, progress=self._teller("scores of neurons"))
+        limits = limits_for(seen, self._settings.share, self._settings.allocation)
+        for ffn, scores, limit in zip(self._ffns, seen, limits, strict=True):
+            if limit >= 0:
+                ffn.shares = TierShares(scores.active.share_above(limit), scores.fine.share_above(limit))
+
+    def _teller(self, what: str) -> Any:
+        return lambda done, of: self._workshop.progress(f"distill: {what}", done, of)

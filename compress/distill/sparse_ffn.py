@@ -1,18 +1,18 @@
 """A feed-forward network as int8 bit planes compute it at a tier, in a form that passes gradients to its weights.
 
 `kernels/plane_ffn.py` says what is computed. Here the weights are floating point; each is rounded as it would be
-stored, and the gradient goes through the rounding as if it were none (straight-through; Bengio et al. 2013). Who is
-computed is decided by the scores of the tokens at hand, without a gradient, so that a layer spends its share.
+stored, and the gradient goes through the rounding, and from a coarse value to the exact one, as if there were none
+(straight-through; Bengio et al. 2013). What the high bits are worth is fitted to the tokens at hand, and their scores
+decide who is computed, without a gradient, so that a layer spends its share whatever its weights become.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...kernels.activations import ACTIVATIONS
+from ...kernels.coarse import CoarseFit, foresee
 from ...kernels.int8_dynamic_linear import quantize_tokens
 from ...models.compute import Compute
 from ...models.ffn import FFN
@@ -22,29 +22,41 @@ from ...models.spec import FFNSpec
 
 @dataclass(frozen=True, slots=True)
 class TierShares:
-    """bits: of the high planes. active: the part of a layer's neurons that is computed. exact: from all bits.
+    """Of a layer's neurons the part that is computed, and the part that is computed from all bits."""
 
-    compensate: whether the mean of what is left out is added.
-    """
+    active: float = 1.0
+    exact: float = 1.0
 
-    bits: int
-    active: float
-    exact: float
-    compensate: bool = True
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """[tokens, width] each: neurons from all bits and from the high ones, and the two scores of `plane_scores`."""
+
+    exact: Tensor
+    coarse: Tensor
+    value: Tensor
+    doubt: Tensor
 
 
 class TierFFN(FFN):
-    """The twin of a dense `FFN` over the same parameters: at the tier as long as `at_tier`, else whole int8."""
+    """The twin of a dense `FFN` over the same parameters: at the tier as long as `at_tier`, else whole int8.
 
-    def __init__(self, hidden_size: int, spec: FFNSpec, shares: TierShares) -> None:
+    bits: of the high planes. importance: fp32 [width]. compensate: adds the mean of what is left out.
+    """
+
+    def __init__(self, hidden_size: int, spec: FFNSpec, bits: int, importance: Tensor, compensate: bool = True) -> None:
         super().__init__(hidden_size, spec)
-        self.shares, self.at_tier = shares, False
+        self.bits, self.compensate = bits, compensate
+        self.importance = importance.bfloat16().float()
+        self.shares, self.at_tier = TierShares(), False
 
     @classmethod
-    def of(cls, ffn: FFN, hidden_size: int, spec: FFNSpec, shares: TierShares) -> "TierFFN":
+    def of(
+        cls, ffn: FFN, hidden_size: int, spec: FFNSpec, bits: int, importance: Tensor, compensate: bool
+    ) -> "TierFFN":
         """The twin of a dense FFN, sharing its linears."""
         with torch.device("meta"):
-            twin = cls(hidden_size, spec, shares)
+            twin = cls(hidden_size, spec, bits, importance, compensate)
         twin.gate, twin.up, twin.down = ffn.gate, ffn.up, ffn.down
         return twin
 
@@ -64,50 +76,72 @@ class TierFFN(FFN):
         return self._down(self.hidden(x))
 
     def sparse(self, x: Tensor) -> Tensor:
-        """At the tier. x: [tokens, hidden]; the same numbers as `plane_ffn` at thresholds that keep these shares."""
-        linears = [each for each in (self.gate, self.up) if each is not None]
-        act = ACTIVATIONS[self.activation_name]
-        coarse, exact = (_product(parts, act) for parts in zip(*self._planes(x, linears), strict=True))
-        norm = fake_int8(_weight(self.down)).detach().float().norm(dim=0)
-        score = coarse.detach().float().abs() * norm
-        active = score > limit_for_share(score, self.shares.active)
-        fine = active & (score > limit_for_share(score, self.shares.exact))
-        h = torch.where(fine, exact, torch.where(active, coarse, torch.zeros_like(coarse)))
+        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at thresholds that keep these shares of `x`."""
+        seen = self.foreseen(x)
+        active = seen.value > limit_for_share(seen.value, self.shares.active)
+        doubt = torch.where(active, seen.doubt, 0.0)
+        fine = active & (doubt > limit_for_share(doubt, self.shares.exact))
+        h = torch.where(fine, seen.exact, torch.where(active, seen.coarse, 0.0))
         y = self._down(h)
-        if not self.shares.compensate:
+        if not self.compensate:
             return y
-        left_out = (exact - h).detach().mean(0)
+        left_out = (seen.exact - h).detach().mean(0)
         return y + functional.linear(left_out, fake_int8(_weight(self.down)).detach())
 
-    def _planes(self, x: Tensor, linears: Sequence[TensorModule]) -> list[tuple[Tensor, Tensor]]:
-        """(coarse, exact) of gate, where there is one, and up."""
+    def foreseen(self, x: Tensor) -> Foreseen:
+        """What all bits give and what the high ones foresee. x: [tokens, hidden]."""
+        pairs, fit = self.products(x)
+        coarse = [_straight_through(exact, fitted) for exact, fitted in pairs]
+        value, deviation = foresee(coarse, fit, self.activation_name)
+        exact = self.activation(pairs[0][0]) if self.gate is None else self.activation(pairs[0][0]) * pairs[1][0]
+        scores = (each.detach() * self.importance for each in (value.abs(), deviation))
+        return Foreseen(exact, value, *scores)
+
+    def products(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], CoarseFit]:
+        """(exact, fitted coarse) products of gate, where there is one, and up, fp32 [tokens, width]; their fit."""
         integers, token_scale = quantize_tokens(x.detach())
         units = x.float() / torch.where(token_scale > 0, token_scale, torch.ones_like(token_scale))
         rounded = _straight_through(units, integers)
-        found = []
-        for linear in linears:
-            high, whole, scale = plane_rows(_weight(linear), self.shares.bits)
-            both = (functional.linear(rounded, rows).float() * (token_scale * scale) for rows in (high, whole))
-            bias = _bias(linear)
-            coarse, exact = (each if bias is None else each + bias for each in both)
-            found.append((coarse, exact))
-        return found
+        found, fits = [], []
+        for linear in [each for each in (self.gate, self.up) if each is not None]:
+            high, whole, scale = plane_rows(_weight(linear), self.bits)
+            exact, bias = functional.linear(rounded, whole).float() * (token_scale * scale), _bias(linear)
+            exact = exact if bias is None else exact + bias
+            dot = functional.linear(integers, high).float() * token_scale
+            fits.append(regressed(dot, exact.detach()))
+            found.append((exact, dot * fits[-1][0].float() + fits[-1][1].float()))
+        slopes, intercepts, errors = (torch.stack(each) for each in zip(*fits, strict=True))
+        return found, CoarseFit(slopes, intercepts, errors, self.importance.bfloat16())
 
     def _down(self, h: Tensor) -> Tensor:
         return functional.linear(h, fake_int8(_weight(self.down)), _bias(self.down))
 
 
+def regressed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(slope, intercept, standard deviation of what is left) of y on x, bf16 [width]; slope 1 where x never changes.
+
+    x, y: fp32 [tokens, width].
+    """
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    dx, dy = x - mean_x, y - mean_y
+    spread = dx.square().mean(0)
+    still = spread <= 1e-12 * mean_x.square()
+    slope = torch.where(still, 1.0, (dx * dy).mean(0) / torch.where(still, 1.0, spread))
+    left = (dy - slope * dx).square().mean(0).sqrt()
+    return slope.bfloat16(), (mean_y - slope * mean_x).bfloat16(), left.bfloat16()
+
+
 def plane_rows(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """(coarse, exact, scale) of int8 rows in units of their scale: [rows, columns] twice, fp32 [rows].
 
-    exact q = round(w / scale), scale = max|w| / 127; coarse p 2^(8-b) + 2^(7-b) - 1/2 with p = floor(q / 2^(8-b)).
+    exact q = round(w / scale), scale = max|w| / 127, with the gradient of w / scale; coarse, without one,
+    p 2^(8-b) + 2^(7-b) - 1/2 with p = floor(q / 2^(8-b)).
     """
     scale = _row_scale(weight)
     units = weight / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
     whole = torch.round(units.detach()).clamp(-127, 127)
     step = 2.0 ** (8 - bits)
-    high = torch.floor(whole / step) * step + (step / 2 - 0.5)
-    return _straight_through(units, high), _straight_through(units, whole), scale
+    return torch.floor(whole / step) * step + (step / 2 - 0.5), _straight_through(units, whole), scale
 
 
 def fake_int8(weight: Tensor) -> Tensor:
@@ -129,10 +163,6 @@ def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
 
 def _row_scale(weight: Tensor) -> Tensor:
     return weight.detach().abs().amax(dim=1) / 127.0
-
-
-def _product(parts: tuple[Tensor, ...], act: Callable[[Tensor], Tensor]) -> Tensor:
-    return act(parts[0]) if len(parts) == 1 else act(parts[0]) * parts[1]
 
 
 def _weight(linear: TensorModule) -> Tensor:
