@@ -6,8 +6,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ...kernels.coarse import fit_bytes
-from ...kernels.plane_ffn import plane_ffn_bytes
+from ...kernels.plane_ffn import int8_ffn_bytes, plane_ffn_bytes
 from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
@@ -61,8 +60,7 @@ class TierSettings(Strict):
         bits, width, gated = self.high_bits(ffn), ffn.width, ffn.gated
         fixed = plane_ffn_bytes(hidden, width, gated, bits, 0, 0)
         low = plane_ffn_bytes(hidden, width, gated, bits, 0, width) - fixed
-        whole = plane_ffn_bytes(hidden, width, gated, 8, width, width) - fit_bytes(width, 1 + gated)
-        return PlaneScores(fixed, hidden * width, low, whole)
+        return PlaneScores(fixed, hidden * width, low, int8_ffn_bytes(hidden, width, gated))
 
 
 class TierLesson(Lesson):
