@@ -58,9 +58,9 @@ class TierSettings(Strict):
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
         bits, width, gated = self.high_bits(ffn), ffn.width, ffn.gated
-        fixed = plane_ffn_bytes(hidden, width, gated, bits, 0, 0)
-        low = plane_ffn_bytes(hidden, width, gated, bits, 0, width) - fixed
-        return PlaneScores(fixed, hidden * width, low, int8_ffn_bytes(hidden, width, gated))
+        fixed = plane_ffn_bytes(hidden, width, gated, bits, 0, 0, ffn.bias)
+        low = plane_ffn_bytes(hidden, width, gated, bits, 0, width, ffn.bias) - fixed
+        return PlaneScores(fixed, hidden * width, low, int8_ffn_bytes(hidden, width, gated, ffn.bias))
 
 
 class TierLesson(Lesson):
