@@ -13,7 +13,7 @@ from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.coarse import CoarseFit, foresee
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
-from moesaic.models.transformer import Layer
+from moesaic.models.transformer import Layer, Transformer
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -106,9 +106,9 @@ def test_importance_foretells_what_leaving_a_neuron_out_costs() -> None:
 
 
 @torch.inference_mode()
-def _left_out(model: torch.nn.Module, ids: Tensor, index: int, neuron: int, worth: Tensor) -> tuple[float, float]:
+def _left_out(model: Transformer, ids: Tensor, index: int, neuron: int, worth: Tensor) -> tuple[float, float]:
     """(nats a token as foretold, as measured)"""
-    layer = model.layers[index]  # type: ignore[union-attr,index]
+    layer = model.layers[index]
     assert isinstance(layer, Layer)
     values: list[Tensor] = []
     dense, hidden = torch.log_softmax(model(ids), -1), layer.ffn.hidden
