@@ -133,10 +133,10 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
 
 
 def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: torch.device) -> torch.dtype:
-    """Scales and thresholds stay fp32; fits, and under fp32 arithmetic matrices where it is faster, stay bf16."""
+    """Scales and thresholds stay fp32; what routes, and under fp32 arithmetic matrices where it is faster, bf16."""
     if name.endswith(("weight_scale", "thresholds", "compensation")):
         return torch.float32
-    if ".ffn.fit." in name:
+    if ".ffn.fit." in name or ".ffn.router." in name:
         return tensor.dtype
     stays = tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and wanted == torch.float32 and keeps_bf16(device)
     return torch.bfloat16 if stays else wanted

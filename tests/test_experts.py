@@ -92,6 +92,19 @@ def test_the_full_tier_of_bit_planes_is_the_int8_model_exactly(stories: dict[str
 # --- tiers ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_router_costs_its_stored_bytes_where_bf16_is_not_faster(
+    stories: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = []
+    for faster in (False, True):
+        monkeypatch.setattr("moesaic.models.checkpoint.keeps_bf16", lambda device, faster=faster: faster)
+        model = load(stories["router"])
+        account = model.compute_of([2])
+        model(tokens()[:1], compute=account)
+        shares.append(account.shares(40)[0][0])
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+
+
 @pytest.mark.parametrize("kind", ["router", "planes"])
 def test_a_tier_reads_its_share_of_bytes_on_text_it_was_not_set_on(stories: dict[str, Path], kind: str) -> None:
     for tier in open_checkpoint(stories[kind]).record.tiers:
