@@ -168,6 +168,13 @@ def test_a_budget_for_everything_takes_everything() -> None:
     assert layers[0].thresholds(EVERYTHING).tolist() == [EVERYTHING] * 2
 
 
+def test_neurons_that_are_certain_to_give_nothing_are_not_computed_for_a_budget_that_has_room() -> None:
+    scores = PlaneScores(fixed_bytes=20, down_bytes=40, low_bytes=40, whole_bytes=100)
+    scores.add(drawn(100, 50).relu(), drawn(100, 50).relu())
+    (limit,) = limits_for([scores], 0.9, "global")
+    assert limit > 0 and scores.bytes_at(limit) < 90
+
+
 def test_low_planes_that_cost_twice_are_read_at_a_limit_higher_by_the_root_of_two() -> None:
     scores = PlaneScores(fixed_bytes=10, down_bytes=30, low_bytes=60, whole_bytes=100)
     first, second = scores.thresholds(3.0).tolist()

@@ -67,9 +67,11 @@ def _limit(layers: Sequence[PlaneScores], share: float) -> float:
     def fits(power: float) -> bool:
         return sum(layer.bytes_at(2.0**power) for layer in layers) <= budget
 
+    if sum(layer.fixed_bytes + layer.down_bytes + layer.low_bytes for layer in layers) <= budget:
+        return EVERYTHING
     low, high = _LOWEST, _HIGHEST
     if fits(low):
-        return EVERYTHING
+        return math.exp2(low)  # all but what is certain to give 0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
