@@ -17,7 +17,7 @@ from ...evaluate.provenance import provenance
 from ...evaluate.score import encode_documents
 from ...evaluate.texts import read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
-from ...models.errors import TextError
+from ...models.errors import RecipeError, TextError
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
 from .grid import methods_for, shares_for
@@ -135,7 +135,18 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
-    return [method for method in methods if not only or any(part in method.name for part in only)]
+    """Those whose name holds one of these parts; a part that is a whole name means that method alone."""
+    names = {method.name for method in methods}
+    found = [
+        method
+        for method in methods
+        if not only or any(part == method.name or (part not in names and part in method.name) for part in only)
+    ]
+    if not found:
+        raise RecipeError(
+            f"only: no method's name holds {' or '.join(map(repr, only))}; the first is {methods[0].name!r}"
+        )
+    return found
 
 
 def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
