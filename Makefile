@@ -22,6 +22,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 types: .venv/ready
+	mkdir -p build/types && ln -sfn ../.. build/types/moesaic
 	$(BIN)/mypy
 
 bench: .venv/ready
