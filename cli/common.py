@@ -32,7 +32,9 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="N")
     parser.add_argument("--top-p", type=float, metavar="P")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
-    parser.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
+    dial = parser.add_mutually_exclusive_group()
+    dial.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
+    dial.add_argument("--share", type=float, metavar="S", help="or the part of the FFN's bytes: 0.6 lies between tiers")
 
 
 def byte_count(text: str) -> int:
@@ -49,9 +51,10 @@ def byte_count(text: str) -> int:
 
 def describe_tier(usage: Usage) -> str:
     """The tier that was used and, where the model has several, what it read."""
+    tier = f"tier {usage.tier_used}" if usage.tier_used else "between tiers"
     if usage.ffn_bytes_share is None:
-        return f"tier {usage.tier_used}"
-    return f"tier {usage.tier_used}, {usage.ffn_bytes_share:.0%} of the FFN's bytes"
+        return tier
+    return f"{tier}, {usage.ffn_bytes_share:.0%} of the FFN's bytes"
 
 
 def describe(name: str, model: ModelDescription) -> str:

@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> int:
     check_chat_options(args)
     settings: Any = {
         "model": args.model, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
-        "top_k": args.top_k, "top_p": args.top_p, "stop": args.stop, "seed": args.seed, "tier": args.tier,
-        "timeout": args.timeout,
+        "top_k": args.top_k, "top_p": args.top_p, "stop": args.stop, "seed": args.seed,
+        "tier": args.tier, "share": args.share, "timeout": args.timeout,
     }  # fmt: skip
     with Client(args.address) as client:
 

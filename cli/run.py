@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     print(describe(args.path, llm.description), file=sys.stderr)
     settings: Any = {
         "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "top_k": args.top_k,
-        "top_p": args.top_p, "stop": args.stop, "tier": args.tier,
+        "top_p": args.top_p, "stop": args.stop, "tier": args.tier, "share": args.share,
     }  # fmt: skip
 
     def ask(messages: Messages) -> Iterator[Chunk]:

@@ -93,7 +93,7 @@ def _described(
         vocab_size=checkpoint.spec.vocab_size,
         max_context=runner.max_context,
         stages=tuple(stage.name for stage in checkpoint.record.stages),
-        tiers=checkpoint.tiers,
+        dial=checkpoint.dial,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=threads,

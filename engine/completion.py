@@ -11,7 +11,8 @@ class GenerationSettings(TypedDict, total=False):
     """What may be asked of a generation, by name. What is left open comes from the model's generation_config.
 
     temperature: 0 is greedy. seed: makes the draws repeatable. stop: strings that end the answer, which ends before
-    them. tier: how much of the feed-forward layers to spend.
+    them. tier: how much of the feed-forward layers to spend, by name; or share: the part of their bytes that a token
+    shall read, 1 or less, down to that of the lowest tier.
     """
 
     max_new_tokens: int | None
@@ -24,11 +25,14 @@ class GenerationSettings(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     ignore_eos: bool
     tier: str | None
+    share: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """completion_tokens counts every token that was made for the answer, the one that completed a stop included.
+
+    tier_used: "" between two tiers, where a share was asked for.
 
     ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read by itself, router
     included, and of their neurons, what it computed; means over prompt and new tokens, None where the model has one

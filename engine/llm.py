@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from ..models.chat import ChatTemplate, Message, message_violations, messages_of
-from ..models.errors import InvalidRequest, RequestFailed, Unsupported, Violation
+from ..models.errors import InvalidRequest, RequestFailed, Violation
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
-from ..models.spec import FULL
 from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
@@ -140,10 +139,12 @@ class LLM:
 
     def _answer(self, prompt: Prompt, settings: GenerationSettings, end_ids: Sequence[int] = ()) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
-        tier = check_settings(settings, self.description.tiers)
+        check_names(settings)
         found = _type_violations(settings)
         for violation in found:
             settings.pop(violation.field)  # type: ignore[misc]  # what is left can be judged too
+        dial = self.description.dial
+        tier = dial.place(settings.get("tier"), settings.get("share"))
         ids = self._ids(prompt)
         sampling = sampling_from_defaults(
             self._defaults, settings.get("temperature"), settings.get("top_k"), settings.get("top_p"),
@@ -161,9 +162,8 @@ class LLM:
         if found:
             raise InvalidRequest(found)
         stopping = stopping.also_at(end_ids)
-        index = self.description.tiers.index(tier)
-        request = Request(next(self._keys), ids, sampling, stopping, tier=index)
-        return _Answer(request, TextStream(self.tokenizer, ids, stop), tier)
+        request = Request(next(self._keys), ids, sampling, stopping, tier=tier)
+        return _Answer(request, TextStream(self.tokenizer, ids, stop), dial.name(tier))
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:
@@ -213,16 +213,12 @@ def _several(messages: Any) -> Sequence[object]:
     return messages if is_list and messages and isinstance(messages[0], Sequence) else [messages]
 
 
-def check_settings(settings: GenerationSettings, tiers: Sequence[str]) -> str:
-    """The tier asked for. Refuses names that do not exist, with a suggestion, and tiers the model does not have."""
+def check_names(settings: GenerationSettings) -> None:
+    """Refuses names that do not exist, with a suggestion."""
     for name in settings:
         if name not in GenerationSettings.__annotations__:
             hint = suggestion(name, list(GenerationSettings.__annotations__))
             raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
-    tier = settings.get("tier") or FULL
-    if tier not in tiers:
-        raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(tiers)}")
-    return tier
 
 
 def _type_violations(settings: GenerationSettings) -> list[Violation]:
@@ -253,7 +249,8 @@ def _are_whole(value: object) -> bool:
 
 _TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **dict.fromkeys(("max_new_tokens", "top_k", "seed"), (_is_whole, "a whole number")),
-    **dict.fromkeys(("temperature", "top_p", "min_p"), (_is_number, "a number")),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "share"), (_is_number, "a number")),
+    "tier": (lambda value: isinstance(value, str), "the name of a tier"),
     "stop": (_are_strings, "a string or a list of strings"),
     "stop_token_ids": (_are_whole, "a list of whole numbers"),
     "ignore_eos": (lambda value: isinstance(value, bool), "True or False"),

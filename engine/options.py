@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..models.dial import Dial
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -26,8 +28,13 @@ class ModelDescription:
     vocab_size: int
     max_context: int
     stages: tuple[str, ...]
-    tiers: tuple[str, ...]
+    dial: Dial
     device: str
     dtype: str
     threads: int
     num_slots: int
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Names of the operating points, the full one first."""
+        return self.dial.names

@@ -31,11 +31,11 @@ class Runner(Protocol):
     max_context: int
     vocab_size: int
 
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: int) -> Forward:
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: float) -> Forward:
         """Puts tokens at start, start+1 ... of a slot, computed at this tier; logits after the last of them."""
         ...
 
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[int]) -> Forward:
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float]) -> Forward:
         """One token for each of the slots 0 .. n-1, at its position and tier."""
         ...
 
@@ -59,7 +59,7 @@ class ModelRunner:
         self.scored = (0, 0.0, 0.0)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: int = 0) -> Forward:
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: float = 0) -> Forward:
         compute = self._compute([tier])
         states = self._prefill(slot, token_ids, start, compute)
         return Forward(self.head(states[-1:])[0], compute.shares(len(token_ids)) if compute else ())
@@ -93,7 +93,7 @@ class ModelRunner:
         return self.model.head(states)
 
     @torch.inference_mode()
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[int] = ()) -> Forward:
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float] = ()) -> Forward:
         compute = self._compute(tiers or [0] * len(token_ids))
         ids = torch.tensor(list(token_ids), device=self.device).unsqueeze(1)
         places = torch.tensor(list(positions), device=self.device).unsqueeze(1)
@@ -111,7 +111,7 @@ class ModelRunner:
         context = PrefillContext(self.cache, slot, start, len(token_ids))
         return self.model.hidden(ids, positions, context, compute)[0]
 
-    def _compute(self, tiers: Sequence[int]) -> Compute | None:
+    def _compute(self, tiers: Sequence[float]) -> Compute | None:
         """An account, where there is something to account for."""
         return self.model.compute_of(tiers) if self.model.spec.num_tiers > 1 else None
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.dense_linear import keeps_bf16
-from .errors import CheckpointError, Unsupported
+from .dial import Dial
+from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of
 from .linear import Embedding, Int8Embedding
@@ -61,11 +62,14 @@ class Checkpoint:
         """Names of the operating points, the full one first."""
         return (FULL, *(tier.name for tier in self.record.tiers))
 
+    @property
+    def dial(self) -> Dial:
+        """The operating points, and what lies between them."""
+        return Dial.of(self.record.tiers)
+
     def tier_index(self, tier: str | None) -> int:
         """The index of a tier; None is the full one. Raises Unsupported with the list."""
-        if (tier or FULL) not in self.tiers:
-            raise Unsupported(f"tier {tier!r} is not among this model's tiers: {', '.join(self.tiers)}")
-        return self.tiers.index(tier or FULL)
+        return int(self.dial.place(tier, None))
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -1,7 +1,8 @@
 """A feed-forward network that computes, for each token, only the experts that pass their layer's threshold.
 
 At the full tier, and for whoever names none, it is the dense network: permuting neurons changes no function. A tier
-is a row of `thresholds`; what it leaves out may be replaced by a constant, a row of `compensation`.
+is a row of `thresholds`; what it leaves out may be replaced by a constant, a row of `compensation`. Between two tiers
+both lie on the line between the rows.
 """
 
 from dataclasses import replace
@@ -61,7 +62,7 @@ class ExpertFFN(FFN):
     """The twin of `FFN` with experts. thresholds: fp32 [tiers, 2]; compensation: fp32 [tiers, hidden].
 
     An expert is computed where its score is above the first threshold. With bit planes a neuron is computed from all
-    bits where its doubt is above the second one. Row 0, the full tier, is never looked at.
+    bits where its doubt is above the second one. Row 0 is that of the full tier: no more than the end of a line.
     """
 
     thresholds: Tensor
@@ -95,11 +96,11 @@ class ExpertFFN(FFN):
         if compute is None or compute.all_full:
             return super().forward(x, compute)
         if not compute.num_full:
-            return self._sparse(x, compute, compute.sparse_rows)
+            return self._sparse(x, compute)
         y = torch.empty_like(x)
         compute.note_whole(self.whole_bytes, self.width, x.shape[1], compute.full_rows)
         y[compute.full_rows] = self.dense(x[compute.full_rows])
-        y[compute.sparse_rows] = self._sparse(x[compute.sparse_rows], compute, compute.sparse_rows)
+        y[compute.sparse_rows] = self._sparse(x[compute.sparse_rows], compute)
         return y
 
     @property
@@ -189,15 +190,14 @@ class ExpertFFN(FFN):
         scales, biases = [each.weight_scale for each in scored], [each.bias for each in scored]
         return CoarseFit.unfitted(scales, biases, dense_weight(self.down).norm(dim=0))
 
-    def _sparse(self, x: Tensor, compute: Compute, rows: Tensor) -> Tensor:
+    def _sparse(self, x: Tensor, compute: Compute) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""
-        tiers = compute.tiers[rows] if compute.num_full else compute.tiers
-        limits = self.thresholds[tiers]
+        limits = compute.at(self.thresholds)
         if x.shape[1] > 1:
             limits = limits.repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
         y, spent = (self._by_router if self.planes is None else self._by_planes)(x.flatten(0, 1), limits)
         compute.note_sparse(spent.view(*x.shape[:2], 2).sum(1))
-        return y.view(x.shape) + self.compensation[tiers].unsqueeze(1).to(x.dtype)
+        return y.view(x.shape) + compute.at(self.compensation).unsqueeze(1).to(x.dtype)
 
     def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
         """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""

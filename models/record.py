@@ -43,6 +43,23 @@ class TierRecord:
     share: float
     calibrated: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def bytes_share(self) -> float:
+        """What calibration saw, where it ran."""
+        return float(self.calibrated.get("bytes_share", self.share))
+
+    @property
+    def between(self) -> list[tuple[float, float]]:
+        """(part of the way from the tier before to this one, share of bytes that is read there)"""
+        return [(float(part), float(share)) for part, share in self.calibrated.get("between", ())]
+
+    def check(self) -> None:
+        """Raises TypeError or ValueError for a record that was not written by us."""
+        if not isinstance(self.name, str) or not isinstance(self.calibrated, dict):
+            raise TypeError("a tier has no name, or its figures are no object")
+        if not all(0 < part < 1 and share > 0 for part, share in [*self.between, (0.5, self.bytes_share)]):
+            raise ValueError(f"tier {self.name!r} lies nowhere")
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -72,8 +89,8 @@ class Record:
             ):
                 raise TypeError("a stage's settings or figures are no object")
             tiers = tuple(TierRecord(**tier) for tier in values.get("tiers", ()))
-            if not all(isinstance(tier.name, str) and isinstance(tier.calibrated, dict) for tier in tiers):
-                raise TypeError("a tier has no name, or its figures are no object")
+            for tier in tiers:
+                tier.check()
             record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]), tiers)
         except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None

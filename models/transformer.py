@@ -152,8 +152,8 @@ class Transformer(TensorModule):
             return x + self.positions(positions + self.spec.position_offset), None
         return x, rotation(positions, self.frequencies, x.dtype)
 
-    def compute_of(self, tiers: Sequence[int]) -> Compute:
-        """A fresh account for rows at these tiers."""
+    def compute_of(self, tiers: Sequence[float]) -> Compute:
+        """A fresh account for rows at these tiers, by their places."""
         return Compute(tiers, self.whole_ffn, self.norm.weight.device)
 
     def prepare(self) -> None:

@@ -41,8 +41,8 @@ class Submit(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     ignore_eos: bool
     arrived_seconds: float
-    tier: int
-    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., tier: _Optional[int] = ...) -> None: ...
+    tier: float
+    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., tier: _Optional[float] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("key",)
@@ -65,7 +65,7 @@ class Event(_message.Message):
     def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads")
+    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +77,7 @@ class Ready(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
+    DIAL_FIELD_NUMBER: _ClassVar[int]
     family: str
     num_parameters: int
     weight_bytes: int
@@ -88,7 +89,16 @@ class Ready(_message.Message):
     dtype: str
     load: Load
     threads: int
-    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ...) -> None: ...
+    dial: _containers.RepeatedCompositeFieldContainer[DialPoint]
+    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ..., dial: _Optional[_Iterable[_Union[DialPoint, _Mapping]]] = ...) -> None: ...
+
+class DialPoint(_message.Message):
+    __slots__ = ("place", "share")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    place: float
+    share: float
+    def __init__(self, place: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("rows", "load")

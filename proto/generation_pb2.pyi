@@ -74,10 +74,12 @@ class Stopping(_message.Message):
     def __init__(self, max_new_tokens: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ...) -> None: ...
 
 class Compute(_message.Message):
-    __slots__ = ("tier",)
+    __slots__ = ("tier", "share")
     TIER_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     tier: str
-    def __init__(self, tier: _Optional[str] = ...) -> None: ...
+    share: float
+    def __init__(self, tier: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "model", "text", "token_ids", "finish", "usage", "timing")
@@ -178,7 +180,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat")
+    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat", "tier_shares")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_NONE: _ClassVar[ModelInfo.State]
@@ -204,6 +206,7 @@ class ModelInfo(_message.Message):
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
+    TIER_SHARES_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     state: ModelInfo.State
@@ -217,7 +220,8 @@ class ModelInfo(_message.Message):
     dtype: str
     load: Load
     chat: bool
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ...) -> None: ...
+    tier_shares: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ..., tier_shares: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("num_slots", "free_slots", "running", "waiting")

@@ -30,7 +30,8 @@ _CHANNEL_OPTIONS = (
 class ModelInfo:
     """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs.
 
-    chat: whether it has a chat template.
+    tier_shares: of each tier, the part of the FFN's bytes that a token reads, as calibration saw it. chat: whether it
+    has a chat template.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelInfo:
     max_context: int
     stages: tuple[str, ...]
     tiers: tuple[str, ...]
+    tier_shares: tuple[float, ...]
     device: str
     dtype: str
     load: Load | None
@@ -247,6 +249,7 @@ def _model(info: pb.ModelInfo) -> ModelInfo:
         max_context=info.max_context,
         stages=tuple(info.stages),
         tiers=tuple(info.tiers),
+        tier_shares=tuple(info.tier_shares),
         device=info.device,
         dtype=info.dtype,
         load=Load(load.num_slots, load.free_slots, load.running, load.waiting) if info.HasField("load") else None,

@@ -45,6 +45,7 @@ def build_request(
     stop_token_ids: Sequence[int] = (),
     ignore_eos: bool = False,
     tier: str | None = None,
+    share: float | None = None,
     request_id: str = "",
 ) -> pb.GenerateRequest:
     """The message. Raises InvalidRequest with every value that does not fit its field."""
@@ -54,7 +55,9 @@ def build_request(
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     _put(request.sampling, sampling, "sampling.", found)
     _put(request.stopping, {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}, "stopping.", found)
-    _put(request.compute, {"tier": tier}, "compute.", found)
+    if tier and share is not None:  # the wire holds one of them
+        found.append(Violation("compute.share", "comes with a tier; name a tier or a share, not both"))
+    _put(request.compute, {"tier": tier, "share": share}, "compute.", found)
     stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
     _extend(request.stopping, stops, "stopping.", found)
     _put_prompt(request, prompt, found)

@@ -2,6 +2,7 @@
 
 from ..engine.options import ModelDescription
 from ..engine.request import FinishReason, Limits, Load, Request, Row, Sampling, Stopping, Timing
+from ..models.dial import Dial
 from ..proto import engine_pb2 as pb
 
 
@@ -94,6 +95,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         max_context=limits.max_context,
         stages=description.stages,
         tiers=description.tiers,
+        dial=[pb.DialPoint(place=place, share=share) for place, share in description.dial.points],
         device=description.device,
         dtype=description.dtype,
         threads=description.threads,
@@ -111,7 +113,7 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         vocab_size=ready.vocab_size,
         max_context=ready.max_context,
         stages=tuple(ready.stages),
-        tiers=tuple(ready.tiers),
+        dial=Dial(tuple(ready.tiers), tuple((point.place, point.share) for point in ready.dial)),
         device=ready.device,
         dtype=ready.dtype,
         threads=ready.threads,

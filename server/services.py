@@ -56,9 +56,9 @@ class GenerationService:
         with RequestRecord(request_id, message.model, self._log_requests) as record:
             with self._catalog.under_way(request_id):
                 model = self._catalog.find(message.model, "model")
-                limits, tiers = model.ready()
+                limits, dial = model.ready()
                 with model.admission.request():
-                    asked = await checked(message, model.tokenizer, model.chat, model.defaults, limits, tiers)
+                    asked = await checked(message, model.tokenizer, model.chat, model.defaults, limits, dial)
                     with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(limits)):
                         running = model.engine.submit(asked.request)
                         try:

@@ -16,14 +16,14 @@ from ..engine.request import (
 )
 from ..engine.text import stop_string_violations
 from ..models.chat import Message, message_violations
-from ..models.errors import InvalidRequest, Unsupported, Violation
+from ..models.dial import Dial
+from ..models.errors import InvalidRequest, Violation
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .chat import ServedChat
 
 MAX_TEXT_BYTES = 1 << 20
 MAX_REQUEST_ID_CHARACTERS = 64
-DEFAULT_TIER = "full"
 _THREAD_FROM_CHARACTERS = 1 << 14  # tokenizing more than this would keep the other streams waiting
 
 
@@ -42,7 +42,7 @@ async def checked(
     chat: ServedChat,
     defaults: Mapping[str, float | int],
     limits: Limits,
-    tiers: tuple[str, ...],
+    dial: Dial,
 ) -> Checked:
     """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for a tier or a
     chat that the model does not have.
@@ -56,8 +56,9 @@ async def checked(
     if found:
         raise InvalidRequest(found)
     stopping = stopping.also_at(chat.end_ids if message.HasField("messages") else ())
-    tier = _tier(message.compute.tier, tiers)
-    return Checked(Request(0, prompt_ids, sampling, stopping, tier=tiers.index(tier)), stop_strings, tier)
+    compute = message.compute
+    tier = dial.place(compute.tier, compute.share if compute.HasField("share") else None, "compute.")
+    return Checked(Request(0, prompt_ids, sampling, stopping, tier=tier), stop_strings, dial.name(tier))
 
 
 def _request_id_violations(request_id: str) -> list[Violation]:
@@ -123,10 +124,3 @@ def _stopping(message: pb.Stopping, num_prompt_tokens: int, limits: Limits) -> S
         stop_token_ids=tuple(message.stop_token_ids),
         ignore_eos=message.ignore_eos,
     )
-
-
-def _tier(tier: str, tiers: tuple[str, ...]) -> str:
-    wanted = tier or DEFAULT_TIER
-    if wanted not in tiers:
-        raise Unsupported(f"tier {ascii(wanted[:64])} is not among this model's tiers: {', '.join(tiers)}")
-    return wanted

@@ -15,6 +15,7 @@ from typing import Any
 
 from moesaic.engine.options import EngineOptions, ModelDescription
 from moesaic.engine.request import FinishReason, Limits, Load, Request, Row, Timing
+from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError
 from moesaic.server import worker
 
@@ -89,7 +90,7 @@ def build(path: str, options: EngineOptions) -> Any:
         Path(options.dtype or "").touch(exist_ok=False)
     engine = Echo(options.num_slots, float(os.environ.get(STEP_SECONDS, "0.001")))
     description = ModelDescription(
-        "echo", 1000, 2000, VOCABULARY, CONTEXT, ("quantize",), ("full",), f"{os.getpid()}", "float32", 1, 8
+        "echo", 1000, 2000, VOCABULARY, CONTEXT, ("quantize",), Dial(), f"{os.getpid()}", "float32", 1, 8
     )
     return SimpleNamespace(engine=engine, limits=Limits(VOCABULARY, CONTEXT), description=description)
 

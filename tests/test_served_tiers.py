@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,11 @@ from moesaic.bench.local_server import local_server
 from moesaic.compress.pipeline import compress
 from moesaic.engine.completion import Completion
 from moesaic.engine.llm import LLM
-from moesaic.models.errors import Unsupported
+from moesaic.models.errors import InvalidRequest, Unsupported
 from moesaic.server.client import Client
 
 TIERS = ("full", "high", "low")
+DIAL = [0.85, 0.6, 0.52]
 PROMPTS = ["Once upon a time", "Tom and", "The cat sat"]
 
 
@@ -73,8 +75,35 @@ def test_a_stream_that_a_stop_string_ends_still_tells_its_shares(address: str) -
 
 def test_the_model_lists_its_tiers_and_refuses_others(address: str) -> None:
     with Client(address) as client:
-        listed = {each.name: each.tiers for each in client.models()}
-        assert listed == {"moe": TIERS, "dense": ("full",)}
+        listed = {each.name: each for each in client.models()}
+        assert {name: each.tiers for name, each in listed.items()} == {"moe": TIERS, "dense": ("full",)}
+        full, high, low = listed["moe"].tier_shares
+        assert full == 1 > high > low > 0.4 and listed["dense"].tier_shares == (1.0,)
         for name, tier in (("moe", "lowest"), ("dense", "low")):
             with pytest.raises(Unsupported, match="tiers: full"):
                 client.generate("One day", model=name, tier=tier)
+
+
+def test_a_share_between_two_tiers_reads_about_that_much_and_answers_as_it_does_offline(
+    model: Path, address: str
+) -> None:
+    settings: Any = {"temperature": 0, "max_new_tokens": 30, "ignore_eos": True}
+    with Client(address) as client:
+        answers = {share: client.generate("Once upon a time", model="moe", share=share, **settings) for share in DIAL}
+    read = [answer.usage.ffn_bytes_share or 0.0 for answer in answers.values()]
+    assert read == sorted(read, reverse=True) and read == pytest.approx(DIAL, abs=0.06)
+    assert {answer.usage.tier_used for answer in answers.values()} == {""}
+    alone = LLM(model).generate("Once upon a time", share=0.6, **settings)[0]
+    assert answers[0.6].token_ids == alone.token_ids
+
+
+def test_shares_that_no_dial_has_are_refused(address: str) -> None:
+    with Client(address) as client:
+        for share, way_out in ((0.2, "lowest tier, low, reads 0.4"), (0.0, "lies above 0"), (float("nan"), "up to 1")):
+            with pytest.raises(InvalidRequest, match=f"compute.share: is .*{way_out}"):
+                client.generate("One day", model="moe", share=share)
+        with pytest.raises(InvalidRequest, match="a tier or a share, not both"):
+            client.generate("One day", model="moe", share=0.6, tier="low")
+        with pytest.raises(Unsupported, match="has no tiers"):
+            client.generate("One day", model="dense", share=0.6)
+        assert client.generate("One day", model="dense", share=1.0, max_new_tokens=1).usage.tier_used == "full"

@@ -16,7 +16,7 @@ from .budget import Allocation, PlaneScores, limits_for
 from .fit import fitted
 from .importance import neuron_importance
 from .settings import MoefySettings
-from .tiers import TierWalk, expert_of
+from .tiers import Decided, TierWalk, expert_of
 
 _FIRST_WINDOWS = 8
 
@@ -62,13 +62,13 @@ class PlaneTiers:
         limits = limits_for(seen, tier.share, self._allocation)
         found: list[PlaneScores] = []
 
-        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
             found.append(PlaneScores.of(expert))
             expert.thresholds[index] = found[-1].thresholds(limits[layer])
             pairs = [expert.value_and_doubt(x) for x in given]
             for pair in pairs:
                 found[-1].add(*pair)
-            return [value for value, _ in pairs]
+            return Decided([value for value, _ in pairs], found[-1].bytes_at)
 
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensate, windows)
         return turn.run(tier, decide, what), found

@@ -15,7 +15,7 @@ from ..material import Workshop
 from ..walk import walk
 from .settings import MoefySettings
 from .thresholds import ScoreHistogram
-from .tiers import TierWalk, expert_of, experts_of
+from .tiers import Decided, TierWalk, expert_of, experts_of
 from .train import train_routers_
 
 _BISECTIONS = 30
@@ -50,10 +50,13 @@ class RouterTiers:
         """Each layer's threshold from the scores that it has at this tier."""
         shares = self._shares(tier.share)
 
-        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Sequence[Tensor]:
+        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
             scores = [expert.scores(x) for x in given]
-            expert.thresholds[index] = _threshold(scores, shares[layer])
-            return scores
+            seen = ScoreHistogram()
+            for each in scores:
+                seen.add(each)
+            expert.thresholds[index] = _threshold(seen, shares[layer])
+            return Decided(scores, lambda limit: expert.fixed_bytes + seen.share_above(limit) * expert.whole_bytes)
 
         turn = TierWalk(
             self._model, self._workshop, index, self._settings.compensate, self._workshop.calibration.windows
@@ -86,10 +89,7 @@ class RouterTiers:
         return lambda done, of: self._workshop.progress(what, done, of)
 
 
-def _threshold(scores: Sequence[Tensor], share: float) -> Tensor:
+def _threshold(histogram: ScoreHistogram, share: float) -> Tensor:
     """fp32 [2], twice the same. Where a router foresees 0, it knows no better than that."""
-    histogram = ScoreHistogram()
-    for each in scores:
-        histogram.add(each)
     everything = share >= 1 or share > histogram.nonzero_share
     return torch.full((2,), -1.0 if everything else histogram.threshold_for_share(share))

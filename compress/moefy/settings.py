@@ -51,7 +51,7 @@ class MoefySettings(Strict):
                 raise ValueError(f"tier {name!r} is {share}, it must be a share of the FFN's bytes between 0 and 1")
         if not tiers:
             raise ValueError("names no tier; give at least one, such as {balanced: 0.5}")
-        return tiers
+        return dict(sorted(tiers.items(), key=lambda tier: -tier[1]))
 
     @property
     def by_planes(self) -> bool:

@@ -67,7 +67,9 @@ class ScoreHistogram:
         return high - (high - low) * float((wanted - above[b]) / self.counts[b])
 
     def share_above(self, threshold: float) -> float:
-        """The share of the scores seen that a threshold keeps, straight lines drawn within a bin."""
+        """The share of the scores seen that a threshold keeps, straight lines drawn within a bin; all below 0."""
+        if threshold < 0:
+            return 1.0
         if threshold >= self.highest:
             return 0.0
         b = int(_bins(torch.tensor([threshold], dtype=torch.float32)))

@@ -29,7 +29,20 @@ def expert_of(ffn: FFN) -> ExpertFFN:
     return ffn
 
 
-Decide = Callable[[int, ExpertFFN, Sequence[Tensor]], Sequence[Tensor]]  # sets thresholds; gives active scores
+_PARTS = (0.25, 0.5, 0.75)  # of the way from the tier before
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """scores: of each batch, what is compared with the first threshold. bytes_at: what a lone token reads of the layer
+    where that threshold were another one.
+    """
+
+    scores: Sequence[Tensor]
+    bytes_at: Callable[[float], float]
+
+
+Decide = Callable[[int, ExpertFFN, Sequence[Tensor]], Decided]  # sets the thresholds too
 
 
 @dataclass(slots=True)
@@ -43,6 +56,7 @@ class TierWalk:
     windows: Tensor
     layers: list[float] = field(default_factory=list)
     unions: list[dict[int, float]] = field(default_factory=list)
+    between: list[float] = field(default_factory=lambda: [0.0] * len(_PARTS))  # bytes
 
     def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
         """The tier with what was measured of it. `decide` is asked for each layer's thresholds and scores."""
@@ -54,16 +68,21 @@ class TierWalk:
             self.workshop.progress(what, done, of)
 
         read, neurons = walk(self.model, self.windows, visit, self.index, tell)
+        whole = self.model.whole_ffn[0]
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
             "bytes_share": read, "neurons_share": neurons, "tokens": self.windows.numel(), "union_by_batch": union,
             "active_by_layer": self.layers,
+            "between": [[part, spent / whole] for part, spent in zip(_PARTS, self.between, strict=True)],
         }  # fmt: skip
         return replace(tier, calibrated=figures)
 
-    def _set(self, expert: ExpertFFN, given: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
+    def _set(self, expert: ExpertFFN, given: Sequence[Tensor], decided: Decided) -> None:
         expert.compensation[self.index] = 0
-        active = torch.cat([each.flatten(0, -2) for each in scores]) > expert.thresholds[self.index, 0]
+        before, limit = (float(each) for each in expert.thresholds[self.index - 1 : self.index + 1, 0])
+        for i, part in enumerate(_PARTS):
+            self.between[i] += decided.bytes_at(before + (limit - before) * part)
+        active = torch.cat([each.flatten(0, -2) for each in decided.scores]) > limit
         self.layers.append(float(active.float().mean()))
         self.unions.append(expected_unions(active, self.workshop.seed))
         if self.compensate:

@@ -1,0 +1,76 @@
+"""From a share of the FFN's bytes to a place between two tiers. No torch, so that a front end may import it."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .errors import InvalidRequest, Unsupported, Violation
+from .record import TierRecord
+from .spec import FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """What a request may spend on the FFN. A place is a number: 0 is the full tier, 1 the next, 1.25 a quarter of the
+    way from that to the one after it: of thresholds and constants, the line between two tiers.
+
+    names: of the tiers, at the places 0, 1, ... points: (place, share of bytes that calibration saw there), the places
+    rising; on straight lines between them a share finds its place.
+    """
+
+    names: tuple[str, ...] = (FULL,)
+    points: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
+
+    @classmethod
+    def of(cls, tiers: Sequence[TierRecord]) -> "Dial":
+        """The dial of a model with these tiers beside the full one."""
+        points = [(0.0, 1.0)]
+        for index, tier in enumerate(tiers, 1):
+            points += [(index - 1 + part, share) for part, share in tier.between]
+            points.append((float(index), tier.bytes_share))
+        return cls((FULL, *(tier.name for tier in tiers)), tuple(points))
+
+    def place(self, tier: str | None, share: float | None, prefix: str = "") -> float:
+        """Of a tier by its name, or of a share of bytes; of the full tier without either.
+
+        Raises Unsupported for what this model does not have, and InvalidRequest, whose fields begin with `prefix`.
+        """
+        if share is None:
+            return float(self._index(tier or FULL))
+        if tier:
+            message = "comes with a tier; name a tier or a share, not both"
+            raise InvalidRequest([Violation(f"{prefix}share", message)])
+        if not 0 < share <= 1:  # a NaN too
+            message = f"is {share}; a share of the FFN's bytes lies above 0 and goes up to 1, the full tier"
+            raise InvalidRequest([Violation(f"{prefix}share", message)])
+        return self._between(share, prefix)
+
+    def name(self, place: float) -> str:
+        """The tier at a place; "" between two."""
+        return self.names[int(place)] if place.is_integer() else ""
+
+    def _index(self, tier: str) -> int:
+        if tier not in self.names:
+            known = ", ".join(self.names)
+            raise Unsupported(f"tier {ascii(tier[:64])} is not among this model's tiers: {known}")
+        return self.names.index(tier)
+
+    def _between(self, share: float, prefix: str) -> float:
+        if share == 1:
+            return 0.0
+        if len(self.names) == 1:
+            raise Unsupported(
+                "this model has no tiers, so no share of its FFN can be left out; a stage moefy makes some"
+            )
+        shares = [each for _, each in self.points]
+        if not all(before > after for before, after in pairwise(shares)):
+            raise Unsupported(f"this model's tiers do not read ever fewer bytes; name one: {', '.join(self.names)}")
+        if share < shares[-1]:
+            message = (
+                f"is {share}; this model's lowest tier, {self.names[-1]}, reads {shares[-1]:.3f} of the FFN's bytes"
+            )
+            raise InvalidRequest([Violation(f"{prefix}share", message)])
+        after = bisect_left(shares, -share, key=lambda each: -each)
+        (before, more), (behind, less) = self.points[after - 1], self.points[after]
+        return behind - (behind - before) * (share - less) / (more - less)

@@ -1,0 +1,49 @@
+"""A share of the FFN's bytes finds its place between the tiers, and rows between tiers lie between their results."""
+
+import pytest
+import torch
+
+from moesaic.models.compute import Compute
+from moesaic.models.dial import Dial
+from moesaic.models.errors import InvalidRequest, Unsupported
+from moesaic.models.record import TierRecord
+
+HIGH = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.25, 0.9], [0.5, 0.8], [0.75, 0.74]]})
+LOW = TierRecord("low", 0.5, {"bytes_share": 0.49})
+DIAL = Dial.of([HIGH, LOW])
+
+
+@pytest.mark.parametrize(("share", "place"), [(1, 0), (0.9, 0.25), (0.85, 0.375), (0.71, 1), (0.6, 1.5), (0.49, 2)])
+def test_a_share_lies_on_straight_lines_between_what_calibration_saw(share: float, place: float) -> None:
+    assert DIAL.place(None, share) == pytest.approx(place)
+
+
+def test_less_share_is_never_an_earlier_place() -> None:
+    places = [DIAL.place(None, share / 1000) for share in range(1000, 489, -1)]
+    assert places == sorted(places) and places[0] == 0 and places[-1] == 2
+
+
+def test_tiers_have_their_names_and_what_lies_between_has_none() -> None:
+    assert [DIAL.name(DIAL.place(tier, None)) for tier in (None, "", "high", "low")] == ["full", "full", "high", "low"]
+    assert DIAL.name(DIAL.place(None, 0.6)) == ""
+
+
+def test_a_dial_that_does_not_fall_takes_names_alone() -> None:
+    dial = Dial.of([LOW, HIGH])
+    assert dial.place("high", None) == 2
+    with pytest.raises(Unsupported, match="name one: full, low, high"):
+        dial.place(None, 0.6)
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.01, float("nan"), float("inf")])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    with pytest.raises(InvalidRequest, match="above 0"):
+        DIAL.place(None, share)
+
+
+def test_rows_between_tiers_take_what_lies_on_the_line() -> None:
+    table = torch.tensor([[0.0, 0.0], [2.0, 8.0], [4.0, 10.0]])
+    mixed = Compute([1.5, 0, 2, 0.25], (1, 1), torch.device("cpu"))
+    assert mixed.at(table).tolist() == [[3.0, 9.0], [4.0, 10.0], [0.5, 2.0]] and mixed.num_full == 1
+    assert mixed.full_rows.tolist() == [1] and mixed.sparse_rows.tolist() == [0, 2, 3]
+    assert Compute([2, 1], (1, 1), torch.device("cpu")).at(table).tolist() == [[4.0, 10.0], [2.0, 8.0]]
