@@ -14,6 +14,7 @@ from moesaic.bench.retention.method import Method, NotHere
 from moesaic.bench.retention.page import as_json, notes, rows, write_curves
 from moesaic.bench.retention.planes import Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
+from moesaic.bench.retention.shared import CMoE, SharedExperts
 from moesaic.bench.retention.static import PRUNINGS, FewerBits, Pruned
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
@@ -68,6 +69,28 @@ def test_every_router_chooses_some(lab: Lab, router: str) -> None:
         assert "the router alone reads" in str(error)
     else:
         assert 0 < float(used.neurons.mean()) <= 1 and bool(used.y.isfinite().all())
+
+
+@pytest.mark.parametrize("size", [64, 32])
+def test_nested_experts_are_experts_of_every_size(lab: Lab, size: int) -> None:
+    y, dense, read = of_first_layer(lab, Experts(size, "nested"), 1.0)
+    assert (y - dense).abs().max() <= 1e-5 * dense.abs().max() and read == 1.0
+
+
+def test_searching_what_is_always_on_never_costs_more_than_it_saves(lab: Lab) -> None:
+    without, dense, _ = of_first_layer(lab, Experts(8, router="random"), 0.6)
+    found, _, read = of_first_layer(lab, SharedExperts(8, router="random"), 0.6)
+    assert (found - dense).norm() < 0.9 * (without - dense).norm() and read == pytest.approx(0.6, abs=0.05)
+
+
+def test_cmoe_shares_half_of_what_it_computes(lab: Lab) -> None:
+    method = CMoE(4)
+    method.learn(lab.material, silent)
+    x = lab.material.given[0]
+    used = method.form(0, x, 0.7)(x)
+    assert float(used.bytes.mean()) == pytest.approx(0.7, abs=0.05) and float(used.neurons.std()) < 1e-6
+    with pytest.raises(NotHere):
+        method.form(0, x, 0.05)
 
 
 @pytest.mark.parametrize("rule", SELECTIONS)

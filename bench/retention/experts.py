@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ...compress.moefy.coactivation import CoActivation, coactivation_split
 from ...compress.moefy.controls import neuron_mask
 from ...compress.moefy.mass_router import MassRouter
 from ...compress.moefy.mlp_router import MLPRouter
+from ...compress.moefy.nested import nested_split
 from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.patterns import pattern_split
 from ...compress.moefy.rivals import (
@@ -37,20 +39,12 @@ SELECTIONS: dict[str, Callable[[Tensor, float], Selection]] = {
     "captured mass": CapturedMass.fit,
 }
 SPLITS = ("weights", "random", "co-activation", "patterns")
+NESTED = (128, 64, 32)  # the sizes that the split `nested` has
 PERFECT = "perfect"
 ROUTERS = (
     PERFECT, "norm regression", "MLP", "low-rank mass", "similarity", "representative", "gate", "scaled gate",
     "static", "random",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """One layer in expert order. router: None for the perfect one."""
-
-    weights: FFNWeights
-    layer: LabLayer
-    router: ExpertRouter | None
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Experts:
     compensate: bool = True
     group: str = "experts"
     name: str = ""
-    _layers: list[_Prepared] = field(default_factory=list)
+    _layers: list["Prepared"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         tile = "neurons" if self.size == 1 else f"experts of {self.size}, {self.split}"
@@ -79,27 +73,21 @@ class Experts:
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
         it = self._layers[index]
-        kept = self._kept(it, share)
-        rule = SELECTIONS[self.selection](self._scores(it, x), kept)
+        kept = kept_share(it.layer, it.router, share)
+        return chosen_by(it, self.size, SELECTIONS[self.selection](it.scores(x, self.size), kept))
 
-        def compute(given: Tensor) -> Used:
-            mask = neuron_mask(rule.mask(self._scores(it, given)), self.size, it.layer.width)
-            y = it.layer.output(it.weights.hidden(given) * mask, it.weights.down)
-            neurons = mask.float().mean(1)
-            return Used(y, neurons + self._routing(it, neurons), neurons)
-
-        return compute
-
-    def _prepared(self, layer: LabLayer, x: Tensor, seed: int) -> _Prepared:
+    def _prepared(self, layer: LabLayer, x: Tensor, seed: int) -> "Prepared":
         found, representatives = self._split(layer, x, seed)
         weights = layer.weights if self.size == 1 else layer.weights.select(found.order)
-        return _Prepared(weights, layer, self._router(layer.weights, weights, representatives, x, seed))
+        return Prepared(weights, layer, self._router(layer.weights, weights, representatives, x, seed))
 
     def _split(self, layer: LabLayer, x: Tensor, seed: int) -> tuple[Split, Tensor | None]:
         if self.split == "weights":
             return balanced_kmeans(layer.weights.rows, self.size, seed), None
         if self.split == "random":
             return random_split(layer.weights.rows, self.size, seed), None
+        if self.split == "nested":
+            return nested_split(layer.width, NESTED, partial(_some, layer.weights.rows, seed)).at(self.size), None
         seen = CoActivation.empty(layer.width)
         for part in torch.split(x, 2048):
             seen.add(layer.weights.hidden(part))
@@ -136,22 +124,52 @@ class Experts:
             return StaticRouter.fit(norms)
         return NormRegressionRouter.fit(x, norms, RouterTraining(seed=seed), centroids(weights.rows, self.size))
 
-    def _scores(self, it: _Prepared, x: Tensor) -> Tensor:
-        if it.router is not None:
-            return it.router.scores(x)
-        return expert_norms(it.weights.hidden(x), it.weights.down, self.size)
 
-    def _routing(self, it: _Prepared, computed: Tensor) -> Tensor:
-        """Bytes of routing, as a share; what belongs to computed experts is read anyway, and int8."""
-        if it.router is None:
-            return torch.zeros_like(computed)
-        share = it.router.num_bytes / it.layer.whole_bytes
-        return share / ELEMENT_BYTES * (1 - computed) if it.router.reads_experts else torch.full_like(computed, share)
+def _some(rows: Tensor, seed: int, neurons: Tensor, size: int) -> Split:
+    return balanced_kmeans(rows[neurons], size, seed)
 
-    def _kept(self, it: _Prepared, share: float) -> float:
-        """The share of experts that this share of bytes pays for: routing + kept = share."""
-        nothing, everything = (float(self._routing(it, torch.tensor(kept))) for kept in (0.0, 1.0))
-        kept = (share - nothing) / (1 + everything - nothing)
-        if not 0 < kept <= 1:
-            raise NotHere(f"the router alone reads {nothing:.2f} of the bytes, the share is {share:.2f}")
-        return kept
+
+@dataclass(frozen=True)
+class Prepared:
+    """One layer in expert order. router: None for the perfect one."""
+
+    weights: FFNWeights
+    layer: LabLayer
+    router: ExpertRouter | None
+
+    def scores(self, x: Tensor, size: int) -> Tensor:
+        """Of each expert of so many neurons, by its router: [tokens, experts]."""
+        return self.norms(x, size) if self.router is None else self.router.scores(x)
+
+    def norms(self, x: Tensor, size: int) -> Tensor:
+        """What each expert puts out: [tokens, experts]."""
+        return expert_norms(self.weights.hidden(x), self.weights.down, size)
+
+
+def chosen_by(it: Prepared, size: int, rule: Selection) -> Form:
+    """The layer with the experts that a rule keeps of the router's scores."""
+
+    def compute(given: Tensor) -> Used:
+        mask = neuron_mask(rule.mask(it.scores(given, size)), size, it.layer.width)
+        y = it.layer.output(it.weights.hidden(given) * mask, it.weights.down)
+        neurons = mask.float().mean(1)
+        return Used(y, neurons + _routing(it.layer, it.router, neurons), neurons)
+
+    return compute
+
+
+def kept_share(layer: LabLayer, router: ExpertRouter | None, share: float) -> float:
+    """The share of experts that this share of bytes pays for: routing + kept = share. Raises NotHere for too little."""
+    nothing, everything = (float(_routing(layer, router, torch.tensor(kept))) for kept in (0.0, 1.0))
+    kept = (share - nothing) / (1 + everything - nothing)
+    if not 0 < kept <= 1:
+        raise NotHere(f"the router alone reads {nothing:.2f} of the bytes, the share is {share:.2f}")
+    return kept
+
+
+def _routing(layer: LabLayer, router: ExpertRouter | None, computed: Tensor) -> Tensor:
+    """Bytes of routing, as a share; what belongs to computed experts is read anyway, and int8."""
+    if router is None:
+        return torch.zeros_like(computed)
+    share = router.num_bytes / layer.whole_bytes
+    return share / ELEMENT_BYTES * (1 - computed) if router.reads_experts else torch.full_like(computed, share)

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from .experts import PERFECT, Experts
+from .experts import NESTED, PERFECT, Experts
 from .inputs import Inputs
 from .method import Method
 from .planes import Planes
+from .shared import CMoE, SharedExperts
 from .static import PRUNINGS, FewerBits, Pruned
 
 GATED_SHARES = (0.68, 0.55, 0.50, 0.40)
@@ -44,7 +45,7 @@ def _experts() -> list[Method]:
     return [
         Experts(1), *(Experts(size) for size in (16, 64)), Experts(16, router="norm regression"),
         *(Experts(64, router=router) for router in routers), Experts(64, "co-activation", "MLP"),
-        Experts(64, "co-activation"), Experts(64, "patterns"),
+        Experts(64, "co-activation"), Experts(64, "patterns"), CMoE(64),
     ]  # fmt: skip
 
 
@@ -64,4 +65,7 @@ def _every_expert() -> list[Method]:
         for r in (PERFECT, "MLP")
         for s in ("top-k", "captured mass", "relative threshold")
     ]
-    return [*sizes, *splits, *routers, *by_gate, *rules]
+    shared = [SharedExperts(64, router=r) for r in (PERFECT, "MLP", "norm regression")]
+    shared += [SharedExperts(64, "patterns", "representative")]
+    nested = [Experts(size, "nested") for size in NESTED]
+    return [*sizes, *splits, *routers, *by_gate, *rules, *shared, *nested, CMoE(64)]
