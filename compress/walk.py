@@ -40,8 +40,9 @@ def walk(
         states = [x + layer.ffn(g, account) for x, g, account in zip(states, given, accounts, strict=True)]
         if progress:
             progress(i + 1, len(model.layers))
-    spent = sum((account.spent.sum(0) for account in accounts), torch.zeros(2, dtype=torch.float64)) / windows.numel()
-    return float(spent[0]) / model.whole_ffn[0], float(spent[1]) / model.whole_ffn[1]
+    spent = [row for account in accounts for row in account.spent]
+    read, computed = (sum(part) / windows.numel() for part in zip(*spent, strict=True))
+    return read / model.whole_ffn[0], computed / model.whole_ffn[1]
 
 
 def batched(windows: Tensor) -> Iterator[Tensor]:

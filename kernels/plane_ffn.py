@@ -60,11 +60,20 @@ class PlaneWeights:
 
 @dataclass(frozen=True)
 class PlaneResult:
-    """y [tokens, hidden]; neurons of each token that were computed, and of those the exact ones: int64 [tokens]."""
+    """y [tokens, hidden]; counts int64 [2, tokens]: neurons that were computed, and of those the exact ones."""
 
     y: Tensor
-    active: Tensor
-    fine: Tensor
+    counts: Tensor
+
+    @property
+    def active(self) -> Tensor:
+        """Neurons of each token that were computed: int64 [tokens]."""
+        return self.counts[0]
+
+    @property
+    def fine(self) -> Tensor:
+        """And of those the exact ones: int64 [tokens]."""
+        return self.counts[1]
 
 
 def plane_ffn(
@@ -126,7 +135,7 @@ def plane_ffn_torch(
     fine = fine & active
     h = torch.where(fine, h, torch.where(active, rough, torch.zeros_like(h)))
     y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + scale * 0.0  # 0, or no number
-    return PlaneResult(y.to(x.dtype), active.sum(-1), fine.sum(-1))
+    return PlaneResult(y.to(x.dtype), torch.stack([active.sum(-1), fine.sum(-1)]))
 
 
 def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> tuple[Tensor, Tensor]:

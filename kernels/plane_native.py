@@ -21,10 +21,10 @@ def plane_isa(library: Native) -> str:
 
 def plane_ffn_native(
     x: Tensor, packed: PackedPlanes, thresholds: Tensor, activation: str, library: Native, isa: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y [tokens, hidden] in the dtype of x, active and fine int64 [tokens]); the caller has checked the operands.
+) -> tuple[Tensor, Tensor]:
+    """(y [tokens, hidden] in the dtype of x, counts of active and fine int64 [2, tokens]).
 
-    Raises MemoryError when there is none to work in.
+    The caller has checked the operands. Raises MemoryError when there is none to work in.
     """
     tokens, hidden = x.shape
     source, limits = x.float().contiguous(), thresholds.contiguous()
@@ -43,5 +43,4 @@ def plane_ffn_native(
     )
     if not done:
         raise MemoryError(f"no memory for the sums of {tokens} tokens of {hidden} values")
-    active, fine = counts.unbind()
-    return y.to(x.dtype), active, fine
+    return y.to(x.dtype), counts

@@ -2,19 +2,26 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Prices(NamedTuple):
+    """Bytes that a lone token reads of an FFN: anyway, for each neuron it computes, for each it computes exactly."""
+
+    fixed: float
+    active: float
+    fine: float
+
+
 class Compute:
-    """A tier for each row of a batch, by its place (0 is full), and running sums of what the rows used.
+    """A tier for each row of a batch, by its place (0 is full), and what the rows used.
 
-    A place is the index of a tier; a fraction lies between two: models/dial.py.
-
-    `spent` is fp64 [rows, 2]: bytes of FFN weights that a lone token would have read, router included, and neurons
-    that were computed, summed over tokens and layers; `whole` is what one token spends on them at the full tier.
-    Which rows are full is known on the host, so that nothing waits for the device.
+    A place is the index of a tier; a fraction lies between two: models/dial.py. `whole` is what one token spends on
+    the FFNs at the full tier: bytes and neurons. Which rows are full is known on the host, so that nothing waits for
+    the device, and neurons are counted in integers, so that no sum depends on its order.
     """
 
     def __init__(self, tiers: Sequence[float], whole: tuple[int, int], device: torch.device) -> None:
@@ -23,8 +30,9 @@ class Compute:
         self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
         self._sparse = [row for row, tier in enumerate(tiers) if tier != 0]
         self.num_full = len(tiers) - len(self._sparse)
-        self.spent = torch.zeros(len(tiers), 2, dtype=torch.float64, device=device)
         self.whole = whole
+        self._by_all, self._by_full, self._fixed = [0, 0], [0, 0], 0.0  # of one row
+        self._counts: dict[Prices, Tensor] = {}  # int64 [2, sparse rows]: neurons computed, and exactly
 
     @property
     def all_full(self) -> bool:
@@ -49,22 +57,36 @@ class Compute:
         parts = self._parts[self.sparse_rows] if self.num_full else self._parts
         return torch.lerp(table[tiers], table[(tiers + 1).clamp(max=len(table) - 1)], parts)
 
-    def note_whole(self, num_bytes: int, neurons: int, tokens: int, rows: Tensor | None = None) -> None:
-        """`tokens` tokens of each of these rows (None: of all) went through a whole FFN."""
-        used = torch.tensor([num_bytes * tokens, neurons * tokens], dtype=torch.float64, device=self.spent.device)
-        if rows is None:
-            self.spent += used
-        else:
-            self.spent[rows] += used
+    def note_whole(self, num_bytes: int, neurons: int, tokens: int, full_alone: bool = False) -> None:
+        """`tokens` tokens of each row, or of each at the full tier, went through a whole FFN."""
+        account = self._by_full if full_alone else self._by_all
+        account[0] += num_bytes * tokens
+        account[1] += neurons * tokens
 
-    def note_sparse(self, used: Tensor) -> None:
-        """Bytes and neurons, fp64 [sparse rows, 2], of the rows that are not full."""
-        if self.num_full:
-            self.spent[self.sparse_rows] += used
-        else:
-            self.spent += used
+    def note_sparse(self, prices: Prices, counts: Tensor, tokens: int) -> None:
+        """counts: neurons computed and neurons computed exactly, int64 [2, sparse rows * tokens]."""
+        of_rows = counts.view(2, -1, tokens).sum(-1) if tokens > 1 else counts
+        known = self._counts.get(prices)
+        self._counts[prices] = of_rows if known is None else known + of_rows
+        self._fixed += prices.fixed * tokens
+
+    @property
+    def spent(self) -> list[tuple[float, float]]:
+        """For each row: bytes of FFN weights that a lone token would have read, router included, and neurons computed;
+        sums over tokens and layers.
+        """
+        dense = [a + b for a, b in zip(self._by_all, self._by_full, strict=True)]
+        found: list[tuple[float, float]] = [(float(dense[0]), float(dense[1]))] * len(self._tiers)
+        sums = [(prices, counts.tolist()) for prices, counts in self._counts.items()]
+        for i, row in enumerate(self._sparse):
+            read, neurons = self._fixed + self._by_all[0], float(self._by_all[1])
+            for prices, (active, fine) in sums:
+                read += active[i] * prices.active + fine[i] * prices.fine
+                neurons += active[i]
+            found[row] = (read, neurons)
+        return found
 
     def shares(self, tokens: int) -> list[tuple[float, float]]:
         """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens."""
         num_bytes, neurons = self.whole
-        return [(used / num_bytes, active / neurons) for used, active in (self.spent / tokens).tolist()]
+        return [(read / tokens / num_bytes, active / tokens / neurons) for read, active in self.spent]

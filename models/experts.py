@@ -15,7 +15,7 @@ from ..kernels.coarse import CoarseFit
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
 from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_ffn_bytes, plane_scores
 from ..kernels.route import route_scores
-from .compute import Compute
+from .compute import Compute, Prices
 from .ffn import FFN
 from .linear import Int8Linear, Linear, TensorModule, dense_weight, replace_tensor
 from .spec import BIT_PLANES, FFNSpec
@@ -98,7 +98,7 @@ class ExpertFFN(FFN):
         if not compute.num_full:
             return self._sparse(x, compute)
         y = torch.empty_like(x)
-        compute.note_whole(self.whole_bytes, self.width, x.shape[1], compute.full_rows)
+        compute.note_whole(self.whole_bytes, self.width, x.shape[1], full_alone=True)
         y[compute.full_rows] = self.dense(x[compute.full_rows])
         y[compute.sparse_rows] = self._sparse(x[compute.sparse_rows], compute)
         return y
@@ -149,7 +149,8 @@ class ExpertFFN(FFN):
         super().prepare()
         if self.by_planes:
             self.planes = self._planes()
-            self._fixed, self._each = self._prices()
+            fixed, active, fine = (self._plane_bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1)))
+            self._plane_prices = Prices(fixed, active - fixed, fine - fixed)
         elif self._is_uniform():
             self.tiles = self._tiles()
 
@@ -195,34 +196,29 @@ class ExpertFFN(FFN):
         limits = compute.at(self.thresholds)
         if x.shape[1] > 1:
             limits = limits.repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
-        y, spent = (self._by_router if self.planes is None else self._by_planes)(x.flatten(0, 1), limits)
-        compute.note_sparse(spent.view(*x.shape[:2], 2).sum(1))
+        y, counts = (self._by_router if self.planes is None else self._by_planes)(x.flatten(0, 1), limits)
+        compute.note_sparse(self._prices, counts, x.shape[1])
         return y.view(x.shape) + compute.at(self.compensation).unsqueeze(1).to(x.dtype)
 
     def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""
+        """(y [tokens, hidden], neurons computed and computed exactly, int64 [2, tokens])"""
         if self.planes is None:
             raise RuntimeError("prepare() was not called")
         bits, size = self.experts.router_bits, self.experts.size
         result = plane_ffn(x, self.planes, limits, bits, self.activation_name, size)
-        counts = torch.stack([result.active, result.fine], dim=-1).double()
-        return result.y, torch.addmm(self._fixed, counts, self._each)
+        return result.y, result.counts
 
     def _plane_bytes(self, active: int, fine: int) -> float:
         gated, biased = self.gate is not None, getattr(self.up, "bias", None) is not None
         bits = self.experts.router_bits
         return plane_ffn_bytes(self.hidden_size, self.width, gated, bits, active, fine, biased)
 
-    def _prices(self) -> tuple[Tensor, Tensor]:
-        """Bytes and neurons, fp64: of routing [2], and of an active and of a fine neuron [2, 2]."""
-        spent = [self._plane_bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1))]
-        each = [[spent[1] - spent[0], 1.0], [spent[2] - spent[0], 0.0]]
-        device = self.thresholds.device
-        fixed = torch.tensor([spent[0], 0.0], dtype=torch.float64, device=device)
-        return fixed, torch.tensor(each, dtype=torch.float64, device=device)
+    @property
+    def _prices(self) -> Prices:
+        return self._plane_prices if self.by_planes else Prices(self.router_bytes, self.whole_bytes / self.width, 0.0)
 
     def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """(y [tokens, hidden], bytes and neurons fp64 [tokens, 2])"""
+        """(y [tokens, hidden], neurons computed twice over, int64 [2, tokens])"""
         active = ~(self.scores(x) <= limits[:, :1])  # what is no number must not be hidden by computing nothing
         size = self.experts.size
         mask = active.repeat_interleave(size, dim=-1)[:, : self.width]
@@ -230,8 +226,7 @@ class ExpertFFN(FFN):
             y = self.down(self.hidden(x) * mask)
         else:
             y = expert_ffn(x, self.tiles, active, size, self.activation_name)
-        neurons = mask.sum(-1).double()
-        return y, torch.stack([self.router_bytes + neurons * (self.whole_bytes / self.width), neurons], dim=-1)
+        return y, mask.sum(-1).expand(2, -1)
 
     def _routed(self, x: Tensor) -> Tensor:
         if self.router is None:

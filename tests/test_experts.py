@@ -156,7 +156,7 @@ def test_a_row_of_planes_has_the_same_bits_beside_rows_of_other_tiers(stories: d
         for row in (row for row in range(count) if tiers[row]):
             own = model.compute_of(tiers[row : row + 1])
             assert torch.equal(ffn(x[row : row + 1], own)[0], together[row])
-            assert torch.equal(own.spent[0], account.spent[row])
+            assert own.spent[0] == account.spent[row]
 
 
 def finished(engine: Engine, requests: list[Request]) -> dict[int, list[int]]:
