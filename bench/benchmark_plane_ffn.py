@@ -25,11 +25,11 @@ from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, repla
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.int8_linear import int8_linear
+from moesaic.kernels.plane_bytes import FFNShape, plane_ffn_bytes
 from moesaic.kernels.plane_ffn import (
     PlaneWeights,
     packed_weights,
     plane_ffn,
-    plane_ffn_bytes,
     plane_ffn_torch,
     plane_scores,
 )
@@ -70,7 +70,8 @@ class Case:
         return used / whole
 
     def _bytes(self, active: float, fine: float) -> float:
-        return plane_ffn_bytes(self.hidden, self.width, self.gated, self.bits, active * self.width, fine * self.width)
+        shape = FFNShape(self.hidden, self.width, self.gated)
+        return plane_ffn_bytes(shape, self.bits, active * self.width, fine * self.width)
 
 
 CASES = [

@@ -8,7 +8,7 @@ from .common import Progress, table
 
 EXAMPLES = """examples:
   moesaic retention stories260k --text held_out.txt --out out/curves --full
-  moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only planes TEAL FLAP"""
+  moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only "high" TEAL FLAP"""
 
 
 def add_parser(commands: Any) -> None:

@@ -59,8 +59,8 @@ class Calibration:
 
     @cached_property
     def sha256(self) -> str:
-        """Equal for equal windows, in the same order."""
-        return hashlib.sha256(self._pool.numpy().tobytes()).hexdigest()
+        """Equal for equal windows in the same order, and as many of them for those who do not train."""
+        return hashlib.sha256(self._pool.numpy().tobytes() + str(len(self.windows)).encode()).hexdigest()
 
     @cached_property
     def _pool(self) -> Tensor:

@@ -81,7 +81,7 @@ def static_pruning(recipe: Recipe, remove: float, method: str = FLAP, distilled:
     rest = ("distill", "quantize") if distilled else ("quantize",)
     name = f"{_STATIC_NAMES[method]}, distilled" if distilled else _STATIC_NAMES[method]
     group = STATIC_DISTILLED if distilled else STATIC
-    return Variant(group, name, _with_stages(recipe, [prune, *_stages(recipe, *rest)]))
+    return Variant(group, name, _with_stages(recipe, [prune, *_without_tier(_stages(recipe, *rest))]))
 
 
 def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_64) -> Variant:
@@ -95,12 +95,21 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
         "router": "norm_regression",
         "router_width": settings.router_width,
         "tiers": {name: settings.tiers[name] for name in tiers},
-        "allocation": settings.allocation,
+        "allocation": None if settings.allocation == "global" else settings.allocation,
         "compensate": settings.compensate,
     }
-    stages = [{"moefy": changed} if "moefy" in entry else entry for entry in recipe.stages]
+    stages = [{"moefy": changed} if "moefy" in entry else entry for entry in _without_tier(recipe.stages)]
     name = "random experts of 64" if group == RANDOM_EXPERTS else "experts of 64"
     return Variant(group, name, _with_stages(recipe, stages), tuple(tiers))
+
+
+def _without_tier(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Distilled in full alone: what has no bit planes has nothing to learn at a tier of theirs."""
+    found = []
+    for entry in stages:
+        settings = entry.get("distill")
+        found.append({"distill": {**settings, "at": None}} if settings and settings.get("at") else dict(entry))
+    return found
 
 
 def _stages(recipe: Recipe, *names: str) -> list[dict[str, Any]]:

@@ -31,14 +31,18 @@ _SOURCES = ("evaluate", "engine", "models", "kernels")
 class Judge:
     """Scores of models that came from one original. Raises TextError for text that cannot be scored.
 
-    documents: what they are scored on; encoded: its token ids, cut as they are scored.
+    encoded: the token ids of the documents, cut as they are scored; documents: what those spell.
     """
 
     def __init__(self, original: Checkpoint, wanted: Evaluation, progress: Progress) -> None:
         self._original, self._progress = original, progress
-        self.documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
-        tokenizer = Tokenizer.open(original.path)
-        self.encoded = encode_documents(self.documents, tokenizer, wanted.truncate, original.spec.vocab_size)
+        documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+        self._tokenizer = Tokenizer.open(original.path)
+        self.encoded = encode_documents(documents, self._tokenizer, wanted.truncate, original.spec.vocab_size)
+
+    @property
+    def documents(self) -> list[str]:
+        return [self._tokenizer.decode(ids) for ids in self.encoded]
 
     def original(self) -> Figures:
         """The original's own figures."""

@@ -30,13 +30,17 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What stages share. `scratch` is a folder of this stage alone that outlives a kill: what lies there is resumed."""
+    """What stages share. `scratch` is a folder of this stage alone that outlives a kill: what lies there is resumed.
+
+    wide: a later stage rounds the weights, so that until then they are kept as exactly as they were learned.
+    """
 
     original: Checkpoint
     calibration: Calibration
     seed: int
     scratch: Path
     progress: Progress
+    wide: bool = False
 
 
 class Stage(Protocol):

@@ -128,12 +128,16 @@ class Run:
         return planned
 
     def _chain(self) -> list[str]:
-        before, keys = self._input_sha256, []
+        before, keys = self._input_sha256, list[str]()
         for stage in self._stages:
             text = self._calibration.sha256 if stage.work.passes(self._source.spec, self._calibration) else ""
-            before = stage_key(before, stage.name, stage.settings, self._recipe.seed, text)
+            given = {"settings": stage.settings, "wide": self._is_rounded_later(len(keys))}
+            before = stage_key(before, stage.name, given, self._recipe.seed, text)
             keys.append(before)
         return keys
+
+    def _is_rounded_later(self, index: int) -> bool:
+        return any(stage.name == "quantize" for stage in self._stages[index + 1 :])
 
     @cached_property
     def estimates(self) -> tuple[Estimate, ...]:
@@ -204,7 +208,10 @@ class Run:
             if not folder.is_dir():
                 if self._announce:
                     self._announce(self.estimates[index])
-                shop = Workshop(self._source, self._calibration, self._recipe.seed, scratch_folder(key), self._progress)
+                shop = Workshop(
+                    self._source, self._calibration, self._recipe.seed, scratch_folder(key), self._progress,
+                    wide=self._is_rounded_later(index),
+                )  # fmt: skip
                 material = stage.work.run(before, shop)
                 self._write_stage(folder, stage, before, material)
                 finish(key)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..kernels.native import cache_folder
 from .identity import code_sha256
 
 MAX_BYTES = 16 << 30  # of finished stages; the longest unused go first
+_UNUSED_SECONDS = 24 * 3600  # what was used within a day may be what another process works on
 _SOURCES = ("compress", "models", "kernels")
 
 
@@ -51,11 +53,11 @@ def scratch_folder(key: str) -> Path:
 def finish(key: str) -> None:
     """Clears what only a running stage needs, and the longest unused stages once all are too many."""
     shutil.rmtree(stages_folder() / f"{key}.scratch", ignore_errors=True)
-    kept = sorted((folder for folder in stages_folder().iterdir() if folder.is_dir()), key=_last_used, reverse=True)
+    kept = [folder for folder in stages_folder().iterdir() if folder.is_dir()]
     total = 0
-    for folder in kept:
+    for folder in sorted(kept, key=_last_used, reverse=True):
         total += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        if total > MAX_BYTES and not folder.name.startswith(key):
+        if total > MAX_BYTES and not folder.name.startswith(key) and time.time() - _last_used(folder) > _UNUSED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -44,9 +44,12 @@ class CoarseFit:
         return [self.scale, self.bias, self.error, self.importance]
 
 
-def fit_bytes(width: int, scored: int) -> int:
-    """Of one FFN's fit."""
-    return 2 * width * (3 * scored + 1)
+FITTED_BYTES = 2  # bf16
+
+
+def fitted_vectors(scored: int) -> int:
+    """Numbers of a fit for each neuron."""
+    return 3 * scored + 1
 
 
 def foresee(parts: list[Tensor], fit: CoarseFit, activation: str) -> tuple[Tensor, Tensor]:

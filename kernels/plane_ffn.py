@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS
-from .coarse import CoarseFit, fit_bytes, foresee
-from .cost import Cost
+from .coarse import CoarseFit, foresee
 from .int8_dynamic_linear import quantize_tokens
 from .int8_linear import int8_linear
 from .native import Native, native
@@ -172,32 +171,6 @@ def tile_scores(scores: Tensor, tile: int) -> Tensor:
         return scores
     padded = functional.pad(scores, (0, -scores.shape[-1] % tile))
     return padded.view(*padded.shape[:-1], -1, tile).square().sum(-1).sqrt()
-
-
-def plane_ffn_bytes(
-    hidden: int, width: int, gated: bool, bits: int, active: float, fine: float, biased: bool = False
-) -> float:
-    """Bytes of weights, scales and biases that a lone token reads with `active` and `fine` neurons.
-
-    The high planes of gate and up and their fit, the low planes of the fine, the rows of down of the active.
-    """
-    scored = 2 if gated else 1
-    planes = scored * (width * bits + fine * (8 - bits)) / 8
-    vectors = (4 + 4 * biased) * (scored * width + hidden)
-    return hidden * (planes + active) + vectors + fit_bytes(width, scored)
-
-
-def int8_ffn_bytes(hidden: int, width: int, gated: bool, biased: bool = False) -> int:
-    """Bytes of weights, scales and biases of the whole FFN in plain int8."""
-    scored = 2 if gated else 1
-    return hidden * width * (1 + scored) + (4 + 4 * biased) * (scored * width + hidden)
-
-
-def plane_ffn_cost(tokens: int, hidden: int, width: int, gated: bool, bits: int, active: float, fine: float) -> Cost:
-    """One call of few tokens; active and fine are of their union."""
-    scored = 2 if gated else 1
-    moved = plane_ffn_bytes(hidden, width, gated, bits, active, fine) + 8 * tokens * hidden
-    return Cost(int(moved), int(2 * tokens * hidden * (scored * width + scored * fine + active)))
 
 
 def _check(x: Tensor, weights: PlaneWeights, thresholds: Tensor) -> None:

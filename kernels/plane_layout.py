@@ -11,6 +11,7 @@ A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields 
 import ctypes
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -197,7 +198,8 @@ def _on_large_pages(tensors: Sequence[Tensor]) -> list[Tensor]:
     begin = -whole.data_ptr() % HUGE_PAGE
     large = (places[-1] + HUGE_PAGE // 2) // HUGE_PAGE * HUGE_PAGE
     if large and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE, begin, min(large, len(memory) - begin))
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE, begin, min(large, len(memory) - begin))
     copies = []
     for tensor, place in zip(tensors, places, strict=False):
         copy = whole[begin + place : begin + place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)

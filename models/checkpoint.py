@@ -71,6 +71,11 @@ class Checkpoint:
         """The index of a tier; None is the full one. Raises Unsupported with the list."""
         return int(self.dial.place(tier, None))
 
+    def stored_dtype(self, name: str) -> torch.dtype | None:
+        """Of a floating-point tensor, by our name; of a bias that is not there, its weight's. None for neither."""
+        entry = self.entries.get(name) or self.entries.get(f"{name.removesuffix('bias')}weight")
+        return _FLOATS.get(entry.dtype) if entry else None
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The safetensors files, in order."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..kernels.coarse import CoarseFit
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
-from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_ffn_bytes, plane_scores
+from ..kernels.plane_bytes import FFNShape, constant_bytes, plane_ffn_bytes
+from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
 from ..kernels.route import route_scores
 from .compute import Compute, Prices
 from .ffn import FFN
@@ -108,12 +109,12 @@ class ExpertFFN(FFN):
         """What a lone token reads before a neuron is computed: the router's own weights."""
         if self.by_planes:
             return self._plane_bytes(0, 0)
-        return self.router_bytes
+        return self._prices.fixed
 
     @property
-    def down_bytes(self) -> int:
+    def down_bytes(self) -> float:
         """int8 rows of down, with bit planes: what computing every neuron reads."""
-        return self.hidden_size * self.width
+        return self._plane_bytes(self.width, 0) - self.fixed_bytes
 
     @property
     def low_bytes(self) -> float:
@@ -209,13 +210,16 @@ class ExpertFFN(FFN):
         return result.y, result.counts
 
     def _plane_bytes(self, active: int, fine: int) -> float:
-        gated, biased = self.gate is not None, getattr(self.up, "bias", None) is not None
-        bits = self.experts.router_bits
-        return plane_ffn_bytes(self.hidden_size, self.width, gated, bits, active, fine, biased)
+        biased, output_biased = (getattr(each, "bias", None) is not None for each in (self.up, self.down))
+        shape = FFNShape(self.hidden_size, self.width, self.gate is not None, biased, output_biased)
+        return plane_ffn_bytes(shape, self.experts.router_bits, active, fine)
 
     @property
     def _prices(self) -> Prices:
-        return self._plane_prices if self.by_planes else Prices(self.router_bytes, self.whole_bytes / self.width, 0.0)
+        if self.by_planes:
+            return self._plane_prices
+        fixed = self.router_bytes + constant_bytes(self.hidden_size)
+        return Prices(fixed, self.whole_bytes / self.width, 0.0)
 
     def _by_router(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
         """(y [tokens, hidden], neurons computed twice over, int64 [2, tokens])"""

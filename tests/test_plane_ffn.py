@@ -10,13 +10,13 @@ from kernel_harness import library, on_threads, poison_new_tensors
 from torch import Tensor
 
 from moesaic.kernels.coarse import CoarseFit
+from moesaic.kernels.plane_bytes import FFNShape, constant_bytes, int8_ffn_bytes, plane_ffn_bytes
 from moesaic.kernels.plane_ffn import (
     PlaneResult,
     PlaneWeights,
     choose_plane_ffn,
     packed_weights,
     plane_ffn,
-    plane_ffn_bytes,
     plane_ffn_torch,
     plane_scores,
 )
@@ -242,7 +242,15 @@ def test_operands_that_do_not_fit_are_refused() -> None:
     assert packed_weights(weights_of(MAX_HIDDEN + 1, 1, gated=False), 4).packed is None
 
 
-def test_packed_planes_take_the_bytes_of_the_int8_weights() -> None:
-    weights = weights_of(256, 512)
-    moved = plane_ffn_bytes(256, 512, True, 4, 512, 512) + 2 * 512  # the fit in whole lines
-    assert packed_by_hand(weights, 4).nbytes == moved
+@pytest.mark.parametrize(("hidden", "width", "gated", "bits"), [(256, 512, True, 4), (512, 96, False, 4)])
+def test_the_bytes_of_every_neuron_are_those_that_lie_in_memory(
+    hidden: int, width: int, gated: bool, bits: int
+) -> None:
+    packed = packed_by_hand(weights_of(hidden, width, gated=gated), bits)
+    shape = FFNShape(hidden, width, gated, packed.biased, packed.down_bias is not None)
+    assert 0 <= packed.nbytes + constant_bytes(hidden) - plane_ffn_bytes(shape, bits, width, width) < 64 * width / 16
+
+
+def test_planes_that_divide_take_about_the_bytes_of_plain_int8() -> None:
+    shape = FFNShape(576, 1536, True)
+    assert plane_ffn_bytes(shape, 4, 1536, 1536) < 1.02 * int8_ffn_bytes(shape)

@@ -46,6 +46,16 @@ def test_a_small_error_moves_a_smooth_activation_by_its_slope(activation: str) -
     assert (deviation - slope.abs() * 1e-2).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
+def test_a_foreseen_gated_neuron_has_the_mean_and_deviation_of_many_draws(activation: str) -> None:
+    gate, up = torch.linspace(-3, 3, 13).unsqueeze(0), torch.linspace(2, -2, 13).unsqueeze(0)
+    error = 0.05
+    many = ACTIVATIONS[activation](gate + error * drawn(100_000, 1)) * (up + error * drawn(100_000, 1, seed=1))
+    value, deviation = foresee([gate, up], fit_of(13, 2, error), activation)
+    assert (value - many.mean(0)).abs().max() < 0.05 * error
+    assert (deviation - many.std(0)).abs().max() < 0.1 * error
+
+
 def test_without_doubt_the_value_is_the_activation_itself() -> None:
     z = drawn(3, 8)
     value, deviation = foresee([z, z], fit_of(8, 2, 0.0), "relu")

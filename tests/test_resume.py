@@ -15,6 +15,7 @@ from builders import llama
 from moesaic.compress.pipeline import compress
 from moesaic.compress.stage_cache import stages_folder
 from moesaic.kernels.native import cache_folder
+from moesaic.models.checkpoint import open_checkpoint
 
 ALL_FOUR: dict[str, Any] = {
     "calibration": {"sequences": 8, "length": 32},
@@ -90,6 +91,32 @@ def test_training_goes_on_from_its_last_saved_step(tmp_path: Path, caches: Any) 
         compress(tmp_path / "model", tmp_path / "out", ALL_FOUR, watch)
     compress(tmp_path / "model", tmp_path / "out", ALL_FOUR, watch)
     assert steps == [1, 2, 3, 4, 5, *range(5, 11)]
+
+
+def test_what_is_learned_is_kept_exactly_until_a_stage_rounds_it(tmp_path: Path, caches: Any) -> None:
+    caches("one")
+    llama(tmp_path / "model", num_hidden_layers=1).to(torch.bfloat16).save_pretrained(tmp_path / "model")
+    compress(tmp_path / "model", tmp_path / "out", {
+        "calibration": {"sequences": 2, "length": 32}, "evaluation": {"documents": 1, "truncate": 24},
+        "stages": [{"distill": {"tokens": 64, "batch": 1, "lr": 1e-5}}, {"quantize": {"linears": "int8"}}],
+    })  # fmt: skip
+    formats = {
+        open_checkpoint(stage).record.stages[-1].name: open_checkpoint(stage).entries["norm.weight"].dtype
+        for stage in stages_folder().iterdir()
+        if stage.is_dir()
+    }
+    assert formats == {"distill": "F32", "quantize": "BF16"}
+
+
+def test_more_calibration_text_is_another_stage(tmp_path: Path, caches: Any) -> None:
+    caches("one")
+    for sequences in (2, 20):
+        prune = {"prune": {"method": "flap", "remove": 0.1, "compensate": True}}
+        calibration = {"sequences": sequences, "length": 48}
+        compress("stories260k", tmp_path / str(sequences), {
+            "calibration": calibration, "evaluation": {"documents": 1, "truncate": 24}, "stages": [prune],
+        })  # fmt: skip
+    assert contents(tmp_path / "2")["model.safetensors"] != contents(tmp_path / "20")["model.safetensors"]
 
 
 def test_a_later_stage_that_changes_keeps_the_work_before_it(tmp_path: Path, caches: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import opt
 
 from moesaic.bench.retention import run as curves
 from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
@@ -50,6 +51,14 @@ def test_all_experts_on_are_the_dense_layer(lab: Lab, split: str, size: int) -> 
 def test_planes_that_may_read_all_are_the_dense_layer_but_for_int8_inputs(lab: Lab) -> None:
     y, dense, _ = of_first_layer(lab, Planes(4), 2.0)
     assert (y - dense).abs().max() <= 0.02 * dense.abs().max()
+
+
+def test_planes_of_a_layer_with_biases_are_the_dense_layer_too(tmp_path: Path) -> None:
+    opt(tmp_path)
+    ids = torch.randint(3, 200, (3, 32), generator=torch.Generator().manual_seed(0))
+    biased = Lab(open_checkpoint(tmp_path), ids[:2], ids[2:], 0, silent)
+    y, dense, _ = of_first_layer(biased, Planes(2, compensate=False), 2.0)
+    assert (y - dense).norm() <= 0.02 * dense.norm()
 
 
 @pytest.mark.parametrize("method", [Planes(4), Planes(4, allocation="uniform"), Experts(1), Inputs(), Inputs(True)])
@@ -136,7 +145,7 @@ def learned(lab: Lab, method: Method) -> Method:
 
 
 def plan(out: Path) -> CurvePlan:
-    only = ("high 4 bits", "neurons, perfect", "FLAP", "int4 weights, groups of 128")
+    only = ("high 4 bits", "neurons, perfect", "FLAP", "int4 to nearest, groups of 128")
     return CurvePlan("stories260k", out, (str(embedded_text()),), 2, 32, 2, shares=(0.68, 0.3), only=only)
 
 

@@ -34,10 +34,14 @@ def _planes(gated: bool) -> list[Method]:
 
 
 def _rivals(gated: bool) -> list[Method]:
-    gates = [Experts(1, router="gate", compensate=False, group="gate", name="CATS")] if gated else []
-    gates += [Experts(1, router="scaled gate", group="gate", name="scaled CATS")] if gated else []
+    gates = [
+        Experts(1, router="gate", compensate=False, group="gate", name="CATS"),
+        Experts(1, router="gate", group="gate", name="CATS, with a constant"),
+        Experts(1, router="scaled gate", group="gate", name="scaled CATS"),
+    ]
     fewer = [FewerBits(4, 128), FewerBits(4, 32)]
-    return [*gates, Inputs(), Inputs(weighted=True), *(Pruned(score) for score in PRUNINGS), *fewer]
+    inputs = [Inputs(weighted, constant) for weighted in (False, True) for constant in (False, True)]
+    return [*(gates if gated else []), *inputs, *(Pruned(score) for score in PRUNINGS), *fewer]
 
 
 def _experts() -> list[Method]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...compress.moefy.importance import neuron_importance
+from ...kernels.plane_bytes import constant_bytes
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.context import CausalContext
 from ...models.transformer import Layer, Transformer
@@ -49,7 +50,7 @@ class Lab:
             checkpoint, calibration, seed, lambda n, of: progress("importance of neurons", n, of)
         )
         self.material = Material(layers, [], importance, seed)
-        self._walk("what the dense model gives", None, 0.0)
+        self._walk("what the dense model gives", None, 1.0, self.material.given)
 
     def dense(self) -> Point:
         """The int8 model with all of its FFNs."""
@@ -64,8 +65,11 @@ class Lab:
         return [layer for layer in self._model.layers if isinstance(layer, Layer)]
 
     @torch.inference_mode()
-    def _walk(self, what: str, method: Method | None, share: float) -> Point:
-        """All windows layer by layer, so that each layer is set on what the layers before it give."""
+    def _walk(self, what: str, method: Method | None, share: float, record: list[Tensor] | None = None) -> Point:
+        """All windows layer by layer, so that each layer is set on what the layers before it give.
+
+        record: takes what each layer is given on the calibration text.
+        """
         batches = [*torch.split(self._calibration, _WINDOWS), *torch.split(self._evaluation, _WINDOWS)]
         first = -(-len(self._calibration) // _WINDOWS)  # of the evaluation's batches
         embedded = [self._model.embed(batch) for batch in batches]
@@ -75,17 +79,18 @@ class Lab:
             states = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
             given = [layer.ffn_norm(x) for x in states]
             seen = torch.cat([x.flatten(0, 1) for x in given[:first]])
-            if share == 0.0:
-                self.material.given.append(seen)
+            if record is not None:
+                record.append(seen)
             form = None if method is None else self._form(method, i, seen, share)
             for n, x in enumerate(given):
                 y, used = self._computed(form, i, x)
                 states[n] = states[n] + y
                 if n >= first:
-                    spent.append(used)
+                    spent.append((len(x) * used[0], len(x) * used[1]))
             self._progress(what, i + 1, len(self._layers))
         scored = list(self._scored(batches[first:], states[first:]))
-        read, computed = (sum(part) / len(part) for part in zip(*spent, strict=True))
+        windows = len(self._evaluation) * len(self._layers)
+        read, computed = (sum(part) / windows for part in zip(*spent, strict=True))
         name, group = (method.name, method.group) if method else ("dense int8", "dense")
         nats, correct, tokens = (list(part) for part in zip(*scored, strict=True))
         return Point(name, group, share, read, computed, nats, correct, tokens)
@@ -104,8 +109,10 @@ class Lab:
         if form is None:
             return self.material.layers[index].dense(flat).view(x.shape), (1.0, 1.0)
         used = form[0](flat)
-        y = used.y if form[1] is None else used.y + form[1]
-        return y.view(x.shape), (float(used.bytes.mean()), float(used.neurons.mean()))
+        y, read = used.y, float(used.bytes.mean())
+        if form[1] is not None:
+            y, read = y + form[1], read + constant_bytes(len(form[1])) / self.material.layers[index].whole_bytes
+        return y.view(x.shape), (read, float(used.neurons.mean()))
 
     def _scored(self, batches: Sequence[Tensor], states: Sequence[Tensor]) -> Iterator[tuple[float, int, int]]:
         for ids, x in zip(batches, states, strict=True):

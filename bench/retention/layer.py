@@ -10,7 +10,8 @@ from torch.nn import functional
 from ...compress.moefy.weights import FFNWeights
 from ...compress.quantize.int8 import quantize_rows
 from ...kernels.coarse import CoarseFit
-from ...kernels.plane_ffn import PlaneWeights, int8_ffn_bytes
+from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes
+from ...kernels.plane_ffn import PlaneWeights
 from ...models.ffn import FFN
 
 
@@ -39,7 +40,8 @@ class LabLayer:
         )
         if gate is not None:
             planes = replace(planes, gate=gate[0], gate_scale=gate[1])
-        return cls(original, spelled, planes, bias.float() if isinstance(bias, Tensor) else None)
+        down_bias = bias.float() if isinstance(bias, Tensor) else None
+        return cls(original, spelled, replace(planes, down_bias=down_bias), down_bias)
 
     @property
     def width(self) -> int:
@@ -54,13 +56,14 @@ class LabLayer:
         return self.weights.gate is not None
 
     @property
-    def biased(self) -> bool:
-        return self.weights.up_bias is not None
+    def shape(self) -> FFNShape:
+        biases = (self.weights.up_bias is not None, self.down_bias is not None)
+        return FFNShape(self.hidden_size, self.width, self.gated, *biases)
 
     @cached_property
     def whole_bytes(self) -> int:
         """Of the int8 weights and their scales: what shares are shares of."""
-        return int8_ffn_bytes(self.hidden_size, self.width, self.gated, self.biased)
+        return int8_ffn_bytes(self.shape)
 
     def output(self, h: Tensor, down: Tensor | None = None) -> Tensor:
         """What the neurons' values [tokens, width] give."""

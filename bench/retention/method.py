@@ -51,5 +51,12 @@ class Method(Protocol):
         ...
 
 
+def error_of(layer: LabLayer, x: Tensor, form: Form, compensated: bool) -> float:
+    """How far a form's output lies from the dense layer's; compensated: once the mean difference is made up for."""
+    y = form(x).y
+    left = layer.dense(x) - y
+    return float((left - left.mean(0) if compensated else left).norm())
+
+
 class NotHere(Exception):
     """The method is not for this model, or not for this share: the message says why."""

@@ -20,7 +20,7 @@ _COLOURS = {
 _DRAWN = (
     "high 4 bits", "high 3 bits", "high 2 bits", "high 1 bit", "neurons, perfect", "experts of 16, weights, perfect",
     "experts of 64, weights, perfect", "experts of 64, weights, MLP", "experts of 16, weights, MLP", "scaled CATS",
-    "CATS", "TEAL", "WINA", "FLAP pruning", "int4 weights, groups of 32", "int4 weights, groups of 128",
+    "CATS", "TEAL", "WINA", "FLAP pruning", "int4 to nearest, groups of 32", "int4 weights, groups of 128",
 )  # fmt: skip
 _MARKERS = "os^vDP*X<>hpd"
 _LOWEST = 0.5  # what is drawn of top-1 relative to dense

@@ -1,4 +1,7 @@
-"""Bit planes, as served: the kernel's function on fitted int8 weights; and its parts taken away, one by one."""
+"""Bit planes: the kernel's function on fitted int8 weights; and its parts taken away, one by one.
+
+Limits come from the scores that the dense model has. A recipe's are set anew on those that its tier brings about.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -8,7 +11,8 @@ from torch import Tensor
 from ...compress.moefy.budget import Allocation, PlaneScores, limits_for
 from ...compress.moefy.fit import fitted
 from ...kernels.coarse import CoarseFit
-from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_ffn_bytes, plane_scores
+from ...kernels.plane_bytes import plane_ffn_bytes
+from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
 from .layer import LabLayer
 from .method import Form, Material, NotHere, Progress, Used
 
@@ -74,4 +78,4 @@ class Planes:
         return scores
 
     def _price(self, layer: LabLayer, active: int, fine: int) -> float:
-        return plane_ffn_bytes(layer.hidden_size, layer.width, layer.gated, self.bits, active, fine, layer.biased)
+        return plane_ffn_bytes(layer.shape, self.bits, active, fine)

@@ -24,7 +24,8 @@ from .grid import methods_for, shares_for
 from .lab import Lab, Point
 from .method import Method, NotHere, Progress
 
-DENSE = "dense int8"
+DENSE = "dense int8"  # its FFNs
+_SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,6 @@ def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
 
 
 def _key(plan: CurvePlan, checkpoint: Checkpoint, *windows: Tensor) -> str:
-    parts = [content_sha256(checkpoint), plan.seed, code_sha256("compress", "kernels", "models")]
+    parts = [content_sha256(checkpoint), plan.seed, code_sha256(*_SOURCES)]
     parts += [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in windows]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -10,8 +10,8 @@ from ...compress.moefy.patterns import PATTERN_ACTIVE, pattern_split
 from ...compress.moefy.rivals import RepresentativeRouter
 from ...compress.moefy.selection import AlwaysOn, FixedTopK
 from .experts import SELECTIONS, Experts, Prepared, chosen_by, kept_share
-from .layer import LabLayer, mean_output
-from .method import Form, Material, NotHere, Progress
+from .layer import LabLayer
+from .method import Form, Material, NotHere, Progress, error_of
 
 _PARTS = (0.0, 0.125, 0.25, 0.5, 0.75)  # of what is computed
 _SEARCHED_TOKENS = 2048
@@ -31,7 +31,7 @@ class SharedExperts(Experts):
         kept = kept_share(it.layer, it.router, share)
         counts = sorted({round(part * kept * len(energy)) for part in _PARTS})
         forms = [self._with(it, x, energy.topk(count).indices, kept) for count in counts]
-        return min(forms, key=lambda form: _error(it.layer, some, form))
+        return min(forms, key=lambda form: error_of(it.layer, some, form, self.compensate))
 
     def _with(self, it: Prepared, x: Tensor, always: Tensor, kept: float) -> Form:
         scores = it.scores(x, self.size)
@@ -75,9 +75,3 @@ class CMoE:
         if round(kept * count) <= found.num_shared:
             raise NotHere(f"{kept:.2f} of {count} experts leave none to choose")
         return chosen_by(it, self.size, AlwaysOn.fit(FixedTopK.fit, found.shared, it.scores(x, self.size), kept))
-
-
-def _error(layer: LabLayer, x: Tensor, form: Form) -> float:
-    """What is left of the difference from the dense layer once its mean is made up for."""
-    y = form(x).y
-    return float((layer.dense(x) - y - mean_output(layer, x, y)).norm())

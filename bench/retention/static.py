@@ -1,5 +1,6 @@
 """What every token pays alike: pruned neurons, or fewer bits for all weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,12 +13,13 @@ from ...compress.prune.statistics import NeuronStatistics
 from .layer import LabLayer, used_by_all
 from .method import Form, Material, NotHere, Progress, Used
 
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 PRUNINGS = ("FLAP", "Fisher", "magnitude", "random")
 
 
 @dataclass
 class Pruned:
-    """One ranking of the neurons of all layers. FLAP (An et al. 2024); Fisher: E[h^2] importance^2, the second-order
+    """One ranking of the neurons of all layers. FLAP (An et al. 2024); Fisher: Var[h] importance^2, the second-order
     Taylor term of the loss (LLM-Pruner, Ma et al. 2023, keeps its first). What goes is replaced by its mean.
     """
 
@@ -27,19 +29,22 @@ class Pruned:
     name: str = ""
     _layers: list[LabLayer] = field(default_factory=list)
     _scores: list[Tensor] = field(default_factory=list)
+    _stay: dict[float, Sequence[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.name = self.name or f"{self.score} pruning"
 
     def learn(self, material: Material, progress: Progress) -> None:
-        self._layers, self._scores = material.layers, []
+        self._layers, self._scores, self._stay = material.layers, [], {}
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
             self._scores.append(self._scored(layer, x, material.importance[i], material.seed + i))
             progress(f"{self.name}: scores", i + 1, len(material.layers))
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
         layer = self._layers[index]
-        stay = choose_neurons(self._scores, 1 - share)[index]
+        if share not in self._stay:
+            self._stay[share] = choose_neurons(self._scores, 1 - share)
+        stay = self._stay[share][index]
         weights, part = layer.weights.select(stay), len(stay) / layer.width
         return lambda given: Used(
             layer.output(weights.hidden(given), weights.down), used_by_all(part, given), used_by_all(part, given)
@@ -60,7 +65,9 @@ class Pruned:
 
 @dataclass
 class FewerBits:
-    """Round to nearest from the original weights, symmetric, a 16-bit scale for each `columns` of a row."""
+    """To nearest from the original weights, a 16-bit scale for each `columns` of a row: of a few, the one that errs
+    least. GPTQ and AWQ, which look at inputs too, lose less.
+    """
 
     bits: int
     columns: int
@@ -70,7 +77,7 @@ class FewerBits:
     _forms: list[tuple[LabLayer, FFNWeights]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.name = self.name or f"int{self.bits} weights, groups of {self.columns}"
+        self.name = self.name or f"int{self.bits} to nearest, groups of {self.columns}"
 
     @property
     def share(self) -> float:
@@ -96,8 +103,17 @@ class FewerBits:
         columns = matrix.shape[1]
         padded = torch.nn.functional.pad(matrix, (0, -columns % self.columns))
         groups = padded.view(len(matrix), -1, self.columns)
-        most = 2 ** (self.bits - 1) - 1
-        scale = (groups.abs().amax(-1, keepdim=True) / most).half().float()
-        rounded = (groups / torch.where(scale > 0, scale, 1)).round().clamp(-most - 1, most) * scale
-        whole: Tensor = rounded.flatten(1)
+        best, least = groups, torch.full_like(groups[..., :1], float("inf"))
+        for part in _CLIPS:
+            rounded = self._spelled(groups, part)
+            error = (rounded - groups).square().sum(-1, keepdim=True)
+            best, least = torch.where(error < least, rounded, best), torch.minimum(error, least)
+        whole: Tensor = best.flatten(1)
         return whole[:, :columns]
+
+    def _spelled(self, groups: Tensor, part: float) -> Tensor:
+        """With a scale at which the largest of a group is `part` of the largest number of so many bits."""
+        most = 2 ** (self.bits - 1)
+        scale = (part * groups.abs().amax(-1, keepdim=True) / (most - 1)).half().float()
+        spelled: Tensor = (groups / torch.where(scale > 0, scale, 1)).round().clamp(-most, most - 1) * scale
+        return spelled

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ...kernels.plane_ffn import int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
@@ -57,10 +57,9 @@ class TierSettings(Strict):
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
-        bits, width, gated = self.high_bits(ffn), ffn.width, ffn.gated
-        fixed = plane_ffn_bytes(hidden, width, gated, bits, 0, 0, ffn.bias)
-        low = plane_ffn_bytes(hidden, width, gated, bits, 0, width, ffn.bias) - fixed
-        return PlaneScores(fixed, hidden * width, low, int8_ffn_bytes(hidden, width, gated, ffn.bias))
+        bits, shape = self.high_bits(ffn), FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        fixed, down, low = (plane_ffn_bytes(shape, bits, *each) for each in ((0, 0), (ffn.width, 0), (0, ffn.width)))
+        return PlaneScores(fixed, down - fixed, low - fixed, int8_ffn_bytes(shape))
 
 
 class TierLesson(Lesson):

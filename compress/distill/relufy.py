@@ -14,7 +14,7 @@ from ...models.spec import LayerSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from .sparsity import MEASURES, SparsityLesson, activity
-from .student import as_stored, trainable
+from .student import learned_tensors, trainable
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
 
 _WATCHED_TOKENS = 4096  # that the sparsity is measured on
@@ -75,7 +75,7 @@ class RelufyStage:
         notes: dict[str, Any] = trainer.teach(model, lesson)
         model.prepare()
         notes |= {"before": before, "after": activity(model, windows)}
-        return Material(spec, lambda: as_stored(model, source), notes=notes)
+        return Material(spec, lambda: learned_tensors(model, workshop), notes=notes)
 
     def _check_kept(self, is_relu: bool) -> None:
         if not self.settings.sparsity:

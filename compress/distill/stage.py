@@ -7,7 +7,7 @@ from ...models.spec import TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from .recovery import TierLesson, TierSettings
-from .student import as_stored, trainable
+from .student import learned_tensors, trainable
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
 
 
@@ -38,4 +38,4 @@ class DistillStage:
         model = trainable(source.spec, read_tensors(source)).to(trainer.device)
         at = self.settings.at
         notes = trainer.teach(model, Lesson() if at is None else TierLesson(model, at, source, workshop))
-        return Material(source.spec, lambda: as_stored(model, source), notes=notes)
+        return Material(source.spec, lambda: learned_tensors(model, workshop), notes=notes)

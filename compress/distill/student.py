@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
 from ...models.writer import new_directory
+from ..material import Workshop
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -76,12 +76,11 @@ def last_state(scratch: Path) -> tuple[int, Path] | None:
     return max(found, default=None)
 
 
-def as_stored(model: Transformer, checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """The model's tensors in the dtypes that the checkpoint has them in; biases that it lacks, in their weight's."""
-    left = model.state_dict()
-    dtypes = {}
-    for name, stored in read_tensors(checkpoint):
-        dtypes[name] = stored.dtype
-        yield name, left.pop(name).detach().to("cpu", stored.dtype)
-    for name, value in left.items():
-        yield name, value.detach().to("cpu", dtypes[name.removesuffix("bias") + "weight"])
+def learned_tensors(model: Transformer, workshop: Workshop) -> Iterator[tuple[str, Tensor]]:
+    """The model's tensors for the stages to come: in fp32 where one will round them, else as the original has them.
+
+    A step of training is often smaller than half a step between bf16 numbers: rounded in between, it would be lost.
+    """
+    for name, value in model.state_dict().items():
+        dtype = None if workshop.wide else workshop.original.stored_dtype(name)
+        yield name, value.detach().to("cpu", dtype or value.dtype)

@@ -27,7 +27,7 @@ _FINAL_SHARE, _WARMUP_STEPS, _CLIP = 0.1, 100, 1.0
 _MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}  # of one backward pass
 _HEAD_ROWS = {"cpu": 256, "cuda": 4096}  # tokens whose logits are in memory at once
 _MOST_TOKENS = 1_000_000_000
-_EDGE = 5  # steps that the first and the last loss are means of
+_EDGE = 5  # steps, at most, that the first and the last loss are means of
 
 
 class LossWeights(Strict):
@@ -99,8 +99,9 @@ class Trainer:
         teacher = load_transformer(self.workshop.original, self.device)
         student = Student(model, _learned_names(model, self.settings.learn), self.settings.weight_decay)
         losses = self._learn(student, teacher, lesson)
+        edge = max(1, min(_EDGE, len(losses) // 2))
         return {
-            "first_loss": _mean(losses[:_EDGE]), "last_loss": _mean(losses[-_EDGE:]), "steps": len(losses),
+            "first_loss": _mean(losses[:edge]), "last_loss": _mean(losses[-edge:]), "steps": len(losses),
             "device": self.device.type,
         }  # fmt: skip
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...kernels.plane_ffn import int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
@@ -104,10 +104,10 @@ class MoefySettings(Strict):
                     )
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
-        whole = int8_ffn_bytes(hidden, ffn.width, ffn.gated, ffn.bias)
+        shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        whole = int8_ffn_bytes(shape)
         if self.by_planes:
-            bits = self.experts(ffn).router_bits
-            return plane_ffn_bytes(hidden, ffn.width, ffn.gated, bits, 0, 0, ffn.bias) / whole
+            return plane_ffn_bytes(shape, self.experts(ffn).router_bits, 0, 0) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
         router = 2 * self.router_width * (hidden + self.experts(ffn).count(ffn.width))  # bf16
         return router / (whole * element)

@@ -49,7 +49,7 @@ class QuantizeStage:
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         matrices = {f"{'untied_head' if path == 'head' else path}.weight" for path in self._formats(source.spec)}
-        return Material(self.plan(source.spec), lambda: _quantized(read_tensors(source), matrices))
+        return Material(self.plan(source.spec), lambda: _quantized(source, matrices, workshop.original))
 
     def _formats(self, spec: TransformerSpec) -> dict[str, str]:
         """The spec's path of every format this stage changes -> what it is now."""
@@ -65,10 +65,11 @@ class QuantizeStage:
         return found
 
 
-def _quantized(tensors: Iterator[tuple[str, Tensor]], matrices: set[str]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in tensors:
+def _quantized(source: Checkpoint, matrices: set[str], original: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """What stays in floating point is stored as the original has it."""
+    for name, tensor in read_tensors(source):
         if name not in matrices:
-            yield name, tensor
+            yield name, tensor.to(original.stored_dtype(name) or tensor.dtype)
             continue
         weight, scale = quantize_rows(tensor)
         yield name, weight
