@@ -12,6 +12,7 @@ from .common import Progress, table
 
 if TYPE_CHECKING:
     from ..compress.pipeline import Compression, Estimate
+    from ..compress.recipe import Recipe
 
 LONG_SECONDS = 60.0  # a stage that takes longer is announced
 EXAMPLES = """examples:
@@ -35,6 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("model", help="model directory or short name")
     parser.add_argument("out", help="new directory; it appears whole or not at all")
     parser.add_argument("--recipe", default="int8", help="YAML file, or a name from `moesaic recipes list`")
+    parser.add_argument("--text", nargs="+", metavar="FILE", help="score on these instead of the recipe's own text")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say sizes and times, write nothing")
     parser.add_argument(
         "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
@@ -47,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """Compresses, then prints bytes and scores before and after; with controls or a report, those as well."""
     from ..compress.pipeline import compress
 
-    groups = _checked_groups(args)
-    done = compress(args.model, args.out, args.recipe, Progress(), args.dry_run, _announce)
+    recipe = _recipe(args)
+    groups = _checked_groups(args, recipe)
+    done = compress(args.model, args.out, recipe.model_dump(), Progress(), args.dry_run, _announce)
     if args.dry_run:
         _print_plan(args.recipe, done)
         _print_control_plan(args.model, done, groups)
@@ -59,22 +62,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked_groups(args: argparse.Namespace) -> Sequence[str]:
+def _recipe(args: argparse.Namespace) -> "Recipe":
+    """As named, scored on --text where that is given."""
+    from ..compress.recipe import read_recipe
+
+    recipe = read_recipe(args.recipe)
+    if not args.text:
+        return recipe
+    return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"text": args.text})})
+
+
+def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]:
     """Before any work: the controls fit the recipe, and a report can be drawn and written."""
     from ..compress.derive import groups_for
-    from ..compress.recipe import read_recipe
     from ..evaluate.files import check_can_report
 
     if args.report:
         check_can_report("--report", Path(args.report))
         if Path(args.report).absolute() == Path(args.out).absolute():
             raise SetupError(f"--report {args.report} is where the model goes; name another directory")
-    return () if args.controls is None else groups_for(read_recipe(args.recipe), args.controls or None)
+    return () if args.controls is None else groups_for(recipe, args.controls or None)
 
 
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
     """What makes the report again, as one would type it."""
     parts = ["moesaic", "compress", args.model, args.out, "--recipe", args.recipe, "--report", args.report or ""]
+    parts += ["--text", *args.text] if args.text else []
     return shlex.join([*parts, *(["--controls", *groups] if groups else [])])
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ class Judge:
 
     def __init__(self, original: Checkpoint, wanted: Evaluation, progress: Progress) -> None:
         self._original, self._progress = original, progress
-        documents = read_documents(wanted.text or [embedded_text()], wanted.documents)
+        files: Sequence[str | Path] = wanted.text or [embedded_text()]
+        documents = [each for file in files for each in read_documents([file], wanted.documents)]
         self._tokenizer = Tokenizer.open(original.path)
         self.encoded = encode_documents(documents, self._tokenizer, wanted.truncate, original.spec.vocab_size)
 

@@ -43,7 +43,7 @@ class NamedStage:
 
 
 class Evaluation(Strict):
-    """What the result is scored on: files, or the text that ships when none is named."""
+    """What the result is scored on: files, or the text that ships when none is named; of each the first documents."""
 
     text: list[str] = []
     documents: int = Field(default=16, ge=1)

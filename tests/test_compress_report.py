@@ -408,6 +408,17 @@ def test_compress_lists_tiers_and_writes_a_report(
     assert (tmp_path / "report" / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_another_text_to_score_on_is_named_and_used(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"The {name} stood by the gate and waited for rain. " * 20)
+    texts = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
+    recipe, out = written({**TEXTS, "stages": [INT8]}, tmp_path), tmp_path / "out"
+    arguments = ["compress", "stories260k", str(out), "--recipe", recipe, "--report", str(tmp_path / "report")]
+    assert main([*arguments, "--text", *texts]) == 0
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert values["evaluation"]["documents"] == 2 and f"--text {shlex.join(texts)}" in values["command"]
+
+
 def test_a_dry_run_says_what_each_stage_takes_and_what_is_done(
     done: Compression, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
