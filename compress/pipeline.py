@@ -26,7 +26,6 @@ from .material import Material, Progress, Workshop
 from .recipe import NamedStage, Recipe, read_recipe
 from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
-BACKWARD_PASSES = 3  # a token learned from costs about as much as three that are only read
 _PROBE_TOKENS = 256
 _PROBES = 4
 

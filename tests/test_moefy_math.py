@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans, random_split
-from moesaic.compress.moefy.compensation import SkippedMeans
-from moesaic.compress.moefy.controls import above, neuron_mask, random_tiles, static_tiles, top_tiles
+from moesaic.compress.moefy.controls import above, neuron_mask, random_tiles, top_tiles
 from moesaic.compress.moefy.norms import expert_norms
 from moesaic.compress.moefy.router import (
     Router,
@@ -313,65 +312,12 @@ def test_captured_mass_is_one_for_all_and_greatest_for_the_truth() -> None:
     assert captured_mass(-norms, norms, 0.25) < 0.25
 
 
-class Skipped:
-    """A layer of 5 experts of 8 neurons and a short one, its tokens, and which experts they use: by their output."""
-
-    def __init__(self, share: float, offset: float = 0.3) -> None:
-        self.h, self.down = randn(400, 43).add(offset).relu(), randn(12, 43, seed=1)
-        self.kept = top_tiles(expert_norms(self.h, self.down, 8) + randn(400, 6, seed=2), share)
-        self.neurons = neuron_mask(self.kept, 8, 43)
-        self.missing = (self.h * ~self.neurons) @ self.down.T
-        self.means = SkippedMeans.empty(43, 8)
-        self.means.add(self.h, self.kept)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
-@pytest.mark.parametrize("offset", [-1.0, 0.3])
-def test_the_constant_never_raises_the_squared_error_of_its_own_tokens(share: float, offset: float) -> None:
-    layer = Skipped(share, offset)
-    constant = layer.means.constant(layer.down)
-    error = (layer.missing - constant).square().mean()
-    assert error <= layer.missing.square().mean()
-    for seed in range(3):
-        assert error < (layer.missing - constant - 0.05 * randn(12, seed=seed)).square().mean()
-
-
-def test_skipped_means_do_not_depend_on_the_cuts() -> None:
-    layer, parts = Skipped(0.5), SkippedMeans.empty(43, 8)
-    other = SkippedMeans.empty(43, 8)
-    parts.add(layer.h[:13], layer.kept[:13])
-    other.add(layer.h[13:], layer.kept[13:])
-    parts.merge(other)
-    assert parts.tokens == 400 and torch.equal(parts.skips, layer.means.skips)
-    torch.testing.assert_close(parts.sums, layer.means.sums, rtol=1e-6, atol=1e-6)
-
-
-def test_conditional_means_are_those_of_the_tokens_that_skip() -> None:
-    layer = Skipped(0.5)
-    means = layer.means.conditional_means()
-    for j in (0, 17, 42):
-        assert float(means[j]) == pytest.approx(float(layer.h[~layer.neurons[:, j], j].mean()), rel=1e-5)
-    assert not Skipped(1.0).means.conditional_means().any()
-
-
-def test_the_conditional_means_cost_a_constant_and_a_subtraction() -> None:
-    """D mu + sum over kept of D_e (h_e - mu_e) is the kept experts' output with a mean for each skipped one."""
-    layer = Skipped(0.5)
-    mean = layer.means.conditional_means()
-    folded = mean @ layer.down.T + ((layer.h - mean) * layer.neurons) @ layer.down.T
-    torch.testing.assert_close(folded, torch.where(layer.neurons, layer.h, mean) @ layer.down.T, rtol=1e-4, atol=1e-4)
-
-
-def test_masks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\[3, 5\]"):
-        SkippedMeans.empty(43, 8).add(randn(3, 43), torch.ones(3, 5, dtype=torch.bool))
-
-
 def test_the_perfect_router_loses_least_of_all_selections() -> None:
     norms = randn(60, 10).abs()
     perfect = above(norms, histogram(norms).threshold_for_share(0.3))
     count = int(perfect.sum())
-    for other in (top_tiles(norms, 0.3), random_tiles(60, 10, 0.3, 0), static_tiles(norms.mean(0), 0.3).expand(60, 10)):
+    static = top_tiles(norms.mean(0, keepdim=True), 0.3).expand(60, 10)
+    for other in (top_tiles(norms, 0.3), random_tiles(60, 10, 0.3, 0), static):
         assert abs(int(other.sum()) - count) <= 3 and norms[other].sum() < norms[perfect].sum()
 
 
@@ -405,10 +351,6 @@ def test_random_tiles_are_used_equally_and_independently() -> None:
     assert float((together - expected).abs().max()) < 5 * 0.5 / 8000**0.5
     following = (mask[1:] * mask[:-1]).mean(0)
     assert float((following - 0.25).abs().max()) < 5 * 0.44 / 8000**0.5
-
-
-def test_static_tiles_are_the_best_on_average() -> None:
-    assert static_tiles(torch.tensor([0.1, 0.9, 0.5, 0.7]), 0.5).tolist() == [False, True, False, True]
 
 
 def test_a_tile_mask_covers_its_neurons_and_the_short_tile() -> None:

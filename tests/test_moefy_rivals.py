@@ -25,7 +25,6 @@ from moesaic.compress.moefy.rivals import (
     RepresentativeRouter,
     SimilarityRouter,
     StaticRouter,
-    bytes_beyond_experts,
     expert_lengths,
     expert_sums,
 )
@@ -141,12 +140,6 @@ def test_a_fit_is_the_same_every_time(layers: dict[bool, Recorded], gated: bool,
 )  # fmt: skip
 def test_bytes_are_those_of_what_routing_reads(layers: dict[bool, Recorded], kind: str, num_bytes: int) -> None:
     assert layers[True].made(kind).num_bytes == num_bytes
-
-
-def test_rows_of_the_experts_are_read_once(layers: dict[bool, Recorded]) -> None:
-    gate, mass = layers[True].made("gate"), layers[True].made("mass")
-    assert bytes_beyond_experts(gate, 0.25) == pytest.approx(0.75 * gate.num_bytes)
-    assert bytes_beyond_experts(mass, 0.25) == mass.num_bytes
 
 
 # --- one by one ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from torch.autograd.graph import Node
 from torch.nn import functional
 
 Head = Callable[[Tensor], Tensor]  # states [tokens, hidden] -> logits [tokens, vocab]
-Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # two log-probabilities -> value, its gradient
 
 
 def forward_kl(
@@ -34,24 +33,7 @@ def forward_kl(
     second time. Nothing flows to the teacher. Hinton, Vinyals and Dean 2015, section 2.
     """
     states, targets = _that_count(student_states, teacher_states, mask)
-    return _Comparison(_forward, student_head, teacher_head, temperature).mean(states, targets, rows)
-
-
-def reverse_kl(
-    student_states: Tensor,
-    student_head: Head,
-    teacher_states: Tensor,
-    teacher_head: Head,
-    mask: Tensor | None = None,
-    temperature: float = 1.0,
-    rows: int = 256,
-) -> Tensor:
-    """T^2 sum_v p_s log(p_s / p_t): the same for a student that should leave out what its teacher finds unlikely.
-
-    MiniLLM: Gu et al. 2024 (here with the exact sum over the vocabulary).
-    """
-    states, targets = _that_count(student_states, teacher_states, mask)
-    return _Comparison(_reverse, student_head, teacher_head, temperature).mean(states, targets, rows)
+    return _Comparison(student_head, teacher_head, temperature).mean(states, targets, rows)
 
 
 def hidden_ratio(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -66,18 +48,11 @@ def hidden_ratio(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
     return ratios.sum() / max(len(ratios), 1)
 
 
-def _forward(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_v p_t (l_t - l_s), with d/dz = p_s - p_t."""
+def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two log-probabilities sum_v p_t (l_t - l_s), with d/dz = p_s - p_t."""
     chances = teacher.exp()
     value = (teacher - student).mul_(chances).sum(dim=-1)
     return value, student.exp().sub_(chances)
-
-
-def _reverse(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_v p_s (l_s - l_t), with d/dz = p_s (l_s - l_t - value)."""
-    chances, difference = student.exp(), student - teacher
-    value = (chances * difference).sum(dim=-1)
-    return value, difference.sub_(value.unsqueeze(-1)).mul_(chances)
 
 
 def _that_count(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,7 +68,6 @@ def _that_count(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    divergence: Divergence
     student_head: Head
     teacher_head: Head
     temperature: float
@@ -132,7 +106,7 @@ class _Comparison:
         vocab = min(logits.shape[-1], target.shape[-1])
         ours = torch.log_softmax(logits[:, :vocab] / self.temperature, dim=-1)
         theirs = torch.log_softmax(target[:, :vocab] / self.temperature, dim=-1)
-        value, slope = self.divergence(ours, theirs)
+        value, slope = _divergence(ours, theirs)
         slope = functional.pad(slope, (0, logits.shape[-1] - vocab))
         return value.mul_(self.temperature**2), slope.mul_(self.temperature)
 

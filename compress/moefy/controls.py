@@ -32,11 +32,6 @@ def chance(tokens: Tensor, tiles: int, seed: int) -> Tensor:
     return _scrambled(numbers + _scrambled(torch.tensor(seed)))
 
 
-def static_tiles(mean_scores: Tensor, share: float) -> Tensor:
-    """The round(share * tiles) tiles of the highest mean score [tiles], the same for every token, bool [tiles]."""
-    return top_tiles(mean_scores.unsqueeze(0), share).squeeze(0)
-
-
 def num_kept(share: float, tiles: int) -> int:
     """round(share * tiles); raises ValueError where the share is not between 0 and 1."""
     if not 0 <= share <= 1:

@@ -38,11 +38,6 @@ class ExpertRouter(Protocol):
         ...
 
 
-def bytes_beyond_experts(router: ExpertRouter, share: float) -> float:
-    """What a lone token reads beyond the experts that it computes, a `share` of all."""
-    return router.num_bytes * (1 - share if router.reads_experts else 1)
-
-
 @dataclass(frozen=True, slots=True)
 class SimilarityRouter:
     """2 - || x / ||x|| - c_e ||, where c_e is the mean of the expert's normalised rows (MoEfication, section 3.3).

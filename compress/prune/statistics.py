@@ -11,7 +11,7 @@ _ENTRIES = 1 << 22  # activations in fp64 at once: 32 MB
 
 @dataclass(slots=True)
 class NeuronStatistics:
-    """Count, mean, variance and mean magnitude of each neuron's activation h_j, all fp64 [width].
+    """Count, mean and variance of each neuron's activation h_j, all fp64 [width].
 
     `deviations` is sum_t (h_tj - mean_j)^2: kept about the mean, it loses nothing where the mean is large.
     Parts are merged after Chan, Golub and LeVeque (1979), so tokens may come in any cuts, on any number of workers.
@@ -20,12 +20,11 @@ class NeuronStatistics:
     count: int
     mean: Tensor
     deviations: Tensor
-    magnitudes: Tensor  # sum_t |h_tj|
 
     @classmethod
     def empty(cls, width: int, device: torch.device | str = "cpu") -> Self:
         """Of no token yet."""
-        return cls(0, *(torch.zeros(width, dtype=torch.float64, device=device) for _ in range(3)))
+        return cls(0, *(torch.zeros(width, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, h: Tensor) -> None:
         """Takes in activations [tokens, width] of real tokens; leave padding out. NaN or inf raise ValueError."""
@@ -46,7 +45,6 @@ class NeuronStatistics:
         difference = other.mean - self.mean
         self.mean = self.mean + difference * (other.count / count)
         self.deviations = self.deviations + other.deviations + difference.square() * (self.count * other.count / count)
-        self.magnitudes = self.magnitudes + other.magnitudes
         self.count = count
 
     @property
@@ -54,20 +52,10 @@ class NeuronStatistics:
         """The mean of (h_j - mean_j)^2, divided by the count (not by one less); 0 before the first token."""
         return self.deviations / max(self.count, 1)
 
-    @property
-    def second_moment(self) -> Tensor:
-        """The mean of h_j^2."""
-        return self.variance + self.mean.square()
-
-    @property
-    def mean_magnitude(self) -> Tensor:
-        """The mean of |h_j|."""
-        return self.magnitudes / max(self.count, 1)
-
     @classmethod
     def _of(cls, exact: Tensor) -> Self:
         mean = exact.mean(dim=0)
         if not bool(torch.isfinite(mean).all()):
             neuron = int((~torch.isfinite(mean)).nonzero()[0])
             raise ValueError(f"the activations of neuron {neuron} hold NaN or inf; run the calibration in fp32 or bf16")
-        return cls(len(exact), mean, (exact - mean).square().sum(dim=0), exact.abs().sum(dim=0))
+        return cls(len(exact), mean, (exact - mean).square().sum(dim=0))
