@@ -47,19 +47,24 @@ class Attention(TensorModule):
         self.key = LINEARS[spec.key](hidden_size, kv_inner, spec.bias)
         self.value = LINEARS[spec.value](hidden_size, kv_inner, spec.bias)
         self.output = LINEARS[spec.output](inner, hidden_size, spec.output_bias)
-        self.widths = [inner, kv_inner, kv_inner]
+        self.counts = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         self.packed: tuple[TensorModule] | None = None  # query, key and value as one linear; see packing.py
 
     def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
-        if self.packed:
-            parts = torch.split(self.packed[0](x), self.widths, dim=-1)
-        else:
-            parts = (self.query(x), self.key(x), self.value(x))
-        query, key, value = (self._heads(part) for part in parts)
-        if turn is not None:
-            query, key = rotate(query, *turn), rotate(key, *turn)
+        query, key, value = self._apart(x, turn) if self.packed is None else self._together(self.packed[0](x), turn)
         mixed = context.attend(self.index, query, key, value)
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _together(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
+        """Of query, key and value side by side; query and key are turned in one go."""
+        turned, value = torch.split(self._heads(x), [sum(self.counts[:2]), self.counts[2]], dim=1)
+        if turn is not None:
+            turned = rotate(turned, *turn)
+        return (*torch.split(turned, self.counts[:2], dim=1), value)
+
+    def _apart(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
+        query, key, value = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
+        return (query, key, value) if turn is None else (rotate(query, *turn), rotate(key, *turn), value)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""
