@@ -69,11 +69,14 @@ def notes(curves: Curves) -> list[str]:
         f"Scored on {facts['tokens']:,} tokens, {facts['windows']} windows of {facts['length']} "
         f"of {', '.join(facts['text'])}; set on {facts['calibration_tokens']:,} tokens of the calibration text that "
         f"ships; seed {facts['seed']}.",
-        "Dense is the int8 model. Bytes are those of a lone token, routing included; a share is of the int8 FFN. "
-        "Routers of their own are counted in bf16.",
+        "Dense is the model with its FFNs in int8, all else as it comes. Bytes are those of a lone token, routing and "
+        "the constant for what is left out included; a share is of the int8 FFN. Routers of their own are counted in "
+        "bf16.",
         "Intervals: paired bootstrap over windows. An interval that holds 1 shows no difference.",
         "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. "
-        "Rivals are re-implementations from their papers on this model and text.",
+        "Rivals are re-implementations from their papers on this model and text, training-free and with thresholds set "
+        "on the same calibration text; CATS, TEAL, WINA and CMoE as published have no constant, and are drawn with one "
+        "too where it says so. WINA is without its rotation, int4 is rounded to nearest, without GPTQ or AWQ.",
         f"Measured with {json.dumps(facts['provenance'])}.",
     ]
 
