@@ -25,12 +25,12 @@ def plane_ffn_bytes(shape: FFNShape, bits: int, active: float, fine: float) -> f
     """Bytes that a lone token reads where `active` neurons are computed and `fine` of them from all bits.
 
     Of all neurons the high planes of gate and up, their scales, biases and fit; the low planes of the fine and the
-    rows of down of the active; scales and bias of the output, and the constant for what is left out. Rows that do not
-    fill their lines of 64 bytes read up to a line more, which belongs to a layout and is not counted.
+    rows of down of the active; scales and bias of the output. Rows that do not fill their lines of 64 bytes read up to
+    a line more, which belongs to a layout and is not counted.
     """
     planes = shape.hidden * shape.scored * (shape.width * bits + fine * (8 - bits)) / 8
     fit = FITTED_BYTES * fitted_vectors(shape.scored) * shape.width
-    return planes + shape.hidden * active + _vector_bytes(shape) + fit + constant_bytes(shape.hidden)
+    return planes + shape.hidden * active + _vector_bytes(shape) + fit
 
 
 def int8_ffn_bytes(shape: FFNShape) -> int:

@@ -106,20 +106,18 @@ class ExpertFFN(FFN):
 
     @property
     def fixed_bytes(self) -> float:
-        """What a lone token reads before a neuron is computed: the router's own weights."""
-        if self.by_planes:
-            return self._plane_bytes(0, 0)
+        """What a lone token reads before a neuron is computed: the router's own weights, and the constant."""
         return self._prices.fixed
 
     @property
     def down_bytes(self) -> float:
         """int8 rows of down, with bit planes: what computing every neuron reads."""
-        return self._plane_bytes(self.width, 0) - self.fixed_bytes
+        return self._plane_bytes(self.width, 0) - self._plane_bytes(0, 0)
 
     @property
     def low_bytes(self) -> float:
         """With bit planes: what computing every neuron from all bits reads beyond that."""
-        return self._plane_bytes(0, self.width) - self.fixed_bytes
+        return self._plane_bytes(0, self.width) - self._plane_bytes(0, 0)
 
     def scores(self, x: Tensor) -> Tensor:
         """What is compared with the first threshold: fp32 [.., experts] for x [.., hidden]."""
@@ -151,7 +149,7 @@ class ExpertFFN(FFN):
         if self.by_planes:
             self.planes = self._planes()
             fixed, active, fine = (self._plane_bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1)))
-            self._plane_prices = Prices(fixed, active - fixed, fine - fixed)
+            self._plane_prices = Prices(fixed + constant_bytes(self.hidden_size), active - fixed, fine - fixed)
         elif self._is_uniform():
             self.tiles = self._tiles()
 
