@@ -99,7 +99,7 @@ def draw(curves: Curves) -> bytes:
     panel.set_ylim(_LOWEST, 1.02)
     panel.set_xlabel("share of the FFN's int8 bytes that a token reads, routing included")
     panel.set_ylabel("next-token top-1 accuracy, relative to dense")
-    panel.set_title(f"{curves.facts['model']}: {curves.facts['tokens']:,} tokens", loc="left")
+    panel.set_title(f"{Path(curves.facts['model']).name}: {curves.facts['tokens']:,} tokens", loc="left")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=8, ncols=2)
     return as_png(figure)
