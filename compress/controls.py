@@ -202,7 +202,7 @@ class Controls:
         settings = moefy_settings(self._recipe)
         calibration = self._calibration
         shares = layer_shares(tier, self._scores[tier.name].ffn_shares[1])
-        compensate = settings is not None and settings.compensate
+        compensate = settings is not None and settings.compensates(self._finished.spec.layers[0].ffn.gated)
         wanted = Selection(kind, shares, calibration.windows, compensate, self._recipe.seed)
         identity: list[Any] = [
             kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256("compress"),

@@ -33,7 +33,7 @@ class TierSettings(Strict):
     bits: int | None = Field(default=None, ge=1, le=7)
     allocation: Allocation = "global"
     mix: float = Field(default=0.5, gt=0, le=1)
-    compensate: bool = True
+    compensate: bool | None = None
 
     def check(self, spec: TransformerSpec) -> None:
         """Raises RecipeError for a share that its router alone would use up, and for experts of several neurons."""
@@ -53,7 +53,12 @@ class TierSettings(Strict):
 
     def high_bits(self, ffn: FFNSpec) -> int:
         """That route, as `moefy` would choose them."""
-        return MoefySettings(expert_size=1, router="bit_planes", bits=self.bits).experts(ffn).router_bits
+        return self.as_moefy.experts(ffn).router_bits
+
+    @property
+    def as_moefy(self) -> MoefySettings:
+        """The experts that the tier will have."""
+        return MoefySettings(expert_size=1, router="bit_planes", bits=self.bits, compensate=self.compensate)
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
@@ -76,7 +81,9 @@ class TierLesson(Lesson):
             if isinstance(layer, Layer):
                 ffn, bits = spec.ffn, settings.high_bits(spec.ffn)
                 device = layer.ffn_norm.weight.device
-                twin = TierFFN.of(layer.ffn, hidden, ffn, bits, each.to(device), settings.compensate)
+                twin = TierFFN.of(
+                    layer.ffn, hidden, ffn, bits, each.to(device), settings.as_moefy.compensates(ffn.gated)
+                )
                 layer.ffn = twin
                 self._ffns.append(twin)
         self._share_out(model, windows.to(model.norm.weight.device))

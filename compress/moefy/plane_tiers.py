@@ -16,7 +16,7 @@ from .budget import Allocation, PlaneScores, limits_for
 from .fit import fitted
 from .importance import neuron_importance
 from .settings import MoefySettings
-from .tiers import Decided, TierWalk, expert_of
+from .tiers import Decided, TierWalk, expert_of, experts_of
 
 _FIRST_WINDOWS = 8
 
@@ -70,7 +70,8 @@ class PlaneTiers:
                 found[-1].add(*pair)
             return Decided([value for value, _ in pairs], found[-1].bytes_at)
 
-        turn = TierWalk(self._model, self._workshop, index, self._settings.compensate, windows)
+        gated = next(experts_of(self._model)).gate is not None
+        turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
         return turn.run(tier, decide, what), found
 
     @property

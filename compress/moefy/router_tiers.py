@@ -58,9 +58,8 @@ class RouterTiers:
             expert.thresholds[index] = _threshold(seen, shares[layer])
             return Decided(scores, lambda limit: expert.fixed_bytes + seen.share_above(limit) * expert.whole_bytes)
 
-        turn = TierWalk(
-            self._model, self._workshop, index, self._settings.compensate, self._workshop.calibration.windows
-        )
+        windows, gated = self._workshop.calibration.windows, next(experts_of(self._model)).gate is not None
+        turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
         return turn.run(tier, decide, f"calibrate: tier {tier.name}")
 
     def _shares(self, share: float) -> list[float]:

@@ -36,7 +36,7 @@ class MoefySettings(Strict):
     bits: int | None = Field(default=None, ge=1, le=7)
     tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
     allocation: Literal["uniform", "energy", "global"] | None = None
-    compensate: bool = True
+    compensate: bool | None = None
 
     @field_validator("tiers", mode="after")
     @classmethod
@@ -79,6 +79,10 @@ class MoefySettings(Strict):
     def by_energy(self, gated: bool) -> bool:
         """Whether layers share the tier's bytes by their energy."""
         return not gated if self.allocation is None else self.allocation == "energy"
+
+    def compensates(self, gated: bool) -> bool:
+        """Whether a constant stands in for what is left out. Coarse values of a plain FFN are unbiased without."""
+        return (gated or not self.by_planes) if self.compensate is None else self.compensate
 
     def check(self, spec: TransformerSpec) -> None:
         """Raises RecipeError where these experts cannot route on such a model, or a tier is below its router."""
