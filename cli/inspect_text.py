@@ -72,6 +72,8 @@ def _check(args: argparse.Namespace, diagnosed: bool) -> None:
         raise SetupError("--picture draws what --experts --text finds; add both")
     if args.picture and not Path(args.picture).absolute().parent.is_dir():
         raise SetupError(f"--picture {args.picture}: there is no directory {Path(args.picture).parent}")
+    if args.picture and Path(args.picture).is_dir():
+        raise SetupError(f"--picture {args.picture} is a directory; name a file in it")
     if args.picture and find_spec("matplotlib") is None:
         raise SetupError("--picture draws with matplotlib, which is not installed; pip install matplotlib")
 

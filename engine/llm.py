@@ -3,10 +3,9 @@
 import operator
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +16,7 @@ from ..models.locate import locate
 from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, GenerationSettings, Usage
+from .completion import Chunk, Completion, GenerationSettings, Usage, type_violations
 from .options import EngineOptions
 from .request import (
     FinishReason,
@@ -140,11 +139,9 @@ class LLM:
     def _answer(self, prompt: Prompt, settings: GenerationSettings, end_ids: Sequence[int] = ()) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         check_names(settings)
-        found = _type_violations(settings)
+        found = type_violations(settings)
         for violation in found:
             settings.pop(violation.field)  # type: ignore[misc]  # what is left can be judged too
-        dial = self.description.dial
-        tier = dial.place(settings.get("tier"), settings.get("share"))
         ids = self._ids(prompt)
         sampling = sampling_from_defaults(
             self._defaults, settings.get("temperature"), settings.get("top_k"), settings.get("top_p"),
@@ -159,8 +156,8 @@ class LLM:
         stop = settings.get("stop") or ()
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
-        if found:
-            raise InvalidRequest(found)
+        dial = self.description.dial
+        tier = dial.place(settings.get("tier"), settings.get("share"), found=found)
         stopping = stopping.also_at(end_ids)
         request = Request(next(self._keys), ids, sampling, stopping, tier=tier)
         return _Answer(request, TextStream(self.tokenizer, ids, stop), dial.name(tier))
@@ -219,42 +216,6 @@ def check_names(settings: GenerationSettings) -> None:
         if name not in GenerationSettings.__annotations__:
             hint = suggestion(name, list(GenerationSettings.__annotations__))
             raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
-
-
-def _type_violations(settings: GenerationSettings) -> list[Violation]:
-    """Settings that are not even of the right type, as a program may hand them over."""
-    found = []
-    for name, (is_right, wanted) in _TYPES.items():
-        value = settings.get(name)
-        if value is not None and not is_right(value):
-            found.append(Violation(name, f"is {value!r}, it must be {wanted}"))
-    return found
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _are_strings(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(item, str) for item in value))
-
-
-def _are_whole(value: object) -> bool:
-    return isinstance(value, Sequence) and all(_is_whole(item) for item in value)
-
-
-_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
-    **dict.fromkeys(("max_new_tokens", "top_k", "seed"), (_is_whole, "a whole number")),
-    **dict.fromkeys(("temperature", "top_p", "min_p", "share"), (_is_number, "a number")),
-    "tier": (lambda value: isinstance(value, str), "the name of a tier"),
-    "stop": (_are_strings, "a string or a list of strings"),
-    "stop_token_ids": (_are_whole, "a list of whole numbers"),
-    "ignore_eos": (lambda value: isinstance(value, bool), "True or False"),
-}
 
 
 def _joined(chunks: Sequence[Chunk]) -> Completion:

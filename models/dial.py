@@ -16,7 +16,8 @@ class Dial:
     way from that to the one after it: of thresholds and constants, the line between two tiers.
 
     names: of the tiers, at the places 0, 1, ... points: (place, share of bytes that calibration saw there), the places
-    rising; on straight lines between them a share finds its place.
+    rising; on straight lines between them a share finds its place. Just beyond the full tier, where routing comes on
+    top of all the weights, more may be read than there.
     """
 
     names: tuple[str, ...] = (FULL,)
@@ -25,24 +26,38 @@ class Dial:
     @classmethod
     def of(cls, tiers: Sequence[TierRecord]) -> "Dial":
         """The dial of a model with these tiers beside the full one."""
-        points = [(0.0, 1.0)]
+        beyond = [share for part, share in (tiers[0].between if tiers else ()) if part == 0]
+        points = [(0.0, max([1.0, *beyond]))]
         for index, tier in enumerate(tiers, 1):
-            points += [(index - 1 + part, share) for part, share in tier.between]
+            points += [(index - 1 + part, share) for part, share in tier.between if part > 0]
             points.append((float(index), tier.bytes_share))
         return cls((FULL, *(tier.name for tier in tiers)), tuple(points))
 
-    def place(self, tier: str | None, share: float | None, prefix: str = "") -> float:
+    def place(self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()) -> float:
         """Of a tier by its name, or of a share of bytes; of the full tier without either.
 
-        Raises Unsupported for what this model does not have, and InvalidRequest, whose fields begin with `prefix`.
+        Raises InvalidRequest with what else was found wrong with the request and what is wrong here, whose fields begin
+        with `prefix`; where nothing is, Unsupported for what this model does not have.
         """
+        try:
+            place = self._place(tier, share, prefix)
+        except InvalidRequest as error:
+            raise InvalidRequest([*found, *error.violations]) from None
+        except Unsupported:
+            if not found:
+                raise
+        if found:
+            raise InvalidRequest(found)
+        return place
+
+    def _place(self, tier: str | None, share: float | None, prefix: str) -> float:
         if share is None:
             return float(self._index(tier or FULL))
         if tier:
             message = "comes with a tier; name a tier or a share, not both"
             raise InvalidRequest([Violation(f"{prefix}share", message)])
         if not 0 < share <= 1:  # a NaN too
-            message = f"is {share}; a share of the FFN's bytes lies above 0 and goes up to 1, the full tier"
+            message = f"is {float(share)}; a share of the FFN's bytes lies above 0 and goes up to 1, the full tier"
             raise InvalidRequest([Violation(f"{prefix}share", message)])
         return self._between(share, prefix)
 

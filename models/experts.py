@@ -119,6 +119,13 @@ class ExpertFFN(FFN):
         """With bit planes: what computing every neuron from all bits reads beyond that."""
         return self._plane_bytes(0, self.width) - self._plane_bytes(0, 0)
 
+    @property
+    def expert_sizes(self) -> Tensor | None:
+        """Neurons of each expert, fp64 [experts]; None where the last is as large as the others."""
+        sizes = torch.full((self.num_experts,), float(self.experts.size), dtype=torch.float64)
+        sizes[-1] -= self.num_experts * self.experts.size - self.width
+        return None if self.width % self.experts.size == 0 else sizes
+
     def scores(self, x: Tensor) -> Tensor:
         """What is compared with the first threshold: fp32 [.., experts] for x [.., hidden]."""
         return self._routed(x) if self.planes is None else self.value_and_doubt(x)[0]

@@ -15,6 +15,7 @@ from .errors import CheckpointError
 
 RECORD_NAME = "moesaic.json"
 FORMAT = 1
+_FIGURES = {"bytes_share", "neurons_share", "tokens", "active_by_layer"}  # what every calibration saw
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,17 @@ class TierRecord:
 
     @property
     def between(self) -> list[tuple[float, float]]:
-        """(part of the way from the tier before to this one, share of bytes that is read there)"""
+        """(part of the way from the tier before to this one, share of bytes that is read there); 0 is just beyond it"""
         return [(float(part), float(share)) for part, share in self.calibrated.get("between", ())]
 
     def check(self) -> None:
         """Raises TypeError or ValueError for a record that was not written by us."""
         if not isinstance(self.name, str) or not isinstance(self.calibrated, dict):
             raise TypeError("a tier has no name, or its figures are no object")
-        if not all(0 < part < 1 and share > 0 for part, share in [*self.between, (0.5, self.bytes_share)]):
+        if not _FIGURES <= self.calibrated.keys():
+            missing = ", ".join(sorted(_FIGURES - self.calibrated.keys()))
+            raise ValueError(f"tier {self.name!r} lacks {missing}")
+        if not all(0 <= part < 1 and share > 0 for part, share in [*self.between, (0.5, self.bytes_share)]):
             raise ValueError(f"tier {self.name!r} lies nowhere")
 
 

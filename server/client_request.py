@@ -1,11 +1,11 @@
 """A GenerateRequest from Python values; what does not fit the wire is refused here as the server would."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import Message
 
-from ..engine.completion import GenerationSettings
+from ..engine.completion import GenerationSettings, type_violations
 from ..models.chat import messages_of
 from ..models.errors import InvalidRequest, Violation
 from ..proto import generation_pb2 as pb
@@ -53,11 +53,13 @@ def build_request(
     found: list[Violation] = []
     _put(request, {"model": model, "request_id": request_id}, "", found)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    _put(request.sampling, sampling, "sampling.", found)
-    _put(request.stopping, {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}, "stopping.", found)
-    if tier and share is not None:  # the wire holds one of them
+    _put(request.sampling, _fitting(sampling, "sampling.", found), "sampling.", found)
+    stopping = {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}
+    _put(request.stopping, _fitting(stopping, "stopping.", found), "stopping.", found)
+    compute = _fitting({"tier": tier, "share": share}, "compute.", found)
+    if compute.get("tier") and compute.get("share") is not None:  # the wire holds one of them
         found.append(Violation("compute.share", "comes with a tier; name a tier or a share, not both"))
-    _put(request.compute, {"tier": tier, "share": share}, "compute.", found)
+    _put(request.compute, compute, "compute.", found)
     stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
     _extend(request.stopping, stops, "stopping.", found)
     _put_prompt(request, prompt, found)
@@ -67,6 +69,13 @@ def build_request(
     if found:
         raise InvalidRequest(found)
     return request
+
+
+def _fitting(values: Mapping[str, object], path: str, found: list[Violation]) -> Mapping[str, object]:
+    """Those that are of the right type, as the offline engine judges it."""
+    wrong = {each.field: each for each in type_violations(values)}
+    found += [replace(each, field=path + name) for name, each in wrong.items()]
+    return {name: value for name, value in values.items() if name not in wrong}
 
 
 def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[Violation]) -> None:

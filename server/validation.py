@@ -53,11 +53,9 @@ async def checked(
     stopping = _stopping(message.stopping, len(prompt_ids), limits)
     stop_strings = tuple(message.stopping.stop_strings)
     found += violations(prompt_ids, sampling, stopping, limits) + stop_string_violations(stop_strings)
-    if found:
-        raise InvalidRequest(found)
-    stopping = stopping.also_at(chat.end_ids if message.HasField("messages") else ())
     compute = message.compute
-    tier = dial.place(compute.tier, compute.share if compute.HasField("share") else None, "compute.")
+    tier = dial.place(compute.tier, compute.share if compute.HasField("share") else None, "compute.", found)
+    stopping = stopping.also_at(chat.end_ids if message.HasField("messages") else ())
     return Checked(Request(0, prompt_ids, sampling, stopping, tier=tier), stop_strings, dial.name(tier))
 
 

@@ -270,6 +270,7 @@ def test_inspect_gives_the_diagnosis_as_json(moe: Path, capsys: pytest.CaptureFi
     [
         ("--text", "say what to look for: --experts or --memory"),
         ("--experts --picture a.png", "--picture draws what --experts --text finds; add both"),
+        ("--experts --picture . --text", "--picture . is a directory; name a file in it"),
         ("--experts --picture nope/a.png --text", "there is no directory nope"),
         ("--experts --text nope.txt", "there is no text file 'nope.txt'"),
         ("--experts --text empty.txt", "there is no text in empty.txt; give a file with at least one document"),

@@ -5,7 +5,7 @@ import torch
 
 from moesaic.models.compute import Compute
 from moesaic.models.dial import Dial
-from moesaic.models.errors import InvalidRequest, Unsupported
+from moesaic.models.errors import InvalidRequest, Unsupported, Violation
 from moesaic.models.record import TierRecord
 
 HIGH = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.25, 0.9], [0.5, 0.8], [0.75, 0.74]]})
@@ -21,6 +21,14 @@ def test_a_share_lies_on_straight_lines_between_what_calibration_saw(share: floa
 def test_less_share_is_never_an_earlier_place() -> None:
     places = [DIAL.place(None, share / 1000) for share in range(1000, 489, -1)]
     assert places == sorted(places) and places[0] == 0 and places[-1] == 2
+
+
+def test_no_share_is_answered_with_more_than_the_full_tier_reads() -> None:
+    beyond = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 1.1], [0.5, 0.9]]})
+    dial = Dial.of([beyond, LOW])
+    assert [dial.place(None, share) for share in (1, 0.9999, 0.95, 0.9)] == pytest.approx(
+        [0, 0.25, 0.375, 0.5], abs=1e-3
+    )
 
 
 def test_tiers_have_their_names_and_what_lies_between_has_none() -> None:
@@ -39,6 +47,14 @@ def test_a_dial_that_does_not_fall_takes_names_alone() -> None:
 def test_what_is_no_share_is_refused(share: float) -> None:
     with pytest.raises(InvalidRequest, match="above 0"):
         DIAL.place(None, share)
+
+
+def test_what_else_is_wrong_with_a_request_is_told_with_its_share() -> None:
+    other = Violation("top_p", "is 2.0, it must be above 0 and at most 1")
+    for tier, share, fields in ((None, 2.0, ["top_p", "share"]), (None, 0.6, ["top_p"]), ("lowest", None, ["top_p"])):
+        with pytest.raises(InvalidRequest) as caught:
+            DIAL.place(tier, share, found=[other])
+        assert [each.field for each in caught.value.violations] == fields
 
 
 def test_rows_between_tiers_take_what_lies_on_the_line() -> None:

@@ -188,6 +188,13 @@ def test_a_tier_that_the_model_does_not_have_is_refused_with_the_list(
         load(stories[kind], tier=tier)
 
 
+@pytest.mark.parametrize("stages", [[{"moefy": {"router_width": 8}}], [{"moefy": {"router": "bit_planes"}}, INT8]])
+def test_a_tier_reads_its_share_where_the_last_expert_is_smaller(tmp_path: Path, stages: Any) -> None:
+    first = {"moefy": {**stages[0]["moefy"], "expert_size": 171, "tiers": {"low": 0.75}}}  # of 172: 171 and 1
+    (tier,) = open_checkpoint(made("stories260k", tmp_path / "out", first, *stages[1:])).record.tiers
+    assert tier.bytes_share == pytest.approx(0.75, rel=0.05)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +231,9 @@ def test_an_experts_file_that_is_missing_or_another_is_told(stories: dict[str, P
     copy = shutil.copytree(stories["router"], tmp_path / "copy")
     edit_json(copy / "moesaic.json", tiers=[])
     with pytest.raises(CheckpointError, match="names 0 tiers for a spec of 2"):
+        open_checkpoint(copy)
+    edit_json(copy / "moesaic.json", tiers=[{"name": name, "share": 0.5, "calibrated": {}} for name in TIERS])
+    with pytest.raises(CheckpointError, match="damaged .tier 'high' lacks active_by_layer, bytes_share"):
         open_checkpoint(copy)
     shutil.copy(stories["router"] / "moesaic.json", copy)
     (copy / "moesaic" / "experts.safetensors").unlink()

@@ -162,6 +162,13 @@ def test_the_share_that_is_not_zero_means_threshold_zero_however_it_divides() ->
         assert found.threshold_for_share(found.nonzero_share) == 0
 
 
+def test_a_score_counts_for_as_many_neurons_as_its_expert_has() -> None:
+    found, energies = ScoreHistogram(), histogram(scores := torch.tensor([[1.0, 4.0], [2.0, 8.0]]))
+    found.add(scores, torch.tensor([6.0, 2.0]).double())
+    assert [found.share_above(limit) for limit in (0.5, 1.5, 3.0, 6.0)] == pytest.approx([1, 10 / 16, 4 / 16, 2 / 16])
+    assert torch.equal(found.energy, energies.energy)
+
+
 def test_a_share_of_nothing_keeps_nothing() -> None:
     scores = scores_of("wide")
     threshold = histogram(scores).threshold_for_share(0.0)

@@ -197,6 +197,16 @@ def test_what_a_tier_computes_spends_its_share_of_the_bytes(lesson: Any, allocat
     assert (read[0] == pytest.approx(read[1], rel=0.01)) == (allocation == "uniform")
 
 
+def test_a_batch_larger_than_all_that_is_learned_from_takes_no_more(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    stream = Calibration.stream
+    monkeypatch.setattr(Calibration, "stream", lambda self, tokens: taken.append(tokens) or stream(self, tokens))
+    made(model, tmp_path / "out", {"distill": {"tokens": 100, "batch": 10**6}})
+    assert taken == [100] and notes(tmp_path / "out")["steps"] == 1
+
+
 # --- cut off, and gone on ------------------------------------------------------------------------------------------
 
 
@@ -252,6 +262,8 @@ def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
         ([{"relufy": {**RELUFY, "lr": -1.0}}], "lr: is -1.0; it must be a rate above 0 and at most 1"),
         ([{"distill": {**RELUFY, "lr": 3.0}}], "lr: is 3.0; it must be a rate above 0 and at most 1"),
         ([{"distill": {**RELUFY, "lr": math.nan}}], "lr: is nan"),
+        ([{"distill": {**RELUFY, "temperature": math.inf}}], "temperature: Input should be a finite number"),
+        ([{"distill": {**RELUFY, "losses": {"hidden": math.inf}}}], "losses.hidden: Input should be a finite number"),
         ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 4 high bits that route are 0.... of"),
         ([{"distill": {**AT, "at": {"share": 0.5, "mix": 0.0}}}], "at.mix"),
         ([{"moefy": {"expert_size": 8}}, {"distill": AT}], "experts of one neuron, these have 8; choose expert_size"),

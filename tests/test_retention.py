@@ -1,7 +1,9 @@
 """The curves: every method is dense when it may read all, spends what it is given, and is measured once."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +19,10 @@ from moesaic.bench.retention.planes import Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
 from moesaic.bench.retention.static import PRUNINGS, FewerBits, Pruned
+from moesaic.compress.pipeline import compress
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
-from moesaic.models.errors import TextError
+from moesaic.models.errors import RecipeError, TextError
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -158,6 +161,21 @@ def test_a_run_that_ended_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
     assert as_json(again)["points"] == as_json(first)["points"]
 
 
+def test_the_point_after_one_that_a_kill_cut_off_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = draw_curves(plan(tmp_path), silent)
+    (file,) = tmp_path.glob("points-*.jsonl")
+    file.write_text(file.read_text()[:-20])  # the kill came while the last point was written
+    draw_curves(plan(tmp_path), silent)
+    monkeypatch.setattr(curves, "Lab", lambda *_: pytest.fail("measured again"))
+    assert as_json(draw_curves(plan(tmp_path), silent))["points"] == as_json(first)["points"]
+
+
+def test_curves_without_a_point_are_written_too(tmp_path: Path) -> None:
+    only = replace(plan(tmp_path), shares=(0.01,), only=("high 4 bits",))
+    page = write_curves(draw_curves(only, silent), tmp_path)[2].read_text()
+    assert "alone are more than 0.01 of the bytes" in page
+
+
 def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> None:
     found = draw_curves(plan(tmp_path), silent)
     files = write_curves(found, tmp_path)
@@ -167,6 +185,38 @@ def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> N
     head, body = rows(found, 0.3)
     assert any(row[0] == "high 4 bits" and "alone are more than 0.30" in row[-1] for row in body)
     assert all(len(row) == len(head) for row in body) and "paired bootstrap" in " ".join(notes(found))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"windows": 0}, "windows is 0, it must be at least 1"),
+        ({"windows": -1}, "windows is -1, it must be at least 1"),
+        ({"length": 1}, "length is 1, it must be at least 2"),
+        ({"length": 513}, "length is 513, this model's context is 512; lower it"),
+        ({"calibration": 0}, "calibration is 0, it must be at least 1"),
+        ({"shares": (0.5, 0.0)}, "share is 0.0; .* above 0 and goes up to 1"),
+        ({"shares": (1.5,)}, "share is 1.5; "),
+        ({"shares": (float("nan"),)}, "share is nan; "),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        draw_curves(replace(plan(tmp_path), **changes), silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_of_int8_weights_are_refused(tmp_path: Path) -> None:
+    compress(
+        "stories260k",
+        tmp_path / "int8",
+        {
+            "evaluation": {"documents": 1, "truncate": 24},
+            "stages": [{"quantize": {"linears": "int8"}}],
+        },
+    )
+    with pytest.raises(RecipeError, match="int8 has int8 weights, the curves start from floating point"):
+        draw_curves(replace(plan(tmp_path / "out"), model=str(tmp_path / "int8")), silent)
 
 
 def test_text_that_is_too_short_is_refused(tmp_path: Path) -> None:

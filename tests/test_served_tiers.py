@@ -1,7 +1,8 @@
 """Requests that name their tier, together on a real server: each gets the tokens of its tier, and is told its share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,20 @@ def test_shares_that_no_dial_has_are_refused(address: str) -> None:
         with pytest.raises(Unsupported, match="has no tiers"):
             client.generate("One day", model="dense", share=0.6)
         assert client.generate("One day", model="dense", share=1.0, max_new_tokens=1).usage.tier_used == "full"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"share": "0.6"}, {"share": True}, {"share": Decimal("0.6")}, {"share": 10**400}, {"share": 0}, {"share": 0.1},
+        {"share": 2.0, "temperature": 9.0}, {"tier": "lowest", "temperature": 9.0}, {"tier": 5, "share": 0.6},
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_alike_offline_and_over_grpc(model: Path, address: str, settings: dict[str, Any]) -> None:
+    def told(generate: Callable[..., Any], **name: str) -> set[tuple[str, str]]:
+        with pytest.raises(InvalidRequest) as caught:
+            generate("One day", **name, **settings)
+        return {(each.field.rpartition(".")[2], each.message) for each in caught.value.violations}
+
+    with Client(address) as client:
+        assert told(client.generate, model="moe") == told(LLM(model).generate)

@@ -101,7 +101,8 @@ def draw(curves: Curves) -> bytes:
     panel.set_ylabel("next-token top-1 accuracy, relative to dense")
     panel.set_title(f"{Path(curves.facts['model']).name}: {curves.facts['tokens']:,} tokens", loc="left")
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8, ncols=2)
+    if panel.containers:
+        panel.legend(frameon=False, fontsize=8, ncols=2)
     return as_png(figure)
 
 

@@ -18,6 +18,7 @@ from ...evaluate.score import encode_documents
 from ...evaluate.texts import read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
+from ...models.spec import INT8_FORMATS
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
 from .grid import methods_for, shares_for
@@ -58,8 +59,12 @@ class Curves:
 
 
 def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
-    """Measures what is not in `out` yet. Raises TextError for text too short, CheckpointError for the model."""
+    """Measures what is not in `out` yet.
+
+    Raises RecipeError for a plan that makes no sense, TextError for text too short, CheckpointError for the model.
+    """
     checkpoint = open_checkpoint(plan.model)
+    _check(plan, checkpoint)
     evaluation = _evaluation(plan, checkpoint)
     settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=plan.seed)
     calibration = Calibration(settings, checkpoint).windows
@@ -79,6 +84,24 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     return Curves(
         plan, store.points[DENSE, 1.0], [store.points[each] for each in wanted if each in store.points], facts
     )
+
+
+def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
+    least = {"windows": (plan.windows, 1), "length": (plan.length, 2), "calibration": (plan.calibration, 1)}
+    for name, (value, limit) in least.items():
+        if value < limit:
+            raise RecipeError(f"{name} is {value}, it must be at least {limit}")
+    if plan.length > checkpoint.spec.max_context:
+        raise RecipeError(f"length is {plan.length}, this model's context is {checkpoint.spec.max_context}; lower it")
+    for share in plan.shares:
+        if not 0 < share <= 1:  # a NaN too
+            raise RecipeError(f"share is {share}; a share of the FFN's bytes lies above 0 and goes up to 1")
+    ffns = [layer.ffn for layer in checkpoint.spec.layers]
+    if not {each for ffn in ffns for each in (ffn.up, ffn.gate, ffn.down)}.isdisjoint(INT8_FORMATS):
+        raise RecipeError(
+            f"{checkpoint.path.name} has int8 weights, the curves start from floating point; "
+            "name the model before it was quantized"
+        )
 
 
 def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: "_Store", progress: Progress) -> None:
@@ -109,8 +132,9 @@ class _Store:
 
     def __init__(self, plan: CurvePlan, key: str) -> None:
         self._file = plan.out / f"points-{key[:12]}.jsonl"
-        lines = self._file.read_text().splitlines() if self._file.exists() else []
-        found = (Point(**each) for each in map(_parsed, lines) if each)
+        text = self._file.read_text() if self._file.exists() else ""
+        self._end_of_last = "" if not text or text.endswith("\n") else "\n"  # a kill may have cut it off
+        found = (Point(**each) for each in map(_parsed, text.splitlines()) if each)
         self.points = {(point.method, point.share): point for point in found}
 
     def missing(self, methods: Sequence[Method], shares: Sequence[float]) -> bool:
@@ -121,9 +145,10 @@ class _Store:
         self.points[point.method, point.share] = point
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._file.open("a") as file:
-            file.write(json.dumps(point.to_json()) + "\n")
+            file.write(f"{self._end_of_last}{json.dumps(point.to_json())}\n")
             file.flush()
             os.fsync(file.fileno())
+        self._end_of_last = ""
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

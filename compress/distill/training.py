@@ -33,8 +33,8 @@ _EDGE = 5  # steps, at most, that the first and the last loss are means of
 class LossWeights(Strict):
     """logits: KL from the original's distribution. hidden: squared distance of the last states, relative."""
 
-    logits: float = Field(default=1.0, ge=0)
-    hidden: float = Field(default=0.0, ge=0)
+    logits: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    hidden: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class TrainingSettings(Strict):
@@ -46,9 +46,9 @@ class TrainingSettings(Strict):
     tokens: int
     losses: LossWeights = LossWeights()
     lr: float = 1e-4
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     batch: int = Field(default=8, ge=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     learn: Literal["all", "ffn", "ffn_down"] = "all"
     save_every: int = Field(default=20, ge=1)
 
@@ -110,7 +110,8 @@ class Trainer:
         workshop, settings = self.workshop, self.settings
         per_step = settings.batch * workshop.calibration.length
         steps = max(1, round(settings.tokens / per_step))
-        windows = torch.split(workshop.calibration.stream(steps * per_step), settings.batch)
+        needed = steps * per_step if steps > 1 else min(settings.tokens, per_step)  # a batch may be larger than all
+        windows = torch.split(workshop.calibration.stream(needed), settings.batch)
         losses = _resumed(student, workshop.scratch)
         for step in range(len(losses), steps):
             losses.append(self._step(student, teacher, windows[step], lesson, step / steps))

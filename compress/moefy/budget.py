@@ -31,18 +31,21 @@ class PlaneScores:
     whole_bytes: float
     active: ScoreHistogram = field(default_factory=ScoreHistogram)
     fine: ScoreHistogram = field(default_factory=ScoreHistogram)
+    sizes: Tensor | None = None  # of the experts, where they differ
 
     @classmethod
     def of(cls, expert: ExpertFFN) -> "PlaneScores":
-        return cls(expert.fixed_bytes, expert.down_bytes, expert.low_bytes, expert.whole_bytes)
+        return cls(
+            expert.fixed_bytes, expert.down_bytes, expert.low_bytes, expert.whole_bytes, sizes=expert.expert_sizes
+        )
 
     @property
     def ratio(self) -> float:
         return math.sqrt(self.low_bytes / self.down_bytes)
 
     def add(self, value: Tensor, doubt: Tensor) -> None:
-        self.active.add(value)
-        self.fine.add(torch.minimum(value, doubt / self.ratio))
+        self.active.add(value, self.sizes)
+        self.fine.add(torch.minimum(value, doubt / self.ratio), self.sizes)
 
     def bytes_at(self, limit: float) -> float:
         """What a lone token reads."""

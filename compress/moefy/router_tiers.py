@@ -41,7 +41,7 @@ class RouterTiers:
 
         def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
             for x in given:
-                self._dense[index].add(expert_of(ffn).scores(x))
+                self._dense[index].add(expert_of(ffn).scores(x), expert_of(ffn).expert_sizes)
 
         walk(self._model, self._workshop.calibration.windows, watch, progress=self._teller("calibrate: scores"))
         return notes
@@ -54,7 +54,7 @@ class RouterTiers:
             scores = [expert.scores(x) for x in given]
             seen = ScoreHistogram()
             for each in scores:
-                seen.add(each)
+                seen.add(each, expert.expert_sizes)
             expert.thresholds[index] = _threshold(seen, shares[layer])
             return Decided(scores, lambda limit: expert.fixed_bytes + seen.share_above(limit) * expert.whole_bytes)
 

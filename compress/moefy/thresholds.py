@@ -28,15 +28,21 @@ class ScoreHistogram:
     energy: Tensor = field(default_factory=_zeros)  # [1 + bins]
     highest: float = 0.0
 
-    def add(self, scores: Tensor) -> None:
-        """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError."""
-        for part in torch.split(scores.detach().flatten(), _ENTRIES) if scores.numel() else ():
-            exact = part.to("cpu", torch.float32)
+    def add(self, scores: Tensor, sizes: Tensor | None = None) -> None:
+        """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError.
+
+        sizes: fp64 [experts], how many neurons a score [.., experts] counts for; 1 where none are given.
+        """
+        flat = scores.detach().flatten()
+        weights = None if sizes is None else sizes.expand(scores.shape).flatten()
+        for begin in range(0, len(flat), _ENTRIES):
+            part = slice(begin, begin + _ENTRIES)
+            exact = flat[part].to("cpu", torch.float32)
             low, high = (float(each) for each in exact.aminmax())
             if not 0 <= low <= high < float("inf"):
                 raise ValueError(f"scores must be numbers of at least 0, these go from {low} to {high}")
             bins = _bins(exact)
-            self.counts += torch.bincount(bins, minlength=1 + _BINS)
+            self.counts += torch.bincount(bins, None if weights is None else weights[part], minlength=1 + _BINS)
             self.energy += torch.bincount(bins, exact.double().square(), minlength=1 + _BINS)
             self.highest = max(self.highest, high)
 
