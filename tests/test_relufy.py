@@ -202,7 +202,12 @@ def test_a_batch_larger_than_all_that_is_learned_from_takes_no_more(
 ) -> None:
     taken: list[int] = []
     stream = Calibration.stream
-    monkeypatch.setattr(Calibration, "stream", lambda self, tokens: taken.append(tokens) or stream(self, tokens))
+
+    def watched(self: Calibration, tokens: int) -> torch.Tensor:
+        taken.append(tokens)
+        return stream(self, tokens)
+
+    monkeypatch.setattr(Calibration, "stream", watched)
     made(model, tmp_path / "out", {"distill": {"tokens": 100, "batch": 10**6}})
     assert taken == [100] and notes(tmp_path / "out")["steps"] == 1
 
