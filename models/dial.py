@@ -33,6 +33,11 @@ class Dial:
             points.append((float(index), tier.bytes_share))
         return cls((FULL, *(tier.name for tier in tiers)), tuple(points))
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of each tier, what calibration saw: of the full one, all."""
+        return (1.0, *(share for place, share in self.points[1:] if place.is_integer()))
+
     def place(self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()) -> float:
         """Of a tier by its name, or of a share of bytes; of the full tier without either.
 

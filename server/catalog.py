@@ -64,7 +64,7 @@ class ServedModel:
                 setattr(info, field, getattr(description, field))
             info.stages.extend(description.stages)
             info.tiers.extend(description.tiers)
-            info.tier_shares.extend(share for place, share in description.dial.points if place.is_integer())
+            info.tier_shares.extend(description.dial.shares)
         if load is not None and self.engine.state is EngineState.SERVING:
             info.load.num_slots, info.load.free_slots = load.num_slots, load.free_slots
             info.load.running, info.load.waiting = load.running, load.waiting

@@ -26,6 +26,7 @@ def test_less_share_is_never_an_earlier_place() -> None:
 def test_no_share_is_answered_with_more_than_the_full_tier_reads() -> None:
     beyond = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 1.1], [0.5, 0.9]]})
     dial = Dial.of([beyond, LOW])
+    assert dial.shares == (1.0, 0.71, 0.49)
     assert [dial.place(None, share) for share in (1, 0.9999, 0.95, 0.9)] == pytest.approx(
         [0, 0.25, 0.375, 0.5], abs=1e-3
     )
