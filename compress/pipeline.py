@@ -272,7 +272,7 @@ def _finished_before(source: Checkpoint, target: Path, recipe: Recipe) -> Compre
             f"{target} exists and is not the result of this recipe on this model; remove it or name another directory"
         )
     result = open_checkpoint(target)
-    record.verify(target, result.files)
+    record.verify(result.path, result.files)
     measured = last.measured
     return Compression(
         target, recipe, source.weight_bytes, result.weight_bytes, measured["original"], measured["result"],

@@ -197,10 +197,14 @@ def test_a_dry_run_writes_nothing_and_knows_the_size(model: Path, tmp_path: Path
     assert compress(model, tmp_path / "out", QUICK).bytes_after == planned
 
 
-def test_a_finished_result_is_recognised(model: Path, tmp_path: Path) -> None:
-    first = compress(model, tmp_path / "out", QUICK)
+@pytest.mark.parametrize("out", [Path("out"), None])
+def test_a_finished_result_is_recognised(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: Path | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = compress(model, out or tmp_path / "out", QUICK)
     written = (tmp_path / "out" / "moesaic.json").stat().st_mtime_ns
-    again = compress(model, tmp_path / "out", QUICK)
+    again = compress(model, out or tmp_path / "out", QUICK)
     assert again.already_there and again.result == first.result
     assert (tmp_path / "out" / "moesaic.json").stat().st_mtime_ns == written
 
