@@ -22,20 +22,21 @@ class FFNShape:
 
 
 def plane_ffn_bytes(shape: FFNShape, bits: int, active: float, fine: float) -> float:
-    """Bytes that a lone token reads where `active` neurons are computed and `fine` of them from all bits.
+    """Bytes that a lone token reads where `fine` neurons are refined and the rows of down of `active` are read.
 
-    Of all neurons the high planes of gate and up, their scales, biases and fit; the low planes of the fine and the
-    rows of down of the active; scales and bias of the output. Rows that do not fill their lines of 64 bytes read up to
-    a line more, which belongs to a layout and is not counted.
+    Of all neurons the high planes of gate and up and their fit; of the fine ones the low planes, scales and biases; the
+    rows of the active; scales and bias of the output. Rows that do not fill their lines of 64 bytes read up to a line
+    more, which belongs to a layout and is not counted.
     """
-    planes = shape.hidden * shape.scored * (shape.width * bits + fine * (8 - bits)) / 8
-    fit = FITTED_BYTES * fitted_vectors(shape.scored) * shape.width
-    return planes + shape.hidden * active + _vector_bytes(shape) + fit
+    high = shape.width * (shape.hidden * shape.scored * bits / 8 + FITTED_BYTES * fitted_vectors(shape.scored))
+    low = fine * (shape.hidden * shape.scored * (8 - bits) / 8 + _row_vector_bytes(shape))
+    return high + low + shape.hidden * active + _output_vector_bytes(shape)
 
 
 def int8_ffn_bytes(shape: FFNShape) -> int:
     """Bytes of weights, scales and biases of the whole FFN in plain int8."""
-    return shape.hidden * shape.width * (1 + shape.scored) + _vector_bytes(shape)
+    rows = shape.hidden * (1 + shape.scored) + _row_vector_bytes(shape)
+    return shape.width * rows + _output_vector_bytes(shape)
 
 
 def constant_bytes(hidden: int) -> int:
@@ -43,7 +44,10 @@ def constant_bytes(hidden: int) -> int:
     return 4 * hidden
 
 
-def _vector_bytes(shape: FFNShape) -> int:
-    """Scales and biases."""
-    scored, output = 4 + 4 * shape.biased, 4 + 4 * shape.output_biased
-    return scored * shape.scored * shape.width + output * shape.hidden
+def _row_vector_bytes(shape: FFNShape) -> int:
+    """Scales and biases of one neuron's gate and up."""
+    return (4 + 4 * shape.biased) * shape.scored
+
+
+def _output_vector_bytes(shape: FFNShape) -> int:
+    return (4 + 4 * shape.output_biased) * shape.hidden

@@ -2,9 +2,10 @@
 
 A row q of int8 weights with scale s holds a coarse copy of itself: its high b bits p = floor(q / 2^(8-b)), worth
 s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up foresee every neuron's value and how far off it may be
-(coarse.py). Where the value matters enough, the neuron is computed; where the doubt matters enough, its low bits are
-read as well and its value is exact: q = 2^(8-b) p + r, so only dot(r, x) is added to what is known. Activations enter
-these products as int8 with one scale a token, so that every dot product is an integer and no sum depends on its order.
+(coarse.py). Where that is in doubt and matters, the low bits are read as well and the value is exact: with
+q = 2^(8-b) p + r only dot(r, x) is added to what is known. Rows of down are read for values that matter
+(plane_choice.py). Activations enter these products as int8 with one scale a token, so that every dot product is an
+integer and no sum depends on its order.
 
 On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
 for, and nothing else. The rest of the world computes all neurons and masks them.
@@ -12,7 +13,7 @@ for, and nothing else. The rest of the world computes all neurons and masks them
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from .coarse import CoarseFit, foresee
 from .int8_dynamic_linear import quantize_tokens
 from .int8_linear import int8_linear
 from .native import Native, native
+from .plane_choice import NeuronScores
 from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
 from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
 
@@ -59,30 +61,31 @@ class PlaneWeights:
 
 @dataclass(frozen=True)
 class PlaneResult:
-    """y [tokens, hidden]; counts int64 [2, tokens]: neurons that were computed, and of those the exact ones."""
+    """y [tokens, hidden]; counts int64 [2, tokens]: neurons whose row of down was read, and those that were refined."""
 
     y: Tensor
     counts: Tensor
 
     @property
     def active(self) -> Tensor:
-        """Neurons of each token that were computed: int64 [tokens]."""
+        """Neurons of each token whose row of down was read: int64 [tokens]."""
         return self.counts[0]
 
     @property
     def fine(self) -> Tensor:
-        """And of those the exact ones: int64 [tokens]."""
+        """Those whose low bits were read, whether or not their value was then worth a row: int64 [tokens]."""
         return self.counts[1]
 
 
 def plane_ffn(
     x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
 ) -> PlaneResult:
-    """y[t] = down_bias + sum over neurons n with value score > thresholds[t, 0] of down[:, n] h[t, n].
+    """y[t] = down_bias + sum over the computed neurons n of down[:, n] h[t, n].
 
-    h = act(up x), or act(gate x) * (up x): exact where the doubt score > thresholds[t, 1], else as foreseen; scores
-    are those of `plane_scores`. x: floating point [tokens, hidden], computed in fp32; thresholds: fp32 [tokens, 2]. A
-    token that is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to work in.
+    h = act(up x), or act(gate x) * (up x): exact where refined, else as foreseen. Who is computed and refined at
+    thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`. x: floating point
+    [tokens, hidden], computed in fp32. A token that is not finite gives no numbers. Raises ValueError for shapes,
+    MemoryError where there is none to work in.
     """
     _check(x, weights, thresholds)
     library = native() if x.is_cpu else None
@@ -122,34 +125,21 @@ def plane_ffn_torch(
     x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
 ) -> PlaneResult:
     """The same, all neurons computed and masked afterwards."""
-    integers, scale = quantize_tokens(x)
-    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
-    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
-    pairs = zip(dots, _scored(weights), strict=True)
-    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
-    h, width = _product(exact, ACTIVATIONS[activation]), len(weights.up)
-    scores = _scores(rough, deviation, weights.fit, tile)
-    passed = (each > thresholds[:, i : i + 1] for i, each in enumerate(scores))
-    active, fine = (_per_neuron(each, tile, width) for each in passed)
-    fine = fine & active
-    h = torch.where(fine, h, torch.where(active, rough, torch.zeros_like(h)))
-    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + scale * 0.0  # 0, or no number
-    return PlaneResult(y.to(x.dtype), torch.stack([active.sum(-1), fine.sum(-1)]))
+    found = _neurons(x, weights, bits, activation)
+    width = len(weights.up)
+    chosen = _scores(found, weights.fit, tile).chosen(thresholds)
+    computed, refined = (_per_neuron(each, tile, width) for each in chosen)
+    h = torch.where(computed, torch.where(refined, found.exact, found.rough), torch.zeros_like(found.exact))
+    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + found.token_scale * 0.0  # 0, or no number
+    return PlaneResult(y.to(x.dtype), torch.stack([computed.sum(-1), refined.sum(-1)]))
 
 
-def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> tuple[Tensor, Tensor]:
-    """(value, doubt): |h| and its deviation as foreseen, times the importance; fp32 [tokens, tiles].
-
-    For tiles the Euclidean norm over their neurons.
-    """
-    parts = [_some_scores(part, weights, bits, activation, tile) for part in torch.split(x, _SCORED_TOKENS)]
-    return torch.cat([value for value, _ in parts]), torch.cat([doubt for _, doubt in parts])
-
-
-def _some_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int) -> tuple[Tensor, Tensor]:
-    integers, scale = quantize_tokens(x)
-    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
-    return _scores(*foresee(_coarse(dots, scale, weights.fit), weights.fit, activation), weights.fit, tile)
+def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> NeuronScores:
+    """What decides at any thresholds: fp32 [tokens, tiles] each."""
+    parts = [
+        _scores(_neurons(part, weights, bits, activation), weights.fit, tile) for part in torch.split(x, _SCORED_TOKENS)
+    ]
+    return NeuronScores(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def plane_products(x: Tensor, weights: PlaneWeights, bits: int) -> list[tuple[Tensor, Tensor]]:
@@ -207,9 +197,28 @@ def _coarse(dots: list[tuple[Tensor, Tensor]], token_scale: Tensor, fit: CoarseF
     return [_scaled(dot, token_scale, scale, bias) for (dot, _), scale, bias in rows]
 
 
-def _scores(value: Tensor, deviation: Tensor, fit: CoarseFit, tile: int) -> tuple[Tensor, Tensor]:
+class _Neurons(NamedTuple):
+    """h of every neuron as foreseen, how far off that may be, and exactly, [tokens, width]; token_scale [tokens, 1]."""
+
+    rough: Tensor
+    deviation: Tensor
+    exact: Tensor
+    token_scale: Tensor
+
+
+def _neurons(x: Tensor, weights: PlaneWeights, bits: int, activation: str) -> _Neurons:
+    integers, scale = quantize_tokens(x)
+    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
+    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
+    pairs = zip(dots, _scored(weights), strict=True)
+    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
+    return _Neurons(rough, deviation, _product(exact, ACTIVATIONS[activation]), scale)
+
+
+def _scores(found: _Neurons, fit: CoarseFit, tile: int) -> NeuronScores:
     importance = fit.importance.float()
-    return tile_scores(value.abs() * importance, tile), tile_scores(deviation * importance, tile)
+    values = (found.rough.abs(), found.deviation, found.exact.abs())
+    return NeuronScores(*(tile_scores(each * importance, tile) for each in values))
 
 
 def _scaled(dot: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 """Weights of a bit-plane FFN in the order in which cpp/plane_ffn.cpp reads them.
 
-What every token reads lies in groups of 16 neurons, one after the other: the high bits of gate and up, then scales,
-biases and the fit of the high bits. What only some tokens read follows neuron by neuron: the low bits of gate and up
-in one array, the rows of the transposed down in another. For bits and sizes that divide, the weights take the bytes of
-plain int8.
+What every token reads lies in groups of 16 neurons, one after the other: the high bits of gate and up, then their fit.
+What only some tokens read follows neuron by neuron: the low bits of gate and up in one array, their scales and biases
+in another, the rows of the transposed down in a third. For bits and sizes that divide, all of it but the fit takes the
+bytes of plain int8.
 
 A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields of one width fill bytes by turns.
 """
@@ -34,7 +34,7 @@ class Layer(ctypes.Structure):
     """`struct PlaneLayer` of cpp/plane_ffn.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("groups", "low", "down", "down_scale", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias")),
         *((name, ctypes.c_int64) for name in ("hidden", "width", "group_bytes", "low_bytes", "columns")),
         *((name, ctypes.c_int64) for name in ("bits", "gated", "biased")),
     ]
@@ -44,11 +44,13 @@ class Layer(ctypes.Structure):
 class PackedPlanes:
     """groups: uint8 [ceil(width / 16), bytes]; low: uint8 [width, bytes]; down: int8 [width, hidden in whole lines].
 
-    Rows begin on lines of 64 bytes. down_scale, down_bias: fp32 [hidden], the bias or None. `bits` are the high ones.
+    Their rows begin on lines of 64 bytes. exact: fp32 [width, 1 to 4], scales of gate and up, then biases. down_scale,
+    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones.
     """
 
     groups: Tensor
     low: Tensor
+    exact: Tensor
     down: Tensor
     down_scale: Tensor
     down_bias: Tensor | None
@@ -61,7 +63,7 @@ class PackedPlanes:
     @property
     def nbytes(self) -> int:
         """Of memory, padding included."""
-        tensors = (self.groups, self.low, self.down, self.down_scale, self.down_bias)
+        tensors = (self.groups, self.low, self.exact, self.down, self.down_scale, self.down_bias)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     @cached_property
@@ -70,6 +72,7 @@ class PackedPlanes:
         return Layer(
             self.groups.data_ptr(),
             self.low.data_ptr(),
+            self.exact.data_ptr(),
             self.down.data_ptr(),
             self.down_scale.data_ptr(),
             None if self.down_bias is None else self.down_bias.data_ptr(),
@@ -112,12 +115,14 @@ def pack_planes(
     if biased:
         vectors += [torch.zeros_like(vectors[0]) if bias is None else bias for bias in biases]
     fitted = [*fit.scale, *fit.bias, *fit.error, fit.importance]
-    parts = [_group_planes(high, bits), _group_vectors(vectors, torch.float32), _group_vectors(fitted, torch.bfloat16)]
-    groups = _padded(torch.cat(parts, dim=-1), LINE)
-    groups, low, rows = _on_large_pages([groups, _neuron_planes(low, 8 - bits), _padded(down.T, LINE)])
+    groups = _padded(torch.cat([_group_planes(high, bits), _group_vectors(fitted)], dim=-1), LINE)
+    exact = torch.stack([vector.detach().float() for vector in vectors], dim=1)
+    parts = [groups, _neuron_planes(low, 8 - bits), exact, _padded(down.T, LINE)]
+    groups, low, exact, rows = _on_large_pages(parts)
     return PackedPlanes(
         groups=groups,
         low=low,
+        exact=exact,
         down=rows,
         down_scale=down_scale.detach().contiguous(),
         down_bias=None if down_bias is None else down_bias.detach().float().contiguous(),
@@ -153,9 +158,9 @@ def _group_planes(numbers: Tensor, bits: int) -> Tensor:
     return torch.cat(planes, dim=-1)
 
 
-def _group_vectors(vectors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """[width] each -> [groups, bytes], 16 values of each."""
-    stacked = torch.stack([vector.detach().to(dtype) for vector in vectors])
+def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
+    """[width] each -> [groups, bytes], 16 values of each in bf16."""
+    stacked = torch.stack([vector.detach().bfloat16() for vector in vectors])
     stacked = functional.pad(stacked, (0, -stacked.shape[1] % GROUP))
     return stacked.view(len(vectors), -1, GROUP).transpose(0, 1).flatten(1).contiguous().view(torch.uint8)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Prices(NamedTuple):
-    """Bytes that a lone token reads of an FFN: anyway, for each neuron it computes, for each it computes exactly."""
+    """Bytes that a lone token reads of an FFN: anyway, for each neuron it computes, for each it refines."""
 
     fixed: float
     active: float
@@ -32,7 +32,7 @@ class Compute:
         self.num_full = len(tiers) - len(self._sparse)
         self.whole = whole
         self._by_all, self._by_full, self._fixed = [0, 0], [0, 0], 0.0  # of one row
-        self._counts: dict[Prices, Tensor] = {}  # int64 [2, sparse rows]: neurons computed, and exactly
+        self._counts: dict[Prices, Tensor] = {}  # int64 [2, sparse rows]: neurons computed, neurons refined
 
     @property
     def all_full(self) -> bool:
@@ -64,7 +64,7 @@ class Compute:
         account[1] += neurons * tokens
 
     def note_sparse(self, prices: Prices, counts: Tensor, tokens: int) -> None:
-        """counts: neurons computed and neurons computed exactly, int64 [2, sparse rows * tokens]."""
+        """counts: neurons computed and neurons refined, int64 [2, sparse rows * tokens]."""
         of_rows = counts.view(2, -1, tokens).sum(-1) if tokens > 1 else counts
         known = self._counts.get(prices)
         self._counts[prices] = of_rows if known is None else known + of_rows

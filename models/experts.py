@@ -5,6 +5,7 @@ is a row of `thresholds`; what it leaves out may be replaced by a constant, a ro
 both lie on the line between the rows.
 """
 
+import math
 from dataclasses import replace
 from typing import Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..kernels.coarse import CoarseFit
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
 from ..kernels.plane_bytes import FFNShape, constant_bytes, plane_ffn_bytes
+from ..kernels.plane_choice import NeuronScores
 from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
 from ..kernels.route import route_scores
 from .compute import Compute, Prices
@@ -62,8 +64,8 @@ class PlaneFit(TensorModule):
 class ExpertFFN(FFN):
     """The twin of `FFN` with experts. thresholds: fp32 [tiers, 2]; compensation: fp32 [tiers, hidden].
 
-    An expert is computed where its score is above the first threshold. With bit planes a neuron is computed from all
-    bits where its doubt is above the second one. Row 0 is that of the full tier: no more than the end of a line.
+    An expert is computed where its score is above the first threshold; with bit planes the second one is for doubts:
+    kernels/plane_choice.py. Row 0 is that of the full tier: no more than the end of a line.
     """
 
     thresholds: Tensor
@@ -111,13 +113,18 @@ class ExpertFFN(FFN):
 
     @property
     def down_bytes(self) -> float:
-        """int8 rows of down, with bit planes: what computing every neuron reads."""
+        """int8 rows of down, with bit planes: what computing every neuron reads beside the planes."""
         return self._plane_bytes(self.width, 0) - self._plane_bytes(0, 0)
 
     @property
     def low_bytes(self) -> float:
-        """With bit planes: what computing every neuron from all bits reads beyond that."""
+        """With bit planes: what refining every neuron reads."""
         return self._plane_bytes(0, self.width) - self._plane_bytes(0, 0)
+
+    @property
+    def ratio(self) -> float:
+        """With bit planes: of the second threshold to the first, at which a byte has one price."""
+        return math.sqrt(self.low_bytes / self.down_bytes)
 
     @property
     def expert_sizes(self) -> Tensor | None:
@@ -127,16 +134,18 @@ class ExpertFFN(FFN):
         return None if self.width % self.experts.size == 0 else sizes
 
     def scores(self, x: Tensor) -> Tensor:
-        """What is compared with the first threshold: fp32 [.., experts] for x [.., hidden]."""
-        return self._routed(x) if self.planes is None else self.value_and_doubt(x)[0]
+        """What the first threshold is compared with to say whether anything of an expert is read that is its own: fp32
+        [.., experts] for x [.., hidden].
+        """
+        return self._routed(x) if self.planes is None else self.plane_scores(x).touched_below(self.ratio)
 
-    def value_and_doubt(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """With bit planes: what is compared with the first and with the second threshold, fp32 [.., experts]."""
+    def plane_scores(self, x: Tensor) -> NeuronScores:
+        """With bit planes: what decides at any thresholds, fp32 [.., experts] each."""
         if self.planes is None:
-            raise TypeError("a trained router has no doubts")
+            raise TypeError("a trained router has no planes")
         bits, size = self.experts.router_bits, self.experts.size
-        value, doubt = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
-        return value.view(*x.shape[:-1], -1), doubt.view(*x.shape[:-1], -1)
+        found = plane_scores(x.flatten(0, -2), self.planes, bits, self.activation_name, size)
+        return NeuronScores(*(each.view(*x.shape[:-1], -1) for each in found))
 
     def set_fit(self, fit: CoarseFit) -> None:
         """What the high bits are worth from now on."""
@@ -207,7 +216,7 @@ class ExpertFFN(FFN):
         return y.view(x.shape) + compute.at(self.compensation).unsqueeze(1).to(x.dtype)
 
     def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
-        """(y [tokens, hidden], neurons computed and computed exactly, int64 [2, tokens])"""
+        """(y [tokens, hidden], neurons computed and neurons refined, int64 [2, tokens])"""
         if self.planes is None:
             raise RuntimeError("prepare() was not called")
         bits, size = self.experts.router_bits, self.experts.size

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import (
     PlaneResult,
     PlaneWeights,
@@ -68,9 +69,9 @@ def tokens_of(count: int, hidden: int) -> Tensor:
     return torch.randn(count, hidden, generator=torch.Generator().manual_seed(count + hidden))
 
 
-def limits_of(scores: tuple[Tensor, Tensor], shares: list[tuple[float, float]]) -> Tensor:
+def limits_of(scores: NeuronScores, shares: list[tuple[float, float]]) -> Tensor:
     """Thresholds [tokens, 2] in the widest gap near each share of the neurons: no rounding decides who passes."""
-    ordered = [each.sort(-1, descending=True).values for each in scores]
+    ordered = [each.sort(-1, descending=True).values for each in (scores.value, scores.doubt)]
     rows = []
     for i, pair in enumerate(shares):
         rows.append([_gap(each[i], share) for each, share in zip(ordered, pair, strict=True)])
@@ -189,8 +190,33 @@ def test_what_is_counted_is_what_passes_the_thresholds() -> None:
     scores = plane_scores(x, weights, 3, "silu")
     limits = limits_of(scores, mixed_shares(12))
     result = by_native(x, weights, limits, 3, "silu")
-    active, doubted = scores[0] > limits[:, :1], scores[1] > limits[:, 1:]
-    assert torch.equal(result.active, active.sum(-1)) and torch.equal(result.fine, (active & doubted).sum(-1))
+    computed, refined = scores.chosen(limits)
+    assert torch.equal(result.active, computed.sum(-1)) and torch.equal(result.fine, refined.sum(-1))
+    assert 0 < int((refined & ~computed).sum()) and 0 < int((computed & ~refined).sum())
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+def test_a_neuron_takes_the_cheapest_of_being_left_out_taken_coarse_and_refined() -> None:
+    """With ratio 1 a row of down and low planes cost limit^2 each, beside what stays wrong."""
+    draw = torch.Generator().manual_seed(0)
+    scores = NeuronScores(*(3 * torch.rand(1, 400, generator=draw) for _ in range(3)))
+    computed, refined = scores.chosen(torch.ones(1, 2))
+    value, doubt = scores.value.square(), scores.doubt.square()
+    paid = torch.where(refined, 2.0, torch.where(computed, 1 + doubt, value + doubt))  # at most: a row may be saved
+    assert bool((paid <= torch.minimum(value + doubt, 1 + doubt) + 1e-6).all())
+    assert torch.equal(computed[refined], scores.exact[refined] > 1) and 0 < int(refined.sum()) < 400
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])
+def test_the_limits_below_which_neurons_are_read_are_those_of_the_choice(ratio: float) -> None:
+    draw = torch.Generator().manual_seed(1)
+    scores = NeuronScores(*(torch.rand(3, 50, generator=draw) for _ in range(3)))
+    for limit in (0.1, 0.4, 0.8):
+        computed, refined = scores.chosen(torch.tensor([[limit, limit * ratio]]).expand(3, 2))
+        assert torch.equal(refined, scores.refined_below(ratio) > limit)
+        assert torch.equal(refined | computed, scores.touched_below(ratio) > limit)
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------

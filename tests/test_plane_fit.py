@@ -11,6 +11,7 @@ from moesaic.compress.moefy.fit import Regression, fitted
 from moesaic.compress.moefy.importance import neuron_importance
 from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.coarse import CoarseFit, foresee
+from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
 from moesaic.models.transformer import Layer, Transformer
@@ -150,7 +151,8 @@ def layers_of(count: int) -> list[PlaneScores]:
     found = []
     for i in range(count):
         scores = PlaneScores(fixed_bytes=30, down_bytes=40, low_bytes=40, whole_bytes=100)
-        scores.add((2.0**i * drawn(400, 50, seed=i)).abs(), (0.2 * 2.0**i * drawn(400, 50, seed=9 + i)).abs())
+        value, doubt = 2.0**i * drawn(400, 50, seed=i), 0.2 * 2.0**i * drawn(400, 50, seed=9 + i)
+        scores.add(NeuronScores(value.abs(), doubt.abs(), (value + doubt).abs()))
         found.append(scores)
     return found
 
@@ -180,9 +182,20 @@ def test_a_budget_for_everything_takes_everything() -> None:
 
 def test_neurons_that_are_certain_to_give_nothing_are_not_computed_for_a_budget_that_has_room() -> None:
     scores = PlaneScores(fixed_bytes=20, down_bytes=40, low_bytes=40, whole_bytes=100)
-    scores.add(drawn(100, 50).relu(), drawn(100, 50).relu())
+    scores.add(NeuronScores(*[drawn(100, 50).relu()] * 3))
     (limit,) = limits_for([scores], 0.9, "global")
     assert limit > 0 and scores.bytes_at(limit) < 90
+
+
+def test_the_bytes_foretold_at_a_limit_are_those_of_the_choice() -> None:
+    scores = PlaneScores(fixed_bytes=10, down_bytes=30, low_bytes=60, whole_bytes=100)
+    seen = NeuronScores(*(drawn(200, 50, seed=seed).abs() for seed in range(3)))
+    scores.add(seen)
+    for limit in (0.2, 0.7, 1.5):
+        computed, refined = seen.chosen(scores.thresholds(limit).expand(200, 2))
+        spent = 10 + 30 * float(computed.float().mean()) + 60 * float(refined.float().mean())
+        assert scores.bytes_at(limit) == pytest.approx(spent, rel=0.01)
+        assert scores.shares_at(limit)[2] == pytest.approx(float((computed | refined).float().mean()), abs=0.01)
 
 
 def test_low_planes_that_cost_twice_are_read_at_a_limit_higher_by_the_root_of_two() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.distill.recovery import TierLesson, TierSettings
-from moesaic.compress.distill.sparse_ffn import TierFFN
+from moesaic.compress.distill.sparse_ffn import TierFFN, limit_for_share
 from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean_magnitude
 from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.training import Trainer, accelerator
@@ -23,6 +23,7 @@ from moesaic.compress.material import Workshop
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.compress.stage_cache import stages_folder
+from moesaic.compress.walk import walk
 from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
@@ -162,21 +163,21 @@ def test_distilled_at_a_tier_a_model_says_there_more_of_what_the_original_says(m
 
 @pytest.fixture
 def lesson(model: Path, tmp_path: Path) -> Any:
-    """Makes a model's lesson at a tier."""
+    """Makes a model's lesson at a tier; gives the windows too."""
 
-    def make(**settings: Any) -> tuple[Transformer, TierLesson]:
+    def make(**settings: Any) -> tuple[Transformer, TierLesson, torch.Tensor]:
         source = open_checkpoint(model)
         calibration = Calibration(CalibrationSettings(sequences=6, length=32), source)
         student = trainable(source.spec, read_tensors(source))
         shop = Workshop(source, calibration, 0, tmp_path, lambda *_: None)
-        return student, TierLesson(student, TierSettings(**settings), source, shop)
+        return student, TierLesson(student, TierSettings(**settings), source, shop), calibration.windows
 
     return make
 
 
 @pytest.mark.parametrize(("mix", "counts"), [(0.25, [2, 6]), (0.01, [1, 7]), (1.0, [8])])
 def test_of_each_batch_the_mix_is_computed_at_the_tier(lesson: Any, mix: float, counts: list[int]) -> None:
-    student, at_tier = lesson(share=0.7, mix=mix)
+    student, at_tier, _ = lesson(share=0.7, mix=mix)
     modes, sizes = [], []
     for part in at_tier.parts(torch.arange(8)):
         modes.append([each.at_tier for each in student.modules() if isinstance(each, TierFFN)])
@@ -186,13 +187,17 @@ def test_of_each_batch_the_mix_is_computed_at_the_tier(lesson: Any, mix: float, 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_what_a_tier_computes_spends_its_share_of_the_bytes(lesson: Any, allocation: str) -> None:
-    student, _ = lesson(share=0.65, allocation=allocation)
-    ffns = [each for each in student.modules() if isinstance(each, TierFFN)]
+    student, _, windows = lesson(share=0.65, allocation=allocation)
     costs = [TierSettings(share=0.65).scores(layer.ffn, 48) for layer in student.spec.layers]
-    read = [
-        cost.fixed_bytes + ffn.shares.active * cost.down_bytes + ffn.shares.exact * cost.low_bytes
-        for ffn, cost in zip(ffns, costs, strict=True)
-    ]
+    read: list[float] = []
+
+    def count(index: int, ffn: Any, given: Any) -> None:
+        scores = ffn.foreseen(torch.cat(list(given)).flatten(0, -2)).scores
+        limit = limit_for_share(scores.touched_below(ffn.ratio), ffn.touched)
+        shares = [float(each.float().mean()) for each in scores.chosen(limit * torch.tensor([[1.0, ffn.ratio]]))]
+        read.append(costs[index].fixed_bytes + shares[0] * costs[index].down_bytes + shares[1] * costs[index].low_bytes)
+
+    walk(student, windows, count)
     assert sum(read) == pytest.approx(0.65 * sum(cost.whole_bytes for cost in costs), rel=0.01)
     assert (read[0] == pytest.approx(read[1], rel=0.01)) == (allocation == "uniform")
 

@@ -16,13 +16,15 @@ from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_
 from .layer import LabLayer
 from .method import Form, Material, NotHere, Progress, Used
 
+_NO_DOUBT = -1e-20  # a limit that doubts of 0 are above
+
 
 @dataclass
 class Planes:
     """bits: None is the default of the recipe. allocation: one multiplier for all layers, or one for each.
 
     fit: whether coarse products are regressed and doubts known; fisher: whether importance is, else the column norms.
-    Without a fit every computed neuron is computed from all bits.
+    Without a fit there are no doubts, and every neuron of enough value is refined.
     """
 
     bits: int
@@ -53,7 +55,7 @@ class Planes:
             raise NotHere(f"the high {self.bits} bits alone are more than {share:.2f} of the bytes")
         seen = self._scores if self.allocation == "global" else [self._observed(index, x)]
         limit = limits_for(seen, share, self.allocation)[0]
-        thresholds = seen[0].thresholds(limit) if self.fit else torch.tensor([limit, -1.0])
+        thresholds = seen[0].thresholds(limit) if self.fit else torch.tensor([limit, _NO_DOUBT])
         return lambda given: self._used(layer, weights, given, thresholds)
 
     def _used(self, layer: LabLayer, weights: PlaneWeights, x: Tensor, thresholds: Tensor) -> Used:
@@ -73,8 +75,8 @@ class Planes:
         layer = self._layers[index]
         fixed, active, fine = (self._price(layer, *each) for each in ((0, 0), (layer.width, 0), (0, layer.width)))
         scores = PlaneScores(fixed, active - fixed, fine - fixed, layer.whole_bytes)
-        value, doubt = plane_scores(x, self._weights[index], self.bits, layer.weights.activation)
-        scores.add(value, doubt if self.fit else value * scores.ratio)
+        found = plane_scores(x, self._weights[index], self.bits, layer.weights.activation)
+        scores.add(found if self.fit else found._replace(doubt=found.value * scores.ratio))
         return scores
 
     def _price(self, layer: LabLayer, active: int, fine: int) -> float:

@@ -18,7 +18,7 @@ from ..moefy.importance import neuron_importance
 from ..moefy.settings import MoefySettings
 from ..strict import Strict
 from ..walk import walk
-from .sparse_ffn import TierFFN, TierShares
+from .sparse_ffn import TierFFN
 from .training import Lesson
 
 
@@ -70,7 +70,7 @@ class TierSettings(Strict):
 class TierLesson(Lesson):
     """Gives a model FFNs that can compute at the tier, and has a part of each batch computed there.
 
-    How many neurons of each layer the tier computes is found once, from the scores of the model as it comes.
+    How many neurons of each layer the tier touches is found once, from the scores of the model as it comes.
     """
 
     def __init__(self, model: Transformer, settings: TierSettings, source: Checkpoint, workshop: Workshop) -> None:
@@ -98,20 +98,18 @@ class TierLesson(Lesson):
                 yield group
 
     def _share_out(self, model: Transformer, windows: Tensor) -> None:
-        """The shares of each layer, as the limits that spend the tier's bytes bring them about."""
+        """What each layer touches, as the limits that spend the tier's bytes bring it about."""
         seen = [self._settings.scores(layer.ffn, model.spec.hidden_size) for layer in model.spec.layers]
 
         def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
             for x in given:
-                found = self._ffns[index].foreseen(x.flatten(0, -2))
-                seen[index].add(found.value, found.doubt)
+                seen[index].add(self._ffns[index].foreseen(x.flatten(0, -2)).scores)
 
         model.prepare()
         walk(model, windows, watch, progress=self._teller("scores of neurons"))
         limits = limits_for(seen, self._settings.share, self._settings.allocation)
         for ffn, scores, limit in zip(self._ffns, seen, limits, strict=True):
-            if limit >= 0:
-                ffn.shares = TierShares(scores.active.share_above(limit), scores.fine.share_above(limit))
+            ffn.touched, ffn.ratio = scores.shares_at(limit)[2], scores.ratio
 
     def _teller(self, what: str) -> Any:
         return lambda done, of: self._workshop.progress(f"distill: {what}", done, of)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ...kernels.coarse import CoarseFit, foresee
 from ...kernels.int8_dynamic_linear import quantize_tokens
+from ...kernels.plane_choice import NeuronScores
 from ...models.compute import Compute
 from ...models.ffn import FFN
 from ...models.linear import Linear, TensorModule
@@ -21,34 +22,26 @@ from ...models.spec import FFNSpec
 
 
 @dataclass(frozen=True, slots=True)
-class TierShares:
-    """Of a layer's neurons the part that is computed, and the part that is computed from all bits."""
-
-    active: float = 1.0
-    exact: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Foreseen:
-    """[tokens, width] each: neurons from all bits and from the high ones, and the two scores of `plane_scores`."""
+    """Neurons from all bits and from the high ones, [tokens, width] each, and what `plane_scores` makes of them."""
 
     exact: Tensor
     coarse: Tensor
-    value: Tensor
-    doubt: Tensor
+    scores: NeuronScores
 
 
 class TierFFN(FFN):
     """The twin of a dense `FFN` over the same parameters: at the tier as long as `at_tier`, else whole int8.
 
-    bits: of the high planes. importance: fp32 [width]. compensate: adds the mean of what is left out.
+    bits: of the high planes. importance: fp32 [width]. compensate: adds the mean of what is left out. touched: of the
+    neurons the part of which the tier reads anything; ratio: of the limit for doubts to the one for values.
     """
 
     def __init__(self, hidden_size: int, spec: FFNSpec, bits: int, importance: Tensor, compensate: bool = True) -> None:
         super().__init__(hidden_size, spec)
         self.bits, self.compensate = bits, compensate
         self.importance = importance.bfloat16().float()
-        self.shares, self.at_tier = TierShares(), False
+        self.touched, self.ratio, self.at_tier = 1.0, 1.0, False
 
     @classmethod
     def of(
@@ -76,12 +69,11 @@ class TierFFN(FFN):
         return self._down(self.hidden(x))
 
     def sparse(self, x: Tensor) -> Tensor:
-        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at thresholds that keep these shares of `x`."""
+        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at the limit that touches this part for `x`."""
         seen = self.foreseen(x)
-        active = seen.value > limit_for_share(seen.value, self.shares.active)
-        doubt = torch.where(active, seen.doubt, 0.0)
-        fine = active & (doubt > limit_for_share(doubt, self.shares.exact))
-        h = torch.where(fine, seen.exact, torch.where(active, seen.coarse, 0.0))
+        limit = limit_for_share(seen.scores.touched_below(self.ratio), self.touched)
+        computed, refined = seen.scores.chosen(limit * torch.tensor([[1.0, self.ratio]], device=x.device))
+        h = torch.where(computed, torch.where(refined, seen.exact, seen.coarse), 0.0)
         y = self._down(h)
         if not self.compensate:
             return y
@@ -94,8 +86,8 @@ class TierFFN(FFN):
         coarse = [_straight_through(exact, fitted) for exact, fitted in pairs]
         value, deviation = foresee(coarse, fit, self.activation_name)
         exact = self.activation(pairs[0][0]) if self.gate is None else self.activation(pairs[0][0]) * pairs[1][0]
-        scores = (each.detach() * self.importance for each in (value.abs(), deviation))
-        return Foreseen(exact, value, *scores)
+        parts = (value.abs(), deviation, exact.abs())
+        return Foreseen(exact, value, NeuronScores(*(each.detach() * self.importance for each in parts)))
 
     def products(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], CoarseFit]:
         """(exact, fitted coarse) products of gate, where there is one, and up, fp32 [tokens, width]; their fit."""
@@ -151,10 +143,10 @@ def fake_int8(weight: Tensor) -> Tensor:
     return _straight_through(weight, whole * scale)
 
 
-def limit_for_share(scores: Tensor, share: float) -> float | Tensor:
+def limit_for_share(scores: Tensor, share: float) -> Tensor:
     """The threshold above which at most this share of the scores >= 0 lies, and as much of it as equal ones let."""
     left_out = scores.numel() - int(share * scores.numel())
-    return -1.0 if left_out <= 0 else torch.kthvalue(scores.flatten(), left_out).values
+    return scores.new_tensor(-1.0) if left_out <= 0 else torch.kthvalue(scores.flatten(), left_out).values
 
 
 def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...kernels.plane_choice import NeuronScores
 from ...models.experts import ExpertFFN
 from .thresholds import ScoreHistogram
 
@@ -21,16 +22,19 @@ EVERYTHING = -1.0  # below every score
 class PlaneScores:
     """How the scores of one layer are spread, and what all its rows of down and all its low planes cost.
 
-    Left out, a neuron costs value^2 / 2 nats; taken coarse, doubt^2 / 2. One multiplier buys both: compute where
-    value > limit, read the low planes where doubt > ratio limit as well, ratio^2 = low_bytes / down_bytes.
+    A neuron's score^2 / 2 is what it is worth in nats (kernels/plane_choice.py). One limit buys both rows of down and
+    low planes, these at limit * ratio with ratio^2 = low_bytes / down_bytes: a byte then has one price. The histograms
+    hold the limits below which neurons do what their names say, were there one limit for all.
     """
 
     fixed_bytes: float
     down_bytes: float
     low_bytes: float
     whole_bytes: float
-    active: ScoreHistogram = field(default_factory=ScoreHistogram)
-    fine: ScoreHistogram = field(default_factory=ScoreHistogram)
+    foreseen: ScoreHistogram = field(default_factory=ScoreHistogram)  # of enough value as foreseen
+    refined: ScoreHistogram = field(default_factory=ScoreHistogram)
+    both: ScoreHistogram = field(default_factory=ScoreHistogram)
+    confirmed: ScoreHistogram = field(default_factory=ScoreHistogram)  # refined, and of enough value then
     sizes: Tensor | None = None  # of the experts, where they differ
 
     @classmethod
@@ -43,14 +47,26 @@ class PlaneScores:
     def ratio(self) -> float:
         return math.sqrt(self.low_bytes / self.down_bytes)
 
-    def add(self, value: Tensor, doubt: Tensor) -> None:
-        self.active.add(value, self.sizes)
-        self.fine.add(torch.minimum(value, doubt / self.ratio), self.sizes)
+    def add(self, scores: NeuronScores) -> None:
+        """Takes in what tokens see, [.., experts] each."""
+        refined = scores.refined_below(self.ratio)
+        self.foreseen.add(scores.value, self.sizes)
+        self.refined.add(refined, self.sizes)
+        self.both.add(torch.minimum(scores.value, refined), self.sizes)
+        self.confirmed.add(torch.minimum(scores.exact, refined), self.sizes)
+
+    def shares_at(self, limit: float) -> tuple[float, float, float]:
+        """Of the neurons: whose rows of down are read, which are refined, and of which anything is read."""
+        refined, coarse = self.refined.share_above(limit), self._coarse(limit)
+        return coarse + self.confirmed.share_above(limit), refined, coarse + refined
 
     def bytes_at(self, limit: float) -> float:
         """What a lone token reads."""
-        read = self.active.share_above(limit) * self.down_bytes + self.fine.share_above(limit) * self.low_bytes
-        return self.fixed_bytes + read
+        computed, refined, _ = self.shares_at(limit)
+        return self.fixed_bytes + computed * self.down_bytes + refined * self.low_bytes
+
+    def _coarse(self, limit: float) -> float:
+        return max(0.0, self.foreseen.share_above(limit) - self.both.share_above(limit))
 
     def thresholds(self, limit: float) -> Tensor:
         """fp32 [2]"""

@@ -65,10 +65,10 @@ class PlaneTiers:
         def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
             found.append(PlaneScores.of(expert))
             expert.thresholds[index] = found[-1].thresholds(limits[layer])
-            pairs = [expert.value_and_doubt(x) for x in given]
-            for pair in pairs:
-                found[-1].add(*pair)
-            return Decided([value for value, _ in pairs], found[-1].bytes_at)
+            scores = [expert.plane_scores(x) for x in given]
+            for each in scores:
+                found[-1].add(each)
+            return Decided([each.touched_below(found[-1].ratio) for each in scores], found[-1].bytes_at)
 
         gated = next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
@@ -89,5 +89,5 @@ class PlaneTiers:
 def _observed(expert: ExpertFFN, given: Sequence[Tensor]) -> PlaneScores:
     scores = PlaneScores.of(expert)
     for x in given:
-        scores.add(*expert.value_and_doubt(x))
+        scores.add(expert.plane_scores(x))
     return scores

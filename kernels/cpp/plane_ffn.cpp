@@ -9,8 +9,9 @@
 #include "plane_isa.h"
 
 struct PlaneLayer {
-  const uint8_t* groups;    // [width / 16, group_bytes]: high planes, scales, biases, and as bf16 the fit
+  const uint8_t* groups;    // [width / 16, group_bytes]: high planes of gate and up, and as bf16 their fit
   const uint8_t* low;       // [width, low_bytes]: low planes of gate and up
+  const float* exact;       // [width, 1 to 4]: scales of gate and up, then biases, if any
   const int8_t* down;       // [width, columns]: down transposed, hidden in whole lines
   const float* down_scale;  // [hidden]
   const float* down_bias;   // [hidden] or null
@@ -22,13 +23,13 @@ struct PlaneJob {
   int64_t tokens, num_groups, parts;    // at most TOKEN_BLOCK tokens
   int activation;                       // one of `enum Activation`
   int64_t stride;                       // bytes from one token's x to the next
-  int64_t vectors_offset;               // where scales start in a group
-  const float* thresholds;              // [tokens, 2]
+  int64_t fit_offset;                   // where the fit starts in a group
+  const float* thresholds;              // [tokens, 2], of kernels/plane_choice.py
   int8_t* x;                            // [tokens, stride]
   float* scale;                         // [tokens]
   int32_t* sum;                         // [tokens], of x
   float* sums;                          // [parts, tokens, layer.columns]
-  int32_t* counts;                      // [parts, tokens, 2], active and fine
+  int32_t* counts;                      // [parts, tokens, 2], rows of down and refined
 };
 
 struct Kernel {
@@ -154,12 +155,12 @@ int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thre
   static thread_local Scratch scratch;
   const int64_t hidden = layer->hidden, rows = layer->gated ? 2 : 1, num_groups = ceil_divide(layer->width, 16);
   const int64_t wanted = ceil_divide(num_groups, PART_GROUPS), parts = wanted < MAX_PARTS ? wanted : MAX_PARTS;
-  int64_t vectors_offset = 0;
+  int64_t fit_offset = 0;
   for (int64_t width = 4; width; width /= 2)
-    if (layer->bits & width) vectors_offset += group_lines(hidden, width, rows) * 64;
+    if (layer->bits & width) fit_offset += group_lines(hidden, width, rows) * 64;
   for (int64_t t = 0; t < tokens; t += TOKEN_BLOCK) {
     const int64_t now = tokens - t < TOKEN_BLOCK ? tokens - t : TOKEN_BLOCK;
-    PlaneJob job{*layer, now, num_groups, parts, activation, ceil_divide(hidden, 64) * 64 + 576, vectors_offset,
+    PlaneJob job{*layer, now, num_groups, parts, activation, ceil_divide(hidden, 64) * 64 + 576, fit_offset,
                  thresholds + 2 * t, nullptr, nullptr, nullptr, nullptr, nullptr};
     if (!place(job, scratch)) return 0;
     const int64_t useful = now * hidden * layer->width / MINIMUM_WORK + 1;
