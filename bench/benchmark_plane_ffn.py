@@ -22,10 +22,12 @@ from torch.nn import functional
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 
 # Absolute, since pytest imports this file outside the package.
+from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.int8_linear import int8_linear
-from moesaic.kernels.plane_bytes import FFNShape, plane_ffn_bytes
+from moesaic.kernels.plane_bytes import FFNShape
+from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import (
     PlaneWeights,
     packed_weights,
@@ -42,14 +44,13 @@ THREADS = 1  # a second thread that others interrupt keeps the first one waiting
 
 @dataclass(frozen=True)
 class Case:
-    """An FFN, and the shares of its neurons that are computed at all and from all bits."""
+    """An FFN, and the share of its int8 bytes that a token reads."""
 
     hidden: int
     width: int
     gated: bool
     bits: int
-    active: float
-    fine: float
+    share: float
 
     @property
     def name(self) -> str:
@@ -63,23 +64,13 @@ class Case:
     def weights(self) -> int:
         return self.hidden * self.width * (3 if self.gated else 2)
 
-    @property
-    def share(self) -> float:
-        """Of the bytes that all neurons from all bits read."""
-        used, whole = (self._bytes(*each) for each in ((self.active, self.fine), (1.0, 1.0)))
-        return used / whole
-
-    def _bytes(self, active: float, fine: float) -> float:
-        shape = FFNShape(self.hidden, self.width, self.gated)
-        return plane_ffn_bytes(shape, self.bits, active * self.width, fine * self.width)
-
 
 CASES = [
-    Case(576, 1536, True, 4, 0.52, 0.12),  # SmolLM2-135M
-    Case(576, 1536, True, 4, 1.0, 1.0),
-    Case(192, 1536, False, 2, 0.07, 0.07),
-    Case(256, 2048, False, 2, 0.07, 0.07),
-    Case(2048, 8192, False, 2, 0.07, 0.07),  # OPT-1.3B
+    Case(576, 1536, True, 4, 0.55),  # SmolLM2-135M
+    Case(576, 1536, True, 4, 1.0),
+    Case(192, 1536, False, 1, 0.2),
+    Case(256, 2048, False, 1, 0.2),
+    Case(2048, 8192, False, 1, 0.2),  # OPT-1.3B
 ]
 Call = Callable[[Tensor, Tensor], Any]  # x, thresholds
 
@@ -173,15 +164,14 @@ def random_weights(case: Case, random: torch.Generator) -> PlaneWeights:
     return PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit, gate[0], gate[1])
 
 
-def limits_for(value: Tensor, doubt: Tensor, case: Case) -> Tensor:
-    """Thresholds [tokens, 2] that give each token the case's shares: of the active ones the most doubted are fine."""
-    first = _quantile(value, case.active)
-    doubt = torch.where(value > first[:, None], doubt, torch.zeros_like(doubt))
-    return torch.stack([first, _quantile(doubt, case.fine)], dim=1).contiguous()
-
-
-def _quantile(scores: Tensor, share: float) -> Tensor:
-    return scores.quantile(1 - share, dim=1) if share < 1 else scores.new_full((len(scores),), -1.0)
+def limits_of(scores: NeuronScores, case: Case) -> Tensor:
+    """Thresholds [tokens, 2] at which each token reads the case's share."""
+    rows = []
+    for token in zip(*scores, strict=True):
+        seen = PlaneScores.unseen(FFNShape(case.hidden, case.width, case.gated), case.bits)
+        seen.add(NeuronScores(*token))
+        rows.append(seen.thresholds(limits_for([seen], case.share, "global")[0] if case.share < 1 else EVERYTHING))
+    return torch.stack(rows).to(DEVICE)
 
 
 def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
@@ -196,7 +186,7 @@ def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
     for _ in range(17):  # a prime
         x = torch.randn(tokens, case.hidden, generator=random).to(DEVICE)
         scores = plane_scores(x, weights, case.bits, case.activation)
-        inputs.append((x.to(contestant.dtype), limits_for(*scores, case)))
+        inputs.append((x.to(contestant.dtype), limits_of(scores, case)))
 
     def run() -> None:
         nonlocal turn

@@ -28,6 +28,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="learn N times, each from other calibration text"
+    )
+    parser.add_argument(
         "--share", type=float, nargs="+", default=[], metavar="S", help="of the FFN's bytes; default: by kind"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="methods whose name holds one of these")
@@ -43,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_can_report("retention", args.out)
     plan = CurvePlan(
-        args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.full,
+        args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.seeds,
+        args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
     curves = draw_curves(plan, Progress())

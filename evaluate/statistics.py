@@ -1,14 +1,12 @@
 """Is a difference more than noise? Paired bootstrap over documents or task items, and spread over seeds."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 10_000
-SEEDS = (0, 1, 2)
 _BLOCK = 1 << 21  # indices drawn at once: 16 MB
 Floats = NDArray[np.float64]
 
@@ -122,9 +120,16 @@ def _drawn_sums(values: Floats, resamples: int, generator: np.random.Generator) 
 
 @dataclass(frozen=True, slots=True)
 class SeedSpread:
-    """A figure under several seeds: its mean, and its standard deviation with n - 1."""
+    """A figure under several seeds: its mean, and its standard deviation with n - 1.
+
+    It says what calibration on other data of the same kind would have changed. Raises ValueError for fewer than 2.
+    """
 
     values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise ValueError(f"a spread needs at least 2 seeds, there are {len(self.values)}")
 
     @property
     def mean(self) -> float:
@@ -133,10 +138,3 @@ class SeedSpread:
     @property
     def spread(self) -> float:
         return float(np.std(self.values, ddof=1))
-
-
-def over_seeds(measure: Callable[[int], float], seeds: Sequence[int] = SEEDS) -> SeedSpread:
-    """Runs `measure(seed)` for each seed: what calibration on other data of the same kind would have changed."""
-    if len(seeds) < 2:
-        raise ValueError(f"a spread needs at least 2 seeds, there are {len(seeds)}")
-    return SeedSpread(tuple(measure(seed) for seed in seeds))

@@ -125,19 +125,45 @@ def plane_ffn_torch(
     x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
 ) -> PlaneResult:
     """The same, all neurons computed and masked afterwards."""
-    found = _neurons(x, weights, bits, activation)
+    found = plane_neurons(x, weights, bits, activation)
     width = len(weights.up)
-    chosen = _scores(found, weights.fit, tile).chosen(thresholds)
+    chosen = found.scores(weights.fit, tile).chosen(thresholds)
     computed, refined = (_per_neuron(each, tile, width) for each in chosen)
     h = torch.where(computed, torch.where(refined, found.exact, found.rough), torch.zeros_like(found.exact))
     y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + found.token_scale * 0.0  # 0, or no number
     return PlaneResult(y.to(x.dtype), torch.stack([computed.sum(-1), refined.sum(-1)]))
 
 
+class PlaneNeurons(NamedTuple):
+    """h of every neuron as foreseen, how far off that may be, and exactly, [tokens, width]; token_scale [tokens, 1]."""
+
+    rough: Tensor
+    deviation: Tensor
+    exact: Tensor
+    token_scale: Tensor
+
+    def scores(self, fit: CoarseFit, tile: int = 1) -> NeuronScores:
+        """What decides at any thresholds: fp32 [tokens, tiles] each."""
+        importance = fit.importance.float()
+        values = (self.rough.abs(), self.deviation, self.exact.abs())
+        return NeuronScores(*(tile_scores(each * importance, tile) for each in values))
+
+
+def plane_neurons(x: Tensor, weights: PlaneWeights, bits: int, activation: str) -> PlaneNeurons:
+    """Every neuron of every token, whether or not it would be read."""
+    integers, scale = quantize_tokens(x)
+    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
+    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
+    pairs = zip(dots, _scored(weights), strict=True)
+    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
+    return PlaneNeurons(rough, deviation, _product(exact, ACTIVATIONS[activation]), scale)
+
+
 def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> NeuronScores:
     """What decides at any thresholds: fp32 [tokens, tiles] each."""
     parts = [
-        _scores(_neurons(part, weights, bits, activation), weights.fit, tile) for part in torch.split(x, _SCORED_TOKENS)
+        plane_neurons(part, weights, bits, activation).scores(weights.fit, tile)
+        for part in torch.split(x, _SCORED_TOKENS)
     ]
     return NeuronScores(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
@@ -195,30 +221,6 @@ def _coarse(dots: list[tuple[Tensor, Tensor]], token_scale: Tensor, fit: CoarseF
     """Fitted, of gate, where there is one, and up."""
     rows = zip(dots, fit.scale.float(), fit.bias.float(), strict=True)
     return [_scaled(dot, token_scale, scale, bias) for (dot, _), scale, bias in rows]
-
-
-class _Neurons(NamedTuple):
-    """h of every neuron as foreseen, how far off that may be, and exactly, [tokens, width]; token_scale [tokens, 1]."""
-
-    rough: Tensor
-    deviation: Tensor
-    exact: Tensor
-    token_scale: Tensor
-
-
-def _neurons(x: Tensor, weights: PlaneWeights, bits: int, activation: str) -> _Neurons:
-    integers, scale = quantize_tokens(x)
-    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
-    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
-    pairs = zip(dots, _scored(weights), strict=True)
-    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
-    return _Neurons(rough, deviation, _product(exact, ACTIVATIONS[activation]), scale)
-
-
-def _scores(found: _Neurons, fit: CoarseFit, tile: int) -> NeuronScores:
-    importance = fit.importance.float()
-    values = (found.rough.abs(), found.deviation, found.exact.abs())
-    return NeuronScores(*(tile_scores(each * importance, tile) for each in values))
 
 
 def _scaled(dot: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:

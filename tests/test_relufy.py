@@ -142,6 +142,8 @@ def test_a_shift_starts_as_a_bias_in_front_of_the_relu(model: Path, tmp_path: Pa
 def test_a_relu_model_goes_on_to_tiers_of_bit_planes(model: Path, tmp_path: Path) -> None:
     done = compress(model, tmp_path / "out", {**SHORT, "stages": [{"relufy": RELUFY}, *PLANES]})
     assert set(done.tiers) == {"low"} and json.loads((done.out / "config.json").read_text())["hidden_act"] == "relu"
+    (low,) = open_checkpoint(done.out).record.tiers
+    assert low.measured == done.tiers["low"] and {"perplexity", "top1_agreement"} <= low.measured.keys()
     assert load(done.out, tier="low")(torch.arange(9).unsqueeze(0)).isfinite().all()
 
 

@@ -10,15 +10,17 @@ import torch
 from builders import opt
 
 from moesaic.bench.retention import run as curves
+from moesaic.bench.retention.attention import WithAttention
 from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
 from moesaic.bench.retention.page import as_json, notes, rows, write_curves
-from moesaic.bench.retention.planes import Planes
+from moesaic.bench.retention.planes import LayeredPlanes, Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
 from moesaic.bench.retention.static import PRUNINGS, FewerBits, Pruned
+from moesaic.bench.retention.steps import StepPlanes
 from moesaic.compress.pipeline import compress
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
@@ -161,6 +163,62 @@ def test_a_run_that_ended_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
     assert as_json(again)["points"] == as_json(first)["points"]
 
 
+def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
+    only = replace(plan(tmp_path), shares=(0.68,), only=("high 4 bits", "FLAP"), seeds=2)
+    found = draw_curves(only, silent)
+    (again,) = found.again["high 4 bits", 0.68]
+    assert again.nats != found.points[0].nats and again.tokens == found.points[0].tokens
+    head, body = rows(found, 0.68)
+    assert "top-1 / dense over 2 seeds" in head and all(len(row) == len(head) and "+-" in row[5] for row in body)
+    by_seed = as_json(found)["points"][0]["perplexity_relative"]["by_seed"]
+    assert len(by_seed) == 2 and by_seed[0] == as_json(found)["points"][0]["perplexity_relative"]["value"]
+
+
+def test_methods_stand_beside_the_default(tmp_path: Path) -> None:
+    head, body = rows(draw_curves(plan(tmp_path), silent), 0.68)
+    assert "that of the default" in head[-1] and [row[-1] for row in body if row[0] == "high 4 bits"] == ["itself"]
+
+
+def test_bits_chosen_layer_by_layer_spend_what_they_are_given(lab: Lab) -> None:
+    method = LayeredPlanes()
+    method.learn(lab.material, silent)
+    spent = [float(method.form(i, x, 0.6)(x).bytes.mean()) for i, x in enumerate(lab.material.given)]
+    assert sum(spent) / len(spent) == pytest.approx(0.6, abs=0.02)
+    with pytest.raises(NotHere, match="one high bit alone"):
+        method.form(0, lab.material.given[0], 0.05)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_tokens_of_a_step_read_what_they_are_given_together(lab: Lab, together: bool) -> None:
+    method = StepPlanes(Planes(4), 4, together)
+    method.learn(lab.material, silent)
+    x = lab.material.given[0]
+    used = method.form(0, x, 0.8)(x)
+    assert float(used.bytes.mean()) == pytest.approx(0.8, abs=0.02)
+    dense = lab.material.layers[0].dense(x)
+    assert 0 < (used.y - dense).norm() < 0.4 * dense.norm()
+
+
+def test_alone_in_a_step_a_token_computes_the_same_however_it_chooses(lab: Lab) -> None:
+    own, joint = (of_first_layer(lab, StepPlanes(Planes(4), 1, how), 0.6)[0] for how in (False, True))
+    assert torch.allclose(own, joint, atol=1e-5)
+
+
+def test_attention_that_keeps_all_its_inputs_leaves_the_ffn_what_is_left(lab: Lab) -> None:
+    method = learned(lab, WithAttention(Planes(4), 1.0))
+    whole, rest = lab.material.layers[0].whole_bytes, lab.material.attention_bytes[0]
+    share = (0.6 * whole + rest) / (whole + rest)
+    with_all, without = lab.point(method, share), lab.point(learned(lab, Planes(4)), 0.6)
+    assert with_all.nats == without.nats and with_all.bytes_share == pytest.approx(share, abs=0.02)
+
+
+def test_attention_reads_the_share_of_its_inputs_that_it_is_given(lab: Lab) -> None:
+    before = lab.dense()
+    fewer = lab.point(learned(lab, WithAttention(Planes(4), 0.6)), 0.7)
+    assert fewer.bytes_share == pytest.approx(0.7, abs=0.03)
+    assert lab.dense().nats == before.nats  # nothing stays cut
+
+
 def test_the_point_after_one_that_a_kill_cut_off_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = draw_curves(plan(tmp_path), silent)
     (file,) = tmp_path.glob("points-*.jsonl")
@@ -195,6 +253,7 @@ def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> N
         ({"length": 1}, "length is 1, it must be at least 2"),
         ({"length": 513}, "length is 513, this model's context is 512; lower it"),
         ({"calibration": 0}, "calibration is 0, it must be at least 1"),
+        ({"seeds": 0}, "seeds is 0, it must be at least 1"),
         ({"shares": (0.5, 0.0)}, "share is 0.0; .* above 0 and goes up to 1"),
         ({"shares": (1.5,)}, "share is 1.5; "),
         ({"shares": (float("nan"),)}, "share is nan; "),

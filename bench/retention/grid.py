@@ -2,35 +2,55 @@
 
 from collections.abc import Sequence
 
+from ...compress.moefy.settings import MoefySettings
+from ...models.spec import FFNSpec
+from .attention import WithAttention
 from .experts import NESTED, PERFECT, Experts
 from .inputs import Inputs
 from .method import Method
-from .planes import Planes
+from .planes import LayeredPlanes, Planes
 from .shared import CMoE, SharedExperts
 from .static import PRUNINGS, FewerBits, Pruned
+from .steps import StepPlanes
 
 GATED_SHARES = (0.68, 0.55, 0.50, 0.40)
 PLAIN_SHARES = (0.50, 0.30, 0.25, 0.20, 0.14, 0.12)
 
 
-def shares_for(gated: bool) -> Sequence[float]:
-    return GATED_SHARES if gated else PLAIN_SHARES
+def shares_for(ffn: FFNSpec) -> Sequence[float]:
+    return GATED_SHARES if ffn.gated else PLAIN_SHARES
 
 
-def methods_for(gated: bool, full: bool) -> list[Method]:
+def methods_for(ffn: FFNSpec, full: bool) -> list[Method]:
     """full: every split, router, selection and tile size; else what the defaults rest on."""
-    return [*_planes(gated), *_rivals(gated), *(_every_expert() if full else _experts())]
+    beside = [*_attention(ffn), *_steps(ffn)] if full else []
+    return [*_planes(ffn), *_rivals(ffn.gated), *(_every_expert() if full else _experts()), *beside]
 
 
-def _planes(gated: bool) -> list[Method]:
-    best = 4 if gated else 2
+def default_method(ffn: FFNSpec) -> Planes:
+    """What a recipe does that says nothing of it."""
+    settings = MoefySettings(expert_size=1, router="bit_planes")
+    return Planes(settings.experts(ffn).router_bits, compensate=settings.compensates(ffn.gated))
+
+
+def _planes(ffn: FFNSpec) -> list[Method]:
+    """All bits, then the default with one part changed."""
+    best, constant = default_method(ffn).bits, default_method(ffn).compensate
     apart = [
-        Planes(best, allocation="uniform", name=f"high {best} bits, the same share in every layer"),
-        Planes(best, fisher=False, name=f"high {best} bits, column norms for importance"),
-        Planes(best, fit=False, name=f"high {best} bits, not fitted, two levels"),
-        Planes(best, compensate=False, name=f"high {best} bits, no constant"),
+        Planes(best, "uniform", compensate=constant, name=f"high {best} bits, the same share in every layer"),
+        Planes(best, fisher=False, compensate=constant, name=f"high {best} bits, column norms for importance"),
+        Planes(best, fit=False, compensate=constant, name=f"high {best} bits, not fitted, two levels"),
+        Planes(best, compensate=not constant, name=f"high {best} bits, {'no' if constant else 'a'} constant"),
     ]
-    return [*(Planes(bits) for bits in (4, 3, 2, 1)), *apart]
+    return [*(Planes(bits, compensate=constant) for bits in (4, 3, 2, 1)), LayeredPlanes(constant), *apart]
+
+
+def _attention(ffn: FFNSpec) -> list[Method]:
+    return [WithAttention(default_method(ffn), kept) for kept in (1.0, 0.85, 0.7, 0.5)]
+
+
+def _steps(ffn: FFNSpec) -> list[Method]:
+    return [StepPlanes(default_method(ffn), tokens, how) for tokens in (2, 4, 8) for how in (False, True)]
 
 
 def _rivals(gated: bool) -> list[Method]:

@@ -10,7 +10,8 @@ from ...compress.moefy.importance import neuron_importance
 from ...kernels.plane_bytes import constant_bytes
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.context import CausalContext
-from ...models.transformer import Layer, Transformer
+from ...models.transformer import Attention, Layer, Transformer
+from .attention import AttentionCut, WithAttention
 from .layer import LabLayer, mean_output
 from .method import Form, Material, Method, Progress
 
@@ -49,7 +50,9 @@ class Lab:
         importance = neuron_importance(
             checkpoint, calibration, seed, lambda n, of: progress("importance of neurons", n, of)
         )
-        self.material = Material(layers, [], importance, seed)
+        attention = [_int8_bytes(layer.attention) for layer in self._layers]
+        self.material = Material(layers, [], importance, attention, seed)
+        self._cut = AttentionCut([layer.attention for layer in self._layers])
         self._walk("what the dense model gives", None, 1.0, self.material.given)
 
     def dense(self) -> Point:
@@ -58,7 +61,15 @@ class Lab:
 
     def point(self, method: Method, share: float) -> Point:
         """The method, which has learned, at a share. Raises NotHere where it has none."""
-        return self._walk(f"{method.name} at {share:.2f}", method, share)
+        what = f"{method.name} at {share:.2f}"
+        if not isinstance(method, WithAttention):
+            return self._walk(what, method, share)
+        if not self._cut.recorded:
+            with self._cut.recording():
+                self._walk("what attention is given", None, 1.0)
+        method.cut = self._cut
+        with self._cut.keeping(method.kept):
+            return self._walk(what, method, share)
 
     @property
     def _layers(self) -> list[Layer]:
@@ -118,6 +129,12 @@ class Lab:
         for ids, x in zip(batches, states, strict=True):
             for row, hidden in zip(ids, self._model.norm(x), strict=True):
                 yield _window_score(self._model, hidden[:-1], row[1:])
+
+
+def _int8_bytes(attention: Attention) -> int:
+    linears = (attention.query, attention.key, attention.value, attention.output)
+    weights = [each.weight for each in linears if isinstance(each.weight, Tensor)]
+    return sum(weight.numel() + 4 * len(weight) for weight in weights)
 
 
 def _window_score(model: Transformer, hidden: Tensor, labels: Tensor) -> tuple[float, int, int]:

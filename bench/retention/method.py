@@ -26,21 +26,26 @@ Form = Callable[[Tensor], Used]  # x [tokens, hidden]
 @dataclass(frozen=True, slots=True)
 class Material:
     """What a method may learn from: the layers, what the dense model gives them on the calibration text, and the
-    importance of their neurons.
+    importance of their neurons; attention_bytes: of each layer's other matrices, in int8 with their scales.
     """
 
     layers: list[LabLayer]
     given: list[Tensor]  # [tokens, hidden] each
     importance: list[Tensor]  # [width] each
+    attention_bytes: list[int]
     seed: int
 
 
 class Method(Protocol):
-    """A way to spend a share of the bytes. compensate: a constant per layer stands in for what is left out."""
+    """A way to spend a share of the bytes."""
 
     name: str
     group: str
-    compensate: bool
+
+    @property
+    def compensate(self) -> bool:
+        """Whether a constant per layer stands in for what is left out."""
+        ...
 
     def learn(self, material: Material, progress: Progress) -> None:
         """What does not depend on the share. Raises NotHere where the method is not for such FFNs."""

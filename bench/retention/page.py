@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...evaluate.files import as_png, html_image, html_notes, html_page, html_section, html_table, write_files
-from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
+from ...evaluate.statistics import Comparison, SeedSpread, compare_means, compare_perplexities
 from .lab import Point
 from .run import Curves
 
@@ -54,12 +54,15 @@ def page(curves: Curves, picture: bytes) -> str:
 
 def rows(curves: Curves, share: float) -> tuple[list[str], list[list[str]]]:
     """Head and rows of one share, by top-1 accuracy; what was not measured comes last, with the reason."""
-    head = ["method", "bytes read", "neurons", "top-1 / dense (95 %)", "perplexity / dense (95 %)", "top-1 of the best"]
+    head = ["method", "bytes read", "neurons", "top-1 / dense (95 %)", "perplexity / dense (95 %)"]
+    head += [f"top-1 / dense over {curves.plan.seeds} seeds"] * (curves.plan.seeds > 1)
     here = [point for point in curves.points if point.share == share]
     done = sorted((point for point in here if not point.reason), key=lambda point: -sum(point.correct))
-    best = done[0] if done else None
-    found = [_row(curves, point, best) for point in done]
-    return head, found + [[point.method, "", "", "", "", point.reason] for point in here if point.reason]
+    beside = next((point for point in done if point.method == curves.default), done[0] if done else None)
+    head.append(f"top-1 / that of {'the default' if beside and beside.method == curves.default else 'the best'} (95 %)")
+    found = [_row(curves, point, beside) for point in done]
+    missing = [point for point in here if point.reason]
+    return head, found + [[point.method, *[""] * (len(head) - 2), point.reason] for point in missing]
 
 
 def notes(curves: Curves) -> list[str]:
@@ -68,11 +71,17 @@ def notes(curves: Curves) -> list[str]:
     return [
         f"Scored on {facts['tokens']:,} tokens, {facts['windows']} windows of {facts['length']} "
         f"of {', '.join(facts['text'])}; set on {facts['calibration_tokens']:,} tokens of the calibration text that "
-        f"ships; seed {facts['seed']}.",
+        f"ships; seed {facts['seed']}."
+        + (
+            f" With {facts['seeds']} seeds each has its own calibration text: mean and deviation of what they give."
+            if facts["seeds"] > 1
+            else ""
+        ),
         "Dense is the model with its FFNs in int8, all else as it comes. Bytes are those of a lone token, routing and "
         "the constant for what is left out included; a share is of the int8 FFN. Routers of their own are counted in "
         "bf16.",
-        "Intervals: paired bootstrap over windows. An interval that holds 1 shows no difference.",
+        "Intervals: paired bootstrap over windows, of the last column too: one that holds 1 shows no difference. The "
+        f"default is what a recipe does that says nothing of it: {curves.default}.",
         "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. "
         "Rivals are re-implementations from their papers on this model and text, training-free and with thresholds set "
         "on the same calibration text; CATS, TEAL, WINA and CMoE as published have no constant, and are drawn with one "
@@ -122,23 +131,36 @@ def _line(panel: Any, curves: Curves, points: Sequence[Point], marker: str) -> N
     )  # fmt: skip
 
 
-def _row(curves: Curves, point: Point, best: Point | None) -> list[str]:
-    top1, nats = _top1(curves, point), _perplexity(curves, point)
-    behind = compare_means(point.correct, best.correct, point.tokens) if best and best is not point else None
+def _row(curves: Curves, point: Point, beside: Point | None) -> list[str]:
+    ahead = compare_means(point.correct, beside.correct, point.tokens) if beside and beside is not point else None
+    spread = _over_seeds(curves, point, _top1)
     return [
-        point.method, f"{point.bytes_share:.3f}", f"{point.neurons_share:.3f}", _shown(top1), _shown(nats),
-        _shown(behind) if behind else "the best",
+        point.method, f"{point.bytes_share:.3f}", f"{point.neurons_share:.3f}", _shown(_top1(curves, point)),
+        _shown(_perplexity(curves, point)), *([f"{spread.mean:.4f} +- {spread.spread:.4f}"] if spread else []),
+        *([""] if curves.plan.seeds > 1 and not spread else []), _shown(ahead) if ahead else "itself",
     ]  # fmt: skip
+
+
+def _over_seeds(curves: Curves, point: Point, compare: Callable[[Curves, Point], Comparison]) -> SeedSpread | None:
+    """None where there was one seed, or where another one gave no figure."""
+    points = [point, *curves.again[point.method, point.share]]
+    if len(points) == 1 or any(each.reason for each in points):
+        return None
+    return SeedSpread(tuple(compare(curves, each).ratio for each in points))
 
 
 def _figures(curves: Curves, point: Point) -> Mapping[str, Any]:
     if point.reason:
         return {}
     pairs = {"top1_relative": _top1(curves, point), "perplexity_relative": _perplexity(curves, point)}
-    return {
+    found: dict[str, Any] = {
         name: {"value": each.ratio, "low": each.ratio_interval.low, "high": each.ratio_interval.high}
         for name, each in pairs.items()
     }
+    for name, compare in (("top1_relative", _top1), ("perplexity_relative", _perplexity)):
+        if spread := _over_seeds(curves, point, compare):
+            found[name]["by_seed"] = spread.values
+    return found
 
 
 def _top1(curves: Curves, point: Point) -> Comparison:

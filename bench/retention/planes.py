@@ -13,10 +13,13 @@ from ...compress.moefy.fit import fitted
 from ...kernels.coarse import CoarseFit
 from ...kernels.plane_bytes import plane_ffn_bytes
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
+from ...kernels.plane_layout import PACKED_BITS
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, Used
+from .method import Form, Material, NotHere, Progress, Used, error_of
 
 _NO_DOUBT = -1e-20  # a limit that doubts of 0 are above
+_SEARCHED_TOKENS = 1024
+_TURNS = 2  # bits by bytes, then bytes by bits
 
 
 @dataclass
@@ -35,27 +38,31 @@ class Planes:
     name: str = ""
     group: str = "bit planes"
     _layers: list[LabLayer] = field(default_factory=list)
-    _weights: list[PlaneWeights] = field(default_factory=list)
-    _scores: list[PlaneScores] = field(default_factory=list)
+    weights: list[PlaneWeights] = field(default_factory=list)
+    scores: list[PlaneScores] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.name = self.name or f"high {self.bits} bit{'s' * (self.bits > 1)}"
 
     def learn(self, material: Material, progress: Progress) -> None:
         self._layers = material.layers
-        self._weights, self._scores = [], []
+        self.weights, self.scores = [], []
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
-            self._weights.append(self._fitted(layer, x, material.importance[i]))
-            self._scores.append(self._observed(i, x))
+            self.weights.append(self._fitted(layer, x, material.importance[i]))
+            self.scores.append(self._observed(i, x))
             progress(f"{self.name}: fit", i + 1, len(material.layers))
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
-        layer, weights = self._layers[index], self._weights[index]
+        layer = self._layers[index]
         if self._price(layer, 0, 0) >= share * layer.whole_bytes:
             raise NotHere(f"the high {self.bits} bits alone are more than {share:.2f} of the bytes")
-        seen = self._scores if self.allocation == "global" else [self._observed(index, x)]
-        limit = limits_for(seen, share, self.allocation)[0]
-        thresholds = seen[0].thresholds(limit) if self.fit else torch.tensor([limit, _NO_DOUBT])
+        seen = self.scores if self.allocation == "global" else [self._observed(index, x)]
+        return self.at(index, limits_for(seen, share, self.allocation)[0])
+
+    def at(self, index: int, limit: float) -> Form:
+        """One layer at a limit."""
+        layer, weights = self._layers[index], self.weights[index]
+        thresholds = self.scores[index].thresholds(limit) if self.fit else torch.tensor([limit, _NO_DOUBT])
         return lambda given: self._used(layer, weights, given, thresholds)
 
     def _used(self, layer: LabLayer, weights: PlaneWeights, x: Tensor, thresholds: Tensor) -> Used:
@@ -73,11 +80,60 @@ class Planes:
 
     def _observed(self, index: int, x: Tensor) -> PlaneScores:
         layer = self._layers[index]
-        fixed, active, fine = (self._price(layer, *each) for each in ((0, 0), (layer.width, 0), (0, layer.width)))
-        scores = PlaneScores(fixed, active - fixed, fine - fixed, layer.whole_bytes)
-        found = plane_scores(x, self._weights[index], self.bits, layer.weights.activation)
+        scores = PlaneScores.unseen(layer.shape, self.bits)
+        found = plane_scores(x, self.weights[index], self.bits, layer.weights.activation)
         scores.add(found if self.fit else found._replace(doubt=found.value * scores.ratio))
         return scores
 
     def _price(self, layer: LabLayer, active: int, fine: int) -> float:
         return plane_ffn_bytes(layer.shape, self.bits, active, fine)
+
+
+@dataclass
+class LayeredPlanes:
+    """Bits chosen layer by layer: those that leave the least error on calibration text for the bytes that the layer
+    gets, which one multiplier for all layers says; found anew for each share, which no checkpoint could store.
+    """
+
+    compensate: bool = True
+    name: str = "high bits chosen layer by layer"
+    group: str = "bit planes"
+    _planes: list[Planes] = field(default_factory=list)
+    _layers: list[LabLayer] = field(default_factory=list)
+    _given: list[Tensor] = field(default_factory=list)
+    _chosen: dict[float, list[Form]] = field(default_factory=dict)
+
+    def learn(self, material: Material, progress: Progress) -> None:
+        self._planes, self._chosen = [Planes(bits) for bits in PACKED_BITS], {}
+        self._layers, self._given = material.layers, material.given
+        for planes in self._planes:
+            planes.learn(material, progress)
+
+    def form(self, index: int, x: Tensor, share: float) -> Form:
+        if share not in self._chosen:
+            self._chosen[share] = self._choose(share)
+        return self._chosen[share][index]
+
+    def _choose(self, share: float) -> list[Form]:
+        if self._planes[0].scores[0].fixed_bytes >= share * self._layers[0].whole_bytes:
+            raise NotHere(f"one high bit alone is more than {share:.2f} of the bytes")
+        found = [0] * len(self._layers)
+        for _ in range(_TURNS):
+            seen = [self._planes[bits].scores[i] for i, bits in enumerate(found)]
+            limits = limits_for(seen, share, "global")
+            read = [scores.bytes_at(limit) for scores, limit in zip(seen, limits, strict=True)]
+            found = [self._best(i, each) for i, each in enumerate(read)]
+        seen = [self._planes[bits].scores[i] for i, bits in enumerate(found)]
+        limit = limits_for(seen, share, "global")[0]
+        return [self._planes[bits].at(i, limit) for i, bits in enumerate(found)]
+
+    def _best(self, index: int, read: float) -> int:
+        """Which of the planes errs least in a layer for so many bytes."""
+        layer, x = self._layers[index], self._given[index][:_SEARCHED_TOKENS]
+        errors = {}
+        for i, planes in enumerate(self._planes):
+            scores = planes.scores[index]
+            if scores.fixed_bytes < read:
+                limit = limits_for([scores], read / scores.whole_bytes, "global")[0]
+                errors[i] = error_of(layer, x, planes.at(index, limit), self.compensate)
+        return min(errors, key=lambda i: errors[i])

@@ -21,7 +21,7 @@ from ...models.errors import RecipeError, TextError
 from ...models.spec import INT8_FORMATS
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
-from .grid import methods_for, shares_for
+from .grid import default_method, methods_for, shares_for
 from .lab import Lab, Point
 from .method import Method, NotHere, Progress
 
@@ -33,6 +33,7 @@ _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 class CurvePlan:
     """text: files that nothing was chosen on, `windows` windows of `length` tokens of each; `calibration` windows.
 
+    seeds: how often all is learned, each time from other calibration windows; the text that is scored stays.
     shares, only: some of the grid's shares and methods, by name; empty for all.
     """
 
@@ -43,6 +44,7 @@ class CurvePlan:
     length: int = 256
     calibration: int = 16
     seed: int = 0
+    seeds: int = 1
     full: bool = False
     shares: tuple[float, ...] = ()
     only: tuple[str, ...] = ()
@@ -50,12 +52,17 @@ class CurvePlan:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What was measured. dense is the int8 model; points without figures say why."""
+    """What was measured. dense is the int8 model; points without figures say why. default: the recipe's method.
+
+    again: by method and share, what the other seeds gave.
+    """
 
     plan: CurvePlan
     dense: Point
     points: list[Point]
     facts: dict[str, Any]
+    default: str
+    again: dict[tuple[str, float], list[Point]]
 
 
 def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
@@ -65,29 +72,33 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     """
     checkpoint = open_checkpoint(plan.model)
     _check(plan, checkpoint)
-    evaluation = _evaluation(plan, checkpoint)
-    settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=plan.seed)
-    calibration = Calibration(settings, checkpoint).windows
-    store = _Store(plan, _key(plan, checkpoint, calibration, evaluation))
-    gated = checkpoint.spec.layers[0].ffn.gated
-    methods = _chosen(methods_for(gated, plan.full), plan.only)
+    evaluation, ffn = _evaluation(plan, checkpoint), checkpoint.spec.layers[0].ffn
+    methods, default = _chosen(methods_for(ffn, plan.full), plan.only), default_method(ffn).name
+    shares = tuple(plan.shares or shares_for(ffn))
+    found = []
     with torch_threads(choose_threads(None, checkpoint.weight_bytes)):
-        if store.missing(methods, plan.shares or shares_for(gated)):
-            lab = Lab(checkpoint, calibration, evaluation, plan.seed, progress)
-            _measure(lab, methods, plan.shares or tuple(shares_for(gated)), store, progress)
-    wanted = [(method.name, share) for method in methods for share in plan.shares or shares_for(gated)]
+        for seed in range(plan.seed, plan.seed + plan.seeds):
+            settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=seed)
+            calibration = Calibration(settings, checkpoint).windows
+            store = _Store(plan, _key(checkpoint, seed, calibration, evaluation))
+            if store.missing(methods, shares):
+                lab = Lab(checkpoint, calibration, evaluation, seed, progress)
+                _measure(lab, methods, shares, store, progress)
+            found.append(store.points)
+    wanted = [(method.name, share) for method in methods for share in shares if (method.name, share) in found[0]]
     facts = {
-        "model": plan.model, "gated": gated, "seed": plan.seed, "text": [Path(file).name for file in plan.text],
-        "windows": len(evaluation), "tokens": evaluation.numel() - len(evaluation), "length": plan.length,
+        "model": plan.model, "gated": ffn.gated, "seed": plan.seed, "seeds": plan.seeds,
+        "text": [Path(file).name for file in plan.text], "windows": len(evaluation),
+        "tokens": evaluation.numel() - len(evaluation), "length": plan.length,
         "calibration_tokens": calibration.numel(), "provenance": provenance(),
     }  # fmt: skip
-    return Curves(
-        plan, store.points[DENSE, 1.0], [store.points[each] for each in wanted if each in store.points], facts
-    )
+    again = {each: [points[each] for points in found[1:]] for each in wanted}
+    return Curves(plan, found[0][DENSE, 1.0], [found[0][each] for each in wanted], facts, default, again)
 
 
 def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     least = {"windows": (plan.windows, 1), "length": (plan.length, 2), "calibration": (plan.calibration, 1)}
+    least |= {"seeds": (plan.seeds, 1)}
     for name, (value, limit) in least.items():
         if value < limit:
             raise RecipeError(f"{name} is {value}, it must be at least {limit}")
@@ -197,7 +208,7 @@ def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
     return torch.cat(parts)
 
 
-def _key(plan: CurvePlan, checkpoint: Checkpoint, *windows: Tensor) -> str:
-    parts = [content_sha256(checkpoint), plan.seed, code_sha256(*_SOURCES)]
+def _key(checkpoint: Checkpoint, seed: int, *windows: Tensor) -> str:
+    parts = [content_sha256(checkpoint), seed, code_sha256(*_SOURCES)]
     parts += [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in windows]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

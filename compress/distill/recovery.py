@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.plane_bytes import FFNShape
 from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
@@ -62,9 +62,8 @@ class TierSettings(Strict):
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
-        bits, shape = self.high_bits(ffn), FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
-        fixed, down, low = (plane_ffn_bytes(shape, bits, *each) for each in ((0, 0), (ffn.width, 0), (0, ffn.width)))
-        return PlaneScores(fixed, down - fixed, low - fixed, int8_ffn_bytes(shape))
+        shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        return PlaneScores.unseen(shape, self.high_bits(ffn))
 
 
 class TierLesson(Lesson):

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...kernels.plane_choice import NeuronScores
 from ...models.experts import ExpertFFN
 from .thresholds import ScoreHistogram
@@ -36,6 +37,12 @@ class PlaneScores:
     both: ScoreHistogram = field(default_factory=ScoreHistogram)
     confirmed: ScoreHistogram = field(default_factory=ScoreHistogram)  # refined, and of enough value then
     sizes: Tensor | None = None  # of the experts, where they differ
+
+    @classmethod
+    def unseen(cls, shape: FFNShape, bits: int) -> "PlaneScores":
+        """What the parts of such an FFN cost, with no score seen yet."""
+        none, down, low = (plane_ffn_bytes(shape, bits, *each) for each in ((0, 0), (shape.width, 0), (0, shape.width)))
+        return cls(none, down - none, low - none, int8_ffn_bytes(shape))
 
     @classmethod
     def of(cls, expert: ExpertFFN) -> "PlaneScores":
