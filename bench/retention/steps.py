@@ -91,7 +91,8 @@ class StepPlanes:
 
     def _steps(self, each: Tensor) -> Tensor:
         """[tokens, width] -> [steps, tokens of a step, width], the last one filled up with nothing."""
-        return functional.pad(each, (0, 0, 0, -len(each) % self.tokens)).unflatten(0, (-1, self.tokens))
+        filled = functional.pad(each, (0, 0, 0, -len(each) % self.tokens))
+        return filled.view(-1, self.tokens, each.shape[1])
 
 
 def _drawn(tokens: int) -> Tensor:
