@@ -195,6 +195,19 @@ def test_a_tier_reads_its_share_where_the_last_expert_is_smaller(tmp_path: Path,
     assert tier.bytes_share == pytest.approx(0.75, rel=0.05)
 
 
+@pytest.mark.parametrize("stages", [[BY_ROUTER], [BY_PLANES, INT8]])
+def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, stages: Any) -> None:
+    model = opt(tmp_path / "model")
+    with torch.no_grad():
+        for layer in model.model.decoder.layers:
+            layer.fc1.weight[:5], layer.fc1.bias[:5], layer.fc1.bias[5] = 0.0, -1.0, 50.0
+    model.save_pretrained(tmp_path / "model")
+    out = made(tmp_path / "model", tmp_path / "out", *stages)
+    low, full = (load(out, tier=tier)(tokens()) for tier in ("low", "full"))
+    assert low.isfinite().all() and not torch.equal(low, full)
+    assert open_checkpoint(out).record.tiers[-1].bytes_share == pytest.approx(0.5, abs=0.06)
+
+
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 
