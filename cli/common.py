@@ -17,12 +17,20 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer together")
     group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
+    group.add_argument(
+        "--step-share",
+        type=float,
+        metavar="S",
+        help="rows of a step choose neurons together and read about this part of the FFN's bytes at most",
+    )
     group.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: 0)")
 
 
 def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOptions:
     """The options that `add_engine_options` parsed."""
-    return EngineOptions(args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.seed)
+    return EngineOptions(
+        args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.seed, args.step_share
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
+from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
@@ -39,10 +40,26 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     dtype = compute_dtype(checkpoint, device, options.dtype)
     max_context, num_slots = choose_kv_size(checkpoint, dtype, options)
     model = load_transformer(checkpoint, device, options.dtype)
-    runner = ModelRunner(model, num_slots, max_context, dtype)
+    step = step_of(checkpoint, options.step_share)
+    runner = ModelRunner(model, num_slots, max_context, dtype, step)
     engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed)
     limits = Limits(checkpoint.spec.vocab_size, max_context)
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner), model)
+
+
+def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:
+    """What the rows of a decode step may read together; None where each is alone. Raises SetupError."""
+    if share is None:
+        return None
+    if not 0 < share <= 1:  # a NaN too
+        raise SetupError(f"step_share is {share}, a share of the FFN's bytes lies above 0 and goes up to 1")
+    tiers = checkpoint.record.tiers
+    if not any(tier.together for tier in tiers):
+        raise SetupError(
+            f"step_share is {share}, and {checkpoint.path.name} has no tiers of bit planes that were calibrated for "
+            "it; leave step_share out, or compress the model with `moefy: {router: bit_planes}` again"
+        )
+    return StepShare(tiers, share)
 
 
 def choose_device(wanted: str | None) -> torch.device:

@@ -7,7 +7,12 @@ from ..models.dial import Dial
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """None means: chosen from the machine and the model. kv_memory is in bytes."""
+    """None means: chosen from the machine and the model. kv_memory is in bytes.
+
+    step_share: the rows of a decode step choose their neurons together, so that the step reads about this part of the
+    FFN's bytes at most, whatever its number of rows; an answer then depends on those beside it. None: each row computes
+    what it would alone.
+    """
 
     device: str | None = None
     dtype: str | None = None
@@ -16,6 +21,7 @@ class EngineOptions:
     kv_memory: int | None = None
     num_slots: int = 8
     seed: int = 0
+    step_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

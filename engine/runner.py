@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.compute import Compute
+from ..models.step_share import StepShare
 from ..models.transformer import Transformer
 from .slots import BranchContext, DecodeContext, PrefillContext, SlotCache
 
@@ -47,12 +48,14 @@ class Runner(Protocol):
 class ModelRunner:
     """The Transformer over a slot cache. Rows of a batch do not see each other.
 
-    scored: of what `prefill_states` and `branch_states` computed, (tokens, FFN bytes, neurons), the last two as sums
-    of each token's share.
+    step: what the rows of a decode step may read together. scored: of what `prefill_states` and `branch_states`
+    computed, (tokens, FFN bytes, neurons), the last two as sums of each token's share.
     """
 
-    def __init__(self, model: Transformer, num_slots: int, max_context: int, dtype: torch.dtype) -> None:
-        self.model = model
+    def __init__(
+        self, model: Transformer, num_slots: int, max_context: int, dtype: torch.dtype, step: StepShare | None = None
+    ) -> None:
+        self.model, self._step = model, step
         self.num_slots, self.max_context, self.vocab_size = num_slots, max_context, model.spec.vocab_size
         self.device = model.norm.weight.device
         self.cache = SlotCache(model.spec, num_slots, max_context, dtype, self.device)
@@ -94,7 +97,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float] = ()) -> Forward:
-        compute = self._compute(tiers or [0] * len(token_ids))
+        compute = self._compute(tiers or [0] * len(token_ids), self._step)
         ids = torch.tensor(list(token_ids), device=self.device).unsqueeze(1)
         places = torch.tensor(list(positions), device=self.device).unsqueeze(1)
         context = DecodeContext(self.cache, list(positions))
@@ -111,9 +114,11 @@ class ModelRunner:
         context = PrefillContext(self.cache, slot, start, len(token_ids))
         return self.model.hidden(ids, positions, context, compute)[0]
 
-    def _compute(self, tiers: Sequence[float]) -> Compute | None:
+    def _compute(self, tiers: Sequence[float], step: StepShare | None = None) -> Compute | None:
         """An account, where there is something to account for."""
-        return self.model.compute_of(tiers) if self.model.spec.num_tiers > 1 else None
+        if self.model.spec.num_tiers == 1:
+            return None
+        return self.model.compute_of(tiers, step.factors(tiers) if step else ())
 
     def _note(self, compute: Compute | None, tokens: int) -> None:
         num_bytes, neurons = compute.shares(1)[0] if compute else (tokens, tokens)

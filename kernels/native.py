@@ -120,7 +120,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_expert_ffn.restype = None
     library.moesaic_rows.argtypes = [*[pointer] * 3, *[size] * 4, flag, flag, flag]
     library.moesaic_rows.restype = None
-    library.moesaic_plane_ffn.argtypes = [*[pointer] * 6, size, size, flag, flag]
+    library.moesaic_plane_ffn.argtypes = [*[pointer] * 6, size, size, flag, flag, flag]
     library.moesaic_plane_ffn.restype = flag
     return library
 

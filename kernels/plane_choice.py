@@ -8,12 +8,18 @@ of down is read only where that is worth it. With the limits a for rows of down 
     computed  exact > a where refined, else value > a
 
 Limits below 0 take everything.
+
+Tokens of a step may choose together, `TOGETHER` of them at a time: what is read once then removes loss from each of
+them. Scores are divided by the token's limits and their squares summed; who passes 1 is read for all of them.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+TOGETHER = 8  # tokens
+_LEAST = 1e-18  # a limit; its square is still a number
 
 
 class NeuronScores(NamedTuple):
@@ -33,6 +39,13 @@ class NeuronScores(NamedTuple):
         refined = (self.doubt > d) & (worth > a * a.abs() + d * d.abs())
         return torch.where(refined, self.exact > a, self.value > a), refined
 
+    def chosen_together(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where the tokens choose together: equal rows for the tokens of a group."""
+        groups = [torch.split(each, TOGETHER) for each in (*self, thresholds)]
+        found = [_together(NeuronScores(*scores), limits) for *scores, limits in zip(*groups, strict=True)]
+        computed, refined = (torch.cat(each) for each in zip(*found, strict=True))
+        return computed, refined
+
     def refined_below(self, ratio: float) -> Tensor:
         """The limit a below which each is refined, where d = ratio a; at least 0."""
         worth = (self.value * self.value + self.doubt * self.doubt) / (1 + ratio * ratio)
@@ -41,3 +54,15 @@ class NeuronScores(NamedTuple):
     def touched_below(self, ratio: float) -> Tensor:
         """The limit a below which anything that is its own is read of each, where d = ratio a; at least 0."""
         return torch.maximum(self.value, self.refined_below(ratio))
+
+
+def _together(scores: NeuronScores, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    least = thresholds.clamp(min=_LEAST)
+    of_value, of_doubt = torch.split(1 / least.square(), 1, dim=1)
+    of_both = 1 / least.square().sum(1, keepdim=True)
+    value, doubt = scores.value.square(), scores.doubt.square()
+    refined = ((doubt * of_doubt).sum(0) > 1) & (((value + doubt) * of_both).sum(0) > 1)
+    exact = (scores.exact.square() * of_value).sum(0)
+    computed = torch.where(refined, exact > 1, (value * of_value).sum(0) > 1)
+    count = len(thresholds)
+    return computed.expand(count, -1), refined.expand(count, -1)

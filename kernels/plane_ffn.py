@@ -78,12 +78,19 @@ class PlaneResult:
 
 
 def plane_ffn(
-    x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
+    x: Tensor,
+    weights: PlaneWeights,
+    thresholds: Tensor,
+    bits: int,
+    activation: str,
+    tile: int = 1,
+    together: bool = False,
 ) -> PlaneResult:
     """y[t] = down_bias + sum over the computed neurons n of down[:, n] h[t, n].
 
     h = act(up x), or act(gate x) * (up x): exact where refined, else as foreseen. Who is computed and refined at
-    thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`. x: floating point
+    thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`; together: whether tokens choose
+    together, so that a row depends on those beside it. x: floating point
     [tokens, hidden], computed in fp32. A token that is not finite gives no numbers. Raises ValueError for shapes,
     MemoryError where there is none to work in.
     """
@@ -94,8 +101,8 @@ def plane_ffn(
     packed = weights.packed if tile == 1 and weights.packed is not None and weights.packed.bits == bits else None
     device = "cpu" if x.is_cpu else x.device.type
     if packed and library and isa and choose_plane_ffn(device, x.shape[0], requires_grad, isa) == "native":
-        return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, library, isa))
-    return plane_ffn_torch(x, weights, thresholds, bits, activation, tile)
+        return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, library, isa, together))
+    return plane_ffn_torch(x, weights, thresholds, bits, activation, tile, together)
 
 
 def choose_plane_ffn(device: str, tokens: int, requires_grad: bool, isa: str | None) -> Implementation:
@@ -122,12 +129,19 @@ def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeig
 
 
 def plane_ffn_torch(
-    x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, tile: int = 1
+    x: Tensor,
+    weights: PlaneWeights,
+    thresholds: Tensor,
+    bits: int,
+    activation: str,
+    tile: int = 1,
+    together: bool = False,
 ) -> PlaneResult:
     """The same, all neurons computed and masked afterwards."""
     found = plane_neurons(x, weights, bits, activation)
     width = len(weights.up)
-    chosen = found.scores(weights.fit, tile).chosen(thresholds)
+    scores = found.scores(weights.fit, tile)
+    chosen = scores.chosen_together(thresholds) if together else scores.chosen(thresholds)
     computed, refined = (_per_neuron(each, tile, width) for each in chosen)
     h = torch.where(computed, torch.where(refined, found.exact, found.rough), torch.zeros_like(found.exact))
     y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + found.token_scale * 0.0  # 0, or no number

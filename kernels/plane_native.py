@@ -20,7 +20,13 @@ def plane_isa(library: Native) -> str:
 
 
 def plane_ffn_native(
-    x: Tensor, packed: PackedPlanes, thresholds: Tensor, activation: str, library: Native, isa: str
+    x: Tensor,
+    packed: PackedPlanes,
+    thresholds: Tensor,
+    activation: str,
+    library: Native,
+    isa: str,
+    together: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """(y [tokens, hidden] in the dtype of x, counts of active and fine int64 [2, tokens]).
 
@@ -40,6 +46,7 @@ def plane_ffn_native(
         torch.get_num_threads(),
         CODES.index(activation),
         PLANE_ISAS.index(isa),
+        together,
     )
     if not done:
         raise MemoryError(f"no memory for the sums of {tokens} tokens of {hidden} values")

@@ -20,16 +20,21 @@ class Compute:
     """A tier for each row of a batch, by its place (0 is full), and what the rows used.
 
     A place is the index of a tier; a fraction lies between two: models/dial.py. `whole` is what one token spends on
-    the FFNs at the full tier: bytes and neurons. Which rows are full is known on the host, so that nothing waits for
+    the FFNs at the full tier: bytes and neurons. factors: where given, the rows that are not full choose together, each
+    with its thresholds times its factor. Which rows are full is known on the host, so that nothing waits for
     the device, and neurons are counted in integers, so that no sum depends on its order.
     """
 
-    def __init__(self, tiers: Sequence[float], whole: tuple[int, int], device: torch.device) -> None:
+    def __init__(
+        self, tiers: Sequence[float], whole: tuple[int, int], device: torch.device, factors: Sequence[float] = ()
+    ) -> None:
         self._tiers = torch.tensor([int(tier) for tier in tiers], device=device)
         parts = [tier - int(tier) for tier in tiers]
         self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
         self._sparse = [row for row, tier in enumerate(tiers) if tier != 0]
         self.num_full = len(tiers) - len(self._sparse)
+        raised = [factors[row] for row in self._sparse] if factors else []
+        self._factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
         self.whole = whole
         self._by_all, self._by_full, self._fixed = [0, 0], [0, 0], 0.0  # of one row
         self._counts: dict[Prices, Tensor] = {}  # int64 [2, sparse rows]: neurons computed, neurons refined
@@ -56,6 +61,15 @@ class Compute:
             return table[tiers]
         parts = self._parts[self.sparse_rows] if self.num_full else self._parts
         return torch.lerp(table[tiers], table[(tiers + 1).clamp(max=len(table) - 1)], parts)
+
+    @property
+    def together(self) -> bool:
+        """Whether rows choose together."""
+        return self._factors is not None
+
+    def raised(self, limits: Tensor) -> Tensor:
+        """Thresholds [sparse rows, n] of rows that choose together."""
+        return limits if self._factors is None else limits * self._factors
 
     def note_whole(self, num_bytes: int, neurons: int, tokens: int, full_alone: bool = False) -> None:
         """`tokens` tokens of each row, or of each at the full tier, went through a whole FFN."""

@@ -208,19 +208,22 @@ class ExpertFFN(FFN):
 
     def _sparse(self, x: Tensor, compute: Compute) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""
-        limits = compute.at(self.thresholds)
+        limits = compute.raised(compute.at(self.thresholds))
         if x.shape[1] > 1:
             limits = limits.repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
-        y, counts = (self._by_router if self.planes is None else self._by_planes)(x.flatten(0, 1), limits)
+        if self.planes is None:
+            y, counts = self._by_router(x.flatten(0, 1), limits)
+        else:
+            y, counts = self._by_planes(x.flatten(0, 1), limits, compute.together)
         compute.note_sparse(self._prices, counts, x.shape[1])
         return y.view(x.shape) + compute.at(self.compensation).unsqueeze(1).to(x.dtype)
 
-    def _by_planes(self, x: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_planes(self, x: Tensor, limits: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         """(y [tokens, hidden], neurons computed and neurons refined, int64 [2, tokens])"""
         if self.planes is None:
             raise RuntimeError("prepare() was not called")
         bits, size = self.experts.router_bits, self.experts.size
-        result = plane_ffn(x, self.planes, limits, bits, self.activation_name, size)
+        result = plane_ffn(x, self.planes, limits, bits, self.activation_name, size, together)
         return result.y, result.counts
 
     def _plane_bytes(self, active: int, fine: int) -> float:

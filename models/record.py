@@ -56,6 +56,14 @@ class TierRecord:
         """(part of the way from the tier before to this one, share of bytes that is read there); 0 is just beyond it"""
         return [(float(part), float(share)) for part, share in self.calibrated.get("between", ())]
 
+    @property
+    def together(self) -> dict[int, list[tuple[float, float]]]:
+        """By the tokens of a step that choose together: (factor on thresholds, share of bytes that the step reads), the
+        factors rising; empty where calibration did not look.
+        """
+        known = self.calibrated.get("together", {})
+        return {int(size): [(float(factor), float(share)) for factor, share in row] for size, row in known.items()}
+
     def check(self) -> None:
         """Raises TypeError or ValueError for a record that was not written by us."""
         if not isinstance(self.name, str) or not all(
@@ -67,6 +75,10 @@ class TierRecord:
             raise ValueError(f"tier {self.name!r} lacks {missing}")
         if not all(0 <= part < 1 and share > 0 for part, share in [*self.between, (0.5, self.bytes_share)]):
             raise ValueError(f"tier {self.name!r} lies nowhere")
+        for size, points in self.together.items():
+            factors = [factor for factor, _ in points]
+            if size < 2 or not points or min(factors) < 1 or factors != sorted(set(factors)):
+                raise ValueError(f"tier {self.name!r} has no thresholds for steps of {size} tokens")
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,9 +157,9 @@ class Transformer(TensorModule):
             return x + self.positions(positions + self.spec.position_offset), None
         return x, rotation(positions, self.frequencies, x.dtype)
 
-    def compute_of(self, tiers: Sequence[float]) -> Compute:
-        """A fresh account for rows at these tiers, by their places."""
-        return Compute(tiers, self.whole_ffn, self.norm.weight.device)
+    def compute_of(self, tiers: Sequence[float], factors: Sequence[float] = ()) -> Compute:
+        """A fresh account for rows at these tiers, by their places; with factors they choose together."""
+        return Compute(tiers, self.whole_ffn, self.norm.weight.device, factors)
 
     def prepare(self) -> None:
         """To be called once the weights are loaded."""

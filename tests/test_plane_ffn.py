@@ -93,12 +93,15 @@ def mixed_shares(count: int) -> list[tuple[float, float]]:
     return [kinds[i % len(kinds)] for i in range(count)]
 
 
-def by_native(x: Tensor, weights: PlaneWeights, limits: Tensor, bits: int, activation: str, isa: str = "") -> Any:
+def by_native(
+    x: Tensor, weights: PlaneWeights, limits: Tensor, bits: int, activation: str, isa: str = "", together: bool = False
+) -> Any:
     loaded = library()
     best = plane_isa(loaded)
     if isa and PLANE_ISAS.index(isa) > PLANE_ISAS.index(best):
         pytest.skip(f"this processor has no {isa}")
-    return PlaneResult(*plane_ffn_native(x, packed_by_hand(weights, bits), limits, activation, loaded, isa or best))
+    packed = packed_by_hand(weights, bits)
+    return PlaneResult(*plane_ffn_native(x, packed, limits, activation, loaded, isa or best, together))
 
 
 def check_same(found: PlaneResult, expected: PlaneResult) -> None:
@@ -217,6 +220,38 @@ def test_the_limits_below_which_neurons_are_read_are_those_of_the_choice(ratio: 
         computed, refined = scores.chosen(torch.tensor([[limit, limit * ratio]]).expand(3, 2))
         assert torch.equal(refined, scores.refined_below(ratio) > limit)
         assert torch.equal(refined | computed, scores.touched_below(ratio) > limit)
+
+
+def test_together_a_step_chooses_what_any_of_its_tokens_would_alone_and_more() -> None:
+    weights, x = weights_of(64, 300), tokens_of(11, 64)
+    scores = plane_scores(x, weights, 4, "silu")
+    limits = scores.value.quantile(0.8).expand(11, 2).contiguous()
+    own = [each.any(0) for part in (slice(0, 8), slice(8, 11)) for each in _part(scores, part).chosen(limits[part])]
+    computed, refined = scores.chosen_together(limits)
+    for group, (token, alone) in zip((0, 8), (own[:2], own[2:]), strict=True):
+        assert bool(((computed | refined)[group] >= (token | alone)).all())
+        assert torch.equal(computed[group], computed[min(group + 7, 10)])
+    assert int((computed | refined)[0].sum()) > int((own[0] | own[1]).sum())
+
+
+def _part(scores: NeuronScores, part: slice) -> NeuronScores:
+    return NeuronScores(*(each[part] for each in scores))
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
+def test_together_native_is_torch_too(isa: str, gated: bool) -> None:
+    for count, hidden, width in SHAPES:
+        weights, x = weights_of(hidden, width, gated), tokens_of(count, hidden)
+        limits = limits_of(plane_scores(x, weights, 3, "silu"), mixed_shares(count))
+        expected = plane_ffn_torch(x, weights, limits, 3, "silu", together=True)
+        check_same(by_native(x, weights, limits, 3, "silu", isa, together=True), expected)
+
+
+def test_alone_a_token_chooses_together_what_it_chooses_anyway() -> None:
+    weights, x = weights_of(64, 300), tokens_of(1, 64)
+    limits = limits_of(plane_scores(x, weights, 4, "silu"), [(0.4, 0.2)])
+    check_same(by_native(x, weights, limits, 4, "silu", together=True), by_native(x, weights, limits, 4, "silu"))
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------

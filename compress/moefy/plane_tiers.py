@@ -1,6 +1,7 @@
 """Tiers of bit planes: what the high bits are worth is fitted, then one multiplier spends each tier's bytes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from .budget import Allocation, PlaneScores, limits_for
 from .fit import fitted
 from .importance import neuron_importance
 from .settings import MoefySettings
+from .steps import StepScores, together
 from .tiers import Decided, TierWalk, expert_of, experts_of
 
 _FIRST_WINDOWS = 8
@@ -53,26 +55,30 @@ class PlaneTiers:
         """Limits from the dense model's scores, then again from those that the tier itself brings about."""
         windows = self._workshop.calibration.windows
         some = windows[: max(_FIRST_WINDOWS, len(windows) // 4)]
-        first = self._walk(index, tier, self._dense, some, f"calibrate: tier {tier.name}, first walk")
-        return self._walk(index, tier, first[1], windows, f"calibrate: tier {tier.name}")[0]
+        _, seen, _ = self._walk(index, tier, self._dense, some, f"calibrate: tier {tier.name}, first walk")
+        done, _, joint = self._walk(index, tier, seen, windows, f"calibrate: tier {tier.name}")
+        limits = [float(expert.thresholds[index, 0]) for expert in experts_of(self._model)]
+        return replace(done, calibrated={**done.calibrated, "together": together(joint, limits)})
 
     def _walk(
         self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
-    ) -> tuple[TierRecord, list[PlaneScores]]:
+    ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
         limits = limits_for(seen, tier.share, self._allocation)
-        found: list[PlaneScores] = []
+        found, joint = list[PlaneScores](), list[StepScores]()
 
         def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
             found.append(PlaneScores.of(expert))
+            joint.append(StepScores(expert))
             expert.thresholds[index] = found[-1].thresholds(limits[layer])
             scores = [expert.plane_scores(x) for x in given]
             for each in scores:
                 found[-1].add(each)
+                joint[-1].add(each)
             return Decided([each.touched_below(found[-1].ratio) for each in scores], found[-1].bytes_at)
 
         gated = next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
-        return turn.run(tier, decide, what), found
+        return turn.run(tier, decide, what), found, joint
 
     @property
     def _allocation(self) -> Allocation:

@@ -124,14 +124,18 @@ TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
   }
   float exact[TOKEN_BLOCK][16];
   exact_values<ROWS>(job, group, exact);
+  Columns sum = filled(0.0f);  // of squares
   for (int64_t t = 0; t < job.tokens; ++t) {
     const Columns score = times(magnitude(columns(exact[t])), columns(group.importance));
-    group.active[t] |= above(score, job.thresholds[2 * t]) & group.fine[t];
+    if (!job.together) group.active[t] |= above(score, job.thresholds[2 * t]) & group.fine[t];
+    sum = plus(sum, times(times(score, score), filled(1.0f / squared(least(job.thresholds[2 * t])))));
     for (uint32_t left = group.fine[t]; left; left &= left - 1) {
       const int n = __builtin_ctz(left);
       group.h[t][n] = exact[t][n];
     }
   }
+  if (job.together)
+    for (int64_t t = 0; t < job.tokens; ++t) group.active[t] |= above(sum, 1.0f) & group.fine[t];
 }
 
 // sum[c] += factor[r] * row[r][c], row after row; `columns` is a multiple of 64.

@@ -22,6 +22,7 @@ struct PlaneJob {
   const PlaneLayer& layer;
   int64_t tokens, num_groups, parts;    // at most TOKEN_BLOCK tokens
   int activation;                       // one of `enum Activation`
+  bool together;                        // whether the tokens choose together
   int64_t stride;                       // bytes from one token's x to the next
   int64_t fit_offset;                   // where the fit starts in a group
   const float* thresholds;              // [tokens, 2], of kernels/plane_choice.py
@@ -38,7 +39,8 @@ struct Kernel {
   void (*gather)(const PlaneJob&, int64_t token, float* y);
 };
 
-constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time
+constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: TOGETHER of plane_choice.py
+constexpr float LEAST_LIMIT = 1e-18f;         // its square is still a number
 constexpr int MAX_ROWS = 2;                   // gate and up
 constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it
 constexpr int64_t PART_GROUPS = 8;            // of neurons that have sums of their own: each part may have a thread
@@ -148,10 +150,10 @@ static void run(const PlaneJob& job, const Kernel& kernel, const float* x, int64
 extern "C" {
 int moesaic_plane_isa() { return best_plane_isa(); }
 
-// x: [tokens, hidden]; thresholds: [tokens, 2]; y: [tokens, hidden]; active, fine: [tokens]. 1 for success, 0 when
-// there is no memory to work in.
+// x: [tokens, hidden]; thresholds: [tokens, 2]; y: [tokens, hidden]; active, fine: [tokens]. together: whether tokens
+// choose together, TOKEN_BLOCK at a time. 1 for success, 0 when there is no memory to work in.
 int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thresholds, float* y, int64_t* active,
-                      int64_t* fine, int64_t tokens, int64_t threads, int activation, int isa) {
+                      int64_t* fine, int64_t tokens, int64_t threads, int activation, int isa, int together) {
   static thread_local Scratch scratch;
   const int64_t hidden = layer->hidden, rows = layer->gated ? 2 : 1, num_groups = ceil_divide(layer->width, 16);
   const int64_t wanted = ceil_divide(num_groups, PART_GROUPS), parts = wanted < MAX_PARTS ? wanted : MAX_PARTS;
@@ -160,8 +162,8 @@ int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thre
     if (layer->bits & width) fit_offset += group_lines(hidden, width, rows) * 64;
   for (int64_t t = 0; t < tokens; t += TOKEN_BLOCK) {
     const int64_t now = tokens - t < TOKEN_BLOCK ? tokens - t : TOKEN_BLOCK;
-    PlaneJob job{*layer, now, num_groups, parts, activation, ceil_divide(hidden, 64) * 64 + 576, fit_offset,
-                 thresholds + 2 * t, nullptr, nullptr, nullptr, nullptr, nullptr};
+    PlaneJob job{*layer, now, num_groups, parts, activation, together != 0, ceil_divide(hidden, 64) * 64 + 576,
+                 fit_offset, thresholds + 2 * t, nullptr, nullptr, nullptr, nullptr, nullptr};
     if (!place(job, scratch)) return 0;
     const int64_t useful = now * hidden * layer->width / MINIMUM_WORK + 1;
     run(job, kernel_for(isa), x + t * hidden, threads < useful ? threads : useful, y + t * hidden, active + t, fine + t);

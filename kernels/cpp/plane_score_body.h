@@ -127,8 +127,40 @@ TARGET static Fit<ROWS> fit_of(const PlaneJob& job, const Group& group) {
   return fit;
 }
 
-// Values of a group as foreseen, how far off they may be, and from both which of its neurons are refined and which are
-// taken as they are: kernels/plane_choice.py.
+// Which neurons each token refines and which it takes as they are: kernels/plane_choice.py.
+TARGET static void choose(const PlaneJob& job, Group& group, const float (*deviation)[16], uint32_t there) {
+  const Columns importance = columns(group.importance);
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const float a = job.thresholds[2 * t], d = job.thresholds[2 * t + 1];
+    const Columns value = times(magnitude(columns(group.h[t])), importance);
+    const Columns doubt = times(columns(deviation[t]), importance);
+    const uint32_t worth = above(plus(times(value, value), times(doubt, doubt)), a * absolute(a) + d * absolute(d));
+    group.fine[t] = above(doubt, d) & worth & there;
+    group.active[t] = above(value, a) & ~group.fine[t] & there;
+  }
+}
+
+TARGET INLINE float squared(float x) { return x * x; }
+TARGET INLINE float least(float limit) { return limit > LEAST_LIMIT ? limit : LEAST_LIMIT; }
+
+// The same for all tokens at once.
+TARGET static void choose_together(const PlaneJob& job, Group& group, const float (*deviation)[16], uint32_t there) {
+  const Columns importance = columns(group.importance), worth = times(importance, importance);
+  Columns values = filled(0.0f), doubts = values, both = values;
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const float a = squared(least(job.thresholds[2 * t])), d = squared(least(job.thresholds[2 * t + 1]));
+    const Columns h = columns(group.h[t]), s = columns(deviation[t]);
+    const Columns value = times(times(h, h), worth), doubt = times(times(s, s), worth);
+    values = plus(values, times(value, filled(1.0f / a)));
+    doubts = plus(doubts, times(doubt, filled(1.0f / d)));
+    both = plus(both, times(plus(value, doubt), filled(1.0f / (a + d))));
+  }
+  const uint32_t fine = above(doubts, 1.0f) & above(both, 1.0f) & there;
+  for (int64_t t = 0; t < job.tokens; ++t)
+    group.fine[t] = fine, group.active[t] = above(values, 1.0f) & ~fine & there;
+}
+
+// Values of a group as foreseen, how far off they may be, and what is chosen for that.
 template <int ROWS>
 TARGET static void score(const PlaneJob& job, Group& group) {
   high_dots<ROWS>(job, group);
@@ -151,17 +183,9 @@ TARGET static void score(const PlaneJob& job, Group& group) {
         deviation[t][n] = __builtin_sqrtf(a * a + b * b);
       }
   memcpy(group.importance, fit.importance, sizeof fit.importance);
-  const Columns importance = columns(fit.importance);
   const int64_t neurons = job.layer.width - group.index * 16;
   const uint32_t there = neurons < 16 ? (1u << neurons) - 1 : 0xFFFF;
+  job.together ? choose_together(job, group, deviation, there) : choose(job, group, deviation, there);
   group.any_fine = 0;
-  for (int64_t t = 0; t < job.tokens; ++t) {
-    const float a = job.thresholds[2 * t], d = job.thresholds[2 * t + 1];
-    const Columns value = times(magnitude(columns(group.h[t])), importance);
-    const Columns doubt = times(columns(deviation[t]), importance);
-    const uint32_t worth = above(plus(times(value, value), times(doubt, doubt)), a * absolute(a) + d * absolute(d));
-    group.fine[t] = above(doubt, d) & worth & there;
-    group.active[t] = above(value, a) & ~group.fine[t] & there;
-    group.any_fine |= group.fine[t];
-  }
+  for (int64_t t = 0; t < job.tokens; ++t) group.any_fine |= group.fine[t];
 }

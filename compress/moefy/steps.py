@@ -1,0 +1,52 @@
+"""What the tokens of a step read where they choose together, foretold from scores that calibration saw."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...kernels.plane_choice import TOGETHER, NeuronScores
+from ...models.experts import ExpertFFN
+from .budget import PlaneScores
+
+STEPS = (2, 4, TOGETHER)  # tokens
+FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0)  # on thresholds
+_EVERY = 4  # of the tokens of a passage, one is looked at
+
+
+class StepScores:
+    """One layer's scores, of tokens at the same place of different passages together."""
+
+    def __init__(self, expert: ExpertFFN) -> None:
+        self._sizes = {size: PlaneScores.of(expert) for size in STEPS}
+
+    def add(self, scores: NeuronScores) -> None:
+        """[passages, tokens, experts] each; passages that fill no group are left out."""
+        for size, seen in self._sizes.items():
+            if len(scores.value) >= size:
+                seen.add(NeuronScores(*(_joint(each[:, ::_EVERY], size) for each in scores)))
+
+    def spent(self, size: int, limit: float) -> tuple[float, float] | None:
+        """(bytes that a step of so many tokens reads at a limit, of so many in all); None where no group was seen."""
+        seen = self._sizes[size]
+        return (seen.bytes_at(limit), seen.whole_bytes) if seen.foreseen.counts.any() else None
+
+
+def together(layers: Sequence[StepScores], limits: Sequence[float]) -> dict[str, list[list[float]]]:
+    """By the tokens of a step: [factor on the limits, share of the bytes of all layers that the step reads]."""
+    found = {}
+    for size in STEPS:
+        rows = []
+        for factor in FACTORS:
+            pairs = [layer.spent(size, limit * factor) for layer, limit in zip(layers, limits, strict=True)]
+            seen = [pair for pair in pairs if pair is not None]
+            if seen:
+                rows.append([factor, sum(read for read, _ in seen) / sum(whole for _, whole in seen)])
+        if rows:
+            found[str(size)] = rows
+    return found
+
+
+def _joint(scores: Tensor, size: int) -> Tensor:
+    groups = len(scores) // size
+    whole = scores[: groups * size].reshape(groups, size, *scores.shape[1:])
+    return whole.square().sum(1).sqrt()
