@@ -12,7 +12,7 @@ from ..strict import Strict
 from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_GATED_BITS, _PLAIN_BITS = 4, 2
+_RELU_BITS, _SMOOTH_BITS = 1, 4  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
 
 
 class MoefySettings(Strict):
@@ -73,7 +73,8 @@ class MoefySettings(Strict):
         """The experts of one layer."""
         if not self.by_planes:
             return ExpertSpec(self.expert_size, self.router, router_width=self.router_width)
-        bits = self.bits or (_GATED_BITS if ffn.gated else _PLAIN_BITS)
+        foresees_zeros = ffn.activation == "relu" and not ffn.gated
+        bits = self.bits or (_RELU_BITS if foresees_zeros else _SMOOTH_BITS)
         return ExpertSpec(self.expert_size, self.router, router_bits=bits)
 
     def by_energy(self, gated: bool) -> bool:
