@@ -50,11 +50,13 @@ class Case:
     width: int
     gated: bool
     bits: int
+    refined_bits: int
     share: float
 
     @property
     def name(self) -> str:
-        return f"{self.hidden}x{self.width} {'SwiGLU' if self.gated else 'ReLU'}, {self.bits} bits, {self.share:.2f}"
+        kind = "SwiGLU" if self.gated else "ReLU"
+        return f"{self.hidden}x{self.width} {kind}, {self.bits} bits, then {self.refined_bits}, {self.share:.2f}"
 
     @property
     def activation(self) -> str:
@@ -66,11 +68,11 @@ class Case:
 
 
 CASES = [
-    Case(576, 1536, True, 4, 0.55),  # SmolLM2-135M
-    Case(576, 1536, True, 4, 1.0),
-    Case(192, 1536, False, 1, 0.2),
-    Case(256, 2048, False, 1, 0.2),
-    Case(2048, 8192, False, 1, 0.2),  # OPT-1.3B
+    Case(576, 1536, True, 3, 6, 0.55),  # SmolLM2-135M
+    Case(576, 1536, True, 4, 8, 1.0),
+    Case(192, 1536, False, 1, 4, 0.2),
+    Case(256, 2048, False, 1, 4, 0.2),
+    Case(2048, 8192, False, 1, 4, 0.2),  # OPT-1.3B
 ]
 Call = Callable[[Tensor, Tensor], Any]  # x, thresholds
 
@@ -161,14 +163,16 @@ def random_weights(case: Case, random: torch.Generator) -> PlaneWeights:
     )  # of rounding to the high bits
     scales = torch.stack([scale(width)] * rows)
     fit = CoarseFit(*(each.bfloat16() for each in (scales, torch.zeros_like(scales), error, norm)))
-    return PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit, gate[0], gate[1])
+    return PlaneWeights(
+        matrix(width, hidden), down, scale(width), down_scale, fit, gate[0], gate[1], refined_bits=case.refined_bits
+    )
 
 
 def limits_of(scores: NeuronScores, case: Case) -> Tensor:
     """Thresholds [tokens, 2] at which each token reads the case's share."""
     rows = []
     for token in zip(*scores, strict=True):
-        seen = PlaneScores.unseen(FFNShape(case.hidden, case.width, case.gated), case.bits)
+        seen = PlaneScores.unseen(FFNShape(case.hidden, case.width, case.gated), case.bits, case.refined_bits)
         seen.add(NeuronScores(*token))
         rows.append(seen.thresholds(limits_for([seen], case.share, "global")[0] if case.share < 1 else EVERYTHING))
     return torch.stack(rows).to(DEVICE)

@@ -100,13 +100,16 @@ def _print_tiers(checkpoint: "Checkpoint") -> None:
 
 
 def _expert_rows(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
-    """A row a layer: its experts, and the share of them that is computed at each tier."""
+    """A row a layer: its experts, and the share of them of which each tier reads anything."""
     tiers = checkpoint.record.tiers
     rows = []
     for i, layer in enumerate(checkpoint.spec.layers):
         experts = layer.ffn.experts
         kind = f"{experts.count(layer.ffn.width)} of {experts.size}" if experts.size else "none"
-        router = {"bit_planes": f"high {experts.router_bits} bits", "norm_regression": f"{experts.router_width} wide"}
+        router = {
+            "bit_planes": f"high {experts.router_bits} bits, refined to {experts.refined_bits}",
+            "norm_regression": f"{experts.router_width} wide",
+        }
         active = [f"{tier.calibrated['active_by_layer'][i]:.3f}" for tier in tiers]
         rows.append([str(i), str(layer.ffn.width), kind, router.get(experts.router, ""), *active])
     return ["layer", "neurons", "experts", "router", *(f"active at {tier.name}" for tier in tiers)], rows

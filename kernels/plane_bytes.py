@@ -21,15 +21,19 @@ class FFNShape:
         return 1 + self.gated
 
 
-def plane_ffn_bytes(shape: FFNShape, bits: int, active: float, fine: float) -> float:
+WHOLE_BITS = 8
+
+
+def plane_ffn_bytes(shape: FFNShape, bits: int, active: float, fine: float, refined_bits: int = WHOLE_BITS) -> float:
     """Bytes that a lone token reads where `fine` neurons are refined and the rows of down of `active` are read.
 
-    Of all neurons the high planes of gate and up and their fit; of the fine ones the low planes, scales and biases; the
-    rows of the active; scales and bias of the output. Rows that do not fill their lines of 64 bytes read up to a line
-    more, which belongs to a layout and is not counted.
+    bits: those that route; refined_bits: those that a refined neuron is computed from. Of all neurons the high planes
+    of gate and up and their fit; of the fine ones the low planes, scales and biases; the rows of the active; scales and
+    bias of the output. Rows that do not fill their lines of 64 bytes read up to a line more, which belongs to a layout
+    and is not counted.
     """
     high = shape.width * (shape.hidden * shape.scored * bits / 8 + FITTED_BYTES * fitted_vectors(shape.scored))
-    low = fine * (shape.hidden * shape.scored * (8 - bits) / 8 + _row_vector_bytes(shape))
+    low = fine * (shape.hidden * shape.scored * (refined_bits - bits) / 8 + _row_vector_bytes(shape))
     return high + low + shape.hidden * active + _output_vector_bytes(shape)
 
 

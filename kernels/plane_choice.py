@@ -1,8 +1,8 @@
 """Which neurons of a bit-plane FFN are read, and how far.
 
 Every byte has one price. In units of the loss a neuron that is left out costs value^2 + doubt^2, one that is taken
-coarse doubt^2 and its row of down, and one that is refined its low planes; then its exact value is known, and its row
-of down is read only where that is worth it. With the limits a for rows of down and d for low planes:
+coarse doubt^2 and its row of down, and one that is refined its low planes; then its value is known, and its row of
+down is read only where that is worth it. With the limits a for rows of down and d for low planes:
 
     refined   doubt > d  and  value^2 + doubt^2 > a |a| + d |d|
     computed  exact > a where refined, else value > a
@@ -23,7 +23,7 @@ _LEAST = 1e-18  # a limit; its square is still a number
 
 
 class NeuronScores(NamedTuple):
-    """fp32 [tokens, tiles] each: |h| as foreseen, its deviation, and |h| itself, times the importance of the neurons.
+    """fp32 [tokens, tiles] each: |h| as foreseen, its deviation, and |h| as refined, times the importance of neurons.
 
     Of a tile the Euclidean norm over its neurons.
     """

@@ -2,10 +2,10 @@
 
 A row q of int8 weights with scale s holds a coarse copy of itself: its high b bits p = floor(q / 2^(8-b)), worth
 s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up foresee every neuron's value and how far off it may be
-(coarse.py). Where that is in doubt and matters, the low bits are read as well and the value is exact: with
-q = 2^(8-b) p + r only dot(r, x) is added to what is known. Rows of down are read for values that matter
-(plane_choice.py). Activations enter these products as int8 with one scale a token, so that every dot product is an
-integer and no sum depends on its order.
+(coarse.py). Where that is in doubt and matters, lower bits are read as well: with q = 2^(8-b) p + r only dot(r, x) is
+added to what is known. All of them make the value exact; the first few are nearly as good for fewer bytes. Rows of down
+are read for values that matter (plane_choice.py). Activations enter these products as int8 with one scale a token, so
+that every dot product is an integer and no sum depends on its order.
 
 On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
 for, and nothing else. The rest of the world computes all neurons and masks them.
@@ -24,11 +24,13 @@ from .coarse import CoarseFit, foresee
 from .int8_dynamic_linear import quantize_tokens
 from .int8_linear import int8_linear
 from .native import Native, native
+from .plane_bytes import WHOLE_BITS
 from .plane_choice import NeuronScores
 from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
 from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
 
 _SCORED_TOKENS = 256  # at a time, whose products stay in a cache
+_EXACT_BITS = 4
 Implementation = Literal["native", "torch"]
 
 
@@ -37,8 +39,8 @@ class PlaneWeights:
     """The weights of one FFN. up, gate: int8 [width, hidden]; down: int8 [hidden, width]; gate is None without one.
 
     Scales are fp32, of up and gate [width], of down [hidden]; biases [width], [width], [hidden] or None.
-    fit: what the coarse copies are worth, for one number of bits.
-    packed: the same again in the order of the C++ kernel, for one number of bits; `packed_weights` makes it.
+    fit: what the coarse copies are worth, for one number of bits. refined_bits: of a refined neuron, the high ones too.
+    packed: the same again in the order of the C++ kernel, for these numbers of bits; `packed_weights` makes it.
     """
 
     up: Tensor
@@ -51,6 +53,7 @@ class PlaneWeights:
     up_bias: Tensor | None = None
     gate_bias: Tensor | None = None
     down_bias: Tensor | None = None
+    refined_bits: int = WHOLE_BITS
     packed: PackedPlanes | None = None
 
     @property
@@ -88,11 +91,11 @@ def plane_ffn(
 ) -> PlaneResult:
     """y[t] = down_bias + sum over the computed neurons n of down[:, n] h[t, n].
 
-    h = act(up x), or act(gate x) * (up x): exact where refined, else as foreseen. Who is computed and refined at
-    thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`; together: whether tokens choose
-    together, so that a row depends on those beside it. x: floating point
-    [tokens, hidden], computed in fp32. A token that is not finite gives no numbers. Raises ValueError for shapes,
-    MemoryError where there is none to work in.
+    h = act(up x), or act(gate x) * (up x): from the refined bits where refined, else as foreseen. Who is computed and
+    refined at thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`; together: whether
+    tokens choose together, so that a row depends on those beside it. x: floating point [tokens, hidden], computed in
+    fp32. A token that is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to
+    work in.
     """
     _check(x, weights, thresholds)
     library = native() if x.is_cpu else None
@@ -124,7 +127,8 @@ def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeig
     if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
         return weights
     scored = _scored(weights)
-    packed = pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.fit, bits)
+    down = (weights.down, weights.down_scale, weights.down_bias)
+    packed = pack_planes(scored, down, weights.fit, bits, weights.refined_bits)
     return replace(weights, packed=packed)
 
 
@@ -143,34 +147,36 @@ def plane_ffn_torch(
     scores = found.scores(weights.fit, tile)
     chosen = scores.chosen_together(thresholds) if together else scores.chosen(thresholds)
     computed, refined = (_per_neuron(each, tile, width) for each in chosen)
-    h = torch.where(computed, torch.where(refined, found.exact, found.rough), torch.zeros_like(found.exact))
+    h = torch.where(computed, torch.where(refined, found.refined, found.rough), torch.zeros_like(found.rough))
     y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + found.token_scale * 0.0  # 0, or no number
     return PlaneResult(y.to(x.dtype), torch.stack([computed.sum(-1), refined.sum(-1)]))
 
 
 class PlaneNeurons(NamedTuple):
-    """h of every neuron as foreseen, how far off that may be, and exactly, [tokens, width]; token_scale [tokens, 1]."""
+    """h of every neuron as foreseen, how far off that may be, and refined, [tokens, width]; token_scale [tokens, 1]."""
 
     rough: Tensor
     deviation: Tensor
-    exact: Tensor
+    refined: Tensor
     token_scale: Tensor
 
     def scores(self, fit: CoarseFit, tile: int = 1) -> NeuronScores:
         """What decides at any thresholds: fp32 [tokens, tiles] each."""
         importance = fit.importance.float()
-        values = (self.rough.abs(), self.deviation, self.exact.abs())
+        values = (self.rough.abs(), self.deviation, self.refined.abs())
         return NeuronScores(*(tile_scores(each * importance, tile) for each in values))
 
 
 def plane_neurons(x: Tensor, weights: PlaneWeights, bits: int, activation: str) -> PlaneNeurons:
     """Every neuron of every token, whether or not it would be read."""
     integers, scale = quantize_tokens(x)
-    dots = [_dots(integers, weight, bits) for weight, _, _ in _scored(weights)]
-    rough, deviation = foresee(_coarse(dots, scale, weights.fit), weights.fit, activation)
-    pairs = zip(dots, _scored(weights), strict=True)
-    exact = [_scaled(dot, scale, row_scale, bias) for (_, dot), (_, row_scale, bias) in pairs]
-    return PlaneNeurons(rough, deviation, _product(exact, ACTIVATIONS[activation]), scale)
+    coarse = [_dot(integers, weight, bits) for weight, _, _ in _scored(weights)]
+    rough, deviation = foresee(_fitted(coarse, scale, weights.fit), weights.fit, activation)
+    refined = [
+        _scaled(_dot(integers, weight, weights.refined_bits), scale, row_scale, bias)
+        for weight, row_scale, bias in _scored(weights)
+    ]
+    return PlaneNeurons(rough, deviation, _product(refined, ACTIVATIONS[activation]), scale)
 
 
 def plane_scores(x: Tensor, weights: PlaneWeights, bits: int, activation: str, tile: int = 1) -> NeuronScores:
@@ -190,8 +196,8 @@ def plane_products(x: Tensor, weights: PlaneWeights, bits: int) -> list[tuple[Te
     integers, scale = quantize_tokens(x)
     found = []
     for weight, row_scale, bias in _scored(weights):
-        high, dot = _dots(integers, weight, bits)
-        found.append((high * scale, _scaled(dot, scale, row_scale, bias)))
+        whole = _dot(integers, weight, WHOLE_BITS)
+        found.append((_dot(integers, weight, bits) * scale, _scaled(whole, scale, row_scale, bias)))
     return found
 
 
@@ -221,20 +227,23 @@ def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]
     return [(weights.gate, weights.gate_scale, weights.gate_bias), up]
 
 
-def _dots(integers: Tensor, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Of the coarse rows, p 2^(8-b) + 2^(7-b) - 1/2, and of the whole ones, [tokens, width]: sums of integers."""
-    high = weight >> (8 - bits)
-    low = weight - (high << (8 - bits))
-    ones = torch.ones(len(weight), device=weight.device)
-    dot_high = int8_linear(integers, high, ones) * 2.0 ** (8 - bits)
-    middle = (2.0 ** (7 - bits) - 0.5) * integers.sum(-1, keepdim=True)
-    return dot_high + middle, dot_high + int8_linear(integers, low, ones)
+def _dot(integers: Tensor, weight: Tensor, bits: int) -> Tensor:
+    """Of the high bits of rows, p 2^(8-b) + 2^(7-b) - 1/2, [tokens, width]: sums of integers, and of halves."""
+    under, ones = WHOLE_BITS - bits, torch.ones(len(weight), device=weight.device)
+    rows = weight >> under
+    if bits > _EXACT_BITS:  # in two parts, whose sums fp32 holds
+        high = rows >> _EXACT_BITS
+        dot = int8_linear(integers, rows - (high << _EXACT_BITS), ones)
+        dot = dot + int8_linear(integers, high, ones) * 2.0**_EXACT_BITS
+    else:
+        dot = int8_linear(integers, rows, ones)
+    return dot * 2.0**under + (2.0 ** (under - 1) - 0.5) * integers.sum(-1, keepdim=True)
 
 
-def _coarse(dots: list[tuple[Tensor, Tensor]], token_scale: Tensor, fit: CoarseFit) -> list[Tensor]:
-    """Fitted, of gate, where there is one, and up."""
+def _fitted(dots: list[Tensor], token_scale: Tensor, fit: CoarseFit) -> list[Tensor]:
+    """Coarse products of gate, where there is one, and up."""
     rows = zip(dots, fit.scale.float(), fit.bias.float(), strict=True)
-    return [_scaled(dot, token_scale, scale, bias) for (dot, _), scale, bias in rows]
+    return [_scaled(dot, token_scale, scale, bias) for dot, scale, bias in rows]
 
 
 def _scaled(dot: Tensor, token_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .coarse import CoarseFit
+from .plane_bytes import WHOLE_BITS
 
 GROUP = 16  # neurons
 LINE = 64  # bytes
@@ -36,7 +37,7 @@ class Layer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias")),
         *((name, ctypes.c_int64) for name in ("hidden", "width", "group_bytes", "low_bytes", "columns")),
-        *((name, ctypes.c_int64) for name in ("bits", "gated", "biased")),
+        *((name, ctypes.c_int64) for name in ("bits", "refined_bits", "gated", "biased")),
     ]
 
 
@@ -45,7 +46,7 @@ class PackedPlanes:
     """groups: uint8 [ceil(width / 16), bytes]; low: uint8 [width, bytes]; down: int8 [width, hidden in whole lines].
 
     Their rows begin on lines of 64 bytes. exact: fp32 [width, 1 to 4], scales of gate and up, then biases. down_scale,
-    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones.
+    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones, `refined_bits` those and the low ones.
     """
 
     groups: Tensor
@@ -57,6 +58,7 @@ class PackedPlanes:
     hidden: int
     width: int
     bits: int
+    refined_bits: int
     gated: bool
     biased: bool  # gate and up
 
@@ -82,6 +84,7 @@ class PackedPlanes:
             self.low.shape[1],
             self.down.shape[1],
             self.bits,
+            self.refined_bits,
             self.gated,
             self.biased,
         )
@@ -89,26 +92,28 @@ class PackedPlanes:
 
 def pack_planes(
     scored: Sequence[tuple[Tensor, Tensor, Tensor | None]],
-    down: Tensor,
-    down_scale: Tensor,
-    down_bias: Tensor | None,
+    down: tuple[Tensor, Tensor, Tensor | None],
     fit: CoarseFit,
     bits: int,
+    refined_bits: int,
 ) -> PackedPlanes:
     """scored: (weight int8 [width, hidden], scale fp32 [width], bias [width] or None) of gate, if there is one, and up.
 
     down: int8 [hidden, width], with scale and bias [hidden]. Raises ValueError for sizes and bits that have no packed
     form.
     """
-    hidden, width = down.shape
+    matrix, down_scale, down_bias = down
+    hidden, width = matrix.shape
     if bits not in PACKED_BITS or hidden > MAX_HIDDEN:
         raise ValueError(
             f"planes are packed for {PACKED_BITS[0]} to {PACKED_BITS[-1]} bits and up to {MAX_HIDDEN} inputs, "
             f"these have {bits} bits and {hidden} inputs; leave `packed` away and torch computes them"
         )
+    if not bits < refined_bits <= WHOLE_BITS:
+        raise ValueError(f"refined_bits is {refined_bits}, it must lie above bits, {bits}, and go up to {WHOLE_BITS}")
     weights = torch.stack([weight for weight, _, _ in scored])  # [rows, width, hidden]
     high = (weights >> (8 - bits)) + (1 << (bits - 1))  # unsigned
-    low = weights & ((1 << (8 - bits)) - 1)
+    low = weights >> (WHOLE_BITS - refined_bits) & ((1 << (refined_bits - bits)) - 1)
     biases = [bias for _, _, bias in scored]
     biased = any(bias is not None for bias in biases)
     vectors = [scale for _, scale, _ in scored]
@@ -117,7 +122,7 @@ def pack_planes(
     fitted = [*fit.scale, *fit.bias, *fit.error, fit.importance]
     groups = _padded(torch.cat([_group_planes(high, bits), _group_vectors(fitted)], dim=-1), LINE)
     exact = torch.stack([vector.detach().float() for vector in vectors], dim=1)
-    parts = [groups, _neuron_planes(low, 8 - bits), exact, _padded(down.T, LINE)]
+    parts = [groups, _neuron_planes(low, refined_bits - bits), exact, _padded(matrix.T, LINE)]
     groups, low, exact, rows = _on_large_pages(parts)
     return PackedPlanes(
         groups=groups,
@@ -129,6 +134,7 @@ def pack_planes(
         hidden=hidden,
         width=width,
         bits=bits,
+        refined_bits=refined_bits,
         gated=len(scored) == 2,
         biased=biased,
     )

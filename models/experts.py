@@ -195,7 +195,7 @@ class ExpertFFN(FFN):
             raise TypeError("bit planes route by int8 weights; this FFN's are in floating point")
         weights = PlaneWeights(
             up.weight, down.weight, up.weight_scale, down.weight_scale, self.fit.found(),
-            up_bias=up.bias, down_bias=down.bias,
+            up_bias=up.bias, down_bias=down.bias, refined_bits=self.experts.refined_bits,
         )  # fmt: skip
         if isinstance(gate, Int8Linear):
             weights = replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
@@ -229,7 +229,7 @@ class ExpertFFN(FFN):
     def _plane_bytes(self, active: int, fine: int) -> float:
         biased, output_biased = (getattr(each, "bias", None) is not None for each in (self.up, self.down))
         shape = FFNShape(self.hidden_size, self.width, self.gate is not None, biased, output_biased)
-        return plane_ffn_bytes(shape, self.experts.router_bits, active, fine)
+        return plane_ffn_bytes(shape, self.experts.router_bits, active, fine, self.experts.refined_bits)
 
     @property
     def _prices(self) -> Prices:

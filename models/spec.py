@@ -62,13 +62,15 @@ class AttentionSpec:
 class ExpertSpec:
     """Experts of `size` neurons in a row, the last one shorter where they do not divide; 0 is no experts.
 
-    router_width: hidden units of a `norm_regression` router. router_bits: high bits that a `bit_planes` router reads.
+    router_width: hidden units of a `norm_regression` router. router_bits: high bits that a `bit_planes` router reads;
+    refined_bits: those that a neuron is computed from which it refines.
     """
 
     size: int = 0
     router: str = NO_ROUTER
     router_width: int = 0
     router_bits: int = 0
+    refined_bits: int = 8
 
     def count(self, width: int) -> int:
         """How many experts `width` neurons make."""

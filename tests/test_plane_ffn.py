@@ -36,7 +36,9 @@ def one_thread() -> None:
     torch.set_num_threads(1)  # small products are slower on two
 
 
-def weights_of(hidden: int, width: int, gated: bool = True, biased: bool = False, seed: int = 0) -> PlaneWeights:
+def weights_of(
+    hidden: int, width: int, gated: bool = True, biased: bool = False, seed: int = 0, refined: int = 8
+) -> PlaneWeights:
     draw = torch.Generator().manual_seed(seed)
 
     def matrix(*shape: int) -> Tensor:
@@ -50,7 +52,7 @@ def weights_of(hidden: int, width: int, gated: bool = True, biased: bool = False
     drawn = [torch.stack([scale(width) for _ in range(rows)]) for _ in range(3)]
     errors = drawn[2] * 30 * hidden**0.5  # about those of four bits
     fit = CoarseFit(*(each.bfloat16() for each in (drawn[0], drawn[1] * 100, errors, scale(width) * 100)))
-    weights = PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit)
+    weights = PlaneWeights(matrix(width, hidden), down, scale(width), down_scale, fit, refined_bits=refined)
     if gated:
         weights = replace(weights, gate=matrix(width, hidden), gate_scale=scale(width))
     if biased:
@@ -62,7 +64,8 @@ def packed_by_hand(weights: PlaneWeights, bits: int) -> PackedPlanes:
     scored = [(weights.up, weights.up_scale, weights.up_bias)]
     if weights.gate is not None and weights.gate_scale is not None:
         scored.insert(0, (weights.gate, weights.gate_scale, weights.gate_bias))
-    return pack_planes(scored, weights.down, weights.down_scale, weights.down_bias, weights.fit, bits)
+    down = (weights.down, weights.down_scale, weights.down_bias)
+    return pack_planes(scored, down, weights.fit, bits, weights.refined_bits)
 
 
 def tokens_of(count: int, hidden: int) -> Tensor:
@@ -130,7 +133,8 @@ def test_native_is_torch_in_shapes_drawn_at_random() -> None:
     for seed in range(60):
         count, hidden, width = draw.randrange(1, 20), draw.randrange(1, 300), draw.randrange(1, 400)
         bits, activation = draw.randrange(1, 5), draw.choice(ACTIVATIONS)
-        weights = weights_of(hidden, width, draw.random() < 0.5, draw.random() < 0.5, seed)
+        refined = draw.randrange(bits + 1, 9)
+        weights = weights_of(hidden, width, draw.random() < 0.5, draw.random() < 0.5, seed, refined)
         x = tokens_of(count, hidden)
         limits = limits_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
         check_same(
@@ -147,6 +151,21 @@ def test_exact_values_are_those_of_the_undivided_weights(isa: str) -> None:
     h = (weights.up.double() @ torch.ones(4096).double() * weights.up_scale).relu()
     expected = (weights.down.double() @ h) * weights.down_scale
     assert (result.y[0] - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("refined", [2, 3, 4, 5, 6, 7])
+def test_refined_values_are_those_of_the_high_bits_alone(isa: str, refined: int) -> None:
+    weights, x = weights_of(70, 40, gated=False, biased=True, refined=refined), tokens_of(5, 70)
+    step = 2 ** (8 - refined)
+    rows = (weights.up.double() / step).floor() * step + (step - 1) / 2
+    scale = x.abs().amax(1, keepdim=True).double() / 127
+    integers = (x.double() / scale).round()
+    assert weights.up_bias is not None and weights.down_bias is not None
+    h = (integers @ rows.T * scale * weights.up_scale + weights.up_bias).relu()
+    expected = h @ weights.down.double().T * weights.down_scale + weights.down_bias
+    result = by_native(x, weights, torch.full((5, 2), ALWAYS), 1, "relu", isa)
+    assert (result.y - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def test_nothing_above_the_threshold_leaves_the_bias_and_everything_counts_all() -> None:
@@ -299,6 +318,8 @@ def test_operands_that_do_not_fit_are_refused() -> None:
         plane_ffn(torch.zeros(2, 64), weights, torch.zeros(1, 2), 4, "silu")
     with pytest.raises(ValueError, match="1 to 4 bits"):
         packed_by_hand(weights, 5)
+    with pytest.raises(ValueError, match="refined_bits is 3, it must lie above bits, 3"):
+        packed_by_hand(replace(weights, refined_bits=3), 3)
     assert packed_weights(weights, 5).packed is None and packed_weights(weights, 4, tile=8).packed is None
     assert packed_weights(weights_of(MAX_HIDDEN + 1, 1, gated=False), 4).packed is None
 

@@ -26,6 +26,8 @@ from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import RecipeError, TextError
 
+DEFAULT = "high 3 bits, then 6"
+
 
 def silent(what: str, done: int, total: int) -> None:
     pass
@@ -150,7 +152,7 @@ def learned(lab: Lab, method: Method) -> Method:
 
 
 def plan(out: Path) -> CurvePlan:
-    only = ("high 4 bits", "neurons, perfect", "FLAP", "int4 to nearest, groups of 128")
+    only = (DEFAULT, "neurons, perfect", "FLAP", "int4 to nearest, groups of 128")
     return CurvePlan("stories260k", out, (str(embedded_text()),), 2, 32, 2, shares=(0.68, 0.3), only=only)
 
 
@@ -164,9 +166,9 @@ def test_a_run_that_ended_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
 
 
 def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
-    only = replace(plan(tmp_path), shares=(0.68,), only=("high 4 bits", "FLAP"), seeds=2)
+    only = replace(plan(tmp_path), shares=(0.68,), only=(DEFAULT, "FLAP"), seeds=2)
     found = draw_curves(only, silent)
-    (again,) = found.again["high 4 bits", 0.68]
+    (again,) = found.again[DEFAULT, 0.68]
     assert again.nats != found.points[0].nats and again.tokens == found.points[0].tokens
     head, body = rows(found, 0.68)
     assert "top-1 / dense over 2 seeds" in head and all(len(row) == len(head) and "+-" in row[5] for row in body)
@@ -176,7 +178,7 @@ def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
 
 def test_methods_stand_beside_the_default(tmp_path: Path) -> None:
     head, body = rows(draw_curves(plan(tmp_path), silent), 0.68)
-    assert "that of the default" in head[-1] and [row[-1] for row in body if row[0] == "high 4 bits"] == ["itself"]
+    assert "that of the default" in head[-1] and [row[-1] for row in body if row[0] == DEFAULT] == ["itself"]
 
 
 def test_bits_chosen_layer_by_layer_spend_what_they_are_given(lab: Lab) -> None:
@@ -229,7 +231,7 @@ def test_the_point_after_one_that_a_kill_cut_off_is_kept_too(tmp_path: Path, mon
 
 
 def test_curves_without_a_point_are_written_too(tmp_path: Path) -> None:
-    only = replace(plan(tmp_path), shares=(0.01,), only=("high 4 bits",))
+    only = replace(plan(tmp_path), shares=(0.01,), only=(DEFAULT,))
     page = write_curves(draw_curves(only, silent), tmp_path)[2].read_text()
     assert "alone are more than 0.01 of the bytes" in page
 
@@ -239,9 +241,9 @@ def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> N
     files = write_curves(found, tmp_path)
     assert [file.name for file in files] == ["curves.json", "curves.png", "curves.html"]
     points = json.loads(files[0].read_text())["points"]
-    assert {point["method"] for point in points} >= {"high 4 bits", "neurons, perfect", "FLAP pruning"}
+    assert {point["method"] for point in points} >= {DEFAULT, "neurons, perfect", "FLAP pruning"}
     head, body = rows(found, 0.3)
-    assert any(row[0] == "high 4 bits" and "alone are more than 0.30" in row[-1] for row in body)
+    assert any(row[0] == DEFAULT and "alone are more than 0.30" in row[-1] for row in body)
     assert all(len(row) == len(head) for row in body) and "paired bootstrap" in " ".join(notes(found))
 
 

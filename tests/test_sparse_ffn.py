@@ -1,5 +1,6 @@
 """The plane FFN that learns: the numbers of the kernel, and gradients for those neurons alone that were computed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from moesaic.compress.quantize.int8 import quantize_rows
 from moesaic.kernels.int8_dynamic_linear import quantize_tokens
 from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
-from moesaic.models.spec import FFNSpec
+from moesaic.models.spec import BIT_PLANES, ExpertSpec, FFNSpec
 
 HIDDEN, WIDTH, TOKENS = 24, 40, 10
+EXPERTS = ExpertSpec(1, BIT_PLANES, router_bits=4, refined_bits=7)
 KINDS = pytest.mark.parametrize(
     ("gated", "activation"), [(True, "silu"), (True, "relu"), (False, "gelu"), (False, "relu")]
 )
@@ -31,7 +33,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def tier_ffn(gated: bool, activation: str, touched: float, ratio: float = 1.0, compensate: bool = False) -> TierFFN:
     spec = FFNSpec(WIDTH, activation, gated, bias=True, output_bias=True)
-    ffn = TierFFN(HIDDEN, spec, 4, randn(WIDTH, seed=8).abs(), compensate)
+    ffn = TierFFN(HIDDEN, spec, EXPERTS, randn(WIDTH, seed=8).abs(), compensate)
     ffn.touched, ffn.ratio = touched, ratio
     for seed, weight in enumerate(ffn.parameters()):
         weight.data = randn(*weight.shape, seed=seed) * 0.3
@@ -45,7 +47,7 @@ def stored(ffn: TierFFN, x: Tensor) -> PlaneWeights:
         if (linear := getattr(ffn, name)) is not None:
             weights[name], weights[f"{name}_scale"] = quantize_rows(linear.weight.data)
             weights[f"{name}_bias"] = linear.bias.data
-    return PlaneWeights(**weights, fit=ffn.products(x)[1])
+    return PlaneWeights(**weights, fit=ffn.products(x)[1], refined_bits=EXPERTS.refined_bits)
 
 
 def limits_of(ffn: TierFFN, x: Tensor, activation: str) -> tuple[NeuronScores, Tensor]:
@@ -72,6 +74,7 @@ def test_at_the_limit_that_touches_its_share_the_kernel_gives_the_same(
 @KINDS
 def test_all_neurons_from_all_bits_are_the_dense_int8_network(gated: bool, activation: str) -> None:
     ffn, x = tier_ffn(gated, activation, 1.0, compensate=True), randn(TOKENS, HIDDEN, seed=9)
+    ffn.experts = replace(EXPERTS, refined_bits=8)
     integers, scale = quantize_tokens(x)
     torch.testing.assert_close(ffn.sparse(x), ffn.dense(integers * scale), rtol=1e-4, atol=1e-5)
 
@@ -115,13 +118,14 @@ def test_the_fit_is_that_of_calibration() -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 7])
-def test_coarse_rows_are_the_high_bits_of_the_stored_ones(bits: int) -> None:
+def test_coarse_and_refined_rows_are_the_high_bits_of_the_stored_ones(bits: int) -> None:
     weight = torch.cat([randn(5, 16), torch.zeros(1, 16)])
     integers, scale = quantize_rows(weight)
-    coarse, exact, ours = plane_rows(weight, bits)
-    assert torch.equal(exact, integers.float()) and torch.equal(ours, scale)
-    expected = (integers >> (8 - bits)).float() * 2 ** (8 - bits) + 2 ** (7 - bits) - 0.5
-    assert torch.equal(coarse, expected)
+    rows = plane_rows(weight, ExpertSpec(1, BIT_PLANES, router_bits=bits, refined_bits=bits + 1))
+    assert torch.equal(rows.whole, integers.float()) and torch.equal(rows.scale, scale)
+    for found, count in ((rows.coarse, bits), (rows.refined, bits + 1)):
+        expected = (integers >> (8 - count)).float() * 2 ** (8 - count) + 2 ** (7 - count) - 0.5
+        assert torch.equal(found, expected)
     torch.testing.assert_close(fake_int8(weight), integers.float() * scale.unsqueeze(1), rtol=0, atol=1e-7)
 
 
@@ -136,5 +140,5 @@ def test_a_limit_keeps_its_share_and_never_more(share: float) -> None:
 def test_the_twin_has_the_parameters_of_the_dense_network_under_their_names() -> None:
     dense = nn.ModuleDict({"ffn": tier_ffn(True, "silu", 1.0)})
     names = [name for name, _ in dense.named_parameters()]
-    dense["ffn"] = TierFFN.of(dense["ffn"], HIDDEN, FFNSpec(WIDTH, "silu", True), 4, torch.ones(WIDTH), True)  # type: ignore
+    dense["ffn"] = TierFFN.of(dense["ffn"], HIDDEN, FFNSpec(WIDTH, "silu", True), EXPERTS, torch.ones(WIDTH), True)  # type: ignore
     assert [name for name, _ in dense.named_parameters()] == names and list(dense.state_dict()) == names

@@ -35,14 +35,17 @@ def default_method(ffn: FFNSpec) -> Planes:
 
 def _planes(ffn: FFNSpec) -> list[Method]:
     """All bits, then the default with one part changed."""
-    best, constant = default_method(ffn).bits, default_method(ffn).compensate
+    default = default_method(ffn)
+    best, constant, name = default.bits, default.compensate, default.name
+    bits = [Planes(each, compensate=constant) for each in (4, 3, 2, 1)]
+    refined = [Planes(best, each, compensate=constant) for each in (best + 2, best + 4, 8) if each <= 8]
     apart = [
-        Planes(best, "uniform", compensate=constant, name=f"high {best} bits, the same share in every layer"),
-        Planes(best, fisher=False, compensate=constant, name=f"high {best} bits, column norms for importance"),
-        Planes(best, fit=False, compensate=constant, name=f"high {best} bits, not fitted, two levels"),
-        Planes(best, compensate=not constant, name=f"high {best} bits, {'no' if constant else 'a'} constant"),
+        Planes(best, allocation="uniform", compensate=constant, name=f"{name}, the same share in every layer"),
+        Planes(best, fisher=False, compensate=constant, name=f"{name}, column norms for importance"),
+        Planes(best, fit=False, compensate=constant, name=f"{name}, not fitted, two levels"),
+        Planes(best, compensate=not constant, name=f"{name}, {'no' if constant else 'a'} constant"),
     ]
-    return [*(Planes(bits, compensate=constant) for bits in (4, 3, 2, 1)), LayeredPlanes(constant), *apart]
+    return [*bits, *refined, LayeredPlanes(constant), *apart]
 
 
 def _attention(ffn: FFNSpec) -> list[Method]:

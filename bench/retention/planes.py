@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...compress.moefy.budget import Allocation, PlaneScores, limits_for
 from ...compress.moefy.fit import fitted
+from ...compress.moefy.settings import MoefySettings
 from ...kernels.coarse import CoarseFit
 from ...kernels.plane_bytes import plane_ffn_bytes
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
@@ -24,13 +25,14 @@ _TURNS = 2  # bits by bytes, then bytes by bits
 
 @dataclass
 class Planes:
-    """bits: None is the default of the recipe. allocation: one multiplier for all layers, or one for each.
+    """bits: that route; refined_bits: of a neuron in doubt. allocation: one multiplier for all layers, or one for each.
 
     fit: whether coarse products are regressed and doubts known; fisher: whether importance is, else the column norms.
     Without a fit there are no doubts, and every neuron of enough value is refined.
     """
 
     bits: int
+    refined_bits: int = 0  # 0: as a recipe that says nothing of it
     allocation: Allocation = "global"
     fit: bool = True
     fisher: bool = True
@@ -42,7 +44,9 @@ class Planes:
     scores: list[PlaneScores] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.name = self.name or f"high {self.bits} bit{'s' * (self.bits > 1)}"
+        settings = MoefySettings(router="bit_planes", bits=self.bits, refined_bits=self.refined_bits or None)
+        self.refined_bits = settings.refined_beyond(self.bits)
+        self.name = self.name or f"high {self.bits} bit{'s' * (self.bits > 1)}, then {self.refined_bits}"
 
     def learn(self, material: Material, progress: Progress) -> None:
         self._layers = material.layers
@@ -76,17 +80,18 @@ class Planes:
         fit = replace(layer.planes.fit, importance=worth.bfloat16())
         if self.fit:
             fit = fitted([x], layer.planes, self.bits, worth)
-        return packed_weights(replace(layer.planes, fit=CoarseFit(*fit.tensors)), self.bits)
+        planes = replace(layer.planes, fit=CoarseFit(*fit.tensors), refined_bits=self.refined_bits)
+        return packed_weights(planes, self.bits)
 
     def _observed(self, index: int, x: Tensor) -> PlaneScores:
         layer = self._layers[index]
-        scores = PlaneScores.unseen(layer.shape, self.bits)
+        scores = PlaneScores.unseen(layer.shape, self.bits, self.refined_bits)
         found = plane_scores(x, self.weights[index], self.bits, layer.weights.activation)
         scores.add(found if self.fit else found._replace(doubt=found.value * scores.ratio))
         return scores
 
     def _price(self, layer: LabLayer, active: int, fine: int) -> float:
-        return plane_ffn_bytes(layer.shape, self.bits, active, fine)
+        return plane_ffn_bytes(layer.shape, self.bits, active, fine, self.refined_bits)
 
 
 @dataclass

@@ -47,7 +47,7 @@ class StepPlanes:
         self._layers, self._weights = material.layers, self.planes.weights
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
-        costs = PlaneScores.unseen(self._layers[index].shape, self.planes.bits)
+        costs = PlaneScores.unseen(self._layers[index].shape, self.planes.bits, self.planes.refined_bits)
         if costs.fixed_bytes >= share * costs.whole_bytes:
             raise NotHere(f"the high {self.planes.bits} bits alone are more than {share:.2f} of the bytes")
         thresholds = self._thresholds(index, x[_drawn(len(x))][:_SEARCHED_TOKENS], share, costs)
@@ -66,7 +66,7 @@ class StepPlanes:
         order = _drawn(len(x))
         found = self._neurons(index, x[order])
         computed, refined = self._chosen(found.scores(self._weights[index].fit), thresholds)
-        h = torch.where(computed, torch.where(refined, found.exact, found.rough), 0.0)
+        h = torch.where(computed, torch.where(refined, found.refined, found.rough), 0.0)
         read = self._read(computed, refined, costs).repeat_interleave(self.tokens)[: len(x)]
         back = torch.argsort(order)
         return Used(self._layers[index].output(h)[back], read[back], computed.float().mean(1)[back])

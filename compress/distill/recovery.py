@@ -10,7 +10,7 @@ from ...kernels.plane_bytes import FFNShape
 from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
-from ...models.spec import FFNSpec, TransformerSpec
+from ...models.spec import ExpertSpec, FFNSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
 from ..moefy.budget import Allocation, PlaneScores, limits_for
@@ -23,7 +23,8 @@ from .training import Lesson
 
 
 class TierSettings(Strict):
-    """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits, allocation and compensate likewise.
+    """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits, refined_bits, allocation and compensate
+    likewise.
 
     mix: the part of each batch that is computed at the tier; the rest is computed in full, so that the full tier stays
     what it is.
@@ -31,6 +32,7 @@ class TierSettings(Strict):
 
     share: float = Field(gt=0, le=1)
     bits: int | None = Field(default=None, ge=1, le=7)
+    refined_bits: int | None = Field(default=None, ge=2, le=8)
     allocation: Allocation = "global"
     mix: float = Field(default=0.5, gt=0, le=1)
     compensate: bool | None = None
@@ -46,24 +48,29 @@ class TierSettings(Strict):
             scores = self.scores(layer.ffn, spec.hidden_size)
             least = scores.fixed_bytes / scores.whole_bytes
             if self.share <= least:
+                bits = self.experts(layer.ffn).router_bits
                 raise RecipeError(
-                    f"distill: at.share is {self.share}, and in layer {i} the {self.high_bits(layer.ffn)} high bits "
+                    f"distill: at.share is {self.share}, and in layer {i} the {bits} high bits "
                     f"that route are {least:.3f} of the FFN's bytes; raise at.share or lower at.bits"
                 )
 
-    def high_bits(self, ffn: FFNSpec) -> int:
-        """That route, as `moefy` would choose them."""
-        return self.as_moefy.experts(ffn).router_bits
+    def experts(self, ffn: FFNSpec) -> ExpertSpec:
+        """As `moefy` would make them."""
+        return self.as_moefy.experts(ffn)
 
     @property
     def as_moefy(self) -> MoefySettings:
         """The experts that the tier will have."""
-        return MoefySettings(expert_size=1, router="bit_planes", bits=self.bits, compensate=self.compensate)
+        return MoefySettings(
+            expert_size=1, router="bit_planes", bits=self.bits, refined_bits=self.refined_bits,
+            compensate=self.compensate,
+        )  # fmt: skip
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
         shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
-        return PlaneScores.unseen(shape, self.high_bits(ffn))
+        experts = self.experts(ffn)
+        return PlaneScores.unseen(shape, experts.router_bits, experts.refined_bits)
 
 
 class TierLesson(Lesson):
@@ -78,10 +85,10 @@ class TierLesson(Lesson):
         importance = neuron_importance(source, windows, workshop.seed, self._teller("importance of neurons"))
         for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
             if isinstance(layer, Layer):
-                ffn, bits = spec.ffn, settings.high_bits(spec.ffn)
+                ffn, experts = spec.ffn, settings.experts(spec.ffn)
                 device = layer.ffn_norm.weight.device
                 twin = TierFFN.of(
-                    layer.ffn, hidden, ffn, bits, each.to(device), settings.as_moefy.compensates(ffn.gated)
+                    layer.ffn, hidden, ffn, experts, each.to(device), settings.as_moefy.compensates(ffn.gated)
                 )
                 layer.ffn = twin
                 self._ffns.append(twin)

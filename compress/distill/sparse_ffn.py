@@ -14,18 +14,19 @@ from torch.nn import functional
 
 from ...kernels.coarse import CoarseFit, foresee
 from ...kernels.int8_dynamic_linear import quantize_tokens
+from ...kernels.plane_bytes import WHOLE_BITS
 from ...kernels.plane_choice import NeuronScores
 from ...models.compute import Compute
 from ...models.ffn import FFN
 from ...models.linear import Linear, TensorModule
-from ...models.spec import FFNSpec
+from ...models.spec import ExpertSpec, FFNSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """Neurons from all bits and from the high ones, [tokens, width] each, and what `plane_scores` makes of them."""
+    """Neurons refined and from the high bits, [tokens, width] each, and what `plane_scores` makes of them."""
 
-    exact: Tensor
+    refined: Tensor
     coarse: Tensor
     scores: NeuronScores
 
@@ -33,23 +34,25 @@ class Foreseen:
 class TierFFN(FFN):
     """The twin of a dense `FFN` over the same parameters: at the tier as long as `at_tier`, else whole int8.
 
-    bits: of the high planes. importance: fp32 [width]. compensate: adds the mean of what is left out. touched: of the
-    neurons the part of which the tier reads anything; ratio: of the limit for doubts to the one for values.
+    experts: the bits that route and refine. importance: fp32 [width]. compensate: adds the mean of what is left out.
+    touched: of the neurons the part of which the tier reads anything; ratio: of the limit for doubts to the other one.
     """
 
-    def __init__(self, hidden_size: int, spec: FFNSpec, bits: int, importance: Tensor, compensate: bool = True) -> None:
+    def __init__(
+        self, hidden_size: int, spec: FFNSpec, experts: ExpertSpec, importance: Tensor, compensate: bool = True
+    ) -> None:
         super().__init__(hidden_size, spec)
-        self.bits, self.compensate = bits, compensate
+        self.experts, self.compensate = experts, compensate
         self.importance = importance.bfloat16().float()
         self.touched, self.ratio, self.at_tier = 1.0, 1.0, False
 
     @classmethod
     def of(
-        cls, ffn: FFN, hidden_size: int, spec: FFNSpec, bits: int, importance: Tensor, compensate: bool
+        cls, ffn: FFN, hidden_size: int, spec: FFNSpec, experts: ExpertSpec, importance: Tensor, compensate: bool
     ) -> "TierFFN":
         """The twin of a dense FFN, sharing its linears."""
         with torch.device("meta"):
-            twin = cls(hidden_size, spec, bits, importance, compensate)
+            twin = cls(hidden_size, spec, experts, importance, compensate)
         twin.gate, twin.up, twin.down = ffn.gate, ffn.up, ffn.down
         return twin
 
@@ -73,35 +76,40 @@ class TierFFN(FFN):
         seen = self.foreseen(x)
         limit = limit_for_share(seen.scores.touched_below(self.ratio), self.touched)
         computed, refined = seen.scores.chosen(limit * torch.tensor([[1.0, self.ratio]], device=x.device))
-        h = torch.where(computed, torch.where(refined, seen.exact, seen.coarse), 0.0)
+        h = torch.where(computed, torch.where(refined, seen.refined, seen.coarse), 0.0)
         y = self._down(h)
         if not self.compensate:
             return y
-        left_out = (seen.exact - h).detach().mean(0)
+        left_out = (seen.refined - h).detach().mean(0)
         return y + functional.linear(left_out, fake_int8(_weight(self.down)).detach())
 
     def foreseen(self, x: Tensor) -> Foreseen:
-        """What all bits give and what the high ones foresee. x: [tokens, hidden]."""
+        """What the refined bits give and what the high ones foresee. x: [tokens, hidden]."""
         pairs, fit = self.products(x)
-        coarse = [_straight_through(exact, fitted) for exact, fitted in pairs]
+        coarse = [_straight_through(refined, fitted) for refined, fitted in pairs]
         value, deviation = foresee(coarse, fit, self.activation_name)
-        exact = self.activation(pairs[0][0]) if self.gate is None else self.activation(pairs[0][0]) * pairs[1][0]
-        parts = (value.abs(), deviation, exact.abs())
-        return Foreseen(exact, value, NeuronScores(*(each.detach() * self.importance for each in parts)))
+        first = self.activation(pairs[0][0])
+        refined = first if self.gate is None else first * pairs[1][0]
+        parts = (value.abs(), deviation, refined.abs())
+        return Foreseen(refined, value, NeuronScores(*(each.detach() * self.importance for each in parts)))
 
     def products(self, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], CoarseFit]:
-        """(exact, fitted coarse) products of gate, where there is one, and up, fp32 [tokens, width]; their fit."""
+        """(refined, fitted coarse) products of gate, where there is one, and up, fp32 [tokens, width]; their fit."""
         integers, token_scale = quantize_tokens(x.detach())
         units = x.float() / torch.where(token_scale > 0, token_scale, torch.ones_like(token_scale))
         rounded = _straight_through(units, integers)
         found, fits = [], []
         for linear in [each for each in (self.gate, self.up) if each is not None]:
-            high, whole, scale = plane_rows(_weight(linear), self.bits)
-            exact, bias = functional.linear(rounded, whole).float() * (token_scale * scale), _bias(linear)
-            exact = exact if bias is None else exact + bias
-            dot = functional.linear(integers, high).float() * token_scale
-            fits.append(regressed(dot, exact.detach()))
-            found.append((exact, dot * fits[-1][0].float() + fits[-1][1].float()))
+            rows, bias = plane_rows(_weight(linear), self.experts), _bias(linear)
+            unit = token_scale * rows.scale
+            refined, exact = (functional.linear(x, w).float() * unit for x, w in (
+                (rounded, rows.refined), (integers, rows.whole),
+            ))  # fmt: skip
+            if bias is not None:
+                refined, exact = refined + bias, exact + bias.detach()
+            dot = functional.linear(integers, rows.coarse).float() * token_scale
+            fits.append(regressed(dot, exact))
+            found.append((refined, dot * fits[-1][0].float() + fits[-1][1].float()))
         slopes, intercepts, errors = (torch.stack(each) for each in zip(*fits, strict=True))
         return found, CoarseFit(slopes, intercepts, errors, self.importance.bfloat16())
 
@@ -123,17 +131,31 @@ def regressed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return slope.bfloat16(), (mean_y - slope * mean_x).bfloat16(), left.bfloat16()
 
 
-def plane_rows(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(coarse, exact, scale) of int8 rows in units of their scale: [rows, columns] twice, fp32 [rows].
+@dataclass(frozen=True, slots=True)
+class PlaneRows:
+    """int8 rows in units of their scale, fp32 [rows]: all bits, the refined ones, the high ones; [rows, columns] each.
 
-    exact q = round(w / scale), scale = max|w| / 127, with the gradient of w / scale; coarse, without one,
-    p 2^(8-b) + 2^(7-b) - 1/2 with p = floor(q / 2^(8-b)).
+    The refined ones have the gradient of w / scale, the others none.
     """
+
+    whole: Tensor
+    refined: Tensor
+    coarse: Tensor
+    scale: Tensor
+
+
+def plane_rows(weight: Tensor, experts: ExpertSpec) -> PlaneRows:
+    """q = round(w / scale), scale = max|w| / 127, of b bits p 2^(8-b) + 2^(7-b) - 1/2, p = floor(q / 2^(8-b))."""
     scale = _row_scale(weight)
     units = weight / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
     whole = torch.round(units.detach()).clamp(-127, 127)
-    step = 2.0 ** (8 - bits)
-    return torch.floor(whole / step) * step + (step / 2 - 0.5), _straight_through(units, whole), scale
+    refined, coarse = (_high_bits(whole, bits) for bits in (experts.refined_bits, experts.router_bits))
+    return PlaneRows(whole, _straight_through(units, refined), coarse, scale)
+
+
+def _high_bits(whole: Tensor, bits: int) -> Tensor:
+    step = 2.0 ** (WHOLE_BITS - bits)
+    return torch.floor(whole / step) * step + (step / 2 - 0.5)
 
 
 def fake_int8(weight: Tensor) -> Tensor:

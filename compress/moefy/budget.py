@@ -39,9 +39,10 @@ class PlaneScores:
     sizes: Tensor | None = None  # of the experts, where they differ
 
     @classmethod
-    def unseen(cls, shape: FFNShape, bits: int) -> "PlaneScores":
+    def unseen(cls, shape: FFNShape, bits: int, refined_bits: int) -> "PlaneScores":
         """What the parts of such an FFN cost, with no score seen yet."""
-        none, down, low = (plane_ffn_bytes(shape, bits, *each) for each in ((0, 0), (shape.width, 0), (0, shape.width)))
+        counts = ((0, 0), (shape.width, 0), (0, shape.width))
+        none, down, low = (plane_ffn_bytes(shape, bits, *each, refined_bits) for each in counts)
         return cls(none, down - none, low - none, int8_ffn_bytes(shape))
 
     @classmethod

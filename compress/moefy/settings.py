@@ -5,14 +5,15 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.plane_bytes import WHOLE_BITS, FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
 from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_RELU_BITS, _SMOOTH_BITS = 1, 4  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
+_RELU_BITS, _SMOOTH_BITS = 1, 3  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
+_MORE_BITS = 3  # that are read of a neuron in doubt
 
 
 class MoefySettings(Strict):
@@ -22,7 +23,7 @@ class MoefySettings(Strict):
     Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
     the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
     10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
-    `bit_planes` reads the high `bits` of the int8 weights themselves.
+    `bit_planes` reads the high `bits` of the int8 weights themselves, and `refined_bits` of a neuron that is in doubt.
     allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
     routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
     is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
@@ -34,6 +35,7 @@ class MoefySettings(Strict):
     router: Literal["norm_regression", "bit_planes"] = "norm_regression"
     router_width: int = Field(default=128, ge=1)
     bits: int | None = Field(default=None, ge=1, le=7)
+    refined_bits: int | None = Field(default=None, ge=2, le=8)
     tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
     allocation: Literal["uniform", "energy", "global"] | None = None
     compensate: bool | None = None
@@ -75,7 +77,14 @@ class MoefySettings(Strict):
             return ExpertSpec(self.expert_size, self.router, router_width=self.router_width)
         foresees_zeros = ffn.activation == "relu" and not ffn.gated
         bits = self.bits or (_RELU_BITS if foresees_zeros else _SMOOTH_BITS)
-        return ExpertSpec(self.expert_size, self.router, router_bits=bits)
+        return ExpertSpec(self.expert_size, self.router, router_bits=bits, refined_bits=self.refined_beyond(bits))
+
+    def refined_beyond(self, bits: int) -> int:
+        """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
+        refined = self.refined_bits or min(bits + _MORE_BITS, WHOLE_BITS)
+        if refined <= bits:
+            raise RecipeError(f"moefy: refined_bits is {refined}, it must be more than bits, {bits}; raise it")
+        return refined
 
     def by_energy(self, gated: bool) -> bool:
         """Whether layers share the tier's bytes by their energy."""

@@ -88,9 +88,9 @@ TARGET static const uint8_t* low_plane(const PlaneJob& job, const uint8_t* plane
   return plane + part_bytes;
 }
 
-// Exact values of the fine neurons: act(gate) * up or act(up), where both are scale * (dot - 128 sum) + bias.
+// Values of the fine neurons: act(gate) * up or act(up), where both are scale * (dot + offset / 2) + bias.
 template <int ROWS>
-TARGET static void exact_values(const PlaneJob& job, const Group& group, float (*h)[16]) {
+TARGET static void refined_values(const PlaneJob& job, const Group& group, float (*h)[16]) {
   float vectors[2 * ROWS][16] = {}, gate[TOKEN_BLOCK][16];  // scales, then biases
   for (uint32_t left = group.any_fine; left; left &= left - 1) {
     const int n = __builtin_ctz(left);
@@ -100,16 +100,16 @@ TARGET static void exact_values(const PlaneJob& job, const Group& group, float (
   for (int64_t t = 0; t < job.tokens; ++t)
     for (int r = 0; r < ROWS; ++r) {
       const Columns unit = times(filled(0.5f * job.scale[t]), columns(vectors[r]));
-      const Columns value = times(doubled(group.dot[t][r], -256 * job.sum[t]), unit);
+      const Columns value = times(doubled(group.dot[t][r], offset_of(job, t, job.layer.refined_bits)), unit);
       put(r + 1 < ROWS ? gate[t] : h[t], job.layer.biased ? plus(value, columns(vectors[ROWS + r])) : value);
     }
   activate(job.activation, ROWS > 1 ? gate[0] : nullptr, h[0], int(job.tokens * 16));
 }
 
-// Reads the low planes of the fine neurons of a group; those whose exact value is worth it become active.
+// Reads the low planes of the fine neurons of a group; those whose value is worth it then become active.
 template <int ROWS>
 TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
-  const int low = 8 - int(job.layer.bits);
+  const int low = int(job.layer.refined_bits - job.layer.bits), under = 8 - int(job.layer.refined_bits);
   for (uint32_t left = group.any_fine; left; left &= left - 1) {
     const int n = __builtin_ctz(left);
     ahead.due += ahead.row_bytes / 64;
@@ -117,21 +117,21 @@ TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
       if (!(group.fine[t] >> n & 1)) continue;
       const uint8_t* plane = low_of(job, group, n);
       const int8_t* x = job.x + t * job.stride;
-      if (low & 4) plane = low_plane<4, ROWS>(job, plane, x, low & 3, n, group.dot[t], ahead);
-      if (low & 2) plane = low_plane<2, ROWS>(job, plane, x, low & 1, n, group.dot[t], ahead);
-      if (low & 1) plane = low_plane<1, ROWS>(job, plane, x, 0, n, group.dot[t], ahead);
+      if (low & 4) plane = low_plane<4, ROWS>(job, plane, x, under + (low & 3), n, group.dot[t], ahead);
+      if (low & 2) plane = low_plane<2, ROWS>(job, plane, x, under + (low & 1), n, group.dot[t], ahead);
+      if (low & 1) plane = low_plane<1, ROWS>(job, plane, x, under, n, group.dot[t], ahead);
     }
   }
-  float exact[TOKEN_BLOCK][16];
-  exact_values<ROWS>(job, group, exact);
+  float refined[TOKEN_BLOCK][16];
+  refined_values<ROWS>(job, group, refined);
   Columns sum = filled(0.0f);  // of squares
   for (int64_t t = 0; t < job.tokens; ++t) {
-    const Columns score = times(magnitude(columns(exact[t])), columns(group.importance));
+    const Columns score = times(magnitude(columns(refined[t])), columns(group.importance));
     if (!job.together) group.active[t] |= above(score, job.thresholds[2 * t]) & group.fine[t];
     sum = plus(sum, times(times(score, score), filled(1.0f / squared(least(job.thresholds[2 * t])))));
     for (uint32_t left = group.fine[t]; left; left &= left - 1) {
       const int n = __builtin_ctz(left);
-      group.h[t][n] = exact[t][n];
+      group.h[t][n] = refined[t][n];
     }
   }
   if (job.together)

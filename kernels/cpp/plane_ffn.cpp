@@ -10,12 +10,12 @@
 
 struct PlaneLayer {
   const uint8_t* groups;    // [width / 16, group_bytes]: high planes of gate and up, and as bf16 their fit
-  const uint8_t* low;       // [width, low_bytes]: low planes of gate and up
+  const uint8_t* low;       // [width, low_bytes]: the next bits of gate and up
   const float* exact;       // [width, 1 to 4]: scales of gate and up, then biases, if any
   const int8_t* down;       // [width, columns]: down transposed, hidden in whole lines
   const float* down_scale;  // [hidden]
   const float* down_bias;   // [hidden] or null
-  int64_t hidden, width, group_bytes, low_bytes, columns, bits, gated, biased;
+  int64_t hidden, width, group_bytes, low_bytes, columns, bits, refined_bits, gated, biased;
 };
 
 struct PlaneJob {

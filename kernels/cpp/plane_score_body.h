@@ -9,8 +9,8 @@ struct Group {
   uint32_t any_active, any_fine;            // a bit for each neuron: its row of down is read, it is refined
   uint32_t active[TOKEN_BLOCK], fine[TOKEN_BLOCK];
   float importance[16];
-  float h[TOKEN_BLOCK][16];                 // coarse, then exact where fine
-  int32_t dot[TOKEN_BLOCK][MAX_ROWS][16];   // of the high bits, then all, in units of the lowest, as 0 .. 255
+  float h[TOKEN_BLOCK][16];                 // coarse, then refined where fine
+  int32_t dot[TOKEN_BLOCK][MAX_ROWS][16];   // of the bits read, in units of the lowest of 8, as 0 .. 255
 };
 
 template <int WIDTH, int ROWS>
@@ -107,6 +107,11 @@ TARGET static void high_dots(const PlaneJob& job, Group& group) {
   if (bits & 1) line = group_plane<1, ROWS>(job, line, job.x, job.tokens, low, group.dot);
 }
 
+// What to add to the double of dot products of so many bits: rows are unsigned there, and end in the middle of a step.
+TARGET INLINE int32_t offset_of(const PlaneJob& job, int64_t token, int64_t bits) {
+  return ((1 << (8 - bits)) - 257) * job.sum[token];
+}
+
 // What the high bits are worth: scales, biases and errors of gate and up, and the importance of the neurons.
 template <int ROWS>
 struct Fit {
@@ -167,7 +172,7 @@ TARGET static void score(const PlaneJob& job, Group& group) {
   const Fit<ROWS> fit = fit_of<ROWS>(job, group);
   float z[ROWS][TOKEN_BLOCK][16], deviation[TOKEN_BLOCK][16];
   for (int64_t t = 0; t < job.tokens; ++t) {
-    const int32_t offset = ((1 << (8 - job.layer.bits)) - 257) * job.sum[t];
+    const int32_t offset = offset_of(job, t, job.layer.bits);
     for (int r = 0; r < ROWS; ++r) {
       const Columns unit = times(filled(0.5f * job.scale[t]), columns(fit.scale[r]));
       put(z[r][t], plus(times(doubled(group.dot[t][r], offset), unit), columns(fit.bias[r])));
