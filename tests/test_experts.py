@@ -215,6 +215,10 @@ def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, s
     ("stages", "message"),
     [
         ([BY_PLANES], "add `- quantize: {linears: int8}` to the stages"),
+        (
+            [{"moefy": {"router": "bit_planes", "bits": 5, "refined_bits": 4}}, INT8],
+            "refined_bits is 4, .* more than bits, 5",
+        ),
         ([BY_ROUTER, BY_ROUTER], "has experts already; start from the model before"),
         ([BY_ROUTER, {"prune": {"remove": 0.1}}], "prune first"),
         ([INT8, {"distill": {"tokens": 10}}], "distill before quantize"),
