@@ -68,7 +68,7 @@ class Case:
 
 
 CASES = [
-    Case(576, 1536, True, 3, 6, 0.55),  # SmolLM2-135M
+    Case(576, 1536, True, 4, 6, 0.55),  # SmolLM2-135M
     Case(576, 1536, True, 4, 8, 1.0),
     Case(192, 1536, False, 1, 4, 0.2),
     Case(256, 2048, False, 1, 4, 0.2),

@@ -276,7 +276,7 @@ def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
         ([{"distill": {**RELUFY, "lr": math.nan}}], "lr: is nan"),
         ([{"distill": {**RELUFY, "temperature": math.inf}}], "temperature: Input should be a finite number"),
         ([{"distill": {**RELUFY, "losses": {"hidden": math.inf}}}], "losses.hidden: Input should be a finite number"),
-        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 3 high bits that route are 0.... of"),
+        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 4 high bits that route are 0.... of"),
         ([{"distill": {**AT, "at": {"share": 0.5, "mix": 0.0}}}], "at.mix"),
         ([{"moefy": {"expert_size": 8}}, {"distill": AT}], "experts of one neuron, these have 8; choose expert_size"),
         (

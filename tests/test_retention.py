@@ -26,7 +26,7 @@ from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import RecipeError, TextError
 
-DEFAULT = "high 3 bits, then 6"
+DEFAULT = "high 4 bits, then 6"
 
 
 def silent(what: str, done: int, total: int) -> None:

@@ -12,8 +12,8 @@ from ..strict import Strict
 from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_RELU_BITS, _SMOOTH_BITS = 1, 3  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
-_MORE_BITS = 3  # that are read of a neuron in doubt
+_RELU_BITS, _SMOOTH_BITS = 1, 4  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
+_MORE_BITS, _ENOUGH_BITS = (2, 3), 6  # read of a neuron in doubt: at least, and at most where they are not enough yet
 
 
 class MoefySettings(Strict):
@@ -81,7 +81,8 @@ class MoefySettings(Strict):
 
     def refined_beyond(self, bits: int) -> int:
         """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
-        refined = self.refined_bits or min(bits + _MORE_BITS, WHOLE_BITS)
+        least, most = (bits + more for more in _MORE_BITS)
+        refined = self.refined_bits or min(max(least, min(most, _ENOUGH_BITS)), WHOLE_BITS)
         if refined <= bits:
             raise RecipeError(f"moefy: refined_bits is {refined}, it must be more than bits, {bits}; raise it")
         return refined
