@@ -87,7 +87,7 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
             found.append(store.points)
     wanted = [(method.name, share) for method in methods for share in shares if (method.name, share) in found[0]]
     facts = {
-        "model": plan.model, "gated": ffn.gated, "seed": plan.seed, "seeds": plan.seeds,
+        "model": Path(plan.model).name, "gated": ffn.gated, "seed": plan.seed, "seeds": plan.seeds,
         "text": [Path(file).name for file in plan.text], "windows": len(evaluation),
         "tokens": evaluation.numel() - len(evaluation), "length": plan.length,
         "calibration_tokens": calibration.numel(), "provenance": provenance(),
