@@ -56,7 +56,7 @@ def test_all_experts_on_are_the_dense_layer(lab: Lab, split: str, size: int) -> 
 
 
 def test_planes_that_may_read_all_are_the_dense_layer_but_for_int8_inputs(lab: Lab) -> None:
-    y, dense, _ = of_first_layer(lab, Planes(4), 2.0)
+    y, dense, _ = of_first_layer(lab, Planes(4, 8), 2.0)
     assert (y - dense).abs().max() <= 0.02 * dense.abs().max()
 
 
@@ -64,7 +64,7 @@ def test_planes_of_a_layer_with_biases_are_the_dense_layer_too(tmp_path: Path) -
     opt(tmp_path)
     ids = torch.randint(3, 200, (3, 32), generator=torch.Generator().manual_seed(0))
     biased = Lab(open_checkpoint(tmp_path), ids[:2], ids[2:], 0, silent)
-    y, dense, _ = of_first_layer(biased, Planes(2, compensate=False), 2.0)
+    y, dense, _ = of_first_layer(biased, Planes(2, 8, compensate=False), 2.0)
     assert (y - dense).norm() <= 0.02 * dense.norm()
 
 

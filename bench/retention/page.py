@@ -83,6 +83,8 @@ def notes(curves: Curves) -> list[str]:
         "bf16.",
         "Intervals: paired bootstrap over windows, of the last column too: one that holds 1 shows no difference. The "
         f"default is what a recipe does that says nothing of it: {curves.default}.",
+        "High 4 bits, then 6: of every neuron the four high bits of gate and up are read, which route; of one in doubt "
+        "two more; of one that then matters its row of down.",
         "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. "
         "Rivals are re-implementations from their papers on this model and text, training-free and with thresholds set "
         "on the same calibration text; CATS, TEAL, WINA and CMoE as published have no constant, and are drawn with one "
