@@ -100,7 +100,7 @@ def _print_tiers(checkpoint: "Checkpoint") -> None:
 
 
 def _expert_rows(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
-    """A row a layer: its experts, and the share of them of which each tier reads anything."""
+    """A row a layer: its experts, and the share of them that is computed at each tier."""
     tiers = checkpoint.record.tiers
     rows = []
     for i, layer in enumerate(checkpoint.spec.layers):

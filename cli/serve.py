@@ -55,7 +55,7 @@ def _engine_options(args: argparse.Namespace, base: EngineOptions) -> EngineOpti
     """What the command line leaves open comes from `base`."""
     asked = asdict(engine_options(args, base.num_slots if args.slots is None else args.slots))
     return replace(
-        base, **{name: value for name, value in asked.items() if value not in (None, 0) or name == "num_slots"}
+        base, **{name: value for name, value in asked.items() if value is not None and (name, value) != ("seed", 0)}
     )
 
 

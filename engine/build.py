@@ -34,13 +34,13 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     Sets torch's number of threads, which is the process's: an engine process holds one model.
     """
     checkpoint = open_checkpoint(path)
+    step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
     dtype = compute_dtype(checkpoint, device, options.dtype)
     max_context, num_slots = choose_kv_size(checkpoint, dtype, options)
     model = load_transformer(checkpoint, device, options.dtype)
-    step = step_of(checkpoint, options.step_share)
     runner = ModelRunner(model, num_slots, max_context, dtype, step)
     engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed)
     limits = Limits(checkpoint.spec.vocab_size, max_context)
@@ -54,10 +54,16 @@ def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:
     if not 0 < share <= 1:  # a NaN too
         raise SetupError(f"step_share is {share}, a share of the FFN's bytes lies above 0 and goes up to 1")
     tiers = checkpoint.record.tiers
-    if not any(tier.together for tier in tiers):
+    least = [points[-1][1] for tier in tiers for points in tier.together.values()]
+    if not least:
         raise SetupError(
             f"step_share is {share}, and {checkpoint.path.name} has no tiers of bit planes that were calibrated for "
-            "it; leave step_share out, or compress the model with `moefy: {router: bit_planes}` again"
+            "it, on two passages or more; leave step_share out, or compress with `moefy: {router: bit_planes}`"
+        )
+    if share < max(least):
+        raise SetupError(
+            f"step_share is {share}, and the steps of this model's tiers read {max(least):.3f} of the FFN's bytes at "
+            "least; raise it, or leave it out"
         )
     return StepShare(tiers, share)
 

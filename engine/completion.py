@@ -78,9 +78,9 @@ class Usage:
 
     tier_used: "" between two tiers, where a share was asked for.
 
-    ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read by itself, router
-    included, and of their neurons, what it computed; means over prompt and new tokens, None where the model has one
-    tier only.
+    ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read, router included, by
+    itself or with step_share together with the rows beside it, and of their neurons, what it computed; means over
+    prompt and new tokens, None where the model has one tier only.
     """
 
     prompt_tokens: int

@@ -9,9 +9,9 @@ from ..models.dial import Dial
 class EngineOptions:
     """None means: chosen from the machine and the model. kv_memory is in bytes.
 
-    step_share: the rows of a decode step choose their neurons together, so that the step reads about this part of the
-    FFN's bytes at most, whatever its number of rows; an answer then depends on those beside it. None: each row computes
-    what it would alone.
+    step_share: the rows of a decode step choose their neurons together, eight at a time, so that each eight read about
+    this part of the FFN's bytes at most; an answer then depends on those beside it. None: each row computes what it
+    would alone.
     """
 
     device: str | None = None

@@ -46,7 +46,7 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """The Transformer over a slot cache. Rows of a batch do not see each other.
+    """The Transformer over a slot cache. Rows of a batch do not see each other, unless they choose together.
 
     step: what the rows of a decode step may read together. scored: of what `prefill_states` and `branch_states`
     computed, (tokens, FFN bytes, neurons), the last two as sums of each token's share.

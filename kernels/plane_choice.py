@@ -1,16 +1,17 @@
 """Which neurons of a bit-plane FFN are read, and how far.
 
 Every byte has one price. In units of the loss a neuron that is left out costs value^2 + doubt^2, one that is taken
-coarse doubt^2 and its row of down, and one that is refined its low planes; then its value is known, and its row of
-down is read only where that is worth it. With the limits a for rows of down and d for low planes:
+coarse doubt^2 and its row of down, and one that is refined its low planes; then its value is known well, and its row
+of down is read only where that is worth it. With the limits a for rows of down and d for low planes:
 
     refined   doubt > d  and  value^2 + doubt^2 > a |a| + d |d|
-    computed  exact > a where refined, else value > a
+    computed  refined value > a where refined, else value > a
 
 Limits below 0 take everything.
 
 Tokens of a step may choose together, `TOGETHER` of them at a time: what is read once then removes loss from each of
-them. Scores are divided by the token's limits and their squares summed; who passes 1 is read for all of them.
+them. Scores are divided by the token's limits and their squares summed; who passes 1 is read for all of them. A token
+that is no number has no say.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TOGETHER = 8  # tokens
+from .together import TOGETHER
+
 _LEAST = 1e-18  # a limit; its square is still a number
 
 
@@ -60,9 +62,9 @@ def _together(scores: NeuronScores, thresholds: Tensor) -> tuple[Tensor, Tensor]
     least = thresholds.clamp(min=_LEAST)
     of_value, of_doubt = torch.split(1 / least.square(), 1, dim=1)
     of_both = 1 / least.square().sum(1, keepdim=True)
-    value, doubt = scores.value.square(), scores.doubt.square()
+    finite = scores.value.isfinite().all(1, keepdim=True)
+    value, doubt, refined_value = (torch.where(finite, each, 0.0).square() for each in scores)
     refined = ((doubt * of_doubt).sum(0) > 1) & (((value + doubt) * of_both).sum(0) > 1)
-    exact = (scores.exact.square() * of_value).sum(0)
-    computed = torch.where(refined, exact > 1, (value * of_value).sum(0) > 1)
+    computed = torch.where(refined, (refined_value * of_value).sum(0) > 1, (value * of_value).sum(0) > 1)
     count = len(thresholds)
     return computed.expand(count, -1), refined.expand(count, -1)

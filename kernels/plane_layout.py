@@ -2,8 +2,7 @@
 
 What every token reads lies in groups of 16 neurons, one after the other: the high bits of gate and up, then their fit.
 What only some tokens read follows neuron by neuron: the low bits of gate and up in one array, their scales and biases
-in another, the rows of the transposed down in a third. For bits and sizes that divide, all of it but the fit takes the
-bytes of plain int8.
+in another, the rows of the transposed down in a third. Bits below the refined ones are not here.
 
 A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields of one width fill bytes by turns.
 """

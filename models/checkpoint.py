@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.dense_linear import keeps_bf16
+from ..kernels.plane_bytes import WHOLE_BITS
 from .dial import Dial
 from .errors import CheckpointError
 from .families.config import Config
@@ -26,7 +27,7 @@ from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
-from .spec import FULL, TransformerSpec, with_overrides
+from .spec import BIT_PLANES, FULL, TransformerSpec, with_overrides
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -96,6 +97,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from None
     except ValueError as error:
         raise CheckpointError(f"{RECORD_NAME}: {error}; make the checkpoint again") from None
+    for experts in (layer.ffn.experts for layer in spec.layers):
+        if experts.router == BIT_PLANES and not 0 < experts.router_bits < experts.refined_bits <= WHOLE_BITS:
+            raise CheckpointError(
+                f"{RECORD_NAME}: {experts.router_bits} bits route and {experts.refined_bits} refine, it must be 1 to "
+                f"{WHOLE_BITS} and rising; make the checkpoint again"
+            )
     if spec.num_tiers != len(record.tiers) + 1:
         raise CheckpointError(
             f"{RECORD_NAME} names {len(record.tiers)} tiers for a spec of {spec.num_tiers - 1}; "

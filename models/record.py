@@ -1,6 +1,6 @@
 """moesaic.json: what was done to a checkpoint. Facts are written here, never guessed from names.
 
-Format 1: {"format": 1, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
+Format 2: {"format": 2, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
 takes its own format and older ones; a newer one is refused with the way out.
 """
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .spec import BIT_PLANES
 
 RECORD_NAME = "moesaic.json"
-FORMAT = 1
+FORMAT = 2  # 1: tiers of bit planes had another rule
 _FIGURES = {"bytes_share", "neurons_share", "tokens", "active_by_layer"}  # what every calibration saw
 
 
@@ -62,6 +63,8 @@ class TierRecord:
         factors rising; empty where calibration did not look.
         """
         known = self.calibrated.get("together", {})
+        if not isinstance(known, dict):
+            raise TypeError("what steps read is no object")
         return {int(size): [(float(factor), float(share)) for factor, share in row] for size, row in known.items()}
 
     def check(self) -> None:
@@ -102,6 +105,11 @@ class Record:
             if not isinstance(values["format"], int) or values["format"] > FORMAT:
                 raise CheckpointError(
                     f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
+                )
+            if values["format"] < 2 and values.get("tiers") and BIT_PLANES in json.dumps(values["spec"]):
+                raise CheckpointError(
+                    f"{file} has format {values['format']}, whose tiers of bit planes this version computes otherwise; "
+                    "compress the model again"
                 )
             stages = tuple(StageRecord(**stage) for stage in values["stages"])
             if not all(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..kernels.together import TOGETHER
 from .record import TierRecord
 
 
@@ -12,7 +13,7 @@ def threshold_factor(tier: TierRecord, rows: int, share: float) -> float:
     """At which a step of so many rows at this tier read `share` of the FFN's bytes in calibration; 1 where it reads no
     more without, and for a lone row. Where no factor that was tried is enough, the highest.
 
-    More rows than calibration had in a step count as its most: tokens choose together so many at a time.
+    Between numbers of rows that calibration had in a step, the next larger one counts; above them, the largest.
     """
     sizes = sorted(tier.together)
     if rows < 2 or not sizes:
@@ -29,15 +30,20 @@ def threshold_factor(tier: TierRecord, rows: int, share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class StepShare:
-    """What the rows of a step may read together: `share` of the FFN's bytes. tiers: all but the full one."""
+    """What rows that choose together may read: `share` of the FFN's bytes. tiers: all but the full one."""
 
     tiers: Sequence[TierRecord]
     share: float
 
     def factors(self, places: Sequence[float]) -> list[float]:
-        """On the thresholds of rows at these places of the dial (0 is full): those of the tier at or below each."""
-        rows = sum(place > 0 for place in places)
-        return [self._factor(math.ceil(place), rows) for place in places]
+        """On the thresholds of rows at these places of the dial (0 is full): those of the tier at or below each.
 
-    def _factor(self, index: int, rows: int) -> float:
-        return threshold_factor(self.tiers[index - 1], rows, self.share) if index else 1.0
+        Rows choose together `TOGETHER` at a time, in their order. Empty where no two rows can.
+        """
+        sparse = [row for row, place in enumerate(places) if place > 0]
+        found = [1.0] * len(places)
+        for begin in range(0, len(sparse), TOGETHER):
+            group = sparse[begin : begin + TOGETHER]
+            for row in group:
+                found[row] = threshold_factor(self.tiers[math.ceil(places[row]) - 1], len(group), self.share)
+        return found if len(sparse) > 1 else []

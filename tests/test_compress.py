@@ -21,6 +21,7 @@ from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, TextError
+from moesaic.models.record import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
 STORIES = ROOT.parent / "shared" / "data" / "text" / "valid" / "tinystories_a.txt"
@@ -337,5 +338,5 @@ def test_weights_that_are_not_finite_leave_no_result(model: Path, tmp_path: Path
 def test_the_record_is_strict_json(model: Path, tmp_path: Path) -> None:
     compress(model, tmp_path / "out", QUICK)
     text = (tmp_path / "out" / "moesaic.json").read_text()
-    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["format"] == 1
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["format"] == FORMAT
     assert time.strftime("%Y-%m") not in text  # no clock in hashed files

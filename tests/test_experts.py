@@ -219,6 +219,10 @@ def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, s
             [{"moefy": {"router": "bit_planes", "bits": 5, "refined_bits": 4}}, INT8],
             "refined_bits is 4, .* more than bits, 5",
         ),
+        (
+            [{"moefy": {"router": "bit_planes", "tiers": {"high": 0.95}}}, INT8],
+            "6 bits of every neuron are 0.... of them",
+        ),
         ([BY_ROUTER, BY_ROUTER], "has experts already; start from the model before"),
         ([BY_ROUTER, {"prune": {"remove": 0.1}}], "prune first"),
         ([INT8, {"distill": {"tokens": 10}}], "distill before quantize"),
@@ -240,6 +244,21 @@ def test_stages_that_make_no_sense_are_refused_before_any_work(tmp_path: Path, s
 def test_a_model_with_tiers_is_not_compressed_again(stories: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="before it was MoEfied"):
         made(stories["router"], tmp_path / "out", INT8)
+
+
+def test_planes_of_an_earlier_format_or_of_impossible_bits_are_refused(
+    stories: dict[str, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(stories["planes"], tmp_path / "copy")
+    edit_json(copy / "moesaic.json", format=1)
+    with pytest.raises(CheckpointError, match="has format 1, whose tiers of bit planes .* compress the model again"):
+        open_checkpoint(copy)
+    spec = dict(open_checkpoint(stories["planes"]).record.spec)
+    edit_json(copy / "moesaic.json", format=2, spec={**spec, "layers.*.ffn.experts.refined_bits": 2})
+    with pytest.raises(CheckpointError, match="3 bits route and 2 refine, it must be 1 to 8 and rising"):
+        open_checkpoint(copy)
 
 
 def test_an_experts_file_that_is_missing_or_another_is_told(stories: dict[str, Path], tmp_path: Path) -> None:

@@ -267,6 +267,24 @@ def test_together_native_is_torch_too(isa: str, gated: bool) -> None:
         check_same(by_native(x, weights, limits, 3, "silu", isa, together=True), expected)
 
 
+@pytest.mark.parametrize("call", ["native", "torch"])
+def test_together_a_token_that_is_no_number_harms_no_other(call: str) -> None:
+    weights, x = weights_of(64, 300), tokens_of(4, 64)
+    limits = limits_of(plane_scores(x, weights, 4, "silu"), [(0.3, 0.1)] * 4)
+
+    def y(x: Tensor, limits: Tensor) -> Tensor:
+        if call == "native":
+            found: PlaneResult = by_native(x, weights, limits, 4, "silu", together=True)
+        else:
+            found = plane_ffn_torch(x, weights, limits, 4, "silu", together=True)
+        return found.y
+
+    healthy = y(x[:3], limits[:3])
+    x[3, 5] = float("nan")
+    beside = y(x, limits)
+    assert beside[3].isnan().all() and torch.allclose(beside[:3], healthy, atol=1e-6 * float(healthy.abs().max()))
+
+
 def test_alone_a_token_chooses_together_what_it_chooses_anyway() -> None:
     weights, x = weights_of(64, 300), tokens_of(1, 64)
     limits = limits_of(plane_scores(x, weights, 4, "silu"), [(0.4, 0.2)])

@@ -55,8 +55,15 @@ def test_thresholds_rise_until_a_step_reads_its_share(rows: int, share: float, f
 def test_rows_at_the_full_tier_are_left_alone_and_counted_out() -> None:
     step = StepShare([tier(), tier({"2": [[1.0, 0.9], [3.0, 0.6]]})], 0.6)
     assert step.factors([0, 1, 2, 0]) == pytest.approx([1.0, 2.0, 3.0, 1.0])
-    assert step.factors([0, 0.5]) == [1.0, 1.0]  # alone among full rows
+    assert step.factors([0, 0.5]) == step.factors([0, 0]) == []  # none beside it
     assert threshold_factor(tier({}), 4, 0.5) == 1.0
+
+
+def test_rows_beyond_eight_are_a_group_of_their_own() -> None:
+    step = StepShare([tier()], 0.6)
+    nine, ten = step.factors([1] * 9), step.factors([1, 0] * 10)
+    assert nine == pytest.approx([8**0.5] * 8 + [1.0])
+    assert ten == pytest.approx([8**0.5, 1.0] * 8 + [2.0, 1.0] * 2)  # two of them make a step of two
 
 
 @pytest.mark.parametrize("table", [{"1": [[1, 0.5]]}, {"2": []}, {"2": [[0.5, 0.5]]}, {"2": [[2, 0.5], [1, 0.6]]}])
@@ -89,10 +96,32 @@ def test_a_step_reads_about_its_share_whatever_its_rows(planes: Path) -> None:
         assert sum(read) / len(read) == pytest.approx(0.5, abs=0.06)
 
 
-def test_answers_come_and_say_what_they_used(planes: Path) -> None:
-    answers = LLM(planes, EngineOptions(step_share=0.6)).generate(PROMPTS, tier="low", temperature=0, max_new_tokens=12)
-    assert [len(answer.token_ids) for answer in answers] == [12] * 4
-    assert all(0.4 < (answer.usage.ffn_bytes_share or 0) < 0.8 for answer in answers)
+def test_an_engine_that_is_given_a_share_reads_it(planes: Path) -> None:
+    """A budget that a step of four reaches only where its limits rise."""
+    read = []
+    for share in (1.0, 0.5):
+        llm = LLM(planes, EngineOptions(step_share=share))
+        answers = llm.generate(PROMPTS, tier="high", temperature=0, max_new_tokens=24, ignore_eos=True)
+        assert [len(answer.token_ids) for answer in answers] == [24] * 4
+        read.append(sum(answer.usage.ffn_bytes_share or 0 for answer in answers) / 4)
+    assert read[1] < 0.9 * read[0]
+
+
+@pytest.mark.parametrize("given", [["--step-share", "0.7"], ["--config", "{}"]])
+def test_a_server_is_given_the_share_too(given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moesaic.cli import main
+    from moesaic.server import serve
+
+    (tmp_path / "served.yaml").write_text("models: {a: x}\nengine: {step_share: 0.7}\n")
+    seen: list[Any] = []
+
+    def note(options: Any) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(serve, "serve", note)
+    words = [word.format(tmp_path / "served.yaml") if word == "{}" else word for word in given]
+    assert main.main(["serve", "stories260k", *words]) == 0 and seen[0].engine.step_share == 0.7
 
 
 def test_alone_and_at_the_full_tier_an_answer_is_what_it_always_is(planes: Path) -> None:
@@ -117,3 +146,8 @@ def test_alone_and_at_the_full_tier_an_answer_is_what_it_always_is(planes: Path)
 def test_a_share_that_cannot_be_is_refused(share: float, message: str) -> None:
     with pytest.raises(SetupError, match=message):
         LLM("stories260k", EngineOptions(step_share=share))
+
+
+def test_a_share_below_what_routing_reads_is_refused(planes: Path) -> None:
+    with pytest.raises(SetupError, match="step_share is 0.1, and the steps of this model's tiers read 0.... of"):
+        LLM(planes, EngineOptions(step_share=0.1))

@@ -38,7 +38,7 @@ def _planes(ffn: FFNSpec) -> list[Method]:
     default = default_method(ffn)
     best, constant, name = default.bits, default.compensate, default.name
     bits = [Planes(each, compensate=constant) for each in (4, 3, 2, 1)]
-    others = (best + 1, best + 2, best + 4, 8)
+    others = sorted({best + 1, best + 2, best + 4, 8})
     refined = [Planes(best, each, compensate=constant) for each in others if default.refined_bits != each <= 8]
     apart = [
         Planes(best, allocation="uniform", compensate=constant, name=f"{name}, the same share in every layer"),

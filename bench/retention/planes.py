@@ -141,4 +141,4 @@ class LayeredPlanes:
             if scores.fixed_bytes < read:
                 limit = limits_for([scores], read / scores.whole_bytes, "global")[0]
                 errors[i] = error_of(layer, x, planes.at(index, limit), self.compensate)
-        return min(errors, key=lambda i: errors[i])
+        return min(errors, key=lambda i: errors[i], default=0)

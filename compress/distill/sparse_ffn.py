@@ -1,7 +1,7 @@
 """A feed-forward network as int8 bit planes compute it at a tier, in a form that passes gradients to its weights.
 
 `kernels/plane_ffn.py` says what is computed. Here the weights are floating point; each is rounded as it would be
-stored, and the gradient goes through the rounding, and from a coarse value to the exact one, as if there were none
+stored, and the gradient goes through the rounding, and from a coarse value to the refined one, as if there were none
 (straight-through; Bengio et al. 2013). What the high bits are worth is fitted to the tokens at hand, and their scores
 decide who is computed, without a gradient, so that a layer spends its share whatever its weights become.
 """

@@ -73,8 +73,9 @@ class PlaneTiers:
             scores = [expert.plane_scores(x) for x in given]
             for each in scores:
                 found[-1].add(each)
-                joint[-1].add(each)
-            return Decided([each.touched_below(found[-1].ratio) for each in scores], found[-1].bytes_at)
+            joint[-1].add(scores)
+            touched = [each.touched_below(found[-1].ratio) for each in scores]
+            return Decided(touched, found[-1].shares_at(limits[layer])[0], found[-1].bytes_at)
 
         gated = next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)

@@ -56,7 +56,9 @@ class RouterTiers:
             for each in scores:
                 seen.add(each, expert.expert_sizes)
             expert.thresholds[index] = _threshold(seen, shares[layer])
-            return Decided(scores, lambda limit: expert.fixed_bytes + seen.share_above(limit) * expert.whole_bytes)
+            limit = float(expert.thresholds[index, 0])
+            computed = float((torch.cat([each.flatten(0, -2) for each in scores]) > limit).float().mean())
+            return Decided(scores, computed, lambda at: expert.fixed_bytes + seen.share_above(at) * expert.whole_bytes)
 
         windows, gated = self._workshop.calibration.windows, next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)

@@ -84,7 +84,7 @@ class MoefySettings(Strict):
         least, most = (bits + more for more in _MORE_BITS)
         refined = self.refined_bits or min(max(least, min(most, _ENOUGH_BITS)), WHOLE_BITS)
         if refined <= bits:
-            raise RecipeError(f"moefy: refined_bits is {refined}, it must be more than bits, {bits}; raise it")
+            raise RecipeError(f"refined_bits is {refined}, it must be more than bits, {bits}; raise it")
         return refined
 
     def by_energy(self, gated: bool) -> bool:
@@ -110,13 +110,27 @@ class MoefySettings(Strict):
                     "moefy: the router bit_planes reads int8 weights, and these stay in floating point; add "
                     "`- quantize: {linears: int8}` to the stages, or choose router: norm_regression"
                 )
-            least = self._router_share(ffn, spec.hidden_size)
+            least, most = self._router_share(ffn, spec.hidden_size), self._most(ffn, spec.hidden_size)
             for name, share in self.tiers.items():
+                if share >= most:
+                    bits = self.experts(ffn).refined_bits
+                    raise RecipeError(
+                        f"moefy: tier {name!r} may read {share} of the FFN's bytes, and in layer {i} {bits} bits of "
+                        f"every neuron are {most:.3f} of them; lower the tier or raise refined_bits"
+                    )
                 if share <= least:
                     raise RecipeError(
                         f"moefy: tier {name!r} may read {share} of the FFN's bytes, and in layer {i} the router alone "
                         f"reads {least:.3f}; raise the tier, or lower {'bits' if self.by_planes else 'router_width'}"
                     )
+
+    def _most(self, ffn: FFNSpec, hidden: int) -> float:
+        """What all neurons take where each is refined."""
+        if not self.by_planes:
+            return 1.0
+        experts, shape = self.experts(ffn), FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        every = plane_ffn_bytes(shape, experts.router_bits, ffn.width, ffn.width, experts.refined_bits)
+        return every / int8_ffn_bytes(shape)
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
         shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)

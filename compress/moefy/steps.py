@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from ...kernels.plane_choice import TOGETHER, NeuronScores
+from ...kernels.plane_choice import NeuronScores
+from ...kernels.together import TOGETHER
 from ...models.experts import ExpertFFN
 from .budget import PlaneScores
 
 STEPS = (2, 4, TOGETHER)  # tokens
-FACTORS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0)  # on thresholds
+FACTORS = tuple(1.5**i for i in range(20))  # on thresholds: those of a tier that takes nearly all are low
 _EVERY = 4  # of the tokens of a passage, one is looked at
 
 
@@ -19,11 +21,12 @@ class StepScores:
     def __init__(self, expert: ExpertFFN) -> None:
         self._sizes = {size: PlaneScores.of(expert) for size in STEPS}
 
-    def add(self, scores: NeuronScores) -> None:
-        """[passages, tokens, experts] each; passages that fill no group are left out."""
+    def add(self, batches: Sequence[NeuronScores]) -> None:
+        """[passages, tokens, experts] each, all at once; passages that fill no group are left out."""
+        some = [torch.cat([each[:, ::_EVERY] for each in parts]) for parts in zip(*batches, strict=True)]
         for size, seen in self._sizes.items():
-            if len(scores.value) >= size:
-                seen.add(NeuronScores(*(_joint(each[:, ::_EVERY], size) for each in scores)))
+            if len(some[0]) >= size:
+                seen.add(NeuronScores(*(_joint(each, size) for each in some)))
 
     def spent(self, size: int, limit: float) -> tuple[float, float] | None:
         """(bytes that a step of so many tokens reads at a limit, of so many in all); None where no group was seen."""

@@ -34,11 +34,13 @@ _PARTS = (0.0, 0.25, 0.5, 0.75)  # of the way from the tier before; 0 is just be
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """scores: of each batch, what is compared with the first threshold. bytes_at: what a lone token reads of the layer
-    where that threshold were another one.
+    """scores: of each batch, what is compared with the first threshold to say whether anything of an expert is read.
+    computed: the share of experts that the threshold computes. bytes_at: what a lone token reads of the layer where the
+    threshold were another one.
     """
 
     scores: Sequence[Tensor]
+    computed: float
     bytes_at: Callable[[float], float]
 
 
@@ -83,7 +85,7 @@ class TierWalk:
         for i, part in enumerate(_PARTS):
             self.between[i] += decided.bytes_at(before + (limit - before) * part)
         active = torch.cat([each.flatten(0, -2) for each in decided.scores]) > limit
-        self.layers.append(float(active.float().mean()))
+        self.layers.append(decided.computed)
         self.unions.append(expected_unions(active, self.workshop.seed))
         if self.compensate:
             expert.compensation[self.index] = mean_left_out(expert, given, self.index, self.model)

@@ -1,7 +1,7 @@
 // Included by plane_ffn.cpp inside the namespace of each instruction set, with TARGET set to its attribute.
 //
 // Sums of products of integers are exact, and the rows of down that a token uses are added in ascending order within
-// a part of the neurons: a row of the result depends on nothing but its own inputs.
+// a part of the neurons: a row of the result depends on nothing but its own inputs, unless tokens choose together.
 
 #include "plane_score_body.h"
 
@@ -128,7 +128,7 @@ TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
   for (int64_t t = 0; t < job.tokens; ++t) {
     const Columns score = times(magnitude(columns(refined[t])), columns(group.importance));
     if (!job.together) group.active[t] |= above(score, job.thresholds[2 * t]) & group.fine[t];
-    sum = plus(sum, times(times(score, score), filled(1.0f / squared(least(job.thresholds[2 * t])))));
+    if (job.scale[t] == job.scale[t]) sum = plus(sum, times(times(score, score), filled(1.0f / squared(least(job.thresholds[2 * t])))));
     for (uint32_t left = group.fine[t]; left; left &= left - 1) {
       const int n = __builtin_ctz(left);
       group.h[t][n] = refined[t][n];

@@ -39,7 +39,7 @@ struct Kernel {
   void (*gather)(const PlaneJob&, int64_t token, float* y);
 };
 
-constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: TOGETHER of plane_choice.py
+constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: kernels/together.py
 constexpr float LEAST_LIMIT = 1e-18f;         // its square is still a number
 constexpr int MAX_ROWS = 2;                   // gate and up
 constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it

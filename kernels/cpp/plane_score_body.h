@@ -153,6 +153,7 @@ TARGET static void choose_together(const PlaneJob& job, Group& group, const floa
   const Columns importance = columns(group.importance), worth = times(importance, importance);
   Columns values = filled(0.0f), doubts = values, both = values;
   for (int64_t t = 0; t < job.tokens; ++t) {
+    if (job.scale[t] != job.scale[t]) continue;  // no number has no say
     const float a = squared(least(job.thresholds[2 * t])), d = squared(least(job.thresholds[2 * t + 1]));
     const Columns h = columns(group.h[t]), s = columns(deviation[t]);
     const Columns value = times(times(h, h), worth), doubt = times(times(s, s), worth);
