@@ -32,14 +32,14 @@ class NeuronScores(NamedTuple):
 
     value: Tensor
     doubt: Tensor
-    exact: Tensor
+    known: Tensor
 
     def chosen(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
         """(computed, refined), bool [tokens, tiles], at the limits a and d of each token: fp32 [tokens, 2]."""
         a, d = thresholds[:, :1], thresholds[:, 1:]
         worth = self.value * self.value + self.doubt * self.doubt
         refined = (self.doubt > d) & (worth > a * a.abs() + d * d.abs())
-        return torch.where(refined, self.exact > a, self.value > a), refined
+        return torch.where(refined, self.known > a, self.value > a), refined
 
     def chosen_together(self, thresholds: Tensor) -> tuple[Tensor, Tensor]:
         """The same where the tokens choose together: equal rows for the tokens of a group."""

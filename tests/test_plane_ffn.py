@@ -228,7 +228,7 @@ def test_a_neuron_takes_the_cheapest_of_being_left_out_taken_coarse_and_refined(
     value, doubt = scores.value.square(), scores.doubt.square()
     paid = torch.where(refined, 2.0, torch.where(computed, 1 + doubt, value + doubt))  # at most: a row may be saved
     assert bool((paid <= torch.minimum(value + doubt, 1 + doubt) + 1e-6).all())
-    assert torch.equal(computed[refined], scores.exact[refined] > 1) and 0 < int(refined.sum()) < 400
+    assert torch.equal(computed[refined], scores.known[refined] > 1) and 0 < int(refined.sum()) < 400
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])

@@ -61,7 +61,7 @@ class PlaneScores:
         self.foreseen.add(scores.value, self.sizes)
         self.refined.add(refined, self.sizes)
         self.both.add(torch.minimum(scores.value, refined), self.sizes)
-        self.confirmed.add(torch.minimum(scores.exact, refined), self.sizes)
+        self.confirmed.add(torch.minimum(scores.known, refined), self.sizes)
 
     def shares_at(self, limit: float) -> tuple[float, float, float]:
         """Of the neurons: whose rows of down are read, which are refined, and of which anything is read."""
