@@ -209,7 +209,9 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "moesaic.cli.main", "compress", "stories260k", str(tmp_path / "out")]
     recipe = tmp_path / "slow.yaml"
     recipe.write_text("stages: [{quantize: {linears: int8}}]\nevaluation: {documents: 100000, truncate: 100000}\n")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, which is inherited
     child = subprocess.Popen([*command, "--recipe", str(recipe)], stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     assert child.stderr and b"scoring" in child.stderr.readline()
     child.send_signal(signal.SIGINT)
     _, text = child.communicate(timeout=30)

@@ -20,6 +20,7 @@ from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.training import Trainer, accelerator
 from moesaic.compress.export import export_dense
 from moesaic.compress.material import Workshop
+from moesaic.compress.moefy.settings import MoefySettings
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.compress.stage_cache import stages_folder
@@ -27,6 +28,7 @@ from moesaic.compress.walk import walk
 from moesaic.kernels.native import cache_folder
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
+from moesaic.models.spec import FFNSpec
 from moesaic.models.transformer import Transformer
 
 SHORT: dict[str, Any] = {"calibration": {"sequences": 6, "length": 32}, "evaluation": {"documents": 1, "truncate": 16}}
@@ -185,6 +187,15 @@ def test_of_each_batch_the_mix_is_computed_at_the_tier(lesson: Any, mix: float, 
         modes.append([each.at_tier for each in student.modules() if isinstance(each, TierFFN)])
         sizes.append(len(part))
     assert sizes == counts and modes == [[True, True], [False, False]][: len(counts)]
+
+
+@pytest.mark.parametrize(("share", "bits"), [(0.3, (2, 5)), (0.2, (1, 4)), (1.0, (2, 5))])
+def test_a_plain_relu_tier_routes_by_as_many_bits_as_its_bytes_allow(share: float, bits: tuple[int, int]) -> None:
+    found = TierSettings(share=share).experts(FFNSpec(80, "relu", gated=False))
+    assert (found.router_bits, found.refined_bits) == bits
+    moefy = MoefySettings(expert_size=1, router="bit_planes", tiers={"low": min(share, 0.9)})
+    assert moefy.experts(FFNSpec(80, "relu", gated=False)) == found
+    assert moefy.experts(FFNSpec(80, "silu", gated=True)).router_bits == 4
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])

@@ -21,6 +21,8 @@ from ..walk import walk
 from .sparse_ffn import TierFFN
 from .training import Lesson
 
+_ALMOST_ALL = 0.99  # of the bytes: a tier has less than all
+
 
 class TierSettings(Strict):
     """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits, refined_bits, allocation and compensate
@@ -63,7 +65,7 @@ class TierSettings(Strict):
         """The experts that the tier will have."""
         return MoefySettings(
             expert_size=1, router="bit_planes", bits=self.bits, refined_bits=self.refined_bits,
-            compensate=self.compensate,
+            compensate=self.compensate, tiers={"at": min(self.share, _ALMOST_ALL)},
         )  # fmt: skip
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:

@@ -12,7 +12,8 @@ from ..strict import Strict
 from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_RELU_BITS, _SMOOTH_BITS = 1, 4  # of a plain ReLU FFN, whose zeros one bit foresees; of all others
+_RELU_BITS, _SMOOTH_BITS = (1, 2), 4  # of a plain ReLU FFN, whose zeros few bits foresee; of all others
+_ONE_BIT_BELOW = 0.24  # of the bytes: where the second one leaves too little to compute with
 _MORE_BITS, _ENOUGH_BITS = (2, 3), 6  # read of a neuron in doubt: at least, and at most where they are not enough yet
 
 
@@ -75,9 +76,13 @@ class MoefySettings(Strict):
         """The experts of one layer."""
         if not self.by_planes:
             return ExpertSpec(self.expert_size, self.router, router_width=self.router_width)
-        foresees_zeros = ffn.activation == "relu" and not ffn.gated
-        bits = self.bits or (_RELU_BITS if foresees_zeros else _SMOOTH_BITS)
+        bits = self.bits or self._best_bits(ffn)
         return ExpertSpec(self.expert_size, self.router, router_bits=bits, refined_bits=self.refined_beyond(bits))
+
+    def _best_bits(self, ffn: FFNSpec) -> int:
+        if ffn.activation != "relu" or ffn.gated:
+            return _SMOOTH_BITS
+        return _RELU_BITS[min(self.tiers.values()) >= _ONE_BIT_BELOW]
 
     def refined_beyond(self, bits: int) -> int:
         """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
