@@ -34,10 +34,12 @@ def walk(
     for i, layer in enumerate(model.layers):
         if not isinstance(layer, Layer):
             raise TypeError("a Transformer is made of layers")
-        states = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
+        for n, turn in enumerate(turns):  # one at a time, so that the states lie in memory once
+            states[n] = layer.attend(states[n], turn, CausalContext())
         given = [layer.ffn_norm(x) for x in states]
         visit(i, layer.ffn, given)
-        states = [x + layer.ffn(g, account) for x, g, account in zip(states, given, accounts, strict=True)]
+        for n, account in enumerate(accounts):
+            states[n] = states[n] + layer.ffn(given[n], account)
         if progress:
             progress(i + 1, len(model.layers))
     spent = [row for account in accounts for row in account.spent]

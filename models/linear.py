@@ -102,12 +102,13 @@ def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         module._buffers[name] = value
 
 
-def dense_weight(linear: TensorModule) -> Tensor:
-    """The weight of a linear in fp32 [outputs, inputs], whatever its format."""
+def dense_weight(linear: TensorModule, rows: slice = slice(None)) -> Tensor:
+    """The weight of a linear, or these rows of it, in fp32 [outputs, inputs], whatever its format."""
     weight, scale = linear.weight, getattr(linear, "weight_scale", None)
     if not isinstance(weight, Tensor):
         raise TypeError("a linear has a weight")
-    return weight.float() if scale is None else weight.float() * scale.unsqueeze(1)
+    some = weight[rows].float()
+    return some if scale is None else some * scale[rows].unsqueeze(1)
 
 
 def multiplied_out(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:

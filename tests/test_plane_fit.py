@@ -5,15 +5,17 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
 from moesaic.compress.moefy.fit import Regression, fitted
-from moesaic.compress.moefy.importance import neuron_importance
+from moesaic.compress.moefy.importance import _gradients, neuron_importance
 from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.coarse import CoarseFit, foresee
 from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
+from moesaic.models.context import CausalContext
 from moesaic.models.transformer import Layer, Transformer
 
 
@@ -106,8 +108,8 @@ def test_importance_foretells_what_leaving_a_neuron_out_costs() -> None:
     torch.set_num_threads(1)
     checkpoint = open_checkpoint("stories260k")
     ids = torch.randint(3, 500, (8, 64), generator=torch.Generator().manual_seed(0))
-    importance = neuron_importance(checkpoint, ids)
     model = load_transformer(checkpoint, torch.device("cpu"))
+    importance = neuron_importance(model, ids)
     foretold, measured = 0.0, 0.0
     for index in range(5):
         for neuron in range(0, 172, 43):
@@ -137,9 +139,25 @@ def _left_out(model: Transformer, ids: Tensor, index: int, neuron: int, worth: T
     return float((values[0] * worth[neuron]).square().mean() / 2), float(kl)
 
 
+def test_going_back_layer_by_layer_gives_what_one_pass_through_the_model_does() -> None:
+    model = load_transformer(open_checkpoint("stories260k"), torch.device("cpu"), "float32")
+    ids = torch.randint(3, 500, (2, 32), generator=torch.Generator().manual_seed(0))
+    found = list(_gradients(model, ids, torch.Generator().manual_seed(1)))[::-1]
+    (x, turn), given = model.embed(ids), []
+    for layer in model.layers:
+        given.append(layer(x.requires_grad_(), turn, CausalContext()))
+        x = given[-1]
+    logits = model.head(model.norm(x)).flatten(0, 1)
+    labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=torch.Generator().manual_seed(1))
+    whole = torch.autograd.grad(-functional.cross_entropy(logits, labels.squeeze(1), reduction="sum"), given)
+    for a, b in zip(found, whole, strict=True):
+        torch.testing.assert_close(a, b.flatten(0, 1), atol=1e-5, rtol=1e-3)
+
+
 def test_importance_is_the_same_for_a_seed_and_has_a_figure_for_every_neuron() -> None:
     ids = torch.randint(3, 500, (2, 32), generator=torch.Generator().manual_seed(0))
-    first, second = (neuron_importance(open_checkpoint("stories260k"), ids, 1) for _ in range(2))
+    model = load_transformer(open_checkpoint("stories260k"), torch.device("cpu"))
+    first, second = (neuron_importance(model, ids, 1) for _ in range(2))
     assert all(torch.equal(a, b) and bool((a > 0).all()) for a, b in zip(first, second, strict=True))
 
 

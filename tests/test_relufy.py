@@ -174,7 +174,7 @@ def lesson(model: Path, tmp_path: Path) -> Any:
         calibration = Calibration(CalibrationSettings(sequences=6, length=32), source)
         student = trainable(source.spec, read_tensors(source))
         shop = Workshop(source, calibration, 0, tmp_path, lambda *_: None)
-        return student, TierLesson(student, TierSettings(**settings), source, shop), calibration.windows
+        return student, TierLesson(student, TierSettings(**settings), shop), calibration.windows
 
     return make
 

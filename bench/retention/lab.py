@@ -48,7 +48,7 @@ class Lab:
         self._progress = progress
         layers = [LabLayer.of(layer.ffn) for layer in self._layers]
         importance = neuron_importance(
-            checkpoint, calibration, seed, lambda n, of: progress("importance of neurons", n, of)
+            self._model, calibration, seed, lambda n, of: progress("importance of neurons", n, of)
         )
         attention = [_int8_bytes(layer.attention) for layer in self._layers]
         self.material = Material(layers, [], importance, attention, seed)

@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 
 from ...kernels.plane_bytes import FFNShape
-from ...models.checkpoint import Checkpoint
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
 from ...models.spec import ExpertSpec, FFNSpec, TransformerSpec
@@ -81,10 +80,10 @@ class TierLesson(Lesson):
     How many neurons of each layer the tier touches is found once, from the scores of the model as it comes.
     """
 
-    def __init__(self, model: Transformer, settings: TierSettings, source: Checkpoint, workshop: Workshop) -> None:
+    def __init__(self, model: Transformer, settings: TierSettings, workshop: Workshop) -> None:
         self._settings, self._workshop, self._ffns = settings, workshop, list[TierFFN]()
         windows, hidden = workshop.calibration.windows, model.spec.hidden_size
-        importance = neuron_importance(source, windows, workshop.seed, self._teller("importance of neurons"))
+        importance = neuron_importance(model, windows, workshop.seed, self._teller("importance of neurons"))
         for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
             if isinstance(layer, Layer):
                 ffn, experts = spec.ffn, settings.experts(spec.ffn)

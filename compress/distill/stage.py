@@ -37,5 +37,5 @@ class DistillStage:
         trainer = Trainer("distill", self.settings, workshop, accelerator())
         model = trainable(source.spec, read_tensors(source)).to(trainer.device)
         at = self.settings.at
-        notes = trainer.teach(model, Lesson() if at is None else TierLesson(model, at, source, workshop))
+        notes = trainer.teach(model, Lesson() if at is None else TierLesson(model, at, workshop))
         return Material(source.spec, lambda: learned_tensors(model, workshop), notes=notes)

@@ -39,7 +39,7 @@ class CalibrateStage:
         model = load_transformer(source, torch.device("cpu"))
         with_experts_(model, spec)
         setter = self._kind(model, self.settings, workshop)
-        notes = setter.prepare(source)
+        notes = setter.prepare()
         wanted = [TierRecord(name, share) for name, share in self.settings.tiers.items()]
         tiers = tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
         return Material(spec, lambda: _with_experts(source, model), tiers, notes)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...kernels.coarse import CoarseFit
 from ...kernels.plane_ffn import PlaneWeights, plane_products
 
-_TOKENS = 2048  # of which products are in memory at once
+_TOKENS = 512  # of which products are in memory at once
 
 
 @dataclass(slots=True)

@@ -5,23 +5,22 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.context import CausalContext
-from ...models.families.registry import is_expert_tensor
-from ...models.linear import multiplied_out
+from ...models.linear import dense_weight, multiplied_out
 from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
-_SEQUENCES = 2  # at once: [2 * length, vocabulary] logits are in memory three times
+_TOGETHER = 1024  # whose states at every layer are in memory
+_HEAD_TOKENS = 128  # whose logits are
+_HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
 Progress = Callable[[int, int], None]
 
 
 def neuron_importance(
-    checkpoint: Checkpoint, windows: Tensor, seed: int = 0, progress: Progress | None = None
+    model: Transformer, windows: Tensor, seed: int = 0, progress: Progress | None = None
 ) -> list[Tensor]:
     """importance[n] = sqrt(D_n' F D_n), fp32 [width] for each layer, on at most TOKENS tokens of `windows`.
 
@@ -29,32 +28,35 @@ def neuron_importance(
     for labels drawn from the model itself: the Fisher information (Amari 1998; no text decides it). A change d of the
     output costs about d' F d / 2 nats of KL divergence, so that leaving out a neuron of value h costs
     (h importance)^2 / 2. F is shrunk by 1 % towards a multiple of the identity; where it is 0, that is all there is.
+
+    The full tier is looked at, in fp32. One layer at a time is multiplied out and gone back through, so that beside
+    the model little more is held than the states of 1,024 tokens at every layer.
     """
-    model = _differentiable(checkpoint)
-    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     chosen = windows[: max(1, TOKENS // windows.shape[1])]
-    fisher = _fisher(model, layers, chosen, seed, progress)
-    downs = [layer.ffn.down.weight for layer in layers]
-    return [_norms(each, down) for each, down in zip(fisher, downs, strict=True) if isinstance(down, Tensor)]
+    fisher = _fisher(model, chosen, seed, progress)
+    downs = [dense_weight(layer.ffn.down) for layer in _layers(model)]
+    return [_norms(each, down) for each, down in zip(fisher, downs, strict=True)]
+
+
+def _layers(model: Transformer) -> list[Layer]:
+    return [layer for layer in model.layers if isinstance(layer, Layer)]
 
 
 def _norms(fisher: Tensor, down: Tensor) -> Tensor:
     size = len(fisher)
     level = float(fisher.trace()) / size or 1.0
-    shrunk = (1 - _SHRINKAGE) * fisher + _SHRINKAGE * level * torch.eye(size)
+    shrunk = (1 - _SHRINKAGE) * fisher + _SHRINKAGE * level * torch.eye(size, device=fisher.device)
     return ((shrunk @ down) * down).sum(0).clamp(min=0).sqrt().detach()
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()
-def _fisher(
-    model: Transformer, layers: list[Layer], windows: Tensor, seed: int, progress: Progress | None
-) -> list[Tensor]:
-    hidden = model.spec.hidden_size
-    sums, done = [torch.zeros(hidden, hidden) for _ in layers], 0
-    draw = torch.Generator().manual_seed(seed)
-    for part in torch.split(windows.clone(), _SEQUENCES):
-        for total, gradient in zip(sums, _gradients(model, layers, part, draw), strict=True):
+@torch.no_grad()
+def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Progress | None) -> list[Tensor]:
+    hidden, device = model.spec.hidden_size, model.norm.weight.device
+    sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
+    draw = torch.Generator(device).manual_seed(seed)
+    for part in torch.split(windows.clone(), max(1, _TOGETHER // windows.shape[1])):
+        for total, gradient in zip(reversed(sums), _gradients(model, part, draw), strict=True):
             total += gradient.T @ gradient
         done += len(part)
         if progress:
@@ -62,28 +64,66 @@ def _fisher(
     return [each / windows.numel() for each in sums]
 
 
-def _gradients(model: Transformer, layers: list[Layer], ids: Tensor, draw: torch.Generator) -> list[Tensor]:
-    """Of log p(labels) by what each FFN gives, [tokens, hidden] each."""
+def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterator[Tensor]:
+    """Of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
+
+    An FFN's output is added to the state, so that it has the gradient of the state after it.
+    """
     x, turn = model.embed(ids)
-    x, given = x.detach().requires_grad_(), []
-    for layer in layers:
-        x = layer.attend(x, turn, CausalContext())
-        given.append(layer.ffn(layer.ffn_norm(x)))
-        x = x + given[-1]
-    logits = model.head(model.norm(x)).flatten(0, 1)
-    labels = torch.multinomial(torch.softmax(logits.detach(), -1), 1, generator=draw).squeeze(1)
-    loss = functional.cross_entropy(logits, labels, reduction="sum")
-    return [gradient.flatten(0, 1) for gradient in torch.autograd.grad(loss, given)]
+    states = []  # before each layer
+    for layer in _layers(model):
+        states.append(x)
+        x = layer(x, turn, CausalContext())
+    turn = None if turn is None else (turn[0].float(), turn[1].float())
+    gradient = _through_head(model, x.float(), draw)
+    spec = _dense_spec(model.spec)
+    for i, layer in reversed(list(enumerate(_layers(model)))):
+        yield gradient.flatten(0, 1)
+        x = states.pop().float()
+        if i > 0:
+            gradient = _through_layer(_differentiable(layer, i, spec), x, turn, gradient)
 
 
-def _differentiable(checkpoint: Checkpoint) -> Transformer:
-    """The full tier in fp32, int8 weights multiplied out."""
+@torch.enable_grad()
+def _through_layer(layer: Layer, x: Tensor, turn: tuple[Tensor, Tensor] | None, gradient: Tensor) -> Tensor:
+    """The gradient by what a layer is given, from that by what it gives."""
+    x.requires_grad_()
+    found: Tensor = torch.autograd.grad(layer(x, turn, CausalContext()), x, gradient)[0]
+    return found
+
+
+def _through_head(model: Transformer, x: Tensor, draw: torch.Generator) -> Tensor:
+    """The gradient of log p(labels) by the state after the last layer, for labels that the model draws."""
+    with torch.enable_grad():
+        normed = model.norm(x.requires_grad_())
+    parts = torch.split(normed.detach().flatten(0, 1), _HEAD_TOKENS)
+    by_normed = torch.cat([_by_normed(model, part, draw) for part in parts])
+    found: Tensor = torch.autograd.grad(normed, x, by_normed.view_as(normed))[0]
+    return found
+
+
+def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator) -> Tensor:
+    """(onehot(label) - p) W, [tokens, hidden]"""
+    off = torch.softmax(model.head(normed).float(), -1)
+    labels = torch.multinomial(off, 1, generator=draw)
+    off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
+    table = model.embedding if model.untied_head is None else model.untied_head
+    found = torch.zeros_like(normed, dtype=off.dtype)
+    for begin in range(0, off.shape[1], _HEAD_ROWS):
+        rows = slice(begin, begin + _HEAD_ROWS)
+        found += off[:, rows] @ dense_weight(table, rows)
+    return found
+
+
+def _differentiable(layer: Layer, index: int, spec: TransformerSpec) -> Layer:
+    """The dense twin in fp32, int8 weights multiplied out."""
     with torch.device("meta"):
-        model = Transformer(_dense_spec(checkpoint.spec))
-    model.load_state_dict(dict(_dense_tensors(checkpoint)), strict=True, assign=True)
-    if model.spec.rope:
-        model.frequencies = model.frequencies.to("cpu")
-    return model.requires_grad_(False)
+        twin = Layer(index, spec, spec.layers[index])
+    stored = layer.state_dict()
+    scales = {name: tensor for name, tensor in stored.items() if name.endswith("_scale")}
+    weights = {name: multiplied_out(name, stored[name], scales) for name in twin.state_dict()}
+    twin.load_state_dict(weights, strict=True, assign=True)
+    return twin.requires_grad_(False)
 
 
 def _dense_spec(spec: TransformerSpec) -> TransformerSpec:
@@ -95,10 +135,3 @@ def _dense_spec(spec: TransformerSpec) -> TransformerSpec:
         for layer in spec.layers
     )
     return replace(spec, layers=tuple(layers), embedding=DENSE, head=DENSE, num_tiers=1)
-
-
-def _dense_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    scales = {name: tensor for name, tensor in read_tensors(checkpoint) if name.endswith("_scale")}
-    for name, tensor in read_tensors(checkpoint):
-        if name not in scales and not is_expert_tensor(name):
-            yield name, multiplied_out(name, tensor, scales)

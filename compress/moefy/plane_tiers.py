@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.record import TierRecord
@@ -35,9 +34,9 @@ class PlaneTiers:
         """Over the calibration text: the fit, and for each tier a walk and a quarter that compute every FFN twice."""
         return 2 + 2.5 * tiers
 
-    def prepare(self, source: Checkpoint) -> dict[str, Any]:
+    def prepare(self) -> dict[str, Any]:
         """Fits every layer on what the dense model gives it; notes how far off the coarse products are."""
-        importance = self._importance(source)
+        importance = self._importance()
         doubts: list[float] = []
 
         def learn(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
@@ -64,18 +63,18 @@ class PlaneTiers:
         self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
     ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
         limits = limits_for(seen, tier.share, self._allocation)
-        found, joint = list[PlaneScores](), list[StepScores]()
+        experts = list(experts_of(self._model))  # made at once: what stays between large pieces splits the heap
+        found, joint = [PlaneScores.of(each) for each in experts], [StepScores(each) for each in experts]
 
         def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
-            found.append(PlaneScores.of(expert))
-            joint.append(StepScores(expert))
-            expert.thresholds[index] = found[-1].thresholds(limits[layer])
-            scores = [expert.plane_scores(x) for x in given]
-            for each in scores:
-                found[-1].add(each)
-            joint[-1].add(scores)
-            touched = [each.touched_below(found[-1].ratio) for each in scores]
-            return Decided(touched, found[-1].shares_at(limits[layer])[0], found[-1].bytes_at)
+            mine, limit, active = found[layer], limits[layer], []
+            expert.thresholds[index] = mine.thresholds(limit)
+            for scores in map(expert.plane_scores, given):
+                mine.add(scores)
+                joint[layer].add(scores)
+                active.append(scores.touched_below(mine.ratio) > limit)
+            joint[layer].finish()
+            return Decided(active, mine.shares_at(limit)[0], mine.bytes_at)
 
         gated = next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
@@ -85,9 +84,9 @@ class PlaneTiers:
     def _allocation(self) -> Allocation:
         return "uniform" if self._settings.allocation == "uniform" else "global"
 
-    def _importance(self, source: Checkpoint) -> list[Tensor]:
+    def _importance(self) -> list[Tensor]:
         windows, seed = self._workshop.calibration.windows, self._workshop.seed
-        return neuron_importance(source, windows, seed, self._teller("calibrate: importance of neurons"))
+        return neuron_importance(self._model, windows, seed, self._teller("calibrate: importance of neurons"))
 
     def _teller(self, what: str) -> Any:
         return lambda done, of: self._workshop.progress(what, done, of)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.record import TierRecord
@@ -33,9 +32,8 @@ class RouterTiers:
         """Over the calibration text: routers, scores, and for each tier a walk that computes every FFN twice."""
         return 2 + 2 * tiers
 
-    def prepare(self, source: Checkpoint) -> dict[str, Any]:
+    def prepare(self) -> dict[str, Any]:
         """Trains the routers on what the dense model's FFNs are given and give."""
-        del source  # its weights are the model's
         notes = train_routers_(self._model, self._workshop, min(self._settings.tiers.values()))
         self._dense = [ScoreHistogram() for _ in self._model.layers]
 
@@ -57,8 +55,9 @@ class RouterTiers:
                 seen.add(each, expert.expert_sizes)
             expert.thresholds[index] = _threshold(seen, shares[layer])
             limit = float(expert.thresholds[index, 0])
-            computed = float((torch.cat([each.flatten(0, -2) for each in scores]) > limit).float().mean())
-            return Decided(scores, computed, lambda at: expert.fixed_bytes + seen.share_above(at) * expert.whole_bytes)
+            active = [each > limit for each in scores]
+            computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
+            return Decided(active, computed, lambda at: expert.fixed_bytes + seen.share_above(at) * expert.whole_bytes)
 
         windows, gated = self._workshop.calibration.windows, next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)

@@ -20,12 +20,26 @@ class StepScores:
 
     def __init__(self, expert: ExpertFFN) -> None:
         self._sizes = {size: PlaneScores.of(expert) for size in STEPS}
+        self._waiting: NeuronScores | None = None
 
-    def add(self, batches: Sequence[NeuronScores]) -> None:
-        """[passages, tokens, experts] each, all at once; passages that fill no group are left out."""
-        some = [torch.cat([each[:, ::_EVERY] for each in parts]) for parts in zip(*batches, strict=True)]
+    def add(self, scores: NeuronScores) -> None:
+        """[passages, tokens, experts] each; passages wait until they are enough for the largest step."""
+        some = NeuronScores(*(each[:, ::_EVERY] for each in scores))
+        if self._waiting is not None:
+            some = NeuronScores(*(torch.cat(pair) for pair in zip(self._waiting, some, strict=True)))
+        ready = len(some.value) // TOGETHER * TOGETHER
+        self._take_in(NeuronScores(*(each[:ready] for each in some)))
+        self._waiting = NeuronScores(*(each[ready:].clone() for each in some)) if ready < len(some.value) else None
+
+    def finish(self) -> None:
+        """Takes in the passages that wait; those that fill no step are left out."""
+        if self._waiting is not None:
+            self._take_in(self._waiting)
+            self._waiting = None
+
+    def _take_in(self, some: NeuronScores) -> None:
         for size, seen in self._sizes.items():
-            if len(some[0]) >= size:
+            if len(some.value) >= size:
                 seen.add(NeuronScores(*(_joint(each, size) for each in some)))
 
     def spent(self, size: int, limit: float) -> tuple[float, float] | None:

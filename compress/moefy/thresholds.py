@@ -8,7 +8,7 @@ from torch import Tensor
 _BINS = 4096
 _BITS = 17  # of the 23 bits of a float's fraction: 64 bins an octave, each 0.8 to 1.6 % wide
 _LOWEST = (127 - 40) << (23 - _BITS)  # the first bin ends at 2^-40 (1 + 1/64), the last begins near 2^24
-_ENTRIES = 1 << 22
+_ENTRIES = 1 << 20
 
 
 def _zeros() -> Tensor:

@@ -34,12 +34,11 @@ _PARTS = (0.0, 0.25, 0.5, 0.75)  # of the way from the tier before; 0 is just be
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """scores: of each batch, what is compared with the first threshold to say whether anything of an expert is read.
-    computed: the share of experts that the threshold computes. bytes_at: what a lone token reads of the layer where the
-    threshold were another one.
+    """active: of each batch, whether anything of an expert is read, bool [.., experts]. computed: the share of experts
+    that the threshold computes. bytes_at: what a lone token reads of the layer where the threshold were another one.
     """
 
-    scores: Sequence[Tensor]
+    active: Sequence[Tensor]
     computed: float
     bytes_at: Callable[[float], float]
 
@@ -61,7 +60,7 @@ class TierWalk:
     between: list[float] = field(default_factory=lambda: [0.0] * len(_PARTS))  # bytes
 
     def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
-        """The tier with what was measured of it. `decide` is asked for each layer's thresholds and scores."""
+        """The tier with what was measured of it. `decide` sets each layer's thresholds, and says what they do."""
 
         def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> None:
             self._set(expert_of(ffn), given, decide(layer, expert_of(ffn), given))
@@ -84,7 +83,7 @@ class TierWalk:
         before, limit = (float(each) for each in expert.thresholds[self.index - 1 : self.index + 1, 0])
         for i, part in enumerate(_PARTS):
             self.between[i] += decided.bytes_at(before + (limit - before) * part)
-        active = torch.cat([each.flatten(0, -2) for each in decided.scores]) > limit
+        active = torch.cat([each.flatten(0, -2) for each in decided.active])
         self.layers.append(decided.computed)
         self.unions.append(expected_unions(active, self.workshop.seed))
         if self.compensate:
