@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..models.context import CausalContext
 from ..models.ffn import FFN
+from ..models.host_memory import give_back_freed_memory
 from ..models.transformer import Layer, Transformer
 
 BATCH_TOKENS = 2048  # of one forward pass
@@ -40,6 +41,7 @@ def walk(
         visit(i, layer.ffn, given)
         for n, account in enumerate(accounts):
             states[n] = states[n] + layer.ffn(given[n], account)
+        give_back_freed_memory()
         if progress:
             progress(i + 1, len(model.layers))
     spent = [row for account in accounts for row in account.spent]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,13 +190,33 @@ def test_of_each_batch_the_mix_is_computed_at_the_tier(lesson: Any, mix: float, 
     assert sizes == counts and modes == [[True, True], [False, False]][: len(counts)]
 
 
-@pytest.mark.parametrize(("share", "bits"), [(0.3, (2, 5)), (0.2, (1, 4)), (1.0, (2, 5))])
-def test_a_plain_relu_tier_routes_by_as_many_bits_as_its_bytes_allow(share: float, bits: tuple[int, int]) -> None:
-    found = TierSettings(share=share).experts(FFNSpec(80, "relu", gated=False))
+PLAIN, SMOOTH = FFNSpec(1024, "relu", gated=False), FFNSpec(1536, "silu", gated=True)
+
+
+@pytest.mark.parametrize(
+    ("ffn", "hidden", "share", "bits"),
+    [
+        (PLAIN, 128, 0.3, (2, 6)), (PLAIN, 128, 0.2, (1, 4)), (PLAIN, 128, 1.0, (2, 6)), (PLAIN, 768, 0.23, (2, 6)),
+        (SMOOTH, 576, 0.5, (4, 6)), (SMOOTH, 576, 0.4, (3, 6)), (SMOOTH, 64, 0.5, (3, 6)),
+        (SMOOTH, 64, 0.4, (2, 6)),
+    ],
+)  # fmt: skip
+def test_as_many_bits_route_as_leave_bytes_to_compute_with(
+    ffn: FFNSpec, hidden: int, share: float, bits: tuple[int, int]
+) -> None:
+    found = TierSettings(share=share).experts(ffn, hidden)
     assert (found.router_bits, found.refined_bits) == bits
-    moefy = MoefySettings(expert_size=1, router="bit_planes", tiers={"low": min(share, 0.9)})
-    assert moefy.experts(FFNSpec(80, "relu", gated=False)) == found
-    assert moefy.experts(FFNSpec(80, "silu", gated=True)).router_bits == 4
+    moefy = MoefySettings(expert_size=1, router="bit_planes", tiers={"high": 0.95, "low": min(share, 0.9)})
+    assert moefy.experts(ffn, hidden) == found
+
+
+def test_what_a_recipe_leaves_open_follows_from_what_measured_best() -> None:
+    smooth = open_checkpoint("stories260k").spec
+    plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=PLAIN),))
+    assert MoefySettings().by_planes and MoefySettings().experts(SMOOTH, 576).size == 1
+    tiles = MoefySettings(expert_size=64)
+    assert tiles.experts(SMOOTH, 576).router == "norm_regression"
+    assert (tiles.split_of(plain), tiles.split_of(smooth)) == ("coactivation", "weight_kmeans")
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
@@ -287,7 +308,7 @@ def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
         ([{"distill": {**RELUFY, "lr": math.nan}}], "lr: is nan"),
         ([{"distill": {**RELUFY, "temperature": math.inf}}], "temperature: Input should be a finite number"),
         ([{"distill": {**RELUFY, "losses": {"hidden": math.inf}}}], "losses.hidden: Input should be a finite number"),
-        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 4 high bits that route are 0.... of"),
+        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 2 high bits that route are 0.... of"),
         ([{"distill": {**AT, "at": {"share": 0.5, "mix": 0.0}}}], "at.mix"),
         ([{"moefy": {"expert_size": 8}}, {"distill": AT}], "experts of one neuron, these have 8; choose expert_size"),
         (

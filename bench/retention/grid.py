@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...compress.moefy.settings import MoefySettings
-from ...models.spec import FFNSpec
+from ...models.spec import FFNSpec, TransformerSpec
 from .attention import WithAttention
 from .experts import NESTED, PERFECT, Experts
 from .inputs import Inputs
@@ -15,27 +15,30 @@ from .steps import StepPlanes
 
 GATED_SHARES = (0.68, 0.55, 0.50, 0.40)
 PLAIN_SHARES = (0.50, 0.30, 0.25, 0.20, 0.14, 0.12)
+USUAL_SHARE, _ALMOST_ALL = 0.5, 0.99
 
 
 def shares_for(ffn: FFNSpec) -> Sequence[float]:
     return GATED_SHARES if ffn.gated else PLAIN_SHARES
 
 
-def methods_for(ffn: FFNSpec, full: bool) -> list[Method]:
+def methods_for(spec: TransformerSpec, full: bool) -> list[Method]:
     """full: every split, router, selection and tile size; else what the defaults rest on."""
-    beside = [*_attention(ffn), *_steps(ffn)] if full else []
-    return [*_planes(ffn), *_rivals(ffn.gated), *(_every_expert() if full else _experts()), *beside]
+    beside = [*_attention(spec), *_steps(spec)] if full else []
+    return [*_planes(spec), *_rivals(spec.layers[0].ffn.gated), *(_every_expert() if full else _experts()), *beside]
 
 
-def default_method(ffn: FFNSpec) -> Planes:
-    """What a recipe does that says nothing of it."""
-    settings = MoefySettings(expert_size=1, router="bit_planes")
-    return Planes(settings.experts(ffn).router_bits, compensate=settings.compensates(ffn.gated))
+def default_method(spec: TransformerSpec, share: float = USUAL_SHARE) -> Planes:
+    """What a recipe does that says nothing of it, where this is its lowest tier."""
+    ffn = spec.layers[0].ffn
+    settings = MoefySettings(expert_size=1, router="bit_planes", tiers={"lowest": min(share, _ALMOST_ALL)})
+    experts = settings.experts(ffn, spec.hidden_size)
+    return Planes(experts.router_bits, compensate=settings.compensates(ffn.gated))
 
 
-def _planes(ffn: FFNSpec) -> list[Method]:
+def _planes(spec: TransformerSpec) -> list[Method]:
     """All bits, then the default with one part changed."""
-    default = default_method(ffn)
+    default = default_method(spec)
     best, constant, name = default.bits, default.compensate, default.name
     bits = [Planes(each, compensate=constant) for each in (4, 3, 2, 1)]
     others = sorted({best + 1, best + 2, best + 4, 8})
@@ -49,12 +52,12 @@ def _planes(ffn: FFNSpec) -> list[Method]:
     return [*bits, *refined, LayeredPlanes(constant), *apart]
 
 
-def _attention(ffn: FFNSpec) -> list[Method]:
-    return [WithAttention(default_method(ffn), kept) for kept in (1.0, 0.85, 0.7, 0.5)]
+def _attention(spec: TransformerSpec) -> list[Method]:
+    return [WithAttention(default_method(spec), kept) for kept in (1.0, 0.85, 0.7, 0.5)]
 
 
-def _steps(ffn: FFNSpec) -> list[Method]:
-    return [StepPlanes(default_method(ffn), tokens, how) for tokens in (2, 4, 8) for how in (False, True)]
+def _steps(spec: TransformerSpec) -> list[Method]:
+    return [StepPlanes(default_method(spec), tokens, how) for tokens in (2, 4, 8) for how in (False, True)]
 
 
 def _rivals(gated: bool) -> list[Method]:

@@ -59,8 +59,9 @@ def rows(curves: Curves, share: float) -> tuple[list[str], list[list[str]]]:
     head += [f"top-1 / dense over {curves.plan.seeds} seeds"] * (curves.plan.seeds > 1)
     here = [point for point in curves.points if point.share == share]
     done = sorted((point for point in here if not point.reason), key=lambda point: -sum(point.correct))
-    beside = next((point for point in done if point.method == curves.default), done[0] if done else None)
-    head.append(f"top-1 / that of {'the default' if beside and beside.method == curves.default else 'the best'} (95 %)")
+    default = curves.defaults[share]
+    beside = next((point for point in done if point.method == default), done[0] if done else None)
+    head.append(f"top-1 / that of {'the default' if beside and beside.method == default else 'the best'} (95 %)")
     found = [_row(curves, point, beside) for point in done]
     missing = [point for point in here if point.reason]
     return head, found + [[point.method, *[""] * (len(head) - 2), point.reason] for point in missing]
@@ -82,7 +83,9 @@ def notes(curves: Curves) -> list[str]:
         "the constant for what is left out included; a share is of the int8 FFN. Routers of their own are counted in "
         "bf16.",
         "Intervals: paired bootstrap over windows, of the last column too: one that holds 1 shows no difference. The "
-        f"default is what a recipe does that says nothing of it: {curves.default}.",
+        "default is what a recipe does that says nothing of it and has no lower tier: "
+        + ", ".join(f"{name} at {share:.0%}" for share, name in curves.defaults.items())
+        + ".",
         "High 4 bits, then 6: of every neuron the four high bits of gate and up are read, which route; of one in doubt "
         "two more; of one that then matters its row of down.",
         "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. "

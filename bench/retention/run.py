@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class CurvePlan:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What was measured. dense is the int8 model; points without figures say why. default: the recipe's method.
+    """What was measured. dense is the int8 model; points without figures say why. defaults: by share, the method of a
+    recipe that says nothing of it and has no lower tier.
 
     again: by method and share, what the other seeds gave.
     """
@@ -61,7 +62,7 @@ class Curves:
     dense: Point
     points: list[Point]
     facts: dict[str, Any]
-    default: str
+    defaults: Mapping[float, str]
     again: dict[tuple[str, float], list[Point]]
 
 
@@ -73,8 +74,8 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     checkpoint = open_checkpoint(plan.model)
     _check(plan, checkpoint)
     evaluation, ffn = _evaluation(plan, checkpoint), checkpoint.spec.layers[0].ffn
-    methods, default = _chosen(methods_for(ffn, plan.full), plan.only), default_method(ffn).name
-    shares = tuple(plan.shares or shares_for(ffn))
+    methods, shares = _chosen(methods_for(checkpoint.spec, plan.full), plan.only), plan.shares or shares_for(ffn)
+    defaults = {share: default_method(checkpoint.spec, share).name for share in shares}
     found = []
     with torch_threads(choose_threads(None, checkpoint.weight_bytes)):
         for seed in range(plan.seed, plan.seed + plan.seeds):
@@ -93,7 +94,7 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
         "calibration_tokens": calibration.numel(), "provenance": provenance(),
     }  # fmt: skip
     again = {each: [points[each] for points in found[1:]] for each in wanted}
-    return Curves(plan, found[0][DENSE, 1.0], [found[0][each] for each in wanted], facts, default, again)
+    return Curves(plan, found[0][DENSE, 1.0], [found[0][each] for each in wanted], facts, defaults, again)
 
 
 def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:

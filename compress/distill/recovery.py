@@ -6,7 +6,6 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ...kernels.plane_bytes import FFNShape
 from ...models.errors import RecipeError
 from ...models.ffn import FFN
 from ...models.spec import ExpertSpec, FFNSpec, TransformerSpec
@@ -14,7 +13,7 @@ from ...models.transformer import Layer, Transformer
 from ..material import Workshop
 from ..moefy.budget import Allocation, PlaneScores, limits_for
 from ..moefy.importance import neuron_importance
-from ..moefy.settings import MoefySettings
+from ..moefy.settings import MoefySettings, ffn_shape
 from ..strict import Strict
 from ..walk import walk
 from .sparse_ffn import TierFFN
@@ -49,15 +48,15 @@ class TierSettings(Strict):
             scores = self.scores(layer.ffn, spec.hidden_size)
             least = scores.fixed_bytes / scores.whole_bytes
             if self.share <= least:
-                bits = self.experts(layer.ffn).router_bits
+                bits = self.experts(layer.ffn, spec.hidden_size).router_bits
                 raise RecipeError(
                     f"distill: at.share is {self.share}, and in layer {i} the {bits} high bits "
                     f"that route are {least:.3f} of the FFN's bytes; raise at.share or lower at.bits"
                 )
 
-    def experts(self, ffn: FFNSpec) -> ExpertSpec:
+    def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
         """As `moefy` would make them."""
-        return self.as_moefy.experts(ffn)
+        return self.as_moefy.experts(ffn, hidden)
 
     @property
     def as_moefy(self) -> MoefySettings:
@@ -69,9 +68,8 @@ class TierSettings(Strict):
 
     def scores(self, ffn: FFNSpec, hidden: int) -> PlaneScores:
         """What a layer's parts cost, with no score seen yet."""
-        shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
-        experts = self.experts(ffn)
-        return PlaneScores.unseen(shape, experts.router_bits, experts.refined_bits)
+        experts = self.experts(ffn, hidden)
+        return PlaneScores.unseen(ffn_shape(ffn, hidden), experts.router_bits, experts.refined_bits)
 
 
 class TierLesson(Lesson):
@@ -86,7 +84,7 @@ class TierLesson(Lesson):
         importance = neuron_importance(model, windows, workshop.seed, self._teller("importance of neurons"))
         for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
             if isinstance(layer, Layer):
-                ffn, experts = spec.ffn, settings.experts(spec.ffn)
+                ffn, experts = spec.ffn, settings.experts(spec.ffn, hidden)
                 device = layer.ffn_norm.weight.device
                 twin = TierFFN.of(
                     layer.ffn, hidden, ffn, experts, each.to(device), settings.as_moefy.compensates(ffn.gated)

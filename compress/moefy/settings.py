@@ -7,14 +7,17 @@ from pydantic import Field, field_validator
 
 from ...kernels.plane_bytes import WHOLE_BITS, FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
-from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
+from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
 from .patterns import PATTERN_ACTIVE
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-_RELU_BITS, _SMOOTH_BITS = (1, 2), 4  # of a plain ReLU FFN, whose zeros few bits foresee; of all others
-_ONE_BIT_BELOW = 0.24  # of the bytes: where the second one leaves too little to compute with
-_MORE_BITS, _ENOUGH_BITS = (2, 3), 6  # read of a neuron in doubt: at least, and at most where they are not enough yet
+# Bits that route, the most that leave the lowest tier so large a share of the FFN's bytes to compute with: of a plain
+# ReLU FFN, whose zeros few bits foresee, and of all others.
+_RELU, _SMOOTH = ((2, 1), 0.08), ((4, 3, 2), 0.12)
+_REFINED, _REFINED_BESIDE_ONE = 6, 4  # bits of a neuron in doubt, two more than route at least
+
+Grouping = Literal["weight_kmeans", "random", "coactivation", "patterns"]
 
 
 class MoefySettings(Strict):
@@ -25,15 +28,16 @@ class MoefySettings(Strict):
     the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
     10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
     `bit_planes` reads the high `bits` of the int8 weights themselves, and `refined_bits` of a neuron that is in doubt.
+    None: bit planes for single neurons, norm regression for larger experts.
     allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
     routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
     is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
     """
 
-    split: Literal["weight_kmeans", "random", "coactivation", "patterns"] = "weight_kmeans"
+    split: Grouping | None = None
     split_active: int | None = Field(default=None, ge=1)
-    expert_size: int = Field(default=64, ge=1)
-    router: Literal["norm_regression", "bit_planes"] = "norm_regression"
+    expert_size: int = Field(default=1, ge=1)
+    router: Literal["norm_regression", "bit_planes"] | None = None
     router_width: int = Field(default=128, ge=1)
     bits: int | None = Field(default=None, ge=1, le=7)
     refined_bits: int | None = Field(default=None, ge=2, le=8)
@@ -58,36 +62,43 @@ class MoefySettings(Strict):
 
     @property
     def by_planes(self) -> bool:
-        return self.router == BIT_PLANES
+        return self._router == BIT_PLANES
 
     @property
-    def split_needs_text(self) -> bool:
+    def _router(self) -> str:
+        return self.router or (BIT_PLANES if self.expert_size == 1 else NORM_REGRESSION)
+
+    def split_of(self, spec: TransformerSpec) -> Grouping:
+        """How neurons are grouped: where ReLU leaves most of them silent, by which fire together."""
+        return self.split or ("coactivation" if _is_plain_relu(spec.layers[0].ffn) else "weight_kmeans")
+
+    def split_needs_text(self, spec: TransformerSpec) -> bool:
         """Whether neurons are grouped by what they do on the calibration text."""
-        return self.expert_size > 1 and self.split in ("coactivation", "patterns")
+        return self.expert_size > 1 and self.split_of(spec) in ("coactivation", "patterns")
 
-    @property
-    def marks(self) -> int | None:
+    def marks(self, spec: TransformerSpec) -> int | None:
         """How many of a token's neurons count as firing when they are grouped by that; None: one in 8."""
-        if self.split_active is None and self.split == "patterns":
+        if self.split_active is None and self.split_of(spec) == "patterns":
             return PATTERN_ACTIVE
         return self.split_active
 
-    def experts(self, ffn: FFNSpec) -> ExpertSpec:
-        """The experts of one layer."""
+    def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
+        """The experts of one layer of a model of this hidden size."""
         if not self.by_planes:
-            return ExpertSpec(self.expert_size, self.router, router_width=self.router_width)
-        bits = self.bits or self._best_bits(ffn)
-        return ExpertSpec(self.expert_size, self.router, router_bits=bits, refined_bits=self.refined_beyond(bits))
+            return ExpertSpec(self.expert_size, self._router, router_width=self.router_width)
+        bits = self.bits or self._best_bits(ffn, hidden)
+        return ExpertSpec(self.expert_size, self._router, router_bits=bits, refined_bits=self.refined_beyond(bits))
 
-    def _best_bits(self, ffn: FFNSpec) -> int:
-        if ffn.activation != "relu" or ffn.gated:
-            return _SMOOTH_BITS
-        return _RELU_BITS[min(self.tiers.values()) >= _ONE_BIT_BELOW]
+    def _best_bits(self, ffn: FFNSpec, hidden: int) -> int:
+        choices, needed = _RELU if _is_plain_relu(ffn) else _SMOOTH
+        shape, lowest = ffn_shape(ffn, hidden), min(self.tiers.values())
+        read = {bits: plane_ffn_bytes(shape, bits, 0, 0) / int8_ffn_bytes(shape) for bits in choices}
+        return next((bits for bits in choices if lowest - read[bits] >= needed), choices[-1])
 
     def refined_beyond(self, bits: int) -> int:
         """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
-        least, most = (bits + more for more in _MORE_BITS)
-        refined = self.refined_bits or min(max(least, min(most, _ENOUGH_BITS)), WHOLE_BITS)
+        best = _REFINED_BESIDE_ONE if bits == 1 else max(_REFINED, bits + 2)
+        refined = self.refined_bits or min(best, WHOLE_BITS)
         if refined <= bits:
             raise RecipeError(f"refined_bits is {refined}, it must be more than bits, {bits}; raise it")
         return refined
@@ -104,7 +115,7 @@ class MoefySettings(Strict):
         """Raises RecipeError where these experts cannot route on such a model, or a tier is below its router."""
         if self.allocation == ("energy" if self.by_planes else "global"):
             raise RecipeError(
-                f"moefy: allocation {self.allocation!r} is not for the router {self.router}; "
+                f"moefy: allocation {self.allocation!r} is not for the router {self._router}; "
                 f"choose {'global' if self.by_planes else 'energy'} or uniform"
             )
         for i, layer in enumerate(spec.layers):
@@ -118,7 +129,7 @@ class MoefySettings(Strict):
             least, most = self._router_share(ffn, spec.hidden_size), self._most(ffn, spec.hidden_size)
             for name, share in self.tiers.items():
                 if share >= most:
-                    bits = self.experts(ffn).refined_bits
+                    bits = self.experts(ffn, spec.hidden_size).refined_bits
                     raise RecipeError(
                         f"moefy: tier {name!r} may read {share} of the FFN's bytes, and in layer {i} {bits} bits of "
                         f"every neuron are {most:.3f} of them; lower the tier or raise refined_bits"
@@ -133,15 +144,24 @@ class MoefySettings(Strict):
         """What all neurons take where each is refined."""
         if not self.by_planes:
             return 1.0
-        experts, shape = self.experts(ffn), FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        experts, shape = self.experts(ffn, hidden), ffn_shape(ffn, hidden)
         every = plane_ffn_bytes(shape, experts.router_bits, ffn.width, ffn.width, experts.refined_bits)
         return every / int8_ffn_bytes(shape)
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
-        shape = FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)
+        shape = ffn_shape(ffn, hidden)
         whole = int8_ffn_bytes(shape)
         if self.by_planes:
-            return plane_ffn_bytes(shape, self.experts(ffn).router_bits, 0, 0) / whole
+            return plane_ffn_bytes(shape, self.experts(ffn, hidden).router_bits, 0, 0) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
-        router = 2 * self.router_width * (hidden + self.experts(ffn).count(ffn.width))  # bf16
+        router = 2 * self.router_width * (hidden + self.experts(ffn, hidden).count(ffn.width))  # bf16
         return router / (whole * element)
+
+
+def _is_plain_relu(ffn: FFNSpec) -> bool:
+    return ffn.activation == "relu" and not ffn.gated
+
+
+def ffn_shape(ffn: FFNSpec, hidden: int) -> FFNShape:
+    """What bytes are counted of."""
+    return FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)

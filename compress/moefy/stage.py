@@ -38,12 +38,13 @@ class MoefyStage:
                 f"moefy: expert_size is {self.settings.expert_size}, the widest FFN has {widest} neurons; lower it"
             )
         layers = (
-            replace(layer, ffn=replace(layer.ffn, experts=self.settings.experts(layer.ffn))) for layer in spec.layers
+            replace(layer, ffn=replace(layer.ffn, experts=self.settings.experts(layer.ffn, spec.hidden_size)))
+            for layer in spec.layers
         )
         return replace(spec, layers=tuple(layers))
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        return calibration.windows.numel() if self.settings.split_needs_text else 0
+        return calibration.windows.numel() if self.settings.split_needs_text(spec) else 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.expert_size
@@ -52,13 +53,13 @@ class MoefyStage:
         splits = list(self._splits(source, workshop))
         orders = [split.order for split in splits]
         short = [layer.ffn.width % size for layer in spec.layers]
-        what = "cut" if self.settings.split == "coactivation" else "inertia"
+        what = "cut" if self.settings.split_of(spec) == "coactivation" else "inertia"
         notes = {"experts": _counts(spec), what: [split.inertia for split in splits], "in_last_expert": short}
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
 
     def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
         """Of each layer."""
-        if self.settings.split_needs_text:
+        if self.settings.split_needs_text(source.spec):
             return iter(self._by_text(source, workshop))
         return self._by_weights(source, workshop)
 
@@ -67,7 +68,7 @@ class MoefyStage:
         ffns = [layer.ffn for layer in source.spec.layers]
         names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
         rows = _rows(source, names)
-        split = balanced_kmeans if self.settings.split == "weight_kmeans" else random_split
+        split = balanced_kmeans if self.settings.split_of(source.spec) == "weight_kmeans" else random_split
         for i, name in enumerate(names):
             yield split(rows[name], self.settings.expert_size, workshop.seed)
             workshop.progress(_WHAT, i + 1, len(names))
@@ -77,17 +78,17 @@ class MoefyStage:
         splits: list[Split] = []
 
         def group(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            found = CoActivation.empty(ffn.width, self.settings.marks)
+            found = CoActivation.empty(ffn.width, self.settings.marks(source.spec))
             for x in given:
                 found.add(ffn.hidden(x).flatten(0, -2))
-            splits.append(self._grouped(found, workshop.seed))
+            splits.append(self._grouped(found, self.settings.split_of(source.spec), workshop.seed))
 
         model = load_transformer(source, torch.device("cpu"))
         walk(model, workshop.calibration.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))
         return splits
 
-    def _grouped(self, found: CoActivation, seed: int) -> Split:
-        if self.settings.split == "patterns":
+    def _grouped(self, found: CoActivation, split: str, seed: int) -> Split:
+        if split == "patterns":
             return pattern_split(found, self.settings.expert_size).split
         return coactivation_split(found, self.settings.expert_size, seed)
 

@@ -1,0 +1,115 @@
+"""The most memory that each stage of a recipe takes, and how long, in a process of its own; on Linux.
+
+    python -m moesaic.bench.stage_memory smollm2 --recipe moe --out out/memory.json
+
+Nothing is taken from earlier runs. Memory is what the process holds (VmHWM), Python and torch included; they are
+shown by themselves too.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..compress.moefy.calibrate import calibration_memory
+from ..compress.pipeline import Run
+from ..compress.recipe import read_recipe
+from ..evaluate.files import write_whole
+from ..evaluate.provenance import provenance
+from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.errors import SetupError
+from ..models.threads import choose_threads, torch_threads
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """peak: bytes at its highest, beyond what Python and torch had taken at the start."""
+
+    what: str
+    seconds: float
+    peak: int
+
+
+class Watch:
+    """A progress callback that notes the peak of each part of the work."""
+
+    def __init__(self) -> None:
+        self.parts, self.at_start = list[Part](), _resident("VmRSS")
+        self._what, self._began = "before the first stage", time.monotonic()
+        _RESET.write_text("5")  # the peak so far is forgotten
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self.end()
+            self._what = what
+
+    def end(self) -> None:
+        """Ends the part that is under way, whose peak counts from the end of the one before."""
+        now = time.monotonic()
+        part = Part(self._what, round(now - self._began, 1), _resident("VmHWM") - self.at_start)
+        sys.stderr.write(f"{part.seconds:7.1f} s {part.peak >> 20:6,} MiB  {part.what}\n")
+        self.parts.append(part)
+        self._began = now
+        _RESET.write_text("5")
+
+
+def measure(model: str, recipe: str) -> dict[str, object]:
+    """Runs the stages of a recipe, scoring nothing. Raises SetupError as `moesaic compress` does."""
+    source, wanted = open_checkpoint(model), read_recipe(recipe)
+    watch = Watch()
+    with torch_threads(choose_threads(None, source.weight_bytes)):
+        run = Run(source, wanted, watch)
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["MOESAIC_CACHE"] = folder
+            run.checkpoint()
+        watch.end()
+        threads = torch.get_num_threads()
+    return {
+        "model": Path(model).name, "recipe": wanted.model_dump(), "threads": threads,
+        "model_bytes": source.weight_bytes, "python_and_torch": watch.at_start,
+        "calibration_declares": _declared(source, run), "calibration_tokens": run.calibration_tokens,
+        "peak": max(part.peak for part in watch.parts), "parts": [asdict(part) for part in watch.parts],
+        "provenance": provenance(),
+    }  # fmt: skip
+
+
+def _declared(source: Checkpoint, run: Run) -> int | None:
+    spec = run.planned[-1]
+    return calibration_memory(source, spec, run.calibration_tokens) if spec.num_tiers > 1 else None
+
+
+def _resident(field: str) -> int:
+    """Bytes, by /proc/self/status."""
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+def main() -> None:
+    """Prints the figures as JSON, a line on standard error as each part ends."""
+    parser = argparse.ArgumentParser(description="the most memory that each stage of a recipe takes")
+    parser.add_argument("model", help="model directory or short name")
+    parser.add_argument("--recipe", default="moe")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    args = parser.parse_args()
+    if not _RESET.exists():
+        sys.exit("stage_memory: this needs Linux, which tells the peak of a process")
+    try:
+        found = json.dumps(measure(args.model, args.recipe), indent=1) + "\n"
+    except SetupError as error:
+        sys.exit(f"stage_memory: {error}")
+    sys.stdout.write(found)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(args.out, found.encode())
+
+
+if __name__ == "__main__":
+    main()
