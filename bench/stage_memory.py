@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from ..compress.moefy.calibrate import calibration_memory
 from ..compress.pipeline import Run
 from ..compress.recipe import read_recipe
 from ..evaluate.files import write_whole
 from ..evaluate.provenance import provenance
-from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..kernels.native import native
+from ..models.checkpoint import open_checkpoint
 from ..models.errors import SetupError
 from ..models.threads import choose_threads, torch_threads
 
@@ -64,6 +64,7 @@ class Watch:
 def measure(model: str, recipe: str) -> dict[str, object]:
     """Runs the stages of a recipe, scoring nothing. Raises SetupError as `moesaic compress` does."""
     source, wanted = open_checkpoint(model), read_recipe(recipe)
+    native()  # built before anything is timed
     watch = Watch()
     with torch_threads(choose_threads(None, source.weight_bytes)):
         run = Run(source, wanted, watch)
@@ -71,19 +72,15 @@ def measure(model: str, recipe: str) -> dict[str, object]:
             os.environ["MOESAIC_CACHE"] = folder
             run.checkpoint()
         watch.end()
+        declared = run.estimates[-1].memory
         threads = torch.get_num_threads()
     return {
         "model": Path(model).name, "recipe": wanted.model_dump(), "threads": threads,
         "model_bytes": source.weight_bytes, "python_and_torch": watch.at_start,
-        "calibration_declares": _declared(source, run), "calibration_tokens": run.calibration_tokens,
+        "calibration_declares": declared, "calibration_tokens": run.calibration_tokens,
         "peak": max(part.peak for part in watch.parts), "parts": [asdict(part) for part in watch.parts],
         "provenance": provenance(),
     }  # fmt: skip
-
-
-def _declared(source: Checkpoint, run: Run) -> int | None:
-    spec = run.planned[-1]
-    return calibration_memory(source, spec, run.calibration_tokens) if spec.num_tiers > 1 else None
 
 
 def _resident(field: str) -> int:

@@ -102,9 +102,13 @@ def _duration(seconds: float) -> str:
 
 def _print_plan(recipe: str, done: "Compression") -> None:
     rows = [
-        [each.stage, "done" if each.done else _duration(each.seconds), f"{each.bytes:,}"] for each in done.estimates
-    ]
-    print(table(["stage", "about", "bytes of weights"], rows))
+        [
+            each.stage, "done" if each.done else _duration(each.seconds), f"{each.bytes:,}",
+            f"{each.memory:,}" if each.memory else "",
+        ]
+        for each in done.estimates
+    ]  # fmt: skip
+    print(table(["stage", "about", "bytes of weights", "of memory"], rows))
     ratio = done.bytes_after / done.bytes_before
     sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes of weights ({ratio:.3f}x)"
     print(f"{recipe}: {sizes}; nothing written")

@@ -23,6 +23,7 @@ from .calibration import Calibration
 from .identity import content_sha256
 from .judge import Judge
 from .material import Material, Progress, Workshop
+from .moefy.calibrate import CalibrateStage, calibration_memory
 from .recipe import NamedStage, Recipe, read_recipe
 from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
@@ -32,12 +33,15 @@ _PROBES = 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a stage will take: seconds on this machine, and bytes on disk of what it makes."""
+    """What a stage will take: seconds on this machine, bytes on disk of what it makes, and of memory beside Python and
+    torch; 0 where it does not say.
+    """
 
     stage: str
     seconds: float
     bytes: int
     done: bool  # an earlier run has finished it
+    memory: int = 0
 
 
 Announce = Callable[[Estimate], None]
@@ -145,8 +149,14 @@ class Run:
         passes = [0.0 if is_done else tokens for is_done, (_, tokens) in zip(done, self.efforts, strict=True)]
         each = self.seconds_per_token() if any(passes) else 0.0
         sizes = [weight_bytes(spec, self._source) for spec in self.planned]
-        rows = zip(self._stages, passes, sizes, done, strict=True)
-        return tuple(Estimate(stage.name, n * each, b, is_done) for stage, n, b, is_done in rows)
+        memory = [self._memory(*each) for each in zip(self._stages, self.planned, sizes, strict=True)]
+        rows = zip(self._stages, passes, sizes, done, memory, strict=True)
+        return tuple(Estimate(stage.name, n * each, b, is_done, held) for stage, n, b, is_done, held in rows)
+
+    def _memory(self, stage: NamedStage, spec: TransformerSpec, size: int) -> int:
+        if not isinstance(stage.work, CalibrateStage):
+            return 0
+        return calibration_memory(self._source.weight_bytes, size, spec, self.calibration_tokens)
 
     @cached_property
     def efforts(self) -> tuple[tuple[str, float], ...]:

@@ -29,18 +29,18 @@ def walk(
     bytes and of its neurons that a token used.
     """
     batches = list(batched(windows))
-    embedded = [model.embed(batch) for batch in batches]
-    states, turns = [x for x, _ in embedded], [turn for _, turn in embedded]
+    states, turns = (list(each) for each in zip(*map(model.embed, batches), strict=True))
     accounts = [model.compute_of([tier] * len(batch)) for batch in batches]
     for i, layer in enumerate(model.layers):
         if not isinstance(layer, Layer):
             raise TypeError("a Transformer is made of layers")
-        for n, turn in enumerate(turns):  # one at a time, so that the states lie in memory once
+        for n, turn in enumerate(turns):  # one batch at a time, so that the states of all lie in memory once
             states[n] = layer.attend(states[n], turn, CausalContext())
         given = [layer.ffn_norm(x) for x in states]
         visit(i, layer.ffn, given)
         for n, account in enumerate(accounts):
             states[n] = states[n] + layer.ffn(given[n], account)
+        del given
         give_back_freed_memory()
         if progress:
             progress(i + 1, len(model.layers))

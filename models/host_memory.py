@@ -1,18 +1,7 @@
-"""The memory of the machine: what is left of it, and giving back what was freed."""
+"""Giving back to the machine the memory that a program has freed."""
 
 import ctypes
-import os
 import sys
-from pathlib import Path
-
-
-def free_memory() -> int:
-    """Bytes that a new program could take."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def give_back_freed_memory() -> None:

@@ -217,6 +217,9 @@ def test_what_a_recipe_leaves_open_follows_from_what_measured_best() -> None:
     tiles = MoefySettings(expert_size=64)
     assert tiles.experts(SMOOTH, 576).router == "norm_regression"
     assert (tiles.split_of(plain), tiles.split_of(smooth)) == ("coactivation", "weight_kmeans")
+    assert MoefySettings(split_active=1).size == MoefySettings(router_width=8).size == 64
+    assert MoefySettings(split="random").size == MoefySettings(router="norm_regression").size == 64
+    assert MoefySettings(refined_bits=3).experts(SMOOTH, 576).router_bits == 2
 
 
 @pytest.mark.parametrize("allocation", ["global", "uniform"])

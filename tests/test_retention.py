@@ -12,10 +12,11 @@ from builders import opt
 from moesaic.bench.retention import run as curves
 from moesaic.bench.retention.attention import WithAttention
 from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
+from moesaic.bench.retention.grid import default_method, methods_for
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
-from moesaic.bench.retention.page import as_json, notes, rows, write_curves
+from moesaic.bench.retention.page import _DRAWN, as_json, notes, rows, write_curves
 from moesaic.bench.retention.planes import LayeredPlanes, Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
@@ -25,6 +26,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import RecipeError, TextError
+from moesaic.models.spec import FFNSpec
 
 DEFAULT = "high 4 bits, then 6"
 
@@ -179,6 +181,14 @@ def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
 def test_methods_stand_beside_the_default(tmp_path: Path) -> None:
     head, body = rows(draw_curves(plan(tmp_path), silent), 0.68)
     assert "that of the default" in head[-1] and [row[-1] for row in body if row[0] == DEFAULT] == ["itself"]
+
+
+def test_the_picture_shows_what_is_measured() -> None:
+    smooth = open_checkpoint("stories260k").spec
+    plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=FFNSpec(1024, "relu", gated=False)),))
+    made = {method.name for spec in (plain, smooth) for method in methods_for(spec, full=True)}
+    assert set(_DRAWN) <= made
+    assert {default_method(spec, share).name for spec in (plain, smooth) for share in (0.2, 0.3, 0.7)} <= set(_DRAWN)
 
 
 def test_bits_chosen_layer_by_layer_spend_what_they_are_given(lab: Lab) -> None:

@@ -1,15 +1,16 @@
 """Where training runs: device, precision, workers, and how freed memory is treated."""
 
 import ctypes
+import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...evaluate.provenance import device_name
-from ...models import host_memory
 from ...models.errors import SetupError
 from ...models.threads import choose_threads
 
@@ -82,4 +83,10 @@ def keep_freed_memory() -> None:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a new program could take."""
-    return torch.cuda.mem_get_info()[0] if device.type == "cuda" else host_memory.free_memory()
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

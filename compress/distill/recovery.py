@@ -24,7 +24,7 @@ _ALMOST_ALL = 0.99  # of the bytes: a tier has less than all
 
 class TierSettings(Strict):
     """share: of the FFN's int8 bytes, as a tier of `moefy` has it; bits, refined_bits, allocation and compensate
-    likewise.
+    likewise: what is not named is as `moefy` would choose it for a lowest tier of this share.
 
     mix: the part of each batch that is computed at the tier; the rest is computed in full, so that the full tier stays
     what it is.

@@ -7,21 +7,23 @@ import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
-from ...models.errors import RecipeError
 from ...models.experts import ExpertFFN
-from ...models.host_memory import free_memory, give_back_freed_memory
+from ...models.host_memory import give_back_freed_memory
 from ...models.record import TierRecord
-from ...models.spec import TransformerSpec
+from ...models.spec import BIT_PLANES, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..walk import BATCH_TOKENS
+from .importance import HEAD_ROWS, HEAD_TOKENS, TOGETHER
 from .plane_tiers import PlaneTiers
 from .router_tiers import RouterTiers
 from .settings import MoefySettings
 from .tiers import experts_of
 
-_MODEL, _FP32_BYTES = 1.3, 4
-_PIECES = 448 << 20  # of a pass of 2,048 tokens, of 1,024 whose gradients are taken, and what lies freed between
+_MODEL, _CALIBRATED, _FP32_BYTES = 1.3, 2.1, 4
+_LOADED = 96 << 20  # tokenizer, kernels and modules that are first needed on the way
+_HISTOGRAMS = 2 << 20  # of the scores of one layer: seen before, now, and of steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,6 @@ class CalibrateStage:
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec = self.plan(source.spec)
-        _check_memory(workshop.original, spec, workshop.calibration.windows.numel())
         model = load_transformer(source, torch.device("cpu"))
         with_experts_(model, spec)
         give_back_freed_memory()
@@ -56,25 +57,22 @@ class CalibrateStage:
         return PlaneTiers if self.settings.by_planes else RouterTiers
 
 
-def calibration_memory(original: Checkpoint, spec: TransformerSpec, tokens: int) -> int:
-    """Bytes that the stage takes at most on so many tokens, beside Python and torch.
+def calibration_memory(original: int, calibrated: int, spec: TransformerSpec, tokens: int) -> int:
+    """Bytes that the stage takes on so many tokens, beside Python and torch, for weights of so many bytes.
 
-    1.3 times the original model, and a buffer: the states of all tokens and what an FFN is given, fp32 [tokens,
-    hidden] each; twice which experts they touch, a byte [tokens, experts]; and the pieces that are being computed.
+    1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second copy;
+    and a buffer. Of all tokens it holds the states and what an FFN is given, once more for trained routers, and which
+    experts they touch; of a batch, scores, doubts and products of every neuron; or of 1,024 tokens the states before
+    every layer, the layers' Fisher matrices, and logits. What lies freed between pieces is counted as much again.
     """
-    ffns = [layer.ffn for layer in spec.layers]
-    states = 2 * tokens * spec.hidden_size * _FP32_BYTES
-    touched = 2 * tokens * max(ffn.experts.count(ffn.width) for ffn in ffns)
-    return int(_MODEL * original.weight_bytes) + states + touched + _PIECES
-
-
-def _check_memory(original: Checkpoint, spec: TransformerSpec, tokens: int) -> None:
-    needed, free = calibration_memory(original, spec, tokens), free_memory()
-    if needed > free:
-        raise RecipeError(
-            f"calibrate: {tokens:,} tokens take {needed >> 20:,} MiB of memory, {free >> 20:,} are free; "
-            "lower calibration.sequences"
-        )
+    ffns, hidden = [layer.ffn for layer in spec.layers], spec.hidden_size
+    width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
+    touched = 2 * max(ffn.experts.count(ffn.width) for ffn in ffns)
+    kept = tokens * ((4 if routed else 2) * hidden * _FP32_BYTES + touched)
+    batch = BATCH_TOKENS * (8 * width + 4 * hidden)
+    gradients = len(ffns) * hidden * (TOGETHER + hidden) + 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
+    model = int(max(_MODEL * original, _CALIBRATED * calibrated))
+    return model + kept + 2 * _FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + _LOADED
 
 
 def with_experts_(model: Transformer, spec: TransformerSpec) -> None:

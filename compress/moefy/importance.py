@@ -12,9 +12,9 @@ from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
-_TOGETHER = 1024  # whose states at every layer are in memory
-_HEAD_TOKENS = 128  # whose logits are
-_HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
+TOGETHER = 1024  # whose states at every layer are in memory
+HEAD_TOKENS = 128  # whose logits are
+HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
 Progress = Callable[[int, int], None]
 
@@ -29,13 +29,14 @@ def neuron_importance(
     output costs about d' F d / 2 nats of KL divergence, so that leaving out a neuron of value h costs
     (h importance)^2 / 2. F is shrunk by 1 % towards a multiple of the identity; where it is 0, that is all there is.
 
-    The full tier is looked at, in fp32. One layer at a time is multiplied out and gone back through, so that beside
-    the model little more is held than the states of 1,024 tokens at every layer.
+    The full tier is looked at: forward as it computes, back in fp32. One layer at a time is multiplied out and gone
+    back through; beside the model are held F of every layer, and the states of 1,024 tokens, or of one longer window,
+    before every layer.
     """
     chosen = windows[: max(1, TOKENS // windows.shape[1])]
     fisher = _fisher(model, chosen, seed, progress)
-    downs = [dense_weight(layer.ffn.down) for layer in _layers(model)]
-    return [_norms(each, down) for each, down in zip(fisher, downs, strict=True)]
+    pairs = zip(fisher, _layers(model), strict=True)
+    return [_norms(each, dense_weight(layer.ffn.down)) for each, layer in pairs]
 
 
 def _layers(model: Transformer) -> list[Layer]:
@@ -55,13 +56,13 @@ def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Progress |
     hidden, device = model.spec.hidden_size, model.norm.weight.device
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
     draw = torch.Generator(device).manual_seed(seed)
-    for part in torch.split(windows.clone(), max(1, _TOGETHER // windows.shape[1])):
+    for part in torch.split(windows.to(device, copy=True), max(1, TOGETHER // windows.shape[1])):
         for total, gradient in zip(reversed(sums), _gradients(model, part, draw), strict=True):
             total += gradient.T @ gradient
         done += len(part)
         if progress:
             progress(done, len(windows))
-    return [each / windows.numel() for each in sums]
+    return [each.div_(windows.numel()) for each in sums]
 
 
 def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterator[Tensor]:
@@ -96,7 +97,7 @@ def _through_head(model: Transformer, x: Tensor, draw: torch.Generator) -> Tenso
     """The gradient of log p(labels) by the state after the last layer, for labels that the model draws."""
     with torch.enable_grad():
         normed = model.norm(x.requires_grad_())
-    parts = torch.split(normed.detach().flatten(0, 1), _HEAD_TOKENS)
+    parts = torch.split(normed.detach().flatten(0, 1), HEAD_TOKENS)
     by_normed = torch.cat([_by_normed(model, part, draw) for part in parts])
     found: Tensor = torch.autograd.grad(normed, x, by_normed.view_as(normed))[0]
     return found
@@ -109,8 +110,8 @@ def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator) -> Ten
     off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
     table = model.embedding if model.untied_head is None else model.untied_head
     found = torch.zeros_like(normed, dtype=off.dtype)
-    for begin in range(0, off.shape[1], _HEAD_ROWS):
-        rows = slice(begin, begin + _HEAD_ROWS)
+    for begin in range(0, off.shape[1], HEAD_ROWS):
+        rows = slice(begin, begin + HEAD_ROWS)
         found += off[:, rows] @ dense_weight(table, rows)
     return found
 

@@ -15,7 +15,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # Bits that route, the most that leave the lowest tier so large a share of the FFN's bytes to compute with: of a plain
 # ReLU FFN, whose zeros few bits foresee, and of all others.
 _RELU, _SMOOTH = ((2, 1), 0.08), ((4, 3, 2), 0.12)
-_REFINED, _REFINED_BESIDE_ONE = 6, 4  # bits of a neuron in doubt, two more than route at least
+_REFINED, _REFINED_BESIDE_ONE = 6, 4  # bits of a neuron in doubt, two more than route where there are so many
+_GROUPED_SIZE, _ROUTER_WIDTH = 64, 128
 
 Grouping = Literal["weight_kmeans", "random", "coactivation", "patterns"]
 
@@ -28,7 +29,8 @@ class MoefySettings(Strict):
     the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
     10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
     `bit_planes` reads the high `bits` of the int8 weights themselves, and `refined_bits` of a neuron that is in doubt.
-    None: bit planes for single neurons, norm regression for larger experts.
+    None: single neurons by bit planes, and where an expert_size above 1, a split or router_width is named, norm
+    regression for experts of that size, or of 64.
     allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
     routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
     is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
@@ -36,9 +38,9 @@ class MoefySettings(Strict):
 
     split: Grouping | None = None
     split_active: int | None = Field(default=None, ge=1)
-    expert_size: int = Field(default=1, ge=1)
+    expert_size: int | None = Field(default=None, ge=1)
     router: Literal["norm_regression", "bit_planes"] | None = None
-    router_width: int = Field(default=128, ge=1)
+    router_width: int | None = Field(default=None, ge=1)
     bits: int | None = Field(default=None, ge=1, le=7)
     refined_bits: int | None = Field(default=None, ge=2, le=8)
     tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
@@ -66,7 +68,19 @@ class MoefySettings(Strict):
 
     @property
     def _router(self) -> str:
-        return self.router or (BIT_PLANES if self.expert_size == 1 else NORM_REGRESSION)
+        return self.router or (BIT_PLANES if self.size == 1 else NORM_REGRESSION)
+
+    @property
+    def size(self) -> int:
+        """Neurons of an expert."""
+        if self.expert_size is not None:
+            return self.expert_size
+        grouped = self.router == NORM_REGRESSION or any((self.split, self.split_active, self.router_width))
+        return _GROUPED_SIZE if grouped else 1
+
+    @property
+    def _hidden_units(self) -> int:
+        return self.router_width or _ROUTER_WIDTH
 
     def split_of(self, spec: TransformerSpec) -> Grouping:
         """How neurons are grouped: where ReLU leaves most of them silent, by which fire together."""
@@ -74,7 +88,7 @@ class MoefySettings(Strict):
 
     def split_needs_text(self, spec: TransformerSpec) -> bool:
         """Whether neurons are grouped by what they do on the calibration text."""
-        return self.expert_size > 1 and self.split_of(spec) in ("coactivation", "patterns")
+        return self.size > 1 and self.split_of(spec) in ("coactivation", "patterns")
 
     def marks(self, spec: TransformerSpec) -> int | None:
         """How many of a token's neurons count as firing when they are grouped by that; None: one in 8."""
@@ -85,15 +99,16 @@ class MoefySettings(Strict):
     def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
         """The experts of one layer of a model of this hidden size."""
         if not self.by_planes:
-            return ExpertSpec(self.expert_size, self._router, router_width=self.router_width)
+            return ExpertSpec(self.size, self._router, router_width=self._hidden_units)
         bits = self.bits or self._best_bits(ffn, hidden)
-        return ExpertSpec(self.expert_size, self._router, router_bits=bits, refined_bits=self.refined_beyond(bits))
+        return ExpertSpec(self.size, self._router, router_bits=bits, refined_bits=self.refined_beyond(bits))
 
     def _best_bits(self, ffn: FFNSpec, hidden: int) -> int:
         choices, needed = _RELU if _is_plain_relu(ffn) else _SMOOTH
+        possible = [bits for bits in choices if bits < (self.refined_bits or WHOLE_BITS)] or [choices[-1]]
         shape, lowest = ffn_shape(ffn, hidden), min(self.tiers.values())
-        read = {bits: plane_ffn_bytes(shape, bits, 0, 0) / int8_ffn_bytes(shape) for bits in choices}
-        return next((bits for bits in choices if lowest - read[bits] >= needed), choices[-1])
+        read = {bits: plane_ffn_bytes(shape, bits, 0, 0) / int8_ffn_bytes(shape) for bits in possible}
+        return next((bits for bits in possible if lowest - read[bits] >= needed), possible[-1])
 
     def refined_beyond(self, bits: int) -> int:
         """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
@@ -154,7 +169,7 @@ class MoefySettings(Strict):
         if self.by_planes:
             return plane_ffn_bytes(shape, self.experts(ffn, hidden).router_bits, 0, 0) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
-        router = 2 * self.router_width * (hidden + self.experts(ffn, hidden).count(ffn.width))  # bf16
+        router = 2 * self._hidden_units * (hidden + self.experts(ffn, hidden).count(ffn.width))  # bf16
         return router / (whole * element)
 
 

@@ -33,9 +33,9 @@ class MoefyStage:
         if any(layer.ffn.experts.size for layer in spec.layers):
             raise RecipeError("moefy: this model has experts already; start from the model before it was MoEfied")
         widest = max(layer.ffn.width for layer in spec.layers)
-        if self.settings.expert_size > widest:
+        if self.settings.size > widest:
             raise RecipeError(
-                f"moefy: expert_size is {self.settings.expert_size}, the widest FFN has {widest} neurons; lower it"
+                f"moefy: expert_size is {self.settings.size}, the widest FFN has {widest} neurons; lower it"
             )
         layers = (
             replace(layer, ffn=replace(layer.ffn, experts=self.settings.experts(layer.ffn, spec.hidden_size)))
@@ -47,7 +47,7 @@ class MoefyStage:
         return calibration.windows.numel() if self.settings.split_needs_text(spec) else 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        spec, size = self.plan(source.spec), self.settings.expert_size
+        spec, size = self.plan(source.spec), self.settings.size
         if size == 1:
             return Material(spec, lambda: read_tensors(source), notes={"experts": _counts(spec)})
         splits = list(self._splits(source, workshop))
@@ -70,7 +70,7 @@ class MoefyStage:
         rows = _rows(source, names)
         split = balanced_kmeans if self.settings.split_of(source.spec) == "weight_kmeans" else random_split
         for i, name in enumerate(names):
-            yield split(rows[name], self.settings.expert_size, workshop.seed)
+            yield split(rows[name], self.settings.size, workshop.seed)
             workshop.progress(_WHAT, i + 1, len(names))
 
     def _by_text(self, source: Checkpoint, workshop: Workshop) -> list[Split]:
@@ -89,8 +89,8 @@ class MoefyStage:
 
     def _grouped(self, found: CoActivation, split: str, seed: int) -> Split:
         if split == "patterns":
-            return pattern_split(found, self.settings.expert_size).split
-        return coactivation_split(found, self.settings.expert_size, seed)
+            return pattern_split(found, self.settings.size).split
+        return coactivation_split(found, self.settings.size, seed)
 
 
 def _rows(source: Checkpoint, names: Sequence[str]) -> Mapping[str, Tensor]:

@@ -26,8 +26,7 @@ def train_routers_(model: Transformer, workshop: Workshop, share: float) -> dict
     def learn(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
         if not isinstance(ffn, ExpertFFN) or ffn.router is None:
             raise TypeError("only experts with a router of their own are trained")
-        x = torch.cat([each.flatten(0, -2) for each in given])
-        found = _trained(ffn, x, RouterTraining(ffn.experts.router_width, share=share, seed=workshop.seed + index))
+        found = _trained(ffn, given, RouterTraining(ffn.experts.router_width, share=share, seed=workshop.seed + index))
         ffn.router.first.weight = nn.Parameter(found.first.bfloat16(), requires_grad=False)
         ffn.router.second.weight = nn.Parameter(found.second.bfloat16(), requires_grad=False)
         captured["captured"].append(found.captured)
@@ -37,12 +36,13 @@ def train_routers_(model: Transformer, workshop: Workshop, share: float) -> dict
     return captured
 
 
-def _trained(ffn: ExpertFFN, x: Tensor, training: RouterTraining) -> Any:
+def _trained(ffn: ExpertFFN, given: Sequence[Tensor], training: RouterTraining) -> Any:
     """Outside inference mode, whose tensors cannot be learned from."""
-    norms = expert_norms(ffn.hidden(x), dense_weight(ffn.down), ffn.experts.size)
+    parts, down = [x.flatten(0, -2) for x in given], dense_weight(ffn.down)
+    norms = torch.cat([expert_norms(ffn.hidden(x), down, ffn.experts.size) for x in parts])
     rows = centroids(dense_weight(ffn.up if ffn.gate is None else ffn.gate), ffn.experts.size)
     with torch.inference_mode(False):
-        return train_router(x.clone(), norms.clone(), training, rows.clone())
+        return train_router(torch.cat(parts), norms.clone(), training, rows.clone())
 
 
 def _teller(workshop: Workshop) -> Any:
