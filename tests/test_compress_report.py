@@ -429,7 +429,7 @@ def test_a_dry_run_says_what_each_stage_takes_and_what_is_done(
     )
     shown = capsys.readouterr().out
     assert re.search(r"^prune +done +[\d,]+$", shown, re.MULTILINE)
-    assert re.search(r"^calibrate +[\d.]+ s +[\d,]+$", shown, re.MULTILINE)
+    assert re.search(r"^calibrate +[\d.]+ s +[\d,]+ +[\d,]+$", shown, re.MULTILINE)
     assert not (tmp_path / "out").exists()
 
 
