@@ -18,7 +18,7 @@ from .moefy.controls import random_tiles
 from .moefy.norms import expert_norms
 from .moefy.thresholds import ScoreHistogram
 from .moefy.tiers import mean_left_out
-from .walk import walk
+from .walk import Constant, walk
 
 PERFECT, RANDOM = SELECTIONS = ("perfect router", "random router")
 _HALF = 0.5  # between chosen (1) and not (0)
@@ -66,12 +66,11 @@ def with_selection_(
         if isinstance(layer, Layer):
             layer.ffn = _stand_in(layer.ffn, model, i, wanted)
 
-    def decide(i: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+    def decide(i: int, ffn: FFN, given: Sequence[Tensor]) -> Constant | None:
         expert = _selected(ffn)
         expert.thresholds[tier] = _HALF if wanted.kind == RANDOM else _threshold(expert, given, wanted.shares[i])
         expert.compensation[tier] = 0
-        if wanted.compensate:
-            expert.compensation[tier] = mean_left_out(expert, given, tier, model)
+        return mean_left_out(expert, given, tier) if wanted.compensate else None
 
     walk(model, wanted.windows, decide, tier, progress)
     model.tier = tier

@@ -12,7 +12,9 @@ from ..models.transformer import Layer, Transformer
 
 BATCH_TOKENS = 2048  # of one forward pass
 
-Visit = Callable[[int, FFN, Sequence[Tensor]], None]  # layer, its FFN, what the FFN is given: [batch, tokens, hidden]
+# What an FFN is given and what it gives are [batch, tokens, hidden] each.
+Constant = Callable[[Sequence[Tensor]], Tensor]  # of what it gives: [hidden], to be added to that
+Visit = Callable[[int, FFN, Sequence[Tensor]], Constant | None]  # layer, its FFN, what that is given
 
 
 @torch.inference_mode()
@@ -23,7 +25,8 @@ def walk(
     tier: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, float]:
-    """Calls `visit` once a layer, in order; after it the layer is computed at `tier`, as `visit` left it.
+    """Calls `visit` once a layer, in order; after it the layer is computed at `tier`, as `visit` left it, and the
+    constant added that `visit` wants, if any.
 
     windows: token ids [sequences, length]. The states of all windows are in memory. Returns the shares of the FFN's
     bytes and of its neurons that a token used.
@@ -37,9 +40,12 @@ def walk(
         for n, turn in enumerate(turns):  # one batch at a time, so that the states of all lie in memory once
             states[n] = layer.attend(states[n], turn, CausalContext())
         given = [layer.ffn_norm(x) for x in states]
-        visit(i, layer.ffn, given)
+        constant = visit(i, layer.ffn, given)
         for n, account in enumerate(accounts):
-            states[n] = states[n] + layer.ffn(given[n], account)
+            given[n] = layer.ffn(given[n], account)  # in its place: what the FFN gives
+        added = None if constant is None else constant(given).to(given[0].dtype)
+        for n in range(len(states)):
+            states[n] = states[n] + (given[n] if added is None else given[n] + added)
         del given
         give_back_freed_memory()
         if progress:

@@ -13,6 +13,7 @@ from .cost import Cost
 from .int8_linear import int8_linear
 
 Implementation = Literal["integers", "floats"]
+_HALF = 4  # bits
 CUDA_ROWS = 32  # fewer rows are padded: CUDA's integer product takes more than 16
 
 
@@ -22,10 +23,7 @@ def int8_dynamic_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor |
     Result in the dtype of x. Raises what `int8_linear` raises.
     """
     integers, token_scale = quantize_tokens(x)
-    if choose_int8_dynamic_linear(x.device.type, x.numel(), weight.shape[1]) == "floats":
-        y = int8_linear(integers, weight, scale) * token_scale
-    else:
-        y = _integer_product(integers, weight).float() * (token_scale * scale)
+    y = integer_product(integers, weight) * (token_scale * scale)
     return (y if bias is None else y + bias.float()).to(x.dtype)
 
 
@@ -44,9 +42,22 @@ def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(wide / torch.where(scale > 0, scale, torch.ones_like(scale))), scale
 
 
+def integer_product(integers: Tensor, weight: Tensor) -> Tensor:
+    """sum_k integers[.., k] weight[n, k], rounded once: fp32 [..., outputs]. integers: whole numbers of at most 127 in
+    fp32 [..., inputs]; weight: int8 [outputs, inputs].
+    """
+    if choose_int8_dynamic_linear(integers.device.type, integers.numel(), weight.shape[1]) == "integers":
+        return _in_integers(integers, weight).float()
+    high, ones = weight >> _HALF, torch.ones(len(weight), device=weight.device)  # in two parts, whose sums fp32 holds
+    low = weight - (high << _HALF)
+    return int8_linear(integers, low, ones) + int8_linear(integers, high, ones) * 2.0**_HALF
+
+
 def choose_int8_dynamic_linear(device: str, num_activations: int, inputs: int) -> Implementation:
-    """Integer units where torch reaches them: on a CPU always, on CUDA in rows of 8 inputs."""
-    fits = device == "cpu" or (device == "cuda" and inputs % 8 == 0)
+    """Integer units where torch reaches them: on CUDA in rows of 8 inputs, on a CPU in rows of 2 or more, since its
+    product of rows of 1 takes the columns of a weight for its rows and is wrong.
+    """
+    fits = (device == "cpu" and inputs > 1) or (device == "cuda" and inputs % 8 == 0)
     return "integers" if fits and num_activations else "floats"
 
 
@@ -56,7 +67,7 @@ def int8_dynamic_linear_cost(tokens: int, inputs: int, outputs: int, activation_
     return Cost(bytes=moved, flops=2 * tokens * inputs * outputs)
 
 
-def _integer_product(integers: Tensor, weight: Tensor) -> Tensor:
+def _in_integers(integers: Tensor, weight: Tensor) -> Tensor:
     """int32 [..., outputs]."""
     rows = integers.to(torch.int8).flatten(0, -2) if integers.dim() > 1 else integers.to(torch.int8).unsqueeze(0)
     count = len(rows)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from .activations import ACTIVATIONS
 from .coarse import CoarseFit, foresee
-from .int8_dynamic_linear import quantize_tokens
+from .int8_dynamic_linear import integer_product, quantize_tokens
 from .int8_linear import int8_linear
 from .native import Native, native
 from .plane_bytes import WHOLE_BITS
@@ -29,8 +29,7 @@ from .plane_choice import NeuronScores
 from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
 from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
 
-_SCORED_TOKENS = 256  # at a time, whose products stay in a cache
-_EXACT_BITS = 4
+_SCORED_TOKENS = 512  # at a time, whose products stay in a cache
 Implementation = Literal["native", "torch"]
 
 
@@ -229,15 +228,9 @@ def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]
 
 def _dot(integers: Tensor, weight: Tensor, bits: int) -> Tensor:
     """Of the high bits of rows, p 2^(8-b) + 2^(7-b) - 1/2, [tokens, width]: sums of integers, and of halves."""
-    under, ones = WHOLE_BITS - bits, torch.ones(len(weight), device=weight.device)
-    rows = weight >> under
-    if bits > _EXACT_BITS:  # in two parts, whose sums fp32 holds
-        high = rows >> _EXACT_BITS
-        dot = int8_linear(integers, rows - (high << _EXACT_BITS), ones)
-        dot = dot + int8_linear(integers, high, ones) * 2.0**_EXACT_BITS
-    else:
-        dot = int8_linear(integers, rows, ones)
-    return dot * 2.0**under + (2.0 ** (under - 1) - 0.5) * integers.sum(-1, keepdim=True)
+    under = WHOLE_BITS - bits
+    dot = integer_product(integers, weight >> under)
+    return dot.mul_(2.0**under).add_((2.0 ** (under - 1) - 0.5) * integers.sum(-1, keepdim=True))
 
 
 def _fitted(dots: list[Tensor], token_scale: Tensor, fit: CoarseFit) -> list[Tensor]:

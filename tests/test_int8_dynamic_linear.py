@@ -7,10 +7,12 @@ import torch
 from builders import llama
 
 from moesaic.compress.pipeline import compress
+from moesaic.kernels import int8_dynamic_linear as int8_dynamic_linear_module
 from moesaic.kernels.int8_dynamic_linear import (
     choose_int8_dynamic_linear,
     int8_dynamic_linear,
     int8_dynamic_linear_torch,
+    integer_product,
     quantize_tokens,
 )
 from moesaic.models.checkpoint import load, open_checkpoint
@@ -23,7 +25,9 @@ def operands(tokens: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torc
     return x, weight, torch.rand(outputs, generator=draw) / 100, torch.randn(outputs, generator=draw)
 
 
-@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 37, 5), (3, 1100, 7), (33, 64, 48), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs"), [(1, 37, 5), (3, 1100, 7), (33, 64, 48), (2, 1, 1), (5, 1, 7)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_result_is_that_of_exact_integers(tokens: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
     x, weight, scale, bias = operands(tokens, inputs, outputs)
@@ -57,7 +61,17 @@ def test_the_choice_is_integers_where_the_machine_has_them() -> None:
     assert choose_int8_dynamic_linear("cpu", 5, 37) == "integers"
     assert choose_int8_dynamic_linear("cuda", 5, 64) == "integers"
     assert choose_int8_dynamic_linear("cuda", 5, 37) == choose_int8_dynamic_linear("mps", 5, 64) == "floats"
-    assert choose_int8_dynamic_linear("cpu", 0, 64) == "floats"
+    assert choose_int8_dynamic_linear("cpu", 0, 64) == choose_int8_dynamic_linear("cpu", 5, 1) == "floats"
+
+
+@pytest.mark.parametrize("inputs", [1, 37, 4096])
+def test_a_product_in_floats_is_that_in_integers(inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, weight, _, _ = operands(3, inputs, 5)
+    integers = torch.randint(-127, 128, (3, inputs)).float()
+    exact = torch.nn.functional.linear(integers.double(), weight.double()).float()
+    assert torch.equal(integer_product(integers, weight), exact)
+    monkeypatch.setattr(int8_dynamic_linear_module, "choose_int8_dynamic_linear", lambda *_: "floats")
+    assert torch.equal(integer_product(integers, weight), exact)
 
 
 def test_a_recipe_makes_a_model_of_it(tmp_path: Path) -> None:

@@ -19,6 +19,10 @@ _LOWEST, _HIGHEST = -44.0, 24.0  # powers of 2
 EVERYTHING = -1.0  # below every score
 
 
+def _counted() -> ScoreHistogram:
+    return ScoreHistogram(squares=False)
+
+
 @dataclass(slots=True)
 class PlaneScores:
     """How the scores of one layer are spread, and what all its rows of down and all its low planes cost.
@@ -32,10 +36,10 @@ class PlaneScores:
     down_bytes: float
     low_bytes: float
     whole_bytes: float
-    foreseen: ScoreHistogram = field(default_factory=ScoreHistogram)  # of enough value as foreseen
-    refined: ScoreHistogram = field(default_factory=ScoreHistogram)
-    both: ScoreHistogram = field(default_factory=ScoreHistogram)
-    confirmed: ScoreHistogram = field(default_factory=ScoreHistogram)  # refined, and of enough value then
+    foreseen: ScoreHistogram = field(default_factory=_counted)  # of enough value as foreseen
+    refined: ScoreHistogram = field(default_factory=_counted)
+    both: ScoreHistogram = field(default_factory=_counted)
+    confirmed: ScoreHistogram = field(default_factory=_counted)  # refined, and of enough value then
     sizes: Tensor | None = None  # of the experts, where they differ
 
     @classmethod
@@ -55,13 +59,14 @@ class PlaneScores:
     def ratio(self) -> float:
         return math.sqrt(self.low_bytes / self.down_bytes)
 
-    def add(self, scores: NeuronScores) -> None:
-        """Takes in what tokens see, [.., experts] each."""
+    def add(self, scores: NeuronScores) -> Tensor:
+        """Takes in what tokens see, [.., experts] each; returns the limits below which anything is read of them."""
         refined = scores.refined_below(self.ratio)
         self.foreseen.add(scores.value, self.sizes)
         self.refined.add(refined, self.sizes)
         self.both.add(torch.minimum(scores.value, refined), self.sizes)
         self.confirmed.add(torch.minimum(scores.known, refined), self.sizes)
+        return torch.maximum(scores.value, refined)
 
     def shares_at(self, limit: float) -> tuple[float, float, float]:
         """Of the neurons: whose rows of down are read, which are refined, and of which anything is read."""

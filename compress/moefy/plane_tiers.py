@@ -70,9 +70,8 @@ class PlaneTiers:
             mine, limit, active = found[layer], limits[layer], []
             expert.thresholds[index] = mine.thresholds(limit)
             for scores in map(expert.plane_scores, given):
-                mine.add(scores)
+                active.append(mine.add(scores) > limit)
                 joint[layer].add(scores)
-                active.append(scores.touched_below(mine.ratio) > limit)
             joint[layer].finish()
             return Decided(active, mine.shares_at(limit)[0], mine.bytes_at)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 _BINS = 4096
 _BITS = 17  # of the 23 bits of a float's fraction: 64 bins an octave, each 0.8 to 1.6 % wide
 _LOWEST = (127 - 40) << (23 - _BITS)  # the first bin ends at 2^-40 (1 + 1/64), the last begins near 2^24
+_LAST = (1 << (31 - _BITS)) + 1  # of a float's high bits, those of no number among them
 _ENTRIES = 1 << 20
 
 
@@ -27,6 +28,7 @@ class ScoreHistogram:
     counts: Tensor = field(default_factory=_zeros)  # [1 + bins]
     energy: Tensor = field(default_factory=_zeros)  # [1 + bins]
     highest: float = 0.0
+    squares: bool = True  # are summed
 
     def add(self, scores: Tensor, sizes: Tensor | None = None) -> None:
         """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError.
@@ -41,9 +43,10 @@ class ScoreHistogram:
             low, high = (float(each) for each in exact.aminmax())
             if not 0 <= low <= high < float("inf"):
                 raise ValueError(f"scores must be numbers of at least 0, these go from {low} to {high}")
-            bins = _bins(exact)
-            self.counts += torch.bincount(bins, None if weights is None else weights[part], minlength=1 + _BINS)
-            self.energy += torch.bincount(bins, exact.double().square(), minlength=1 + _BINS)
+            high_bits = _high_bits(exact)
+            self.counts += _by_bin(high_bits, None if weights is None else weights[part])
+            if self.squares:
+                self.energy += _by_bin(high_bits, exact.double().square())
             self.highest = max(self.highest, high)
 
     def merge(self, other: "ScoreHistogram") -> None:
@@ -78,7 +81,7 @@ class ScoreHistogram:
             return 1.0
         if threshold >= self.highest:
             return 0.0
-        b = int(_bins(torch.tensor([threshold], dtype=torch.float32)))
+        b = int(_bins(_high_bits(torch.tensor([threshold], dtype=torch.float32))))
         low, high = self._limits(b)
         part = (high - threshold) / (high - low) if b else 0.0
         kept = self._above(self.counts)[b] + self.counts[b] * min(max(part, 0.0), 1.0)
@@ -103,10 +106,21 @@ class ScoreHistogram:
         return low, self.highest if b == _BINS else min(float(edges[b]), self.highest)
 
 
-def _bins(scores: Tensor) -> Tensor:
-    """fp32 numbers >= 0 are in the order of their bits; one less puts a score on an edge into the bin below it."""
-    positive = ((scores.contiguous().view(torch.int32) - 1) >> _BITS) - _LOWEST
-    return torch.where(scores > 0, positive.clamp(0, _BINS - 1) + 1, 0).long()
+def _high_bits(scores: Tensor) -> Tensor:
+    """fp32 numbers >= 0 are in the order of their bits; 0 for 0, and a score on an edge belongs to those below it."""
+    bits = scores.contiguous().view(torch.int32) & 0x7FFFFFFF  # -0 is 0
+    return bits.add_((1 << _BITS) - 1).bitwise_right_shift_(_BITS)
+
+
+def _bins(high_bits: Tensor) -> Tensor:
+    return torch.where(high_bits > 0, (high_bits - _LOWEST).clamp(1, _BINS), 0)
+
+
+def _by_bin(high_bits: Tensor, weights: Tensor | None) -> Tensor:
+    """How many there are in each bin, or the sum of their weights: [1 + bins]."""
+    counts = torch.bincount(high_bits, weights, minlength=_LAST)
+    found = counts.new_zeros(1 + _BINS)
+    return found.index_add_(0, _bins(torch.arange(len(counts))), counts)
 
 
 def _edges() -> Tensor:

@@ -1,6 +1,6 @@
 """What setting a tier takes, whoever routes: a walk at that tier, constants for what it leaves out, and a record."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
+from ...models.linear import dense_weight
 from ...models.record import TierRecord
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
-from ..walk import walk
+from ..walk import Constant, walk
 from .union import expected_unions
 
 
@@ -62,8 +63,11 @@ class TierWalk:
     def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
         """The tier with what was measured of it. `decide` sets each layer's thresholds, and says what they do."""
 
-        def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            self._set(expert_of(ffn), given, decide(layer, expert_of(ffn), given))
+        def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> Constant | None:
+            expert = expert_of(ffn)
+            expert.compensation[self.index] = 0
+            self._note(expert, decide(layer, expert, given))
+            return mean_left_out(expert, given, self.index) if self.compensate else None
 
         def tell(done: int, of: int) -> None:
             self.workshop.progress(what, done, of)
@@ -78,23 +82,31 @@ class TierWalk:
         }  # fmt: skip
         return replace(tier, calibrated=figures)
 
-    def _set(self, expert: ExpertFFN, given: Sequence[Tensor], decided: Decided) -> None:
-        expert.compensation[self.index] = 0
+    def _note(self, expert: ExpertFFN, decided: Decided) -> None:
         before, limit = (float(each) for each in expert.thresholds[self.index - 1 : self.index + 1, 0])
         for i, part in enumerate(_PARTS):
             self.between[i] += decided.bytes_at(before + (limit - before) * part)
         active = torch.cat([each.flatten(0, -2) for each in decided.active])
         self.layers.append(decided.computed)
         self.unions.append(expected_unions(active, self.workshop.seed))
-        if self.compensate:
-            expert.compensation[self.index] = mean_left_out(expert, given, self.index, self.model)
 
 
-def mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int, model: Transformer) -> Tensor:
-    """The constant that makes up best, in the mean square, for what this tier leaves out: fp32 [hidden]."""
-    total, tokens = torch.zeros(expert.hidden_size, dtype=torch.float64), 0
-    for x in given:
-        missing = expert.dense(x) - expert(x, model.compute_of([index] * len(x)))
-        total += missing.double().sum((0, 1))
-        tokens += missing.shape[0] * missing.shape[1]
-    return (total / tokens).float()
+def mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int) -> Constant:
+    """Of what this tier gives without a constant: the one that makes up best, in the mean square, for what it leaves
+    out, fp32 [hidden]. It is put into `compensation` too.
+    """
+    down, bias = dense_weight(expert.down), expert.down.bias
+    dense = down @ _mean(map(expert.hidden, given)).to(down)
+    whole = dense if bias is None else dense + bias
+
+    def constant(outputs: Sequence[Tensor]) -> Tensor:
+        expert.compensation[index] = whole - _mean(outputs).to(whole)
+        return expert.compensation[index]
+
+    return constant
+
+
+def _mean(parts: Iterable[Tensor]) -> Tensor:
+    """Over all but the last dimension of all of them, fp64."""
+    sums = [(part.flatten(0, -2).sum(0, dtype=torch.float64), part.shape[:-1].numel()) for part in parts]
+    return torch.stack([total for total, _ in sums]).sum(0) / sum(count for _, count in sums)
