@@ -85,12 +85,12 @@ def static_pruning(recipe: Recipe, remove: float, method: str = FLAP, distilled:
 
 
 def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_64) -> Variant:
-    """The recipe with experts of 64 neurons and a norm-regression router: by weight clusters, or by chance."""
+    """The recipe with experts of 64 neurons that fire together, or random ones, and a norm-regression router."""
     settings = moefy_settings(recipe)
     if settings is None:
         raise ValueError("this recipe makes no experts")
     changed = {
-        "split": "random" if group == RANDOM_EXPERTS else "weight_kmeans",
+        "split": "random" if group == RANDOM_EXPERTS else "coactivation",
         "expert_size": _PUBLISHED_SIZE,
         "router": "norm_regression",
         "router_width": settings.router_width,

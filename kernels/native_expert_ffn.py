@@ -7,7 +7,7 @@ from .expert_weights import ExpertWeights
 from .native import Native
 
 WEIGHTS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # the codes of cpp/expert_ffn.cpp
-CODES = ("silu", "relu", "gelu", "gelu_tanh", "absolute")  # the order of `enum Activation`
+CODES = ("silu", "relu", "gelu", "gelu_tanh", "squareplus")  # the order of `enum Activation`
 
 
 def expert_ffn_native(

@@ -1,7 +1,8 @@
 """The router of an FFN in experts: which of them a token needs.
 
-scores = |second relu(first x)| predicts the norm of each expert's output (D2DMoE, Szatkowski et al., arXiv 2310.04361,
-section 3.2), and an expert is active where its score is above the token's threshold.
+scores = s(second relu(first x)) predict the norm of each expert's output, and an expert is active where its score is
+above the token's threshold: D2DMoE (Szatkowski et al., arXiv 2310.04361, section 3.2), but with s(z) = (z +
+sqrt(z^2 + 4)) / 2 (squareplus, Barron 2021) in place of |z|, which turns back where z falls below 0.
 """
 
 from typing import Literal
@@ -40,7 +41,7 @@ def route(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor
 
 
 def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """|second relu(first x)|, fp32 [tokens, experts].
+    """s(second relu(first x)), above 0, fp32 [tokens, experts].
 
     x: fp32, bf16 or fp16 [tokens, hidden]; first: [router_width, hidden], second: [experts, router_width], floating
     point, contiguous. On the CPU a token's scores have the same bits alone and in any batch.
@@ -50,7 +51,7 @@ def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     choice, library = _chosen(x, first, second), native() if x.is_cpu else None
     if choice == "native" and library:
         hidden = activated_rows_native(x.float(), first, "relu", library)
-        return activated_rows_native(hidden, second, "absolute", library)
+        return activated_rows_native(hidden, second, "squareplus", library)
     return route_triton(x, first, second) if choice == "triton" else route_scores_torch(x, first, second)
 
 
@@ -61,7 +62,13 @@ def route_torch(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> 
 
 def route_scores_torch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """`route_scores` in plain torch: it judges the kernels, carries gradients, and runs anywhere."""
-    return dense_linear_torch(dense_linear_torch(x.float(), first).relu(), second).abs()
+    return squareplus(dense_linear_torch(dense_linear_torch(x.float(), first).relu(), second))
+
+
+def squareplus(z: Tensor) -> Tensor:
+    """(z + sqrt(z^2 + 4)) / 2, without the difference of two large numbers where z is negative."""
+    root = (z * z + 4).sqrt()
+    return torch.where(z < 0, 2 / (root - z), (z + root) / 2)
 
 
 def route_cost(tokens: int, hidden: int, router_width: int, experts: int, weight_bytes: int) -> Cost:
@@ -132,7 +139,11 @@ def _route_kernel(  # type: ignore[no-untyped-def]
         w = tl.load(weight_row + k[None, :], mask=(row < outputs)[:, None] & (k < inputs)[None, :], other=0.0)
         a = tl.load(x_row + k[:, None], mask=(k < inputs)[:, None] & (token < tokens)[None, :], other=0.0)
         total = tl.dot(w if w.dtype == a.dtype else w.to(tl.float32).to(a.dtype), a, total, input_precision="ieee")
-    total = tl.abs(total) if LAST else tl.where(total < 0, 0.0, total)  # NaN stays NaN
+    if LAST:
+        root = tl.sqrt(total * total + 4.0)
+        total = tl.where(total < 0, 2.0 / (root - total), (total + root) * 0.5)  # NaN stays NaN
+    else:
+        total = tl.where(total < 0, 0.0, total)
     inside = (row < outputs)[:, None] & (token < tokens)[None, :]
     if HAS_THRESHOLD:
         limit = tl.load(threshold + token, mask=token < tokens, other=0.0)[None, :]

@@ -25,10 +25,7 @@ from .spec import BIT_PLANES, FFNSpec
 
 
 class NormRouter(TensorModule):
-    """Predicts the norm of each expert's output: |second relu(first x)|, [.., hidden] -> [.., experts].
-
-    D2DMoE (Szatkowski et al. 2024), section 3.2.
-    """
+    """Foresees the norm of what each expert puts out, kernels/route.py: [.., hidden] -> [.., experts]."""
 
     def __init__(self, hidden_size: int, width: int, num_experts: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """moesaic.json: what was done to a checkpoint. Facts are written here, never guessed from names.
 
-Format 2: {"format": 2, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
+Format 3: {"format": 3, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
 takes its own format and older ones; a newer one is refused with the way out.
 """
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-from .spec import BIT_PLANES
+from .spec import BIT_PLANES, NORM_REGRESSION
 
 RECORD_NAME = "moesaic.json"
-FORMAT = 2  # 1: tiers of bit planes had another rule
+FORMAT = 3
+_SINCE = {BIT_PLANES: 2, NORM_REGRESSION: 3}  # the formats from which on their tiers mean what they mean
 _FIGURES = {"bytes_share", "neurons_share", "tokens", "active_by_layer"}  # what every calibration saw
 
 
@@ -106,11 +107,12 @@ class Record:
                 raise CheckpointError(
                     f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
                 )
-            if values["format"] < 2 and values.get("tiers") and BIT_PLANES in json.dumps(values["spec"]):
-                raise CheckpointError(
-                    f"{file} has format {values['format']}, whose tiers of bit planes this version computes otherwise; "
-                    "compress the model again"
-                )
+            for router, since in _SINCE.items():
+                if values["format"] < since and values.get("tiers") and router in json.dumps(values["spec"]):
+                    raise CheckpointError(
+                        f"{file} has format {values['format']}, whose tiers of {router} this version computes "
+                        "otherwise; compress the model again"
+                    )
             stages = tuple(StageRecord(**stage) for stage in values["stages"])
             if not all(
                 isinstance(each, dict) for stage in stages for each in (stage.measured, stage.settings, stage.notes)

@@ -50,7 +50,7 @@ TEXTS: dict[str, Any] = {
 }
 INT8 = {"quantize": {"linears": "int8"}}
 TIERS = {"high": 0.7, "low": 0.5}
-MOE = {"moefy": {"expert_size": 1, "router": "bit_planes", "tiers": TIERS}}
+MOE = {"moefy": {"expert_size": 1, "router": "bit_planes", "router_width": 128, "tiers": TIERS}}  # of controls
 RECIPE = {**TEXTS, "stages": [{"prune": {"remove": 0.05}}, MOE, INT8]}
 ALL = groups_for(read_recipe(RECIPE))
 

@@ -1,6 +1,7 @@
 """Experts: the dense model to everyone who asks for all of them, and a part of it to those who ask for less."""
 
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -247,14 +248,14 @@ def test_a_model_with_tiers_is_not_compressed_again(stories: dict[str, Path], tm
         made(stories["router"], tmp_path / "out", INT8)
 
 
-def test_planes_of_an_earlier_format_or_of_impossible_bits_are_refused(
-    stories: dict[str, Path], tmp_path: Path
-) -> None:
-    import shutil
-
+def test_tiers_of_an_earlier_format_or_of_impossible_bits_are_refused(stories: dict[str, Path], tmp_path: Path) -> None:
+    router = shutil.copytree(stories["router"], tmp_path / "router")
+    edit_json(router / "moesaic.json", format=2)
+    with pytest.raises(CheckpointError, match="format 2, whose tiers of norm_regression .* compress the model again"):
+        open_checkpoint(router)
     copy = shutil.copytree(stories["planes"], tmp_path / "copy")
     edit_json(copy / "moesaic.json", format=1)
-    with pytest.raises(CheckpointError, match="has format 1, whose tiers of bit planes .* compress the model again"):
+    with pytest.raises(CheckpointError, match="has format 1, whose tiers of bit_planes .* compress the model again"):
         open_checkpoint(copy)
     spec = dict(open_checkpoint(stories["planes"]).record.spec)
     edit_json(copy / "moesaic.json", format=2, spec={**spec, "layers.*.ffn.experts.refined_bits": 2})

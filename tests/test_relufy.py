@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +210,11 @@ def test_as_many_bits_route_as_leave_bytes_to_compute_with(
 
 
 def test_what_a_recipe_leaves_open_follows_from_what_measured_best() -> None:
-    smooth = open_checkpoint("stories260k").spec
-    plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=PLAIN),))
     assert MoefySettings().by_planes and MoefySettings().experts(SMOOTH, 576).size == 1
     tiles = MoefySettings(expert_size=64)
     assert tiles.experts(SMOOTH, 576).router == "norm_regression"
-    assert (tiles.split_of(plain), tiles.split_of(smooth)) == ("coactivation", "weight_kmeans")
+    assert tiles.grouping == "coactivation" and tiles.experts(SMOOTH, 576).router_width == 24
+    assert MoefySettings(expert_size=4).experts(SMOOTH, 576).router_width == 128
     assert MoefySettings(split_active=1).size == MoefySettings(router_width=8).size == 64
     assert MoefySettings(split="random").size == MoefySettings(router="norm_regression").size == 64
     assert MoefySettings(refined_bits=3).experts(SMOOTH, 576).router_bits == 2

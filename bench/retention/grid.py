@@ -75,15 +75,18 @@ def _experts() -> list[Method]:
     routers = ("norm regression", "MLP", "random")
     return [
         Experts(1), *(Experts(size) for size in (16, 64)), Experts(16, router="norm regression"),
-        *(Experts(64, router=router) for router in routers), Experts(64, "co-activation", "MLP"),
-        Experts(64, "co-activation"), Experts(64, "patterns"), CMoE(64),
+        *(Experts(64, router=router) for router in routers),
+        *(Experts(64, "co-activation", router) for router in (PERFECT, "MLP", "norm regression")),
+        Experts(64, "patterns"), CMoE(64),
     ]  # fmt: skip
 
 
 def _every_expert() -> list[Method]:
     sizes = [Experts(size) for size in (1, 4, 16, 32, 64, 128, 256)]
     splits = [
-        Experts(64, split, router) for split in ("random", "co-activation", "patterns") for router in (PERFECT, "MLP")
+        Experts(64, split, router)
+        for split in ("random", "co-activation", "patterns")
+        for router in (PERFECT, "MLP", "norm regression")
     ]
     routers = [
         Experts(size, router=router)

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.activations import ACTIVATIONS
+from ...kernels.route import route_scores_torch
 from .controls import chance
-from .router import Progress, RouterTraining, centroids, router_scores, train_router
+from .router import Progress, RouterTraining, centroids, train_router
 from .weights import FFNWeights
 
 ELEMENT_BYTES = 2  # bf16
@@ -130,7 +131,7 @@ class GateRouter:
 
 @dataclass(frozen=True, slots=True)
 class NormRegressionRouter:
-    """|second relu(first x)|, trained on the norms of the experts' outputs (D2DMoE, Szatkowski et al. 2024)."""
+    """Trained on the norms of the experts' outputs: router.train_router."""
 
     first: Tensor
     second: Tensor
@@ -146,7 +147,7 @@ class NormRegressionRouter:
         return cls(found.first, found.second)
 
     def scores(self, x: Tensor) -> Tensor:
-        return router_scores(x.float(), self.first, self.second)
+        return route_scores_torch(x, self.first, self.second)
 
     @property
     def num_bytes(self) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...kernels.route import route_scores_torch
 from ...models.schedule import Plan, learning_rate
 
 Progress = Callable[[int, int, float, float], None]  # epoch, epochs, training loss, captured mass
@@ -14,19 +15,21 @@ Progress = Callable[[int, int, float, float], None]  # epoch, epochs, training l
 
 @dataclass(frozen=True, slots=True)
 class RouterTraining:
-    """share: of all (token, expert) pairs, the part by whose mass a state of the router is judged."""
+    """width: hidden units; None: as many as experts. share: of all (token, expert) pairs, the part by whose mass a
+    state of the router is judged.
+    """
 
-    width: int = 128
-    epochs: int = 10
+    width: int | None = None
+    epochs: int = 30
     batch: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-2
     share: float = 0.25
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """|second relu(first x)|: the norms foreseen. first: [width, hidden], second: [experts, width], both fp32.
+    """Foresees norms: kernels/route.py. first: [width, hidden], second: [experts, width], both fp32.
 
     captured: the part of the held-out norms' sum that lies in the pairs it scores highest; perfect: in the highest.
     """
@@ -36,11 +39,6 @@ class Router:
     captured: float
     perfect: float
     epoch: int
-
-
-def router_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """|second relu(first x)|, [tokens, experts]. x: [tokens, hidden], as the FFN sees it."""
-    return functional.linear(functional.relu(functional.linear(x, first)), second).abs()
 
 
 def captured_mass(scores: Tensor, norms: Tensor, share: float) -> float:
@@ -70,11 +68,11 @@ def train_router(
     initial: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Router:
-    """The regression router of D2DMoE (Szatkowski et al. 2024): mean squared error on the norms.
+    """The regression router of D2DMoE (Szatkowski et al. 2024), but for what kernels/route.py says: mean squared error.
 
     x: [tokens, hidden], what the FFN saw; norms: [tokens, experts], from norms.expert_norms with every expert on.
     One token in ten is held out, and the epoch, the start among them, that captures most of its mass is returned.
-    Both sides are learned in units of their root mean square; the weights are returned for x and norms as they came.
+    Both sides are in units of their root mean square; the weights are returned for x as it came, scores stay in units.
     initial: expert centroids [experts, hidden]; row e of the first matrix then begins as expert e's and is passed
     through by the second, as far as the width goes; the rest begins at random. Adam, a cosine after a short warm-up.
     Equal for a seed and a number of threads. Raises ValueError where there are fewer than 2 tokens.
@@ -82,7 +80,7 @@ def train_router(
     generator = torch.Generator().manual_seed(training.seed)
     train, held_out = _divide(len(x), generator)
     input_unit, norm_unit = _root_mean_square(x), _root_mean_square(norms)
-    weights = _initial(x.shape[1], norms.shape[1], training.width, initial, generator)
+    weights = _initial(x.shape[1], norms.shape[1], training.width or norms.shape[1], initial, generator)
     weights = [each.to(x.device).requires_grad_() for each in weights]
     seen, true = x[held_out].float() / input_unit, norms[held_out].float()
     best, epoch_of_best, captured = weights, 0, -1.0
@@ -90,13 +88,13 @@ def train_router(
     for epoch in range(training.epochs + 1):
         loss = next(losses) if epoch else float("nan")
         with torch.no_grad():
-            mass = captured_mass(router_scores(seen, *weights), true, training.share)
+            mass = captured_mass(route_scores_torch(seen, *weights), true, training.share)
         if mass > captured:
             best, epoch_of_best, captured = [each.detach().clone() for each in weights], epoch, mass
         if progress is not None and epoch:
             progress(epoch, training.epochs, loss, mass)
     perfect = captured_mass(true, true, training.share)
-    return Router(best[0] / input_unit, best[1] * norm_unit, captured, perfect, epoch_of_best)
+    return Router(best[0] / input_unit, best[1], captured, perfect, epoch_of_best)
 
 
 def _epochs(
@@ -125,7 +123,7 @@ def _epochs(
 def _step(x: Tensor, norms: Tensor, optimizer: torch.optim.Optimizer, rate: float) -> float:
     group = optimizer.param_groups[0]
     group["lr"] = rate
-    loss = functional.mse_loss(router_scores(x, *group["params"]), norms)
+    loss = functional.mse_loss(route_scores_torch(x, *group["params"]), norms)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

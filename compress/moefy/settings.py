@@ -1,6 +1,7 @@
 """What a recipe says of experts, and what follows from it for a model."""
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -16,7 +17,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # ReLU FFN, whose zeros few bits foresee, and of all others.
 _RELU, _SMOOTH = ((2, 1), 0.08), ((4, 3, 2), 0.12)
 _REFINED, _REFINED_BESIDE_ONE = 6, 4  # bits of a neuron in doubt, two more than route where there are so many
-_GROUPED_SIZE, _ROUTER_WIDTH = 64, 128
+_GROUPED_SIZE, _MOST_UNITS = 64, 128
 
 Grouping = Literal["weight_kmeans", "random", "coactivation", "patterns"]
 
@@ -27,10 +28,10 @@ class MoefySettings(Strict):
     split: how neurons are grouped: by their weights, by chance, by which fire together on the calibration text (all
     Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
     the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
-    10. router: `norm_regression` is a small network (Szatkowski et al. 2024) with `router_width` hidden units;
-    `bit_planes` reads the high `bits` of the int8 weights themselves, and `refined_bits` of a neuron that is in doubt.
-    None: single neurons by bit planes, and where an expert_size above 1, a split or router_width is named, norm
-    regression for experts of that size, or of 64.
+    10; co-activation where nothing is said. router: `norm_regression` is a small network (Szatkowski et al. 2024) with
+    `router_width` hidden units, None: as many as experts, up to 128; `bit_planes` reads the high `bits` of the int8
+    weights themselves, and `refined_bits` of a neuron that is in doubt. None: single neurons by bit planes, and where
+    an expert_size above 1, a split or router_width is named, norm regression for experts of that size, or of 64.
     allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
     routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
     is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
@@ -79,27 +80,27 @@ class MoefySettings(Strict):
         return _GROUPED_SIZE if grouped else 1
 
     @property
-    def _hidden_units(self) -> int:
-        return self.router_width or _ROUTER_WIDTH
+    def grouping(self) -> Grouping:
+        """How neurons are grouped: where nothing is said, by which fire together."""
+        return self.split or "coactivation"
 
-    def split_of(self, spec: TransformerSpec) -> Grouping:
-        """How neurons are grouped: where ReLU leaves most of them silent, by which fire together."""
-        return self.split or ("coactivation" if _is_plain_relu(spec.layers[0].ffn) else "weight_kmeans")
-
-    def split_needs_text(self, spec: TransformerSpec) -> bool:
+    @property
+    def split_needs_text(self) -> bool:
         """Whether neurons are grouped by what they do on the calibration text."""
-        return self.size > 1 and self.split_of(spec) in ("coactivation", "patterns")
+        return self.size > 1 and self.grouping in ("coactivation", "patterns")
 
-    def marks(self, spec: TransformerSpec) -> int | None:
+    @property
+    def marks(self) -> int | None:
         """How many of a token's neurons count as firing when they are grouped by that; None: one in 8."""
-        if self.split_active is None and self.split_of(spec) == "patterns":
+        if self.split_active is None and self.grouping == "patterns":
             return PATTERN_ACTIVE
         return self.split_active
 
     def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
         """The experts of one layer of a model of this hidden size."""
         if not self.by_planes:
-            return ExpertSpec(self.size, self._router, router_width=self._hidden_units)
+            experts = ExpertSpec(self.size, self._router)
+            return replace(experts, router_width=self.router_width or min(experts.count(ffn.width), _MOST_UNITS))
         bits = self.bits or self._best_bits(ffn, hidden)
         return ExpertSpec(self.size, self._router, router_bits=bits, refined_bits=self.refined_beyond(bits))
 
@@ -169,7 +170,8 @@ class MoefySettings(Strict):
         if self.by_planes:
             return plane_ffn_bytes(shape, self.experts(ffn, hidden).router_bits, 0, 0) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
-        router = 2 * self._hidden_units * (hidden + self.experts(ffn, hidden).count(ffn.width))  # bf16
+        experts = self.experts(ffn, hidden)
+        router = 2 * experts.router_width * (hidden + experts.count(ffn.width))  # bf16
         return router / (whole * element)
 
 

@@ -44,7 +44,7 @@ class MoefyStage:
         return replace(spec, layers=tuple(layers))
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        return calibration.windows.numel() if self.settings.split_needs_text(spec) else 0
+        return calibration.windows.numel() if self.settings.split_needs_text else 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.size
@@ -53,13 +53,13 @@ class MoefyStage:
         splits = list(self._splits(source, workshop))
         orders = [split.order for split in splits]
         short = [layer.ffn.width % size for layer in spec.layers]
-        what = "cut" if self.settings.split_of(spec) == "coactivation" else "inertia"
+        what = "cut" if self.settings.grouping == "coactivation" else "inertia"
         notes = {"experts": _counts(spec), what: [split.inertia for split in splits], "in_last_expert": short}
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
 
     def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
         """Of each layer."""
-        if self.settings.split_needs_text(source.spec):
+        if self.settings.split_needs_text:
             return iter(self._by_text(source, workshop))
         return self._by_weights(source, workshop)
 
@@ -68,7 +68,7 @@ class MoefyStage:
         ffns = [layer.ffn for layer in source.spec.layers]
         names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
         rows = _rows(source, names)
-        split = balanced_kmeans if self.settings.split_of(source.spec) == "weight_kmeans" else random_split
+        split = balanced_kmeans if self.settings.grouping == "weight_kmeans" else random_split
         for i, name in enumerate(names):
             yield split(rows[name], self.settings.size, workshop.seed)
             workshop.progress(_WHAT, i + 1, len(names))
@@ -78,10 +78,10 @@ class MoefyStage:
         splits: list[Split] = []
 
         def group(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            found = CoActivation.empty(ffn.width, self.settings.marks(source.spec))
+            found = CoActivation.empty(ffn.width, self.settings.marks)
             for x in given:
                 found.add(ffn.hidden(x).flatten(0, -2))
-            splits.append(self._grouped(found, self.settings.split_of(source.spec), workshop.seed))
+            splits.append(self._grouped(found, self.settings.grouping, workshop.seed))
 
         model = load_transformer(source, torch.device("cpu"))
         walk(model, workshop.calibration.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))

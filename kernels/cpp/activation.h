@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-enum Activation { SILU = 0, RELU = 1, GELU = 2, GELU_TANH = 3, ABSOLUTE = 4 };
+enum Activation { SILU = 0, RELU = 1, GELU = 2, GELU_TANH = 3, SQUAREPLUS = 4 };
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -41,6 +41,12 @@ INLINE float silu(float x) { return x / (1.0f + exponential(-static_cast<double>
 INLINE float relu(float x) { return x < 0.0f ? 0.0f : x; }  // NaN stays NaN
 
 INLINE float absolute(float x) { return x < 0.0f ? -x : x; }
+
+// (x + sqrt(x^2 + 4)) / 2
+INLINE float squareplus(float x) {
+  const float root = __builtin_sqrtf(x * x + 4.0f);
+  return x < 0.0f ? 2.0f / (root - x) : 0.5f * (x + root);
+}
 
 // Phi(-z) = t exp(P(t) - z^2 / 2), t = 1 / (1 + z / sqrt 8); P fitted for 0 <= z <= 15 to 6e-8
 INLINE float normal_tail(double z) {

@@ -12,7 +12,7 @@ TARGET static void activate(int activation, const float* gates, float* values, i
     case SILU: APPLY(silu)
     case RELU: APPLY(relu)
     case GELU: APPLY(gelu)
-    case ABSOLUTE: APPLY(absolute)
+    case SQUAREPLUS: APPLY(squareplus)
     default: APPLY(gelu_tanh)
   }
 #undef APPLY
