@@ -159,7 +159,7 @@ def route_cases() -> Iterator[Case]:
                     f"route {'second' if last else 'first'}",
                     _route_kernel,
                     {"x": x, "weight": dtype, "y": y, "threshold": torch.float32},
-                    {"LAST": last, "HAS_THRESHOLD": last},
+                    {"HAS_THRESHOLD": last},
                     ("stride_x", "inputs", "outputs"),
                     route_config(tokens, x),
                 )

@@ -4,6 +4,7 @@ y[t, n] = scale[n] * token_scale[t] * sum_k q[t, k] * weight[n, k] + bias[n], q 
 token_scale[t] = max_k |x[t, k]| / 127. The sums are integers, so they depend on no order and no neighbour.
 """
 
+import functools
 from typing import Literal
 
 import torch
@@ -46,19 +47,32 @@ def integer_product(integers: Tensor, weight: Tensor) -> Tensor:
     """sum_k integers[.., k] weight[n, k], rounded once: fp32 [..., outputs]. integers: whole numbers of at most 127 in
     fp32 [..., inputs]; weight: int8 [outputs, inputs].
     """
-    if choose_int8_dynamic_linear(integers.device.type, integers.numel(), weight.shape[1]) == "integers":
+    device, (outputs, inputs) = integers.device.type, weight.shape
+    exact = device != "cpu" or cpu_products_are_exact()
+    if choose_int8_dynamic_linear(device, integers.numel(), inputs, outputs, exact) == "integers":
         return _in_integers(integers, weight).float()
     high, ones = weight >> _HALF, torch.ones(len(weight), device=weight.device)  # in two parts, whose sums fp32 holds
     low = weight - (high << _HALF)
     return int8_linear(integers, low, ones) + int8_linear(integers, high, ones) * 2.0**_HALF
 
 
-def choose_int8_dynamic_linear(device: str, num_activations: int, inputs: int) -> Implementation:
-    """Integer units where torch reaches them: on CUDA in rows of 8 inputs, on a CPU in rows of 2 or more, since its
-    product of rows of 1 takes the columns of a weight for its rows and is wrong.
+def choose_int8_dynamic_linear(
+    device: str, num_activations: int, inputs: int, outputs: int, exact: bool = True
+) -> Implementation:
+    """Integer units where torch reaches them: on CUDA where 8 divides inputs and outputs, on a CPU in rows of 2 inputs
+    or more, since its product of rows of 1 takes the columns of a weight for its rows and is wrong.
+
+    exact: whether this processor's integer product is one.
     """
-    fits = (device == "cpu" and inputs > 1) or (device == "cuda" and inputs % 8 == 0)
+    fits = (device == "cpu" and inputs > 1 and exact) or (device == "cuda" and inputs % 8 == outputs % 8 == 0)
     return "integers" if fits and num_activations else "floats"
+
+
+@functools.cache
+def cpu_products_are_exact() -> bool:
+    """Whether torch's integer product is one on this CPU: without VNNI, sums of two may be cut off at 16 bits."""
+    most = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(most, most.t()) == 64 * 127 * 127).all())
 
 
 def int8_dynamic_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:

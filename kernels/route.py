@@ -1,8 +1,9 @@
 """The router of an FFN in experts: which of them a token needs.
 
-scores = s(second relu(first x)) predict the norm of each expert's output, and an expert is active where its score is
-above the token's threshold: D2DMoE (Szatkowski et al., arXiv 2310.04361, section 3.2), but with s(z) = (z +
-sqrt(z^2 + 4)) / 2 (squareplus, Barron 2021) in place of |z|, which turns back where z falls below 0.
+scores = s(second s(first x)) predict the norm of each expert's output in a unit of the layer, and an expert is active
+where its score is above the token's threshold: D2DMoE (Szatkowski et al., arXiv 2310.04361, section 3.2), but with
+s(z) = (z + sqrt(z^2 + 4)) / 2 (squareplus, Barron 2021) in place of |z|, which turns back where z falls below 0, and of
+relu, whose units may fall silent together and leave all experts equal.
 """
 
 from typing import Literal
@@ -41,7 +42,7 @@ def route(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor
 
 
 def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """s(second relu(first x)), above 0, fp32 [tokens, experts].
+    """s(second s(first x)), above 0, fp32 [tokens, experts].
 
     x: fp32, bf16 or fp16 [tokens, hidden]; first: [router_width, hidden], second: [experts, router_width], floating
     point, contiguous. On the CPU a token's scores have the same bits alone and in any batch.
@@ -50,7 +51,7 @@ def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     _check(x, first, second)
     choice, library = _chosen(x, first, second), native() if x.is_cpu else None
     if choice == "native" and library:
-        hidden = activated_rows_native(x.float(), first, "relu", library)
+        hidden = activated_rows_native(x.float(), first, "squareplus", library)
         return activated_rows_native(hidden, second, "squareplus", library)
     return route_triton(x, first, second) if choice == "triton" else route_scores_torch(x, first, second)
 
@@ -62,13 +63,13 @@ def route_torch(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> 
 
 def route_scores_torch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """`route_scores` in plain torch: it judges the kernels, carries gradients, and runs anywhere."""
-    return squareplus(dense_linear_torch(dense_linear_torch(x.float(), first).relu(), second))
+    return squareplus(dense_linear_torch(squareplus(dense_linear_torch(x.float(), first)), second))
 
 
 def squareplus(z: Tensor) -> Tensor:
     """(z + sqrt(z^2 + 4)) / 2, without the difference of two large numbers where z is negative."""
     root = (z * z + 4).sqrt()
-    return torch.where(z < 0, 2 / (root - z), (z + root) / 2)
+    return torch.where(z < 0, 2 / (root - z.clamp(max=0)), (z + root) / 2)  # no 0 is divided by: gradients see both
 
 
 def route_cost(tokens: int, hidden: int, router_width: int, experts: int, weight_bytes: int) -> Cost:
@@ -126,7 +127,7 @@ def _route_kernel(  # type: ignore[no-untyped-def]
     # [tokens, outputs], [tokens, inputs], [outputs, inputs], [tokens]
     y, x, weight, threshold,
     stride_x, tokens, inputs, outputs,
-    LAST: constexpr, HAS_THRESHOLD: constexpr,
+    HAS_THRESHOLD: constexpr,
     BLOCK_TOKENS: constexpr, BLOCK_OUTPUTS: constexpr, BLOCK_INPUTS: constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
@@ -139,11 +140,8 @@ def _route_kernel(  # type: ignore[no-untyped-def]
         w = tl.load(weight_row + k[None, :], mask=(row < outputs)[:, None] & (k < inputs)[None, :], other=0.0)
         a = tl.load(x_row + k[:, None], mask=(k < inputs)[:, None] & (token < tokens)[None, :], other=0.0)
         total = tl.dot(w if w.dtype == a.dtype else w.to(tl.float32).to(a.dtype), a, total, input_precision="ieee")
-    if LAST:
-        root = tl.sqrt(total * total + 4.0)
-        total = tl.where(total < 0, 2.0 / (root - total), (total + root) * 0.5)  # NaN stays NaN
-    else:
-        total = tl.where(total < 0, 0.0, total)
+    root = tl.sqrt(total * total + 4.0)
+    total = tl.where(total < 0, 2.0 / (root - total), (total + root) * 0.5)  # NaN stays NaN
     inside = (row < outputs)[:, None] & (token < tokens)[None, :]
     if HAS_THRESHOLD:
         limit = tl.load(threshold + token, mask=token < tokens, other=0.0)[None, :]
@@ -158,13 +156,13 @@ def route_triton(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor | N
     x = x.to(torch.promote_types(x.dtype, first.dtype))  # so that no weight is rounded
     x = x if x.stride(1) == 1 else x.contiguous()
     hidden = x.new_empty(x.shape[0], first.shape[0], dtype=torch.float32)
-    _launch(hidden, x, first, None, last=False)
+    _launch(hidden, x, first, None)
     y = hidden.new_empty(x.shape[0], second.shape[0], dtype=torch.float32 if threshold is None else torch.bool)
-    _launch(y if threshold is None else y.view(torch.uint8), hidden, second, threshold, last=True)
+    _launch(y if threshold is None else y.view(torch.uint8), hidden, second, threshold)
     return y
 
 
-def _launch(y: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, last: bool) -> None:
+def _launch(y: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None) -> None:
     tokens, outputs = y.shape
     if y.numel() == 0:
         return
@@ -172,7 +170,7 @@ def _launch(y: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None, last
     _route_kernel[cdiv(outputs, tile.block_outputs), cdiv(tokens, tile.block_tokens)](
         y, x, weight, weight if threshold is None else threshold,
         x.stride(0), tokens, x.shape[1], outputs,
-        LAST=last, HAS_THRESHOLD=threshold is not None,
+        HAS_THRESHOLD=threshold is not None,
         BLOCK_TOKENS=tile.block_tokens, BLOCK_OUTPUTS=tile.block_outputs, BLOCK_INPUTS=tile.block_inputs,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip

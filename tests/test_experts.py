@@ -230,7 +230,7 @@ def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, s
         ([INT8, INT8], "int8 already"),
         ([{"moefy": {"expert_size": 500}}], "widest FFN has 172 neurons; lower it"),
         ([{"moefy": {}}], "reads int8 weights, .* add .- quantize: {linears: int8}. to the stages"),
-        ([{"moefy": {"expert_size": 64, "tiers": {"low": 0.01}}}], "the router alone reads"),
+        ([{"moefy": {"expert_size": 64, "tiers": {"low": 0.001}}}], "the router alone reads"),
         ([{"moefy": {"tiers": {"full": 0.5}}}], "cannot name a tier"),
         ([{"moefy": {"tiers": {"low": 1.5}}}], "between 0 and 1"),
         ([{"moefy": {"tiers": {}}}], "names no tier"),

@@ -58,10 +58,13 @@ def test_the_distance_from_weight_only_is_that_of_the_activations() -> None:
 
 
 def test_the_choice_is_integers_where_the_machine_has_them() -> None:
-    assert choose_int8_dynamic_linear("cpu", 5, 37) == "integers"
-    assert choose_int8_dynamic_linear("cuda", 5, 64) == "integers"
-    assert choose_int8_dynamic_linear("cuda", 5, 37) == choose_int8_dynamic_linear("mps", 5, 64) == "floats"
-    assert choose_int8_dynamic_linear("cpu", 0, 64) == choose_int8_dynamic_linear("cpu", 5, 1) == "floats"
+    assert choose_int8_dynamic_linear("cpu", 5, 37, 7) == "integers"
+    assert choose_int8_dynamic_linear("cuda", 5, 64, 8) == "integers"
+    unfit: list[tuple[str, int, int, int, bool]] = [
+        ("cuda", 5, 37, 8, True), ("cuda", 5, 64, 7, True), ("mps", 5, 64, 8, True), ("cpu", 0, 64, 8, True),
+        ("cpu", 5, 1, 8, True), ("cpu", 5, 64, 8, False),
+    ]  # fmt: skip
+    assert {choose_int8_dynamic_linear(*case) for case in unfit} == {"floats"}
 
 
 @pytest.mark.parametrize("inputs", [1, 37, 4096])

@@ -288,10 +288,11 @@ def test_centroids_are_a_better_start_than_chance(recorded: Recorded, width: int
 def test_a_router_may_begin_as_the_centroids_themselves(recorded: Recorded) -> None:
     rows = centroids(recorded.up, 8)
     start = recorded.train(width=8, epochs=0, initial=rows)
-    expected = (recorded.x @ functional.normalize(rows, dim=1).T).relu()
+    expected = recorded.x @ functional.normalize(rows, dim=1).T
     scores = route_scores_torch(recorded.x, start.first, start.second)
-    passed_through = scores - 1 / scores  # of squareplus
-    torch.testing.assert_close(passed_through / passed_through.norm(), expected / expected.norm(), rtol=1e-4, atol=1e-6)
+    for _ in range(2):
+        scores = scores - 1 / scores  # squareplus, undone
+    torch.testing.assert_close(scores / scores.norm(), expected / expected.norm(), rtol=1e-3, atol=1e-5)
 
 
 def test_the_best_epoch_is_kept_even_where_training_spoils_it(recorded: Recorded) -> None:

@@ -53,8 +53,8 @@ class RouterTiers:
             seen = ScoreHistogram()
             for each in scores:
                 seen.add(each, expert.expert_sizes)
-            expert.thresholds[index] = _threshold(seen, shares[layer])
-            limit = float(expert.thresholds[index, 0])
+            limit = _threshold(seen, shares[layer], scores, expert.expert_sizes)
+            expert.thresholds[index] = limit
             active = [each > limit for each in scores]
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
             return Decided(active, computed, lambda at: expert.fixed_bytes + seen.share_above(at) * expert.whole_bytes)
@@ -89,7 +89,11 @@ class RouterTiers:
         return lambda done, of: self._workshop.progress(what, done, of)
 
 
-def _threshold(histogram: ScoreHistogram, share: float) -> Tensor:
-    """fp32 [2], twice the same. Where a router foresees 0, it knows no better than that."""
-    everything = share >= 1 or share > histogram.nonzero_share
-    return torch.full((2,), -1.0 if everything else histogram.threshold_for_share(share))
+def _threshold(seen: ScoreHistogram, share: float, scores: Sequence[Tensor], sizes: Tensor | None) -> float:
+    """Of the layer whose scores are [.., experts] each, in experts of these sizes."""
+
+    def kept(limit: float) -> float:
+        above = torch.cat([each.flatten(0, -2) > limit for each in scores]).double().mean(0)
+        return float(above.mean() if sizes is None else (above * sizes).sum() / sizes.sum())
+
+    return -1.0 if share >= 1 else seen.nearest_threshold(share, kept)

@@ -46,7 +46,11 @@ class AbsoluteThreshold:
     @classmethod
     def fit(cls, scores: Tensor, share: float) -> "AbsoluteThreshold":
         """Scores of 0 are left out unless the share is 1. Buffer: 64 MB of the histogram's."""
-        return cls(-1.0 if share == 1 else _histogram(scores).threshold_for_share(share))
+        if share == 1:
+            return cls(-1.0)
+        return cls(
+            _histogram(scores).nearest_threshold(share, lambda limit: float(above(scores, limit).float().mean()))
+        )
 
     def mask(self, scores: Tensor) -> Tensor:
         return above(scores, self.threshold)

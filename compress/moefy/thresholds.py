@@ -1,5 +1,6 @@
 """From the scores seen in calibration to a layer's threshold: for a share of the tiles, or of the energy."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -74,6 +75,14 @@ class ScoreHistogram:
         b = int((above <= wanted).nonzero()[0])  # the first edge that keeps no more than wanted
         low, high = self._limits(b)
         return high - (high - low) * float((wanted - above[b]) / self.counts[b])
+
+    def nearest_threshold(self, share: float, kept: Callable[[float], float]) -> float:
+        """That of `threshold_for_share`, or the edge above it where what that keeps is nearer to `share`, since many
+        scores may be equal. kept: the share that a threshold keeps, by count.
+        """
+        inside = self.threshold_for_share(share)
+        edge = self._limits(int(_bins(_high_bits(torch.tensor([inside], dtype=torch.float32)))))[1]
+        return min((inside, edge), key=lambda each: abs(kept(each) - share))
 
     def share_above(self, threshold: float) -> float:
         """The share of the scores seen that a threshold keeps, straight lines drawn within a bin; all below 0."""
