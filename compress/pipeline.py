@@ -23,7 +23,8 @@ from .calibration import Calibration
 from .identity import content_sha256
 from .judge import Judge
 from .material import Material, Progress, Workshop
-from .moefy.calibrate import CalibrateStage, calibration_memory
+from .moefy.calibrate import CalibrateStage, calibration_memory, grouping_memory
+from .moefy.stage import MoefyStage
 from .recipe import NamedStage, Recipe, read_recipe
 from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
@@ -154,9 +155,12 @@ class Run:
         return tuple(Estimate(stage.name, n * each, b, is_done, held) for stage, n, b, is_done, held in rows)
 
     def _memory(self, stage: NamedStage, spec: TransformerSpec, size: int) -> int:
-        if not isinstance(stage.work, CalibrateStage):
-            return 0
-        return calibration_memory(self._source.weight_bytes, size, spec, self.calibration_tokens)
+        whole = self._source.weight_bytes
+        if isinstance(stage.work, MoefyStage) and stage.work.settings.split_needs_text:
+            return grouping_memory(whole, spec, self.calibration_tokens)
+        if isinstance(stage.work, CalibrateStage):
+            return calibration_memory(whole, size, spec, self.calibration_tokens)
+        return 0
 
     @cached_property
     def efforts(self) -> tuple[tuple[str, float], ...]:

@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import pytest
 import torch
 import transformers
 from builders import edit_json, llama, opt
+from torch import Tensor
 
+from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.pipeline import compress
+from moesaic.compress.walk import Constant, walk
 from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Sampling, Stopping
@@ -21,6 +24,7 @@ from moesaic.evaluate.texts import embedded_text, read_documents
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
 from moesaic.models.experts import ExpertFFN
+from moesaic.models.ffn import FFN
 from moesaic.models.tokenizer import Tokenizer
 
 TIERS = {"high": 0.8, "low": 0.5}
@@ -114,6 +118,28 @@ def test_a_tier_reads_its_share_of_bytes_on_text_it_was_not_set_on(stories: dict
         assert tier.calibrated["bytes_share"] == pytest.approx(tier.share, abs=0.01)
         assert score_documents(model, encoded).ffn_shares[0] == pytest.approx(tier.share, abs=0.1)
         assert score_documents(load(stories[kind]), encoded).ffn_shares == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
+def test_on_its_calibration_text_a_tier_gives_what_the_dense_ffn_gives_in_the_mean(
+    stories: dict[str, Path], kind: str
+) -> None:
+    windows = Calibration(CalibrationSettings(sequences=12, length=48), open_checkpoint("stories260k")).windows
+    looked_at = 0
+
+    def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> Constant:
+        dense, scale = torch.cat([ffn.dense(x) for x in given]).mean((0, 1)), float(ffn.dense(given[0]).std())
+
+        def compare(outputs: Sequence[Tensor]) -> Tensor:
+            nonlocal looked_at
+            looked_at += 1
+            assert (torch.cat(list(outputs)).mean((0, 1)) - dense).abs().max() < 1e-3 * scale
+            return torch.zeros_like(dense)
+
+        return compare
+
+    walk(load(stories[kind]), windows, look, tier=2)
+    assert looked_at == 5
 
 
 @pytest.mark.parametrize("kind", ["router", "planes"])

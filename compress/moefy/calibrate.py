@@ -61,18 +61,31 @@ def calibration_memory(original: int, calibrated: int, spec: TransformerSpec, to
     """Bytes that the stage takes on so many tokens, beside Python and torch, for weights of so many bytes.
 
     1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second copy;
-    and a buffer. Of all tokens it holds the states and what an FFN is given, once more for trained routers, and which
-    experts they touch; of a batch, scores, doubts and products of every neuron; or of 1,024 tokens the states before
-    every layer, the layers' Fisher matrices, and logits. What lies freed between pieces is counted as much again.
+    and a buffer. Of all tokens it holds the states and what an FFN is given, and which experts they touch; for trained
+    routers that once more, and three times the norms of all experts; of a batch, scores, doubts and products of every
+    neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and logits. What lies freed
+    between pieces is counted as much again.
     """
     ffns, hidden = [layer.ffn for layer in spec.layers], spec.hidden_size
     width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
-    touched = 2 * max(ffn.experts.count(ffn.width) for ffn in ffns)
-    kept = tokens * ((4 if routed else 2) * hidden * _FP32_BYTES + touched)
+    experts = max(ffn.experts.count(ffn.width) for ffn in ffns)
+    kept = tokens * (2 * hidden * _FP32_BYTES + 2 * experts)
+    kept += tokens * (2 * hidden + 3 * experts) * _FP32_BYTES if routed else 0
     batch = BATCH_TOKENS * (8 * width + 4 * hidden)
     gradients = len(ffns) * hidden * (TOGETHER + hidden) + 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
     model = int(max(_MODEL * original, _CALIBRATED * calibrated))
     return model + kept + 2 * _FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + _LOADED
+
+
+def grouping_memory(original: int, spec: TransformerSpec, tokens: int) -> int:
+    """Bytes that grouping neurons by what they do on so many tokens takes, beside Python and torch.
+
+    1.3 times the model, and a buffer: the states of all tokens and what an FFN is given, values and marks of a batch,
+    and four times the counts of one layer, width^2 of them, which are cut in two again and again.
+    """
+    hidden, width = spec.hidden_size, max(layer.ffn.width for layer in spec.layers)
+    batch = 2 * BATCH_TOKENS * (8 * width + 4 * hidden)
+    return int(_MODEL * original) + _FP32_BYTES * (2 * tokens * hidden + batch + 4 * width * width) + _LOADED
 
 
 def with_experts_(model: Transformer, spec: TransformerSpec) -> None:

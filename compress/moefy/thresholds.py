@@ -99,6 +99,8 @@ class ScoreHistogram:
     def threshold_for_energy(self, discarded: float) -> float:
         """The highest edge at which the scores that go hold at most this part (0 to 1) of the sum of all squares."""
         _check_part(discarded, "discarded")
+        if not self.squares:
+            raise ValueError("the sums of squares were not kept; a histogram keeps them unless squares=False")
         below = self.energy.cumsum(0)
         b = int((below <= discarded * below[-1]).nonzero()[-1])
         return min(float(_edges()[b]), self.highest)
