@@ -195,9 +195,9 @@ PLAIN, SMOOTH = FFNSpec(1024, "relu", gated=False), FFNSpec(1536, "silu", gated=
 @pytest.mark.parametrize(
     ("ffn", "hidden", "share", "bits"),
     [
-        (PLAIN, 128, 0.3, (2, 6)), (PLAIN, 128, 0.2, (1, 4)), (PLAIN, 128, 1.0, (2, 6)), (PLAIN, 768, 0.23, (2, 6)),
+        (PLAIN, 128, 0.3, (2, 5)), (PLAIN, 128, 0.2, (1, 4)), (PLAIN, 128, 1.0, (2, 5)), (PLAIN, 768, 0.23, (2, 5)),
         (SMOOTH, 576, 0.5, (4, 6)), (SMOOTH, 576, 0.4, (3, 6)), (SMOOTH, 64, 0.5, (3, 6)),
-        (SMOOTH, 64, 0.4, (2, 6)),
+        (SMOOTH, 64, 0.4, (2, 5)),
     ],
 )  # fmt: skip
 def test_as_many_bits_route_as_leave_bytes_to_compute_with(

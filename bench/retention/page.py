@@ -18,7 +18,7 @@ _COLOURS = {
     "fewer bits": "#4a7fb5",
 }  # fmt: skip
 _DRAWN = (
-    "high 4 bits, then 6", "high 3 bits, then 6", "high 2 bits, then 6", "high 1 bit, then 4",
+    "high 4 bits, then 6", "high 3 bits, then 6", "high 2 bits, then 5", "high 1 bit, then 4",
     "neurons, perfect", "experts of 16, weights, perfect",
     "experts of 64, weights, perfect", "experts of 64, weights, MLP", "experts of 16, weights, MLP", "scaled CATS",
     "CATS", "TEAL", "WINA", "FLAP pruning", "int4 to nearest, groups of 32", "int4 to nearest, groups of 128",

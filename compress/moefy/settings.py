@@ -16,7 +16,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 # Bits that route, the most that leave the lowest tier so large a share of the FFN's bytes to compute with: of a plain
 # ReLU FFN, whose zeros few bits foresee, and of all others.
 _RELU, _SMOOTH = ((2, 1), 0.08), ((4, 3, 2), 0.12)
-_REFINED, _REFINED_BESIDE_ONE = 6, 4  # bits of a neuron in doubt, two more than route where there are so many
+_MORE, _REFINED, _LEAST_MORE = 3, 6, 2  # bits of a neuron in doubt: so many more than route, up to six, or two more
 _GROUPED_SIZE, _MOST_UNITS = 64, 128
 
 Grouping = Literal["weight_kmeans", "random", "coactivation", "patterns"]
@@ -113,7 +113,7 @@ class MoefySettings(Strict):
 
     def refined_beyond(self, bits: int) -> int:
         """The bits of a neuron in doubt where so many route. Raises RecipeError where they are no more."""
-        best = _REFINED_BESIDE_ONE if bits == 1 else max(_REFINED, bits + 2)
+        best = max(min(bits + _MORE, _REFINED), bits + _LEAST_MORE)
         refined = self.refined_bits or min(best, WHOLE_BITS)
         if refined <= bits:
             raise RecipeError(f"refined_bits is {refined}, it must be more than bits, {bits}; raise it")
