@@ -21,8 +21,8 @@ _DRAWN = (
     "high 4 bits, then 6", "high 3 bits, then 6", "high 2 bits, then 5", "high 1 bit, then 4",
     "neurons, perfect", "experts of 16, weights, perfect",
     "experts of 64, co-activation, perfect", "experts of 64, co-activation, norm regression",
-    "experts of 64, co-activation, MLP", "experts of 64, weights, MLP", "scaled CATS",
-    "CATS", "TEAL", "WINA", "FLAP pruning", "Fisher pruning", "int4 to nearest, groups of 32", "int4 to nearest, groups of 128",
+    "experts of 64, co-activation, MLP", "experts of 64, weights, MLP", "scaled CATS", "CATS", "TEAL", "WINA",
+    "FLAP pruning", "Fisher pruning", "int4 to nearest, groups of 32", "int4 to nearest, groups of 128",
 )  # fmt: skip
 _MARKERS = "os^vDP*X<>hpd"
 _LOWEST = 0.5  # what is drawn of top-1 relative to dense
