@@ -206,9 +206,7 @@ def test_every_layer_and_tier_is_told(found: Diagnosis) -> None:
     high, low = (found.tiers[name] for name in ("high", "low"))
     for i in range(5):
         assert high[i].k_mean > low[i].k_mean and high[i].captured > low[i].captured
-        assert 0 < high[i].captured <= high[i].perfect < 1
-    for each in (high, low):  # chance recalls as much as it chooses; of one layer 576 tokens teach little
-        assert sum(layer.recall for layer in each) > 1.05 * sum(layer.k_mean for layer in each)
+        assert 0 < high[i].captured <= high[i].perfect < 1 and high[i].recall > high[i].k_mean
 
 
 def test_the_experts_counted_are_the_neurons_that_the_model_says_it_computed(moe: Path, found: Diagnosis) -> None:

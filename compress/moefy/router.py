@@ -10,6 +10,7 @@ from torch.nn import functional
 from ...kernels.route import route_scores_torch
 from ...models.schedule import Plan, learning_rate
 
+_LEAST_BATCHES = 8  # of an epoch, so that little text is enough steps too
 Progress = Callable[[int, int, float, float], None]  # epoch, epochs, training loss, captured mass
 
 
@@ -108,12 +109,13 @@ def _epochs(
 ) -> Iterator[float]:
     """The mean loss of each epoch, after it has changed the weights."""
     optimizer = torch.optim.Adam(weights, fused=False, foreach=False)
-    batches = -(-len(train) // training.batch)
+    batch = max(1, min(training.batch, len(train) // _LEAST_BATCHES))
+    batches = -(-len(train) // batch)
     plan = Plan(training.epochs * batches)
     for epoch in range(training.epochs):
         total = 0.0
         shuffled = train[torch.randperm(len(train), generator=generator)]
-        for i, rows in enumerate(torch.split(shuffled, training.batch)):
+        for i, rows in enumerate(torch.split(shuffled, batch)):
             rate = learning_rate(plan, epoch * batches + i, training.learning_rate, 0.0, warmup_steps=50)
             total += len(rows) * _step(x[rows].float() / units[0], norms[rows].float() / units[1], optimizer, rate)
         yield total / len(train)
