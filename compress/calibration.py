@@ -25,7 +25,7 @@ class CalibrationSettings(Strict):
     text: list[str] = []
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=256, ge=2)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
 
 
 def embedded_text() -> Path:

@@ -56,7 +56,7 @@ class Recipe(Strict):
     calibration: CalibrationSettings = CalibrationSettings()
     evaluation: Evaluation = Evaluation()
     stages: list[dict[str, Any]] = Field(min_length=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     @field_validator("stages", mode="after")
     @classmethod

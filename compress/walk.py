@@ -22,10 +22,10 @@ def walk(
     model: Transformer,
     windows: Tensor,
     visit: Visit,
-    tier: int = 0,
+    tier: float = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, float]:
-    """Calls `visit` once a layer, in order; after it the layer is computed at `tier`, as `visit` left it, and the
+    """Calls `visit` once a layer, in order; after it the layer is computed at place `tier`, as `visit` left it, and the
     constant added that `visit` wants, if any.
 
     windows: token ids [sequences, length]. The states of all windows are in memory. Returns the shares of the FFN's

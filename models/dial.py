@@ -9,6 +9,8 @@ from .errors import InvalidRequest, Unsupported, Violation
 from .record import TierRecord
 from .spec import FULL
 
+_JUST_BEYOND = 1e-6  # the full tier
+
 
 @dataclass(frozen=True, slots=True)
 class Dial:
@@ -16,8 +18,8 @@ class Dial:
     way from that to the one after it: of thresholds and constants, the line between two tiers.
 
     names: of the tiers, at the places 0, 1, ... points: (place, share of bytes that calibration saw there), the places
-    rising; on straight lines between them a share finds its place. Just beyond the full tier, where routing comes on
-    top of all the weights, more may be read than there.
+    rising; on straight lines between them a share finds its place. The first is just beyond the full tier: routing may
+    come on top of all the weights, or every neuron refined be less than they are, and no place reads what lies between.
     """
 
     names: tuple[str, ...] = (FULL,)
@@ -26,10 +28,11 @@ class Dial:
     @classmethod
     def of(cls, tiers: Sequence[TierRecord]) -> "Dial":
         """The dial of a model with these tiers beside the full one."""
-        beyond = [share for part, share in (tiers[0].between if tiers else ()) if part == 0]
-        points = [(0.0, max([1.0, *beyond]))]
+        points = [(0.0, dict(tiers[0].between).get(0.0, 1.0) if tiers else 1.0)]
         for index, tier in enumerate(tiers, 1):
-            points += [(index - 1 + part, share) for part, share in tier.between if part > 0]
+            for part, share in tier.between:
+                if part > 0:  # no less than the tier, no more than before it: calibration saw other tokens there
+                    points.append((index - 1 + part, min(max(share, tier.bytes_share), points[-1][1])))
             points.append((float(index), tier.bytes_share))
         return cls((FULL, *(tier.name for tier in tiers)), tuple(points))
 
@@ -84,13 +87,16 @@ class Dial:
                 "this model has no tiers, so no share of its FFN can be left out; a stage moefy makes some"
             )
         shares = [each for _, each in self.points]
-        if not all(before > after for before, after in pairwise(shares)):
-            raise Unsupported(f"this model's tiers do not read ever fewer bytes; name one: {', '.join(self.names)}")
+        if not all(before >= after for before, after in pairwise(shares)):
+            known = ", ".join(self.names)
+            raise Unsupported(f"of this model's tiers one reads more than the one before it; name one: {known}")
         if share < shares[-1]:
             message = (
                 f"is {share}; this model's lowest tier, {self.names[-1]}, reads {shares[-1]:.3f} of the FFN's bytes"
             )
             raise InvalidRequest([Violation(f"{prefix}share", message)])
-        after = bisect_left(shares, -share, key=lambda each: -each)
+        if share >= shares[0]:
+            return _JUST_BEYOND
+        after = bisect_left(shares, -share, key=lambda each: -each)  # so that the share before it is a larger one
         (before, more), (behind, less) = self.points[after - 1], self.points[after]
         return behind - (behind - before) * (share - less) / (more - less)

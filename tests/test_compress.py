@@ -151,6 +151,8 @@ def test_unknown_keys_are_refused_with_what_was_meant(recipe: Any, hint: str) ->
         {"stages": [{"quantize": {"linears": "int8", "embeddings": "no"}}]},
         {"stages": [{"quantize": {"linears": "int8"}, "prune": {}}]},
         {**QUICK, "seed": "x"},
+        {**QUICK, "seed": -1},
+        {**QUICK, "seed": 10**20},
         {**QUICK, "evaluation": {"documents": 0}},
         {**QUICK, "evaluation": {"truncate": 1}},
         {**QUICK, "evaluation": {"text": "one.txt"}},

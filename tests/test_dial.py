@@ -32,6 +32,28 @@ def test_no_share_is_answered_with_more_than_the_full_tier_reads() -> None:
     )
 
 
+def test_a_share_that_no_place_reads_is_answered_with_less() -> None:
+    refined = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 0.9], [0.5, 0.8]]})
+    dial = Dial.of([refined, LOW])
+    assert [dial.place(None, share) for share in (0.99, 0.9)] == pytest.approx([0, 0], abs=1e-5)
+    assert dial.place(None, 0.99) > 0 and dial.name(dial.place(None, 0.99)) == ""
+
+
+def test_a_flat_piece_and_equal_tiers_leave_the_rest_of_the_dial_as_it_is() -> None:
+    flat = TierRecord(
+        "high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 1.1], [0.25, 1.1], [0.5, 0.91], [0.75, 0.91]]}
+    )
+    dial = Dial.of([flat, TierRecord("same", 0.7, {"bytes_share": 0.71}), LOW])
+    assert [dial.place(None, share) for share in (0.91, 0.81, 0.71, 0.6, 0.49)] == pytest.approx(
+        [0.5, 0.875, 1, 2.5, 3]
+    )
+
+
+def test_what_calibration_saw_between_two_tiers_is_held_between_them() -> None:
+    low = TierRecord("low", 0.5, {"bytes_share": 0.5, "between": [[0.25, 0.72], [0.5, 0.6], [0.75, 0.49]]})
+    assert [share for _, share in Dial.of([HIGH, low]).points[-4:]] == [0.71, 0.6, 0.5, 0.5]
+
+
 def test_tiers_have_their_names_and_what_lies_between_has_none() -> None:
     assert [DIAL.name(DIAL.place(tier, None)) for tier in (None, "", "high", "low")] == ["full", "full", "high", "low"]
     assert DIAL.name(DIAL.place(None, 0.6)) == ""

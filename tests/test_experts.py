@@ -22,6 +22,7 @@ from moesaic.engine.runner import ModelRunner
 from moesaic.evaluate.score import encode_documents, score_documents
 from moesaic.evaluate.texts import embedded_text, read_documents
 from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
 from moesaic.models.experts import ExpertFFN
 from moesaic.models.ffn import FFN
@@ -143,6 +144,15 @@ def test_on_its_calibration_text_a_tier_gives_what_the_dense_ffn_gives_in_the_me
 
 
 @pytest.mark.parametrize("kind", ["router", "planes"])
+@pytest.mark.parametrize("share", [0.95, 0.9, 0.85, 0.8, 0.7, 0.6])
+def test_any_share_reads_about_itself_and_hardly_more(stories: dict[str, Path], kind: str, share: float) -> None:
+    windows = Calibration(CalibrationSettings(sequences=12, length=48), open_checkpoint("stories260k")).windows
+    place = Dial.of(open_checkpoint(stories[kind]).record.tiers).place(None, share)
+    read, _ = walk(load(stories[kind]), windows, lambda *_: None, tier=place)
+    assert 0.94 * share < read < 1.02 * share
+
+
+@pytest.mark.parametrize("kind", ["router", "planes"])
 def test_less_compute_is_a_worse_model_and_more_a_better_one(stories: dict[str, Path], kind: str) -> None:
     from moesaic.compress.judge import Judge
     from moesaic.compress.recipe import Evaluation
@@ -257,6 +267,11 @@ def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, s
         ([{"moefy": {"expert_size": 500}}], "widest FFN has 172 neurons; lower it"),
         ([{"moefy": {}}], "reads int8 weights, .* add .- quantize: {linears: int8}. to the stages"),
         ([{"moefy": {"expert_size": 64, "tiers": {"low": 0.001}}}], "the router alone reads"),
+        ([{"moefy": {"expert_size": 64, "router_width": 1, "tiers": {"low": 0.005}}}, INT8], "the router alone reads"),
+        (
+            [{"moefy": {"router": "bit_planes", "bits": 2, "tiers": {"low": 0.2377}}}, INT8],
+            "the router alone reads 0.24",
+        ),
         ([{"moefy": {"tiers": {"full": 0.5}}}], "cannot name a tier"),
         ([{"moefy": {"tiers": {"low": 1.5}}}], "between 0 and 1"),
         ([{"moefy": {"tiers": {}}}], "names no tier"),

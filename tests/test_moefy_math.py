@@ -188,6 +188,13 @@ def test_equal_scores_stay_or_go_together() -> None:
     assert (scores > found.threshold_for_share(0.8)).tolist() == [False] + [True] * 4
 
 
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.98])
+def test_scores_close_together_are_told_apart_where_they_are_at_hand(share: float) -> None:
+    scores = 0.993 + 0.006 * torch.rand(3000) ** 2  # a bin is wider than all of them
+    found = histogram(scores).nearest_threshold(share, lambda limit: float((scores > limit).double().mean()))
+    assert float((scores > found).double().mean()) == pytest.approx(share, rel=2e-3)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e9, 1e30])
 def test_scores_beyond_the_bins_are_counted_and_kept_in_order(scale: float) -> None:
     scores = torch.tensor([0.0, 1.0, 1.0, scale])

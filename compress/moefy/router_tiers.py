@@ -1,6 +1,7 @@
 """Tiers of trained routers: a share of the experts in every layer, or the same share of each layer's energy."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,15 +50,14 @@ class RouterTiers:
         shares = self._shares(tier.share)
 
         def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
-            scores = [expert.scores(x) for x in given]
-            seen = ScoreHistogram()
-            for each in scores:
-                seen.add(each, expert.expert_sizes)
-            limit = _threshold(seen, shares[layer], scores, expert.expert_sizes)
+            seen = _Seen([expert.scores(x) for x in given], expert.expert_sizes)
+            limit = seen.threshold(shares[layer])
+            if index == 1:
+                expert.thresholds[0] = min(limit, seen.below_all)
             expert.thresholds[index] = limit
-            active = [each > limit for each in scores]
+            active = [each > limit for each in seen.scores]
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
-            return Decided(active, computed, lambda at: expert.fixed_bytes + seen.share_above(at) * expert.whole_bytes)
+            return Decided(active, computed, lambda at: expert.fixed_bytes + seen.kept(at) * expert.whole_bytes)
 
         windows, gated = self._workshop.calibration.windows, next(experts_of(self._model)).gate is not None
         turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
@@ -89,11 +89,30 @@ class RouterTiers:
         return lambda done, of: self._workshop.progress(what, done, of)
 
 
-def _threshold(seen: ScoreHistogram, share: float, scores: Sequence[Tensor], sizes: Tensor | None) -> float:
-    """Of the layer whose scores are [.., experts] each, in experts of these sizes."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The scores of a layer, [.., experts] each, in experts of these sizes."""
 
-    def kept(limit: float) -> float:
-        above = torch.cat([each.flatten(0, -2) > limit for each in scores]).double().mean(0)
-        return float(above.mean() if sizes is None else (above * sizes).sum() / sizes.sum())
+    scores: Sequence[Tensor]
+    sizes: Tensor | None
 
-    return -1.0 if share >= 1 else seen.nearest_threshold(share, kept)
+    @property
+    def below_all(self) -> float:
+        """A threshold just below every score."""
+        lowest = torch.stack([each.min() for each in self.scores]).min().float()
+        return float(torch.nextafter(lowest, lowest - 1))
+
+    def kept(self, limit: float) -> float:
+        """The share of the neurons that a threshold keeps."""
+        above = torch.stack([(each > limit).flatten(0, -2).sum(0) for each in self.scores]).sum(0).double()
+        tokens = sum(each.shape[:-1].numel() for each in self.scores)
+        return float(above.mean() if self.sizes is None else (above * self.sizes).sum() / self.sizes.sum()) / tokens
+
+    def threshold(self, share: float) -> float:
+        """The one that keeps about this share."""
+        if share >= 1:
+            return -1.0
+        seen = ScoreHistogram(squares=False)
+        for each in self.scores:
+            seen.add(each, self.sizes)
+        return seen.nearest_threshold(share, self.kept)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...kernels.plane_bytes import WHOLE_BITS, FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.plane_bytes import WHOLE_BITS, FFNShape, constant_bytes, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict
@@ -162,17 +162,17 @@ class MoefySettings(Strict):
             return 1.0
         experts, shape = self.experts(ffn, hidden), ffn_shape(ffn, hidden)
         every = plane_ffn_bytes(shape, experts.router_bits, ffn.width, ffn.width, experts.refined_bits)
-        return every / int8_ffn_bytes(shape)
+        return (every + constant_bytes(hidden)) / int8_ffn_bytes(shape)
 
     def _router_share(self, ffn: FFNSpec, hidden: int) -> float:
-        shape = ffn_shape(ffn, hidden)
-        whole = int8_ffn_bytes(shape)
+        """What is read before a neuron is computed, the constant for what is left out too."""
+        shape, experts = ffn_shape(ffn, hidden), self.experts(ffn, hidden)
+        whole, constant = int8_ffn_bytes(shape), constant_bytes(hidden)
         if self.by_planes:
-            return plane_ffn_bytes(shape, self.experts(ffn, hidden).router_bits, 0, 0) / whole
+            return (plane_ffn_bytes(shape, experts.router_bits, 0, 0) + constant) / whole
         element = 1 if ffn.up in INT8_FORMATS else 2
-        experts = self.experts(ffn, hidden)
         router = 2 * experts.router_width * (hidden + experts.count(ffn.width))  # bf16
-        return router / (whole * element)
+        return (router + constant) / (whole * element)
 
 
 def _is_plain_relu(ffn: FFNSpec) -> bool:

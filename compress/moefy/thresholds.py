@@ -11,6 +11,7 @@ _BITS = 17  # of the 23 bits of a float's fraction: 64 bins an octave, each 0.8 
 _LOWEST = (127 - 40) << (23 - _BITS)  # the first bin ends at 2^-40 (1 + 1/64), the last begins near 2^24
 _LAST = (1 << (31 - _BITS)) + 1  # of a float's high bits, those of no number among them
 _ENTRIES = 1 << 20
+_CLOSE = 1e-3  # to a share, relative to it
 
 
 def _zeros() -> Tensor:
@@ -77,12 +78,17 @@ class ScoreHistogram:
         return high - (high - low) * float((wanted - above[b]) / self.counts[b])
 
     def nearest_threshold(self, share: float, kept: Callable[[float], float]) -> float:
-        """That of `threshold_for_share`, or the edge above it where what that keeps is nearer to `share`, since many
-        scores may be equal. kept: the share that a threshold keeps, by count.
+        """That of `threshold_for_share`, or the one of its bin that keeps what is nearest to `share`, since many scores
+        may be equal or close together. kept: the share that a threshold keeps, by count.
         """
-        inside = self.threshold_for_share(share)
-        edge = self._limits(int(_bins(_high_bits(torch.tensor([inside], dtype=torch.float32)))))[1]
-        return min((inside, edge), key=lambda each: abs(kept(each) - share))
+        limit = self.threshold_for_share(share)
+        low, high = self._limits(int(_bins(_high_bits(torch.tensor([limit], dtype=torch.float32)))))
+        found = {each: kept(each) for each in (high, limit)}
+        while abs(found[limit] - share) > _CLOSE * share and low < limit < high:
+            low, high = (limit, high) if found[limit] > share else (low, limit)
+            limit = float(torch.tensor((low + high) / 2, dtype=torch.float32))
+            found[limit] = kept(limit)
+        return min(found, key=lambda each: abs(found[each] - share))
 
     def share_above(self, threshold: float) -> float:
         """The share of the scores seen that a threshold keeps, straight lines drawn within a bin; all below 0."""

@@ -30,7 +30,7 @@ def expert_of(ffn: FFN) -> ExpertFFN:
     return ffn
 
 
-_PARTS = (0.0, 0.25, 0.5, 0.75)  # of the way from the tier before; 0 is just beyond it
+_PARTS = tuple(i / 8 for i in range(8))  # of the way from the tier before; 0 is just beyond it
 
 
 @dataclass(frozen=True, slots=True)
