@@ -167,6 +167,13 @@ def test_a_run_that_ended_is_taken_up_where_it_was(tmp_path: Path, monkeypatch: 
     assert as_json(again)["points"] == as_json(first)["points"]
 
 
+def test_what_a_method_learned_is_given_up_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiles, planes = Experts(64), Planes(4)
+    monkeypatch.setattr(curves, "methods_for", lambda *_: [tiles, planes])
+    found = draw_curves(replace(plan(tmp_path), shares=(0.6,), only=()), silent)
+    assert not tiles._layers and not planes.weights and all(point.correct for point in found.points)
+
+
 def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
     only = replace(plan(tmp_path), shares=(0.68,), only=(DEFAULT, "FLAP"), seeds=2)
     found = draw_curves(only, silent)

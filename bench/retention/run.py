@@ -1,5 +1,6 @@
 """The curves of one model: every method at every share, kept as it is measured, so that a run that ends goes on."""
 
+import copy
 import hashlib
 import json
 import os
@@ -119,7 +120,7 @@ def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
 def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: "_Store", progress: Progress) -> None:
     if (DENSE, 1.0) not in store.points:
         store.add(lab.dense())
-    for method in methods:
+    for method in map(copy.deepcopy, methods):  # of which one is kept at a time: it holds the model's FFNs once more
         missing = [share for share in shares if (method.name, share) not in store.points]
         try:
             if missing:
