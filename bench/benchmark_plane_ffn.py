@@ -24,10 +24,7 @@ from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, repla
 # Absolute, since pytest imports this file outside the package.
 from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
 from moesaic.evaluate.provenance import device_name
-from moesaic.kernels.coarse import CoarseFit
 from moesaic.kernels.int8_linear import int8_linear
-from moesaic.kernels.plane_bytes import FFNShape
-from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import (
     PlaneWeights,
     packed_weights,
@@ -35,6 +32,9 @@ from moesaic.kernels.plane_ffn import (
     plane_ffn_torch,
     plane_scores,
 )
+from moesaic.kernels.planes.bytes import FFNShape
+from moesaic.kernels.planes.choice import NeuronScores
+from moesaic.kernels.planes.coarse import CoarseFit
 
 LAYER_BYTES = 96 << 20  # of weights: three times the last cache
 TOUCHED_BYTES = 64 << 20  # of them are read before the first layer's turn comes again

@@ -4,7 +4,7 @@ A row q of int8 weights with scale s holds a coarse copy of itself: its high b b
 s (p 2^(8-b) + 2^(7-b) - 1/2). The coarse copies of gate and up foresee every neuron's value and how far off it may be
 (coarse.py). Where that is in doubt and matters, lower bits are read as well: with q = 2^(8-b) p + r only dot(r, x) is
 added to what is known. All of them make the value exact; the first few are nearly as good for fewer bytes. Rows of down
-are read for values that matter (plane_choice.py). Activations enter these products as int8 with one scale a token, so
+are read for values that matter (planes/choice.py). Activations enter these products as int8 with one scale a token, so
 that every dot product is an integer and no sum depends on its order.
 
 On the CPU the C++ of cpp/plane_ffn.cpp reads the high planes, then the low planes and rows of down that scores ask
@@ -20,14 +20,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS
-from .coarse import CoarseFit, foresee
 from .int8_dynamic_linear import integer_product, quantize_tokens
 from .int8_linear import int8_linear
 from .native import Native, native
-from .plane_bytes import WHOLE_BITS
-from .plane_choice import NeuronScores
-from .plane_layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
-from .plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
+from .planes.bytes import WHOLE_BITS
+from .planes.choice import NeuronScores
+from .planes.coarse import CoarseFit, foresee
+from .planes.layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
+from .planes.native import PLANE_ISAS, plane_ffn_native, plane_isa
 
 _SCORED_TOKENS = 512  # at a time, whose products stay in a cache
 Implementation = Literal["native", "torch"]
@@ -91,7 +91,7 @@ def plane_ffn(
     """y[t] = down_bias + sum over the computed neurons n of down[:, n] h[t, n].
 
     h = act(up x), or act(gate x) * (up x): from the refined bits where refined, else as foreseen. Who is computed and
-    refined at thresholds, fp32 [tokens, 2], plane_choice.py says of the scores of `plane_scores`; together: whether
+    refined at thresholds, fp32 [tokens, 2], planes/choice.py says of the scores of `plane_scores`; together: whether
     tokens choose together, so that a row depends on those beside it. x: floating point [tokens, hidden], computed in
     fp32. A token that is not finite gives no numbers. Raises ValueError for shapes, MemoryError where there is none to
     work in.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.dense_linear import keeps_bf16
-from ..kernels.plane_bytes import WHOLE_BITS
+from ..kernels.planes.bytes import WHOLE_BITS
 from .dial import Dial
 from .errors import CheckpointError
 from .families.config import Config

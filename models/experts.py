@@ -12,11 +12,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..kernels.coarse import CoarseFit
 from ..kernels.expert_ffn import ExpertWeights, expert_ffn
-from ..kernels.plane_bytes import FFNShape, constant_bytes, plane_ffn_bytes
-from ..kernels.plane_choice import NeuronScores
 from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
+from ..kernels.planes.bytes import FFNShape, constant_bytes, plane_ffn_bytes
+from ..kernels.planes.choice import NeuronScores
+from ..kernels.planes.coarse import CoarseFit
 from ..kernels.route import route_scores
 from .compute import Compute, Prices
 from .ffn import FFN
@@ -38,7 +38,7 @@ class NormRouter(TensorModule):
 
 
 class PlaneFit(TensorModule):
-    """What the high bits of int8 weights are worth: kernels/coarse.py. Buffers in bf16."""
+    """What the high bits of int8 weights are worth: kernels/planes/coarse.py. Buffers in bf16."""
 
     scale: Tensor
     bias: Tensor
@@ -62,7 +62,7 @@ class ExpertFFN(FFN):
     """The twin of `FFN` with experts. thresholds: fp32 [tiers, 2]; compensation: fp32 [tiers, hidden].
 
     An expert is computed where its score is above the first threshold; with bit planes the second one is for doubts:
-    kernels/plane_choice.py. Row 0 is that of the full tier: no more than the end of a line.
+    kernels/planes/choice.py. Row 0 is that of the full tier: no more than the end of a line.
     """
 
     thresholds: Tensor

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..kernels.together import TOGETHER
+from ..kernels.planes.together import TOGETHER
 from .record import TierRecord
 
 

@@ -9,9 +9,6 @@ import torch
 from kernel_harness import library, on_threads, poison_new_tensors
 from torch import Tensor
 
-from moesaic.kernels.coarse import CoarseFit
-from moesaic.kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
-from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import (
     PlaneResult,
     PlaneWeights,
@@ -21,8 +18,11 @@ from moesaic.kernels.plane_ffn import (
     plane_ffn_torch,
     plane_scores,
 )
-from moesaic.kernels.plane_layout import MAX_HIDDEN, PackedPlanes, pack_planes
-from moesaic.kernels.plane_native import PLANE_ISAS, plane_ffn_native, plane_isa
+from moesaic.kernels.planes.bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from moesaic.kernels.planes.choice import NeuronScores
+from moesaic.kernels.planes.coarse import CoarseFit
+from moesaic.kernels.planes.layout import MAX_HIDDEN, PackedPlanes, pack_planes
+from moesaic.kernels.planes.native import PLANE_ISAS, plane_ffn_native, plane_isa
 
 # tokens, hidden, width
 SHAPES = [(1, 64, 1), (1, 1, 5), (3, 37, 17), (9, 65, 100), (2, 200, 33), (17, 48, 16), (5, 577, 301), (1, 130, 1000)]

@@ -11,9 +11,9 @@ from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
 from moesaic.compress.moefy.fit import Regression, fitted
 from moesaic.compress.moefy.importance import _gradients, neuron_importance
 from moesaic.kernels.activations import ACTIVATIONS
-from moesaic.kernels.coarse import CoarseFit, foresee
-from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
+from moesaic.kernels.planes.choice import NeuronScores
+from moesaic.kernels.planes.coarse import CoarseFit, foresee
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
 from moesaic.models.context import CausalContext
 from moesaic.models.transformer import Layer, Transformer

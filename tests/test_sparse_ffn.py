@@ -11,8 +11,8 @@ from moesaic.compress.distill.sparse_ffn import TierFFN, fake_int8, limit_for_sh
 from moesaic.compress.moefy.fit import fitted
 from moesaic.compress.quantize.int8 import quantize_rows
 from moesaic.kernels.int8_dynamic_linear import quantize_tokens
-from moesaic.kernels.plane_choice import NeuronScores
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
+from moesaic.kernels.planes.choice import NeuronScores
 from moesaic.models.spec import BIT_PLANES, ExpertSpec, FFNSpec
 
 HIDDEN, WIDTH, TOKENS = 24, 40, 10

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...compress.moefy.importance import neuron_importance
-from ...kernels.plane_bytes import constant_bytes
+from ...kernels.planes.bytes import constant_bytes
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.context import CausalContext
 from ...models.transformer import Attention, Layer, Transformer

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...compress.moefy.budget import Allocation, PlaneScores, limits_for
 from ...compress.moefy.fit import fitted
 from ...compress.moefy.settings import MoefySettings
-from ...kernels.coarse import CoarseFit
-from ...kernels.plane_bytes import plane_ffn_bytes
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
-from ...kernels.plane_layout import PACKED_BITS
+from ...kernels.planes.bytes import plane_ffn_bytes
+from ...kernels.planes.coarse import CoarseFit
+from ...kernels.planes.layout import PACKED_BITS
 from .layer import LabLayer
 from .method import Form, Material, NotHere, Progress, Used, error_of
 

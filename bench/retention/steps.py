@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...compress.moefy.budget import PlaneScores
-from ...kernels.plane_choice import NeuronScores
 from ...kernels.plane_ffn import PlaneNeurons, PlaneWeights, plane_neurons
+from ...kernels.planes.choice import NeuronScores
 from .layer import LabLayer
 from .method import Form, Material, NotHere, Progress, Used
 from .planes import Planes

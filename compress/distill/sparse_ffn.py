@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...kernels.coarse import CoarseFit, foresee
 from ...kernels.int8_dynamic_linear import quantize_tokens
-from ...kernels.plane_bytes import WHOLE_BITS
-from ...kernels.plane_choice import NeuronScores
+from ...kernels.planes.bytes import WHOLE_BITS
+from ...kernels.planes.choice import NeuronScores
+from ...kernels.planes.coarse import CoarseFit, foresee
 from ...models.compute import Compute
 from ...models.ffn import FFN
 from ...models.linear import Linear, TensorModule

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...kernels.plane_bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
-from ...kernels.plane_choice import NeuronScores
+from ...kernels.planes.bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.planes.choice import NeuronScores
 from ...models.experts import ExpertFFN
 from .thresholds import ScoreHistogram
 
@@ -27,7 +27,7 @@ def _counted() -> ScoreHistogram:
 class PlaneScores:
     """How the scores of one layer are spread, and what all its rows of down and all its low planes cost.
 
-    A neuron's score^2 / 2 is what it is worth in nats (kernels/plane_choice.py). One limit buys both rows of down and
+    A neuron's score^2 / 2 is what it is worth in nats (kernels/planes/choice.py). One limit buys both rows of down and
     low planes, these at limit * ratio with ratio^2 = low_bytes / down_bytes: a byte then has one price. The histograms
     hold the limits below which neurons do what their names say, were there one limit for all.
     """

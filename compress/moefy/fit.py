@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.coarse import CoarseFit
 from ...kernels.plane_ffn import PlaneWeights, plane_products
+from ...kernels.planes.coarse import CoarseFit
 
 _TOKENS = 512  # of which products are in memory at once
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from ...kernels.plane_bytes import WHOLE_BITS, FFNShape, constant_bytes, int8_ffn_bytes, plane_ffn_bytes
+from ...kernels.planes.bytes import WHOLE_BITS, FFNShape, constant_bytes, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
 from ...models.spec import BIT_PLANES, FULL, INT8_FORMATS, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec
 from ..strict import Strict

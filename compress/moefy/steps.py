@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...kernels.plane_choice import NeuronScores
-from ...kernels.together import TOGETHER
+from ...kernels.planes.choice import NeuronScores
+from ...kernels.planes.together import TOGETHER
 from ...models.experts import ExpertFFN
 from .budget import PlaneScores
 

@@ -1,7 +1,7 @@
 // Included inside the namespace of each instruction set, with TARGET set to its attribute, after activation.h.
 //
 // What is to be expected of act(z) where z is normal about its coarse value with a deviation `error`: the formulas of
-// kernels/coarse.py. A loop over them becomes vectors.
+// kernels/planes/coarse.py. A loop over them becomes vectors.
 
 struct Foreseen {
   float value, deviation;

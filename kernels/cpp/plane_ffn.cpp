@@ -1,4 +1,4 @@
-// The bit-plane FFN of kernels/plane_ffn.py, one call a layer, on weights laid out by kernels/plane_layout.py.
+// The bit-plane FFN of kernels/plane_ffn.py, one call a layer, on weights laid out by kernels/planes/layout.py.
 //
 // The high planes of 16 neurons (a group) lie side by side and are read from end to end; a lane of a sum is a neuron.
 // The low planes of a neuron and its row of down are read where they are needed, each in one piece.
@@ -25,7 +25,7 @@ struct PlaneJob {
   bool together;                        // whether the tokens choose together
   int64_t stride;                       // bytes from one token's x to the next
   int64_t fit_offset;                   // where the fit starts in a group
-  const float* thresholds;              // [tokens, 2], of kernels/plane_choice.py
+  const float* thresholds;              // [tokens, 2], of kernels/planes/choice.py
   int8_t* x;                            // [tokens, stride]
   float* scale;                         // [tokens]
   int32_t* sum;                         // [tokens], of x
@@ -39,7 +39,7 @@ struct Kernel {
   void (*gather)(const PlaneJob&, int64_t token, float* y);
 };
 
-constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: kernels/together.py
+constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: kernels/planes/together.py
 constexpr float LEAST_LIMIT = 1e-18f;         // its square is still a number
 constexpr int MAX_ROWS = 2;                   // gate and up
 constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it

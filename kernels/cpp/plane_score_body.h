@@ -132,7 +132,7 @@ TARGET static Fit<ROWS> fit_of(const PlaneJob& job, const Group& group) {
   return fit;
 }
 
-// Which neurons each token refines and which it takes as they are: kernels/plane_choice.py.
+// Which neurons each token refines and which it takes as they are: kernels/planes/choice.py.
 TARGET static void choose(const PlaneJob& job, Group& group, const float (*deviation)[16], uint32_t there) {
   const Columns importance = columns(group.importance);
   for (int64_t t = 0; t < job.tokens; ++t) {

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .bytes import WHOLE_BITS
 from .coarse import CoarseFit
-from .plane_bytes import WHOLE_BITS
 
 GROUP = 16  # neurons
 LINE = 64  # bytes

@@ -6,9 +6,9 @@ import functools
 import torch
 from torch import Tensor
 
-from .native import Native
-from .native_expert_ffn import CODES
-from .plane_layout import PackedPlanes
+from ..native import Native
+from ..native_expert_ffn import CODES
+from .layout import PackedPlanes
 
 PLANE_ISAS = ("portable", "avx2", "avx512_vnni")  # the order of `enum PlaneIsa` in cpp/plane_isa.h
 

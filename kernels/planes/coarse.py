@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS
+from ..activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
