@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from moesaic.kernels.aot import SHARED_LIMIT, Resources, all_cases, failures_of  # noqa: E402
+from moesaic.bench.aot import SHARED_LIMIT, Resources, all_cases, failures_of  # noqa: E402
 
 CLEAN = Resources(
     case="", target=90, registers=64, stack=0, spills=0, shared_bytes=1000, wide_loads=4, opcodes={"HGMMA": 4}
@@ -25,7 +25,7 @@ def test_every_kernel_compiles_cleanly_for_sm_80_and_sm_90(tmp_path: Path) -> No
     command = [
         sys.executable,
         "-m",
-        "moesaic.kernels.aot",
+        "moesaic.bench.aot",
         "--target",
         "80",
         "90",

@@ -1,6 +1,6 @@
 """Compiles every shipped Triton kernel for every supported GPU, on any machine, and fails on what would be slow.
 
-    python -m moesaic.kernels.aot [--json FILE] [--target 80 90 ...]
+    python -m moesaic.bench.aot [--json FILE] [--target 80 90 ...]
 
 Prints registers, stack, shared memory, tensor-core instructions and 16-byte loads of each. A spill, shared memory
 above 90 % of what a block may use, or a missing tensor-core instruction is a failure: a sentence each, and exit
@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from .expert_ffn import _down_kernel, _up_kernel, down_config, up_config
-from .int8_linear import TileConfig, _int8_linear_kernel, int8_linear_config
-from .jit import HAS_TRITON
-from .route import _route_kernel, route_config
+from ..kernels.expert_ffn import _down_kernel, _up_kernel, down_config, up_config
+from ..kernels.int8_linear import TileConfig, _int8_linear_kernel, int8_linear_config
+from ..kernels.jit import HAS_TRITON
+from ..kernels.route import _route_kernel, route_config
 
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
 SHARED_SHARE = 0.9
@@ -288,7 +288,7 @@ def check(cases: list[Case], targets: list[int]) -> tuple[list[Resources], list[
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 when something failed."""
-    parser = argparse.ArgumentParser(prog="python -m moesaic.kernels.aot", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m moesaic.bench.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
     parser.add_argument("--target", type=int, nargs="+", choices=list(SHARED_LIMIT), default=list(SHARED_LIMIT))
     options = parser.parse_args(arguments)
