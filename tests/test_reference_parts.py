@@ -13,10 +13,10 @@ from moesaic.bench.reference.loss import TrainingContext, token_loss
 from moesaic.bench.reference.model import build_model, check_memory, count_parameters
 from moesaic.bench.reference.place import choose_place
 from moesaic.bench.reference.train import main
+from moesaic.compress.schedule import Plan, learning_rate
 from moesaic.evaluate.texts import embedded_text
 from moesaic.models.context import CausalContext
 from moesaic.models.errors import RecipeError, SetupError, TextError
-from moesaic.models.schedule import Plan, learning_rate
 
 TINY = {
     "family": "opt", "width": 16, "layers": 1, "heads": 2, "ffn_width": 32, "context": 16, "vocabulary": 300,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...models.schedule import learning_rate
+from ...compress.schedule import learning_rate
 from .description import Description
 from .state import Progress
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ...models.schedule import Plan, learning_rate
+from ...compress.schedule import Plan, learning_rate
 from .corpus import Corpus, Say, WindowOrder, even_windows
 from .description import Description
 from .learner import Learner

@@ -14,8 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ...compress.schedule import Plan
 from ...models.errors import CheckpointError, SetupError
-from ...models.schedule import Plan
 from ...models.writer import new_directory
 from .learner import Learner
 

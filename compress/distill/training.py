@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ...models.checkpoint import load_transformer
 from ...models.errors import RecipeError
-from ...models.schedule import Plan, learning_rate
 from ...models.spec import INT8_FORMATS, TransformerSpec
 from ...models.transformer import Transformer
 from ..material import Workshop
+from ..schedule import Plan, learning_rate
 from ..strict import Strict
 from .loss import forward_kl, hidden_ratio
 from .student import Student, last_state

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.route import route_scores_torch
-from ...models.schedule import Plan, learning_rate
+from ..schedule import Plan, learning_rate
 
 _LEAST_BATCHES = 8  # of an epoch, so that little text is enough steps too
 Progress = Callable[[int, int, float, float], None]  # epoch, epochs, training loss, captured mass
