@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Prints a line for each thing kept."""
-    from ..kernels.native import cache_folder
+    from ..kernels.cache import cache_folder
 
     folder = cache_folder()
     print(folder)
@@ -27,7 +27,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_clear(args: argparse.Namespace) -> int:
     """Removes everything that `list` shows."""
-    from ..kernels.native import cache_folder
+    from ..kernels.cache import cache_folder
 
     entries = _entries(cache_folder())
     for entry in entries:

@@ -66,7 +66,7 @@ def _native() -> tuple[str, str]:
 
 
 def _models() -> Iterator[tuple[str, str]]:
-    from ..kernels.native import cache_folder
+    from ..kernels.cache import cache_folder
     from ..models.locate import short_names
 
     yield "ok", f"models at hand: {', '.join(short_names())}; cache {cache_folder()}"

@@ -15,7 +15,7 @@ import torch
 from ..evaluate.files import write_whole
 from ..evaluate.score import Memory, Score, encode_documents, score_documents
 from ..evaluate.texts import embedded_text, read_documents
-from ..kernels.native import cache_folder
+from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
 from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer

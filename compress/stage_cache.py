@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..kernels.native import cache_folder
+from ..kernels.cache import cache_folder
 from .identity import code_sha256
 
 MAX_BYTES = 16 << 30  # of finished stages; the longest unused go first

@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache import cache_folder
+
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")  # no contraction: the same sum everywhere
@@ -43,12 +45,6 @@ class Native:
 
 class NativeError(Exception):
     """The library cannot be had; the message is the reason."""
-
-
-def cache_folder() -> Path:
-    """What is kept between runs lies here: $MOESAIC_CACHE, else moesaic/ in $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MOESAIC_CACHE") or Path(home) / "moesaic")
 
 
 def find_compiler() -> str:

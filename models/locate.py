@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from ..kernels.native import cache_folder
+from ..kernels.cache import cache_folder
 from .errors import CheckpointError
 from .intake.registry import SOURCES
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moesaic.kernels.native import cache_folder
+from moesaic.kernels.cache import cache_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

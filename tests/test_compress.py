@@ -18,7 +18,7 @@ from builders import edit_json, llama
 import moesaic
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
-from moesaic.kernels.native import cache_folder
+from moesaic.kernels.cache import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, TextError
 from moesaic.models.record import FORMAT

@@ -39,7 +39,7 @@ from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, TOP1, compare
 from moesaic.evaluate.files import write_files, write_whole
 from moesaic.evaluate.score import DocumentScore, Score
 from moesaic.evaluate.speed import Contestant, decode_speeds
-from moesaic.kernels.native import cache_folder
+from moesaic.kernels.cache import cache_folder
 from moesaic.kernels.planes.bytes import FFNShape, constant_bytes, int8_ffn_bytes
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
 from moesaic.models.errors import RecipeError, SetupError, TextError

@@ -25,7 +25,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.compress.stage_cache import stages_folder
 from moesaic.compress.walk import walk
-from moesaic.kernels.native import cache_folder
+from moesaic.kernels.cache import cache_folder
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
 from moesaic.models.spec import FFNSpec

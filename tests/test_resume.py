@@ -14,7 +14,7 @@ from builders import llama
 
 from moesaic.compress.pipeline import compress
 from moesaic.compress.stage_cache import stages_folder
-from moesaic.kernels.native import cache_folder
+from moesaic.kernels.cache import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
 
 ALL_FOUR: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...kernels.native import cache_folder
+from ...kernels.cache import cache_folder
 from ..checkpoint import DTYPES, read_json
 from ..errors import CheckpointError, FetchError
 from ..locate import by_short_name
