@@ -74,7 +74,7 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
 
 def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]:
     """Before any work: the controls fit the recipe, and a report can be drawn and written."""
-    from ..compress.derive import groups_for
+    from ..bench.controls.derive import groups_for
     from ..evaluate.files import check_can_report
 
     if args.report:
@@ -115,7 +115,7 @@ def _print_plan(recipe: str, done: "Compression") -> None:
 
 
 def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) -> None:
-    from ..compress.effort import control_seconds
+    from ..bench.controls.effort import control_seconds
     from ..models.checkpoint import open_checkpoint
 
     if groups:
@@ -158,8 +158,8 @@ def _tier_row(name: str, figures: Mapping[str, float | int], original: Mapping[s
 
 
 def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]) -> None:
-    from ..compress.collect import collect
-    from ..compress.report import control_rows, notes, speed_rows, write_report
+    from ..bench.controls.collect import collect
+    from ..bench.controls.report import control_rows, notes, speed_rows, write_report
     from ..evaluate.speed import ROUNDS
 
     rounds = ROUNDS if args.report else 0

@@ -16,10 +16,8 @@ import pytest
 import torch
 import yaml
 
-from moesaic.cli import compress as command
-from moesaic.cli.main import main
-from moesaic.compress.collect import Report, collect
-from moesaic.compress.derive import (
+from moesaic.bench.controls.collect import Report, collect
+from moesaic.bench.controls.derive import (
     ALONE,
     GROUPS,
     ROUTERS,
@@ -30,10 +28,12 @@ from moesaic.compress.derive import (
     groups_for,
     static_pruning,
 )
-from moesaic.compress.effort import control_seconds
+from moesaic.bench.controls.effort import control_seconds
+from moesaic.bench.controls.report import FORMATS, control_rows, notes, page, verdict_rows, write_report
+from moesaic.cli import compress as command
+from moesaic.cli.main import main
 from moesaic.compress.pipeline import Compression, Estimate, compress
 from moesaic.compress.recipe import read_recipe
-from moesaic.compress.report import FORMATS, control_rows, notes, page, verdict_rows, write_report
 from moesaic.engine.runner import ModelRunner
 from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, TOP1, compare_scores, verdict
 from moesaic.evaluate.files import write_files, write_whole
@@ -123,7 +123,7 @@ def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> N
 def test_static_pruning_that_would_leave_too_little_is_named_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moesaic.compress.controls.Controls._removal", lambda *_: 0.999)
+    monkeypatch.setattr("moesaic.bench.controls.run.Controls._removal", lambda *_: 0.999)
     least = {"moefy": {**MOE["moefy"], "bits": 1, "tiers": {"least": 0.25}}}
     made = compress("stories260k", tmp_path / "out", {**TEXTS, "stages": [least, INT8]})
     found = collect("stories260k", made, [STATIC])

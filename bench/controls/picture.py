@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..evaluate.compare import TOP1
-from ..evaluate.files import as_png
+from ...evaluate.compare import TOP1
+from ...evaluate.files import as_png
 
 _STYLES = {  # name of a control -> colour, marker
     "static pruning": ("#8a8f98", "s"),

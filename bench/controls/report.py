@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ..evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, TOP1
-from ..evaluate.files import (
+from ...evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, TOP1
+from ...evaluate.files import (
     check_can_draw,
     html_image,
     html_notes,

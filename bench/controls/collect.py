@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-from ..evaluate.compare import TOP1, compare_scores, verdict
-from ..evaluate.overlap import measure_overlap
-from ..evaluate.provenance import provenance
-from ..evaluate.results import as_json, comparison_json
-from ..evaluate.score import Score
-from ..evaluate.speed import Contestant, decode_speeds
-from ..evaluate.texts import EMBEDDED_TEXT, read_documents
-from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
-from ..models.spec import FULL
-from ..models.threads import choose_threads, torch_threads
-from .calibration import Calibration, embedded_text
-from .controls import Control, Controls, ffn_bytes, ffn_neurons, is_ffn_weight, original_ffn_bytes
+from ...compress.calibration import Calibration, embedded_text
+from ...compress.judge import Judge
+from ...compress.material import Progress
+from ...compress.pipeline import Announce, Compression
+from ...compress.recipe import Recipe
+from ...evaluate.compare import TOP1, compare_scores, verdict
+from ...evaluate.overlap import measure_overlap
+from ...evaluate.provenance import provenance
+from ...evaluate.results import as_json, comparison_json
+from ...evaluate.score import Score
+from ...evaluate.speed import Contestant, decode_speeds
+from ...evaluate.texts import EMBEDDED_TEXT, read_documents
+from ...models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ...models.spec import FULL
+from ...models.threads import choose_threads, torch_threads
 from .derive import groups_for
-from .judge import Judge
-from .material import Progress
-from .pipeline import Announce, Compression
-from .recipe import Recipe
+from .run import Control, Controls, ffn_bytes, ffn_neurons, is_ffn_weight, original_ffn_bytes
 
 Report = dict[str, Any]
 _FORMATS = {"I8": "int8", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..models.experts import ExpertFFN
-from ..models.ffn import FFN
-from ..models.linear import dense_weight
-from ..models.record import TierRecord
-from ..models.spec import NORM_REGRESSION, ExpertSpec
-from ..models.transformer import Layer, Transformer
-from .moefy.controls import random_tiles
-from .moefy.norms import expert_norms
-from .moefy.thresholds import ScoreHistogram
-from .moefy.tiers import mean_left_out
-from .walk import Constant, walk
+from ...compress.moefy.controls import random_tiles
+from ...compress.moefy.norms import expert_norms
+from ...compress.moefy.thresholds import ScoreHistogram
+from ...compress.moefy.tiers import mean_left_out
+from ...compress.walk import Constant, walk
+from ...models.experts import ExpertFFN
+from ...models.ffn import FFN
+from ...models.linear import dense_weight
+from ...models.record import TierRecord
+from ...models.spec import NORM_REGRESSION, ExpertSpec
+from ...models.transformer import Layer, Transformer
 
 PERFECT, RANDOM = SELECTIONS = ("perfect router", "random router")
 _HALF = 0.5  # between chosen (1) and not (0)

@@ -12,14 +12,19 @@ from typing import Any
 
 import torch
 
-from ..evaluate.score import Score
-from ..models.checkpoint import Checkpoint, load_transformer
-from ..models.errors import RecipeError, SetupError
-from ..models.families.registry import is_expert_tensor
-from ..models.record import TierRecord
-from ..models.spec import FULL, TransformerSpec
-from ..models.transformer import Transformer
-from .calibration import Calibration
+from ...compress.calibration import Calibration
+from ...compress.identity import code_sha256, content_sha256
+from ...compress.judge import Judge
+from ...compress.material import Progress
+from ...compress.pipeline import Announce, Run, weight_bytes
+from ...compress.recipe import Recipe
+from ...evaluate.score import Score
+from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.errors import RecipeError, SetupError
+from ...models.families.registry import is_expert_tensor
+from ...models.record import TierRecord
+from ...models.spec import FULL, TransformerSpec
+from ...models.transformer import Transformer
 from .derive import (
     ALONE,
     EXPERTS_OF_64,
@@ -36,12 +41,7 @@ from .derive import (
     moefy_settings,
     static_pruning,
 )
-from .identity import code_sha256, content_sha256
-from .judge import Judge
-from .material import Progress
-from .pipeline import Announce, Run, weight_bytes
-from .recipe import Recipe
-from .selections import SELECTIONS, Selection, layer_shares, with_selection_
+from .stand_ins import SELECTIONS, Selection, layer_shares, with_selection_
 
 _FFN = ".ffn."
 
@@ -205,7 +205,7 @@ class Controls:
         compensate = settings is not None and settings.compensates(self._finished.spec.layers[0].ffn.gated)
         wanted = Selection(kind, shares, calibration.windows, compensate, self._recipe.seed)
         identity: list[Any] = [
-            kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256("compress"),
+            kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256("compress", "bench/controls"),
             len(calibration.windows), content_sha256(self._finished), content_sha256(self._source),
         ]  # fmt: skip
         return self._judge.score(f"{kind}, {tier.name}", identity, partial(self._model_with, wanted, tier))

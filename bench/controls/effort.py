@@ -3,10 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from ..models.checkpoint import Checkpoint
-from ..models.errors import SetupError
-from ..models.threads import choose_threads, torch_threads
-from .calibration import Calibration
+from ...compress.calibration import Calibration
+from ...compress.judge import Judge
+from ...compress.pipeline import Run
+from ...compress.recipe import Recipe
+from ...models.checkpoint import Checkpoint
+from ...models.errors import SetupError
+from ...models.threads import choose_threads, torch_threads
 from .derive import (
     ALONE,
     EXPERTS_OF_64,
@@ -22,10 +25,7 @@ from .derive import (
     groups_for,
     static_pruning,
 )
-from .judge import Judge
-from .pipeline import Run
-from .recipe import Recipe
-from .selections import SELECTIONS
+from .stand_ins import SELECTIONS
 
 
 def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -> dict[str, float]:

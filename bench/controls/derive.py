@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..models.errors import RecipeError
-from ..models.suggestion import suggestion
-from .moefy.settings import MoefySettings
-from .recipe import Recipe
+from ...compress.moefy.settings import MoefySettings
+from ...compress.recipe import Recipe
+from ...models.errors import RecipeError
+from ...models.suggestion import suggestion
 
 ALONE, STATIC, STATIC_DISTILLED, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS = GROUPS = (
     "alone", "static", "static-distilled", "experts-of-64", "random-experts", "routers",
