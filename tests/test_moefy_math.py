@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moesaic.bench.retention.masks import above, neuron_mask, random_tiles, top_tiles
 from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans, random_split
-from moesaic.compress.moefy.controls import above, neuron_mask, random_tiles, top_tiles
 from moesaic.compress.moefy.norms import expert_norms
 from moesaic.compress.moefy.router import (
     Router,

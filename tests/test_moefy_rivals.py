@@ -11,13 +11,10 @@ from builders import llama, opt
 from torch import Tensor
 from torch.nn import functional
 
-from moesaic.compress.moefy.coactivation import CoActivation
-from moesaic.compress.moefy.controls import random_tiles
-from moesaic.compress.moefy.mass_router import MassRouter
-from moesaic.compress.moefy.mlp_router import MLPRouter, MLPTraining
-from moesaic.compress.moefy.norms import expert_norms
-from moesaic.compress.moefy.patterns import pattern_split
-from moesaic.compress.moefy.rivals import (
+from moesaic.bench.retention.masks import random_tiles
+from moesaic.bench.retention.mass_router import MassRouter
+from moesaic.bench.retention.mlp_router import MLPRouter, MLPTraining
+from moesaic.bench.retention.rivals import (
     ExpertRouter,
     GateRouter,
     NormRegressionRouter,
@@ -28,8 +25,7 @@ from moesaic.compress.moefy.rivals import (
     expert_lengths,
     expert_sums,
 )
-from moesaic.compress.moefy.router import RouterTraining, captured_mass, centroids
-from moesaic.compress.moefy.selection import (
+from moesaic.bench.retention.selection import (
     AbsoluteThreshold,
     AlwaysOn,
     CapturedMass,
@@ -37,7 +33,11 @@ from moesaic.compress.moefy.selection import (
     RelativeThreshold,
     Selection,
 )
-from moesaic.compress.moefy.weights import FFNWeights
+from moesaic.bench.retention.weights import FFNWeights
+from moesaic.compress.moefy.coactivation import CoActivation
+from moesaic.compress.moefy.norms import expert_norms
+from moesaic.compress.moefy.patterns import pattern_split
+from moesaic.compress.moefy.router import RouterTraining, captured_mass, centroids
 from moesaic.models.checkpoint import load
 from moesaic.models.transformer import Layer
 

@@ -11,12 +11,12 @@ import torch
 from builders import llama, opt
 from torch import Tensor, nn
 
+from moesaic.bench.retention.nested import NestedSplit, nested_split
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.material import Material, Workshop
 from moesaic.compress.moefy.calibrate import with_experts_
 from moesaic.compress.moefy.cluster import Split, balanced_kmeans, random_split
 from moesaic.compress.moefy.coactivation import CoActivation, coactivation_split, neighbour_graph
-from moesaic.compress.moefy.nested import NestedSplit, nested_split
 from moesaic.compress.moefy.norms import expert_norms
 from moesaic.compress.moefy.partition import cut_share, partition
 from moesaic.compress.moefy.patterns import pattern_split

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...compress.moefy.controls import random_tiles
 from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.thresholds import ScoreHistogram
 from ...compress.moefy.tiers import mean_left_out
@@ -19,6 +18,7 @@ from ...models.linear import dense_weight
 from ...models.record import TierRecord
 from ...models.spec import NORM_REGRESSION, ExpertSpec
 from ...models.transformer import Layer, Transformer
+from ..retention.masks import random_tiles
 
 PERFECT, RANDOM = SELECTIONS = ("perfect router", "random router")
 _HALF = 0.5  # between chosen (1) and not (0)

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from ...compress.moefy.cluster import Split, balanced_kmeans, random_split
 from ...compress.moefy.coactivation import CoActivation, coactivation_split
-from ...compress.moefy.controls import neuron_mask
-from ...compress.moefy.mass_router import MassRouter
-from ...compress.moefy.mlp_router import MLPRouter
-from ...compress.moefy.nested import nested_split
 from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.patterns import pattern_split
-from ...compress.moefy.rivals import (
+from ...compress.moefy.router import RouterTraining, centroids
+from .layer import LabLayer
+from .masks import neuron_mask
+from .mass_router import MassRouter
+from .method import Form, Material, NotHere, Progress, Used
+from .mlp_router import MLPRouter
+from .nested import nested_split
+from .rivals import (
     ELEMENT_BYTES,
     ExpertRouter,
     GateRouter,
@@ -26,11 +29,8 @@ from ...compress.moefy.rivals import (
     StaticRouter,
     expert_sums,
 )  # fmt: skip
-from ...compress.moefy.router import RouterTraining, centroids
-from ...compress.moefy.selection import AbsoluteThreshold, CapturedMass, FixedTopK, RelativeThreshold, Selection
-from ...compress.moefy.weights import FFNWeights
-from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, Used
+from .selection import AbsoluteThreshold, CapturedMass, FixedTopK, RelativeThreshold, Selection
+from .weights import FFNWeights
 
 SELECTIONS: dict[str, Callable[[Tensor, float], Selection]] = {
     "threshold": AbsoluteThreshold.fit,

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...compress.moefy.weights import FFNWeights
 from ...compress.quantize.int8 import quantize_rows
 from ...kernels.plane_ffn import PlaneWeights
 from ...kernels.planes.bytes import FFNShape, int8_ffn_bytes
 from ...kernels.planes.coarse import CoarseFit
 from ...models.ffn import FFN
+from .weights import FFNWeights
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ...compress.moefy.coactivation import CoActivation
 from ...compress.moefy.patterns import PATTERN_ACTIVE, pattern_split
-from ...compress.moefy.rivals import RepresentativeRouter
-from ...compress.moefy.selection import AlwaysOn, FixedTopK
 from .experts import SELECTIONS, Experts, Prepared, chosen_by, kept_share
 from .layer import LabLayer
 from .method import Form, Material, NotHere, Progress, error_of
+from .rivals import RepresentativeRouter
+from .selection import AlwaysOn, FixedTopK
 
 _PARTS = (0.0, 0.125, 0.25, 0.5, 0.75)  # of what is computed
 _SEARCHED_TOKENS = 2048

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...compress.moefy.weights import FFNWeights
 from ...compress.prune.choose import choose_neurons
 from ...compress.prune.scores import flap_scores, magnitude_scores, random_scores, standardise
 from ...compress.prune.statistics import NeuronStatistics
 from .layer import LabLayer, used_by_all
 from .method import Form, Material, NotHere, Progress, Used
+from .weights import FFNWeights
 
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 PRUNINGS = ("FLAP", "Fisher", "magnitude", "random")

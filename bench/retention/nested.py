@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .cluster import Split
+from ...compress.moefy.cluster import Split
 
 Group = Callable[[Tensor, int], Split]  # neurons [n], size -> their split, which numbers them from 0 to n - 1
 

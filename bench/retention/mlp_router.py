@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .controls import top_tiles
+from .masks import top_tiles
 from .rivals import ELEMENT_BYTES
 
 _JUDGED_SHARE = 0.2  # of the experts of a token: how much of its mass they hold says which epoch is best

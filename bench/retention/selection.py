@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .controls import above, num_kept, top_tiles
-from .thresholds import ScoreHistogram
+from ...compress.moefy.thresholds import ScoreHistogram
+from .masks import above, num_kept, top_tiles
 
 
 class Selection(Protocol):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...compress.moefy.router import Progress, RouterTraining, centroids, train_router
 from ...kernels.activations import ACTIVATIONS
 from ...kernels.route import route_scores_torch
-from .controls import chance
-from .router import Progress, RouterTraining, centroids, train_router
+from .masks import chance
 from .weights import FFNWeights
 
 ELEMENT_BYTES = 2  # bf16
