@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .common import Progress, table
 
 if TYPE_CHECKING:
-    from ..compress.moefy.diagnosis import Diagnosis
-    from ..compress.moefy.memory import Memory
-    from ..compress.moefy.usage import LayerUsage
+    from ..compress.diagnose.diagnosis import Diagnosis
+    from ..compress.diagnose.knowledge import Knowledge
+    from ..compress.diagnose.usage import LayerUsage
     from ..models.checkpoint import Checkpoint
 
 _LISTED = 12  # rare experts of a layer that are named; JSON has all
@@ -24,7 +24,7 @@ class Findings:
     """What text showed; where none was asked for, nothing."""
 
     diagnosis: "Diagnosis | None" = None
-    memories: Sequence["Memory"] = ()
+    memories: Sequence["Knowledge"] = ()
     text: str = ""
     tokens: int = 0
     picture: str = ""
@@ -46,14 +46,14 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: Progress)
     _check(args, diagnosed)
     if not diagnosed and not args.memory:
         return Findings()
-    from ..compress.moefy.diagnosis import diagnose
-    from ..compress.moefy.memory import Place, check_places, read_memories
-    from ..compress.passages import read_passages
+    from ..compress.diagnose.diagnosis import diagnose
+    from ..compress.diagnose.knowledge import Place, check_places, read_knowledge
+    from ..compress.diagnose.passages import read_passages
 
     places = [Place.parse(text) for text in args.memory]
     check_places(places, checkpoint.spec)
     passages = read_passages(checkpoint, args.text or [], args.tokens)
-    memories = read_memories(checkpoint, places, passages, args.top, progress) if places else []
+    memories = read_knowledge(checkpoint, places, passages, args.top, progress) if places else []
     diagnosis = diagnose(checkpoint, passages, progress) if diagnosed else None
     if diagnosis and args.picture:
         _draw(diagnosis, checkpoint.path.name, Path(args.picture))
@@ -79,7 +79,7 @@ def _check(args: argparse.Namespace, diagnosed: bool) -> None:
 
 
 def _draw(diagnosis: "Diagnosis", title: str, file: Path) -> None:
-    from ..compress.moefy.diagnosis_picture import draw
+    from ..compress.diagnose.picture import draw
     from ..evaluate.files import write_whole
 
     write_whole(file, draw(diagnosis, title))
@@ -117,7 +117,7 @@ def _print_diagnosis(diagnosis: "Diagnosis") -> None:
 
 
 def _activity_notes(diagnosis: "Diagnosis") -> Iterator[str]:
-    from ..compress.moefy.activity import NEGLIGIBLE
+    from ..compress.diagnose.activity import NEGLIGIBLE
 
     exact = all(layer.exact for layer in diagnosis.layers)
     limit = "h = 0" if exact else f"|h| times the norm of its down column at most {NEGLIGIBLE:.0%} of the layer's rms"
@@ -129,7 +129,7 @@ def _activity_notes(diagnosis: "Diagnosis") -> Iterator[str]:
 
 
 def _tier_notes() -> Iterator[str]:
-    from ..compress.moefy.usage import RARE
+    from ..compress.diagnose.usage import RARE
 
     yield "k: share of the experts that a token uses, mean and percentiles; used by: share of tokens that use an expert"
     yield f"Gini: 0 where all experts are used alike; rare: experts that fewer than {RARE:.1%} of the tokens use"
@@ -154,7 +154,7 @@ def _tier_row(index: int, layer: "LayerUsage") -> list[str]:
 
 
 def _union_table(layers: Sequence["LayerUsage"]) -> tuple[list[str], list[list[str]]]:
-    from ..compress.moefy.usage import mean_unions
+    from ..compress.diagnose.usage import mean_unions
 
     unions = mean_unions(layers)
     rows = [["used together"], ["by chance"]]
@@ -171,7 +171,7 @@ def _rare_lines(layers: Sequence["LayerUsage"]) -> Iterator[str]:
             yield f"rare in layer {i}: {', '.join(map(str, layer.rare[:_LISTED]))}{more}"
 
 
-def _print_memory(memory: "Memory", where: str) -> None:
+def _print_memory(memory: "Knowledge", where: str) -> None:
     size = f"{memory.neurons} neuron{'s' * (memory.neurons != 1)}"
     whose = "neuron" if memory.alignment is None else f"expert of {size}"
     print(f"\n{memory.place}, {whose}, {where}")

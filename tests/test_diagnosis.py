@@ -10,11 +10,11 @@ from builders import opt
 from torch import Tensor
 
 from moesaic.cli.main import main
-from moesaic.compress.moefy.activity import NEGLIGIBLE, ActivityCount, LayerActivity
-from moesaic.compress.moefy.diagnosis import Diagnosis, diagnose
+from moesaic.compress.diagnose.activity import NEGLIGIBLE, ActivityCount, LayerActivity
+from moesaic.compress.diagnose.diagnosis import Diagnosis, diagnose
+from moesaic.compress.diagnose.passages import Passages, read_passages
+from moesaic.compress.diagnose.usage import LayerUsage, UsageCount, gini, mean_unions
 from moesaic.compress.moefy.union import consecutive_unions
-from moesaic.compress.moefy.usage import LayerUsage, UsageCount, gini, mean_unions
-from moesaic.compress.passages import Passages, read_passages
 from moesaic.compress.pipeline import compress
 from moesaic.compress.walk import walk
 from moesaic.models.checkpoint import Checkpoint, load, open_checkpoint

@@ -44,6 +44,7 @@ from .derive import (
 from .stand_ins import SELECTIONS, Selection, layer_shares, with_selection_
 
 _FFN = ".ffn."
+_SOURCES = ("bench/controls", "bench/retention/masks.py", "compress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class Controls:
         compensate = settings is not None and settings.compensates(self._finished.spec.layers[0].ffn.gated)
         wanted = Selection(kind, shares, calibration.windows, compensate, self._recipe.seed)
         identity: list[Any] = [
-            kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256("compress", "bench/controls", "bench/retention"),
+            kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256(*_SOURCES),
             len(calibration.windows), content_sha256(self._finished), content_sha256(self._source),
         ]  # fmt: skip
         return self._judge.score(f"{kind}, {tier.name}", identity, partial(self._model_with, wanted, tier))

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..evaluate.score import encode_documents
-from ..evaluate.texts import read_documents
-from ..models.checkpoint import Checkpoint
-from ..models.errors import SetupError
-from ..models.tokenizer import Tokenizer
-from .calibration import EMBEDDED_TEXT, embedded_text
-from .walk import batched
+from ...evaluate.score import encode_documents
+from ...evaluate.texts import read_documents
+from ...models.checkpoint import Checkpoint
+from ...models.errors import SetupError
+from ...models.tokenizer import Tokenizer
+from ..calibration import EMBEDDED_TEXT, embedded_text
+from ..walk import batched
 
 LENGTH = 256  # of a passage, where the context and the text hold as much
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
-from .thresholds import ScoreHistogram
+from ..moefy.thresholds import ScoreHistogram
 
 EXACT = ("relu",)  # activations that give exact zeros
 NEGLIGIBLE = 0.01  # of the layer's root mean square, for the others

@@ -14,10 +14,10 @@ from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
 from ...models.transformer import Transformer
-from ..passages import Passages
+from ..moefy.norms import expert_norms
 from ..walk import Visit, walk
 from .activity import ActivityCount, LayerActivity
-from .norms import expert_norms
+from .passages import Passages
 from .usage import LayerUsage, UsageCount
 
 Progress = Callable[[str, int, int], None]  # what, done, of how many

@@ -19,9 +19,9 @@ from ...models.linear import dense_weight
 from ...models.spec import TransformerSpec
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Layer, Transformer
-from ..passages import Passages
 from ..walk import walk
 from .diagnosis import Progress
+from .passages import Passages
 from .spelling import spell, spell_within
 
 BEFORE, AFTER = 16, 4  # tokens of a context that are shown
@@ -82,7 +82,7 @@ class Firing:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class Knowledge:
     """What a place answers to and says.
 
     promotes, suppresses: the tokens of the highest and the lowest logits of its value, which is its column of down; of
@@ -117,9 +117,9 @@ class _Found:
     at: int
 
 
-def read_memories(
+def read_knowledge(
     checkpoint: Checkpoint, places: Sequence[Place], passages: Passages, top: int, progress: Progress
-) -> list[Memory]:
+) -> list[Knowledge]:
     """A memory for each place: its `top` strongest firings on the passages, and as many tokens for and against.
 
     Runs at the full tier; memory holds one batch and the strongest so far. Raises SetupError for a place that the
@@ -136,7 +136,7 @@ def read_memories(
     ]
     _watch(model, passages, watches, progress)
     tokenizer = Tokenizer.open(checkpoint.path)
-    return [_memory(watch, model, tokenizer, top) for watch in watches]
+    return [_knowledge_of(watch, model, tokenizer, top) for watch in watches]
 
 
 class _Watch:
@@ -215,7 +215,7 @@ def token_scores(model: Transformer, value: Tensor) -> Tensor:
     return model.head((centred * model.norm.weight).unsqueeze(0)).float().squeeze(0)
 
 
-def _memory(watch: _Watch, model: Transformer, tokenizer: Tokenizer, top: int) -> Memory:
+def _knowledge_of(watch: _Watch, model: Transformer, tokenizer: Tokenizer, top: int) -> Knowledge:
     scores = token_scores(model, watch.value)
     best, worst = (scores.topk(min(top, len(scores)), largest=largest) for largest in (True, False))
     firings = [
@@ -225,4 +225,4 @@ def _memory(watch: _Watch, model: Transformer, tokenizer: Tokenizer, top: int) -
     promotes, suppresses = (
         tuple((spell(tokenizer, int(i)), float(scores[i])) for i in each.indices) for each in (best, worst)
     )
-    return Memory(str(watch.place), len(watch.neurons), tuple(firings), promotes, suppresses, watch.alignment)
+    return Knowledge(str(watch.place), len(watch.neurons), tuple(firings), promotes, suppresses, watch.alignment)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .union import consecutive_unions
+from ..moefy.union import consecutive_unions
 
 RARE = 0.001  # an expert that a smaller share of tokens uses is rare
 

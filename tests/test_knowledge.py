@@ -10,9 +10,9 @@ from builders import byte_tokenizer, llama, opt
 from torch import Tensor
 
 from moesaic.cli.main import main
-from moesaic.compress.moefy.memory import Memory, Place, read_memories, token_scores
-from moesaic.compress.moefy.spelling import spell, spell_within
-from moesaic.compress.passages import Passages, read_passages
+from moesaic.compress.diagnose.knowledge import Knowledge, Place, read_knowledge, token_scores
+from moesaic.compress.diagnose.passages import Passages, read_passages
+from moesaic.compress.diagnose.spelling import spell, spell_within
 from moesaic.compress.pipeline import compress
 from moesaic.compress.walk import walk
 from moesaic.models.checkpoint import load, open_checkpoint
@@ -47,9 +47,9 @@ def text(tmp_path: Path) -> Path:
     return tmp_path / "text.txt"
 
 
-def memories(model: str | Path, text: Path, *places: str, top: int = 5) -> list[Memory]:
+def memories(model: str | Path, text: Path, *places: str, top: int = 5) -> list[Knowledge]:
     checkpoint = open_checkpoint(model)
-    return read_memories(checkpoint, [Place.parse(each) for each in places], passages(model, text), top, quiet)
+    return read_knowledge(checkpoint, [Place.parse(each) for each in places], passages(model, text), top, quiet)
 
 
 def passages(model: str | Path, text: Path) -> Passages:
