@@ -1,11 +1,11 @@
 """Tokens per second of the engine beside its peers: same prompts, same lengths, rounds taken in turn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
+from ..models.progress import Progress
 from .contestants import Contestant, Prompts
 
-Progress = Callable[[str, int, int], None]
 BATCHES = (1, 8)
 
 

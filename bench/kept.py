@@ -1,6 +1,6 @@
 """What was kept, scored by us and, as a check, by transformers on the very same tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,9 @@ import torch
 from ..evaluate.run import evaluate
 from ..evaluate.score import Score, encode_documents, score_logits
 from ..evaluate.texts import embedded_text, read_documents
+from ..models.progress import Progress
 from ..models.tokenizer import Tokenizer
 from .contestants import TransformersContestant
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

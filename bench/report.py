@@ -1,7 +1,7 @@
 """The figures of one run: measured, put in one place, printed as a table, written as JSON and one picture."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..evaluate.files import write_whole
 from ..evaluate.texts import embedded_text, read_documents
 from ..models.checkpoint import open_checkpoint
 from ..models.locate import locate
+from ..models.progress import Progress
 from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
 from .contestants import Contestant, MoesaicContestant, TransformersContestant
@@ -23,7 +24,6 @@ from .machine import machine_facts
 from .serving import measure_serving
 from .shapes import is_shape
 
-Progress = Callable[[str, int, int], None]
 Report = dict[str, Any]
 SUITES = ("retention", "engine", "serve", "kernels")
 _PROMPT_TOKENS = 16

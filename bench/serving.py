@@ -8,11 +8,11 @@ from typing import Any
 
 import grpc
 
+from ..models.progress import Progress
 from ..proto import generation_pb2 as pb
 from ..server.client_request import build_request
 from ..server.handlers import GENERATION, stub
 
-Progress = Callable[[str, int, int], None]
 CONCURRENCIES = (1, 8)
 
 

@@ -13,8 +13,8 @@ from ..engine.llm import LLM
 from ..evaluate.files import as_png, write_whole
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from ..models.locate import DEFAULT_MODEL, by_short_name
+from ..models.progress import Progress
 from ..models.spec import FULL
-from .report import Progress
 
 WANTED_MODEL = "smollm2"
 RECIPE = "tour"

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import Progress, table
+from .common import ProgressLine, table
 
 EXAMPLES = """examples:
   moesaic bench --quick
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     suites = SUITES if args.suite == "all" else (args.suite,)
     model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
     plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
-    report = run_bench(plan, Progress())
+    report = run_bench(plan, ProgressLine())
     print(table(*rows(report)))
     for line in notes(report):
         print(line)

@@ -75,7 +75,7 @@ def describe(name: str, model: ModelDescription) -> str:
     )
 
 
-class Progress:
+class ProgressLine:
     """A line on stderr that says how far a long step is: redrawn on a terminal, once a while elsewhere."""
 
     def __init__(self, every_seconds: float = 10.0) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.errors import SetupError
-from .common import Progress, table
+from .common import ProgressLine, table
 
 if TYPE_CHECKING:
     from ..compress.pipeline import Compression, Estimate
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = _recipe(args)
     groups = _checked_groups(args, recipe)
-    done = compress(args.model, args.out, recipe.model_dump(), Progress(), args.dry_run, _announce)
+    done = compress(args.model, args.out, recipe.model_dump(), ProgressLine(), args.dry_run, _announce)
     if args.dry_run:
         _print_plan(args.recipe, done)
         _print_control_plan(args.model, done, groups)
@@ -163,7 +163,7 @@ def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]
     from ..evaluate.speed import ROUNDS
 
     rounds = ROUNDS if args.report else 0
-    report = collect(args.model, done, groups, Progress(), _announce, rounds, _command(args, groups))
+    report = collect(args.model, done, groups, ProgressLine(), _announce, rounds, _command(args, groups))
     if groups:
         print(table(*control_rows(report)))
     if report["speed"]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import Progress, describe_tier, table
+from .common import ProgressLine, describe_tier, table
 
 MARK = ".moesaic-demo"
 PROMPT = "The old horse stood at the gate and"
@@ -29,12 +29,12 @@ def run(args: argparse.Namespace) -> int:
     _fresh(args.out)
     model = tour_model()
     _say_model(model)
-    done = compress_all(model, args.out, Progress())
+    done = compress_all(model, args.out, ProgressLine())
     print("\n2. serve it over gRPC, and stream the same prompt at two tiers")
     _stream(done["all four"].out)
     print("\n3. what each tier reads, keeps and gains, beside int8 alone and static pruning")
     paths: dict[str, str | Path] = {"dense": model, **{name: each.out for name, each in done.items()}}
-    points = measure_speeds(paths, rows(model, done), Progress())
+    points = measure_speeds(paths, rows(model, done), ProgressLine())
     print(table(*as_table(points)))
     tokens = done["all four"].original["tokens"]
     print(f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream")

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import Progress, add_engine_options, table
+from .common import ProgressLine, add_engine_options, table
 
 if TYPE_CHECKING:
     from ..evaluate.results import Evaluation
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         args.limit, args.floor, args.training_text, args.tier, args.device, args.dtype, args.threads,
         args.max_context, args.seed,
     )  # fmt: skip
-    evaluation = measure(plan, Progress())
+    evaluation = measure(plan, ProgressLine())
     _print_texts(evaluation)
     print(table(*rows(evaluation)))
     for line in notes(evaluation):

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .common import Progress, table
+from .common import ProgressLine, table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from .inspect_text import look, print_findings
 
     checkpoint = open_checkpoint(args.path)
-    found = look(checkpoint, args, Progress())
+    found = look(checkpoint, args, ProgressLine())
     if args.json:
         print(json.dumps(_as_json(checkpoint) | found.to_json(), indent=2))
         return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .common import Progress, table
+from .common import ProgressLine, table
 
 if TYPE_CHECKING:
     from ..compress.diagnose.diagnosis import Diagnosis
@@ -40,7 +40,7 @@ class Findings:
         return found
 
 
-def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: Progress) -> Findings:
+def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressLine) -> Findings:
     """Runs the model over the text as the arguments ask, and draws the picture. Raises SetupError and TextError."""
     diagnosed = args.experts and args.text is not None
     _check(args, diagnosed)

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ..models.intake.registry import DTYPES
-from .common import Progress, table
+from .common import ProgressLine, table
 
 EXAMPLES = """examples:
   moesaic models get smollm2
@@ -49,5 +49,5 @@ def run_get(args: argparse.Namespace) -> int:
     """Fetches unless it is there, and says where it is."""
     from ..models.intake.get import get_model
 
-    print(get_model(args.name, args.dtype, Progress()))
+    print(get_model(args.name, args.dtype, ProgressLine()))
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import Progress, table
+from .common import ProgressLine, table
 
 EXAMPLES = """examples:
   moesaic retention stories260k --text held_out.txt --out out/curves --full
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
-    curves = draw_curves(plan, Progress())
+    curves = draw_curves(plan, ProgressLine())
     for share in sorted({point.share for point in curves.points}, reverse=True):
         print(f"{share:.0%} of the FFN's int8 bytes")
         print(table(*rows(curves, share)))

@@ -17,11 +17,11 @@ from ..evaluate.score import Memory, Score, encode_documents, score_documents
 from ..evaluate.texts import embedded_text, read_documents
 from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.progress import Progress
 from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .identity import code_sha256, content_sha256, dense_sha256
-from .material import Progress
 from .recipe import Evaluation
 
 Figures = Mapping[str, float | int]

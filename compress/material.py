@@ -8,11 +8,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint
+from ..models.progress import Progress
 from ..models.record import TierRecord
 from ..models.spec import TransformerSpec
 from .calibration import Calibration
-
-Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import torch
 
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint, read_tensors, sha256_of
 from ..models.errors import CheckpointError, RecipeError
+from ..models.progress import Progress
 from ..models.record import RECORD_NAME, Record, StageRecord
 from ..models.spec import FULL, TransformerSpec, spec_overrides
 from ..models.threads import choose_threads, torch_threads
@@ -22,7 +23,7 @@ from ..models.writer import new_directory, write_config, write_weights
 from .calibration import Calibration
 from .identity import content_sha256
 from .judge import Judge
-from .material import Material, Progress, Workshop
+from .material import Material, Workshop
 from .moefy.calibrate import CalibrateStage, calibration_memory, grouping_memory
 from .moefy.stage import MoefyStage
 from .recipe import NamedStage, Recipe, read_recipe

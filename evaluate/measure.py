@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..engine.runner import ModelRunner
 from ..models.checkpoint import dense_dtype
+from ..models.progress import Progress
 from ..models.threads import torch_threads
 from ..models.transformer import Transformer
 from .compare import compare_scores
@@ -20,8 +21,6 @@ from .tasks.classify import HeadRecipe, score_head, train_head
 from .tasks.files import read_task
 from .tasks.items import Task, TaskScore
 from .texts import embedded_text, read_documents
-
-Progress = Callable[[str, int, int], None]  # what is being done, done, of how many
 
 
 def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:

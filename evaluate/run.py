@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..models.progress import Count
 from ..models.threads import torch_threads
 from .measure import score_corpus
 from .plan import MODEL, Opened, Plan
-from .score import Progress, Score
+from .score import Score
 from .texts import embedded_text
 
 
@@ -22,7 +23,7 @@ def evaluate(
     dtype: str | None = None,
     threads: int | None = None,
     max_context: int | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Score:
     """The score of a model on text files (by default the text that ships), and its distance from `against`.
 

@@ -5,7 +5,7 @@ Every figure comes from the runner and the slot cache that serve, prefilled in t
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from ..engine.engine import PREFILL_CHUNK
 from ..engine.runner import ModelRunner
 from ..models.errors import CheckpointError, TextError
+from ..models.progress import Count
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 
-Progress = Callable[[int, int], None]  # done, of how many
 Memory = dict[tuple[int, ...], Tensor]  # states [tokens, hidden] of one model by the tokens that it read
 _HEAD_TOKENS = 128  # logits made at once: [128, vocab] is 25 MB at a vocabulary of 49,152
 
@@ -141,7 +141,7 @@ def score_documents(
     model: Transformer,
     encoded: Sequence[Sequence[int]],
     original: Transformer | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     window: int | None = None,
     stride: int | None = None,
     memory: Memory | None = None,
@@ -160,7 +160,7 @@ def score_together(
     models: Sequence[Transformer],
     encoded: Sequence[Sequence[int]],
     original: int | None = None,
-    progress: Progress | None = None,
+    progress: Count | None = None,
     window: int | None = None,
     stride: int | None = None,
     memory: Memory | None = None,

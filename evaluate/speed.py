@@ -4,18 +4,18 @@ Figures of a machine at a time: they belong to reports, never to files that are 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from ..engine.runner import ModelRunner
 from ..models.errors import TextError
+from ..models.progress import Count
 from ..models.transformer import Transformer
 
 BATCHES = (1, 4)
 ROUNDS = 3
 _PROMPT_TOKENS, _NEW_TOKENS = 16, 32
-Progress = Callable[[int, int], None]  # done, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def decode_speeds(
     contestants: Mapping[str, Contestant],
     documents: Sequence[Sequence[int]],
     rounds: int = ROUNDS,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> dict[str, tuple[DecodeSpeed, ...]]:
     """The speed of each at each of BATCHES; all are warmed up once, and alternate within a round.
 

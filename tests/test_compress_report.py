@@ -511,9 +511,9 @@ def test_controls_cut_short_leave_no_report_and_go_on_where_they_were(
         if what.startswith("scoring static pruning by chance"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "Progress", lambda: partial(interrupt, None))
+    monkeypatch.setattr(command, "ProgressLine", lambda: partial(interrupt, None))
     assert main(arguments) == 130 and not (tmp_path / "report").exists()
-    monkeypatch.setattr(command, "Progress", lambda: lambda what, done, total: said.append(what))
+    monkeypatch.setattr(command, "ProgressLine", lambda: lambda what, done, total: said.append(what))
     said.clear()
     assert (
         main(arguments) == 0

@@ -9,7 +9,6 @@ import torch
 
 from ...compress.calibration import Calibration, embedded_text
 from ...compress.judge import Judge
-from ...compress.material import Progress
 from ...compress.pipeline import Announce, Compression
 from ...compress.recipe import Recipe
 from ...evaluate.compare import TOP1, compare_scores, verdict
@@ -20,6 +19,7 @@ from ...evaluate.score import Score
 from ...evaluate.speed import Contestant, decode_speeds
 from ...evaluate.texts import EMBEDDED_TEXT, read_documents
 from ...models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ...models.progress import Progress
 from ...models.spec import FULL
 from ...models.threads import choose_threads, torch_threads
 from .derive import groups_for

@@ -15,13 +15,13 @@ import torch
 from ...compress.calibration import Calibration
 from ...compress.identity import code_sha256, content_sha256
 from ...compress.judge import Judge
-from ...compress.material import Progress
 from ...compress.pipeline import Announce, Run, weight_bytes
 from ...compress.recipe import Recipe
 from ...evaluate.score import Score
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import RecipeError, SetupError
 from ...models.families.registry import is_expert_tensor
+from ...models.progress import Progress
 from ...models.record import TierRecord
 from ...models.spec import FULL, TransformerSpec
 from ...models.transformer import Transformer

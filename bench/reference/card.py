@@ -8,7 +8,7 @@ from typing import Any
 from .corpus import Corpus, TextFacts
 from .curve import final_loss, schedule_line
 from .description import Description
-from .state import Progress
+from .state import RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class CardFacts:
     loss_as_written: float | None
 
 
-def model_card(description: Description, progress: Progress, corpus: Corpus, facts: CardFacts) -> str:
+def model_card(description: Description, progress: RunState, corpus: Corpus, facts: CardFacts) -> str:
     """The card, Markdown."""
     tokens = progress.step * description.batch * description.context
     ended = "" if progress.step >= progress.plan.last else " (not finished: the learning rate had not come down)"
@@ -58,7 +58,7 @@ def _model_rows(description: Description, facts: CardFacts) -> dict[str, str]:
 
 
 def _training_rows(
-    description: Description, progress: Progress, corpus: Corpus, tokens: int, facts: CardFacts
+    description: Description, progress: RunState, corpus: Corpus, tokens: int, facts: CardFacts
 ) -> dict[str, str]:
     rows = {
         "tokens seen": f"{tokens:,} ({tokens / facts.parameters:.1f} for each parameter, "

@@ -6,13 +6,13 @@ from typing import Any
 
 from ...compress.schedule import learning_rate
 from .description import Description
-from .state import Progress
+from .state import RunState
 
 _POINTS = 400
 _TRAIN, _VALID, _RATE = "#8a8f98", "#0f7b6c", "#d9a441"
 
 
-def curve_of(progress: Progress, description: Description) -> dict[str, Any]:
+def curve_of(progress: RunState, description: Description) -> dict[str, Any]:
     """Training loss as means over equal runs of steps, validation loss as it was measured; nats per token."""
     tokens = description.batch * description.context
     size = max(1, -(-len(progress.losses) // _POINTS))
@@ -31,13 +31,13 @@ def curve_of(progress: Progress, description: Description) -> dict[str, Any]:
     }
 
 
-def final_loss(progress: Progress) -> float:
+def final_loss(progress: RunState) -> float:
     """The mean training loss of the last hundredth of the steps, at least 20 of them."""
     recent = progress.losses[-max(20, len(progress.losses) // 100) :]
     return sum(recent) / len(recent)
 
 
-def write_curve(folder: Path, progress: Progress, description: Description, name: str) -> None:
+def write_curve(folder: Path, progress: RunState, description: Description, name: str) -> None:
     """curve.json, and curve.png where matplotlib is installed."""
     curve = curve_of(progress, description)
     (folder / "curve.json").write_text(json.dumps(curve, indent=1) + "\n")
@@ -59,7 +59,7 @@ def write_curve(folder: Path, progress: Progress, description: Description, name
     figure.savefig(folder / "curve.png", format="png")
 
 
-def schedule_line(description: Description, progress: Progress) -> str:
+def schedule_line(description: Description, progress: RunState) -> str:
     """The schedule in words, with the rate of the last step."""
     last = learning_rate(
         progress.plan, max(progress.step - 1, 0), description.learning_rate, description.final_share,

@@ -11,7 +11,7 @@ from .corpus import Corpus, Say, WindowOrder, even_windows
 from .description import Description
 from .learner import Learner
 from .model import count_parameters
-from .state import Progress, last_state, load_state, save_state
+from .state import RunState, last_state, load_state, save_state
 from .stop import StopRequest
 
 _SPEED_STEPS = 20  # before the speed is believed
@@ -65,7 +65,7 @@ class Loop:
         self._valid = torch.from_numpy(even_windows(corpus.valid, description.context, description.valid_windows))
         self._tokens = description.batch * description.context
         self._most = min(-(-description.tokens // self._tokens), limit.steps or 1 << 62)
-        self._progress = Progress(Plan(self._most))
+        self._progress = RunState(Plan(self._most))
         if (state := last_state(out)) is not None:
             self._progress = load_state(state, learner)
             say(f"goes on from step {self._progress.step:,}")

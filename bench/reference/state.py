@@ -23,7 +23,7 @@ _PATTERN = re.compile(r"state-(\d{8,})")
 
 
 @dataclass(slots=True)
-class Progress:
+class RunState:
     """How far a run is. `losses` has one mean loss a step, `valid` [step, loss] pairs, `seconds` those per device."""
 
     plan: Plan
@@ -37,7 +37,7 @@ class Progress:
         return sum(self.seconds.values())
 
 
-def save_state(out: Path, learner: Learner, progress: Progress) -> None:
+def save_state(out: Path, learner: Learner, progress: RunState) -> None:
     """Writes the state of this step and removes older ones. A full disk is a SetupError, and loses nothing."""
     folder = out / f"state-{progress.step:08d}"
     if folder.exists():
@@ -71,16 +71,16 @@ def last_state(out: Path) -> Path | None:
     return states[-1][1] if states else None
 
 
-def read_progress(state: Path) -> Progress:
+def read_progress(state: Path) -> RunState:
     """The JSON of a state. Raises CheckpointError where it is damaged."""
     try:
         values: dict[str, Any] = json.loads((state / "state.json").read_bytes())
-        return Progress(**{**values, "plan": Plan(**values["plan"])})
+        return RunState(**{**values, "plan": Plan(**values["plan"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{state} is damaged ({error}); remove it to train from the start") from None
 
 
-def load_state(state: Path, learner: Learner) -> Progress:
+def load_state(state: Path, learner: Learner) -> RunState:
     """Puts the learner back to where it was saved."""
     progress = read_progress(state)
     try:

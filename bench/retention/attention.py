@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ...compress.moefy.thresholds import ScoreHistogram
+from ...models.progress import Progress
 from ...models.transformer import Attention
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, Used
+from .method import Form, Material, NotHere, Used
 from .planes import Planes
 
 

@@ -12,10 +12,11 @@ from ...compress.moefy.coactivation import CoActivation, coactivation_split
 from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.patterns import pattern_split
 from ...compress.moefy.router import RouterTraining, centroids
+from ...models.progress import Progress
 from .layer import LabLayer
 from .masks import neuron_mask
 from .mass_router import MassRouter
-from .method import Form, Material, NotHere, Progress, Used
+from .method import Form, Material, NotHere, Used
 from .mlp_router import MLPRouter
 from .nested import nested_split
 from .rivals import (

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ...compress.moefy.thresholds import ScoreHistogram
+from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, Progress, Used, error_of
+from .method import Form, Material, Used, error_of
 
 _SEARCHED_TOKENS = 1024
 _STEPS = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2)

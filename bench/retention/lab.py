@@ -10,10 +10,11 @@ from ...compress.moefy.importance import neuron_importance
 from ...kernels.planes.bytes import constant_bytes
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.context import CausalContext
+from ...models.progress import Progress
 from ...models.transformer import Attention, Layer, Transformer
 from .attention import AttentionCut, WithAttention
 from .layer import LabLayer, mean_output
-from .method import Form, Material, Method, Progress
+from .method import Form, Material, Method
 
 _WINDOWS = 8  # that are computed together
 _HEAD_TOKENS = 256

@@ -6,9 +6,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ...models.progress import Progress
 from .layer import LabLayer
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_
 from ...kernels.planes.bytes import plane_ffn_bytes
 from ...kernels.planes.coarse import CoarseFit
 from ...kernels.planes.layout import PACKED_BITS
+from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, Used, error_of
+from .method import Form, Material, NotHere, Used, error_of
 
 _NO_DOUBT = -1e-20  # a limit that doubts of 0 are above
 _SEARCHED_TOKENS = 1024

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...compress.moefy.router import Progress, RouterTraining, centroids, train_router
+from ...compress.moefy.router import EpochReport, RouterTraining, centroids, train_router
 from ...kernels.activations import ACTIVATIONS
 from ...kernels.route import route_scores_torch
 from .masks import chance
@@ -140,7 +140,7 @@ class NormRegressionRouter:
     @classmethod
     def fit(
         cls, x: Tensor, norms: Tensor, training: RouterTraining, initial: Tensor | None = None,
-        progress: Progress | None = None,
+        progress: EpochReport | None = None,
     ) -> "NormRegressionRouter":  # fmt: skip
         """x: [tokens, hidden]; norms: [tokens, experts], norms.expert_norms; see router.train_router."""
         found = train_router(x, norms, training, initial, progress)

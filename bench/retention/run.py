@@ -19,12 +19,13 @@ from ...evaluate.score import encode_documents
 from ...evaluate.texts import read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
+from ...models.progress import Progress
 from ...models.spec import INT8_FORMATS
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
 from .grid import default_method, methods_for, shares_for
 from .lab import Lab, Point
-from .method import Method, NotHere, Progress
+from .method import Method, NotHere
 
 DENSE = "dense int8"  # its FFNs
 _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")

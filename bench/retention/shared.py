@@ -7,9 +7,10 @@ from torch import Tensor
 
 from ...compress.moefy.coactivation import CoActivation
 from ...compress.moefy.patterns import PATTERN_ACTIVE, pattern_split
+from ...models.progress import Progress
 from .experts import SELECTIONS, Experts, Prepared, chosen_by, kept_share
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, error_of
+from .method import Form, Material, NotHere, error_of
 from .rivals import RepresentativeRouter
 from .selection import AlwaysOn, FixedTopK
 

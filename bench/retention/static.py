@@ -9,8 +9,9 @@ from torch import Tensor
 from ...compress.prune.choose import choose_neurons
 from ...compress.prune.scores import flap_scores, magnitude_scores, random_scores, standardise
 from ...compress.prune.statistics import NeuronStatistics
+from ...models.progress import Progress
 from .layer import LabLayer, used_by_all
-from .method import Form, Material, NotHere, Progress, Used
+from .method import Form, Material, NotHere, Used
 from .weights import FFNWeights
 
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)

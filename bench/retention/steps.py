@@ -9,8 +9,9 @@ from torch.nn import functional
 from ...compress.moefy.budget import PlaneScores
 from ...kernels.plane_ffn import PlaneNeurons, PlaneWeights, plane_neurons
 from ...kernels.planes.choice import NeuronScores
+from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Progress, Used
+from .method import Form, Material, NotHere, Used
 from .planes import Planes
 
 _SEARCHED_TOKENS = 512

@@ -13,14 +13,13 @@ from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
+from ...models.progress import Progress
 from ...models.transformer import Transformer
 from ..moefy.norms import expert_norms
 from ..walk import Visit, walk
 from .activity import ActivityCount, LayerActivity
 from .passages import Passages
 from .usage import LayerUsage, UsageCount
-
-Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import SetupError
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
+from ...models.progress import Progress
 from ...models.spec import TransformerSpec
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Layer, Transformer
 from ..walk import walk
-from .diagnosis import Progress
 from .passages import Passages
 from .spelling import spell, spell_within
 

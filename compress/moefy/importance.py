@@ -1,6 +1,6 @@
 """What a unit of a neuron's value is worth to the whole model, so that neurons of all layers meet in one ranking."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...models.context import CausalContext
 from ...models.linear import dense_weight, multiplied_out
+from ...models.progress import Count
 from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 
@@ -16,11 +17,10 @@ TOGETHER = 1024  # whose states at every layer are in memory
 HEAD_TOKENS = 128  # whose logits are
 HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
-Progress = Callable[[int, int], None]
 
 
 def neuron_importance(
-    model: Transformer, windows: Tensor, seed: int = 0, progress: Progress | None = None
+    model: Transformer, windows: Tensor, seed: int = 0, progress: Count | None = None
 ) -> list[Tensor]:
     """importance[n] = sqrt(D_n' F D_n), fp32 [width] for each layer, on at most TOKENS tokens of `windows`.
 
@@ -52,7 +52,7 @@ def _norms(fisher: Tensor, down: Tensor) -> Tensor:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Progress | None) -> list[Tensor]:
+def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | None) -> list[Tensor]:
     hidden, device = model.spec.hidden_size, model.norm.weight.device
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
     draw = torch.Generator(device).manual_seed(seed)

@@ -11,7 +11,7 @@ from ...kernels.route import route_scores_torch
 from ..schedule import Plan, learning_rate
 
 _LEAST_BATCHES = 8  # of an epoch, so that little text is enough steps too
-Progress = Callable[[int, int, float, float], None]  # epoch, epochs, training loss, captured mass
+EpochReport = Callable[[int, int, float, float], None]  # epoch, epochs, training loss, captured mass
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def train_router(
     norms: Tensor,
     training: RouterTraining,
     initial: Tensor | None = None,
-    progress: Progress | None = None,
+    progress: EpochReport | None = None,
 ) -> Router:
     """The regression router of D2DMoE (Szatkowski et al. 2024), but for what kernels/route.py says: mean squared error.
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from ...engine.runner import ModelRunner
+from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
 from ..likelihood import Passage, PassageScore, encode_pair, grouped, score_passages
-from ..score import Progress
 from .items import Question, Task, TaskScore
 
 RULES = ("raw", "per_token", "per_byte")
@@ -17,7 +17,7 @@ def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer) -> lis
 
 
 def answer(
-    task: Task, encoded: Sequence[Sequence[Passage]], runner: ModelRunner, progress: Progress | None = None
+    task: Task, encoded: Sequence[Sequence[Passage]], runner: ModelRunner, progress: Count | None = None
 ) -> TaskScore:
     """Scores of a task's questions. With one pair a question, right is a continuation that is greedy to its end.
 

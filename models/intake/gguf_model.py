@@ -20,6 +20,7 @@ from ..checkpoint import DTYPES
 from ..errors import CheckpointError
 from ..families.config import Config
 from ..families.registry import FAMILIES, Family
+from ..progress import Progress
 from ..rope import inverse_frequencies
 from ..spec import AttentionSpec, RopeSpec, TransformerSpec
 from ..transformer import Transformer
@@ -28,7 +29,7 @@ from .disk import require_space, writing
 from .gguf_header import READABLE, GGUFHeader, GGUFTensor, read_gguf_header
 from .gguf_tokenizer import write_tokenizer
 from .gguf_values import Values
-from .registry import Progress, check_dtype
+from .registry import check_dtype
 
 ARCHITECTURES = ("llama",)
 NAMES = {

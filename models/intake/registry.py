@@ -1,13 +1,12 @@
 """The models that can be had by name: what each is, and which package carries its weights. No torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import CheckpointError
 
 DTYPES = ("bfloat16", "float16", "float32")  # that weights are kept in
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 Kind = Literal["embedded", "gguf", "sentence_encoder", "t5_onnx"]
 
 

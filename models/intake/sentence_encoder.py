@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..checkpoint import DTYPES, WEIGHTS_NAME
 from ..errors import CheckpointError
+from ..progress import Progress
 from ..writer import write_weights
-from .registry import Progress
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "sentence_bert_config.json",

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..checkpoint import DTYPES
 from ..errors import CheckpointError
+from ..progress import Progress
 from ..writer import write_weights
 from .onnx_reader import Graph, read_onnx
-from .registry import Progress
 
 HALVES = {"encoder": "enc.", "decoder": "m."}  # and how the exporter began its tensors' names
 _SHARED = ("shared", "lm_head")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from ..errors import FetchError
-from .registry import Progress, Source
+from ..progress import Progress
+from .registry import Source
 
 _POLL_SECONDS = 0.2
 
