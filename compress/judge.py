@@ -22,7 +22,7 @@ from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .identity import code_sha256, content_sha256, dense_sha256
-from .recipe import Evaluation
+from .recipe import EvaluationSettings
 
 Figures = Mapping[str, float | int]
 _FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
@@ -35,7 +35,7 @@ class Judge:
     encoded: the token ids of the documents, cut as they are scored; documents: what those spell.
     """
 
-    def __init__(self, original: Checkpoint, wanted: Evaluation, progress: Progress) -> None:
+    def __init__(self, original: Checkpoint, wanted: EvaluationSettings, progress: Progress) -> None:
         self._original, self._progress = original, progress
         files: Sequence[str | Path] = wanted.text or [embedded_text()]
         documents = [each for file in files for each in read_documents([file], wanted.documents)]

@@ -42,7 +42,7 @@ class NamedStage:
     work: Stage
 
 
-class Evaluation(Strict):
+class EvaluationSettings(Strict):
     """What the result is scored on: files, or the text that ships when none is named; of each the first documents."""
 
     text: list[str] = []
@@ -54,7 +54,7 @@ class Recipe(Strict):
     """stages: a list of {name: settings}, run in this order."""
 
     calibration: CalibrationSettings = CalibrationSettings()
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationSettings = EvaluationSettings()
     stages: list[dict[str, Any]] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..models.context import CausalContext
 from ..models.ffn import FFN
 from ..models.host_memory import give_back_freed_memory
+from ..models.progress import Count
 from ..models.transformer import Layer, Transformer
 
 BATCH_TOKENS = 2048  # of one forward pass
@@ -23,7 +24,7 @@ def walk(
     windows: Tensor,
     visit: Visit,
     tier: float = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> tuple[float, float]:
     """Calls `visit` once a layer, in order; after it the layer is computed at place `tier`, as `visit` left it, and the
     constant added that `visit` wants, if any.

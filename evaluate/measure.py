@@ -1,11 +1,11 @@
 """Everything `moesaic eval` measures, in one go: texts, tasks, the original beside it, intervals, and what it costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..engine.runner import ModelRunner
 from ..models.checkpoint import dense_dtype
-from ..models.progress import Progress
+from ..models.progress import Count, Progress
 from ..models.threads import torch_threads
 from ..models.transformer import Transformer
 from .compare import compare_scores
@@ -46,7 +46,7 @@ def score_corpus(
     corpus: Corpus,
     models: Mapping[str, Transformer],
     opened: Opened,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> dict[str, Score]:
     """The score of each model, each compared with ORIGINAL where it is among them."""
     names = list(models)
@@ -103,7 +103,7 @@ def _runner(model: Transformer, opened: Opened, longest: int) -> ModelRunner:
     return scoring_runner(model, min(opened.window, longest))
 
 
-def _counter(say: Progress, task: Task, name: str) -> Callable[[int, int], None]:
+def _counter(say: Progress, task: Task, name: str) -> Count:
     return lambda done, total: say(f"items of {task.name}, {name}", done, total)
 
 

@@ -155,9 +155,9 @@ def test_any_share_reads_about_itself_and_hardly_more(stories: dict[str, Path], 
 @pytest.mark.parametrize("kind", ["router", "planes"])
 def test_less_compute_is_a_worse_model_and_more_a_better_one(stories: dict[str, Path], kind: str) -> None:
     from moesaic.compress.judge import Judge
-    from moesaic.compress.recipe import Evaluation
+    from moesaic.compress.recipe import EvaluationSettings
 
-    judge = Judge(open_checkpoint("stories260k"), Evaluation(documents=4, truncate=128), lambda *_: None)
+    judge = Judge(open_checkpoint("stories260k"), EvaluationSettings(documents=4, truncate=128), lambda *_: None)
     found = judge.tiers("", open_checkpoint(stories[kind]), ["full", "high", "low"])
     assert found["full"]["kl_nats_per_token"] < found["high"]["kl_nats_per_token"] < found["low"]["kl_nats_per_token"]
     assert 1 > found["high"]["ffn_bytes_share"] > found["low"]["ffn_bytes_share"]

@@ -25,7 +25,7 @@ from .derive import (
     groups_for,
     static_pruning,
 )
-from .stand_ins import SELECTIONS
+from .stand_ins import STAND_INS
 
 
 def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -> dict[str, float]:
@@ -42,7 +42,7 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
     for group in groups_for(recipe, groups):
         tokens[group] = 0.0
         if group == ROUTERS:
-            tokens[group] = len(SELECTIONS) * len(recipe.tiers()) * (itself.calibration_tokens + scored)
+            tokens[group] = len(STAND_INS) * len(recipe.tiers()) * (itself.calibration_tokens + scored)
         for variant in _variants(recipe, group):
             for run in _possible(source, variant.recipe, judge, calibration):
                 tokens[group] += sum(effort for key, effort in run.efforts if key not in known)

@@ -41,7 +41,7 @@ from .derive import (
     moefy_settings,
     static_pruning,
 )
-from .stand_ins import SELECTIONS, Selection, layer_shares, with_selection_
+from .stand_ins import STAND_INS, StandIn, layer_shares, with_stand_ins_
 
 _FFN = ".ffn."
 _SOURCES = ("bench/controls", "bench/retention/masks.py", "compress")
@@ -194,7 +194,7 @@ class Controls:
 
     def _routers(self) -> Iterator[Control]:
         """Other selections at each tier's own share of neurons."""
-        for kind in SELECTIONS:
+        for kind in STAND_INS:
             for tier in self._tiers:
                 score = self._selected(kind, tier)
                 yield _scored(Control(ROUTERS, kind, tier.name), score, self._finished)
@@ -204,18 +204,18 @@ class Controls:
         calibration = self._calibration
         shares = layer_shares(tier, self._scores[tier.name].ffn_shares[1])
         compensate = settings is not None and settings.compensates(self._finished.spec.layers[0].ffn.gated)
-        wanted = Selection(kind, shares, calibration.windows, compensate, self._recipe.seed)
+        wanted = StandIn(kind, shares, calibration.windows, compensate, self._recipe.seed)
         identity: list[Any] = [
             kind, tier.name, shares, compensate, self._recipe.seed, calibration.sha256, code_sha256(*_SOURCES),
             len(calibration.windows), content_sha256(self._finished), content_sha256(self._source),
         ]  # fmt: skip
         return self._judge.score(f"{kind}, {tier.name}", identity, partial(self._model_with, wanted, tier))
 
-    def _model_with(self, wanted: Selection, tier: TierRecord) -> Transformer:
+    def _model_with(self, wanted: StandIn, tier: TierRecord) -> Transformer:
         model = load_transformer(self._finished, torch.device("cpu"))
         what = f"{wanted.kind}, {tier.name}"
         index = self._finished.tier_index(tier.name)
-        with_selection_(model, index, wanted, lambda n, of: self._progress(what, n, of))
+        with_stand_ins_(model, index, wanted, lambda n, of: self._progress(what, n, of))
         return model
 
 

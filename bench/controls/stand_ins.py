@@ -15,18 +15,19 @@ from ...compress.walk import Constant, walk
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
+from ...models.progress import Count
 from ...models.record import TierRecord
 from ...models.spec import NORM_REGRESSION, ExpertSpec
 from ...models.transformer import Layer, Transformer
 from ..retention.masks import random_tiles
 
-PERFECT, RANDOM = SELECTIONS = ("perfect router", "random router")
+PERFECT, RANDOM = STAND_INS = ("perfect router", "random router")
 _HALF = 0.5  # between chosen (1) and not (0)
 Scores = Callable[[Tensor], Tensor]  # [.., hidden] -> [.., experts]
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class StandIn:
     """Which stand-in, and the part of each layer's experts that it chooses.
 
     Thresholds and constants are set on `windows` [sequences, length]; without compensate there are no constants.
@@ -58,9 +59,7 @@ class SelectedFFN(ExpertFFN):
         return 0
 
 
-def with_selection_(
-    model: Transformer, tier: int, wanted: Selection, progress: Callable[[int, int], None] | None = None
-) -> None:
+def with_stand_ins_(model: Transformer, tier: int, wanted: StandIn, progress: Count | None = None) -> None:
     """Puts stand-ins over the experts of a loaded model and sets this tier of theirs, layer by layer."""
     for i, layer in enumerate(model.layers):
         if isinstance(layer, Layer):
@@ -76,7 +75,7 @@ def with_selection_(
     model.tier = tier
 
 
-def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: Selection) -> SelectedFFN:
+def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: StandIn) -> SelectedFFN:
     spec = model.spec.layers[index].ffn
     experts = ExpertSpec(spec.experts.size, NORM_REGRESSION, router_width=1)
     twin = SelectedFFN.of(ffn, model.spec.hidden_size, replace(spec, experts=experts), model.spec.num_tiers)

@@ -11,7 +11,7 @@ from ...compress.moefy.thresholds import ScoreHistogram
 from ...models.progress import Progress
 from ...models.transformer import Attention
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Used
+from .method import CalibrationData, Form, NotHere, Used
 from .planes import Planes
 
 
@@ -119,7 +119,7 @@ class WithAttention:
     def compensate(self) -> bool:
         return self.planes.compensate
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self.planes.learn(material, progress)
         self._layers, self._attention = material.layers, material.attention_bytes
 

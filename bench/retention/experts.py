@@ -16,7 +16,7 @@ from ...models.progress import Progress
 from .layer import LabLayer
 from .masks import neuron_mask
 from .mass_router import MassRouter
-from .method import Form, Material, NotHere, Used
+from .method import CalibrationData, Form, NotHere, Used
 from .mlp_router import MLPRouter
 from .nested import nested_split
 from .rivals import (
@@ -66,7 +66,7 @@ class Experts:
         rule = "" if self.selection == "threshold" else f", {self.selection}"
         self.name = self.name or f"{tile}, {self.router}{rule}"
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._layers = []
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
             self._layers.append(self._prepared(layer, x, material.seed + i))

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...compress.moefy.thresholds import ScoreHistogram
 from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, Used, error_of
+from .method import CalibrationData, Form, Used, error_of
 
 _SEARCHED_TOKENS = 1024
 _STEPS = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2)
@@ -30,7 +30,7 @@ class Inputs:
     def __post_init__(self) -> None:
         self.name = self.name or ("WINA" if self.weighted else "TEAL") + ", with a constant" * self.compensate
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._layers = material.layers
 
     def form(self, index: int, x: Tensor, share: float) -> Form:

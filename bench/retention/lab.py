@@ -14,7 +14,7 @@ from ...models.progress import Progress
 from ...models.transformer import Attention, Layer, Transformer
 from .attention import AttentionCut, WithAttention
 from .layer import LabLayer, mean_output
-from .method import Form, Material, Method
+from .method import CalibrationData, Form, Method
 
 _WINDOWS = 8  # that are computed together
 _HEAD_TOKENS = 256
@@ -52,7 +52,7 @@ class Lab:
             self._model, calibration, seed, lambda n, of: progress("importance of neurons", n, of)
         )
         attention = [_int8_bytes(layer.attention) for layer in self._layers]
-        self.material = Material(layers, [], importance, attention, seed)
+        self.material = CalibrationData(layers, [], importance, attention, seed)
         self._cut = AttentionCut([layer.attention for layer in self._layers])
         self._walk("what the dense model gives", None, 1.0, self.material.given)
 

@@ -23,7 +23,7 @@ Form = Callable[[Tensor], Used]  # x [tokens, hidden]
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class CalibrationData:
     """What a method may learn from: the layers, what the dense model gives them on the calibration text, and the
     importance of their neurons; attention_bytes: of each layer's other matrices, in int8 with their scales.
     """
@@ -46,7 +46,7 @@ class Method(Protocol):
         """Whether a constant per layer stands in for what is left out."""
         ...
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         """What does not depend on the share. Raises NotHere where the method is not for such FFNs."""
         ...
 

@@ -17,7 +17,7 @@ from ...kernels.planes.coarse import CoarseFit
 from ...kernels.planes.layout import PACKED_BITS
 from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Used, error_of
+from .method import CalibrationData, Form, NotHere, Used, error_of
 
 _NO_DOUBT = -1e-20  # a limit that doubts of 0 are above
 _SEARCHED_TOKENS = 1024
@@ -49,7 +49,7 @@ class Planes:
         self.refined_bits = settings.refined_beyond(self.bits)
         self.name = self.name or f"high {self.bits} bit{'s' * (self.bits > 1)}, then {self.refined_bits}"
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._layers = material.layers
         self.weights, self.scores = [], []
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
@@ -109,7 +109,7 @@ class LayeredPlanes:
     _given: list[Tensor] = field(default_factory=list)
     _chosen: dict[float, list[Form]] = field(default_factory=dict)
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._planes, self._chosen = [Planes(bits) for bits in PACKED_BITS], {}
         self._layers, self._given = material.layers, material.given
         for planes in self._planes:

@@ -10,7 +10,7 @@ from ...compress.moefy.patterns import PATTERN_ACTIVE, pattern_split
 from ...models.progress import Progress
 from .experts import SELECTIONS, Experts, Prepared, chosen_by, kept_share
 from .layer import LabLayer
-from .method import Form, Material, NotHere, error_of
+from .method import CalibrationData, Form, NotHere, error_of
 from .rivals import RepresentativeRouter
 from .selection import AlwaysOn, FixedTopK
 
@@ -56,7 +56,7 @@ class CMoE:
     def __post_init__(self) -> None:
         self.name = self.name or f"CMoE, experts of {self.size}"
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._layers = []
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
             seen = CoActivation.empty(layer.width, PATTERN_ACTIVE)

@@ -11,7 +11,7 @@ from ...compress.prune.scores import flap_scores, magnitude_scores, random_score
 from ...compress.prune.statistics import NeuronStatistics
 from ...models.progress import Progress
 from .layer import LabLayer, used_by_all
-from .method import Form, Material, NotHere, Used
+from .method import CalibrationData, Form, NotHere, Used
 from .weights import FFNWeights
 
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
@@ -35,7 +35,7 @@ class Pruned:
     def __post_init__(self) -> None:
         self.name = self.name or f"{self.score} pruning"
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._layers, self._scores, self._stay = material.layers, [], {}
         for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
             self._scores.append(self._scored(layer, x, material.importance[i], material.seed + i))
@@ -85,7 +85,7 @@ class FewerBits:
         """Of the bytes of int8, whatever is asked for."""
         return (self.bits + 16 / self.columns) / 8
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self._forms = [(layer, self._rounded(layer.original)) for layer in material.layers]
 
     def form(self, index: int, x: Tensor, share: float) -> Form:

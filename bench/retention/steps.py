@@ -11,7 +11,7 @@ from ...kernels.plane_ffn import PlaneNeurons, PlaneWeights, plane_neurons
 from ...kernels.planes.choice import NeuronScores
 from ...models.progress import Progress
 from .layer import LabLayer
-from .method import Form, Material, NotHere, Used
+from .method import CalibrationData, Form, NotHere, Used
 from .planes import Planes
 
 _SEARCHED_TOKENS = 512
@@ -43,7 +43,7 @@ class StepPlanes:
     def compensate(self) -> bool:
         return self.planes.compensate
 
-    def learn(self, material: Material, progress: Progress) -> None:
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
         self.planes.learn(material, progress)
         self._layers, self._weights = material.layers, self.planes.weights
 

@@ -1,6 +1,6 @@
 """A model run over text: how sparse its layers are and, where it has experts, what each tier does with them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -13,7 +13,7 @@ from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
-from ...models.progress import Progress
+from ...models.progress import Count, Progress
 from ...models.transformer import Transformer
 from ..moefy.norms import expert_norms
 from ..walk import Visit, walk
@@ -62,9 +62,7 @@ def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> 
     return Diagnosis(passages.names, passages.tokens, passages.available, experts, layers, tiers)
 
 
-def walk_passages(
-    model: Transformer, passages: Passages, visit: Visit, tier: int, progress: Callable[[int, int], None]
-) -> None:
+def walk_passages(model: Transformer, passages: Passages, visit: Visit, tier: int, progress: Count) -> None:
     """`walk`, one batch of passages after the other: memory holds the states of one."""
     batches = list(passages.batches())
     for i, batch in enumerate(batches):
@@ -85,9 +83,7 @@ def _activity(model: Transformer, passages: Passages, progress: Progress) -> tup
     return tuple(counts[i].result() for i in sorted(counts))
 
 
-def _usage(
-    model: Transformer, passages: Passages, tier: int, progress: Callable[[int, int], None]
-) -> tuple[LayerUsage, ...]:
+def _usage(model: Transformer, passages: Passages, tier: int, progress: Count) -> tuple[LayerUsage, ...]:
     counts: dict[int, UsageCount] = {}
 
     def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:

@@ -15,7 +15,7 @@ from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..walk import BATCH_TOKENS
-from .importance import HEAD_ROWS, HEAD_TOKENS, TOGETHER
+from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
 from .plane_tiers import PlaneTiers
 from .router_tiers import RouterTiers
 from .settings import MoefySettings
@@ -72,7 +72,7 @@ def calibration_memory(original: int, calibrated: int, spec: TransformerSpec, to
     kept = tokens * (2 * hidden * _FP32_BYTES + 2 * experts)
     kept += tokens * (2 * hidden + 3 * experts) * _FP32_BYTES if routed else 0
     batch = BATCH_TOKENS * (8 * width + 4 * hidden)
-    gradients = len(ffns) * hidden * (TOGETHER + hidden) + 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
+    gradients = len(ffns) * hidden * (BACKWARD_TOKENS + hidden) + 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
     model = int(max(_MODEL * original, _CALIBRATED * calibrated))
     return model + kept + 2 * _FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + _LOADED
 

@@ -13,7 +13,7 @@ from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
-TOGETHER = 1024  # whose states at every layer are in memory
+BACKWARD_TOKENS = 1024  # whose states at every layer are in memory
 HEAD_TOKENS = 128  # whose logits are
 HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
@@ -56,7 +56,7 @@ def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | No
     hidden, device = model.spec.hidden_size, model.norm.weight.device
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
     draw = torch.Generator(device).manual_seed(seed)
-    for part in torch.split(windows.to(device, copy=True), max(1, TOGETHER // windows.shape[1])):
+    for part in torch.split(windows.to(device, copy=True), max(1, BACKWARD_TOKENS // windows.shape[1])):
         for total, gradient in zip(reversed(sums), _gradients(model, part, draw), strict=True):
             total += gradient.T @ gradient
         done += len(part)
