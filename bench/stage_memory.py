@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from ..compress.pipeline import Run
 from ..compress.recipe import read_recipe
+from ..compress.run import Run
 from ..evaluate.files import write_whole
 from ..evaluate.provenance import provenance
 from ..kernels.native import native

@@ -11,8 +11,9 @@ from ..models.errors import SetupError
 from .common import ProgressLine, table
 
 if TYPE_CHECKING:
-    from ..compress.pipeline import Compression, Estimate
+    from ..compress.pipeline import Compression
     from ..compress.recipe import Recipe
+    from ..compress.run import Estimate
 
 LONG_SECONDS = 60.0  # a stage that takes longer is announced
 EXAMPLES = """examples:
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = _recipe(args)
     groups = _checked_groups(args, recipe)
-    done = compress(args.model, args.out, recipe.model_dump(), ProgressLine(), args.dry_run, _announce)
+    done = compress(args.model, args.out, recipe, ProgressLine(), args.dry_run, _announce)
     if args.dry_run:
         _print_plan(args.recipe, done)
         _print_control_plan(args.model, done, groups)

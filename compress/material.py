@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -40,19 +40,3 @@ class Workshop:
     scratch: Path
     progress: Progress
     wide: bool = False
-
-
-class Stage(Protocol):
-    """One step of a recipe, with its settings in it."""
-
-    def plan(self, spec: TransformerSpec) -> TransformerSpec:
-        """About what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
-        ...
-
-    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        """About how many tokens go through the model, for an estimate of the time; a backward pass counts twice."""
-        ...
-
-    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        """The model after this stage."""
-        ...

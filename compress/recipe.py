@@ -3,43 +3,27 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
 from .calibration import CalibrationSettings
-from .distill.relufy import RelufySettings, RelufyStage
-from .distill.stage import DistillSettings, DistillStage
-from .material import Stage
-from .moefy.calibrate import CalibrateStage
-from .moefy.settings import MoefySettings
+from .distill.relufy import RelufyStage
+from .distill.stage import DistillStage
 from .moefy.stage import MoefyStage
-from .prune.stage import PruneSettings, PruneStage
-from .quantize.stage import QuantizeSettings, QuantizeStage
+from .prune.stage import PruneStage
+from .quantize.stage import QuantizeStage
+from .stage import Stage
 from .strict import Strict, as_recipe_error
 
-STAGES: Mapping[str, tuple[type[Strict], type[Any]]] = {
-    "prune": (PruneSettings, PruneStage),
-    "relufy": (RelufySettings, RelufyStage),
-    "distill": (DistillSettings, DistillStage),
-    "moefy": (MoefySettings, MoefyStage),
-    "quantize": (QuantizeSettings, QuantizeStage),
+STAGES: Mapping[str, type[Stage]] = {
+    stage.name: stage for stage in (PruneStage, RelufyStage, DistillStage, MoefyStage, QuantizeStage)
 }
-
-
-@dataclass(frozen=True, slots=True)
-class NamedStage:
-    """A stage of a recipe: its name, all its settings with defaults, and what does the work."""
-
-    name: str
-    settings: Mapping[str, Any]
-    work: Stage
 
 
 class EvaluationSettings(Strict):
@@ -51,46 +35,40 @@ class EvaluationSettings(Strict):
 
 
 class Recipe(Strict):
-    """stages: a list of {name: settings}, run in this order."""
+    """stages: a list of {name: settings}, run in this order; here each is a Stage already, its settings checked."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     calibration: CalibrationSettings = CalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    stages: list[dict[str, Any]] = Field(min_length=1)
+    stages: list[Stage] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
 
-    @field_validator("stages", mode="after")
+    @field_validator("stages", mode="before")
     @classmethod
-    def _known_stages(cls, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for i, stage in enumerate(stages):
-            if len(stage) != 1:
-                raise ValueError(f"stage {i + 1} names {len(stage)} methods, it must name one: {{name: settings}}")
-            (name, settings) = next(iter(stage.items()))
-            if name not in STAGES:
-                raise ValueError(f"stage {i + 1} is {name!r}; {suggestion(str(name), list(STAGES))}")
-            try:
-                STAGES[name][0].model_validate(settings)
-            except ValidationError as error:
-                raise ValueError(str(as_recipe_error(error, f"stage {i + 1}, {name}"))) from None
-        return stages
+    def _parsed(cls, stages: Any) -> Any:
+        if not isinstance(stages, list):
+            return stages
+        return [each if isinstance(each, Stage) else _stage(f"stage {i}", each) for i, each in enumerate(stages, 1)]
 
-    def built_stages(self) -> list[NamedStage]:
-        """The stages in order; experts are calibrated last, on the weights as they will be served."""
-        built = []
-        for entry in self.stages:
-            name, values = next(iter(entry.items()))
-            settings = STAGES[name][0].model_validate(values)
-            built.append(NamedStage(name, settings.model_dump(), STAGES[name][1](settings)))
-        last = [MoefySettings.model_validate(stage.settings) for stage in built if stage.name == "moefy"]
-        return [*built, *(NamedStage("calibrate", each.model_dump(), CalibrateStage(each)) for each in last)]
+    @field_serializer("stages")
+    def _as_given(self, stages: list[Stage]) -> list[dict[str, Any]]:
+        return [{stage.name: stage.settings.model_dump(exclude_unset=True)} for stage in stages]
+
+    @property
+    def all_stages(self) -> list[Stage]:
+        """The stages in order, and after them what they ask for: tiers are calibrated on the weights as served."""
+        asked = [stage.follow_up() for stage in self.stages]
+        return [*self.stages, *(stage for stage in asked if stage is not None)]
 
     def tiers(self) -> dict[str, float]:
         """The tiers that the result will have beside the full one, with their shares of the FFN's bytes."""
-        settings = [stage.settings for stage in self.built_stages() if stage.name == "calibrate"]
-        return dict(settings[0]["tiers"]) if settings else {}
+        found = [stage.settings.tiers for stage in self.stages if isinstance(stage, MoefyStage)]
+        return dict(found[0]) if found else {}
 
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""
-        stages = [(stage.name, stage.settings) for stage in self.built_stages()]
+        stages = [(stage.name, stage.values) for stage in self.all_stages]
         values = {**self.model_dump(), "stages": stages}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
@@ -101,13 +79,30 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-def read_recipe(recipe: str | Path | Mapping[str, Any]) -> Recipe:
+def read_recipe(recipe: "str | Path | Mapping[str, Any] | Recipe") -> Recipe:
     """A recipe from a shipped name, a YAML file or a mapping. Raises RecipeError with every mistake and its place."""
+    if isinstance(recipe, Recipe):
+        return recipe
     where, values = ("recipe", recipe) if isinstance(recipe, Mapping) else _read_yaml(recipe)
     try:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
         raise as_recipe_error(error, where) from None
+
+
+def _stage(where: str, entry: Any) -> Stage:
+    """Of {name: settings}. Raises ValueError with what is wrong, and where."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is {entry!r}, it must be {{name: settings}}")
+    if len(entry) != 1:
+        raise ValueError(f"{where} names {len(entry)} methods, it must name one: {{name: settings}}")
+    name, settings = next(iter(entry.items()))
+    if name not in STAGES:
+        raise ValueError(f"{where} is {name!r}; {suggestion(str(name), list(STAGES))}")
+    try:
+        return STAGES[name](STAGES[name].settings_type.model_validate(settings))
+    except ValidationError as error:
+        raise ValueError(str(as_recipe_error(error, f"{where}, {name}"))) from None
 
 
 def _read_yaml(recipe: str | Path) -> tuple[str, Mapping[str, Any]]:

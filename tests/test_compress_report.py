@@ -32,8 +32,9 @@ from moesaic.bench.controls.effort import control_seconds
 from moesaic.bench.controls.report import FORMATS, control_rows, notes, page, verdict_rows, write_report
 from moesaic.cli import compress as command
 from moesaic.cli.main import main
-from moesaic.compress.pipeline import Compression, Estimate, compress
+from moesaic.compress.pipeline import Compression, compress
 from moesaic.compress.recipe import read_recipe
+from moesaic.compress.run import Estimate
 from moesaic.engine.runner import ModelRunner
 from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, TOP1, compare_scores, verdict
 from moesaic.evaluate.files import write_files, write_whole
@@ -177,7 +178,7 @@ def test_controls_that_say_nothing_of_a_recipe_are_refused_before_any_work(
 def test_a_recipe_that_distils_has_a_static_control_that_learned_as_much() -> None:
     recipe = read_recipe({"stages": [{"distill": {"tokens": 10}}, MOE, INT8]})
     names = [
-        [next(iter(stage)) for stage in static_pruning(recipe, 0.3, distilled=trained).recipe.stages]
+        [stage.name for stage in static_pruning(recipe, 0.3, distilled=trained).recipe.stages]
         for trained in (False, True)
     ]
     assert names == [["prune", "quantize"], ["prune", "distill", "quantize"]]
@@ -189,9 +190,8 @@ def test_controls_without_bit_planes_are_not_distilled_at_a_tier_of_theirs() -> 
     planes = {"moefy": {"expert_size": 1, "router": "bit_planes", "allocation": "global", "tiers": {"low": 0.5}}}
     recipe = read_recipe({"stages": [distill, planes, INT8]})
     for variant in (static_pruning(recipe, 0.3, distilled=True), experts_of_64(recipe, ["low"])):
-        [settings] = [stage["distill"] for stage in variant.recipe.stages if "distill" in stage]
-        assert settings["tokens"] == 10 and not settings.get("at")
-        assert variant.recipe.built_stages()
+        [settings] = [stage.values for stage in variant.recipe.stages if stage.name == "distill"]
+        assert settings["tokens"] == 10 and settings["at"] is None
 
 
 def test_unknown_controls_are_refused_with_what_was_meant() -> None:

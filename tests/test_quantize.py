@@ -7,8 +7,9 @@ import pytest
 import torch
 from builders import llama, opt
 
-from moesaic.compress.pipeline import compress, weight_bytes
+from moesaic.compress.pipeline import compress
 from moesaic.compress.quantize.int8 import quantize_rows
+from moesaic.compress.sizes import weight_bytes
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
 

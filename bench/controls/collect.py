@@ -9,8 +9,9 @@ import torch
 
 from ...compress.calibration import Calibration, embedded_text
 from ...compress.judge import Judge
-from ...compress.pipeline import Announce, Compression
+from ...compress.pipeline import Compression
 from ...compress.recipe import Recipe
+from ...compress.run import Announce
 from ...evaluate.compare import TOP1, compare_scores, verdict
 from ...evaluate.overlap import measure_overlap
 from ...evaluate.provenance import provenance

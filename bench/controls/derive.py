@@ -1,11 +1,15 @@
 """Recipes made of a recipe: what its tiers must be held against to mean anything."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ...compress.distill.stage import DistillStage
 from ...compress.moefy.settings import MoefySettings
+from ...compress.moefy.stage import MoefyStage
+from ...compress.prune.stage import PruneSettings, PruneStage
+from ...compress.quantize.stage import QuantizeStage
 from ...compress.recipe import Recipe
+from ...compress.stage import Stage
 from ...models.errors import RecipeError
 from ...models.suggestion import suggestion
 
@@ -32,8 +36,7 @@ class Variant:
 
 def moefy_settings(recipe: Recipe) -> MoefySettings | None:
     """Of the recipe's experts, where it makes any."""
-    found = [MoefySettings.model_validate(entry["moefy"]) for entry in recipe.stages if "moefy" in entry]
-    return found[0] if found else None
+    return next((stage.settings for stage in recipe.stages if isinstance(stage, MoefyStage)), None)
 
 
 def groups_for(recipe: Recipe, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -47,9 +50,9 @@ def groups_for(recipe: Recipe, wanted: Sequence[str] | None = None) -> tuple[str
     lacking: dict[str, str] = {}
     if moefy_settings(recipe) is None:
         lacking |= dict.fromkeys(_OF_TIERS, "tiers; a stage moefy makes them")
-        if not any("prune" in entry for entry in recipe.stages):
+        if PruneStage.name not in _names(recipe):
             lacking |= dict.fromkeys((STATIC, STATIC_DISTILLED), "tiers and no pruning; a stage moefy or prune does it")
-    if not any("distill" in entry for entry in recipe.stages):
+    if DistillStage.name not in _names(recipe):
         lacking[STATIC_DISTILLED] = "distillation; a stage distill does it"
     for name in wanted or ():
         if name in lacking:
@@ -62,11 +65,11 @@ def each_alone(recipe: Recipe) -> list[Variant]:
     """Every method of the recipe by itself; with experts that int8 weights route to, int8 as well."""
     settings = moefy_settings(recipe)
     variants = []
-    for name in dict.fromkeys(key for entry in recipe.stages for key in entry):
+    for name in dict.fromkeys(_names(recipe)):
         needed = {name}
-        if name == "moefy" and settings and settings.by_planes:
-            needed |= {"quantize"} & {key for entry in recipe.stages for key in entry}
-        tiers = tuple(settings.tiers) if name == "moefy" and settings else ()
+        if name == MoefyStage.name and settings and settings.by_planes:
+            needed |= {QuantizeStage.name} & set(_names(recipe))
+        tiers = tuple(settings.tiers) if name == MoefyStage.name and settings else ()
         shown = " with ".join(sorted(needed, key=lambda each: each != name))
         variants.append(Variant(ALONE, f"only {shown}", _with_stages(recipe, _stages(recipe, *needed)), tiers))
     return variants
@@ -77,11 +80,11 @@ def static_pruning(recipe: Recipe, remove: float, method: str = FLAP, distilled:
 
     flap: An et al. 2024.
     """
-    prune = {"prune": {"method": method, "remove": remove, "compensate": True}}
-    rest = ("distill", "quantize") if distilled else ("quantize",)
+    settings = PruneSettings.model_validate({"method": method, "remove": remove, "compensate": True})
+    rest = (DistillStage.name, QuantizeStage.name) if distilled else (QuantizeStage.name,)
     name = f"{_STATIC_NAMES[method]}, distilled" if distilled else _STATIC_NAMES[method]
     group = STATIC_DISTILLED if distilled else STATIC
-    return Variant(group, name, _with_stages(recipe, [prune, *_without_tier(_stages(recipe, *rest))]))
+    return Variant(group, name, _with_stages(recipe, [PruneStage(settings), *_without_tier(_stages(recipe, *rest))]))
 
 
 def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_64) -> Variant:
@@ -98,23 +101,27 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
         "allocation": None if settings.allocation == "global" else settings.allocation,
         "compensate": settings.compensate,
     }
-    stages = [{"moefy": changed} if "moefy" in entry else entry for entry in _without_tier(recipe.stages)]
+    experts = MoefyStage(MoefySettings.model_validate(changed))
+    stages = [experts if isinstance(each, MoefyStage) else each for each in _without_tier(recipe.stages)]
     name = "random experts of 64" if group == RANDOM_EXPERTS else "experts of 64"
     return Variant(group, name, _with_stages(recipe, stages), tuple(tiers))
 
 
-def _without_tier(stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _without_tier(stages: Sequence[Stage]) -> list[Stage]:
     """Distilled in full alone: what has no bit planes has nothing to learn at a tier of theirs."""
-    found = []
-    for entry in stages:
-        settings = entry.get("distill")
-        found.append({"distill": {**settings, "at": None}} if settings and settings.get("at") else dict(entry))
-    return found
+    return [
+        DistillStage(each.settings.model_copy(update={"at": None})) if isinstance(each, DistillStage) else each
+        for each in stages
+    ]
 
 
-def _stages(recipe: Recipe, *names: str) -> list[dict[str, Any]]:
-    return [entry for entry in recipe.stages if entry.keys() <= set(names)]
+def _names(recipe: Recipe) -> list[str]:
+    return [stage.name for stage in recipe.stages]
 
 
-def _with_stages(recipe: Recipe, stages: Sequence[Mapping[str, Any]]) -> Recipe:
-    return Recipe.model_validate({**recipe.model_dump(), "stages": list(stages)})
+def _stages(recipe: Recipe, *names: str) -> list[Stage]:
+    return [stage for stage in recipe.stages if stage.name in names]
+
+
+def _with_stages(recipe: Recipe, stages: Sequence[Stage]) -> Recipe:
+    return recipe.model_copy(update={"stages": list(stages)})

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 from ...compress.calibration import Calibration
 from ...compress.judge import Judge
-from ...compress.pipeline import Run
 from ...compress.recipe import Recipe
+from ...compress.run import Run
 from ...models.checkpoint import Checkpoint
 from ...models.errors import SetupError
 from ...models.threads import choose_threads, torch_threads

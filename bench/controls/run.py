@@ -15,8 +15,9 @@ import torch
 from ...compress.calibration import Calibration
 from ...compress.identity import code_sha256, content_sha256
 from ...compress.judge import Judge
-from ...compress.pipeline import Announce, Run, weight_bytes
 from ...compress.recipe import Recipe
+from ...compress.run import Announce, Run
+from ...compress.sizes import weight_bytes
 from ...evaluate.score import Score
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import RecipeError, SetupError

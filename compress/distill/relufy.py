@@ -13,6 +13,7 @@ from ...models.errors import RecipeError
 from ...models.spec import LayerSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..stage import Stage
 from .sparsity import MEASURES, SparsityLesson, activity
 from .student import learned_tensors, trainable
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
@@ -37,8 +38,11 @@ class RelufySettings(TrainingSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class RelufyStage:
+class RelufyStage(Stage):
     """SwiGLU becomes relu(gate x) * up x, GELU becomes ReLU (Mirzadeh et al. 2023, ReLU Strikes Back, section 4)."""
+
+    name = "relufy"
+    settings_type = RelufySettings
 
     settings: RelufySettings
 

@@ -6,6 +6,7 @@ from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.spec import TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..stage import Stage
 from .recovery import TierLesson, TierSettings
 from .student import learned_tensors, trainable
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
@@ -18,8 +19,11 @@ class DistillSettings(TrainingSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class DistillStage:
+class DistillStage(Stage):
     """Logit distillation from the model that the recipe was given (Hinton, Vinyals and Dean 2015)."""
+
+    name = "distill"
+    settings_type = DistillSettings
 
     settings: DistillSettings
 

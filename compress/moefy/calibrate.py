@@ -14,6 +14,7 @@ from ...models.spec import BIT_PLANES, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..stage import Stage
 from ..walk import BATCH_TOKENS
 from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
 from .plane_tiers import PlaneTiers
@@ -21,16 +22,19 @@ from .router_tiers import RouterTiers
 from .settings import MoefySettings
 from .tiers import experts_of
 
-_MODEL, _CALIBRATED, _FP32_BYTES = 1.3, 2.1, 4
-_LOADED = 96 << 20  # tokenizer, kernels and modules that are first needed on the way
+MODEL_PART, _CALIBRATED_PART, FP32_BYTES = 1.3, 2.1, 4
+LOADED_BYTES = 96 << 20  # tokenizer, kernels and modules that are first needed on the way
 _HISTOGRAMS = 2 << 20  # of the scores of one layer: seen before, now, and of steps
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrateStage:
+class CalibrateStage(Stage):
     """Follows `moefy` and whatever changes weights after it. A tier is an absolute threshold a layer, chosen so that
     a lone token reads its share of bytes on the calibration text.
     """
+
+    name = "calibrate"
+    settings_type = MoefySettings
 
     settings: MoefySettings
 
@@ -52,40 +56,27 @@ class CalibrateStage:
         tiers = tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
         return Material(spec, lambda: _with_experts(source, model), tiers, notes)
 
+    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+        """1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second
+        copy; and a buffer. Of all tokens it holds the states and what an FFN is given, and which experts they touch;
+        for trained routers that once more, and three times the norms of all experts; of a batch, scores, doubts and
+        products of every neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and
+        logits. What lies freed between pieces is counted as much again.
+        """
+        ffns, hidden = [layer.ffn for layer in spec.layers], spec.hidden_size
+        width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
+        experts = max(ffn.experts.count(ffn.width) for ffn in ffns)
+        kept = tokens * (2 * hidden * FP32_BYTES + 2 * experts)
+        kept += tokens * (2 * hidden + 3 * experts) * FP32_BYTES if routed else 0
+        batch = BATCH_TOKENS * (8 * width + 4 * hidden)
+        head = 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
+        gradients = len(ffns) * hidden * (BACKWARD_TOKENS + hidden) + head
+        model = int(max(MODEL_PART * original, _CALIBRATED_PART * planned))
+        return model + kept + 2 * FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + LOADED_BYTES
+
     @property
     def _kind(self) -> type[PlaneTiers] | type[RouterTiers]:
         return PlaneTiers if self.settings.by_planes else RouterTiers
-
-
-def calibration_memory(original: int, calibrated: int, spec: TransformerSpec, tokens: int) -> int:
-    """Bytes that the stage takes on so many tokens, beside Python and torch, for weights of so many bytes.
-
-    1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second copy;
-    and a buffer. Of all tokens it holds the states and what an FFN is given, and which experts they touch; for trained
-    routers that once more, and three times the norms of all experts; of a batch, scores, doubts and products of every
-    neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and logits. What lies freed
-    between pieces is counted as much again.
-    """
-    ffns, hidden = [layer.ffn for layer in spec.layers], spec.hidden_size
-    width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
-    experts = max(ffn.experts.count(ffn.width) for ffn in ffns)
-    kept = tokens * (2 * hidden * _FP32_BYTES + 2 * experts)
-    kept += tokens * (2 * hidden + 3 * experts) * _FP32_BYTES if routed else 0
-    batch = BATCH_TOKENS * (8 * width + 4 * hidden)
-    gradients = len(ffns) * hidden * (BACKWARD_TOKENS + hidden) + 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * hidden
-    model = int(max(_MODEL * original, _CALIBRATED * calibrated))
-    return model + kept + 2 * _FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + _LOADED
-
-
-def grouping_memory(original: int, spec: TransformerSpec, tokens: int) -> int:
-    """Bytes that grouping neurons by what they do on so many tokens takes, beside Python and torch.
-
-    1.3 times the model, and a buffer: the states of all tokens and what an FFN is given, values and marks of a batch,
-    and four times the counts of one layer, width^2 of them, which are cut in two again and again.
-    """
-    hidden, width = spec.hidden_size, max(layer.ffn.width for layer in spec.layers)
-    batch = 2 * BATCH_TOKENS * (8 * width + 4 * hidden)
-    return int(_MODEL * original) + _FP32_BYTES * (2 * tokens * hidden + batch + 4 * width * width) + _LOADED
 
 
 def with_experts_(model: Transformer, spec: TransformerSpec) -> None:

@@ -13,7 +13,9 @@ from ...models.spec import FFNSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..prune.stage import select_neurons
-from ..walk import walk
+from ..stage import Stage
+from ..walk import BATCH_TOKENS, walk
+from .calibrate import FP32_BYTES, LOADED_BYTES, MODEL_PART, CalibrateStage
 from .cluster import Split, balanced_kmeans, random_split
 from .coactivation import CoActivation, coactivation_split
 from .patterns import pattern_split
@@ -23,8 +25,11 @@ _WHAT = "moefy: grouping neurons"
 
 
 @dataclass(frozen=True, slots=True)
-class MoefyStage:
+class MoefyStage(Stage):
     """Splits every FFN into experts (Zhang et al. 2022, MoEfication, section 3.2)."""
+
+    name = "moefy"
+    settings_type = MoefySettings
 
     settings: MoefySettings
 
@@ -56,6 +61,23 @@ class MoefyStage:
         what = "cut" if self.settings.grouping == "coactivation" else "inertia"
         notes = {"experts": _counts(spec), what: [split.inertia for split in splits], "in_last_expert": short}
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
+
+    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+        """Of grouping neurons by what they do on so many tokens: 1.3 times the model, and a buffer: the states of all
+        tokens and what an FFN is given, values and marks of a batch, and four times the counts of one layer, width^2
+        of them, which are cut in two again and again.
+        """
+        if not self.settings.split_needs_text:
+            return 0
+        hidden, width = spec.hidden_size, max(layer.ffn.width for layer in spec.layers)
+        batch = 2 * BATCH_TOKENS * (8 * width + 4 * hidden)
+        return (
+            int(MODEL_PART * original) + FP32_BYTES * (2 * tokens * hidden + batch + 4 * width * width) + LOADED_BYTES
+        )
+
+    def follow_up(self) -> Stage:
+        """Routers, fits and thresholds, on the weights as they will be served."""
+        return CalibrateStage(self.settings)
 
     def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
         """Of each layer."""

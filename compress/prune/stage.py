@@ -16,6 +16,7 @@ from ...models.spec import TransformerSpec
 from ...models.transformer import Layer
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..stage import Stage
 from ..strict import Strict
 from ..walk import walk
 from .choose import choose_neurons, choose_neurons_uniform
@@ -42,8 +43,11 @@ class PruneSettings(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class PruneStage:
+class PruneStage(Stage):
     """Removes FFN neurons; layers may end up with unequal widths."""
+
+    name = "prune"
+    settings_type = PruneSettings
 
     settings: PruneSettings
 

@@ -11,6 +11,7 @@ from ...models.errors import RecipeError
 from ...models.spec import INT8, INT8_DYNAMIC, INT8_FORMATS, TransformerSpec, with_overrides
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..stage import Stage
 from ..strict import Strict
 from .int8 import quantize_rows
 
@@ -30,8 +31,12 @@ class QuantizeSettings(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizeStage:
+class QuantizeStage(Stage):
     """int8 weights with one scale per output channel."""
+
+    name = "quantize"
+    settings_type = QuantizeSettings
+    rounds_weights = True
 
     settings: QuantizeSettings
 

@@ -1,0 +1,180 @@
+"""One recipe on one model: what its stages will take, and each of them run once, its result kept by its hash."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ..models.errors import RecipeError
+from ..models.progress import Progress
+from ..models.record import StageRecord
+from ..models.spec import FULL, TransformerSpec
+from .calibration import Calibration
+from .identity import content_sha256
+from .judge import Judge
+from .material import Workshop
+from .output import write_result, write_stage
+from .recipe import Recipe
+from .sizes import check_disk, weight_bytes
+from .stage import Stage
+from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
+
+_PROBE_TOKENS = 256
+_PROBES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a stage will take: seconds on this machine, bytes on disk of what it makes, and of memory beside Python and
+    torch; 0 where it does not say.
+    """
+
+    stage: str
+    seconds: float
+    bytes: int
+    done: bool  # an earlier run has finished it
+    memory: int = 0
+
+
+Announce = Callable[[Estimate], None]
+
+
+class Run:
+    """One recipe on one model; judge and calibration are the recipe's own, from another run of the same texts.
+
+    Raises RecipeError where its stages make no sense on it, TextError for its texts.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        recipe: Recipe,
+        progress: Progress,
+        announce: Announce | None = None,
+        judge: Judge | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self._source, self._recipe, self._progress, self._announce = source, recipe, progress, announce
+        self._input_sha256 = content_sha256(source)
+        self._stages = recipe.all_stages
+        self._calibration = calibration or Calibration(recipe.calibration, source)
+        self.planned = self._plan()
+        self._judge = judge or Judge(source, recipe.evaluation, progress)
+        self._keys = self._chain()
+
+    def _plan(self) -> list[TransformerSpec]:
+        """The spec after each stage, as far as it can be known; refuses what makes no sense."""
+        spec, planned = self._source.spec, []
+        if spec.num_tiers > 1:
+            raise RecipeError(
+                f"{self._source.path.name} has experts whose thresholds fit its weights as they are; "
+                "start from the model before it was MoEfied"
+            )
+        for stage in self._stages:
+            spec = stage.plan(spec)
+            planned.append(spec)
+        return planned
+
+    def _chain(self) -> list[str]:
+        before, keys = self._input_sha256, list[str]()
+        for stage in self._stages:
+            text = self._calibration.sha256 if stage.passes(self._source.spec, self._calibration) else ""
+            given = {"settings": stage.values, "wide": self._is_rounded_later(len(keys))}
+            before = stage_key(before, stage.name, given, self._recipe.seed, text)
+            keys.append(before)
+        return keys
+
+    def _is_rounded_later(self, index: int) -> bool:
+        return any(stage.rounds_weights for stage in self._stages[index + 1 :])
+
+    @cached_property
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Time and size of every stage, from a short probe of the model where one will take long."""
+        done = [(stages_folder() / key).is_dir() for key in self._keys]
+        passes = [0.0 if is_done else tokens for is_done, (_, tokens) in zip(done, self.efforts, strict=True)]
+        each = self.seconds_per_token() if any(passes) else 0.0
+        sizes = [weight_bytes(spec, self._source) for spec in self.planned]
+        memory = [self._memory(*each) for each in zip(self._stages, self.planned, sizes, strict=True)]
+        rows = zip(self._stages, passes, sizes, done, memory, strict=True)
+        return tuple(Estimate(stage.name, n * each, b, is_done, held) for stage, n, b, is_done, held in rows)
+
+    def _memory(self, stage: Stage, spec: TransformerSpec, size: int) -> int:
+        return stage.memory(self._source.weight_bytes, size, spec, self.calibration_tokens)
+
+    @cached_property
+    def efforts(self) -> tuple[tuple[str, float], ...]:
+        """Of each stage its key, and about how many tokens' forward passes it takes where it is not done yet."""
+        passes = [stage.passes(self._source.spec, self._calibration) for stage in self._stages]
+        return tuple(zip(self._keys, passes, strict=True))
+
+    @property
+    def calibration_tokens(self) -> int:
+        return self._calibration.windows.numel()
+
+    def seconds_per_token(self) -> float:
+        """Of a forward pass of the original on this machine: the best of a few, since other work slows some."""
+        model = load_transformer(self._source, torch.device("cpu"))
+        ids = self._calibration.windows[:1, :_PROBE_TOKENS]
+        taken = []
+        with torch.inference_mode():
+            for _ in range(_PROBES):
+                began = time.perf_counter()
+                model(ids)
+                taken.append(time.perf_counter() - began)
+        return min(taken) / ids.shape[1]
+
+    def check_disk(self) -> None:
+        """Raises CheckpointError where there is no room for the stages that are not done yet."""
+        check_disk(stages_folder() / "new", sum(each.bytes for each in self.estimates if not each.done))
+
+    def checkpoint(self) -> Checkpoint:
+        """The model after the last stage, as it lies among the finished stages. Scores nothing."""
+        self.check_disk()
+        current = self._source
+        for i, stage in enumerate(self._stages):
+            current = self._run_stage(i, stage, current)
+        return current
+
+    def finish(self, target: Path) -> Mapping[str, Any]:
+        """Runs what is not done yet, measures, and writes the result; what was measured of it: original, result and
+        tiers.
+        """
+        original = self._judge.original()
+        current = self._source
+        measured: list[dict[str, Any]] = []
+        for i, stage in enumerate(self._stages):
+            current = self._run_stage(i, stage, current)
+            last = i == len(self._stages) - 1
+            scores = self._judge.tiers(f"after {stage.name}", current, current.tiers if last else [FULL])
+            found = {"result": scores[FULL], "weight_bytes": current.weight_bytes}
+            measured.append({"original": original, **found} if last else found)
+        tiers = {tier: scores[tier] for tier in current.tiers[1:]}
+        measured[-1] |= {"tiers": tiers} if tiers else {}
+        record = current.record.with_measured(measured)
+        write_result(target, self._source, current, record, self._recipe.sha256(), self._progress)
+        return measured[-1]
+
+    def _run_stage(self, index: int, stage: Stage, before: Checkpoint) -> Checkpoint:
+        key = self._keys[index]
+        folder = stages_folder() / key
+        with stage_lock(key):
+            if not folder.is_dir():
+                if self._announce:
+                    self._announce(self.estimates[index])
+                shop = Workshop(
+                    self._source, self._calibration, self._recipe.seed, scratch_folder(key), self._progress,
+                    wide=self._is_rounded_later(index),
+                )  # fmt: skip
+                material = stage.run(before, shop)
+                done = StageRecord(
+                    stage.name, stage.values, self._recipe.seed, self._input_sha256, notes=material.notes
+                )
+                write_stage(folder, self._source, before, material, done)
+                finish(key)
+            touch(folder)
+        return open_checkpoint(folder)

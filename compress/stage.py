@@ -1,0 +1,53 @@
+"""One step of a recipe: a checkpoint in, a checkpoint out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..models.checkpoint import Checkpoint
+from ..models.spec import TransformerSpec
+from .calibration import Calibration
+from .material import Material, Workshop
+from .strict import Strict
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(ABC):
+    """A method with its settings in it. It joins recipes by its place in STAGES (recipe.py).
+
+    name: what recipes call it; settings_type: what its settings are checked by; rounds_weights: whether weights that
+    it leaves are less exact than those that it was given.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Strict]]
+    rounds_weights: ClassVar[bool] = False
+
+    settings: Strict
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All its settings, defaults too, as plain values."""
+        return self.settings.model_dump()
+
+    @abstractmethod
+    def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        """About what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
+
+    @abstractmethod
+    def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        """About how many tokens go through the model, for an estimate of the time; a backward pass counts twice."""
+
+    @abstractmethod
+    def run(self, source: Checkpoint, workshop: Workshop) -> Material:
+        """The model after this stage."""
+
+    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+        """Bytes that it takes beside Python and torch, for weights of so many bytes before the recipe and after it,
+        and so many tokens of calibration; 0 where it does not say. spec: the planned one.
+        """
+        return 0
+
+    def follow_up(self) -> "Stage | None":
+        """What has to run after all stages of the recipe, since it reads the weights as they will be served."""
+        return None
