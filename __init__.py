@@ -8,13 +8,15 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .models.version import VERSION
+
 if TYPE_CHECKING:
     from .compress.pipeline import compress as compress
     from .engine.llm import LLM as LLM
     from .models.checkpoint import load as load
     from .server.client import Client as Client
 
-__version__ = "0.1.0"
+__version__ = VERSION
 _HOMES = {"load": ".models.checkpoint", "LLM": ".engine.llm", "Client": ".server.client"}
 
 

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 
 import torch
 
+from ..models.version import VERSION
 from .machine import read_bandwidth
 
 SECONDS = 0.25  # of measuring, for each contestant
@@ -60,4 +60,4 @@ def limit() -> float:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("moesaic", "torch")} | {"python": platform.python_version()}
+    return {"moesaic": VERSION, "torch": torch.__version__, "python": platform.python_version()}

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..models.version import VERSION
+
 PACKAGES = ("torch", "triton", "bitsandbytes", "grpcio", "protobuf", "tokenizers", "safetensors", "numpy")
 
 
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _checks() -> Iterator[tuple[str, str]]:
     """("ok" | "note" | "missing", what was seen and, where it helps, what to do)."""
-    yield "ok", f"moesaic {version('moesaic')}, Python {platform.python_version()}, {platform.platform()}"
+    yield "ok", f"moesaic {VERSION}, Python {platform.python_version()}, {platform.platform()}"
     yield from (_package(name) for name in PACKAGES)
     yield from _devices()
     yield _native()

@@ -5,10 +5,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from ..models.errors import MoesaicError
+from ..models.version import VERSION
 from . import (
     bench,
     cache,
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="moesaic", description="Compress a Transformer, serve it over gRPC, see what it kept and gained."
     )
-    parser.add_argument("--version", action="version", version=f"moesaic {version('moesaic')}")
+    parser.add_argument("--version", action="version", version=f"moesaic {VERSION}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for module in SUBCOMMANDS:
         module.add_parser(commands)

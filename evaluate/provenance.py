@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("moesaic", "torch", "triton", "transformers", "grpcio", "tokenizers")
+from ..models.version import VERSION
+
+PACKAGES = ("torch", "triton", "transformers", "grpcio", "tokenizers")
 
 
 def provenance() -> dict[str, object]:
@@ -17,7 +19,7 @@ def provenance() -> dict[str, object]:
         "device": device_name(),
         "processors": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {"moesaic": VERSION} | {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
     }
 

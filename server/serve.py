@@ -13,12 +13,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from .. import __version__
 from ..models.chat import ChatTemplate
 from ..models.errors import AddressError, SetupError
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
+from ..models.version import VERSION
 from .admission import Admission
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
@@ -172,7 +172,7 @@ async def _first(*awaitables: object) -> None:
 def _say_configuration(options: ServeOptions, address: str) -> None:
     settings = {**asdict(options), "engine": None, **asdict(options.engine)}
     shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
-    _say(f"moesaic {__version__} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
+    _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
     _say("configuration: " + " ".join(shown))
 
 

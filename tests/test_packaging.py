@@ -4,23 +4,54 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+
+from moesaic.bench.rounds import versions
+from moesaic.cli.main import main
+from moesaic.evaluate.provenance import provenance
+from moesaic.models.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "demo", "out", "*.egg-info", "__pycache__")
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """The files of the wheel."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("tree") / "moesaic"
     shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "."]
     subprocess.run([*command, "-w", str(tree)], cwd=tree, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tree.glob("*.whl"))) as wheel:
-        return set(wheel.namelist())
+    return next(tree.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    """The files of the wheel."""
+    with zipfile.ZipFile(wheel) as opened:
+        return set(opened.namelist())
+
+
+def test_the_wheel_is_of_the_version_that_the_package_names(wheel: Path) -> None:
+    assert wheel.name.startswith(f"moesaic-{VERSION}-")
+
+
+def test_the_version_is_known_without_metadata(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the folder is on the path and nothing was installed."""
+
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.distribution", missing)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"moesaic {VERSION}\n"
+    assert versions()["moesaic"] == VERSION and provenance()["versions"] == {"moesaic": VERSION}
+    assert main(["doctor"]) == 1 and f"moesaic {VERSION}, Python" in capsys.readouterr().out
 
 
 def test_the_wheel_holds_every_module_and_no_tests(names: set[str]) -> None:
