@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from ..evaluate.run import evaluate
-from ..evaluate.score import Score, encode_documents, score_logits
-from ..evaluate.texts import embedded_text, read_documents
+from ..evaluate.score import Score, score_logits
+from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..models.progress import Progress
 from ..models.tokenizer import Tokenizer
 from .contestants import TransformersContestant

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..evaluate.score import encode_documents
-from ..evaluate.texts import read_documents
+from ..evaluate.texts import encode_documents, read_documents
 from ..models.checkpoint import Checkpoint
 from ..models.errors import TextError
 from ..models.tokenizer import Tokenizer

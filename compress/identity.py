@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -31,14 +32,17 @@ def dense_sha256(checkpoint: Checkpoint) -> str:
 
 
 @functools.cache
-def code_sha256(*folders: str) -> str:
-    """The hash of the sources that decide what comes out: no result outlives the code that made it."""
+def code_sha256(*places: str) -> str:
+    """The hash of the sources in these folders and files: no result outlives the code that made it."""
     root = Path(str(resources.files("moesaic")))
-    files = sorted(file for folder in folders for file in (root / folder).rglob("*") if file.suffix in _SUFFIXES)
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted(file for place in places for file in _sources(root / place)):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _sources(place: Path) -> Iterable[Path]:
+    return [place] if place.is_file() else (file for file in place.rglob("*") if file.suffix in _SUFFIXES)
 
 
 _SUFFIXES = (".py", ".cpp", ".h")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..evaluate.files import write_whole
-from ..evaluate.score import Memory, Score, encode_documents, score_documents
-from ..evaluate.texts import embedded_text, read_documents
+from ..evaluate.score import Memory, Score, score_documents
+from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
 from ..models.progress import Progress

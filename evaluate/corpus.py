@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..models.tokenizer import Tokenizer
-from .score import Score, check_ids
+from .score import Score
+from .texts import check_ids
 
 
 @dataclass(frozen=True, slots=True)

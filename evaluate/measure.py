@@ -14,13 +14,13 @@ from .footprint import Footprint, footprint
 from .overlap import measure_overlap
 from .plan import MODEL, ORIGINAL, Opened, Plan
 from .results import Evaluation, TaskResult, TextResult
-from .score import Score, check_ids, score_together, scoring_runner
+from .score import Score, score_together, scoring_runner
 from .statistics import compare_means
 from .tasks.answer import answer, encode_questions
 from .tasks.classify import HeadRecipe, score_head, train_head
 from .tasks.files import read_task
 from .tasks.items import Task, TaskScore
-from .texts import embedded_text, read_documents
+from .texts import check_ids, embedded_text, read_documents
 
 
 def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..engine.engine import PREFILL_CHUNK
 from ..engine.runner import ModelRunner
-from ..models.errors import CheckpointError, TextError
+from ..models.errors import CheckpointError
 from ..models.progress import Count
-from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 
 Memory = dict[tuple[int, ...], Tensor]  # states [tokens, hidden] of one model by the tokens that it read
@@ -111,30 +110,6 @@ class Score:
 
 def _exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
-
-
-def encode_documents(
-    documents: Sequence[str], tokenizer: Tokenizer, truncate: int | None = None, vocab_size: int | None = None
-) -> list[list[int]]:
-    """Token ids of each document, with the begin token where there is one, cut at `truncate` tokens.
-
-    Raises TextError where no document leaves a token to predict, CheckpointError for an id from `vocab_size` on.
-    """
-    encoded = [tokenizer.encode(document)[:truncate] for document in documents]
-    check_ids(encoded, vocab_size)
-    return encoded
-
-
-def check_ids(encoded: Sequence[Sequence[int]], vocab_size: int | None) -> None:
-    """Raises TextError where nothing can be predicted, CheckpointError for an id from `vocab_size` on."""
-    if not any(len(ids) > 1 for ids in encoded):
-        raise TextError(f"none of the {len(encoded)} documents has two tokens; give longer text or a larger truncate")
-    largest = max(max(ids, default=0) for ids in encoded)
-    if vocab_size is not None and largest >= vocab_size:
-        raise CheckpointError(
-            f"the tokenizer gives the id {largest}, the model's vocabulary has {vocab_size}; "
-            "tokenizer.json is of another model"
-        )
 
 
 def score_documents(

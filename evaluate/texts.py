@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from ..models.errors import TextError
-from ..models.tokenizer import is_unicode
+from ..models.errors import CheckpointError, TextError
+from ..models.tokenizer import Tokenizer, is_unicode
 
 SEPARATOR = "<|endoftext|>"
 EMBEDDED_TEXT = "black_beauty.txt"
@@ -33,6 +33,30 @@ def read_documents(files: Sequence[str | Path], limit: int | None = None) -> lis
     if not documents:
         raise TextError(f"there is no text in {', '.join(map(str, files))}; give a file with at least one document")
     return documents
+
+
+def encode_documents(
+    documents: Sequence[str], tokenizer: Tokenizer, truncate: int | None = None, vocab_size: int | None = None
+) -> list[list[int]]:
+    """Token ids of each document, with the begin token where there is one, cut at `truncate` tokens.
+
+    Raises TextError where no document leaves a token to predict, CheckpointError for an id from `vocab_size` on.
+    """
+    encoded = [tokenizer.encode(document)[:truncate] for document in documents]
+    check_ids(encoded, vocab_size)
+    return encoded
+
+
+def check_ids(encoded: Sequence[Sequence[int]], vocab_size: int | None) -> None:
+    """Raises TextError where nothing can be predicted, CheckpointError for an id from `vocab_size` on."""
+    if not any(len(ids) > 1 for ids in encoded):
+        raise TextError(f"none of the {len(encoded)} documents has two tokens; give longer text or a larger truncate")
+    largest = max(max(ids, default=0) for ids in encoded)
+    if vocab_size is not None and largest >= vocab_size:
+        raise CheckpointError(
+            f"the tokenizer gives the id {largest}, the model's vocabulary has {vocab_size}; "
+            "tokenizer.json is of another model"
+        )
 
 
 def _documents(file: Path) -> list[str]:

@@ -12,8 +12,8 @@ import torch
 from builders import llama, opt
 
 from moesaic.evaluate.run import evaluate
-from moesaic.evaluate.score import DocumentScore, Score, cut, encode_documents, score_documents, score_together
-from moesaic.evaluate.texts import embedded_text, read_documents
+from moesaic.evaluate.score import DocumentScore, Score, cut, score_documents, score_together
+from moesaic.evaluate.texts import embedded_text, encode_documents, read_documents
 from moesaic.models.checkpoint import load
 from moesaic.models.errors import CheckpointError, SetupError, TextError
 from moesaic.models.tokenizer import Tokenizer

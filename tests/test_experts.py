@@ -19,8 +19,8 @@ from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Sampling, Stopping
 from moesaic.engine.runner import ModelRunner
-from moesaic.evaluate.score import encode_documents, score_documents
-from moesaic.evaluate.texts import embedded_text, read_documents
+from moesaic.evaluate.score import score_documents
+from moesaic.evaluate.texts import embedded_text, encode_documents, read_documents
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported

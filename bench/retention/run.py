@@ -15,8 +15,7 @@ from torch import Tensor
 from ...compress.calibration import Calibration, CalibrationSettings
 from ...compress.identity import code_sha256, content_sha256
 from ...evaluate.provenance import provenance
-from ...evaluate.score import encode_documents
-from ...evaluate.texts import read_documents
+from ...evaluate.texts import encode_documents, read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
 from ...models.progress import Progress

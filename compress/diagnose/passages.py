@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...evaluate.score import encode_documents
-from ...evaluate.texts import read_documents
+from ...evaluate.texts import encode_documents, read_documents
 from ...models.checkpoint import Checkpoint
 from ...models.errors import SetupError
 from ...models.tokenizer import Tokenizer

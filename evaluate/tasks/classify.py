@@ -19,7 +19,7 @@ from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Attention, Transformer
 from ..likelihood import Passage, grouped
-from ..score import check_ids
+from ..texts import check_ids
 from .items import Example, Task, TaskScore
 
 
