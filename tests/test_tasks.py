@@ -9,7 +9,6 @@ import pytest
 import torch
 from builders import byte_tokenizer, llama, opt
 
-from moesaic.compress.pipeline import compress
 from moesaic.engine.runner import ModelRunner
 from moesaic.evaluate.likelihood import Passage, encode_pair, grouped, score_passages
 from moesaic.evaluate.measure import measure
@@ -17,12 +16,9 @@ from moesaic.evaluate.plan import Plan
 from moesaic.evaluate.score import scoring_runner
 from moesaic.evaluate.tasks.answer import answer, encode_questions
 from moesaic.evaluate.tasks.classify import (
-    HeadRecipe,
-    TuneRecipe,
     score_head,
     text_features,
     train_head,
-    tune_,
 )
 from moesaic.evaluate.tasks.files import read_task
 from moesaic.evaluate.tasks.items import Example, Question, Task, TaskScore
@@ -252,26 +248,6 @@ def test_features_do_not_depend_on_the_texts_beside_them(pair: Any) -> None:
     together = text_features(runner, tokenizer, texts, 30)
     alone = torch.cat([text_features(runner, tokenizer, [text], 30) for text in texts])
     assert torch.allclose(together, alone, atol=1e-5)
-
-
-def test_tuning_the_whole_model_fits_better_than_its_head_alone(tmp_path: Path) -> None:
-    llama(tmp_path, num_hidden_layers=1)
-    model, tokenizer = load(tmp_path), Tokenizer.open(tmp_path)
-    runner, weak = scoring_runner(model, 64), HeadRecipe(iterations=1)
-    head = train_head(runner, tokenizer, TWO_KINDS, weak)
-    before = score_head(head, runner, tokenizer, TWO_KINDS)
-    tuned = tune_(model, head, tokenizer, TWO_KINDS, TuneRecipe(epochs=4, batch=8))
-    after = score_head(tuned, runner, tokenizer, TWO_KINDS)
-    assert sum(after.nats) < sum(before.nats) and after.score() == 1
-    assert not any(value.requires_grad for value in model.parameters())
-
-
-def test_an_int8_model_is_not_tuned(tmp_path: Path) -> None:
-    compress("stories260k", tmp_path / "int8", "int8")
-    model, tokenizer = load(tmp_path / "int8"), Tokenizer.open(tmp_path / "int8")
-    head = train_head(scoring_runner(model, 64), tokenizer, TWO_KINDS)
-    with pytest.raises(SetupError, match="tune the dense model, then compress it"):
-        tune_(model, head, tokenizer, TWO_KINDS)
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,16 @@
 A head that was trained on an original can be put on its compressed form: what it still gets right is what was kept.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ...engine.runner import ModelRunner
-from ...models.errors import SetupError
-from ...models.ffn import FFN
-from ...models.linear import Int8Embedding, Int8Linear
 from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
-from ...models.transformer import Attention, Transformer
 from ..likelihood import Passage, grouped
 from ..texts import check_ids
 from .items import Example, Task, TaskScore
@@ -31,16 +26,6 @@ class HeadRecipe:
     max_tokens: int = 256
     l2: float = 1e-3
     iterations: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class TuneRecipe:
-    """How the whole model is trained with its head: AdamW, batches of a shuffle that the seed fixes."""
-
-    epochs: int = 3
-    batch: int = 32
-    learning_rate: float = 5e-4
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,69 +124,3 @@ def _regression(x: Tensor, targets: Tensor, num_labels: int, recipe: HeadRecipe)
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
-
-
-def tune_(
-    model: Transformer,
-    head: Head,
-    tokenizer: Tokenizer,
-    task: Task,
-    recipe: TuneRecipe = TuneRecipe(),  # noqa: B008 (frozen)
-    max_tokens: int = 256,
-    progress: Count | None = None,
-) -> Head:
-    """Trains a dense model in place together with a head for a task, and gives the head that now belongs to it.
-
-    Raises SetupError where a weight is quantized: tune first, then compress.
-    """
-    if any(isinstance(module, Int8Linear | Int8Embedding) for module in model.modules()):
-        raise SetupError("this model has int8 weights, which cannot be trained; tune the dense model, then compress it")
-    weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
-    trained = Head(head.labels, head.mean, head.deviation, weight, bias)
-    limit = min(max_tokens, model.spec.max_context)
-    encoded = [tokenizer.encode(example.text)[:limit] for example in task.train]
-    targets = _targets(task.train, head.labels)
-    with _unpacked(model):
-        optimizer = torch.optim.AdamW([*model.parameters(), weight, bias], lr=recipe.learning_rate)
-        batches = list(_batches(len(encoded), recipe))
-        for done, rows in enumerate(batches, 1):
-            features = _batch_features(model, [encoded[i] for i in rows])
-            loss = functional.cross_entropy(trained(features), targets[rows].to(features.device))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if progress:
-                progress(done, len(batches))
-    return Head(head.labels, head.mean, head.deviation, weight.detach(), bias.detach())
-
-
-def _batches(count: int, recipe: TuneRecipe) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for _ in range(recipe.epochs):
-        yield from torch.split(torch.randperm(count, generator=generator), recipe.batch)
-
-
-def _batch_features(model: Transformer, encoded: Sequence[Sequence[int]]) -> Tensor:
-    """Mean states [texts, hidden]. Padding stands at the end, where a causal model does not look."""
-    device = model.norm.weight.device
-    rows = [torch.tensor(list(ids), device=device) for ids in encoded]
-    states = model.hidden(nn.utils.rnn.pad_sequence(rows, batch_first=True))
-    lengths = torch.tensor([len(row) for row in rows], device=device).unsqueeze(1)
-    inside = torch.arange(states.shape[1], device=device) < lengths  # [texts, tokens]
-    return (states * inside.unsqueeze(-1)).sum(1).float() / lengths
-
-
-@contextmanager
-def _unpacked(model: Transformer) -> Iterator[None]:
-    """The model with its single linears in use, to be trained. They are views of the packed ones, which follow."""
-    groups = [module for module in model.modules() if isinstance(module, Attention | FFN)]
-    packed = [module.packed for module in groups]
-    for module in groups:
-        module.packed = None
-    model.requires_grad_(True)
-    try:
-        yield
-    finally:
-        model.requires_grad_(False)
-        for module, whole in zip(groups, packed, strict=True):
-            module.packed = whole
