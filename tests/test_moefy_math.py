@@ -142,8 +142,7 @@ def test_a_threshold_keeps_the_share_asked_for_within_a_two_hundredth(kind: str,
 
 def test_a_histogram_does_not_depend_on_the_cuts() -> None:
     scores = scores_of("relu")
-    whole, parts = histogram(scores), histogram(scores[:7], scores[7:100])
-    parts.merge(histogram(scores[100:]))
+    whole, parts = histogram(scores), histogram(scores[:7], scores[7:100], scores[100:])
     assert torch.equal(parts.counts, whole.counts) and parts.highest == whole.highest
     torch.testing.assert_close(parts.energy, whole.energy, rtol=1e-12, atol=0)
 

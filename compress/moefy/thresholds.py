@@ -24,7 +24,7 @@ class ScoreHistogram:
 
     Bin 0 holds the zeros, which ReLU makes many of; bin b the scores in (edge[b - 1], edge[b]], where the edges are
     the fp32 numbers whose last 17 bits are 0: an integer of the score's bits says the bin, on any device. Sums are
-    fp64 and merge, so scores may come in any cuts.
+    fp64, so scores may come in any cuts.
     """
 
     counts: Tensor = field(default_factory=_zeros)  # [1 + bins]
@@ -50,12 +50,6 @@ class ScoreHistogram:
             if self.squares:
                 self.energy += _by_bin(high_bits, exact.double().square())
             self.highest = max(self.highest, high)
-
-    def merge(self, other: "ScoreHistogram") -> None:
-        """Takes in the scores that another has seen."""
-        self.counts = self.counts + other.counts
-        self.energy = self.energy + other.energy
-        self.highest = max(self.highest, other.highest)
 
     @property
     def nonzero_share(self) -> float:
