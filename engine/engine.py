@@ -117,7 +117,7 @@ class Engine:
         prompt, start = running.request.prompt_ids, running.num_cached
         chunk = prompt[start : start + self._prefill_chunk]
         try:
-            done = self._runner.prefill(slot, chunk, start, running.request.tier)
+            done = self._runner.prefill(slot, chunk, start, running.request.operating_point)
         except Exception as error:  # a fault of this request's forward pass must not end the others
             return [self._failed(slot, error)]
         running.num_cached += len(chunk)
@@ -135,7 +135,9 @@ class Engine:
         rows = self._slots[:count]
         try:
             done = self._runner.decode(
-                [row.last_token for row in rows], [row.num_cached for row in rows], [row.request.tier for row in rows]
+                [row.last_token for row in rows],
+                [row.num_cached for row in rows],
+                [row.request.operating_point for row in rows],
             )
         except Exception as error:
             return [self._failed(slot, error) for slot in reversed(range(count))]

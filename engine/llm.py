@@ -157,10 +157,10 @@ class LLM:
         stop = (stop,) if isinstance(stop, str) else tuple(stop)
         found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
         dial = self.description.dial
-        tier = dial.place(settings.get("tier"), settings.get("share"), found=found)
+        point = dial.operating_point(settings.get("tier"), settings.get("share"), found=found)
         stopping = stopping.also_at(end_ids)
-        request = Request(next(self._keys), ids, sampling, stopping, tier=tier)
-        return _Answer(request, TextStream(self.tokenizer, ids, stop), dial.name(tier))
+        request = Request(next(self._keys), ids, sampling, stopping, operating_point=point)
+        return _Answer(request, TextStream(self.tokenizer, ids, stop), dial.name(point))
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:

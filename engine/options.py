@@ -42,5 +42,5 @@ class ModelDescription:
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """Names of the operating points, the full one first."""
+        """Names of the tiers, the full one first."""
         return self.dial.names

@@ -43,7 +43,7 @@ class Stopping:
 class Request:
     """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished.
 
-    tier: the place of the operating point of the model's experts: 0 is full, a fraction lies between two tiers.
+    operating_point: of the model's experts, on its dial: 0 is the full tier, a fraction lies between two.
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     """
 
@@ -52,7 +52,7 @@ class Request:
     sampling: Sampling = Sampling()
     stopping: Stopping = Stopping()
     arrived_seconds: float | None = None
-    tier: float = 0.0
+    operating_point: float = 0.0
 
 
 class FinishReason(Enum):

@@ -32,12 +32,12 @@ class Runner(Protocol):
     max_context: int
     vocab_size: int
 
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: float) -> Forward:
-        """Puts tokens at start, start+1 ... of a slot, computed at this tier; logits after the last of them."""
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, operating_point: float) -> Forward:
+        """Puts tokens at start, start+1 ... of a slot, at this operating point; logits after the last of them."""
         ...
 
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float]) -> Forward:
-        """One token for each of the slots 0 .. n-1, at its position and tier."""
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], operating_points: Sequence[float]) -> Forward:
+        """One token for each of the slots 0 .. n-1, at its position and operating point."""
         ...
 
     def move(self, source: int, target: int, num_tokens: int) -> None:
@@ -62,8 +62,8 @@ class ModelRunner:
         self.scored = (0, 0.0, 0.0)
 
     @torch.inference_mode()
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: float = 0) -> Forward:
-        compute = self._compute([tier])
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, operating_point: float = 0) -> Forward:
+        compute = self._compute([operating_point])
         states = self._prefill(slot, token_ids, start, compute)
         return Forward(self.head(states[-1:])[0], compute.shares(len(token_ids)) if compute else ())
 
@@ -96,12 +96,14 @@ class ModelRunner:
         return self.model.head(states)
 
     @torch.inference_mode()
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float] = ()) -> Forward:
-        compute = self._compute(tiers or [0] * len(token_ids), self._step)
+    def decode(
+        self, token_ids: Sequence[int], positions: Sequence[int], operating_points: Sequence[float] = ()
+    ) -> Forward:
+        compute = self._compute(operating_points or [0] * len(token_ids), self._step)
         ids = torch.tensor(list(token_ids), device=self.device).unsqueeze(1)
-        places = torch.tensor(list(positions), device=self.device).unsqueeze(1)
+        column = torch.tensor(list(positions), device=self.device).unsqueeze(1)
         context = DecodeContext(self.cache, list(positions))
-        logits = self.model.head(self.model.hidden(ids, places, context, compute)[:, 0])
+        logits = self.model.head(self.model.hidden(ids, column, context, compute)[:, 0])
         return Forward(logits, compute.shares(1) if compute else ())
 
     @torch.inference_mode()
@@ -114,11 +116,11 @@ class ModelRunner:
         context = PrefillContext(self.cache, slot, start, len(token_ids))
         return self.model.hidden(ids, positions, context, compute)[0]
 
-    def _compute(self, tiers: Sequence[float], step: StepShare | None = None) -> Compute | None:
+    def _compute(self, operating_points: Sequence[float], step: StepShare | None = None) -> Compute | None:
         """An account, where there is something to account for."""
         if self.model.spec.num_tiers == 1:
             return None
-        return self.model.compute_of(tiers, step.factors(tiers) if step else ())
+        return self.model.compute_of(operating_points, step.factors(operating_points) if step else ())
 
     def _note(self, compute: Compute | None, tokens: int) -> None:
         num_bytes, neurons = compute.shares(1)[0] if compute else (tokens, tokens)

@@ -70,7 +70,7 @@ class Checkpoint:
 
     def tier_index(self, tier: str | None) -> int:
         """The index of a tier; None is the full one. Raises Unsupported with the list."""
-        return int(self.dial.place(tier, None))
+        return int(self.dial.operating_point(tier, None))
 
     def stored_dtype(self, name: str) -> torch.dtype | None:
         """Of a floating-point tensor, by our name; of a bias that is not there, its weight's. None for neither."""

@@ -1,4 +1,4 @@
-"""From a share of the FFN's bytes to a place between two tiers. No torch, so that a front end may import it."""
+"""From a share of the FFN's bytes to an operating point between two tiers. No torch: a front end may import it."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -14,12 +14,13 @@ _JUST_BEYOND = 1e-6  # the full tier
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """What a request may spend on the FFN. A place is a number: 0 is the full tier, 1 the next, 1.25 a quarter of the
-    way from that to the one after it: of thresholds and constants, the line between two tiers.
+    """What a request may spend on the FFN. An operating point is a number: 0 is the full tier, 1 the next, 1.25 a
+    quarter of the way from that to the one after it: of thresholds and constants, the line between two tiers.
 
-    names: of the tiers, at the places 0, 1, ... points: (place, share of bytes that calibration saw there), the places
-    rising; on straight lines between them a share finds its place. The first is just beyond the full tier: routing may
-    come on top of all the weights, or every neuron refined be less than they are, and no place reads what lies between.
+    names: of the tiers, which are the operating points 0, 1, ... points: (operating point, share of bytes that
+    calibration saw there), rising; on straight lines between them a share finds its own. The first is just beyond the
+    full tier: routing may come on top of all the weights, or every neuron refined be less than they are, and no
+    operating point reads what lies between.
     """
 
     names: tuple[str, ...] = (FULL,)
@@ -39,16 +40,18 @@ class Dial:
     @property
     def shares(self) -> tuple[float, ...]:
         """Of each tier, what calibration saw: of the full one, all."""
-        return (1.0, *(share for place, share in self.points[1:] if place.is_integer()))
+        return (1.0, *(share for point, share in self.points[1:] if point.is_integer()))
 
-    def place(self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()) -> float:
+    def operating_point(
+        self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()
+    ) -> float:
         """Of a tier by its name, or of a share of bytes; of the full tier without either.
 
         Raises InvalidRequest with what else was found wrong with the request and what is wrong here, whose fields begin
         with `prefix`; where nothing is, Unsupported for what this model does not have.
         """
         try:
-            place = self._place(tier, share, prefix)
+            point = self._operating_point(tier, share, prefix)
         except InvalidRequest as error:
             raise InvalidRequest([*found, *error.violations]) from None
         except Unsupported:
@@ -56,9 +59,9 @@ class Dial:
                 raise
         if found:
             raise InvalidRequest(found)
-        return place
+        return point
 
-    def _place(self, tier: str | None, share: float | None, prefix: str) -> float:
+    def _operating_point(self, tier: str | None, share: float | None, prefix: str) -> float:
         if share is None:
             return float(self._index(tier or FULL))
         if tier:
@@ -69,9 +72,9 @@ class Dial:
             raise InvalidRequest([Violation(f"{prefix}share", message)])
         return self._between(share, prefix)
 
-    def name(self, place: float) -> str:
-        """The tier at a place; "" between two."""
-        return self.names[int(place)] if place.is_integer() else ""
+    def name(self, operating_point: float) -> str:
+        """The tier at an operating point; "" between two."""
+        return self.names[int(operating_point)] if operating_point.is_integer() else ""
 
     def _index(self, tier: str) -> int:
         if tier not in self.names:

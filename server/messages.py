@@ -21,7 +21,7 @@ def submit_message(request: Request) -> pb.Command:
         stop_token_ids=stopping.stop_token_ids,
         ignore_eos=stopping.ignore_eos,
         arrived_seconds=request.arrived_seconds,
-        tier=request.tier,
+        operating_point=request.operating_point,
     )
     return pb.Command(submit=submit)
 
@@ -37,7 +37,7 @@ def request_of(submit: pb.Submit) -> Request:
     )
     stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
     arrived = submit.arrived_seconds if submit.HasField("arrived_seconds") else None
-    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.tier)
+    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.operating_point)
 
 
 def step_message(rows: list[Row], load: Load) -> pb.Event:
@@ -95,7 +95,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         max_context=limits.max_context,
         stages=description.stages,
         tiers=description.tiers,
-        dial=[pb.DialPoint(place=place, share=share) for place, share in description.dial.points],
+        dial=[pb.DialPoint(operating_point=point, share=share) for point, share in description.dial.points],
         device=description.device,
         dtype=description.dtype,
         threads=description.threads,
@@ -113,7 +113,7 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         vocab_size=ready.vocab_size,
         max_context=ready.max_context,
         stages=tuple(ready.stages),
-        dial=Dial(tuple(ready.tiers), tuple((point.place, point.share) for point in ready.dial)),
+        dial=Dial(tuple(ready.tiers), tuple((point.operating_point, point.share) for point in ready.dial)),
         device=ready.device,
         dtype=ready.dtype,
         threads=ready.threads,

@@ -54,9 +54,11 @@ async def checked(
     stop_strings = tuple(message.stopping.stop_strings)
     found += violations(prompt_ids, sampling, stopping, limits) + stop_string_violations(stop_strings)
     compute = message.compute
-    tier = dial.place(compute.tier, compute.share if compute.HasField("share") else None, "compute.", found)
+    share = compute.share if compute.HasField("share") else None
+    point = dial.operating_point(compute.tier, share, "compute.", found)
     stopping = stopping.also_at(chat.end_ids if message.HasField("messages") else ())
-    return Checked(Request(0, prompt_ids, sampling, stopping, tier=tier), stop_strings, dial.name(tier))
+    request = Request(0, prompt_ids, sampling, stopping, operating_point=point)
+    return Checked(request, stop_strings, dial.name(point))
 
 
 def _request_id_violations(request_id: str) -> list[Violation]:

@@ -1,4 +1,4 @@
-"""A share of the FFN's bytes finds its place between the tiers, and rows between tiers lie between their results."""
+"""A share of the FFN's bytes finds its operating point, and rows between tiers lie between their results."""
 
 import pytest
 import torch
@@ -13,30 +13,30 @@ LOW = TierRecord("low", 0.5, {"bytes_share": 0.49})
 DIAL = Dial.of([HIGH, LOW])
 
 
-@pytest.mark.parametrize(("share", "place"), [(1, 0), (0.9, 0.25), (0.85, 0.375), (0.71, 1), (0.6, 1.5), (0.49, 2)])
-def test_a_share_lies_on_straight_lines_between_what_calibration_saw(share: float, place: float) -> None:
-    assert DIAL.place(None, share) == pytest.approx(place)
+@pytest.mark.parametrize(("share", "point"), [(1, 0), (0.9, 0.25), (0.85, 0.375), (0.71, 1), (0.6, 1.5), (0.49, 2)])
+def test_a_share_lies_on_straight_lines_between_what_calibration_saw(share: float, point: float) -> None:
+    assert DIAL.operating_point(None, share) == pytest.approx(point)
 
 
-def test_less_share_is_never_an_earlier_place() -> None:
-    places = [DIAL.place(None, share / 1000) for share in range(1000, 489, -1)]
-    assert places == sorted(places) and places[0] == 0 and places[-1] == 2
+def test_less_share_is_never_an_earlier_operating_point() -> None:
+    points = [DIAL.operating_point(None, share / 1000) for share in range(1000, 489, -1)]
+    assert points == sorted(points) and points[0] == 0 and points[-1] == 2
 
 
 def test_no_share_is_answered_with_more_than_the_full_tier_reads() -> None:
     beyond = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 1.1], [0.5, 0.9]]})
     dial = Dial.of([beyond, LOW])
     assert dial.shares == (1.0, 0.71, 0.49)
-    assert [dial.place(None, share) for share in (1, 0.9999, 0.95, 0.9)] == pytest.approx(
+    assert [dial.operating_point(None, share) for share in (1, 0.9999, 0.95, 0.9)] == pytest.approx(
         [0, 0.25, 0.375, 0.5], abs=1e-3
     )
 
 
-def test_a_share_that_no_place_reads_is_answered_with_less() -> None:
+def test_a_share_that_no_operating_point_reads_is_answered_with_less() -> None:
     refined = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 0.9], [0.5, 0.8]]})
     dial = Dial.of([refined, LOW])
-    assert [dial.place(None, share) for share in (0.99, 0.9)] == pytest.approx([0, 0], abs=1e-5)
-    assert dial.place(None, 0.99) > 0 and dial.name(dial.place(None, 0.99)) == ""
+    assert [dial.operating_point(None, share) for share in (0.99, 0.9)] == pytest.approx([0, 0], abs=1e-5)
+    assert dial.operating_point(None, 0.99) > 0 and dial.name(dial.operating_point(None, 0.99)) == ""
 
 
 def test_a_flat_piece_and_equal_tiers_leave_the_rest_of_the_dial_as_it_is() -> None:
@@ -44,7 +44,7 @@ def test_a_flat_piece_and_equal_tiers_leave_the_rest_of_the_dial_as_it_is() -> N
         "high", 0.7, {"bytes_share": 0.71, "between": [[0.0, 1.1], [0.25, 1.1], [0.5, 0.91], [0.75, 0.91]]}
     )
     dial = Dial.of([flat, TierRecord("same", 0.7, {"bytes_share": 0.71}), LOW])
-    assert [dial.place(None, share) for share in (0.91, 0.81, 0.71, 0.6, 0.49)] == pytest.approx(
+    assert [dial.operating_point(None, share) for share in (0.91, 0.81, 0.71, 0.6, 0.49)] == pytest.approx(
         [0.5, 0.875, 1, 2.5, 3]
     )
 
@@ -55,28 +55,29 @@ def test_what_calibration_saw_between_two_tiers_is_held_between_them() -> None:
 
 
 def test_tiers_have_their_names_and_what_lies_between_has_none() -> None:
-    assert [DIAL.name(DIAL.place(tier, None)) for tier in (None, "", "high", "low")] == ["full", "full", "high", "low"]
-    assert DIAL.name(DIAL.place(None, 0.6)) == ""
+    for tier, name in ((None, "full"), ("", "full"), ("high", "high"), ("low", "low")):
+        assert DIAL.name(DIAL.operating_point(tier, None)) == name
+    assert DIAL.name(DIAL.operating_point(None, 0.6)) == ""
 
 
 def test_a_dial_that_does_not_fall_takes_names_alone() -> None:
     dial = Dial.of([LOW, HIGH])
-    assert dial.place("high", None) == 2
+    assert dial.operating_point("high", None) == 2
     with pytest.raises(Unsupported, match="name one: full, low, high"):
-        dial.place(None, 0.6)
+        dial.operating_point(None, 0.6)
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, 1.01, float("nan"), float("inf")])
 def test_what_is_no_share_is_refused(share: float) -> None:
     with pytest.raises(InvalidRequest, match="above 0"):
-        DIAL.place(None, share)
+        DIAL.operating_point(None, share)
 
 
 def test_what_else_is_wrong_with_a_request_is_told_with_its_share() -> None:
     other = Violation("top_p", "is 2.0, it must be above 0 and at most 1")
     for tier, share, fields in ((None, 2.0, ["top_p", "share"]), (None, 0.6, ["top_p"]), ("lowest", None, ["top_p"])):
         with pytest.raises(InvalidRequest) as caught:
-            DIAL.place(tier, share, found=[other])
+            DIAL.operating_point(tier, share, found=[other])
         assert [each.field for each in caught.value.violations] == fields
 
 

@@ -38,7 +38,7 @@ class FakeRunner:
         found[after(self.slots[slot])] = 9.0
         return found * float("nan") if 91 in self.slots[slot] else found
 
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, tier: float) -> Forward:
+    def prefill(self, slot: int, token_ids: Sequence[int], start: int, operating_point: float) -> Forward:
         if 90 in token_ids:
             raise RuntimeError("prefill broke")
         self.prefilled.append(len(token_ids))
@@ -46,7 +46,7 @@ class FakeRunner:
         assert len(self.slots[slot]) == start + len(token_ids) <= CONTEXT
         return Forward(self.logits(slot))
 
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], tiers: Sequence[float]) -> Forward:
+    def decode(self, token_ids: Sequence[int], positions: Sequence[int], operating_points: Sequence[float]) -> Forward:
         assert 0 < len(token_ids) == len(positions) <= self.num_slots
         for slot, (token, position) in enumerate(zip(token_ids, positions, strict=True)):
             assert len(self.slots[slot]) >= position, "a slot lost its keys and values"

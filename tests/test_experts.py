@@ -147,8 +147,8 @@ def test_on_its_calibration_text_a_tier_gives_what_the_dense_ffn_gives_in_the_me
 @pytest.mark.parametrize("share", [0.95, 0.9, 0.85, 0.8, 0.7, 0.6])
 def test_any_share_reads_about_itself_and_hardly_more(stories: dict[str, Path], kind: str, share: float) -> None:
     windows = Calibration(CalibrationSettings(sequences=12, length=48), open_checkpoint("stories260k")).windows
-    place = Dial.of(open_checkpoint(stories[kind]).record.tiers).place(None, share)
-    read, _ = walk(load(stories[kind]), windows, lambda *_: None, tier=place)
+    point = Dial.of(open_checkpoint(stories[kind]).record.tiers).operating_point(None, share)
+    read, _ = walk(load(stories[kind]), windows, lambda *_: None, tier=point)
     assert 0.94 * share < read < 1.02 * share
 
 
@@ -170,7 +170,7 @@ def test_rows_of_any_tiers_in_one_batch_get_the_tokens_they_get_alone(stories: d
     requests = [
         Request(
             key, tuple([1, *draw.choices(range(3, 400), k=draw.randrange(1, 9))]), Sampling(temperature=0.0),
-            Stopping(6, ignore_eos=True), tier=key % 3,
+            Stopping(6, ignore_eos=True), operating_point=key % 3,
         )
         for key in range(500)
     ]  # fmt: skip
