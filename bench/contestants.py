@@ -10,7 +10,8 @@ import torch
 
 from ..engine.build import build_engine
 from ..engine.options import EngineOptions
-from ..engine.request import Request, Sampling, Stopping
+from ..engine.request import Request, Stopping
+from ..engine.sampling import Sampling
 from ..models.checkpoint import DTYPES
 from ..models.threads import torch_threads
 

@@ -13,22 +13,13 @@ from ..models.chat import ChatTemplate, Message, message_violations, messages_of
 from ..models.errors import InvalidRequest, RequestFailed, Violation
 from ..models.generation_config import generation_defaults
 from ..models.locate import locate
-from ..models.suggestion import suggestion
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, GenerationSettings, Usage, type_violations
+from .completion import Chunk, Completion, Usage
 from .options import EngineOptions
-from .request import (
-    FinishReason,
-    Request,
-    Row,
-    Stopping,
-    Timing,
-    default_max_new_tokens,
-    sampling_from_defaults,
-    violations,
-)
-from .text import TextStream, stop_string_violations
+from .request import FinishReason, Request, Row, Timing
+from .settings import GenerationSettings, Terms, asked_of, check_names
+from .text import TextStream
 
 Prompt = str | Sequence[int]
 Conversation = Sequence[Mapping[str, str] | Message]
@@ -85,9 +76,10 @@ class LLM:
         folder = locate(path)
         self.tokenizer = Tokenizer.open(folder)
         self.chat_template = ChatTemplate.open(folder, self.tokenizer)
-        self._defaults = generation_defaults(folder)
+        defaults = generation_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
+        self._terms = Terms(defaults, built.limits, built.description.dial)
         self.model = built.model
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
@@ -139,28 +131,9 @@ class LLM:
     def _answer(self, prompt: Prompt, settings: GenerationSettings, end_ids: Sequence[int] = ()) -> _Answer:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         check_names(settings)
-        found = type_violations(settings)
-        for violation in found:
-            settings.pop(violation.field)  # type: ignore[misc]  # what is left can be judged too
-        ids = self._ids(prompt)
-        sampling = sampling_from_defaults(
-            self._defaults, settings.get("temperature"), settings.get("top_k"), settings.get("top_p"),
-            settings.get("min_p"), settings.get("seed"),
-        )  # fmt: skip
-        limit = settings.get("max_new_tokens")
-        stopping = Stopping(
-            default_max_new_tokens(len(ids), self.limits) if limit is None else limit,
-            tuple(settings.get("stop_token_ids") or ()),
-            bool(settings.get("ignore_eos")),
-        )
-        stop = settings.get("stop") or ()
-        stop = (stop,) if isinstance(stop, str) else tuple(stop)
-        found += violations(ids, sampling, stopping, self.limits) + stop_string_violations(stop)
-        dial = self.description.dial
-        point = dial.operating_point(settings.get("tier"), settings.get("share"), found=found)
-        stopping = stopping.also_at(end_ids)
-        request = Request(next(self._keys), ids, sampling, stopping, operating_point=point)
-        return _Answer(request, TextStream(self.tokenizer, ids, stop), dial.name(point))
+        asked = asked_of(self._ids(prompt), settings, self._terms, turn_end_ids=end_ids)
+        request = replace(asked.request, key=next(self._keys))
+        return _Answer(request, asked.text_stream(self.tokenizer), asked.tier)
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:
@@ -208,14 +181,6 @@ def _several(messages: Any) -> Sequence[object]:
     """A list of conversations; one alone is a list of one."""
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     return messages if is_list and messages and isinstance(messages[0], Sequence) else [messages]
-
-
-def check_names(settings: GenerationSettings) -> None:
-    """Refuses names that do not exist, with a suggestion."""
-    for name in settings:
-        if name not in GenerationSettings.__annotations__:
-            hint = suggestion(name, list(GenerationSettings.__annotations__))
-            raise InvalidRequest([Violation(name, f"there is no such setting; {hint}")])
 
 
 def _joined(chunks: Sequence[Chunk]) -> Completion:

@@ -1,29 +1,14 @@
 """What an engine is asked and what it answers: token ids and numbers, no text, no tensors, no torch."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..models.errors import Violation
+from .sampling import Sampling, sampling_violations
 
 DEFAULT_MAX_NEW_TOKENS = 128
 MAX_STOP_TOKEN_IDS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is drawn from the logits.
-
-    temperature 0 is greedy; top_k 0 is off. The order is temperature, top_k, top_p, min_p. A seed makes the
-    draws of this request its own: they do not depend on what else is in the batch.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +94,6 @@ class Limits:
     max_context: int
 
 
-def sampling_from_defaults(
-    defaults: Mapping[str, float | int],
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
-) -> Sampling:
-    """What the caller left open is taken from the model's generation_config, then from `Sampling`."""
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    plain = Sampling()
-    return Sampling(
-        temperature=float(values.get("temperature", plain.temperature)),
-        top_k=int(values.get("top_k", plain.top_k)),
-        top_p=float(values.get("top_p", plain.top_p)),
-        min_p=float(values.get("min_p", plain.min_p)),
-        seed=seed,
-    )
-
-
 def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
     """What is made when the caller names no count: 128, or what the context still holds."""
     return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - num_prompt_tokens))
@@ -139,7 +103,7 @@ def violations(prompt_ids: Sequence[int], sampling: Sampling, stopping: Stopping
     """Every field that makes this request impossible, each with its value, its limit and the way out."""
     return [
         *_prompt_violations(prompt_ids, stopping, limits),
-        *_sampling_violations(sampling),
+        *sampling_violations(sampling),
         *_stopping_violations(stopping, limits),
     ]
 
@@ -165,20 +129,6 @@ def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Li
         "limit": str(limits.max_context),
     }
     return [Violation("prompt", message, "CONTEXT_LENGTH_EXCEEDED", counts)]
-
-
-def _sampling_violations(sampling: Sampling) -> list[Violation]:
-    rules = (
-        ("temperature", sampling.temperature, 0.0 <= sampling.temperature <= 2.0, "from 0 (greedy) to 2"),
-        ("top_k", sampling.top_k, sampling.top_k >= 0, "0 (off) or a positive count"),
-        ("top_p", sampling.top_p, 0.0 < sampling.top_p <= 1.0, "above 0 and at most 1"),
-        ("min_p", sampling.min_p, 0.0 <= sampling.min_p <= 1.0, "from 0 (off) to 1"),
-    )
-    return [
-        Violation(f"sampling.{name}", f"is {value}, it must be {rule}")
-        for name, value, holds, rule in rules
-        if not holds or math.isnan(value)
-    ]
 
 
 def _stopping_violations(stopping: Stopping, limits: Limits) -> list[Violation]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .request import Sampling
+from .sampling import Sampling
 
 _SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
 

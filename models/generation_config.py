@@ -6,18 +6,16 @@ from typing import Any
 
 from .errors import CheckpointError
 
-_NUMBERS = ("temperature", "top_k", "top_p", "min_p")
-
 
 def generation_defaults(folder: Path) -> dict[str, float | int]:
-    """Sampling defaults of a model directory; {"temperature": 0} where the file says do_sample false."""
+    """The numbers that a model directory sets, by name; {"temperature": 0} where the file says do_sample false."""
     values = read_optional_json(folder / "generation_config.json")
     if values.get("do_sample") is False:
         return {"temperature": 0.0}
     return {
-        name: values[name]
-        for name in _NUMBERS
-        if isinstance(values.get(name), int | float) and not isinstance(values[name], bool) and abs(values[name]) < 1e9
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
     }
 
 

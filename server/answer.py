@@ -4,22 +4,22 @@ import time
 from collections.abc import AsyncIterator
 
 from ..engine.request import FinishReason, Row
+from ..engine.settings import Asked
 from ..engine.text import TextStream
 from ..models.errors import RequestFailed
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .running import Running
-from .validation import Checked
 
 
 async def answer(
-    running: Running, asked: Checked, tokenizer: Tokenizer, arrived: float
+    running: Running, asked: Asked, tokenizer: Tokenizer, arrived: float
 ) -> AsyncIterator[pb.GenerateChunk]:
     """Chunks up to the one with finish, usage and timing. What waits while a chunk is sent goes out as one.
 
     Raises RequestFailed when the engine failed on this request. `arrived` is a time.monotonic().
     """
-    text = TextStream(tokenizer, asked.request.prompt_ids, asked.stop_strings)
+    text = asked.text_stream(tokenizer)
     last: Row | None = None
     while last is None and text.stopped is None:
         token_ids, last = await running.take()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ..engine.request import Limits
-from ..models.dial import Dial
+from ..engine.settings import Terms
 from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable, Violation
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
@@ -41,12 +41,12 @@ class ServedModel:
         self.admission = admission
         self._max_prompt_tokens = max_prompt_tokens
 
-    def ready(self) -> tuple[Limits, Dial]:
-        """The limits and operating points of the model. Raises Unavailable while its engine takes no requests."""
+    def ready(self) -> Terms:
+        """What the model brings to a request. Raises Unavailable while its engine takes no requests."""
         self.engine.refuse_unless_serving()
         if self.engine.limits is None or self.engine.description is None:
             raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
-        return self.engine.limits, self.engine.description.dial
+        return Terms(self.defaults, self.engine.limits, self.engine.description.dial)
 
     def max_prompt_tokens(self, limits: Limits) -> int:
         """The limit on the tokens of all prompts in flight: as set, else 4 x context x slots."""

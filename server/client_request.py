@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from google.protobuf.message import Message
 
-from ..engine.completion import GenerationSettings, type_violations
+from ..engine.sampling import OPTIONS, SamplingSettings
+from ..engine.settings import GenerationSettings, rightly_typed
 from ..models.chat import messages_of
 from ..models.errors import InvalidRequest, Violation
+from ..models.suggestion import suggestion
 from ..proto import generation_pb2 as pb
 
 MAX_REQUEST_BYTES = 4 << 20
@@ -36,23 +39,19 @@ def build_request(
     *,
     model: str = "",
     max_new_tokens: int | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
     stop: str | Sequence[str] = (),
     stop_token_ids: Sequence[int] = (),
     ignore_eos: bool = False,
     tier: str | None = None,
     share: float | None = None,
     request_id: str = "",
+    **sampling: Unpack[SamplingSettings],
 ) -> pb.GenerateRequest:
-    """The message. Raises InvalidRequest with every value that does not fit its field."""
+    """The message. Raises InvalidRequest with every value that does not fit its field, TypeError for unknown names."""
+    _check_names(sampling)
     request = pb.GenerateRequest(sampling=pb.Sampling(), stopping=pb.Stopping())
     found: list[Violation] = []
     _put(request, {"model": model, "request_id": request_id}, "", found)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
     _put(request.sampling, _fitting(sampling, "sampling.", found), "sampling.", found)
     stopping = {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}
     _put(request.stopping, _fitting(stopping, "stopping.", found), "stopping.", found)
@@ -71,11 +70,18 @@ def build_request(
     return request
 
 
+def _check_names(sampling: Mapping[str, object]) -> None:
+    """As Python does with keywords that a function does not know."""
+    for name in sampling:
+        if name not in OPTIONS:
+            raise TypeError(f"there is no setting {name!r}; {suggestion(name, [*Settings.__annotations__])}")
+
+
 def _fitting(values: Mapping[str, object], path: str, found: list[Violation]) -> Mapping[str, object]:
     """Those that are of the right type, as the offline engine judges it."""
-    wrong = {each.field: each for each in type_violations(values)}
-    found += [replace(each, field=path + name) for name, each in wrong.items()]
-    return {name: value for name, value in values.items() if name not in wrong}
+    right, wrong = rightly_typed(values)
+    found += [replace(each, field=path + each.field) for each in wrong]
+    return right
 
 
 def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[Violation]) -> None:

@@ -1,22 +1,22 @@
 """Engine dataclasses to engine.proto messages and back. Imports no torch."""
 
+from dataclasses import asdict
+
 from ..engine.options import ModelDescription
-from ..engine.request import FinishReason, Limits, Load, Request, Row, Sampling, Stopping, Timing
+from ..engine.request import FinishReason, Limits, Load, Request, Row, Stopping, Timing
+from ..engine.sampling import Sampling
 from ..models.dial import Dial
 from ..proto import engine_pb2 as pb
+from .fields import fields_of
 
 
 def submit_message(request: Request) -> pb.Command:
     """The command that hands a request to the engine."""
-    sampling, stopping = request.sampling, request.stopping
+    stopping = request.stopping
     submit = pb.Submit(
         key=request.key,
         prompt_ids=request.prompt_ids,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        seed=sampling.seed,
+        sampling=pb.Sampling(**asdict(request.sampling)),
         max_new_tokens=stopping.max_new_tokens,
         stop_token_ids=stopping.stop_token_ids,
         ignore_eos=stopping.ignore_eos,
@@ -28,13 +28,7 @@ def submit_message(request: Request) -> pb.Command:
 
 def request_of(submit: pb.Submit) -> Request:
     """The request that the engine is handed."""
-    sampling = Sampling(
-        temperature=submit.temperature,
-        top_k=submit.top_k,
-        top_p=submit.top_p,
-        min_p=submit.min_p,
-        seed=submit.seed if submit.HasField("seed") else None,
-    )
+    sampling = Sampling(**fields_of(submit.sampling))
     stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
     arrived = submit.arrived_seconds if submit.HasField("arrived_seconds") else None
     return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.operating_point)

@@ -56,10 +56,10 @@ class GenerationService:
         with RequestRecord(request_id, message.model, self._log_requests) as record:
             with self._catalog.under_way(request_id):
                 model = self._catalog.find(message.model, "model")
-                limits, dial = model.ready()
+                terms = model.ready()
                 with model.admission.request():
-                    asked = await checked(message, model.tokenizer, model.chat, model.defaults, limits, dial)
-                    with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(limits)):
+                    asked = await checked(message, model.tokenizer, model.chat, terms)
+                    with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)):
                         running = model.engine.submit(asked.request)
                         try:
                             async for chunk in answer(running, asked, model.tokenizer, record.arrived):

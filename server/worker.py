@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..engine.options import EngineOptions
-from ..engine.request import FinishReason, Request, Sampling, Stopping
+from ..engine.request import FinishReason, Request, Stopping
+from ..engine.sampling import Sampling
 from ..models.errors import MoesaicError, SetupError
 from ..proto import engine_pb2 as pb
 from .frames import FrameBuffer, frame

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from moesaic.engine.engine import Engine
-from moesaic.engine.request import FinishReason, Load, Request, Row, Sampling, Stopping
+from moesaic.engine.request import FinishReason, Load, Request, Row, Stopping
 from moesaic.engine.runner import Forward
 from moesaic.engine.sampler import draw, filtered_probabilities
+from moesaic.engine.sampling import Sampling
 
 VOCABULARY = 97
 CONTEXT = 40

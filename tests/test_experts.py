@@ -17,8 +17,9 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.walk import Constant, walk
 from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
-from moesaic.engine.request import Request, Sampling, Stopping
+from moesaic.engine.request import Request, Stopping
 from moesaic.engine.runner import ModelRunner
+from moesaic.engine.sampling import Sampling
 from moesaic.evaluate.score import score_documents
 from moesaic.evaluate.texts import embedded_text, encode_documents, read_documents
 from moesaic.models.checkpoint import load, open_checkpoint

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from moesaic.engine.request import FinishReason, Request, Row, Sampling, Stopping
+from moesaic.engine.request import FinishReason, Request, Row, Stopping
+from moesaic.engine.sampling import Sampling
 from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
 from moesaic.proto import engine_pb2
 from moesaic.server import messages

@@ -1,0 +1,106 @@
+"""Every sampling option, described once: its values, its defaults, its line in the help of a command. No torch.
+
+A new one is a field of `Sampling` with its description, the same name in `SamplingSettings` and in the two messages
+called Sampling of proto/, and what it does in sampler.py. Checks, model defaults, command lines and the ways over the
+wire are made from these; a test holds all the names equal.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, TypeVar
+
+from ..models.errors import Violation
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What there is to know of one beside its name.
+
+    kind: int or float. rule: in words, what `holds` asks of a value; no NaN may pass. help, metavar: of the command
+    line. by_model: whether generation_config.json may set it where the caller leaves it open.
+    """
+
+    kind: type[int] | type[float]
+    rule: str
+    holds: Callable[[Any], bool]
+    help: str
+    metavar: str
+    by_model: bool = True
+
+
+def _option(
+    default: T,
+    kind: type[int] | type[float],
+    rule: str,
+    holds: Callable[[Any], bool],
+    help: str,
+    metavar: str,
+    by_model: bool = True,
+) -> T:
+    """A field with this default that carries its description."""
+    described: T = field(default=default, metadata={"option": Option(kind, rule, holds, help, metavar, by_model)})
+    return described
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn from the logits.
+
+    temperature 0 is greedy; top_k 0 is off. The order is temperature, top_k, top_p, min_p. A seed makes the
+    draws of this request its own: they do not depend on what else is in the batch.
+    """
+
+    temperature: float = _option(
+        1.0, float, "from 0 (greedy) to 2", lambda value: 0 <= value <= 2, "0 to 2; 0 is greedy", "T"
+    )
+    top_k: int = _option(
+        0, int, "0 (off) or a positive count", lambda value: value >= 0, "only the N likeliest tokens; 0 is off", "N"
+    )
+    top_p: float = _option(
+        1.0, float, "above 0 and at most 1", lambda value: 0 < value <= 1,
+        "only the likeliest tokens that hold this probability together", "P",
+    )  # fmt: skip
+    min_p: float = _option(
+        0.0, float, "from 0 (off) to 1", lambda value: 0 <= value <= 1,
+        "only tokens at least this times as likely as the likeliest; 0 is off", "P",
+    )  # fmt: skip
+    seed: int | None = _option(
+        None, int, "a whole number", lambda value: True, "the same seed gives the same tokens", "N", by_model=False
+    )
+
+
+class SamplingSettings(TypedDict, total=False):
+    """The same as it may be asked for. temperature: 0 is greedy. seed: makes the draws repeatable."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+
+
+OPTIONS: Mapping[str, Option] = {each.name: each.metadata["option"] for each in fields(Sampling)}
+
+
+def sampling_of(settings: Mapping[str, Any], defaults: Mapping[str, float | int]) -> Sampling:
+    """What the caller left open, absent or None, is the model's default, else that of `Sampling`."""
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        value = settings.get(name)
+        if value is None and option.by_model:
+            value = defaults.get(name)
+        if value is not None:
+            values[name] = option.kind(value)
+    return Sampling(**values)
+
+
+def sampling_violations(sampling: Sampling) -> list[Violation]:
+    """Every option whose rule its value breaks."""
+    values = {name: getattr(sampling, name) for name in OPTIONS}
+    return [
+        Violation(f"sampling.{name}", f"is {value}, it must be {OPTIONS[name].rule}")
+        for name, value in values.items()
+        if value is not None and not OPTIONS[name].holds(value)
+    ]

@@ -1,0 +1,143 @@
+"""The edge between what a caller says of a generation and what the engine is asked, for `LLM` and server. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from ..models.dial import Dial
+from ..models.errors import InvalidRequest, Violation
+from ..models.suggestion import suggestion
+from .request import Limits, Request, Stopping, default_max_new_tokens, violations
+from .sampling import OPTIONS, SamplingSettings, sampling_of
+from .text import Decoder, TextStream, stop_string_violations
+
+
+class GenerationSettings(SamplingSettings, total=False):
+    """What may be asked of a generation, by name. What is left open comes from the model's generation_config.
+
+    temperature: 0 is greedy. seed: makes the draws repeatable. stop: strings that end the answer, which ends before
+    them. tier: how much of the feed-forward layers to spend, by name; or share: the part of their bytes that a token
+    shall read, 1 or less, down to that of the lowest tier.
+    """
+
+    max_new_tokens: int | None
+    stop: str | Sequence[str]
+    stop_token_ids: Sequence[int]
+    ignore_eos: bool
+    tier: str | None
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a model brings to every request: its sampling defaults, what it allows, its operating points."""
+
+    defaults: Mapping[str, float | int]
+    limits: Limits
+    dial: Dial
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that can succeed, without a key yet. tier: the name of its tier, "" between two."""
+
+    request: Request
+    stop_strings: tuple[str, ...]
+    tier: str
+
+    def text_stream(self, tokenizer: Decoder) -> TextStream:
+        """Where the tokens of its answer become text."""
+        return TextStream(tokenizer, self.request.prompt_ids, self.stop_strings)
+
+
+def asked_of(
+    prompt_ids: Sequence[int],
+    settings: Mapping[str, object],
+    terms: Terms,
+    *,
+    turn_end_ids: Sequence[int] = (),
+    found: Sequence[Violation] = (),
+    compute_path: str = "",
+) -> Asked:
+    """What the engine is asked. settings: by the names of GenerationSettings, absent or None is left open.
+
+    turn_end_ids: of a chat, what ends an answer too. Raises InvalidRequest with what was found wrong before and all
+    that is wrong here, tier and share named behind `compute_path`; Unsupported for a tier that the model does not have.
+    """
+    said, wrong = rightly_typed(settings)
+    sampling = sampling_of(said, terms.defaults)
+    stopping = _stopping(said, len(prompt_ids), terms.limits)
+    stop_strings = _strings(said.get("stop"))
+    wrong = [*found, *wrong, *violations(prompt_ids, sampling, stopping, terms.limits)]
+    wrong += stop_string_violations(stop_strings)
+    point = terms.dial.operating_point(said.get("tier"), said.get("share"), compute_path, wrong)
+    stopping = stopping.also_at(turn_end_ids)
+    request = Request(0, tuple(prompt_ids), sampling, stopping, operating_point=point)
+    return Asked(request, stop_strings, terms.dial.name(point))
+
+
+def check_names(settings: Mapping[str, object]) -> None:
+    """Refuses names that do not exist, with a suggestion."""
+    known = list(GenerationSettings.__annotations__)
+    for name in settings:
+        if name not in known:
+            raise InvalidRequest([Violation(name, f"there is no such setting; {suggestion(name, known)}")])
+
+
+def rightly_typed(settings: Mapping[str, object]) -> tuple[dict[str, Any], list[Violation]]:
+    """Those of the right type, and what is wrong with the others: a program may hand over anything."""
+    wrong = []
+    for name, (is_right, wanted) in _TYPES.items():
+        value = settings.get(name)
+        if value is not None and not is_right(value):
+            wrong.append(Violation(name, f"is {value!r}, it must be {wanted}"))
+    names = {violation.field for violation in wrong}
+    return {name: value for name, value in settings.items() if name not in names}, wrong
+
+
+def _stopping(said: Mapping[str, Any], num_prompt_tokens: int, limits: Limits) -> Stopping:
+    limit = said.get("max_new_tokens")
+    return Stopping(
+        default_max_new_tokens(num_prompt_tokens, limits) if limit is None else limit,
+        tuple(said.get("stop_token_ids") or ()),
+        bool(said.get("ignore_eos")),
+    )
+
+
+def _strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, Integral)) and not isinstance(value, bool)  # int is most of them, and found fast
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+    return True
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(item, str) for item in value))
+
+
+def _are_whole(value: object) -> bool:
+    return isinstance(value, Sequence) and all(_is_whole(item) for item in value)
+
+
+_WHOLE, _NUMBER = (_is_whole, "a whole number"), (_is_number, "a number")
+_TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
+    **{name: _WHOLE if option.kind is int else _NUMBER for name, option in OPTIONS.items()},
+    "max_new_tokens": _WHOLE,
+    "share": _NUMBER,
+    "tier": (lambda value: isinstance(value, str), "the name of a tier"),
+    "stop": (_are_strings, "a string or a list of strings"),
+    "stop_token_ids": (_are_whole, "a list of whole numbers"),
+    "ignore_eos": (lambda value: isinstance(value, bool), "True or False"),
+}
