@@ -3,10 +3,15 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import Any
 
 from ..engine.completion import Usage
 from ..engine.options import EngineOptions, ModelDescription
+from ..engine.sampling import OPTIONS
+from ..engine.settings import GenerationSettings
+
+_DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -23,26 +28,38 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="rows of a step choose neurons together and read about this part of the FFN's bytes at most",
     )
-    group.add_argument("--seed", type=int, default=0, help="of requests that bring none (default: 0)")
+    group.add_argument(
+        "--seed", type=int, default=0, dest="engine_seed", metavar="N", help="of requests that bring none (default: 0)"
+    )
 
 
 def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOptions:
     """The options that `add_engine_options` parsed."""
     return EngineOptions(
-        args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.seed, args.step_share
-    )
+        args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.engine_seed,
+        args.step_share,
+    )  # fmt: skip
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """How a prompt is continued. Greedy unless a temperature is given, so that a command can be repeated."""
+def add_generation_options(parser: argparse.ArgumentParser, without: Container[str] = ()) -> None:
+    """How a prompt is continued: `settings_of` gathers it. Greedy unless a temperature is given."""
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: 128, or what the context holds")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 to 2; 0 is greedy, the default")
-    parser.add_argument("--top-k", type=int, metavar="N")
-    parser.add_argument("--top-p", type=float, metavar="P")
+    for name, option in OPTIONS.items():
+        if name not in without:
+            default = _DEFAULTS.get(name)
+            told = option.help if default is None else f"{option.help}; default: {default:g}"
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, type=option.kind, default=default, metavar=option.metavar, help=told)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     dial = parser.add_mutually_exclusive_group()
     dial.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
     dial.add_argument("--share", type=float, metavar="S", help="or the part of the FFN's bytes: 0.6 lies between tiers")
+
+
+def settings_of(args: argparse.Namespace) -> GenerationSettings:
+    """What `add_generation_options` parsed; None is left open."""
+    settings: Any = {name: value for name, value in vars(args).items() if name in GenerationSettings.__annotations__}
+    return settings  # type: ignore[no-any-return]
 
 
 def byte_count(text: str) -> int:

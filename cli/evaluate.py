@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(
         args.path, args.against, args.text, args.documents, args.truncate, args.stride, args.tasks, args.tasks_dir,
         args.limit, args.floor, args.training_text, args.tier, args.device, args.dtype, args.threads,
-        args.max_context, args.seed,
+        args.max_context, args.engine_seed,
     )  # fmt: skip
     evaluation = measure(plan, ProgressLine())
     _print_texts(evaluation)

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
-from .common import add_sampling_options, describe_tier
+from .common import add_generation_options, describe_tier, settings_of
 
 
 def add_parser(commands: Any) -> None:
@@ -14,8 +14,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--address", default="localhost:50051", help="default: %(default)s")
     parser.add_argument("--model", default="", help="a name from the server; not needed when it serves one model")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same tokens")
-    add_sampling_options(parser)
+    add_generation_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -24,11 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from ..server.client import Client, Stream
 
     check_chat_options(args)
-    settings: Any = {
-        "model": args.model, "max_new_tokens": args.max_new_tokens, "temperature": args.temperature,
-        "top_k": args.top_k, "top_p": args.top_p, "stop": args.stop, "seed": args.seed,
-        "tier": args.tier, "share": args.share, "timeout": args.timeout,
-    }  # fmt: skip
+    settings: Any = {**settings_of(args), "model": args.model, "timeout": args.timeout}
     with Client(args.address) as client:
 
         def ask(messages: Messages) -> Stream:

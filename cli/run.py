@@ -7,13 +7,13 @@ from typing import Any
 
 from ..engine.completion import Chunk
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
-from .common import add_engine_options, add_sampling_options, describe, describe_tier, engine_options
+from .common import add_engine_options, add_generation_options, describe, describe_tier, engine_options, settings_of
 
 EXAMPLES = """examples:
   moesaic run stories260k "Once upon a time" --max-new-tokens 60
   moesaic run smollm2 --chat "What is the capital of France?"
   moesaic run smollm2 --chat --system "Answer in French."       # a conversation; Ctrl-D ends it
-  moesaic run ./my-model "The capital of France is" --temperature 0.8 --top-p 0.9"""
+  moesaic run ./my-model "The capital of France is" --temperature 0.8 --min-p 0.1"""
 
 
 def add_parser(commands: Any) -> None:
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("path", help="model directory or short name (stories260k ships with the package)")
     add_chat_options(parser)
-    add_sampling_options(parser)
+    add_generation_options(parser, without=("seed",))  # the engine has one here
     add_engine_options(parser)
     parser.set_defaults(run=run)
 
@@ -35,10 +35,7 @@ def run(args: argparse.Namespace) -> int:
     check_chat_options(args)
     llm = LLM(args.path, engine_options(args, num_slots=1))
     print(describe(args.path, llm.description), file=sys.stderr)
-    settings: Any = {
-        "max_new_tokens": args.max_new_tokens, "temperature": args.temperature, "top_k": args.top_k,
-        "top_p": args.top_p, "stop": args.stop, "tier": args.tier, "share": args.share,
-    }  # fmt: skip
+    settings = settings_of(args)
 
     def ask(messages: Messages) -> Iterator[Chunk]:
         return llm.stream_chat(messages, **settings)

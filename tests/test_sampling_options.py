@@ -1,0 +1,167 @@
+"""A sampling option is described once: every place that names it agrees, and what is typed reaches the sampler."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+
+from moesaic.bench.local_server import local_server
+from moesaic.cli.common import add_generation_options, settings_of
+from moesaic.cli.main import main
+from moesaic.engine.llm import LLM
+from moesaic.engine.request import Limits
+from moesaic.engine.sampling import OPTIONS, Option, Sampling, SamplingSettings, sampling_of, sampling_violations
+from moesaic.engine.settings import GenerationSettings, Terms, asked_of
+from moesaic.models.dial import Dial
+from moesaic.models.errors import InvalidRequest
+from moesaic.proto import engine_pb2, generation_pb2
+from moesaic.server.client import Client
+from moesaic.server.client_request import Settings, build_request
+from moesaic.server.validation import settings_of as settings_of_message
+
+TERMS = Terms({}, Limits(vocab_size=512, max_context=512), Dial())
+VALUES: Mapping[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "seed": 0}
+OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "tier", "share"}
+GREEDY = ["", "--max-new-tokens", "40"]
+LIKELIEST = [*GREEDY, "--temperature", "2", "--min-p", "1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with local_server({"stories": "stories260k"}) as found:
+        yield found
+
+
+def typed(*words: str) -> GenerationSettings:
+    """What a command line asks for."""
+    parser = argparse.ArgumentParser()
+    add_generation_options(parser)
+    return settings_of(parser.parse_args(words))
+
+
+# --- one description -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [field.name for field in dataclasses.fields(Sampling)],
+        SamplingSettings.__annotations__,
+        engine_pb2.Sampling.DESCRIPTOR.fields_by_name,
+        generation_pb2.Sampling.DESCRIPTOR.fields_by_name,
+        GenerationSettings.__annotations__.keys() - OTHERS,
+        Settings.__annotations__.keys() - OTHERS - {"model", "request_id"},
+        typed().keys() - OTHERS,
+        VALUES,
+    ],
+    ids=["Sampling", "SamplingSettings", "engine", "wire", "GenerationSettings", "Settings", "command line", "tests"],
+)
+def test_the_options_have_the_same_names_everywhere(names: Any) -> None:
+    assert set(names) == set(OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS.items(), ids=list(OPTIONS))
+def test_an_option_is_of_one_kind_everywhere(name: str, option: Option) -> None:
+    assert get_type_hints(SamplingSettings)[name] == option.kind | None
+    assert get_type_hints(Sampling)[name] in (option.kind, option.kind | None)
+    for message in (engine_pb2.Sampling, generation_pb2.Sampling):
+        field = message.DESCRIPTOR.fields_by_name[name]
+        whole = field.type in (field.TYPE_UINT32, field.TYPE_UINT64)
+        assert whole == (option.kind is int) and field.has_presence
+
+
+def test_what_is_left_open_keeps_every_rule() -> None:
+    assert sampling_of({}, {}) == sampling_of(dict.fromkeys(OPTIONS), {}) == Sampling()
+    assert sampling_violations(Sampling()) == []
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.kind is float])
+def test_no_rule_is_kept_by_nan(name: str) -> None:
+    values: Any = {name: math.nan}
+    (violation,) = sampling_violations(Sampling(**values))
+    assert violation.field == f"sampling.{name}" and violation.message.endswith(OPTIONS[name].rule)
+
+
+def test_a_models_defaults_are_taken_but_for_the_seed() -> None:
+    defaults = {**VALUES, "seed": 9, "max_new_tokens": 3}
+    assert sampling_of({}, defaults) == Sampling(**{**VALUES, "seed": None})
+    assert sampling_of({"top_k": 0, "min_p": None}, defaults) == Sampling(0.7, 0, 0.9, 0.1)
+
+
+# --- one edge ------------------------------------------------------------------------------------------------------
+
+
+def test_settings_survive_the_way_over_the_wire() -> None:
+    rest = {"max_new_tokens": 7, "stop": ["a", "b"], "stop_token_ids": [4], "ignore_eos": True, "share": 1.0}
+    settings: Any = {**VALUES, **rest}
+    said = settings_of_message(build_request([5, 6], **settings))
+    assert asked_of((5, 6), said, TERMS) == asked_of((5, 6), settings, TERMS)
+    assert asked_of((5, 6), said, TERMS).request.sampling == Sampling(**VALUES)
+
+
+def test_what_is_open_stays_open_over_the_wire() -> None:
+    assert settings_of_message(build_request("x")) == {}
+    assert settings_of_message(build_request("x", temperature=0, tier="full")) == {"temperature": 0, "tier": "full"}
+
+
+def test_the_edge_lists_what_was_found_before_with_the_rest() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asked_of((), {"min_p": 2.0, "top_k": "x", "share": 7.0}, TERMS, compute_path="compute.")
+    fields = [violation.field for violation in caught.value.violations]
+    assert fields == ["top_k", "prompt", "sampling.min_p", "compute.share"]
+
+
+def test_mypy_knows_the_settings() -> None:
+    """Each line is an error that mypy must find, else it complains of an unused ignore."""
+    llm = LLM("stories260k")
+    with pytest.raises(InvalidRequest, match="it must be a number"):
+        llm.generate("x", min_p="much")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="did you mean 'min_p'"):
+        llm.generate("x", minp=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="did you mean 'min_p'"), Client() as client:
+        client.generate("x", minp=0.1)  # type: ignore[call-arg]
+
+
+# --- as it is typed ------------------------------------------------------------------------------------------------
+
+
+def test_a_command_line_says_what_was_typed_and_leaves_the_rest_open() -> None:
+    assert typed("--min-p", "0.25", "--stop", "x") == {
+        **dict.fromkeys([*OPTIONS, "max_new_tokens", "tier", "share"]), "temperature": 0.0, "min_p": 0.25, "stop": ["x"]
+    }  # fmt: skip
+
+
+def test_run_draws_from_the_likeliest_alone_at_min_p_one(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (GREEDY, LIKELIEST, LIKELIEST[:-2]):
+        assert main(["run", "stories260k", *words]) == 0
+        shown.append(capsys.readouterr().out)
+    greedy, likeliest, free = shown
+    assert likeliest == greedy != free
+
+
+def test_generate_draws_from_the_likeliest_alone_at_min_p_one(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (GREEDY, LIKELIEST, LIKELIEST[:-2]):
+        assert main(["generate", *words, "--seed", "3", "--address", address]) == 0
+        shown.append(capsys.readouterr().out)
+    greedy, likeliest, free = shown
+    assert likeliest == greedy != free
+
+
+@pytest.mark.parametrize("command", [["run", "stories260k"], ["generate"]])
+def test_a_min_p_beyond_its_rule_is_one_line(
+    command: list[str], address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--address", address] if command == ["generate"] else []
+    assert main([*command, "hi", "--min-p", "1.5", *where]) == 2
+    assert "sampling.min_p: is 1.5, it must be from 0 (off) to 1" in capsys.readouterr().err
