@@ -30,17 +30,9 @@ class Option:
     by_model: bool = True
 
 
-def _option(
-    default: T,
-    kind: type[int] | type[float],
-    rule: str,
-    holds: Callable[[Any], bool],
-    help: str,
-    metavar: str,
-    by_model: bool = True,
-) -> T:
+def _option(default: T, option: Option) -> T:
     """A field with this default that carries its description."""
-    described: T = field(default=default, metadata={"option": Option(kind, rule, holds, help, metavar, by_model)})
+    described: T = field(default=default, metadata={"option": option})
     return described
 
 
@@ -52,23 +44,23 @@ class Sampling:
     draws of this request its own: they do not depend on what else is in the batch.
     """
 
-    temperature: float = _option(
-        1.0, float, "from 0 (greedy) to 2", lambda value: 0 <= value <= 2, "0 to 2; 0 is greedy", "T"
-    )
-    top_k: int = _option(
-        0, int, "0 (off) or a positive count", lambda value: value >= 0, "only the N likeliest tokens; 0 is off", "N"
-    )
-    top_p: float = _option(
-        1.0, float, "above 0 and at most 1", lambda value: 0 < value <= 1,
+    temperature: float = _option(1.0, Option(
+        float, "from 0 (greedy) to 2", lambda value: 0 <= value <= 2, "0 to 2; 0 is greedy", "T"
+    ))  # fmt: skip
+    top_k: int = _option(0, Option(
+        int, "0 (off) or a positive count", lambda value: value >= 0, "only the N likeliest tokens; 0 is off", "N"
+    ))  # fmt: skip
+    top_p: float = _option(1.0, Option(
+        float, "above 0 and at most 1", lambda value: 0 < value <= 1,
         "only the likeliest tokens that hold this probability together", "P",
-    )  # fmt: skip
-    min_p: float = _option(
-        0.0, float, "from 0 (off) to 1", lambda value: 0 <= value <= 1,
+    ))  # fmt: skip
+    min_p: float = _option(0.0, Option(
+        float, "from 0 (off) to 1", lambda value: 0 <= value <= 1,
         "only tokens at least this times as likely as the likeliest; 0 is off", "P",
-    )  # fmt: skip
-    seed: int | None = _option(
-        None, int, "a whole number", lambda value: True, "the same seed gives the same tokens", "N", by_model=False
-    )
+    ))  # fmt: skip
+    seed: int | None = _option(None, Option(
+        int, "a whole number", lambda value: True, "the same seed gives the same tokens", "N", by_model=False
+    ))  # fmt: skip
 
 
 class SamplingSettings(TypedDict, total=False):
