@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..evaluate.run import evaluate
+from ..evaluate.measure import score_as_one
+from ..evaluate.plan import Plan
 from ..evaluate.score import Score, score_logits
 from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..models.progress import Progress
@@ -33,10 +34,8 @@ def score_ours(
 ) -> dict[str, float | int]:
     """The figures of one of our directories, compared with the dense one unless it is that."""
     against = None if path == dense else dense
-    score = evaluate(
-        path, against, text.files or None, text.documents, text.truncate, threads=threads,
-        progress=lambda done, total: progress(f"documents scored by {path.name}", done, total),
-    )  # fmt: skip
+    plan = Plan(path, against, text.files, text.documents, text.truncate, threads=threads)
+    score = score_as_one(plan, lambda done, total: progress(f"documents scored by {path.name}", done, total))
     return score.summary()
 
 

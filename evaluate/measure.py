@@ -38,6 +38,15 @@ def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:
     return Evaluation(plan, tuple(texts), tuple(results), _footprints(opened, texts))
 
 
+def score_as_one(plan: Plan, progress: Count | None = None) -> Score:
+    """The score of the plan's model on all its files as one text. Raises as `measure` does."""
+    plan.check()
+    opened = Opened(plan)
+    corpus = opened.corpus(*map(Path, _text_files(plan)))
+    with torch_threads(opened.threads):
+        return score_corpus(corpus, opened.load(), opened, progress)[MODEL]
+
+
 def _text_files(plan: Plan) -> Sequence[str | Path]:
     return plan.text or ([] if plan.tasks else [embedded_text()])
 

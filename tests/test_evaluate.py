@@ -11,7 +11,8 @@ import pytest
 import torch
 from builders import llama, opt
 
-from moesaic.evaluate.run import evaluate
+from moesaic.evaluate.measure import score_as_one
+from moesaic.evaluate.plan import Plan
 from moesaic.evaluate.score import DocumentScore, Score, cut, score_documents, score_together
 from moesaic.evaluate.texts import embedded_text, encode_documents, read_documents
 from moesaic.models.checkpoint import load
@@ -252,16 +253,16 @@ def test_no_document_with_two_tokens_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_text_the_one_that_ships_is_scored() -> None:
-    shipped = evaluate("stories260k", documents=1, truncate=64)
-    assert shipped == evaluate("stories260k", text=[embedded_text()], documents=1, truncate=64)
+    shipped = score_as_one(Plan("stories260k", documents=1, truncate=64))
+    assert shipped == score_as_one(Plan("stories260k", text=[embedded_text()], documents=1, truncate=64))
     assert 10 < shipped.perplexity < 200 and shipped.total.num_tokens == 63
 
 
 def test_a_smaller_window_gives_the_same_tokens() -> None:
-    small = evaluate("stories260k", documents=1, truncate=100, max_context=10)
+    small = score_as_one(Plan("stories260k", documents=1, truncate=100, max_context=10))
     assert (
         small.total.num_tokens == 99
-        and small.perplexity > evaluate("stories260k", documents=1, truncate=100).perplexity
+        and small.perplexity > score_as_one(Plan("stories260k", documents=1, truncate=100)).perplexity
     )
 
 
@@ -281,16 +282,16 @@ def test_a_smaller_window_gives_the_same_tokens() -> None:
 )
 def test_an_evaluation_that_cannot_be_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SetupError, match=sentence):
-        evaluate("stories260k", **settings)
+        score_as_one(Plan("stories260k", **settings))
 
 
 def test_models_with_different_tokens_are_not_compared(tmp_path: Path) -> None:
     llama(tmp_path)
     with pytest.raises(SetupError, match="has another tokenizer than"):
-        evaluate("stories260k", against=tmp_path)
+        score_as_one(Plan("stories260k", against=tmp_path))
 
 
 def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path: Path) -> None:
     llama(tmp_path, vocab_size=200, bos_token_id=1, eos_token_id=2)
     with pytest.raises(CheckpointError, match="the model's vocabulary has 200; tokenizer.json is of another model"):
-        evaluate(tmp_path, documents=1)
+        score_as_one(Plan(tmp_path, documents=1))

@@ -11,7 +11,8 @@ from moesaic.bench.local_server import local_server
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import FinishReason
-from moesaic.evaluate.run import evaluate
+from moesaic.evaluate.measure import score_as_one
+from moesaic.evaluate.plan import Plan
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import SetupError
 from moesaic.models.locate import locate
@@ -77,11 +78,11 @@ def test_sixty_four_greedy_tokens_equal_those_of_transformers(folder: Path, orig
 
 
 def test_its_score_is_the_known_one_and_int8_keeps_it(folder: Path, int8: Path, peps: list[str | Path]) -> None:
-    dense = evaluate(folder, text=peps, documents=20, truncate=512)
+    dense = score_as_one(Plan(folder, text=peps, documents=20, truncate=512))
     assert dense.total.num_tokens == 10_220
     assert dense.perplexity == pytest.approx(24.379, abs=1e-3)
     assert dense.top1_accuracy == pytest.approx(0.4018, abs=5e-5)
-    assert evaluate(int8, text=peps, documents=20, truncate=512).perplexity <= 1.005 * dense.perplexity
+    assert score_as_one(Plan(int8, text=peps, documents=20, truncate=512)).perplexity <= 1.005 * dense.perplexity
 
 
 def test_int8_takes_little_more_than_half_the_bytes(folder: Path, int8: Path) -> None:
