@@ -154,12 +154,12 @@ def route_cases() -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for tokens in (1, 512):
             for last in (False, True):
-                x, y = (torch.float32, torch.uint8) if last else (dtype, torch.float32)
+                x = torch.float32 if last else dtype
                 yield _activation_case(
                     f"route {'second' if last else 'first'}",
                     _route_kernel,
-                    {"x": x, "weight": dtype, "y": y, "threshold": torch.float32},
-                    {"HAS_THRESHOLD": last},
+                    {"x": x, "weight": dtype, "y": torch.float32},
+                    {},
                     ("stride_x", "inputs", "outputs"),
                     route_config(tokens, x),
                 )

@@ -1,9 +1,8 @@
-"""The router of an FFN in experts: which of them a token needs.
+"""The router of an FFN in experts: how much a token needs each of them.
 
-scores = s(second s(first x)) predict the norm of each expert's output in a unit of the layer, and an expert is active
-where its score is above the token's threshold: D2DMoE (Szatkowski et al., arXiv 2310.04361, section 3.2), but with
-s(z) = (z + sqrt(z^2 + 4)) / 2 (squareplus, Barron 2021) in place of |z|, which turns back where z falls below 0, and of
-relu, whose units may fall silent together and leave all experts equal.
+scores = s(second s(first x)) predict the norm of each expert's output in a unit of the layer: D2DMoE (Szatkowski et
+al., arXiv 2310.04361, section 3.2), but with s(z) = (z + sqrt(z^2 + 4)) / 2 (squareplus, Barron 2021) in place of |z|,
+which turns back where z falls below 0, and of relu, whose units may fall silent together and leave all experts equal.
 """
 
 from typing import Literal
@@ -25,22 +24,6 @@ NATIVE_DTYPES = (torch.float32, torch.bfloat16)  # of the router's weights
 PORTABLE_TOKENS = 4  # above it torch's matrix product beats code without vector instructions
 
 
-def route(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor:
-    """active[t, e] = not (score[t, e] <= threshold[t]), bool [tokens, experts].
-
-    threshold: fp32 [tokens]; -inf makes every expert active. So does a token or a router that is not a number: it
-    would otherwise be hidden by an FFN that computes nothing. See `route_scores` for the others.
-    """
-    tokens = x.shape[0]
-    if threshold.shape != (tokens,) or threshold.dtype != torch.float32:
-        raise ValueError(f"threshold must be float32 [{tokens}], it is {threshold.dtype} {list(threshold.shape)}")
-    if threshold.device != x.device:
-        raise ValueError(f"x is on {x.device}, threshold on {threshold.device}")
-    if _chosen(x, first, second) == "triton":
-        return route_triton(x, first, second, threshold.contiguous())
-    return ~(route_scores(x, first, second) <= threshold[:, None])
-
-
 def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """s(second s(first x)), above 0, fp32 [tokens, experts].
 
@@ -54,11 +37,6 @@ def route_scores(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
         hidden = activated_rows_native(x.float(), first, "squareplus", library)
         return activated_rows_native(hidden, second, "squareplus", library)
     return route_triton(x, first, second) if choice == "triton" else route_scores_torch(x, first, second)
-
-
-def route_torch(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor) -> Tensor:
-    """`route` in plain torch."""
-    return ~(route_scores_torch(x, first, second) <= threshold[:, None])
 
 
 def route_scores_torch(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -124,10 +102,8 @@ def route_config(tokens: int, dtype: torch.dtype) -> TileConfig:
 
 @jit
 def _route_kernel(  # type: ignore[no-untyped-def]
-    # [tokens, outputs], [tokens, inputs], [outputs, inputs], [tokens]
-    y, x, weight, threshold,
+    y, x, weight,  # [tokens, outputs], [tokens, inputs], [outputs, inputs]
     stride_x, tokens, inputs, outputs,
-    HAS_THRESHOLD: constexpr,
     BLOCK_TOKENS: constexpr, BLOCK_OUTPUTS: constexpr, BLOCK_INPUTS: constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
@@ -143,34 +119,27 @@ def _route_kernel(  # type: ignore[no-untyped-def]
     root = tl.sqrt(total * total + 4.0)
     total = tl.where(total < 0, 2.0 / (root - total), (total + root) * 0.5)  # NaN stays NaN
     inside = (row < outputs)[:, None] & (token < tokens)[None, :]
-    if HAS_THRESHOLD:
-        limit = tl.load(threshold + token, mask=token < tokens, other=0.0)[None, :]
-        result = tl.where(total <= limit, 0, 1).to(y.dtype.element_ty)
-    else:
-        result = total
-    tl.store(y + token.to(tl.int64)[None, :] * outputs + row[:, None], result, mask=inside)
+    tl.store(y + token.to(tl.int64)[None, :] * outputs + row[:, None], total, mask=inside)
 
 
-def route_triton(x: Tensor, first: Tensor, second: Tensor, threshold: Tensor | None = None) -> Tensor:
-    """Decisions, or scores where `threshold` is None, by one launch for each matrix; what is between them is fp32."""
+def route_triton(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """By one launch for each matrix; what is between them is fp32."""
     x = x.to(torch.promote_types(x.dtype, first.dtype))  # so that no weight is rounded
     x = x if x.stride(1) == 1 else x.contiguous()
-    hidden = x.new_empty(x.shape[0], first.shape[0], dtype=torch.float32)
-    _launch(hidden, x, first, None)
-    y = hidden.new_empty(x.shape[0], second.shape[0], dtype=torch.float32 if threshold is None else torch.bool)
-    _launch(y if threshold is None else y.view(torch.uint8), hidden, second, threshold)
-    return y
+    return _half(_half(x, first), second)
 
 
-def _launch(y: Tensor, x: Tensor, weight: Tensor, threshold: Tensor | None) -> None:
-    tokens, outputs = y.shape
+def _half(x: Tensor, weight: Tensor) -> Tensor:
+    """s(weight x), fp32 [tokens, outputs]"""
+    y = x.new_empty(x.shape[0], weight.shape[0], dtype=torch.float32)
     if y.numel() == 0:
-        return
+        return y
+    tokens, outputs = y.shape
     tile = route_config(tokens, x.dtype)
     _route_kernel[cdiv(outputs, tile.block_outputs), cdiv(tokens, tile.block_tokens)](
-        y, x, weight, weight if threshold is None else threshold,
+        y, x, weight,
         x.stride(0), tokens, x.shape[1], outputs,
-        HAS_THRESHOLD=threshold is not None,
         BLOCK_TOKENS=tile.block_tokens, BLOCK_OUTPUTS=tile.block_outputs, BLOCK_INPUTS=tile.block_inputs,
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
+    return y

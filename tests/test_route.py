@@ -1,4 +1,4 @@
-"""The router: scores of experts and who is active, one answer from torch, from Triton and from C++."""
+"""The router: scores of experts, one answer from torch, from Triton and from C++."""
 
 from typing import Any
 
@@ -11,11 +11,9 @@ from moesaic.kernels.native import ISAS
 from moesaic.kernels.native_expert_ffn import activated_rows_native
 from moesaic.kernels.route import (
     choose_route,
-    route,
     route_cost,
     route_scores,
     route_scores_torch,
-    route_torch,
     route_triton,
     squareplus,
 )
@@ -65,42 +63,11 @@ def test_scores_are_no_worse_than_plain_torch(shape: tuple[int, int, int, int], 
     assert_no_worse(route_triton(*(t.to(device) for t in case)).cpu(), *case)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_experts_above_the_threshold_are_active(shape: tuple[int, int, int, int], device: str) -> None:
-    case = operands(shape)
-    scores = route_scores_torch(*case)
-    threshold = scores.median(dim=1).values + 1e-3  # apart from every score
-    expected = scores > threshold[:, None]
-    assert expected.any() and not expected.all()
-    for call in (route, route_torch):
-        assert torch.equal(call(*case, threshold), expected)
-    assert torch.equal(route_triton(*(t.to(device) for t in (*case, threshold))).cpu(), expected)
-
-
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_a_threshold_of_minus_infinity_makes_all_active(tokens: int, device: str) -> None:
-    case = operands((tokens, 36, 20, 10))
-    threshold = torch.full((tokens,), -torch.inf)
-    assert route(*case, threshold).all()
-    assert route_triton(*(t.to(device) for t in (*case, threshold))).all()
-    assert not route(*case, -threshold).any()
-
-
-def test_a_token_that_is_not_a_number_is_not_hidden(device: str) -> None:
+def test_a_token_that_is_not_a_number_has_no_number_for_a_score(device: str) -> None:
     x, first, second = operands()
     x[2, 7] = torch.nan
-    threshold = torch.full((9,), 1e9)
-    for active in (
-        route(x, first, second, threshold),
-        route_triton(*(t.to(device) for t in (x, first, second, threshold))).cpu(),
-    ):
-        assert active[2].all() and active.sum() == 10
-
-
-def test_thresholds_may_lie_apart(device: str) -> None:
-    case = operands()
-    pairs = torch.rand(9, 2)
-    assert torch.equal(route(*case, pairs[:, 0]), route(*case, pairs[:, 0].contiguous()))
+    for scores in (route_scores(x, first, second), route_triton(*(t.to(device) for t in (x, first, second))).cpu()):
+        assert scores[2].isnan().all() and scores.isnan().sum() == 10
 
 
 @pytest.mark.parametrize("isa", ISAS[:3])
@@ -134,7 +101,7 @@ def test_gradients_go_through_torch() -> None:
 
 def test_no_tokens_give_no_rows(device: str) -> None:
     case = operands((0, 36, 20, 10))
-    assert route(*case, torch.zeros(0)).shape == (0, 10)
+    assert route_scores(*case).shape == (0, 10)
     assert route_triton(*(t.to(device) for t in case)).shape == (0, 10)
 
 
@@ -172,21 +139,14 @@ def test_the_cost_counts_both_matrices_once() -> None:
     ("changed", "error", "message"),
     [
         ({"x": torch.zeros(2, 4, dtype=torch.int8)}, TypeError, "x must be float32, bfloat16 or float16"),
-        ({"x": torch.zeros(2, 4, device="meta")}, ValueError, "threshold on cpu"),
+        ({"x": torch.zeros(2, 4, device="meta")}, ValueError, "x is on meta, first on cpu"),
         ({"x": torch.zeros(2, 5)}, ValueError, r"first must be \[router_width, 5\] for this x, it is \[3, 4\]"),
         ({"first": torch.zeros(4, 3).T}, ValueError, "first must be contiguous"),
         ({"second": torch.zeros(7, 4)}, ValueError, r"second must be torch.float32 \[experts, 3\] for this first"),
         ({"second": torch.zeros(7, 3).half()}, ValueError, "it is torch.float16"),
-        ({"threshold": torch.zeros(3)}, ValueError, r"threshold must be float32 \[2\], it is torch.float32 \[3\]"),
-        ({"threshold": torch.zeros(2).half()}, ValueError, "it is torch.float16"),
     ],
 )
 def test_a_mistake_is_answered_in_a_sentence(changed: Any, error: type[Exception], message: str) -> None:
-    good = {
-        "x": torch.zeros(2, 4),
-        "first": torch.zeros(3, 4),
-        "second": torch.zeros(7, 3),
-        "threshold": torch.zeros(2),
-    }
+    good = {"x": torch.zeros(2, 4), "first": torch.zeros(3, 4), "second": torch.zeros(7, 3)}
     with pytest.raises(error, match=message):
-        route(**(good | changed))
+        route_scores(**(good | changed))
