@@ -85,7 +85,7 @@ class Run:
         for stage in self._stages:
             text = self._calibration.sha256 if stage.passes(self._source.spec, self._calibration) else ""
             given = {"settings": stage.values, "wide": self._is_rounded_later(len(keys))}
-            before = stage_key(before, stage.name, given, self._recipe.seed, text)
+            before = stage_key(before, stage.name, given, self._recipe.seed, text, stage.sources)
             keys.append(before)
         return keys
 

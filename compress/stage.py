@@ -16,12 +16,13 @@ class Stage(ABC):
     """A method with its settings in it. It joins recipes by its place in STAGES (recipe.py).
 
     name: what recipes call it; settings_type: what its settings are checked by; rounds_weights: whether weights that
-    it leaves are less exact than those that it was given.
+    it leaves are less exact than those that it was given; sources: what decides its bytes beside stage_cache.DECIDING.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Strict]]
     rounds_weights: ClassVar[bool] = False
+    sources: ClassVar[tuple[str, ...]] = ()
 
     settings: Strict
 

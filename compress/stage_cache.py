@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,15 @@ def stages_folder() -> Path:
     return cache_folder() / "stages"
 
 
-def stage_key(before: str, name: str, settings: Mapping[str, Any], seed: int, calibration: str) -> str:
-    """The hash of what a stage is given: the model before it, its settings, seed, text, and the code that runs it."""
-    parts = [before, name, json.dumps(settings, sort_keys=True), seed, calibration, code_sha256(*DECIDING)]
+def stage_key(
+    before: str, name: str, settings: Mapping[str, Any], seed: int, calibration: str, sources: Sequence[str] = ()
+) -> str:
+    """The hash of what a stage is given: the model before it, its settings, seed, text, and the code that runs it.
+
+    sources: of that code, what is not among DECIDING.
+    """
+    code = code_sha256(*DECIDING, *sources)
+    parts = [before, name, json.dumps(settings, sort_keys=True), seed, calibration, code]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from moesaic.bench.retention.masks import above, neuron_mask, random_tiles, top_tiles
-from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans, random_split
+from moesaic.bench.retention.random_split import random_split
+from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans
 from moesaic.compress.moefy.norms import expert_norms
 from moesaic.compress.moefy.router import (
     Router,

@@ -12,10 +12,11 @@ from builders import llama, opt
 from torch import Tensor, nn
 
 from moesaic.bench.retention.nested import NestedSplit, nested_split
+from moesaic.bench.retention.random_split import random_split
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.material import Material, Workshop
 from moesaic.compress.moefy.calibrate import with_experts_
-from moesaic.compress.moefy.cluster import Split, balanced_kmeans, random_split
+from moesaic.compress.moefy.cluster import Split, balanced_kmeans
 from moesaic.compress.moefy.coactivation import CoActivation, coactivation_split, neighbour_graph
 from moesaic.compress.moefy.norms import expert_norms
 from moesaic.compress.moefy.partition import cut_share, partition
@@ -340,7 +341,7 @@ def with_every_expert(model: Transformer, material: Material) -> Transformer:
 
 
 @pytest.mark.parametrize("family", [llama, opt])
-@pytest.mark.parametrize("split", ["weight_kmeans", "random", "coactivation", "patterns"])
+@pytest.mark.parametrize("split", ["weight_kmeans", "coactivation", "patterns"])
 def test_all_experts_of_every_split_are_the_dense_model(tmp_path: Path, family: Any, split: str) -> None:
     family(tmp_path / "model")
     source = open_checkpoint(tmp_path / "model")
@@ -365,9 +366,9 @@ def test_such_a_split_looks_at_the_text_and_the_others_do_not(tmp_path: Path, sp
     calibration = Calibration(CalibrationSettings(text=[str(tmp_path / "text.txt")], length=48), source)
     passes = [
         MoefyStage(MoefySettings.model_validate({"split": name, "expert_size": size})).passes(source.spec, calibration)
-        for name, size in ((split, 24), (split, 1), ("random", 24), ("weight_kmeans", 24))
+        for name, size in ((split, 24), (split, 1), ("weight_kmeans", 24))
     ]
-    assert passes == [calibration.windows.numel(), 0, 0, 0]
+    assert passes == [calibration.windows.numel(), 0, 0]
 
 
 @pytest.mark.parametrize(("split", "figure"), [("coactivation", "cut"), ("patterns", "inertia")])

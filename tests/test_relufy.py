@@ -216,7 +216,7 @@ def test_what_a_recipe_leaves_open_follows_from_what_measured_best() -> None:
     assert tiles.grouping == "coactivation" and tiles.experts(SMOOTH, 576).router_width == 24
     assert MoefySettings(expert_size=4).experts(SMOOTH, 576).router_width == 128
     assert MoefySettings(split_active=1).size == MoefySettings(router_width=8).size == 64
-    assert MoefySettings(split="random").size == MoefySettings(router="norm_regression").size == 64
+    assert MoefySettings(split="weight_kmeans").size == MoefySettings(router="norm_regression").size == 64
     assert MoefySettings(refined_bits=3).experts(SMOOTH, 576).router_bits == 2
 
 

@@ -12,6 +12,7 @@ from ...compress.recipe import Recipe
 from ...compress.stage import Stage
 from ...models.errors import RecipeError
 from ...models.suggestion import suggestion
+from .random_experts import RandomExpertsStage
 
 ALONE, STATIC, STATIC_DISTILLED, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS = GROUPS = (
     "alone", "static", "static-distilled", "experts-of-64", "random-experts", "routers",
@@ -93,7 +94,7 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
     if settings is None:
         raise ValueError("this recipe makes no experts")
     changed = {
-        "split": "random" if group == RANDOM_EXPERTS else "coactivation",
+        "split": "coactivation",
         "expert_size": _PUBLISHED_SIZE,
         "router": "norm_regression",
         "router_width": settings.router_width,
@@ -101,7 +102,8 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
         "allocation": None if settings.allocation == "global" else settings.allocation,
         "compensate": settings.compensate,
     }
-    experts = MoefyStage(MoefySettings.model_validate(changed))
+    kind = RandomExpertsStage if group == RANDOM_EXPERTS else MoefyStage
+    experts = kind(MoefySettings.model_validate(changed))
     stages = [experts if isinstance(each, MoefyStage) else each for each in _without_tier(recipe.stages)]
     name = "random experts of 64" if group == RANDOM_EXPERTS else "experts of 64"
     return Variant(group, name, _with_stages(recipe, stages), tuple(tiers))

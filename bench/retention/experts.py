@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...compress.moefy.cluster import Split, balanced_kmeans, random_split
+from ...compress.moefy.cluster import Split, balanced_kmeans
 from ...compress.moefy.coactivation import CoActivation, coactivation_split
 from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.patterns import pattern_split
@@ -19,6 +19,7 @@ from .mass_router import MassRouter
 from .method import CalibrationData, Form, NotHere, Used
 from .mlp_router import MLPRouter
 from .nested import nested_split
+from .random_split import random_split
 from .rivals import (
     ELEMENT_BYTES,
     ExpertRouter,

@@ -1,4 +1,4 @@
-"""Which neurons form an expert together: balanced k-means on their weights, or chance."""
+"""Which neurons form an expert together: balanced k-means on their weights."""
 
 from dataclasses import dataclass
 
@@ -61,14 +61,9 @@ def balanced_kmeans(vectors: Tensor, size: int, seed: int = 0) -> Split:
     return _split(points, labels, size)
 
 
-def random_split(vectors: Tensor, size: int, seed: int = 0) -> Split:
-    """Experts of `size` neurons by chance: the control."""
-    points = _normalised(vectors, size)
-    labels = torch.empty(len(points), dtype=torch.int64)
-    labels[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))] = (
-        torch.arange(len(points)) // size
-    )
-    return _split(points, labels, size)
+def split_of(vectors: Tensor, labels: Tensor, size: int) -> Split:
+    """Of neurons with vectors [neurons, inputs] and the expert of each, [neurons]; with its inertia."""
+    return _split(_normalised(vectors, size), labels, size)
 
 
 def _normalised(vectors: Tensor, size: int) -> Tensor:

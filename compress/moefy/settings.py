@@ -19,14 +19,14 @@ _RELU, _SMOOTH = ((2, 1), 0.08), ((4, 3, 2), 0.12)
 _MORE, _REFINED, _LEAST_MORE = 3, 6, 2  # bits of a neuron in doubt: so many more than route, up to six, or two more
 _GROUPED_SIZE, _MOST_UNITS = 64, 128
 
-Grouping = Literal["weight_kmeans", "random", "coactivation", "patterns"]
+Grouping = Literal["weight_kmeans", "coactivation", "patterns"]
 
 
 class MoefySettings(Strict):
     """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
 
-    split: how neurons are grouped: by their weights, by chance, by which fire together on the calibration text (all
-    Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
+    split: how neurons are grouped: by their weights, by which fire together on the calibration text (both Zhang et
+    al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
     the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
     10; co-activation where nothing is said. router: `norm_regression` is a small network (Szatkowski et al. 2024) with
     `router_width` hidden units, None: as many as experts, up to 128; `bit_planes` reads the high `bits` of the int8

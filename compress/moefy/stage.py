@@ -1,6 +1,6 @@
 """The stage `moefy`: neurons are put in expert order. That changes no function; `calibrate` says who is skipped."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +16,13 @@ from ..prune.stage import select_neurons
 from ..stage import Stage
 from ..walk import BATCH_TOKENS, walk
 from .calibrate import FP32_BYTES, LOADED_BYTES, MODEL_PART, CalibrateStage
-from .cluster import Split, balanced_kmeans, random_split
+from .cluster import Split, balanced_kmeans
 from .coactivation import CoActivation, coactivation_split
 from .patterns import pattern_split
 from .settings import MoefySettings
 
 _WHAT = "moefy: grouping neurons"
+Splitter = Callable[[Tensor, int, int], Split]  # of vectors [neurons, inputs], experts of a size, by a seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class MoefyStage(Stage):
         spec, size = self.plan(source.spec), self.settings.size
         if size == 1:
             return Material(spec, lambda: read_tensors(source), notes={"experts": _counts(spec)})
-        splits = list(self._splits(source, workshop))
+        splits = list(self.splits(source, workshop))
         orders = [split.order for split in splits]
         short = [layer.ffn.width % size for layer in spec.layers]
         what = "cut" if self.settings.grouping == "coactivation" else "inertia"
@@ -79,18 +80,17 @@ class MoefyStage(Stage):
         """Routers, fits and thresholds, on the weights as they will be served."""
         return CalibrateStage(self.settings)
 
-    def _splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
+    def splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
         """Of each layer."""
         if self.settings.split_needs_text:
             return iter(self._by_text(source, workshop))
-        return self._by_weights(source, workshop)
+        return self.by_weights(source, workshop, balanced_kmeans)
 
-    def _by_weights(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
+    def by_weights(self, source: Checkpoint, workshop: Workshop, split: Splitter) -> Iterator[Split]:
         """The rows of the gate carry the sparsity where there is one (D2DMoE, section 3.1)."""
         ffns = [layer.ffn for layer in source.spec.layers]
         names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
         rows = _rows(source, names)
-        split = balanced_kmeans if self.settings.grouping == "weight_kmeans" else random_split
         for i, name in enumerate(names):
             yield split(rows[name], self.settings.size, workshop.seed)
             workshop.progress(_WHAT, i + 1, len(names))
