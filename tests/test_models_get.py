@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from moesaic.cli import models as command
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, FetchError
+from moesaic.models.families.registry import FAMILIES
 from moesaic.models.intake import get
 from moesaic.models.intake.get import get_model
 from moesaic.models.intake.onnx_reader import read_onnx
@@ -174,6 +175,7 @@ def test_two_at_once_end_well(tiny: Source, cache: Path) -> None:
 KILLED = """
 import time
 from moesaic.models.intake import get
+from moesaic.models.families.registry import FAMILIES
 from moesaic.models.intake.registry import Source
 get.SOURCES = {"tiny": TINY}
 def fetch(source, folder, progress):
@@ -300,6 +302,13 @@ def test_the_list_says_what_is_at_hand(capsys: pytest.CaptureFixture[str]) -> No
     shown = run(["list"], capsys).splitlines()
     assert [line.split()[-1] for line in shown if line.startswith("stories260k  ")] == ["yes"]
     assert any(line.startswith("smollm2") and line.endswith("93 MB to get") for line in shown)
+
+
+def test_the_list_marks_what_cannot_run_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run(["list"], capsys).splitlines()
+    runs = {cells[0]: cells[3] for cells in map(str.split, shown[2 : 2 + len(SOURCES)])}
+    assert runs == {name: "yes" if each.family in FAMILIES else "not" for name, each in SOURCES.items()}
+    assert "t5: flan-t5-small distilled to write titles, from int8 ONNX; can be had, and runs once" in "\n".join(shown)
 
 
 def test_get_prints_where_the_model_is(tiny: Source, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
