@@ -25,6 +25,7 @@ from moesaic.compress.moefy.router import captured_mass
 from moesaic.compress.moefy.settings import MoefySettings
 from moesaic.compress.moefy.stage import MoefyStage
 from moesaic.compress.pipeline import compress
+from moesaic.compress.recipe import read_recipe
 from moesaic.models.checkpoint import Checkpoint, load, open_checkpoint
 from moesaic.models.errors import RecipeError
 from moesaic.models.experts import ExpertFFN
@@ -352,6 +353,11 @@ def test_all_experts_of_every_split_are_the_dense_model(tmp_path: Path, family: 
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     after = model.state_dict()["layers.0.ffn.up.weight"]
     assert not torch.equal(before, after) and torch.equal(before.sum(1).sort().values, after.sum(1).sort().values)
+
+
+def test_a_recipe_with_experts_by_chance_is_told_where_they_are_now() -> None:
+    with pytest.raises(RecipeError, match="are a control: --controls random-experts; choose weight_kmeans, coact"):
+        read_recipe({"stages": [{"moefy": {"split": "random"}}]})
 
 
 @pytest.mark.parametrize("split", ["coactivation", "patterns"])

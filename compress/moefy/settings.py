@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -47,6 +47,16 @@ class MoefySettings(Strict):
     tiers: dict[str, float] = {"high": 0.7, "balanced": 0.55, "low": 0.48}
     allocation: Literal["uniform", "energy", "global"] | None = None
     compensate: bool | None = None
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _not_by_chance(cls, split: Any) -> Any:
+        if split == "random":
+            raise ValueError(
+                "neurons grouped by chance are a control: --controls random-experts; "
+                f"choose {', '.join(get_args(Grouping))}"
+            )
+        return split
 
     @field_validator("tiers", mode="after")
     @classmethod
