@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..models.checkpoint import DTYPES, Checkpoint, open_checkpoint, read_tensors
 from ..models.errors import CheckpointError
 from ..models.families.config import Config
-from ..models.families.registry import is_expert_tensor
+from ..models.families.registry import is_sparse_tensor
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ..models.writer import SIDE_FILES, new_directory, write_weights
@@ -68,7 +68,7 @@ def _tensors(source: Checkpoint, spec: TransformerSpec, dtype: torch.dtype) -> I
     scales = {name: tensor for name, tensor in read_tensors(source) if name.endswith("_scale")}
     width, present = spec.layers[0].ffn.width, set()
     for name, tensor in read_tensors(source):
-        if is_expert_tensor(name) or name in scales:
+        if is_sparse_tensor(name) or name in scales:
             continue
         present.add(name)
         yield name, _padded(name, multiplied_out(name, tensor, scales), width).to(dtype)

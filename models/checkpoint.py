@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from ..kernels.dense_linear import keeps_bf16
-from ..kernels.planes.bytes import WHOLE_BITS
 from .dial import Dial
 from .errors import CheckpointError
 from .families.config import Config
-from .families.registry import Family, family_of
+from .families.registry import Family, family_of, is_sparse_tensor
+from .ffn_registry import check_ffn
 from .linear import Embedding, Int8Embedding
 from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
-from .spec import BIT_PLANES, FULL, TransformerSpec, with_overrides
+from .spec import FULL, TransformerSpec, with_overrides
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -93,16 +93,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     _check_quantization(config.get("quantization_config"), folder)
     try:
         spec = with_overrides(default, record.spec)
+        for layer in spec.layers:
+            check_ffn(layer.ffn, spec.num_tiers)
     except KeyError as error:
         raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from None
     except ValueError as error:
         raise CheckpointError(f"{RECORD_NAME}: {error}; make the checkpoint again") from None
-    for experts in (layer.ffn.experts for layer in spec.layers):
-        if experts.router == BIT_PLANES and not 0 < experts.router_bits < experts.refined_bits <= WHOLE_BITS:
-            raise CheckpointError(
-                f"{RECORD_NAME}: {experts.router_bits} bits route and {experts.refined_bits} refine, it must be 1 to "
-                f"{WHOLE_BITS} and rising; make the checkpoint again"
-            )
     if spec.num_tiers != len(record.tiers) + 1:
         raise CheckpointError(
             f"{RECORD_NAME} names {len(record.tiers)} tiers for a spec of {spec.num_tiers - 1}; "
@@ -152,7 +148,7 @@ def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: tor
     """Scales and thresholds stay fp32; what routes, and under fp32 arithmetic matrices where it is faster, bf16."""
     if name.endswith(("weight_scale", "thresholds", "compensation")):
         return torch.float32
-    if ".ffn.fit." in name or ".ffn.router." in name:
+    if is_sparse_tensor(name):
         return tensor.dtype
     stays = tensor.dtype == torch.bfloat16 and tensor.dim() == 2 and wanted == torch.float32 and keeps_bf16(device)
     return torch.bfloat16 if stays else wanted

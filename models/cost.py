@@ -1,10 +1,10 @@
 """What one token costs a Transformer, from its spec alone: no torch, no weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..kernels.cost import Cost
-from .spec import BIT_PLANES, DENSE, AttentionSpec, FFNSpec, TransformerSpec
+from .spec import BIT_PLANES, DENSE, NORM_REGRESSION, AttentionSpec, FFNSpec, TransformerSpec
 
 _SCALE_BYTES = 4  # one fp32 scale a row of an int8 weight
 
@@ -60,12 +60,23 @@ def _attention(spec: AttentionSpec, hidden: int) -> Iterator[_Matrix]:
 def _ffn_cost(spec: FFNSpec, hidden: int, element_bytes: int, shares: tuple[float, float]) -> Cost:
     costs = [matrix.cost(element_bytes) for matrix in _ffn(spec, hidden)]
     num_bytes, flops = sum(cost.bytes for cost in costs), sum(cost.flops for cost in costs)
-    router = 0.0
-    if shares != (1.0, 1.0) and spec.experts.router == BIT_PLANES:
-        router = flops * (len(costs) - 1) / len(costs)
-    elif shares != (1.0, 1.0):
-        router = 2 * spec.experts.router_width * (hidden + spec.experts.count(spec.width))
-    return Cost(round(num_bytes * shares[0]), round(flops * shares[1] + router))
+    routing = _ROUTING_FLOPS.get(spec.experts.router) if shares != (1.0, 1.0) else None
+    return Cost(round(num_bytes * shares[0]), round(flops * shares[1] + (routing(spec, hidden) if routing else 0)))
+
+
+def _high_bits_flops(spec: FFNSpec, hidden: int) -> float:
+    """Every neuron's gate and up."""
+    return 2 * (1 + spec.gated) * spec.width * hidden
+
+
+def _router_flops(spec: FFNSpec, hidden: int) -> float:
+    return 2 * spec.experts.router_width * (hidden + spec.experts.count(spec.width))
+
+
+_ROUTING_FLOPS: Mapping[str, Callable[[FFNSpec, int], float]] = {
+    NORM_REGRESSION: _router_flops,
+    BIT_PLANES: _high_bits_flops,
+}
 
 
 def _ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:

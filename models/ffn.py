@@ -1,4 +1,4 @@
-"""The feed-forward network of a layer, whole. Its twin that computes a part of its neurons is in experts.py."""
+"""The feed-forward network of a layer, whole. Its twins that compute a part of its neurons: sparse_ffn.py."""
 
 from torch import Tensor
 

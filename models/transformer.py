@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from .compute import Compute
 from .context import CausalContext, Context
-from .experts import ExpertFFN
 from .ffn import FFN
+from .ffn_registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, LayerSpec, TransformerSpec
@@ -79,10 +79,7 @@ class Layer(TensorModule):
         self.attention_norm = Norm(spec)
         self.attention = Attention(index, spec.hidden_size, layer.attention)
         self.ffn_norm = Norm(spec)
-        experts = layer.ffn.experts.size > 0 and spec.num_tiers > 1
-        self.ffn: FFN = (
-            ExpertFFN(spec.hidden_size, layer.ffn, spec.num_tiers) if experts else FFN(spec.hidden_size, layer.ffn)
-        )
+        self.ffn = ffn_of(spec.hidden_size, layer.ffn, spec.num_tiers)
 
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
 from .errors import CheckpointError
 from .families.config import Config
-from .families.registry import is_expert_tensor
+from .families.registry import is_sparse_tensor
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
@@ -77,7 +77,7 @@ def write_weights(
         held = 0
 
     for ours, tensor in tensors:
-        if is_expert_tensor(ours):
+        if is_sparse_tensor(ours):
             experts[ours] = tensor.contiguous()
             continue
         if batch and held + tensor.nbytes > max_shard_bytes:

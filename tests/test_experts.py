@@ -25,8 +25,8 @@ from moesaic.evaluate.texts import embedded_text, encode_documents, read_documen
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
-from moesaic.models.experts import ExpertFFN
 from moesaic.models.ffn import FFN
+from moesaic.models.plane_ffn import PlaneFFN
 from moesaic.models.tokenizer import Tokenizer
 
 TIERS = {"high": 0.8, "low": 0.5}
@@ -184,7 +184,7 @@ def test_rows_of_any_tiers_in_one_batch_get_the_tokens_they_get_alone(stories: d
 def test_a_row_of_planes_has_the_same_bits_beside_rows_of_other_tiers(stories: dict[str, Path]) -> None:
     model = load(stories["planes"])
     ffn, draw = model.layers[0].ffn, random.Random(0)
-    if not isinstance(ffn, ExpertFFN) or ffn.planes is None or ffn.planes.packed is None:
+    if not isinstance(ffn, PlaneFFN) or ffn.planes.packed is None:
         pytest.skip("the C++ kernel cannot run here, and torch's functions round by their place in a vector")
     for count in range(1, 12):
         tiers = draw.choices(range(3), k=count)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from builders import llama, opt
-from torch import Tensor, nn
+from torch import Tensor
 
 from moesaic.bench.retention.nested import NestedSplit, nested_split
 from moesaic.bench.retention.random_split import random_split
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.material import Material, Workshop
-from moesaic.compress.moefy.calibrate import with_experts_
+from moesaic.compress.moefy.calibrate import with_sparse_ffns_
 from moesaic.compress.moefy.cluster import Split, balanced_kmeans
 from moesaic.compress.moefy.coactivation import CoActivation, coactivation_split, neighbour_graph
 from moesaic.compress.moefy.norms import expert_norms
@@ -28,7 +28,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe
 from moesaic.models.checkpoint import Checkpoint, load, open_checkpoint
 from moesaic.models.errors import RecipeError
-from moesaic.models.experts import ExpertFFN
+from moesaic.models.routed_ffn import NormRouter, RoutedFFN
 from moesaic.models.transformer import Layer, Transformer
 
 Splitter = Callable[[CoActivation, int], Split]
@@ -332,11 +332,10 @@ def moefied(source: Checkpoint, folder: Path, seed: int = 0, **settings: Any) ->
 def with_every_expert(model: Transformer, material: Material) -> Transformer:
     """The split model at a tier whose threshold is below every score."""
     model.load_state_dict(dict(material.tensors()))
-    with_experts_(model, replace(material.spec, num_tiers=2))
+    with_sparse_ffns_(model, replace(material.spec, num_tiers=2))
     for layer in model.layers:
-        assert isinstance(layer, Layer) and isinstance(layer.ffn, ExpertFFN) and layer.ffn.router
-        layer.ffn.router.first.weight = nn.Parameter(torch.ones(8, 48))
-        layer.ffn.router.second.weight = nn.Parameter(torch.ones(layer.ffn.num_experts, 8))
+        assert isinstance(layer, Layer) and isinstance(layer.ffn, RoutedFFN)
+        layer.ffn.router = NormRouter.of(torch.ones(8, 48), torch.ones(layer.ffn.num_tiles, 8))
         layer.ffn.thresholds.fill_(-1.0)
     return model
 

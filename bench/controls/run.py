@@ -21,7 +21,7 @@ from ...compress.sizes import weight_bytes
 from ...evaluate.score import Score
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import RecipeError, SetupError
-from ...models.families.registry import is_expert_tensor
+from ...models.families.registry import is_sparse_tensor
 from ...models.progress import Progress
 from ...models.record import TierRecord
 from ...models.spec import FULL, TransformerSpec
@@ -73,7 +73,7 @@ def ffn_bytes(checkpoint: Checkpoint) -> int:
 
 def is_ffn_weight(name: str) -> bool:
     """Of an FFN, and not of a router."""
-    return _FFN in name and not is_expert_tensor(name)
+    return _FFN in name and not is_sparse_tensor(name)
 
 
 def ffn_neurons(spec: TransformerSpec) -> int:

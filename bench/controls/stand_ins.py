@@ -12,11 +12,11 @@ from ...compress.moefy.norms import expert_norms
 from ...compress.moefy.thresholds import ScoreHistogram
 from ...compress.moefy.tiers import mean_left_out
 from ...compress.walk import Constant, walk
-from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
-from ...models.linear import dense_weight
+from ...models.linear import TensorModule, dense_weight
 from ...models.progress import Count
 from ...models.record import TierRecord
+from ...models.routed_ffn import RoutedFFN
 from ...models.spec import NORM_REGRESSION, ExpertSpec
 from ...models.transformer import Layer, Transformer
 from ..retention.masks import random_tiles
@@ -46,53 +46,52 @@ def layer_shares(tier: TierRecord, measured: float) -> list[float]:
     return [min(1.0, factor * float(share)) for share in tier.calibrated["active_by_layer"]]
 
 
-class SelectedFFN(ExpertFFN):
-    """Computes exactly the experts that `choose` scores above the tier's threshold."""
+class FreeRouter(TensorModule):
+    """Scores by any function; it has no weights, so that nothing is read."""
 
-    choose: Scores
+    def __init__(self, scores: Scores) -> None:
+        super().__init__()
+        self._scores = scores
 
-    def scores(self, x: Tensor) -> Tensor:
-        return self.choose(x)
-
-    @property
-    def router_bytes(self) -> int:
-        return 0
+    def forward(self, x: Tensor) -> Tensor:
+        return self._scores(x)
 
 
 def with_stand_ins_(model: Transformer, tier: int, wanted: StandIn, progress: Count | None = None) -> None:
     """Puts stand-ins over the experts of a loaded model and sets this tier of theirs, layer by layer."""
-    for i, layer in enumerate(model.layers):
-        if isinstance(layer, Layer):
-            layer.ffn = _stand_in(layer.ffn, model, i, wanted)
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+    twins = [_stand_in(layer.ffn, model, i, wanted) for i, layer in enumerate(layers)]
+    for layer, twin in zip(layers, twins, strict=True):
+        layer.ffn = twin
 
-    def decide(i: int, ffn: FFN, given: Sequence[Tensor]) -> Constant | None:
-        expert = _selected(ffn)
-        expert.thresholds[tier] = _HALF if wanted.kind == RANDOM else _threshold(expert, given, wanted.shares[i])
-        expert.compensation[tier] = 0
-        return mean_left_out(expert, given, tier) if wanted.compensate else None
+    def decide(i: int, _: FFN, given: Sequence[Tensor]) -> Constant | None:
+        ffn = twins[i]
+        ffn.thresholds[tier] = _HALF if wanted.kind == RANDOM else _threshold(ffn, given, wanted.shares[i])
+        ffn.compensation[tier] = 0
+        return mean_left_out(ffn, given, tier) if wanted.compensate else None
 
     walk(model, wanted.windows, decide, tier, progress)
     model.tier = tier
 
 
-def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: StandIn) -> SelectedFFN:
+def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: StandIn) -> RoutedFFN:
     spec = model.spec.layers[index].ffn
     experts = ExpertSpec(spec.experts.size, NORM_REGRESSION, router_width=1)
-    twin = SelectedFFN.of(ffn, model.spec.hidden_size, replace(spec, experts=experts), model.spec.num_tiers)
-    twin.router = None
+    twin = RoutedFFN.of(ffn, model.spec.hidden_size, replace(spec, experts=experts), model.spec.num_tiers)
     if wanted.kind == RANDOM:
-        twin.choose = _by_chance(twin.num_experts, wanted.shares[index], wanted.seed * 1000 + index)
+        scores = _by_chance(twin.num_tiles, wanted.shares[index], wanted.seed * 1000 + index)
     else:
-        twin.choose = _true_norms(twin)
+        scores = _true_norms(twin)
+    twin.router = FreeRouter(scores)
     return twin
 
 
-def _true_norms(ffn: ExpertFFN) -> Scores:
+def _true_norms(ffn: RoutedFFN) -> Scores:
     """The norm of what each expert adds to the output; of a single neuron |h| times its column's norm."""
 
     def norms(x: Tensor) -> Tensor:
         h = ffn.hidden(x).flatten(0, -2)
-        return expert_norms(h, dense_weight(ffn.down), ffn.experts.size).view(*x.shape[:-1], -1)
+        return expert_norms(h, dense_weight(ffn.down), ffn.tile).view(*x.shape[:-1], -1)
 
     return norms
 
@@ -110,17 +109,11 @@ def _by_chance(experts: int, share: float, seed: int) -> Scores:
     return chosen
 
 
-def _threshold(expert: SelectedFFN, given: Sequence[Tensor], share: float) -> float:
+def _threshold(ffn: RoutedFFN, given: Sequence[Tensor], share: float) -> float:
     """One for the layer, so that a token may use more experts than another."""
     if share >= 1:
         return -1.0
     histogram = ScoreHistogram()
     for x in given:
-        histogram.add(expert.scores(x))
+        histogram.add(ffn.scores(x))
     return histogram.threshold_for_share(share)
-
-
-def _selected(ffn: FFN) -> SelectedFFN:
-    if not isinstance(ffn, SelectedFFN):
-        raise TypeError("only a model with stand-ins is set")
-    return ffn

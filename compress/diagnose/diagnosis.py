@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer
-from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
 from ...models.progress import Count, Progress
+from ...models.sparse_ffn import SparseFFN
 from ...models.transformer import Transformer
 from ..moefy.norms import expert_norms
 from ..walk import Visit, walk
@@ -87,12 +87,12 @@ def _usage(model: Transformer, passages: Passages, tier: int, progress: Count) -
     counts: dict[int, UsageCount] = {}
 
     def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-        if not isinstance(ffn, ExpertFFN):
-            raise TypeError("a model with tiers has experts in every layer")
+        if not isinstance(ffn, SparseFFN):
+            raise TypeError("a model with tiers has sparse FFNs in every layer")
         if index not in counts:
-            counts[index] = UsageCount(ffn.num_experts)
+            counts[index] = UsageCount(ffn.num_tiles)
         for x in given:
-            norms = expert_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.experts.size)
+            norms = expert_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.tile)
             counts[index].add(~(ffn.scores(x) <= ffn.thresholds[tier, 0]), norms)
 
     walk_passages(model, passages, look, tier, progress)

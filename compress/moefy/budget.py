@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.planes.bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...kernels.planes.choice import NeuronScores
-from ...models.experts import ExpertFFN
+from ...models.plane_ffn import PlaneFFN
 from .thresholds import ScoreHistogram
 
 Allocation = Literal["global", "uniform"]
@@ -40,7 +40,7 @@ class PlaneScores:
     refined: ScoreHistogram = field(default_factory=_counted)
     both: ScoreHistogram = field(default_factory=_counted)
     confirmed: ScoreHistogram = field(default_factory=_counted)  # refined, and of enough value then
-    sizes: Tensor | None = None  # of the experts, where they differ
+    sizes: Tensor | None = None  # of the tiles, where they differ
 
     @classmethod
     def unseen(cls, shape: FFNShape, bits: int, refined_bits: int) -> "PlaneScores":
@@ -50,17 +50,15 @@ class PlaneScores:
         return cls(none, down - none, low - none, int8_ffn_bytes(shape))
 
     @classmethod
-    def of(cls, expert: ExpertFFN) -> "PlaneScores":
-        return cls(
-            expert.fixed_bytes, expert.down_bytes, expert.low_bytes, expert.whole_bytes, sizes=expert.expert_sizes
-        )
+    def of(cls, ffn: PlaneFFN) -> "PlaneScores":
+        return cls(ffn.fixed_bytes, ffn.down_bytes, ffn.low_bytes, ffn.whole_bytes, sizes=ffn.tile_sizes)
 
     @property
     def ratio(self) -> float:
         return math.sqrt(self.low_bytes / self.down_bytes)
 
     def add(self, scores: NeuronScores) -> Tensor:
-        """Takes in what tokens see, [.., experts] each; returns the limits below which anything is read of them."""
+        """Takes in what tokens see, [.., tiles] each; returns the limits below which anything is read of them."""
         refined = scores.refined_below(self.ratio)
         self.foreseen.add(scores.value, self.sizes)
         self.refined.add(refined, self.sizes)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
-from ...models.experts import ExpertFFN
+from ...models.families.registry import is_sparse_tensor
+from ...models.ffn_registry import SPARSE_FFNS
 from ...models.host_memory import give_back_freed_memory
 from ...models.record import TierRecord
 from ...models.spec import BIT_PLANES, TransformerSpec
@@ -17,10 +19,9 @@ from ..material import Material, Workshop
 from ..stage import Stage
 from ..walk import BATCH_TOKENS
 from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
-from .plane_tiers import PlaneTiers
-from .router_tiers import RouterTiers
+from .methods import TIER_SETTERS
 from .settings import MoefySettings
-from .tiers import experts_of
+from .tiers import TierSetter
 
 MODEL_PART, _CALIBRATED_PART, FP32_BYTES = 1.3, 2.1, 4
 LOADED_BYTES = 96 << 20  # tokenizer, kernels and modules that are first needed on the way
@@ -48,13 +49,13 @@ class CalibrateStage(Stage):
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec = self.plan(source.spec)
         model = load_transformer(source, torch.device("cpu"))
-        with_experts_(model, spec)
+        with_sparse_ffns_(model, spec)
         give_back_freed_memory()
         setter = self._kind(model, self.settings, workshop)
         notes = setter.prepare()
         wanted = [TierRecord(name, share) for name, share in self.settings.tiers.items()]
         tiers = tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
-        return Material(spec, lambda: _with_experts(source, model), tiers, notes)
+        return Material(spec, lambda: _with_sparse_ffns(source, model), tiers, notes)
 
     def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
         """1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second
@@ -75,24 +76,20 @@ class CalibrateStage(Stage):
         return model + kept + 2 * FP32_BYTES * max(batch, gradients) + len(ffns) * _HISTOGRAMS + LOADED_BYTES
 
     @property
-    def _kind(self) -> type[PlaneTiers] | type[RouterTiers]:
-        return PlaneTiers if self.settings.by_planes else RouterTiers
+    def _kind(self) -> type[TierSetter[Any]]:
+        return TIER_SETTERS[self.settings.routed_by]
 
 
-def with_experts_(model: Transformer, spec: TransformerSpec) -> None:
-    """Puts the twins with experts over the dense FFNs of a loaded model, and makes the model of that spec."""
+def with_sparse_ffns_(model: Transformer, spec: TransformerSpec) -> None:
+    """Puts their sparse twins over the dense FFNs of a loaded model, and makes the model of that spec."""
     for layer, wanted in zip(model.layers, spec.layers, strict=True):
         if isinstance(layer, Layer):
-            layer.ffn = ExpertFFN.of(layer.ffn, spec.hidden_size, wanted.ffn, spec.num_tiers)
+            twin = SPARSE_FFNS[wanted.ffn.experts.router]
+            layer.ffn = twin.of(layer.ffn, spec.hidden_size, wanted.ffn, spec.num_tiers)
     model.spec = spec
 
 
-def _with_experts(source: Checkpoint, model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """The source's tensors as they are, then routers, fits, thresholds and compensation."""
+def _with_sparse_ffns(source: Checkpoint, model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """The source's tensors as they are, then what is the twins' own."""
     yield from read_tensors(source)
-    for i, expert in enumerate(experts_of(model)):
-        yield f"layers.{i}.ffn.thresholds", expert.thresholds
-        yield f"layers.{i}.ffn.compensation", expert.compensation
-        for name, value in expert.state_dict().items():
-            if name.startswith(("router.", "fit.")):
-                yield f"layers.{i}.ffn.{name}", value
+    yield from ((name, value) for name, value in model.state_dict().items() if is_sparse_tensor(name))

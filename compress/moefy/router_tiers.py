@@ -7,26 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.record import TierRecord
-from ...models.transformer import Transformer
-from ..material import Workshop
+from ...models.routed_ffn import RoutedFFN
 from ..walk import walk
-from .settings import MoefySettings
 from .thresholds import ScoreHistogram
-from .tiers import Decided, TierWalk, expert_of, experts_of
+from .tiers import Decided, TierSetter
 from .train import train_routers_
 
 _BISECTIONS = 30
 
 
-class RouterTiers:
+class RouterTiers(TierSetter[RoutedFFN]):
     """Sets the tiers of one loaded model."""
 
-    def __init__(self, model: Transformer, settings: MoefySettings, workshop: Workshop) -> None:
-        self._model, self._settings, self._workshop = model, settings, workshop
-        self._dense: list[ScoreHistogram] = []
+    kind = RoutedFFN
 
     @staticmethod
     def passes(tiers: int) -> float:
@@ -35,58 +30,57 @@ class RouterTiers:
 
     def prepare(self) -> dict[str, Any]:
         """Trains the routers on what the dense model's FFNs are given and give."""
-        notes = train_routers_(self._model, self._workshop, min(self._settings.tiers.values()))
-        self._dense = [ScoreHistogram() for _ in self._model.layers]
+        share = min(self.settings.tiers.values())
+        notes = train_routers_(self.model, self.ffns, self.workshop, share, self.teller("training routers"))
+        self._dense = [ScoreHistogram() for _ in self.ffns]
 
-        def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
+        def watch(index: int, _: FFN, given: Sequence[Tensor]) -> None:
+            ffn = self.ffns[index]
             for x in given:
-                self._dense[index].add(expert_of(ffn).scores(x), expert_of(ffn).expert_sizes)
+                self._dense[index].add(ffn.scores(x), ffn.tile_sizes)
 
-        walk(self._model, self._workshop.calibration.windows, watch, progress=self._teller("calibrate: scores"))
+        walk(self.model, self.workshop.calibration.windows, watch, progress=self.teller("scores"))
         return notes
 
     def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
         """Each layer's threshold from the scores that it has at this tier."""
         shares = self._shares(tier.share)
 
-        def decide(layer: int, expert: ExpertFFN, given: Sequence[Tensor]) -> Decided:
-            seen = _Seen([expert.scores(x) for x in given], expert.expert_sizes)
+        def decide(layer: int, given: Sequence[Tensor]) -> Decided:
+            ffn = self.ffns[layer]
+            seen = _Seen([ffn.scores(x) for x in given], ffn.tile_sizes)
             limit = seen.threshold(shares[layer])
             if index == 1:
-                expert.thresholds[0] = min(limit, seen.below_all)
-            expert.thresholds[index] = limit
+                ffn.thresholds[0] = min(limit, seen.below_all)
+            ffn.thresholds[index] = limit
             active = [each > limit for each in seen.scores]
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
-            return Decided(active, computed, lambda at: expert.fixed_bytes + seen.kept(at) * expert.whole_bytes)
+            return Decided(active, computed, lambda at: ffn.fixed_bytes + seen.kept(at) * ffn.whole_bytes)
 
-        windows, gated = self._workshop.calibration.windows, next(experts_of(self._model)).gate is not None
-        turn = TierWalk(self._model, self._workshop, index, self._settings.compensates(gated), windows)
-        return turn.run(tier, decide, f"calibrate: tier {tier.name}")
+        turn = self.turn(index, self.workshop.calibration.windows)
+        return turn.run(tier, decide, self.teller(f"tier {tier.name}"))
 
     def _shares(self, share: float) -> list[float]:
         """The part of its experts that each layer computes, so that together they read this share of bytes."""
-        ffns = list(experts_of(self._model))
-        budget = share * sum(ffn.whole_bytes for ffn in ffns)
-        if self._settings.by_energy(ffns[0].gate is not None):
-            return self._by_energy(ffns, budget)
-        kept = (budget - sum(ffn.fixed_bytes for ffn in ffns)) / sum(ffn.whole_bytes for ffn in ffns)
-        return [min(1.0, kept)] * len(ffns)
+        whole = sum(ffn.whole_bytes for ffn in self.ffns)
+        budget = share * whole
+        if self.settings.by_energy(self.ffns[0].gate is not None):
+            return self._by_energy(budget)
+        kept = (budget - sum(ffn.fixed_bytes for ffn in self.ffns)) / whole
+        return [min(1.0, kept)] * len(self.ffns)
 
-    def _by_energy(self, ffns: Sequence[ExpertFFN], budget: float) -> list[float]:
+    def _by_energy(self, budget: float) -> list[float]:
         """At one discarded share of energy, the least that the budget pays for."""
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            kept = zip(ffns, self._kept(middle), strict=True)
+            kept = zip(self.ffns, self._kept(middle), strict=True)
             spent = sum(ffn.fixed_bytes + share * ffn.whole_bytes for ffn, share in kept)
             low, high = (middle, high) if spent > budget else (low, middle)
         return self._kept(high)
 
     def _kept(self, discarded: float) -> list[float]:
         return [each.share_above(each.threshold_for_energy(discarded)) for each in self._dense]
-
-    def _teller(self, what: str) -> Any:
-        return lambda done, of: self._workshop.progress(what, done, of)
 
 
 @dataclass(frozen=True, slots=True)

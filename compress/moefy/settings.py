@@ -75,10 +75,11 @@ class MoefySettings(Strict):
 
     @property
     def by_planes(self) -> bool:
-        return self._router == BIT_PLANES
+        return self.routed_by == BIT_PLANES
 
     @property
-    def _router(self) -> str:
+    def routed_by(self) -> str:
+        """The router that is named, or that follows."""
         return self.router or (BIT_PLANES if self.size == 1 else NORM_REGRESSION)
 
     @property
@@ -109,10 +110,10 @@ class MoefySettings(Strict):
     def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
         """The experts of one layer of a model of this hidden size."""
         if not self.by_planes:
-            experts = ExpertSpec(self.size, self._router)
+            experts = ExpertSpec(self.size, self.routed_by)
             return replace(experts, router_width=self.router_width or min(experts.count(ffn.width), _MOST_UNITS))
         bits = self.bits or self._best_bits(ffn, hidden)
-        return ExpertSpec(self.size, self._router, router_bits=bits, refined_bits=self.refined_beyond(bits))
+        return ExpertSpec(self.size, self.routed_by, router_bits=bits, refined_bits=self.refined_beyond(bits))
 
     def _best_bits(self, ffn: FFNSpec, hidden: int) -> int:
         choices, needed = _RELU if _is_plain_relu(ffn) else _SMOOTH
@@ -141,7 +142,7 @@ class MoefySettings(Strict):
         """Raises RecipeError where these experts cannot route on such a model, or a tier is below its router."""
         if self.allocation == ("energy" if self.by_planes else "global"):
             raise RecipeError(
-                f"moefy: allocation {self.allocation!r} is not for the router {self._router}; "
+                f"moefy: allocation {self.allocation!r} is not for the router {self.routed_by}; "
                 f"choose {'global' if self.by_planes else 'energy'} or uniform"
             )
         for i, layer in enumerate(spec.layers):

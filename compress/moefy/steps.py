@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...kernels.planes.choice import NeuronScores
 from ...kernels.planes.together import TOGETHER
-from ...models.experts import ExpertFFN
+from ...models.plane_ffn import PlaneFFN
 from .budget import PlaneScores
 
 STEPS = (2, 4, TOGETHER)  # tokens
@@ -18,12 +18,12 @@ _EVERY = 4  # of the tokens of a passage, one is looked at
 class StepScores:
     """One layer's scores, of tokens at the same place of different passages together."""
 
-    def __init__(self, expert: ExpertFFN) -> None:
-        self._sizes = {size: PlaneScores.of(expert) for size in STEPS}
+    def __init__(self, ffn: PlaneFFN) -> None:
+        self._sizes = {size: PlaneScores.of(ffn) for size in STEPS}
         self._waiting: NeuronScores | None = None
 
     def add(self, scores: NeuronScores) -> None:
-        """[passages, tokens, experts] each; passages wait until they are enough for the largest step."""
+        """[passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
         some = NeuronScores(*(each[:, ::_EVERY] for each in scores))
         if self._waiting is not None:
             some = NeuronScores(*(torch.cat(pair) for pair in zip(self._waiting, some, strict=True)))

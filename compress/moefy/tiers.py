@@ -1,33 +1,65 @@
-"""What setting a tier takes, whoever routes: a walk at that tier, constants for what it leaves out, and a record."""
+"""What setting a tier takes, whoever scores: a walk at that tier, constants for what it leaves out, and a record."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ...models.experts import ExpertFFN
 from ...models.ffn import FFN
 from ...models.linear import dense_weight
+from ...models.progress import Count
 from ...models.record import TierRecord
+from ...models.sparse_ffn import SparseFFN
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
 from ..walk import Constant, walk
+from .settings import MoefySettings
 from .union import expected_unions
 
+Twin = TypeVar("Twin", bound=SparseFFN)
 
-def experts_of(model: Transformer) -> Iterator[ExpertFFN]:
-    """Of each layer."""
+
+def twins_of(model: Transformer, kind: type[Twin]) -> Iterator[Twin]:
+    """The FFN of each layer. Raises TypeError for one of another kind."""
     for layer in model.layers:
         if isinstance(layer, Layer):
-            yield expert_of(layer.ffn)
+            if not isinstance(layer.ffn, kind):
+                raise TypeError(f"{type(layer.ffn).__name__} is calibrated by another method than {kind.__name__}")
+            yield layer.ffn
 
 
-def expert_of(ffn: FFN) -> ExpertFFN:
-    """The FFN itself. Raises TypeError for one without experts."""
-    if not isinstance(ffn, ExpertFFN):
-        raise TypeError("only a model with experts is calibrated")
-    return ffn
+class TierSetter(ABC, Generic[Twin]):
+    """Sets the tiers of one loaded model. kind: which twin the method is for; ffns: those of the layers."""
+
+    kind: type[Twin]
+
+    def __init__(self, model: Transformer, settings: MoefySettings, workshop: Workshop) -> None:
+        self.model, self.settings, self.workshop = model, settings, workshop
+        self.ffns: Sequence[Twin] = list(twins_of(model, self.kind))
+
+    @staticmethod
+    @abstractmethod
+    def passes(tiers: int) -> float:
+        """How often the calibration text goes through the model."""
+
+    @abstractmethod
+    def prepare(self) -> dict[str, Any]:
+        """Finds what scores, on what the dense model's FFNs are given; gives notes for the record."""
+
+    @abstractmethod
+    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+        """Sets thresholds and constants of a tier; after that of the tier before it. With what was measured."""
+
+    def turn(self, index: int, windows: Tensor) -> "TierWalk":
+        """A walk that sets a tier."""
+        compensate = self.settings.compensates(self.ffns[0].gate is not None)
+        return TierWalk(self.model, self.ffns, self.workshop, index, compensate, windows)
+
+    def teller(self, what: str) -> Count:
+        return lambda done, of: self.workshop.progress(f"calibrate: {what}", done, of)
 
 
 _PARTS = tuple(i / 8 for i in range(8))  # of the way from the tier before; 0 is just beyond it
@@ -35,8 +67,8 @@ _PARTS = tuple(i / 8 for i in range(8))  # of the way from the tier before; 0 is
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """active: of each batch, whether anything of an expert is read, bool [.., experts]. computed: the share of experts
-    that the threshold computes. bytes_at: what a lone token reads of the layer where the threshold were another one.
+    """active: of each batch, whether anything of a tile is read, bool [.., tiles]. computed: the share of tiles that
+    the threshold computes. bytes_at: what a lone token reads of the layer where the threshold were another one.
     """
 
     active: Sequence[Tensor]
@@ -44,7 +76,7 @@ class Decided:
     bytes_at: Callable[[float], float]
 
 
-Decide = Callable[[int, ExpertFFN, Sequence[Tensor]], Decided]  # sets the thresholds too
+Decide = Callable[[int, Sequence[Tensor]], Decided]  # of a layer and what its FFN is given; sets the thresholds too
 
 
 @dataclass(slots=True)
@@ -52,6 +84,7 @@ class TierWalk:
     """One walk over calibration windows at tier `index`, each layer on what the layers before it give there."""
 
     model: Transformer
+    ffns: Sequence[SparseFFN]
     workshop: Workshop
     index: int
     compensate: bool
@@ -60,19 +93,16 @@ class TierWalk:
     unions: list[dict[int, float]] = field(default_factory=list)
     between: list[float] = field(default_factory=lambda: [0.0] * len(_PARTS))  # bytes
 
-    def run(self, tier: TierRecord, decide: Decide, what: str) -> TierRecord:
+    def run(self, tier: TierRecord, decide: Decide, progress: Count) -> TierRecord:
         """The tier with what was measured of it. `decide` sets each layer's thresholds, and says what they do."""
 
-        def visit(layer: int, ffn: FFN, given: Sequence[Tensor]) -> Constant | None:
-            expert = expert_of(ffn)
-            expert.compensation[self.index] = 0
-            self._note(expert, decide(layer, expert, given))
-            return mean_left_out(expert, given, self.index) if self.compensate else None
+        def visit(layer: int, _: FFN, given: Sequence[Tensor]) -> Constant | None:
+            ffn = self.ffns[layer]
+            ffn.compensation[self.index] = 0
+            self._note(ffn, decide(layer, given))
+            return mean_left_out(ffn, given, self.index) if self.compensate else None
 
-        def tell(done: int, of: int) -> None:
-            self.workshop.progress(what, done, of)
-
-        read, neurons = walk(self.model, self.windows, visit, self.index, tell)
+        read, neurons = walk(self.model, self.windows, visit, self.index, progress)
         whole = self.model.whole_ffn[0]
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
@@ -82,26 +112,26 @@ class TierWalk:
         }  # fmt: skip
         return replace(tier, calibrated=figures)
 
-    def _note(self, expert: ExpertFFN, decided: Decided) -> None:
-        before, limit = (float(each) for each in expert.thresholds[self.index - 1 : self.index + 1, 0])
+    def _note(self, ffn: SparseFFN, decided: Decided) -> None:
+        before, threshold = (float(each) for each in ffn.thresholds[self.index - 1 : self.index + 1, 0])
         for i, part in enumerate(_PARTS):
-            self.between[i] += decided.bytes_at(before + (limit - before) * part)
+            self.between[i] += decided.bytes_at(before + (threshold - before) * part)
         active = torch.cat([each.flatten(0, -2) for each in decided.active])
         self.layers.append(decided.computed)
         self.unions.append(expected_unions(active, self.workshop.seed))
 
 
-def mean_left_out(expert: ExpertFFN, given: Sequence[Tensor], index: int) -> Constant:
+def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], index: int) -> Constant:
     """Of what this tier gives without a constant: the one that makes up best, in the mean square, for what it leaves
     out, fp32 [hidden]. It is put into `compensation` too.
     """
-    down, bias = dense_weight(expert.down), expert.down.bias
-    dense = down @ _mean(map(expert.hidden, given)).to(down)
+    down, bias = dense_weight(ffn.down), ffn.down.bias
+    dense = down @ _mean(map(ffn.hidden, given)).to(down)
     whole = dense if bias is None else dense + bias
 
     def constant(outputs: Sequence[Tensor]) -> Tensor:
-        expert.compensation[index] = whole - _mean(outputs).to(whole)
-        return expert.compensation[index]
+        ffn.compensation[index] = whole - _mean(outputs).to(whole)
+        return ffn.compensation[index]
 
     return constant
 

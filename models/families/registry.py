@@ -10,7 +10,7 @@ from ..spec import TransformerSpec
 from . import llama, opt
 from .config import Config
 
-_EXPERT_TENSOR = re.compile(r"layers\.\d+\.ffn\.(thresholds|compensation|router\..+|fit\..+)")
+_SPARSE_TENSOR = re.compile(r"layers\.\d+\.ffn\.(?!(?:gate|up|down)\.).+")  # all that a dense FFN lacks
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -32,8 +32,8 @@ class Family:
     activation_key: str = "hidden_act"
 
     def their_name(self, ours: str) -> str:
-        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. Tensors of experts are ours alone."""
-        if is_expert_tensor(ours):
+        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. A sparse FFN's own are ours alone."""
+        if is_sparse_tensor(ours):
             return ours
         module, _, leaf = ours.rpartition(".")
         template = _LAYER_NUMBER.sub("{}", module)
@@ -50,9 +50,9 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def is_expert_tensor(name: str) -> bool:
-    """Whether a tensor of this name is kept apart from the weights, where other loaders do not look."""
-    return _EXPERT_TENSOR.fullmatch(name) is not None
+def is_sparse_tensor(name: str) -> bool:
+    """Whether it is a sparse FFN's own, and so kept apart from the weights, where other loaders do not look."""
+    return _SPARSE_TENSOR.fullmatch(name) is not None
 
 
 def family_of(config: Mapping[str, Any]) -> Family:

@@ -1,0 +1,30 @@
+"""The twins of the dense FFN by the name of their router. Adding one is a file beside these, its name in spec.py and a
+line here; what calibrates it joins in compress/moefy/methods.py.
+"""
+
+from .ffn import FFN
+from .plane_ffn import PlaneFFN
+from .routed_ffn import RoutedFFN
+from .sparse_ffn import SparseFFN
+from .spec import BIT_PLANES, NORM_REGRESSION, FFNSpec
+
+SPARSE_FFNS: dict[str, type[SparseFFN]] = {
+    NORM_REGRESSION: RoutedFFN,
+    BIT_PLANES: PlaneFFN,
+}
+
+
+def ffn_of(hidden_size: int, spec: FFNSpec, num_tiers: int) -> FFN:
+    """The FFN of a spec: dense where it has no tiles, or no tier but the full one."""
+    if spec.experts.size and num_tiers > 1:
+        return SPARSE_FFNS[spec.experts.router](hidden_size, spec, num_tiers)
+    return FFN(hidden_size, spec)
+
+
+def check_ffn(spec: FFNSpec, num_tiers: int) -> None:
+    """Raises ValueError for tiles that no twin can have."""
+    twin = SPARSE_FFNS.get(spec.experts.router)
+    if twin:
+        twin.check(spec.experts)
+    elif spec.experts.size and num_tiers > 1:
+        raise ValueError(f"tiers choose among tiles by a router, one of {', '.join(SPARSE_FFNS)}, and there is none")
