@@ -51,7 +51,7 @@ def walk(
         give_back_freed_memory()
         if progress:
             progress(i + 1, len(model.layers))
-    spent = [row for account in accounts for row in account.spent]
+    spent = [row for account in accounts for row in account.spent.by_row]
     read, computed = (sum(part) / windows.numel() for part in zip(*spent, strict=True))
     return read / model.whole_ffn[0], computed / model.whole_ffn[1]
 

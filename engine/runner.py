@@ -65,7 +65,7 @@ class ModelRunner:
     def prefill(self, slot: int, token_ids: Sequence[int], start: int, operating_point: float = 0) -> Forward:
         compute = self._compute([operating_point])
         states = self._prefill(slot, token_ids, start, compute)
-        return Forward(self.head(states[-1:])[0], compute.shares(len(token_ids)) if compute else ())
+        return Forward(self.head(states[-1:])[0], compute.spent.shares(len(token_ids)) if compute else ())
 
     @torch.inference_mode()
     def prefill_states(self, slot: int, token_ids: Sequence[int], start: int) -> Tensor:
@@ -104,7 +104,7 @@ class ModelRunner:
         column = torch.tensor(list(positions), device=self.device).unsqueeze(1)
         context = DecodeContext(self.cache, list(positions))
         logits = self.model.head(self.model.hidden(ids, column, context, compute)[:, 0])
-        return Forward(logits, compute.shares(1) if compute else ())
+        return Forward(logits, compute.spent.shares(1) if compute else ())
 
     @torch.inference_mode()
     def move(self, source: int, target: int, num_tokens: int) -> None:
@@ -123,6 +123,6 @@ class ModelRunner:
         return self.model.compute_of(operating_points, step.factors(operating_points) if step else ())
 
     def _note(self, compute: Compute | None, tokens: int) -> None:
-        num_bytes, neurons = compute.shares(1)[0] if compute else (tokens, tokens)
+        num_bytes, neurons = compute.spent.shares(1)[0] if compute else (tokens, tokens)
         before = self.scored
         self.scored = (before[0] + tokens, before[1] + num_bytes, before[2] + neurons)

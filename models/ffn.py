@@ -23,7 +23,7 @@ class FFN(TensorModule):
 
     def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
         if compute is not None:
-            compute.note_whole(self.whole_bytes, self.width, x.shape[1])
+            compute.spent.note_whole(self.whole_bytes, self.width, x.shape[1])
         return self.dense(x)
 
     def dense(self, x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class PlaneFFN(SparseFFN):
         super().prepare()
         self.planes = self._planes()
         fixed, active, fine = (self._bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1)))
-        self._prices = Prices(fixed + constant_bytes(self.hidden_size), active - fixed, fine - fixed)
+        self._prices = Prices(fixed + constant_bytes(self.hidden_size), (active - fixed, fine - fixed))
 
     def _planes(self) -> PlaneWeights:
         up, down, gate = self.up, self.down, self.gate

@@ -51,7 +51,7 @@ class RoutedFFN(SparseFFN):
     @property
     def prices(self) -> Prices:
         router = sum(each.nbytes for each in self.router.parameters())
-        return Prices(router + constant_bytes(self.hidden_size), self.whole_bytes / self.width, 0.0)
+        return Prices(router + constant_bytes(self.hidden_size), (self.whole_bytes / self.width,))
 
     def scores(self, x: Tensor) -> Tensor:
         return self.router(x).float()
@@ -61,7 +61,7 @@ class RoutedFFN(SparseFFN):
         active = ~(self.scores(x) <= thresholds[:, :1])  # what is no number must not be hidden by computing nothing
         neurons = active.repeat_interleave(self.tile, dim=-1)[:, : self.width]
         y = self.down(self.hidden(x) * neurons) if self.weights is None else self._experts(x, active)
-        return y, neurons.sum(-1).expand(2, -1)
+        return y, neurons.sum(-1).unsqueeze(0)
 
     def dense(self, x: Tensor) -> Tensor:
         if self.weights is None:

@@ -70,14 +70,14 @@ class SparseFFN(FFN, ABC):
         """Gives what is this twin's own a value to begin with; by default nothing, until calibration finds one."""
 
     def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
-        if compute is None or compute.all_full:
+        if compute is None or compute.asked.all_full:
             return super().forward(x, compute)
-        if not compute.num_full:
+        if not compute.asked.num_full:
             return self._sparse_rows(x, compute)
-        y = torch.empty_like(x)
-        compute.note_whole(self.whole_bytes, self.width, x.shape[1], full_alone=True)
-        y[compute.full_rows] = self.dense(x[compute.full_rows])
-        y[compute.sparse_rows] = self._sparse_rows(x[compute.sparse_rows], compute)
+        y, full, sparse = torch.empty_like(x), compute.asked.full_rows, compute.asked.sparse_rows
+        compute.spent.note_whole(self.whole_bytes, self.width, x.shape[1], full_alone=True)
+        y[full] = self.dense(x[full])
+        y[sparse] = self._sparse_rows(x[sparse], compute)
         return y
 
     @property
@@ -94,9 +94,10 @@ class SparseFFN(FFN, ABC):
 
     def _sparse_rows(self, x: Tensor, compute: Compute) -> Tensor:
         """x: [rows, tokens, hidden] of rows that are not full."""
-        thresholds = compute.raised(compute.at(self.thresholds))
+        asked = compute.asked
+        thresholds = asked.raised(asked.at(self.thresholds))
         if x.shape[1] > 1:
             thresholds = thresholds.repeat_interleave(x.shape[1], dim=0)  # [rows * tokens, 2]
-        y, counts = self.sparse(x.flatten(0, 1), thresholds, compute.together)
-        compute.note_sparse(self.prices, counts, x.shape[1])
-        return y.view(x.shape) + compute.at(self.compensation).unsqueeze(1).to(x.dtype)
+        y, counts = self.sparse(x.flatten(0, 1), thresholds, asked.together)
+        compute.spent.note_sparse(self.prices, counts, x.shape[1])
+        return y.view(x.shape) + asked.at(self.compensation).unsqueeze(1).to(x.dtype)

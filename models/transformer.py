@@ -156,7 +156,7 @@ class Transformer(TensorModule):
 
     def compute_of(self, tiers: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """A fresh account for rows at these tiers, by their places; with factors they choose together."""
-        return Compute(tiers, self.whole_ffn, self.norm.weight.device, factors)
+        return Compute.of(tiers, self.whole_ffn, self.norm.weight.device, factors)
 
     def prepare(self) -> None:
         """To be called once the weights are loaded."""

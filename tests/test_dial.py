@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moesaic.models.compute import Compute
+from moesaic.models.compute import OperatingPoints
 from moesaic.models.dial import Dial
 from moesaic.models.errors import InvalidRequest, Unsupported, Violation
 from moesaic.models.record import TierRecord
@@ -83,7 +83,7 @@ def test_what_else_is_wrong_with_a_request_is_told_with_its_share() -> None:
 
 def test_rows_between_tiers_take_what_lies_on_the_line() -> None:
     table = torch.tensor([[0.0, 0.0], [2.0, 8.0], [4.0, 10.0]])
-    mixed = Compute([1.5, 0, 2, 0.25], (1, 1), torch.device("cpu"))
+    mixed = OperatingPoints([1.5, 0, 2, 0.25], torch.device("cpu"))
     assert mixed.at(table).tolist() == [[3.0, 9.0], [4.0, 10.0], [0.5, 2.0]] and mixed.num_full == 1
     assert mixed.full_rows.tolist() == [1] and mixed.sparse_rows.tolist() == [0, 2, 3]
-    assert Compute([2, 1], (1, 1), torch.device("cpu")).at(table).tolist() == [[4.0, 10.0], [2.0, 8.0]]
+    assert OperatingPoints([2, 1], torch.device("cpu")).at(table).tolist() == [[4.0, 10.0], [2.0, 8.0]]

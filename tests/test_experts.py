@@ -89,7 +89,7 @@ def test_a_threshold_below_every_score_computes_everything(stories: dict[str, Pa
     sparse = model(tokens(), compute=account)
     tolerance = 1e-5 if kind == "router" else 0.02  # planes take activations in int8
     assert (sparse - dense).abs().max() <= tolerance * dense.abs().max()
-    assert all(share == pytest.approx(1.0, abs=0.1) for row in account.shares(40) for share in row)
+    assert all(share == pytest.approx(1.0, abs=0.1) for row in account.spent.shares(40) for share in row)
 
 
 def test_the_full_tier_of_bit_planes_is_the_int8_model_exactly(stories: dict[str, Path]) -> None:
@@ -108,7 +108,7 @@ def test_a_router_costs_its_stored_bytes_where_bf16_is_not_faster(
         model = load(stories["router"])
         account = model.compute_of([2])
         model(tokens()[:1], compute=account)
-        shares.append(account.shares(40)[0][0])
+        shares.append(account.spent.shares(40)[0][0])
     assert shares[0] == pytest.approx(shares[1], abs=0.02)
 
 
@@ -194,7 +194,7 @@ def test_a_row_of_planes_has_the_same_bits_beside_rows_of_other_tiers(stories: d
         for row in (row for row in range(count) if tiers[row]):
             own = model.compute_of(tiers[row : row + 1])
             assert torch.equal(ffn(x[row : row + 1], own)[0], together[row])
-            assert own.spent[0] == account.spent[row]
+            assert own.spent.by_row[0] == account.spent.by_row[row]
 
 
 def finished(engine: Engine, requests: list[Request]) -> dict[int, list[int]]:

@@ -91,8 +91,8 @@ def test_a_step_reads_about_its_share_whatever_its_rows(planes: Path) -> None:
         for column in range(0, 40, 4):  # what is together in a call chooses together
             account = model.compute_of([2] * rows, step.factors([2] * rows))
             model(ids[:rows, column : column + 1], compute=account)
-            read.append(account.shares(1)[0][0])
-            assert len(set(account.shares(1))) == 1
+            read.append(account.spent.shares(1)[0][0])
+            assert len(set(account.spent.shares(1))) == 1
         assert sum(read) / len(read) == pytest.approx(0.5, abs=0.06)
 
 
