@@ -22,7 +22,7 @@ from torch.nn import functional
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
+from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, thresholds_for
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.int8_linear import int8_linear
 from moesaic.kernels.plane_ffn import (
@@ -90,18 +90,18 @@ class Contestant:
 
 def prepare_ours(weights: PlaneWeights, case: Case) -> Call:
     packed = packed_weights(copied(weights), case.bits)
-    return lambda x, limits: plane_ffn(x, packed, limits, case.bits, case.activation)
+    return lambda x, thresholds: plane_ffn(x, packed, thresholds, case.bits, case.activation)
 
 
 def prepare_reference(weights: PlaneWeights, case: Case) -> Call:
     own = copied(weights)
-    return lambda x, limits: plane_ffn_torch(x, own, limits, case.bits, case.activation)
+    return lambda x, thresholds: plane_ffn_torch(x, own, thresholds, case.bits, case.activation)
 
 
 def prepare_int8(weights: PlaneWeights, case: Case) -> Call:
     first, scale, down = *joined(weights), weights.down.clone()
 
-    def call(x: Tensor, limits: Tensor) -> Tensor:
+    def call(x: Tensor, thresholds: Tensor) -> Tensor:
         return int8_linear(activated(int8_linear(x, first, scale), case), down, weights.down_scale)
 
     return call
@@ -111,7 +111,7 @@ def prepare_torch(dtype: torch.dtype) -> Callable[[PlaneWeights, Case], Call]:
     def prepare(weights: PlaneWeights, case: Case) -> Call:
         integers, scale = joined(weights)
         first, down = (integers * scale[:, None]).to(dtype), (weights.down * weights.down_scale[:, None]).to(dtype)
-        return lambda x, limits: functional.linear(activated(functional.linear(x, first), case), down)
+        return lambda x, thresholds: functional.linear(activated(functional.linear(x, first), case), down)
 
     return prepare
 
@@ -168,13 +168,13 @@ def random_weights(case: Case, random: torch.Generator) -> PlaneWeights:
     )
 
 
-def limits_of(scores: NeuronScores, case: Case) -> Tensor:
+def thresholds_of(scores: NeuronScores, case: Case) -> Tensor:
     """Thresholds [tokens, 2] at which each token reads the case's share."""
     rows = []
     for token in zip(*scores, strict=True):
         seen = PlaneScores.unseen(FFNShape(case.hidden, case.width, case.gated), case.bits, case.refined_bits)
         seen.add(NeuronScores(*token))
-        rows.append(seen.thresholds(limits_for([seen], case.share, "global")[0] if case.share < 1 else EVERYTHING))
+        rows.append(seen.thresholds(thresholds_for([seen], case.share, "global")[0] if case.share < 1 else EVERYTHING))
     return torch.stack(rows).to(DEVICE)
 
 
@@ -190,7 +190,7 @@ def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
     for _ in range(17):  # a prime
         x = torch.randn(tokens, case.hidden, generator=random).to(DEVICE)
         scores = plane_scores(x, weights, case.bits, case.activation)
-        inputs.append((x.to(contestant.dtype), limits_of(scores, case)))
+        inputs.append((x.to(contestant.dtype), thresholds_of(scores, case)))
 
     def run() -> None:
         nonlocal turn

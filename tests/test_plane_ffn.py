@@ -72,7 +72,7 @@ def tokens_of(count: int, hidden: int) -> Tensor:
     return torch.randn(count, hidden, generator=torch.Generator().manual_seed(count + hidden))
 
 
-def limits_of(scores: NeuronScores, shares: list[tuple[float, float]]) -> Tensor:
+def thresholds_of(scores: NeuronScores, shares: list[tuple[float, float]]) -> Tensor:
     """Thresholds [tokens, 2] in the widest gap near each share of the neurons: no rounding decides who passes."""
     ordered = [each.sort(-1, descending=True).values for each in (scores.value, scores.doubt)]
     rows = []
@@ -97,14 +97,20 @@ def mixed_shares(count: int) -> list[tuple[float, float]]:
 
 
 def by_native(
-    x: Tensor, weights: PlaneWeights, limits: Tensor, bits: int, activation: str, isa: str = "", together: bool = False
+    x: Tensor,
+    weights: PlaneWeights,
+    thresholds: Tensor,
+    bits: int,
+    activation: str,
+    isa: str = "",
+    together: bool = False,
 ) -> Any:
     loaded = library()
     best = plane_isa(loaded)
     if isa and PLANE_ISAS.index(isa) > PLANE_ISAS.index(best):
         pytest.skip(f"this processor has no {isa}")
     packed = packed_by_hand(weights, bits)
-    return PlaneResult(*plane_ffn_native(x, packed, limits, activation, loaded, isa or best, together))
+    return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, loaded, isa or best, together))
 
 
 def check_same(found: PlaneResult, expected: PlaneResult) -> None:
@@ -123,9 +129,9 @@ def test_native_is_torch_in_every_shape(isa: str, bits: int, gated: bool, monkey
     for number, (count, hidden, width) in enumerate(SHAPES):
         activation = ACTIVATIONS[(number + bits) % 4]
         weights, x = weights_of(hidden, width, gated, biased=number % 2 == 1), tokens_of(count, hidden)
-        limits = limits_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
-        found = by_native(x, weights, limits, bits, activation, isa)
-        check_same(found, plane_ffn_torch(x, weights, limits, bits, activation))
+        thresholds = thresholds_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
+        found = by_native(x, weights, thresholds, bits, activation, isa)
+        check_same(found, plane_ffn_torch(x, weights, thresholds, bits, activation))
 
 
 def test_native_is_torch_in_shapes_drawn_at_random() -> None:
@@ -136,9 +142,10 @@ def test_native_is_torch_in_shapes_drawn_at_random() -> None:
         refined = draw.randrange(bits + 1, 9)
         weights = weights_of(hidden, width, draw.random() < 0.5, draw.random() < 0.5, seed, refined)
         x = tokens_of(count, hidden)
-        limits = limits_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
+        thresholds = thresholds_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
         check_same(
-            by_native(x, weights, limits, bits, activation), plane_ffn_torch(x, weights, limits, bits, activation)
+            by_native(x, weights, thresholds, bits, activation),
+            plane_ffn_torch(x, weights, thresholds, bits, activation),
         )
 
 
@@ -170,26 +177,26 @@ def test_refined_values_are_those_of_the_high_bits_alone(isa: str, refined: int)
 
 def test_nothing_above_the_threshold_leaves_the_bias_and_everything_counts_all() -> None:
     weights, x = weights_of(40, 50, biased=True), tokens_of(2, 40)
-    limits = torch.tensor([[NEVER, NEVER], [ALWAYS, ALWAYS]])
-    result = by_native(x, weights, limits, 4, "silu")
+    thresholds = torch.tensor([[NEVER, NEVER], [ALWAYS, ALWAYS]])
+    result = by_native(x, weights, thresholds, 4, "silu")
     assert weights.down_bias is not None and torch.equal(result.y[0], weights.down_bias)
     assert result.active.tolist() == result.fine.tolist() == [0, 50]
 
 
 def test_a_token_of_zeros_is_computed() -> None:
     weights, x = weights_of(40, 50, biased=True), torch.zeros(1, 40)
-    limits = torch.full((1, 2), ALWAYS)
-    check_same(by_native(x, weights, limits, 3, "gelu"), plane_ffn_torch(x, weights, limits, 3, "gelu"))
+    thresholds = torch.full((1, 2), ALWAYS)
+    check_same(by_native(x, weights, thresholds, 3, "gelu"), plane_ffn_torch(x, weights, thresholds, 3, "gelu"))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_token_that_is_no_number_is_not_hidden_and_harms_no_other(value: float) -> None:
     weights, x = weights_of(40, 50, biased=True), tokens_of(3, 40)
-    limits = torch.full((3, 2), 0.1)
-    healthy = by_native(x, weights, limits, 4, "silu").y
+    thresholds = torch.full((3, 2), 0.1)
+    healthy = by_native(x, weights, thresholds, 4, "silu").y
     x[1, 7] = value
     for call in (by_native, plane_ffn_torch):
-        y = call(x, weights, limits, 4, "silu").y
+        y = call(x, weights, thresholds, 4, "silu").y
         assert y[1].isnan().all() and (y[[0, 2]] - healthy[[0, 2]]).abs().max() <= 1e-5 * healthy.abs().max()
 
 
@@ -199,20 +206,20 @@ def test_a_token_that_is_no_number_is_not_hidden_and_harms_no_other(value: float
 @pytest.mark.parametrize("isa", PLANE_ISAS)
 def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_threads(isa: str) -> None:
     weights, x = weights_of(100, 700), tokens_of(21, 100)
-    limits = limits_of(plane_scores(x, weights, 4, "silu"), mixed_shares(21))
-    together = on_threads(lambda: by_native(x, weights, limits, 4, "silu", isa).y)
-    alone = torch.cat([by_native(x[i : i + 1], weights, limits[i : i + 1], 4, "silu", isa).y for i in range(21)])
+    thresholds = thresholds_of(plane_scores(x, weights, 4, "silu"), mixed_shares(21))
+    together = on_threads(lambda: by_native(x, weights, thresholds, 4, "silu", isa).y)
+    alone = torch.cat([by_native(x[i : i + 1], weights, thresholds[i : i + 1], 4, "silu", isa).y for i in range(21)])
     assert all(torch.equal(each, alone) for each in together)
-    turned = by_native(x.flip(0), weights, limits.flip(0), 4, "silu", isa).y
+    turned = by_native(x.flip(0), weights, thresholds.flip(0), 4, "silu", isa).y
     assert torch.equal(turned.flip(0), alone)
 
 
 def test_what_is_counted_is_what_passes_the_thresholds() -> None:
     weights, x = weights_of(64, 90), tokens_of(12, 64)
     scores = plane_scores(x, weights, 3, "silu")
-    limits = limits_of(scores, mixed_shares(12))
-    result = by_native(x, weights, limits, 3, "silu")
-    computed, refined = scores.chosen(limits)
+    thresholds = thresholds_of(scores, mixed_shares(12))
+    result = by_native(x, weights, thresholds, 3, "silu")
+    computed, refined = scores.chosen(thresholds)
     assert torch.equal(result.active, computed.sum(-1)) and torch.equal(result.fine, refined.sum(-1))
     assert 0 < int((refined & ~computed).sum()) and 0 < int((computed & ~refined).sum())
 
@@ -221,7 +228,7 @@ def test_what_is_counted_is_what_passes_the_thresholds() -> None:
 
 
 def test_a_neuron_takes_the_cheapest_of_being_left_out_taken_coarse_and_refined() -> None:
-    """With ratio 1 a row of down and low planes cost limit^2 each, beside what stays wrong."""
+    """With ratio 1 a row of down and low planes cost threshold^2 each, beside what stays wrong."""
     draw = torch.Generator().manual_seed(0)
     scores = NeuronScores(*(3 * torch.rand(1, 400, generator=draw) for _ in range(3)))
     computed, refined = scores.chosen(torch.ones(1, 2))
@@ -232,21 +239,21 @@ def test_a_neuron_takes_the_cheapest_of_being_left_out_taken_coarse_and_refined(
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])
-def test_the_limits_below_which_neurons_are_read_are_those_of_the_choice(ratio: float) -> None:
+def test_the_thresholds_below_which_neurons_are_read_are_those_of_the_choice(ratio: float) -> None:
     draw = torch.Generator().manual_seed(1)
     scores = NeuronScores(*(torch.rand(3, 50, generator=draw) for _ in range(3)))
-    for limit in (0.1, 0.4, 0.8):
-        computed, refined = scores.chosen(torch.tensor([[limit, limit * ratio]]).expand(3, 2))
-        assert torch.equal(refined, scores.refined_below(ratio) > limit)
-        assert torch.equal(refined | computed, scores.touched_below(ratio) > limit)
+    for threshold in (0.1, 0.4, 0.8):
+        computed, refined = scores.chosen(torch.tensor([[threshold, threshold * ratio]]).expand(3, 2))
+        assert torch.equal(refined, scores.refined_below(ratio) > threshold)
+        assert torch.equal(refined | computed, scores.touched_below(ratio) > threshold)
 
 
 def test_together_a_step_chooses_what_any_of_its_tokens_would_alone_and_more() -> None:
     weights, x = weights_of(64, 300), tokens_of(11, 64)
     scores = plane_scores(x, weights, 4, "silu")
-    limits = scores.value.quantile(0.8).expand(11, 2).contiguous()
-    own = [each.any(0) for part in (slice(0, 8), slice(8, 11)) for each in _part(scores, part).chosen(limits[part])]
-    computed, refined = scores.chosen_together(limits)
+    thresholds = scores.value.quantile(0.8).expand(11, 2).contiguous()
+    own = [each.any(0) for part in (slice(0, 8), slice(8, 11)) for each in _part(scores, part).chosen(thresholds[part])]
+    computed, refined = scores.chosen_together(thresholds)
     for group, (token, alone) in zip((0, 8), (own[:2], own[2:]), strict=True):
         assert bool(((computed | refined)[group] >= (token | alone)).all())
         assert torch.equal(computed[group], computed[min(group + 7, 10)])
@@ -262,33 +269,35 @@ def _part(scores: NeuronScores, part: slice) -> NeuronScores:
 def test_together_native_is_torch_too(isa: str, gated: bool) -> None:
     for count, hidden, width in SHAPES:
         weights, x = weights_of(hidden, width, gated), tokens_of(count, hidden)
-        limits = limits_of(plane_scores(x, weights, 3, "silu"), mixed_shares(count))
-        expected = plane_ffn_torch(x, weights, limits, 3, "silu", together=True)
-        check_same(by_native(x, weights, limits, 3, "silu", isa, together=True), expected)
+        thresholds = thresholds_of(plane_scores(x, weights, 3, "silu"), mixed_shares(count))
+        expected = plane_ffn_torch(x, weights, thresholds, 3, "silu", together=True)
+        check_same(by_native(x, weights, thresholds, 3, "silu", isa, together=True), expected)
 
 
 @pytest.mark.parametrize("call", ["native", "torch"])
 def test_together_a_token_that_is_no_number_harms_no_other(call: str) -> None:
     weights, x = weights_of(64, 300), tokens_of(4, 64)
-    limits = limits_of(plane_scores(x, weights, 4, "silu"), [(0.3, 0.1)] * 4)
+    thresholds = thresholds_of(plane_scores(x, weights, 4, "silu"), [(0.3, 0.1)] * 4)
 
-    def y(x: Tensor, limits: Tensor) -> Tensor:
+    def y(x: Tensor, thresholds: Tensor) -> Tensor:
         if call == "native":
-            found: PlaneResult = by_native(x, weights, limits, 4, "silu", together=True)
+            found: PlaneResult = by_native(x, weights, thresholds, 4, "silu", together=True)
         else:
-            found = plane_ffn_torch(x, weights, limits, 4, "silu", together=True)
+            found = plane_ffn_torch(x, weights, thresholds, 4, "silu", together=True)
         return found.y
 
-    healthy = y(x[:3], limits[:3])
+    healthy = y(x[:3], thresholds[:3])
     x[3, 5] = float("nan")
-    beside = y(x, limits)
+    beside = y(x, thresholds)
     assert beside[3].isnan().all() and torch.allclose(beside[:3], healthy, atol=1e-6 * float(healthy.abs().max()))
 
 
 def test_alone_a_token_chooses_together_what_it_chooses_anyway() -> None:
     weights, x = weights_of(64, 300), tokens_of(1, 64)
-    limits = limits_of(plane_scores(x, weights, 4, "silu"), [(0.4, 0.2)])
-    check_same(by_native(x, weights, limits, 4, "silu", together=True), by_native(x, weights, limits, 4, "silu"))
+    thresholds = thresholds_of(plane_scores(x, weights, 4, "silu"), [(0.4, 0.2)])
+    check_same(
+        by_native(x, weights, thresholds, 4, "silu", together=True), by_native(x, weights, thresholds, 4, "silu")
+    )
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -300,11 +309,11 @@ def test_packed_weights_answer_through_the_door_for_their_bits_alone() -> None:
     packed = packed_weights(weights, 4)
     if packed.packed is None:
         pytest.skip("this processor has no vector instructions for planes")
-    limits = limits_of(plane_scores(x, weights, 4, "silu"), mixed_shares(4))
-    assert torch.equal(plane_ffn(x, packed, limits, 4, "silu").y, by_native(x, weights, limits, 4, "silu").y)
+    thresholds = thresholds_of(plane_scores(x, weights, 4, "silu"), mixed_shares(4))
+    assert torch.equal(plane_ffn(x, packed, thresholds, 4, "silu").y, by_native(x, weights, thresholds, 4, "silu").y)
     for bits, tile in ((3, 1), (4, 8)):
-        expected = plane_ffn_torch(x, weights, limits, bits, "silu", tile)
-        assert torch.equal(plane_ffn(x, packed, limits, bits, "silu", tile).y, expected.y)
+        expected = plane_ffn_torch(x, weights, thresholds, bits, "silu", tile)
+        assert torch.equal(plane_ffn(x, packed, thresholds, bits, "silu", tile).y, expected.y)
 
 
 def test_the_implementation_depends_on_no_number_of_tokens() -> None:
@@ -323,8 +332,11 @@ def test_no_tokens_are_no_rows() -> None:
 
 def test_bf16_activations_give_bf16() -> None:
     weights, x = packed_weights(weights_of(64, 90), 4), tokens_of(2, 64).bfloat16()
-    limits = torch.full((2, 2), ALWAYS)
-    found, expected = plane_ffn(x, weights, limits, 4, "silu").y, plane_ffn_torch(x, weights, limits, 4, "silu").y
+    thresholds = torch.full((2, 2), ALWAYS)
+    found, expected = (
+        plane_ffn(x, weights, thresholds, 4, "silu").y,
+        plane_ffn_torch(x, weights, thresholds, 4, "silu").y,
+    )
     assert found.dtype == torch.bfloat16 and (found - expected).abs().max() <= 0.01 * expected.abs().max()
 
 

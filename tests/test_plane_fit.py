@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, limits_for
+from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, thresholds_for
 from moesaic.compress.moefy.fit import Regression, fitted
 from moesaic.compress.moefy.importance import _gradients, neuron_importance
 from moesaic.kernels.activations import ACTIVATIONS
@@ -178,45 +178,45 @@ def layers_of(count: int) -> list[PlaneScores]:
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.9])
 def test_one_multiplier_spends_the_share_and_more_of_it_where_more_is_at_stake(share: float) -> None:
     layers = layers_of(3)
-    limits = limits_for(layers, share, "global")
-    spent = [layer.bytes_at(limit) for layer, limit in zip(layers, limits, strict=True)]
-    assert len(set(limits)) == 1 and sum(spent) == pytest.approx(share * 300, rel=0.01)
+    thresholds = thresholds_for(layers, share, "global")
+    spent = [layer.bytes_at(threshold) for layer, threshold in zip(layers, thresholds, strict=True)]
+    assert len(set(thresholds)) == 1 and sum(spent) == pytest.approx(share * 300, rel=0.01)
     assert spent == sorted(spent)
 
 
 def test_equal_shares_are_the_same_in_every_layer() -> None:
     layers = layers_of(3)
-    limits = limits_for(layers, 0.5, "uniform")
-    assert [layer.bytes_at(limit) for layer, limit in zip(layers, limits, strict=True)] == pytest.approx(
+    thresholds = thresholds_for(layers, 0.5, "uniform")
+    assert [layer.bytes_at(threshold) for layer, threshold in zip(layers, thresholds, strict=True)] == pytest.approx(
         [50] * 3, rel=0.01
     )
 
 
 def test_a_budget_for_everything_takes_everything() -> None:
     layers = layers_of(2)
-    assert limits_for(layers, 1.2, "global") == [EVERYTHING] * 2
+    assert thresholds_for(layers, 1.2, "global") == [EVERYTHING] * 2
     assert layers[0].thresholds(EVERYTHING).tolist() == [EVERYTHING] * 2
 
 
 def test_neurons_that_are_certain_to_give_nothing_are_not_computed_for_a_budget_that_has_room() -> None:
     scores = PlaneScores(fixed_bytes=20, down_bytes=40, low_bytes=40, whole_bytes=100)
     scores.add(NeuronScores(*[drawn(100, 50).relu()] * 3))
-    (limit,) = limits_for([scores], 0.9, "global")
-    assert limit > 0 and scores.bytes_at(limit) < 90
+    (threshold,) = thresholds_for([scores], 0.9, "global")
+    assert threshold > 0 and scores.bytes_at(threshold) < 90
 
 
-def test_the_bytes_foretold_at_a_limit_are_those_of_the_choice() -> None:
+def test_the_bytes_foretold_at_a_threshold_are_those_of_the_choice() -> None:
     scores = PlaneScores(fixed_bytes=10, down_bytes=30, low_bytes=60, whole_bytes=100)
     seen = NeuronScores(*(drawn(200, 50, seed=seed).abs() for seed in range(3)))
     scores.add(seen)
-    for limit in (0.2, 0.7, 1.5):
-        computed, refined = seen.chosen(scores.thresholds(limit).expand(200, 2))
+    for threshold in (0.2, 0.7, 1.5):
+        computed, refined = seen.chosen(scores.thresholds(threshold).expand(200, 2))
         spent = 10 + 30 * float(computed.float().mean()) + 60 * float(refined.float().mean())
-        assert scores.bytes_at(limit) == pytest.approx(spent, rel=0.01)
-        assert scores.shares_at(limit)[2] == pytest.approx(float((computed | refined).float().mean()), abs=0.01)
+        assert scores.bytes_at(threshold) == pytest.approx(spent, rel=0.01)
+        assert scores.shares_at(threshold)[2] == pytest.approx(float((computed | refined).float().mean()), abs=0.01)
 
 
-def test_low_planes_that_cost_twice_are_read_at_a_limit_higher_by_the_root_of_two() -> None:
+def test_low_planes_that_cost_twice_are_read_at_a_threshold_higher_by_the_root_of_two() -> None:
     scores = PlaneScores(fixed_bytes=10, down_bytes=30, low_bytes=60, whole_bytes=100)
     first, second = scores.thresholds(3.0).tolist()
     assert second / first == pytest.approx(math.sqrt(2))

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.distill.recovery import TierLesson, TierSettings
-from moesaic.compress.distill.sparse_ffn import TierFFN, limit_for_share
 from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean_magnitude
 from moesaic.compress.distill.student import trainable
+from moesaic.compress.distill.tier_ffn import TierFFN, threshold_for_share
 from moesaic.compress.distill.training import Trainer, accelerator
 from moesaic.compress.export import export_dense
 from moesaic.compress.material import Workshop
@@ -228,8 +228,8 @@ def test_what_a_tier_computes_spends_its_share_of_the_bytes(lesson: Any, allocat
 
     def count(index: int, ffn: Any, given: Any) -> None:
         scores = ffn.foreseen(torch.cat(list(given)).flatten(0, -2)).scores
-        limit = limit_for_share(scores.touched_below(ffn.ratio), ffn.touched)
-        shares = [float(each.float().mean()) for each in scores.chosen(limit * torch.tensor([[1.0, ffn.ratio]]))]
+        threshold = threshold_for_share(scores.touched_below(ffn.ratio), ffn.touched)
+        shares = [float(each.float().mean()) for each in scores.chosen(threshold * torch.tensor([[1.0, ffn.ratio]]))]
         read.append(costs[index].fixed_bytes + shares[0] * costs[index].down_bytes + shares[1] * costs[index].low_bytes)
 
     walk(student, windows, count)

@@ -97,7 +97,7 @@ def test_a_step_reads_about_its_share_whatever_its_rows(planes: Path) -> None:
 
 
 def test_an_engine_that_is_given_a_share_reads_it(planes: Path) -> None:
-    """A budget that a step of four reaches only where its limits rise."""
+    """A budget that a step of four reaches only where its thresholds rise."""
     read = []
     for share in (1.0, 0.5):
         llm = LLM(planes, EngineOptions(step_share=share))

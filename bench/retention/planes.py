@@ -1,6 +1,6 @@
 """Bit planes: the kernel's function on fitted int8 weights; and its parts taken away, one by one.
 
-Limits come from the scores that the dense model has. A recipe's are set anew on those that its tier brings about.
+Thresholds come from the scores that the dense model has. A recipe's are set anew on those that its tier brings about.
 """
 
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...compress.moefy.budget import Allocation, PlaneScores, limits_for
+from ...compress.moefy.budget import Allocation, PlaneScores, thresholds_for
 from ...compress.moefy.fit import fitted
 from ...compress.moefy.settings import MoefySettings
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
@@ -19,7 +19,7 @@ from ...models.progress import Progress
 from .layer import LabLayer
 from .method import CalibrationData, Form, NotHere, Used, error_of
 
-_NO_DOUBT = -1e-20  # a limit that doubts of 0 are above
+_NO_DOUBT = -1e-20  # a threshold that doubts of 0 are above
 _SEARCHED_TOKENS = 1024
 _TURNS = 2  # bits by bytes, then bytes by bits
 
@@ -62,17 +62,17 @@ class Planes:
         if self._price(layer, 0, 0) >= share * layer.whole_bytes:
             raise NotHere(f"the high {self.bits} bits alone are more than {share:.2f} of the bytes")
         seen = self.scores if self.allocation == "global" else [self._observed(index, x)]
-        return self.at(index, limits_for(seen, share, self.allocation)[0])
+        return self.at(index, thresholds_for(seen, share, self.allocation)[0])
 
-    def at(self, index: int, limit: float) -> Form:
-        """One layer at a limit."""
+    def at(self, index: int, threshold: float) -> Form:
+        """One layer at a threshold."""
         layer, weights = self._layers[index], self.weights[index]
-        thresholds = self.scores[index].thresholds(limit) if self.fit else torch.tensor([limit, _NO_DOUBT])
+        thresholds = self.scores[index].thresholds(threshold) if self.fit else torch.tensor([threshold, _NO_DOUBT])
         return lambda given: self._used(layer, weights, given, thresholds)
 
     def _used(self, layer: LabLayer, weights: PlaneWeights, x: Tensor, thresholds: Tensor) -> Used:
-        limits = thresholds.expand(len(x), 2).contiguous()
-        result = plane_ffn(x, weights, limits, self.bits, layer.weights.activation)
+        thresholds = thresholds.expand(len(x), 2).contiguous()
+        result = plane_ffn(x, weights, thresholds, self.bits, layer.weights.activation)
         spent = [self._price(layer, int(a), int(f)) for a, f in zip(result.active, result.fine, strict=True)]
         return Used(result.y, torch.tensor(spent) / layer.whole_bytes, result.active.float() / layer.width)
 
@@ -126,12 +126,12 @@ class LayeredPlanes:
         found = [0] * len(self._layers)
         for _ in range(_TURNS):
             seen = [self._planes[bits].scores[i] for i, bits in enumerate(found)]
-            limits = limits_for(seen, share, "global")
-            read = [scores.bytes_at(limit) for scores, limit in zip(seen, limits, strict=True)]
+            thresholds = thresholds_for(seen, share, "global")
+            read = [scores.bytes_at(threshold) for scores, threshold in zip(seen, thresholds, strict=True)]
             found = [self._best(i, each) for i, each in enumerate(read)]
         seen = [self._planes[bits].scores[i] for i, bits in enumerate(found)]
-        limit = limits_for(seen, share, "global")[0]
-        return [self._planes[bits].at(i, limit) for i, bits in enumerate(found)]
+        threshold = thresholds_for(seen, share, "global")[0]
+        return [self._planes[bits].at(i, threshold) for i, bits in enumerate(found)]
 
     def _best(self, index: int, read: float) -> int:
         """Which of the planes errs least in a layer for so many bytes."""
@@ -140,6 +140,6 @@ class LayeredPlanes:
         for i, planes in enumerate(self._planes):
             scores = planes.scores[index]
             if scores.fixed_bytes < read:
-                limit = limits_for([scores], read / scores.whole_bytes, "global")[0]
-                errors[i] = error_of(layer, x, planes.at(index, limit), self.compensate)
+                threshold = thresholds_for([scores], read / scores.whole_bytes, "global")[0]
+                errors[i] = error_of(layer, x, planes.at(index, threshold), self.compensate)
         return min(errors, key=lambda i: errors[i], default=0)

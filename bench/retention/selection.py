@@ -48,9 +48,7 @@ class AbsoluteThreshold:
         """Scores of 0 are left out unless the share is 1. Buffer: 64 MB of the histogram's."""
         if share == 1:
             return cls(-1.0)
-        return cls(
-            _histogram(scores).nearest_threshold(share, lambda limit: float(above(scores, limit).float().mean()))
-        )
+        return cls(_histogram(scores).nearest_threshold(share, lambda at: float(above(scores, at).float().mean())))
 
     def mask(self, scores: Tensor) -> Tensor:
         return above(scores, self.threshold)

@@ -53,7 +53,7 @@ class ActivityCount:
         if exact:
             inactive, dead = self._zeros / self._pairs, self._highest == 0
         else:
-            inactive = 1 - self._outputs.share_above(NEGLIGIBLE * rms)  # to the width of a bin, 1.6 % of the limit
+            inactive = 1 - self._outputs.share_above(NEGLIGIBLE * rms)  # to the width of a bin, 1.6 % of the threshold
             dead = self._highest * self._norms <= NEGLIGIBLE * rms
         which = tuple(dead.nonzero().flatten().tolist())
         return LayerActivity(len(self._norms), self._activation, exact, inactive, which, rms)

@@ -11,12 +11,12 @@ from ...models.ffn import FFN
 from ...models.spec import ExpertSpec, FFNSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
-from ..moefy.budget import Allocation, PlaneScores, limits_for
+from ..moefy.budget import Allocation, PlaneScores, thresholds_for
 from ..moefy.importance import neuron_importance
 from ..moefy.settings import MoefySettings, ffn_shape
 from ..strict import Strict
 from ..walk import walk
-from .sparse_ffn import TierFFN
+from .tier_ffn import TierFFN
 from .training import Lesson
 
 _ALMOST_ALL = 0.99  # of the bytes: a tier has less than all
@@ -103,7 +103,7 @@ class TierLesson(Lesson):
                 yield group
 
     def _share_out(self, model: Transformer, windows: Tensor) -> None:
-        """What each layer touches, as the limits that spend the tier's bytes bring it about."""
+        """What each layer touches, as the thresholds that spend the tier's bytes bring it about."""
         seen = [self._settings.scores(layer.ffn, model.spec.hidden_size) for layer in model.spec.layers]
 
         def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
@@ -112,9 +112,9 @@ class TierLesson(Lesson):
 
         model.prepare()
         walk(model, windows, watch, progress=self._teller("scores of neurons"))
-        limits = limits_for(seen, self._settings.share, self._settings.allocation)
-        for ffn, scores, limit in zip(self._ffns, seen, limits, strict=True):
-            ffn.touched, ffn.ratio = scores.shares_at(limit)[2], scores.ratio
+        thresholds = thresholds_for(seen, self._settings.share, self._settings.allocation)
+        for ffn, scores, threshold in zip(self._ffns, seen, thresholds, strict=True):
+            ffn.touched, ffn.ratio = scores.shares_at(threshold)[2], scores.ratio
 
     def _teller(self, what: str) -> Any:
         return lambda done, of: self._workshop.progress(f"distill: {what}", done, of)

@@ -27,9 +27,9 @@ def _counted() -> ScoreHistogram:
 class PlaneScores:
     """How the scores of one layer are spread, and what all its rows of down and all its low planes cost.
 
-    A neuron's score^2 / 2 is what it is worth in nats (kernels/planes/choice.py). One limit buys both rows of down and
-    low planes, these at limit * ratio with ratio^2 = low_bytes / down_bytes: a byte then has one price. The histograms
-    hold the limits below which neurons do what their names say, were there one limit for all.
+    A neuron's score^2 / 2 is what it is worth in nats (kernels/planes/choice.py). One threshold buys both rows of down
+    and low planes, these at threshold * ratio with ratio^2 = low_bytes / down_bytes: a byte then has one price. The
+    histograms hold the thresholds below which neurons do what their names say, were there one for all.
     """
 
     fixed_bytes: float
@@ -58,7 +58,7 @@ class PlaneScores:
         return math.sqrt(self.low_bytes / self.down_bytes)
 
     def add(self, scores: NeuronScores) -> Tensor:
-        """Takes in what tokens see, [.., tiles] each; returns the limits below which anything is read of them."""
+        """Takes in what tokens see, [.., tiles] each; returns the thresholds below which anything is read of them."""
         refined = scores.refined_below(self.ratio)
         self.foreseen.add(scores.value, self.sizes)
         self.refined.add(refined, self.sizes)
@@ -66,32 +66,32 @@ class PlaneScores:
         self.confirmed.add(torch.minimum(scores.known, refined), self.sizes)
         return torch.maximum(scores.value, refined)
 
-    def shares_at(self, limit: float) -> tuple[float, float, float]:
+    def shares_at(self, threshold: float) -> tuple[float, float, float]:
         """Of the neurons: whose rows of down are read, which are refined, and of which anything is read."""
-        refined, coarse = self.refined.share_above(limit), self._coarse(limit)
-        return coarse + self.confirmed.share_above(limit), refined, coarse + refined
+        refined, coarse = self.refined.share_above(threshold), self._coarse(threshold)
+        return coarse + self.confirmed.share_above(threshold), refined, coarse + refined
 
-    def bytes_at(self, limit: float) -> float:
+    def bytes_at(self, threshold: float) -> float:
         """What a lone token reads."""
-        computed, refined, _ = self.shares_at(limit)
+        computed, refined, _ = self.shares_at(threshold)
         return self.fixed_bytes + computed * self.down_bytes + refined * self.low_bytes
 
-    def _coarse(self, limit: float) -> float:
-        return max(0.0, self.foreseen.share_above(limit) - self.both.share_above(limit))
+    def _coarse(self, threshold: float) -> float:
+        return max(0.0, self.foreseen.share_above(threshold) - self.both.share_above(threshold))
 
-    def thresholds(self, limit: float) -> Tensor:
-        """fp32 [2]"""
-        return torch.tensor([limit, limit if limit < 0 else limit * self.ratio])
+    def thresholds(self, threshold: float) -> Tensor:
+        """Both of them for this first one, fp32 [2]."""
+        return torch.tensor([threshold, threshold if threshold < 0 else threshold * self.ratio])
 
 
-def limits_for(layers: Sequence[PlaneScores], share: float, allocation: Allocation) -> list[float]:
+def thresholds_for(layers: Sequence[PlaneScores], share: float, allocation: Allocation) -> list[float]:
     """Of each layer, so that a lone token reads this share of the FFNs' bytes: one for all, or one for each."""
     if allocation == "global":
-        return [_limit(layers, share)] * len(layers)
-    return [_limit([layer], share) for layer in layers]
+        return [_threshold(layers, share)] * len(layers)
+    return [_threshold([layer], share) for layer in layers]
 
 
-def _limit(layers: Sequence[PlaneScores], share: float) -> float:
+def _threshold(layers: Sequence[PlaneScores], share: float) -> float:
     budget = share * sum(layer.whole_bytes for layer in layers)
 
     def fits(power: float) -> bool:

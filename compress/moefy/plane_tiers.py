@@ -10,7 +10,7 @@ from ...models.ffn import FFN
 from ...models.plane_ffn import PlaneFFN
 from ...models.record import TierRecord
 from ..walk import walk
-from .budget import Allocation, PlaneScores, limits_for
+from .budget import Allocation, PlaneScores, thresholds_for
 from .fit import fitted
 from .importance import neuron_importance
 from .steps import StepScores, together
@@ -45,29 +45,29 @@ class PlaneTiers(TierSetter[PlaneFFN]):
         return {"coarse_error": doubts}
 
     def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
-        """Limits from the dense model's scores, then again from those that the tier itself brings about."""
+        """Thresholds from the dense model's scores, then again from those that the tier itself brings about."""
         windows = self.workshop.calibration.windows
         some = windows[: max(_FIRST_WINDOWS, len(windows) // 4)]
         _, seen, _ = self._walk(index, tier, self._dense, some, f"tier {tier.name}, first walk")
         done, _, joint = self._walk(index, tier, seen, windows, f"tier {tier.name}")
-        limits = [float(ffn.thresholds[index, 0]) for ffn in self.ffns]
-        return replace(done, calibrated={**done.calibrated, "together": together(joint, limits)})
+        thresholds = [float(ffn.thresholds[index, 0]) for ffn in self.ffns]
+        return replace(done, calibrated={**done.calibrated, "together": together(joint, thresholds)})
 
     def _walk(
         self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
     ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
-        limits = limits_for(seen, tier.share, self._allocation)
+        thresholds = thresholds_for(seen, tier.share, self._allocation)
         found = [PlaneScores.of(each) for each in self.ffns]  # at once: what stays between large pieces splits the heap
         joint = [StepScores(each) for each in self.ffns]
 
         def decide(layer: int, given: Sequence[Tensor]) -> Decided:
-            mine, limit, active = found[layer], limits[layer], []
-            self.ffns[layer].thresholds[index] = mine.thresholds(limit)
+            mine, threshold, active = found[layer], thresholds[layer], []
+            self.ffns[layer].thresholds[index] = mine.thresholds(threshold)
             for scores in map(self.ffns[layer].plane_scores, given):
-                active.append(mine.add(scores) > limit)
+                active.append(mine.add(scores) > threshold)
                 joint[layer].add(scores)
             joint[layer].finish()
-            return Decided(active, mine.shares_at(limit)[0], mine.bytes_at)
+            return Decided(active, mine.shares_at(threshold)[0], mine.bytes_at)
 
         return self.turn(index, windows).run(tier, decide, self.teller(what)), found, joint
 

@@ -49,11 +49,11 @@ class RouterTiers(TierSetter[RoutedFFN]):
         def decide(layer: int, given: Sequence[Tensor]) -> Decided:
             ffn = self.ffns[layer]
             seen = _Seen([ffn.scores(x) for x in given], ffn.tile_sizes)
-            limit = seen.threshold(shares[layer])
+            threshold = seen.threshold(shares[layer])
             if index == 1:
-                ffn.thresholds[0] = min(limit, seen.below_all)
-            ffn.thresholds[index] = limit
-            active = [each > limit for each in seen.scores]
+                ffn.thresholds[0] = min(threshold, seen.below_all)
+            ffn.thresholds[index] = threshold
+            active = [each > threshold for each in seen.scores]
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
             return Decided(active, computed, lambda at: ffn.fixed_bytes + seen.kept(at) * ffn.whole_bytes)
 
@@ -96,9 +96,9 @@ class _Seen:
         lowest = torch.stack([each.min() for each in self.scores]).min().float()
         return float(torch.nextafter(lowest, lowest - 1))
 
-    def kept(self, limit: float) -> float:
+    def kept(self, threshold: float) -> float:
         """The share of the neurons that a threshold keeps."""
-        above = torch.stack([(each > limit).flatten(0, -2).sum(0) for each in self.scores]).sum(0).double()
+        above = torch.stack([(each > threshold).flatten(0, -2).sum(0) for each in self.scores]).sum(0).double()
         tokens = sum(each.shape[:-1].numel() for each in self.scores)
         return float(above.mean() if self.sizes is None else (above * self.sizes).sum() / self.sizes.sum()) / tokens
 

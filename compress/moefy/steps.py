@@ -42,19 +42,19 @@ class StepScores:
             if len(some.value) >= size:
                 seen.add(NeuronScores(*(_joint(each, size) for each in some)))
 
-    def spent(self, size: int, limit: float) -> tuple[float, float] | None:
-        """(bytes that a step of so many tokens reads at a limit, of so many in all); None where no group was seen."""
+    def spent(self, size: int, threshold: float) -> tuple[float, float] | None:
+        """(bytes that a step of so many tokens reads there, of so many in all); None where no group was seen."""
         seen = self._sizes[size]
-        return (seen.bytes_at(limit), seen.whole_bytes) if seen.foreseen.counts.any() else None
+        return (seen.bytes_at(threshold), seen.whole_bytes) if seen.foreseen.counts.any() else None
 
 
-def together(layers: Sequence[StepScores], limits: Sequence[float]) -> dict[str, list[list[float]]]:
-    """By the tokens of a step: [factor on the limits, share of the bytes of all layers that the step reads]."""
+def together(layers: Sequence[StepScores], thresholds: Sequence[float]) -> dict[str, list[list[float]]]:
+    """By the tokens of a step: [factor on the thresholds, share of the bytes of all layers that the step reads]."""
     found = {}
     for size in STEPS:
         rows = []
         for factor in FACTORS:
-            pairs = [layer.spent(size, limit * factor) for layer, limit in zip(layers, limits, strict=True)]
+            pairs = [layer.spent(size, threshold * factor) for layer, threshold in zip(layers, thresholds, strict=True)]
             seen = [pair for pair in pairs if pair is not None]
             if seen:
                 rows.append([factor, sum(read for read, _ in seen) / sum(whole for _, whole in seen)])

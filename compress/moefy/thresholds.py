@@ -68,20 +68,20 @@ class ScoreHistogram:
         if wanted >= float(above[0]) * (1 - 1e-12):  # the share may have been divided out of these very counts
             return 0.0
         b = int((above <= wanted).nonzero()[0])  # the first edge that keeps no more than wanted
-        low, high = self._limits(b)
+        low, high = self._bounds(b)
         return high - (high - low) * float((wanted - above[b]) / self.counts[b])
 
     def nearest_threshold(self, share: float, kept: Callable[[float], float]) -> float:
         """That of `threshold_for_share`, or the one of its bin that keeps what is nearest to `share`, since many scores
         may be equal or close together. kept: the share that a threshold keeps, by count.
         """
-        limit = self.threshold_for_share(share)
-        low, high = self._limits(int(_bins(_high_bits(torch.tensor([limit], dtype=torch.float32)))))
-        found = {each: kept(each) for each in (high, limit)}
-        while abs(found[limit] - share) > _CLOSE * share and low < limit < high:
-            low, high = (limit, high) if found[limit] > share else (low, limit)
-            limit = float(torch.tensor((low + high) / 2, dtype=torch.float32))
-            found[limit] = kept(limit)
+        threshold = self.threshold_for_share(share)
+        low, high = self._bounds(int(_bins(_high_bits(torch.tensor([threshold], dtype=torch.float32)))))
+        found = {each: kept(each) for each in (high, threshold)}
+        while abs(found[threshold] - share) > _CLOSE * share and low < threshold < high:
+            low, high = (threshold, high) if found[threshold] > share else (low, threshold)
+            threshold = float(torch.tensor((low + high) / 2, dtype=torch.float32))
+            found[threshold] = kept(threshold)
         return min(found, key=lambda each: abs(found[each] - share))
 
     def share_above(self, threshold: float) -> float:
@@ -91,7 +91,7 @@ class ScoreHistogram:
         if threshold >= self.highest:
             return 0.0
         b = int(_bins(_high_bits(torch.tensor([threshold], dtype=torch.float32))))
-        low, high = self._limits(b)
+        low, high = self._bounds(b)
         part = (high - threshold) / (high - low) if b else 0.0
         kept = self._above(self.counts)[b] + self.counts[b] * min(max(part, 0.0), 1.0)
         return float(kept / self.counts.sum())
@@ -108,7 +108,7 @@ class ScoreHistogram:
     def _above(self, sums: Tensor) -> Tensor:
         return sums.sum() - sums.cumsum(0)
 
-    def _limits(self, b: int) -> tuple[float, float]:
+    def _bounds(self, b: int) -> tuple[float, float]:
         """Between which scores those of bin b lie."""
         if b == 0:
             return 0.0, 0.0

@@ -40,7 +40,7 @@ struct Kernel {
 };
 
 constexpr int TOKEN_BLOCK = 8;                // that weights are read for at a time: kernels/planes/together.py
-constexpr float LEAST_LIMIT = 1e-18f;         // its square is still a number
+constexpr float LEAST_THRESHOLD = 1e-18f;     // its square is still a number
 constexpr int MAX_ROWS = 2;                   // gate and up
 constexpr int DOWN_ROWS = 8;                  // added to y in one pass over it
 constexpr int64_t PART_GROUPS = 8;            // of neurons that have sums of their own: each part may have a thread

@@ -10,7 +10,7 @@
 //   Columns      16 fp32
 //   columns, widened, doubled, filled        from memory, from int8, 2 * int32 + offset, all alike
 //   put, plus, times, add_product, magnitude
-//   above        a bit for each value that is greater than a limit
+//   above        a bit for each value that is greater than a threshold
 #pragma once
 
 #include "isa.h"
@@ -108,9 +108,9 @@ static inline Columns magnitude(Columns v) {
   return v;
 }
 
-static inline uint32_t above(Columns v, float limit) {
+static inline uint32_t above(Columns v, float threshold) {
   uint32_t bits = 0;
-  for (int i = 0; i < 16; ++i) bits |= uint32_t(v.lane[i] > limit) << i;
+  for (int i = 0; i < 16; ++i) bits |= uint32_t(v.lane[i] > threshold) << i;
   return bits;
 }
 }  // namespace portable
@@ -206,10 +206,10 @@ TARGET_AVX2 static inline Columns magnitude(Columns v) {
   return {_mm256_andnot_ps(sign, v.half[0]), _mm256_andnot_ps(sign, v.half[1])};
 }
 
-TARGET_AVX2 static inline uint32_t above(Columns v, float limit) {
-  const __m256 limits = _mm256_set1_ps(limit);
-  const uint32_t low = _mm256_movemask_ps(_mm256_cmp_ps(v.half[0], limits, _CMP_GT_OQ));
-  return low | uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v.half[1], limits, _CMP_GT_OQ))) << 8;
+TARGET_AVX2 static inline uint32_t above(Columns v, float threshold) {
+  const __m256 thresholds = _mm256_set1_ps(threshold);
+  const uint32_t low = _mm256_movemask_ps(_mm256_cmp_ps(v.half[0], thresholds, _CMP_GT_OQ));
+  return low | uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(v.half[1], thresholds, _CMP_GT_OQ))) << 8;
 }
 }  // namespace avx2
 
@@ -267,8 +267,8 @@ TARGET_AVX512_VNNI static inline Columns times(Columns a, Columns b) { return _m
 
 TARGET_AVX512_VNNI static inline Columns magnitude(Columns v) { return _mm512_abs_ps(v); }
 
-TARGET_AVX512_VNNI static inline uint32_t above(Columns v, float limit) {
-  return _mm512_cmp_ps_mask(v, _mm512_set1_ps(limit), _CMP_GT_OQ);
+TARGET_AVX512_VNNI static inline uint32_t above(Columns v, float threshold) {
+  return _mm512_cmp_ps_mask(v, _mm512_set1_ps(threshold), _CMP_GT_OQ);
 }
 }  // namespace avx512_vnni
 #endif

@@ -146,7 +146,7 @@ TARGET static void choose(const PlaneJob& job, Group& group, const float (*devia
 }
 
 TARGET INLINE float squared(float x) { return x * x; }
-TARGET INLINE float least(float limit) { return limit > LEAST_LIMIT ? limit : LEAST_LIMIT; }
+TARGET INLINE float least(float threshold) { return threshold > LEAST_THRESHOLD ? threshold : LEAST_THRESHOLD; }
 
 // The same for all tokens at once.
 TARGET static void choose_together(const PlaneJob& job, Group& group, const float (*deviation)[16], uint32_t there) {

@@ -33,12 +33,12 @@ def plane_ffn_native(
     The caller has checked the operands. Raises MemoryError when there is none to work in.
     """
     tokens, hidden = x.shape
-    source, limits = x.float().contiguous(), thresholds.contiguous()
+    source, thresholds = x.float().contiguous(), thresholds.contiguous()
     y, counts = source.new_empty(tokens, hidden), torch.empty(2, tokens, dtype=torch.int64)
     done = library.library.moesaic_plane_ffn(
         ctypes.byref(packed.layer),
         source.data_ptr(),
-        limits.data_ptr(),
+        thresholds.data_ptr(),
         y.data_ptr(),
         counts.data_ptr(),
         counts.data_ptr() + 8 * tokens,

@@ -35,7 +35,7 @@ class TierFFN(FFN):
     """The twin of a dense `FFN` over the same parameters: at the tier as long as `at_tier`, else whole int8.
 
     experts: the bits that route and refine. importance: fp32 [width]. compensate: adds the mean of what is left out.
-    touched: of the neurons the part of which the tier reads anything; ratio: of the limit for doubts to the other one.
+    touched: of the neurons the part of which the tier reads anything; ratio: of the second threshold to the first.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class TierFFN(FFN):
         return self._down(self.hidden(x))
 
     def sparse(self, x: Tensor) -> Tensor:
-        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at the limit that touches this part for `x`."""
+        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at the threshold that touches this part for `x`."""
         seen = self.foreseen(x)
-        limit = limit_for_share(seen.scores.touched_below(self.ratio), self.touched)
-        computed, refined = seen.scores.chosen(limit * torch.tensor([[1.0, self.ratio]], device=x.device))
+        threshold = threshold_for_share(seen.scores.touched_below(self.ratio), self.touched)
+        computed, refined = seen.scores.chosen(threshold * torch.tensor([[1.0, self.ratio]], device=x.device))
         h = torch.where(computed, torch.where(refined, seen.refined, seen.coarse), 0.0)
         y = self._down(h)
         if not self.compensate:
@@ -165,7 +165,7 @@ def fake_int8(weight: Tensor) -> Tensor:
     return _straight_through(weight, whole * scale)
 
 
-def limit_for_share(scores: Tensor, share: float) -> Tensor:
+def threshold_for_share(scores: Tensor, share: float) -> Tensor:
     """The threshold above which at most this share of the scores >= 0 lies, and as much of it as equal ones let."""
     left_out = scores.numel() - int(share * scores.numel())
     return scores.new_tensor(-1.0) if left_out <= 0 else torch.kthvalue(scores.flatten(), left_out).values

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moesaic.compress.distill.sparse_ffn import TierFFN, fake_int8, limit_for_share, plane_rows
+from moesaic.compress.distill.tier_ffn import TierFFN, fake_int8, plane_rows, threshold_for_share
 from moesaic.compress.moefy.fit import fitted
 from moesaic.compress.quantize.int8 import quantize_rows
 from moesaic.kernels.int8_dynamic_linear import quantize_tokens
@@ -50,24 +50,24 @@ def stored(ffn: TierFFN, x: Tensor) -> PlaneWeights:
     return PlaneWeights(**weights, fit=ffn.products(x)[1], refined_bits=EXPERTS.refined_bits)
 
 
-def limits_of(ffn: TierFFN, x: Tensor, activation: str) -> tuple[NeuronScores, Tensor]:
-    """What the stored weights see, and the limits [tokens, 2] at which they touch as much."""
+def thresholds_of(ffn: TierFFN, x: Tensor, activation: str) -> tuple[NeuronScores, Tensor]:
+    """What the stored weights see, and the thresholds [tokens, 2] at which they touch as much."""
     scores = plane_scores(x, stored(ffn, x), 4, activation)
-    limit = limit_for_share(scores.touched_below(ffn.ratio), ffn.touched)
-    return scores, (limit * torch.tensor([1.0, ffn.ratio])).expand(TOKENS, 2)
+    threshold = threshold_for_share(scores.touched_below(ffn.ratio), ffn.touched)
+    return scores, (threshold * torch.tensor([1.0, ffn.ratio])).expand(TOKENS, 2)
 
 
 @KINDS
 @pytest.mark.parametrize(("touched", "ratio"), [(0.5, 1.0), (0.5, 0.3), (0.9, 2.0), (1.0, 1.0)])
-def test_at_the_limit_that_touches_its_share_the_kernel_gives_the_same(
+def test_at_the_threshold_that_touches_its_share_the_kernel_gives_the_same(
     gated: bool, activation: str, touched: float, ratio: float
 ) -> None:
     ffn, x = tier_ffn(gated, activation, touched, ratio), randn(TOKENS, HIDDEN, seed=9)
-    scores, limits = limits_of(ffn, x, activation)
-    computed, refined = scores.chosen(limits)
+    scores, thresholds = thresholds_of(ffn, x, activation)
+    computed, refined = scores.chosen(thresholds)
     count, wanted = int((computed | refined).sum()), int(touched * TOKENS * WIDTH)
     assert count <= wanted + 1 and (count >= wanted - 1 or activation == "relu")  # whose zeros are worth nothing
-    result = plane_ffn_torch(x, stored(ffn, x), limits, 4, activation)
+    result = plane_ffn_torch(x, stored(ffn, x), thresholds, 4, activation)
     torch.testing.assert_close(ffn.sparse(x), result.y, rtol=1e-4, atol=1e-4)
 
 
@@ -82,9 +82,9 @@ def test_all_neurons_from_all_bits_are_the_dense_int8_network(gated: bool, activ
 @KINDS
 def test_only_neurons_that_were_computed_get_a_gradient(gated: bool, activation: str) -> None:
     ffn, x = tier_ffn(gated, activation, 0.05, compensate=True), randn(TOKENS, HIDDEN, seed=9)
-    scores, limits = limits_of(ffn, x, activation)
+    scores, thresholds = thresholds_of(ffn, x, activation)
     ffn.sparse(x).square().sum().backward()  # type: ignore[no-untyped-call]
-    active = scores.chosen(limits)[0].any(dim=0)
+    active = scores.chosen(thresholds)[0].any(dim=0)
     assert 1 <= int(active.sum()) <= 0.05 * TOKENS * WIDTH
     rows = [ffn.up.weight.grad, ffn.down.weight.grad.T, *([ffn.gate.weight.grad] if ffn.gate else [])]  # type: ignore
     for grad in rows:
@@ -93,7 +93,7 @@ def test_only_neurons_that_were_computed_get_a_gradient(gated: bool, activation:
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_gradients_pass_rounding_and_coarse_values_as_if_there_were_none(exact: bool) -> None:
-    """At a high ratio doubts never pay; the least value is left out then, as no limit would take it alone."""
+    """At a high ratio doubts never pay; the least value is left out then, as no threshold would take it alone."""
     touched, ratio = (1.0, 1.0) if exact else (1 - 0.5 / (TOKENS * WIDTH), 1e9)
     ffn, x = tier_ffn(True, "silu", touched, ratio), randn(TOKENS, HIDDEN, seed=9)
     plain = ffn.down(ffn.activation(ffn.gate(x)) * ffn.up(x))  # type: ignore[misc]
@@ -130,11 +130,11 @@ def test_coarse_and_refined_rows_are_the_high_bits_of_the_stored_ones(bits: int)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99, 1.0])
-def test_a_limit_keeps_its_share_and_never_more(share: float) -> None:
+def test_a_threshold_keeps_its_share_and_never_more(share: float) -> None:
     scores = randn(7, 13).abs()
-    assert int((scores > limit_for_share(scores, share)).sum()) == int(share * scores.numel())
+    assert int((scores > threshold_for_share(scores, share)).sum()) == int(share * scores.numel())
     half_zero = scores * (scores > scores.median())
-    assert int((half_zero > limit_for_share(half_zero, share)).sum()) <= max(45, int(share * 91))
+    assert int((half_zero > threshold_for_share(half_zero, share)).sum()) <= max(45, int(share * 91))
 
 
 def test_the_twin_has_the_parameters_of_the_dense_network_under_their_names() -> None:
