@@ -25,7 +25,7 @@ _PROMPT = "The old horse stood at the gate and"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operating point: whose it is, its tier, bytes on disk, and figures on text that nothing was chosen on.
+    """One model at a tier: whose it is, its tier, bytes on disk, and figures on text that nothing was chosen on.
 
     ffn_bytes: of the dense model's FFN in this precision, the share that a token reads.
     """

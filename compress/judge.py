@@ -65,7 +65,7 @@ class Judge:
 
         def at(tier: str) -> Transformer:
             model = loaded()
-            model.tier = checkpoint.tier_index(tier)
+            model.operating_point = checkpoint.operating_point(tier)
             return model
 
         found = {}

@@ -23,18 +23,18 @@ def walk(
     model: Transformer,
     windows: Tensor,
     visit: Visit,
-    tier: float = 0,
+    operating_point: float = 0,
     progress: Count | None = None,
 ) -> tuple[float, float]:
-    """Calls `visit` once a layer, in order; after it the layer is computed at place `tier`, as `visit` left it, and the
-    constant added that `visit` wants, if any.
+    """Calls `visit` once a layer, in order; after it the layer is computed at the operating point, as `visit` left it,
+    and the constant added that `visit` wants, if any.
 
     windows: token ids [sequences, length]. The states of all windows are in memory. Returns the shares of the FFN's
     bytes and of its neurons that a token used.
     """
     batches = list(batched(windows))
     states, turns = (list(each) for each in zip(*map(model.embed, batches), strict=True))
-    accounts = [model.compute_of([tier] * len(batch)) for batch in batches]
+    computes = [model.compute_of([operating_point] * len(batch)) for batch in batches]
     for i, layer in enumerate(model.layers):
         if not isinstance(layer, Layer):
             raise TypeError("a Transformer is made of layers")
@@ -42,8 +42,8 @@ def walk(
             states[n] = layer.attend(states[n], turn, CausalContext())
         given = [layer.ffn_norm(x) for x in states]
         constant = visit(i, layer.ffn, given)
-        for n, account in enumerate(accounts):
-            given[n] = layer.ffn(given[n], account)  # in its place: what the FFN gives
+        for n, compute in enumerate(computes):
+            given[n] = layer.ffn(given[n], compute)  # in its place: what the FFN gives
         added = None if constant is None else constant(given).to(given[0].dtype)
         for n in range(len(states)):
             states[n] = states[n] + (given[n] if added is None else given[n] + added)
@@ -51,7 +51,7 @@ def walk(
         give_back_freed_memory()
         if progress:
             progress(i + 1, len(model.layers))
-    spent = [row for account in accounts for row in account.spent.by_row]
+    spent = [row for compute in computes for row in compute.spent.by_row]
     read, computed = (sum(part) / windows.numel() for part in zip(*spent, strict=True))
     return read / model.whole_ffn[0], computed / model.whole_ffn[1]
 

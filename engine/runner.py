@@ -70,7 +70,7 @@ class ModelRunner:
     @torch.inference_mode()
     def prefill_states(self, slot: int, token_ids: Sequence[int], start: int) -> Tensor:
         """`prefill` for whoever scores: the states of all its tokens, [tokens, hidden], at the model's own tier."""
-        compute = self._compute([self.model.tier])
+        compute = self._compute([self.model.operating_point])
         states = self._prefill(slot, token_ids, start, compute)
         self._note(compute, len(token_ids))
         return states
@@ -85,7 +85,7 @@ class ModelRunner:
         ids = torch.tensor([[token for branch in branches for token in branch]], device=self.device)
         positions = torch.cat([torch.arange(start, start + length) for length in lengths]).to(self.device)
         context = BranchContext(self.cache, slot, start, lengths)
-        compute = self._compute([self.model.tier])
+        compute = self._compute([self.model.operating_point])
         states = self.model.hidden(ids, positions.unsqueeze(0), context, compute)[0]
         self._note(compute, sum(lengths))
         return states

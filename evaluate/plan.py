@@ -59,7 +59,7 @@ class Opened:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.checkpoint = open_checkpoint(plan.model)
-        self.tier = self.checkpoint.tier_index(plan.tier)
+        self.operating_point = self.checkpoint.operating_point(plan.tier)
         self.original = None if plan.against is None else open_checkpoint(plan.against)
         self.tokenizer = Tokenizer.open(self.checkpoint.path)
         if self.original is not None:
@@ -92,7 +92,7 @@ class Opened:
         wanted.append((ORIGINAL, self.original, self.plan.dtype))
         wanted.append((FLOOR, self.original if self.plan.floor else None, "bfloat16"))
         models = {name: load_transformer(each, self.device, dtype) for name, each, dtype in wanted if each}
-        models[MODEL].tier = self.tier
+        models[MODEL].operating_point = self.operating_point
         return models
 
 

@@ -20,10 +20,10 @@ _PROMPT_TOKENS, _NEW_TOKENS = 16, 32
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A model at one of its tiers, by index."""
+    """A model at an operating point."""
 
     model: Transformer
-    tier: int = 0
+    operating_point: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ def decode_speeds(
     for batch in BATCHES:
         for turn in range(rounds + 1):
             for name, each in contestants.items():
-                seconds = _decode(runners[id(each.model)], prompts[:batch], num_new if turn else 2, each.tier)
+                runner, steps = runners[id(each.model)], num_new if turn else 2
+                seconds = _decode(runner, prompts[:batch], steps, each.operating_point)
                 if turn:
                     rates.setdefault((name, batch), []).append(batch * (num_new - 1) / seconds)
             done += 1
@@ -76,12 +77,12 @@ def _runner(model: Transformer, context: int) -> ModelRunner:
     return ModelRunner(model, max(BATCHES), context, model.norm.weight.dtype)
 
 
-def _decode(runner: ModelRunner, prompts: Sequence[Sequence[int]], num_new: int, tier: int) -> float:
+def _decode(runner: ModelRunner, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
     """Seconds of the steps after each prompt's first new token."""
-    last = [int(runner.prefill(slot, ids, 0, tier).logits.argmax()) for slot, ids in enumerate(prompts)]
-    tiers, start = [tier] * len(prompts), len(prompts[0])
+    last = [int(runner.prefill(slot, ids, 0, operating_point).logits.argmax()) for slot, ids in enumerate(prompts)]
+    points, start = [operating_point] * len(prompts), len(prompts[0])
     began = time.perf_counter()
     for step in range(num_new - 1):
-        logits = runner.decode(last, [start + step] * len(prompts), tiers).logits
+        logits = runner.decode(last, [start + step] * len(prompts), points).logits
         last = logits.argmax(-1).tolist()
     return time.perf_counter() - began

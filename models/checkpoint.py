@@ -60,16 +60,16 @@ class Checkpoint:
 
     @property
     def tiers(self) -> tuple[str, ...]:
-        """Names of the operating points, the full one first."""
+        """Names of the tiers, the full one first."""
         return (FULL, *(tier.name for tier in self.record.tiers))
 
     @property
     def dial(self) -> Dial:
-        """The operating points, and what lies between them."""
+        """The operating points of the tiers, and what lies between them."""
         return Dial.of(self.record.tiers)
 
-    def tier_index(self, tier: str | None) -> int:
-        """The index of a tier; None is the full one. Raises Unsupported with the list."""
+    def operating_point(self, tier: str | None) -> int:
+        """That of a tier by its name: 0 of the full one, or of None. Raises Unsupported with the list."""
         return int(self.dial.operating_point(tier, None))
 
     def stored_dtype(self, name: str) -> torch.dtype | None:
@@ -113,13 +113,13 @@ def load(
 ) -> Transformer:
     """The model of a directory or short name: token_ids [batch, tokens] -> logits [batch, tokens, vocab].
 
-    tier: how much of the experts it computes. dtype is that of the arithmetic; by default float32 on a CPU, else what
-    is on disk. On a CPU, bf16 weights stay bf16 in memory under float32 arithmetic.
+    tier: the name of how much of each FFN it computes. dtype is that of the arithmetic; by default float32 on a CPU,
+    else what is on disk. On a CPU, bf16 weights stay bf16 in memory under float32 arithmetic.
     """
     checkpoint = open_checkpoint(path)
-    index = checkpoint.tier_index(tier)
+    operating_point = checkpoint.operating_point(tier)
     model = load_transformer(checkpoint, torch.device(device), dtype)
-    model.tier = index
+    model.operating_point = operating_point
     return model
 
 

@@ -26,8 +26,9 @@ class OperatingPoints:
     rows are full is known on the host, so that nothing waits for the device.
     """
 
-    def __init__(self, points: Sequence[float], device: torch.device, factors: Sequence[float] = ()) -> None:
-        self._tiers = torch.tensor([int(point) for point in points], device=device)  # at each point or before it
+    def __init__(self, operating_points: Sequence[float], device: torch.device, factors: Sequence[float] = ()) -> None:
+        points = operating_points
+        self._tiers = torch.tensor([int(point) for point in points], device=device)  # at each point, or before it
         parts = [point - int(point) for point in points]
         self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
         self.sparse = [row for row, point in enumerate(points) if point != 0]  # rows, in order
@@ -124,8 +125,12 @@ class Compute:
 
     @classmethod
     def of(
-        cls, points: Sequence[float], whole: tuple[int, int], device: torch.device, factors: Sequence[float] = ()
+        cls,
+        operating_points: Sequence[float],
+        whole: tuple[int, int],
+        device: torch.device,
+        factors: Sequence[float] = (),
     ) -> "Compute":
         """For rows at these operating points, with nothing spent."""
-        asked = OperatingPoints(points, device, factors)
+        asked = OperatingPoints(operating_points, device, factors)
         return cls(asked, Spending(asked.num_rows, asked.sparse, whole))

@@ -37,7 +37,7 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True)
 class TierRecord:
-    """An operating point of the experts. share: the part of the FFN's bytes that a lone token should read.
+    """A named operating point. share: the part of the FFN's bytes that a lone token should read.
 
     calibrated: what it does on the calibration text, above all `bytes_share` and `neurons_share`. measured: what it
     keeps on the recipe's evaluation text, above all `perplexity`, and `top1_agreement` with the original.

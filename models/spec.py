@@ -21,7 +21,7 @@ NO_ROUTER = "none"
 NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
 BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate
 ROUTERS = (NO_ROUTER, NORM_REGRESSION, BIT_PLANES)
-FULL = "full"  # the tier that every model has: all experts
+FULL = "full"  # the tier that every model has: all of every FFN
 ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 _CHOICES = {
     "activation": ACTIVATIONS,
@@ -105,7 +105,7 @@ class LayerSpec:
 class TransformerSpec:
     """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
-    num_tiers: operating points of the experts, the full one included. With the full one alone, experts are no more
+    num_tiers: names on the dial, the full one included. With the full one alone, experts are no more
     than an order of the neurons.
     """
 

@@ -35,15 +35,16 @@ class StepShare:
     tiers: Sequence[TierRecord]
     share: float
 
-    def factors(self, places: Sequence[float]) -> list[float]:
-        """On the thresholds of rows at these places of the dial (0 is full): those of the tier at or below each.
+    def factors(self, operating_points: Sequence[float]) -> list[float]:
+        """On the thresholds of rows at these operating points: those of the tier at or below each.
 
         Rows choose together `TOGETHER` at a time, in their order. Empty where no two rows can.
         """
-        sparse = [row for row, place in enumerate(places) if place > 0]
-        found = [1.0] * len(places)
+        sparse = [row for row, point in enumerate(operating_points) if point > 0]
+        found = [1.0] * len(operating_points)
         for begin in range(0, len(sparse), TOGETHER):
             group = sparse[begin : begin + TOGETHER]
             for row in group:
-                found[row] = threshold_factor(self.tiers[math.ceil(places[row]) - 1], len(group), self.share)
+                tier = self.tiers[math.ceil(operating_points[row]) - 1]
+                found[row] = threshold_factor(tier, len(group), self.share)
         return found if len(sparse) > 1 else []

@@ -102,7 +102,8 @@ class Transformer(TensorModule):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.spec, self.tier = spec, 0
+        self.spec = spec
+        self.operating_point: float = 0  # on the dial: 0 is the full tier, 1 the next; models/dial.py
         self.whole_ffn = (0, 0)  # bytes and neurons of all FFNs, once the weights are loaded
         self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
         rows = spec.max_context + spec.position_offset
@@ -125,7 +126,7 @@ class Transformer(TensorModule):
     ) -> Tensor:
         """positions: [batch, tokens], by default 0, 1, 2 ...; without a context the tokens see this call only.
 
-        compute: the tier of each row; by default `tier`, that of the model as it was loaded.
+        compute: what each row asks; by default all stand at `operating_point`, that of the model as it was loaded.
         """
         return self.head(self.hidden(token_ids, positions, context, compute))
 
@@ -139,8 +140,8 @@ class Transformer(TensorModule):
         """The normalised state after the last layer, [batch, tokens, hidden]: what `head` takes."""
         x, turn = self.embed(token_ids, positions)
         context = context or CausalContext()
-        if compute is None and self.tier:
-            compute = self.compute_of([self.tier] * len(token_ids))
+        if compute is None and self.operating_point:
+            compute = self.compute_of([self.operating_point] * len(token_ids))
         for layer in self.layers:
             x = layer(x, turn, context, compute)
         return self.norm(x)
@@ -154,9 +155,9 @@ class Transformer(TensorModule):
             return x + self.positions(positions + self.spec.position_offset), None
         return x, rotation(positions, self.frequencies, x.dtype)
 
-    def compute_of(self, tiers: Sequence[float], factors: Sequence[float] = ()) -> Compute:
-        """A fresh account for rows at these tiers, by their places; with factors they choose together."""
-        return Compute.of(tiers, self.whole_ffn, self.norm.weight.device, factors)
+    def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
+        """For rows at these operating points, with nothing spent; with factors they choose together."""
+        return Compute.of(operating_points, self.whole_ffn, self.norm.weight.device, factors)
 
     def prepare(self) -> None:
         """To be called once the weights are loaded."""

@@ -136,7 +136,7 @@ def _speed(finished: Checkpoint, judge: Judge, rounds: int, say: Progress) -> Re
     """Tokens per second of the original and of each tier, taken in turn."""
     model = load_transformer(finished, torch.device("cpu"))
     contestants = {"original": Contestant(judge.load_original())}
-    contestants |= {name: Contestant(model, finished.tier_index(name)) for name in finished.tiers}
+    contestants |= {name: Contestant(model, finished.operating_point(name)) for name in finished.tiers}
     found = decode_speeds(contestants, judge.encoded, rounds, lambda n, of: say("rounds of tokens per second", n, of))
     full = {each.batch: each.tokens_per_second for each in found[FULL]}
     rows = [

@@ -215,8 +215,8 @@ class Controls:
     def _model_with(self, wanted: StandIn, tier: TierRecord) -> Transformer:
         model = load_transformer(self._finished, torch.device("cpu"))
         what = f"{wanted.kind}, {tier.name}"
-        index = self._finished.tier_index(tier.name)
-        with_stand_ins_(model, index, wanted, lambda n, of: self._progress(what, n, of))
+        operating_point = self._finished.operating_point(tier.name)
+        with_stand_ins_(model, operating_point, wanted, lambda n, of: self._progress(what, n, of))
         return model
 
 

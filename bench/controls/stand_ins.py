@@ -57,8 +57,8 @@ class FreeRouter(TensorModule):
         return self._scores(x)
 
 
-def with_stand_ins_(model: Transformer, tier: int, wanted: StandIn, progress: Count | None = None) -> None:
-    """Puts stand-ins over the experts of a loaded model and sets this tier of theirs, layer by layer."""
+def with_stand_ins_(model: Transformer, operating_point: int, wanted: StandIn, progress: Count | None = None) -> None:
+    """Puts stand-ins over the experts of a loaded model and sets their tier at this point, layer by layer."""
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     twins = [_stand_in(layer.ffn, model, i, wanted) for i, layer in enumerate(layers)]
     for layer, twin in zip(layers, twins, strict=True):
@@ -66,12 +66,12 @@ def with_stand_ins_(model: Transformer, tier: int, wanted: StandIn, progress: Co
 
     def decide(i: int, _: FFN, given: Sequence[Tensor]) -> Constant | None:
         ffn = twins[i]
-        ffn.thresholds[tier] = _HALF if wanted.kind == RANDOM else _threshold(ffn, given, wanted.shares[i])
-        ffn.compensation[tier] = 0
-        return mean_left_out(ffn, given, tier) if wanted.compensate else None
+        ffn.thresholds[operating_point] = _HALF if wanted.kind == RANDOM else _threshold(ffn, given, wanted.shares[i])
+        ffn.compensation[operating_point] = 0
+        return mean_left_out(ffn, given, operating_point) if wanted.compensate else None
 
-    walk(model, wanted.windows, decide, tier, progress)
-    model.tier = tier
+    walk(model, wanted.windows, decide, operating_point, progress)
+    model.operating_point = operating_point
 
 
 def _stand_in(ffn: FFN, model: Transformer, index: int, wanted: StandIn) -> RoutedFFN:

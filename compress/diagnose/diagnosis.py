@@ -55,18 +55,18 @@ def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> 
     model = load_transformer(checkpoint, torch.device("cpu"))
     layers = _activity(model, passages, progress)
     tiers = {
-        tier.name: _usage(model, passages, index, partial(progress, f"experts at {tier.name}"))
-        for index, tier in enumerate(checkpoint.record.tiers, 1)
+        tier.name: _usage(model, passages, point, partial(progress, f"experts at {tier.name}"))
+        for point, tier in enumerate(checkpoint.record.tiers, 1)
     }
     experts = tuple(layer.ffn.experts.count(layer.ffn.width) for layer in checkpoint.spec.layers)
     return Diagnosis(passages.names, passages.tokens, passages.available, experts, layers, tiers)
 
 
-def walk_passages(model: Transformer, passages: Passages, visit: Visit, tier: int, progress: Count) -> None:
+def walk_passages(model: Transformer, passages: Passages, visit: Visit, operating_point: int, progress: Count) -> None:
     """`walk`, one batch of passages after the other: memory holds the states of one."""
     batches = list(passages.batches())
     for i, batch in enumerate(batches):
-        walk(model, batch, visit, tier)
+        walk(model, batch, visit, operating_point)
         progress(i + 1, len(batches))
 
 
@@ -83,7 +83,7 @@ def _activity(model: Transformer, passages: Passages, progress: Progress) -> tup
     return tuple(counts[i].result() for i in sorted(counts))
 
 
-def _usage(model: Transformer, passages: Passages, tier: int, progress: Count) -> tuple[LayerUsage, ...]:
+def _usage(model: Transformer, passages: Passages, operating_point: int, progress: Count) -> tuple[LayerUsage, ...]:
     counts: dict[int, UsageCount] = {}
 
     def look(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
@@ -93,7 +93,7 @@ def _usage(model: Transformer, passages: Passages, tier: int, progress: Count) -
             counts[index] = UsageCount(ffn.num_tiles)
         for x in given:
             norms = expert_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.tile)
-            counts[index].add(~(ffn.scores(x) <= ffn.thresholds[tier, 0]), norms)
+            counts[index].add(~(ffn.scores(x) <= ffn.thresholds[operating_point, 0]), norms)
 
-    walk_passages(model, passages, look, tier, progress)
+    walk_passages(model, passages, look, operating_point, progress)
     return tuple(counts[i].result() for i in sorted(counts))

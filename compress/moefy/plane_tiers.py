@@ -44,17 +44,17 @@ class PlaneTiers(TierSetter[PlaneFFN]):
         walk(self.model, windows, learn, progress=self.teller("fit"))
         return {"coarse_error": doubts}
 
-    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+    def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
         """Thresholds from the dense model's scores, then again from those that the tier itself brings about."""
         windows = self.workshop.calibration.windows
         some = windows[: max(_FIRST_WINDOWS, len(windows) // 4)]
-        _, seen, _ = self._walk(index, tier, self._dense, some, f"tier {tier.name}, first walk")
-        done, _, joint = self._walk(index, tier, seen, windows, f"tier {tier.name}")
-        thresholds = [float(ffn.thresholds[index, 0]) for ffn in self.ffns]
+        _, seen, _ = self._walk(operating_point, tier, self._dense, some, f"tier {tier.name}, first walk")
+        done, _, joint = self._walk(operating_point, tier, seen, windows, f"tier {tier.name}")
+        thresholds = [float(ffn.thresholds[operating_point, 0]) for ffn in self.ffns]
         return replace(done, calibrated={**done.calibrated, "together": together(joint, thresholds)})
 
     def _walk(
-        self, index: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
+        self, operating_point: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
     ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
         thresholds = thresholds_for(seen, tier.share, self._allocation)
         found = [PlaneScores.of(each) for each in self.ffns]  # at once: what stays between large pieces splits the heap
@@ -62,14 +62,14 @@ class PlaneTiers(TierSetter[PlaneFFN]):
 
         def decide(layer: int, given: Sequence[Tensor]) -> Decided:
             mine, threshold, active = found[layer], thresholds[layer], []
-            self.ffns[layer].thresholds[index] = mine.thresholds(threshold)
+            self.ffns[layer].thresholds[operating_point] = mine.thresholds(threshold)
             for scores in map(self.ffns[layer].plane_scores, given):
                 active.append(mine.add(scores) > threshold)
                 joint[layer].add(scores)
             joint[layer].finish()
             return Decided(active, mine.shares_at(threshold)[0], mine.bytes_at)
 
-        return self.turn(index, windows).run(tier, decide, self.teller(what)), found, joint
+        return self.turn(operating_point, windows).run(tier, decide, self.teller(what)), found, joint
 
     @property
     def _allocation(self) -> Allocation:

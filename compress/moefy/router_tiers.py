@@ -42,7 +42,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
         walk(self.model, self.workshop.calibration.windows, watch, progress=self.teller("scores"))
         return notes
 
-    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+    def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
         """Each layer's threshold from the scores that it has at this tier."""
         shares = self._shares(tier.share)
 
@@ -50,14 +50,14 @@ class RouterTiers(TierSetter[RoutedFFN]):
             ffn = self.ffns[layer]
             seen = _Seen([ffn.scores(x) for x in given], ffn.tile_sizes)
             threshold = seen.threshold(shares[layer])
-            if index == 1:
+            if operating_point == 1:
                 ffn.thresholds[0] = min(threshold, seen.below_all)
-            ffn.thresholds[index] = threshold
+            ffn.thresholds[operating_point] = threshold
             active = [each > threshold for each in seen.scores]
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
             return Decided(active, computed, lambda at: ffn.fixed_bytes + seen.kept(at) * ffn.whole_bytes)
 
-        turn = self.turn(index, self.workshop.calibration.windows)
+        turn = self.turn(operating_point, self.workshop.calibration.windows)
         return turn.run(tier, decide, self.teller(f"tier {tier.name}"))
 
     def _shares(self, share: float) -> list[float]:

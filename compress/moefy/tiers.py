@@ -50,13 +50,13 @@ class TierSetter(ABC, Generic[Twin]):
         """Finds what scores, on what the dense model's FFNs are given; gives notes for the record."""
 
     @abstractmethod
-    def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
+    def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
         """Sets thresholds and constants of a tier; after that of the tier before it. With what was measured."""
 
-    def turn(self, index: int, windows: Tensor) -> "TierWalk":
+    def turn(self, operating_point: int, windows: Tensor) -> "TierWalk":
         """A walk that sets a tier."""
         compensate = self.settings.compensates(self.ffns[0].gate is not None)
-        return TierWalk(self.model, self.ffns, self.workshop, index, compensate, windows)
+        return TierWalk(self.model, self.ffns, self.workshop, operating_point, compensate, windows)
 
     def teller(self, what: str) -> Count:
         return lambda done, of: self.workshop.progress(f"calibrate: {what}", done, of)
@@ -81,12 +81,12 @@ Decide = Callable[[int, Sequence[Tensor]], Decided]  # of a layer and what its F
 
 @dataclass(slots=True)
 class TierWalk:
-    """One walk over calibration windows at tier `index`, each layer on what the layers before it give there."""
+    """One walk over calibration windows at an operating point, each layer on what the layers before it give there."""
 
     model: Transformer
     ffns: Sequence[SparseFFN]
     workshop: Workshop
-    index: int
+    operating_point: int
     compensate: bool
     windows: Tensor
     layers: list[float] = field(default_factory=list)
@@ -98,11 +98,11 @@ class TierWalk:
 
         def visit(layer: int, _: FFN, given: Sequence[Tensor]) -> Constant | None:
             ffn = self.ffns[layer]
-            ffn.compensation[self.index] = 0
+            ffn.compensation[self.operating_point] = 0
             self._note(ffn, decide(layer, given))
-            return mean_left_out(ffn, given, self.index) if self.compensate else None
+            return mean_left_out(ffn, given, self.operating_point) if self.compensate else None
 
-        read, neurons = walk(self.model, self.windows, visit, self.index, progress)
+        read, neurons = walk(self.model, self.windows, visit, self.operating_point, progress)
         whole = self.model.whole_ffn[0]
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
@@ -113,7 +113,7 @@ class TierWalk:
         return replace(tier, calibrated=figures)
 
     def _note(self, ffn: SparseFFN, decided: Decided) -> None:
-        before, threshold = (float(each) for each in ffn.thresholds[self.index - 1 : self.index + 1, 0])
+        before, threshold = ffn.thresholds[self.operating_point - 1 : self.operating_point + 1, 0].tolist()
         for i, part in enumerate(_PARTS):
             self.between[i] += decided.bytes_at(before + (threshold - before) * part)
         active = torch.cat([each.flatten(0, -2) for each in decided.active])
@@ -121,7 +121,7 @@ class TierWalk:
         self.unions.append(expected_unions(active, self.workshop.seed))
 
 
-def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], index: int) -> Constant:
+def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], operating_point: int) -> Constant:
     """Of what this tier gives without a constant: the one that makes up best, in the mean square, for what it leaves
     out, fp32 [hidden]. It is put into `compensation` too.
     """
@@ -130,8 +130,8 @@ def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], index: int) -> Consta
     whole = dense if bias is None else dense + bias
 
     def constant(outputs: Sequence[Tensor]) -> Tensor:
-        ffn.compensation[index] = whole - _mean(outputs).to(whole)
-        return ffn.compensation[index]
+        ffn.compensation[operating_point] = whole - _mean(outputs).to(whole)
+        return ffn.compensation[operating_point]
 
     return constant
 

@@ -140,7 +140,7 @@ def test_on_its_calibration_text_a_tier_gives_what_the_dense_ffn_gives_in_the_me
 
         return compare
 
-    walk(load(stories[kind]), windows, look, tier=2)
+    walk(load(stories[kind]), windows, look, operating_point=2)
     assert looked_at == 5
 
 
@@ -149,7 +149,7 @@ def test_on_its_calibration_text_a_tier_gives_what_the_dense_ffn_gives_in_the_me
 def test_any_share_reads_about_itself_and_hardly_more(stories: dict[str, Path], kind: str, share: float) -> None:
     windows = Calibration(CalibrationSettings(sequences=12, length=48), open_checkpoint("stories260k")).windows
     point = Dial.of(open_checkpoint(stories[kind]).record.tiers).operating_point(None, share)
-    read, _ = walk(load(stories[kind]), windows, lambda *_: None, tier=point)
+    read, _ = walk(load(stories[kind]), windows, lambda *_: None, operating_point=point)
     assert 0.94 * share < read < 1.02 * share
 
 
