@@ -60,7 +60,8 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExpertSpec:
-    """Experts of `size` neurons in a row, the last one shorter where they do not divide; 0 is no experts.
+    """Tiles of `size` neurons in a row, the last one shorter where they do not divide; 0 is none. Experts by another
+    name, which moesaic.json has.
 
     router_width: hidden units of a `norm_regression` router. router_bits: high bits that a `bit_planes` router reads;
     refined_bits: those that a neuron is computed from which it refines.
@@ -73,7 +74,7 @@ class ExpertSpec:
     refined_bits: int = 8
 
     def count(self, width: int) -> int:
-        """How many experts `width` neurons make."""
+        """How many tiles `width` neurons make."""
         return -(-width // self.size) if self.size else 0
 
 
@@ -105,7 +106,7 @@ class LayerSpec:
 class TransformerSpec:
     """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
-    num_tiers: names on the dial, the full one included. With the full one alone, experts are no more
+    num_tiers: names on the dial, the full one included. With the full one alone, tiles are no more
     than an order of the neurons.
     """
 

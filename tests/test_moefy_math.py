@@ -11,7 +11,7 @@ from torch.nn import functional
 from moesaic.bench.retention.masks import above, neuron_mask, random_tiles, top_tiles
 from moesaic.bench.retention.random_split import random_split
 from moesaic.compress.moefy.cluster import Split, assign_by_regret, balanced_kmeans
-from moesaic.compress.moefy.norms import expert_norms
+from moesaic.compress.moefy.norms import tile_norms
 from moesaic.compress.moefy.router import (
     Router,
     RouterTraining,
@@ -237,11 +237,11 @@ def test_parts_beyond_zero_and_one_are_refused(part: float) -> None:
 
 
 @pytest.mark.parametrize(("width", "size", "hidden"), [(40, 8, 6), (40, 4, 16), (41, 8, 16), (12, 1, 5), (9, 16, 4)])
-def test_expert_norms_are_the_norms_of_the_outputs(width: int, size: int, hidden: int) -> None:
+def test_tile_norms_are_the_norms_of_the_outputs(width: int, size: int, hidden: int) -> None:
     h, down = randn(23, width), randn(hidden, width, seed=1)
     blocks = zip(torch.split(h, size, dim=1), torch.split(down, size, dim=1), strict=True)
     expected = torch.stack([(part @ block.T).norm(dim=1) for part, block in blocks], dim=1)
-    torch.testing.assert_close(expert_norms(h, down, size), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tile_norms(h, down, size), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_an_output_that_nearly_cancels_keeps_its_norm() -> None:
@@ -249,7 +249,7 @@ def test_an_output_that_nearly_cancels_keeps_its_norm() -> None:
     down = torch.ones(16, 4) + 1e-5 * randn(16, 4).round()
     h = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
     exact = (h.double() @ down.double().T).norm()
-    assert float(expert_norms(h, down, 4)) == pytest.approx(float(exact), rel=0.05)
+    assert float(tile_norms(h, down, 4)) == pytest.approx(float(exact), rel=0.05)
 
 
 class Recorded:
@@ -258,7 +258,7 @@ class Recorded:
     def __init__(self) -> None:
         up = functional.normalize(randn(8, 16), dim=1).repeat_interleave(8, dim=0) + 0.1 * randn(64, 16, seed=1)
         self.up, self.x = up, 5 * randn(600, 16, seed=2)
-        self.norms = 0.01 * expert_norms((self.x @ up.T).relu(), randn(16, 64, seed=3), 8)
+        self.norms = 0.01 * tile_norms((self.x @ up.T).relu(), randn(16, 64, seed=3), 8)
 
     def train(self, **rest: Any) -> Router:
         settings: dict[str, Any] = {"width": 24, "epochs": 40, "batch": 64, "learning_rate": 1e-2} | rest

@@ -35,7 +35,7 @@ from moesaic.bench.retention.selection import (
 )
 from moesaic.bench.retention.weights import FFNWeights
 from moesaic.compress.moefy.coactivation import CoActivation
-from moesaic.compress.moefy.norms import expert_norms
+from moesaic.compress.moefy.norms import tile_norms
 from moesaic.compress.moefy.patterns import pattern_split
 from moesaic.compress.moefy.router import RouterTraining, captured_mass, centroids
 from moesaic.models.checkpoint import load
@@ -61,7 +61,7 @@ class Recorded:
         self.weights = FFNWeights(up, randn(12, 76, seed=2), "silu" if gated else "relu", rows if gated else None)
         self.x = 2 * randn(800, 16, seed=3)
         self.h = self.weights.hidden(self.x)
-        self.norms = expert_norms(self.h, self.weights.down, 8)
+        self.norms = tile_norms(self.h, self.weights.down, 8)
         self.train, self.test = self.x[:600], self.x[600:]
 
     def made(self, kind: str) -> ExpertRouter:
@@ -168,7 +168,7 @@ def test_representatives_of_a_split_are_found_in_weights_as_they_were(layers: di
     found.add(weights.hidden(layer.train))
     split = pattern_split(found, 8)
     router = RepresentativeRouter.fit(weights, split.representatives)
-    norms = expert_norms(weights.hidden(layer.test)[:, split.split.order], weights.down[:, split.split.order], 8)
+    norms = tile_norms(weights.hidden(layer.test)[:, split.split.order], weights.down[:, split.split.order], 8)
     captured = captured_mass(router.scores(layer.test), norms, 0.3)
     assert captured > captured_mass(RandomRouter(10).scores(layer.test), norms, 0.3) + 0.1
 

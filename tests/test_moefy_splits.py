@@ -18,7 +18,7 @@ from moesaic.compress.material import Material, Workshop
 from moesaic.compress.moefy.calibrate import with_sparse_ffns_
 from moesaic.compress.moefy.cluster import Split, balanced_kmeans
 from moesaic.compress.moefy.coactivation import CoActivation, coactivation_split, neighbour_graph
-from moesaic.compress.moefy.norms import expert_norms
+from moesaic.compress.moefy.norms import tile_norms
 from moesaic.compress.moefy.partition import cut_share, partition
 from moesaic.compress.moefy.patterns import pattern_split
 from moesaic.compress.moefy.router import captured_mass
@@ -148,7 +148,7 @@ def test_a_perfect_router_captures_more_of_such_experts_than_of_chance(split: Sp
     test, found = planted.h[400:], split(counted(planted.h[:400], 24), 8)
 
     def captured(order: Tensor) -> float:
-        norms = expert_norms(test[:, order], down[:, order], 8)
+        norms = tile_norms(test[:, order], down[:, order], 8)
         return captured_mass(norms, norms, 0.3)
 
     assert captured(found.order) > captured(random_split(randn(96, 4), 8).order) + 0.2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...compress.moefy.norms import expert_norms
+from ...compress.moefy.norms import tile_norms
 from ...compress.moefy.thresholds import ScoreHistogram
 from ...compress.moefy.tiers import mean_left_out
 from ...compress.walk import Constant, walk
@@ -91,7 +91,7 @@ def _true_norms(ffn: RoutedFFN) -> Scores:
 
     def norms(x: Tensor) -> Tensor:
         h = ffn.hidden(x).flatten(0, -2)
-        return expert_norms(h, dense_weight(ffn.down), ffn.tile).view(*x.shape[:-1], -1)
+        return tile_norms(h, dense_weight(ffn.down), ffn.tile).view(*x.shape[:-1], -1)
 
     return norms
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...compress.moefy.cluster import Split, balanced_kmeans
 from ...compress.moefy.coactivation import CoActivation, coactivation_split
-from ...compress.moefy.norms import expert_norms
+from ...compress.moefy.norms import tile_norms
 from ...compress.moefy.patterns import pattern_split
 from ...compress.moefy.router import RouterTraining, centroids
 from ...models.progress import Progress
@@ -121,7 +121,7 @@ class Experts:
             if representatives is None:
                 raise NotHere("representatives come with the split by patterns")
             return RepresentativeRouter.fit(before, representatives)
-        norms = expert_norms(h, weights.down, self.size)
+        norms = tile_norms(h, weights.down, self.size)
         if self.router == "static":
             return StaticRouter.fit(norms)
         return NormRegressionRouter.fit(x, norms, RouterTraining(seed=seed), centroids(weights.rows, self.size))
@@ -145,7 +145,7 @@ class Prepared:
 
     def norms(self, x: Tensor, size: int) -> Tensor:
         """What each expert puts out: [tokens, experts]."""
-        return expert_norms(self.weights.hidden(x), self.weights.down, size)
+        return tile_norms(self.weights.hidden(x), self.weights.down, size)
 
 
 def chosen_by(it: Prepared, size: int, rule: Selection) -> Form:

@@ -40,7 +40,7 @@ class MLPRouter:
         """Zhang et al. 2022 (MoEfication), section 3.3: binary cross-entropy on mass / the batch's largest, Adam.
 
         x: [tokens, hidden]; mass: [tokens, experts], at least 0, of the true activations (rivals.expert_sums or
-        norms.expert_norms: never of normalised x, which GELU and SiLU rank otherwise); centroids [experts, hidden]
+        norms.tile_norms: never of normalised x, which GELU and SiLU rank otherwise); centroids [experts, hidden]
         (router.centroids) are where the first matrix begins, the second as the identity. One token in ten is held
         out, and the epoch, the start among them, that captures most of its mass is kept. Equal for a seed and a
         number of threads. Holds two copies of the weights and a batch. Raises ValueError below 2 tokens.

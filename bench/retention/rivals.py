@@ -142,7 +142,7 @@ class NormRegressionRouter:
         cls, x: Tensor, norms: Tensor, training: RouterTraining, initial: Tensor | None = None,
         progress: EpochReport | None = None,
     ) -> "NormRegressionRouter":  # fmt: skip
-        """x: [tokens, hidden]; norms: [tokens, experts], norms.expert_norms; see router.train_router."""
+        """x: [tokens, hidden]; norms: [tokens, experts], norms.tile_norms; see router.train_router."""
         found = train_router(x, norms, training, initial, progress)
         return cls(found.first, found.second)
 

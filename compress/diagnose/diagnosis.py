@@ -1,4 +1,4 @@
-"""A model run over text: how sparse its layers are and, where it has experts, what each tier does with them."""
+"""A model run over text: how sparse its layers are and, where it has tiers, what each does with the tiles."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from ...models.linear import dense_weight
 from ...models.progress import Count, Progress
 from ...models.sparse_ffn import SparseFFN
 from ...models.transformer import Transformer
-from ..moefy.norms import expert_norms
+from ..moefy.norms import tile_norms
 from ..walk import Visit, walk
 from .activity import ActivityCount, LayerActivity
 from .passages import Passages
@@ -24,10 +24,10 @@ from .usage import LayerUsage, UsageCount
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """layers: the neurons at the full tier. tiers: by name, the experts of each layer.
+    """layers: the neurons at the full tier. tiers: by name, the tiles of each layer.
 
-    tokens, available: of the text, those that were read and all; experts: how many each layer has, 0 for a dense one,
-    where there is no tier either.
+    tokens, available: of the text, those that were read and all; experts: how many tiles each layer has, 0 for a dense
+    one, where there is no tier either.
     """
 
     text: str
@@ -38,7 +38,7 @@ class Diagnosis:
     tiers: dict[str, tuple[LayerUsage, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, every expert's usage too."""
+        """All of it, every tile's usage too."""
         values = asdict(self)
         for name, layers in self.tiers.items():
             for value, layer in zip(values["tiers"][name], layers, strict=True):
@@ -92,7 +92,7 @@ def _usage(model: Transformer, passages: Passages, operating_point: int, progres
         if index not in counts:
             counts[index] = UsageCount(ffn.num_tiles)
         for x in given:
-            norms = expert_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.tile)
+            norms = tile_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.tile)
             counts[index].add(~(ffn.scores(x) <= ffn.thresholds[operating_point, 0]), norms)
 
     walk_passages(model, passages, look, operating_point, progress)

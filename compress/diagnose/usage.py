@@ -1,4 +1,4 @@
-"""Which experts a tier uses on text: how evenly, how many a token, how many together, and how well they are chosen."""
+"""Which tiles a tier uses on text: how evenly, how many a token, how many together, and how well they are chosen."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..moefy.union import consecutive_unions
 
-RARE = 0.001  # an expert that a smaller share of tokens uses is rare
+RARE = 0.001  # a tile that a smaller share of tokens uses is rare
 
 
 @dataclass(frozen=True, slots=True)
 class LayerUsage:
-    """A layer at a tier. usage: the share of tokens that use each expert; k: the share of experts that a token uses.
+    """A layer at a tier. usage: the share of tokens that use each tile; k: the share of tiles that a token uses.
 
-    unions: the share of experts that so many consecutive tokens use together; by_chance: what tokens independent of
-    each other would, with the same usage: the mean over experts of 1 - (1 - usage)^tokens.
-    recall: of the experts computed, the share that a perfect router, which knows the norms of their outputs, takes
-    when it takes as many of the token; captured, perfect: the parts of the sum of all norms that lie in the experts
+    unions: the share of tiles that so many consecutive tokens use together; by_chance: what tokens independent of
+    each other would, with the same usage: the mean over tiles of 1 - (1 - usage)^tokens.
+    recall: of the tiles computed, the share that a perfect router, which knows the norms of their outputs, takes
+    when it takes as many of the token; captured, perfect: the parts of the sum of all norms that lie in the tiles
     that either takes. Where nothing was computed recall is 1.
     """
 
@@ -35,12 +35,12 @@ class LayerUsage:
 
     @property
     def rare(self) -> tuple[int, ...]:
-        """Experts that fewer than RARE of the tokens use."""
+        """Tiles that fewer than RARE of the tokens use."""
         return tuple(i for i, share in enumerate(self.usage) if share < RARE)
 
     @property
     def gini(self) -> float:
-        """Of the usage: 0 where all experts are used alike, near 1 where one does all."""
+        """Of the usage: 0 where all tiles are used alike, near 1 where one does all."""
         return gini(torch.tensor(self.usage, dtype=torch.float64))
 
 
@@ -53,7 +53,7 @@ def gini(values: Tensor) -> float:
 
 
 def mean_unions(layers: Sequence[LayerUsage]) -> dict[int, tuple[float, float]]:
-    """By consecutive tokens, the means over layers of the share of experts used together: in fact, and by chance."""
+    """By consecutive tokens, the means over layers of the share of tiles used together: in fact, and by chance."""
     return {
         size: (
             sum(layer.unions[size] for layer in layers) / len(layers),
@@ -66,15 +66,15 @@ def mean_unions(layers: Sequence[LayerUsage]) -> dict[int, tuple[float, float]]:
 class UsageCount:
     """Running sums of one layer at one tier; memory does not grow with the text."""
 
-    def __init__(self, experts: int) -> None:
-        self._uses = torch.zeros(experts, dtype=torch.int64)
-        self._tokens_by_k = torch.zeros(experts + 1, dtype=torch.int64)
+    def __init__(self, tiles: int) -> None:
+        self._uses = torch.zeros(tiles, dtype=torch.int64)
+        self._tokens_by_k = torch.zeros(tiles + 1, dtype=torch.int64)
         self._unions: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])  # sum of shares, groups
         self._right = 0
         self._mass = torch.zeros(3, dtype=torch.float64)  # of norms: captured, perfect, all
 
     def add(self, active: Tensor, norms: Tensor) -> None:
-        """Takes in passages: active is bool [passages, tokens, experts], norms [passages * tokens, experts]."""
+        """Takes in passages: active is bool [passages, tokens, tiles], norms [passages * tokens, tiles]."""
         for size, (total, groups) in consecutive_unions(active).items():
             self._unions[size][0] += total
             self._unions[size][1] += groups
@@ -89,18 +89,18 @@ class UsageCount:
         self._mass += torch.stack([_sum(norms * flat), _sum(ordered * taken), _sum(norms)])
 
     def result(self) -> LayerUsage:
-        tokens, experts = int(self._tokens_by_k.sum()), len(self._uses)
+        tokens, tiles = int(self._tokens_by_k.sum()), len(self._uses)
         usage, uses = self._uses.double() / tokens, int(self._uses.sum())
         captured, perfect, whole = self._mass.tolist()
         return LayerUsage(
-            tuple(usage.tolist()), uses / (tokens * experts), self._k_at(0.1), self._k_at(0.9),
+            tuple(usage.tolist()), uses / (tokens * tiles), self._k_at(0.1), self._k_at(0.9),
             {size: total / groups for size, (total, groups) in self._unions.items()},
             {size: float((1 - (1 - usage) ** size).mean()) for size in self._unions},
             self._right / uses if uses else 1.0, captured / whole if whole else 1.0, perfect / whole if whole else 1.0,
         )  # fmt: skip
 
     def _k_at(self, part: float) -> float:
-        """The share of experts that this part of the tokens does not exceed."""
+        """The share of tiles that this part of the tokens does not exceed."""
         seen = self._tokens_by_k.cumsum(0)
         return int((seen >= part * seen[-1]).nonzero()[0]) / len(self._uses)
 

@@ -14,7 +14,7 @@ from .budget import Allocation, PlaneScores, thresholds_for
 from .fit import fitted
 from .importance import neuron_importance
 from .steps import StepScores, together
-from .tiers import Decided, TierSetter
+from .tiers import Decided, TierSetter, TierWalk
 
 _FIRST_WINDOWS = 8
 
@@ -38,7 +38,9 @@ class PlaneTiers(TierSetter[PlaneFFN]):
         def learn(index: int, _: FFN, given: Sequence[Tensor]) -> None:
             ffn = self.ffns[index]
             ffn.set_fit(fitted(given, ffn.planes, ffn.bits, importance[index]))
-            self._dense.append(_observed(ffn, given))
+            self._dense.append(PlaneScores.of(ffn))
+            for x in given:
+                self._dense[-1].add(ffn.plane_scores(x))
             doubts.append(float(ffn.planes.fit.error.float().mean()))
 
         walk(self.model, windows, learn, progress=self.teller("fit"))
@@ -56,7 +58,8 @@ class PlaneTiers(TierSetter[PlaneFFN]):
     def _walk(
         self, operating_point: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
     ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
-        thresholds = thresholds_for(seen, tier.share, self._allocation)
+        allocation: Allocation = "uniform" if self.settings.allocation == "uniform" else "global"
+        thresholds = thresholds_for(seen, tier.share, allocation)
         found = [PlaneScores.of(each) for each in self.ffns]  # at once: what stays between large pieces splits the heap
         joint = [StepScores(each) for each in self.ffns]
 
@@ -69,15 +72,5 @@ class PlaneTiers(TierSetter[PlaneFFN]):
             joint[layer].finish()
             return Decided(active, mine.shares_at(threshold)[0], mine.bytes_at)
 
-        return self.turn(operating_point, windows).run(tier, decide, self.teller(what)), found, joint
-
-    @property
-    def _allocation(self) -> Allocation:
-        return "uniform" if self.settings.allocation == "uniform" else "global"
-
-
-def _observed(ffn: PlaneFFN, given: Sequence[Tensor]) -> PlaneScores:
-    scores = PlaneScores.of(ffn)
-    for x in given:
-        scores.add(ffn.plane_scores(x))
-    return scores
+        turn = TierWalk(self, operating_point, windows)
+        return turn.run(tier, decide, self.teller(what)), found, joint

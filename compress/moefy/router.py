@@ -71,7 +71,7 @@ def train_router(
 ) -> Router:
     """The regression router of D2DMoE (Szatkowski et al. 2024), but for what kernels/route.py says: mean squared error.
 
-    x: [tokens, hidden], what the FFN saw; norms: [tokens, experts], from norms.expert_norms with every expert on.
+    x: [tokens, hidden], what the FFN saw; norms: [tokens, experts], from norms.tile_norms with every expert on.
     One token in ten is held out, and the epoch, the start among them, that captures most of its mass is returned.
     Both sides are in units of their root mean square; the weights are returned for x as it came, scores stay in units.
     initial: expert centroids [experts, hidden]; row e of the first matrix then begins as expert e's and is passed

@@ -12,7 +12,7 @@ from ...models.record import TierRecord
 from ...models.routed_ffn import RoutedFFN
 from ..walk import walk
 from .thresholds import ScoreHistogram
-from .tiers import Decided, TierSetter
+from .tiers import Decided, TierSetter, TierWalk
 from .train import train_routers_
 
 _BISECTIONS = 30
@@ -57,7 +57,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
             return Decided(active, computed, lambda at: ffn.fixed_bytes + seen.kept(at) * ffn.whole_bytes)
 
-        turn = self.turn(operating_point, self.workshop.calibration.windows)
+        turn = TierWalk(self, operating_point, self.workshop.calibration.windows)
         return turn.run(tier, decide, self.teller(f"tier {tier.name}"))
 
     def _shares(self, share: float) -> list[float]:

@@ -35,7 +35,7 @@ class ScoreHistogram:
     def add(self, scores: Tensor, sizes: Tensor | None = None) -> None:
         """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError.
 
-        sizes: fp64 [experts], how many neurons a score [.., experts] counts for; 1 where none are given.
+        sizes: fp64 [tiles], how many neurons a score [.., tiles] counts for; 1 where none are given.
         """
         flat = scores.detach().flatten()
         weights = None if sizes is None else sizes.expand(scores.shape).flatten()

@@ -32,7 +32,7 @@ def twins_of(model: Transformer, kind: type[Twin]) -> Iterator[Twin]:
 
 
 class TierSetter(ABC, Generic[Twin]):
-    """Sets the tiers of one loaded model. kind: which twin the method is for; ffns: those of the layers."""
+    """Sets the tiers of one loaded model. kind: the twin that a method is for; ffns: those of the layers."""
 
     kind: type[Twin]
 
@@ -52,11 +52,6 @@ class TierSetter(ABC, Generic[Twin]):
     @abstractmethod
     def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
         """Sets thresholds and constants of a tier; after that of the tier before it. With what was measured."""
-
-    def turn(self, operating_point: int, windows: Tensor) -> "TierWalk":
-        """A walk that sets a tier."""
-        compensate = self.settings.compensates(self.ffns[0].gate is not None)
-        return TierWalk(self.model, self.ffns, self.workshop, operating_point, compensate, windows)
 
     def teller(self, what: str) -> Count:
         return lambda done, of: self.workshop.progress(f"calibrate: {what}", done, of)
@@ -83,11 +78,8 @@ Decide = Callable[[int, Sequence[Tensor]], Decided]  # of a layer and what its F
 class TierWalk:
     """One walk over calibration windows at an operating point, each layer on what the layers before it give there."""
 
-    model: Transformer
-    ffns: Sequence[SparseFFN]
-    workshop: Workshop
+    setter: TierSetter[Any]
     operating_point: int
-    compensate: bool
     windows: Tensor
     layers: list[float] = field(default_factory=list)
     unions: list[dict[int, float]] = field(default_factory=list)
@@ -95,15 +87,17 @@ class TierWalk:
 
     def run(self, tier: TierRecord, decide: Decide, progress: Count) -> TierRecord:
         """The tier with what was measured of it. `decide` sets each layer's thresholds, and says what they do."""
+        model, ffns = self.setter.model, self.setter.ffns
+        compensate = self.setter.settings.compensates(ffns[0].gate is not None)
 
         def visit(layer: int, _: FFN, given: Sequence[Tensor]) -> Constant | None:
-            ffn = self.ffns[layer]
+            ffn = ffns[layer]
             ffn.compensation[self.operating_point] = 0
             self._note(ffn, decide(layer, given))
-            return mean_left_out(ffn, given, self.operating_point) if self.compensate else None
+            return mean_left_out(ffn, given, self.operating_point) if compensate else None
 
-        read, neurons = walk(self.model, self.windows, visit, self.operating_point, progress)
-        whole = self.model.whole_ffn[0]
+        read, neurons = walk(model, self.windows, visit, self.operating_point, progress)
+        whole = model.whole_ffn[0]
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
             "bytes_share": read, "neurons_share": neurons, "tokens": self.windows.numel(), "union_by_batch": union,
@@ -118,7 +112,7 @@ class TierWalk:
             self.between[i] += decided.bytes_at(before + (threshold - before) * part)
         active = torch.cat([each.flatten(0, -2) for each in decided.active])
         self.layers.append(decided.computed)
-        self.unions.append(expected_unions(active, self.workshop.seed))
+        self.unions.append(expected_unions(active, self.setter.workshop.seed))
 
 
 def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], operating_point: int) -> Constant:

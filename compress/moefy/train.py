@@ -13,7 +13,7 @@ from ...models.routed_ffn import NormRouter, RoutedFFN
 from ...models.transformer import Transformer
 from ..material import Workshop
 from ..walk import walk
-from .norms import expert_norms
+from .norms import tile_norms
 from .router import RouterTraining, centroids, train_router
 
 
@@ -40,7 +40,7 @@ def train_routers_(
 def _trained(ffn: RoutedFFN, given: Sequence[Tensor], training: RouterTraining) -> Any:
     """Outside inference mode, whose tensors cannot be learned from."""
     parts, down = [x.flatten(0, -2) for x in given], dense_weight(ffn.down)
-    norms = torch.cat([expert_norms(ffn.hidden(x), down, ffn.tile) for x in parts])
+    norms = torch.cat([tile_norms(ffn.hidden(x), down, ffn.tile) for x in parts])
     rows = centroids(dense_weight(ffn.up if ffn.gate is None else ffn.gate), ffn.tile)
     with torch.inference_mode(False):
         return train_router(torch.cat(parts), norms.clone(), training, rows.clone())

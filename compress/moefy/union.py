@@ -1,4 +1,4 @@
-"""How many experts several tokens touch together: what a batch reads, against what each of its tokens reads alone."""
+"""How many tiles several tokens touch together: what a batch reads, against what each of its tokens reads alone."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _GROUPS = 256  # batches drawn of each size, at most
 
 
 def expected_unions(active: Tensor, seed: int = 0, batches: Sequence[int] = BATCHES) -> dict[int, float]:
-    """The mean share of experts that a batch of so many tokens, drawn by chance, touches. active: bool [tokens, n]."""
+    """The mean share of tiles that a batch of so many tokens, drawn by chance, touches. active: bool [tokens, n]."""
     order = torch.randperm(len(active), generator=torch.Generator().manual_seed(seed))
     found = {}
     for size in batches:
@@ -23,16 +23,16 @@ def expected_unions(active: Tensor, seed: int = 0, batches: Sequence[int] = BATC
 
 
 def consecutive_unions(active: Tensor, sizes: Sequence[int] = CONSECUTIVE) -> dict[int, tuple[float, int]]:
-    """(sum over groups of the share of experts touched, number of groups), by the tokens of a group.
+    """(sum over groups of the share of tiles touched, number of groups), by the tokens of a group.
 
-    A group is so many tokens in a row of one passage, none in two groups. active: bool [passages, tokens, experts].
+    A group is so many tokens in a row of one passage, none in two groups. active: bool [passages, tokens, tiles].
     Sizes longer than a passage are left out; sums of several calls add up.
     """
-    passages, tokens, experts = active.shape
+    passages, tokens, tiles = active.shape
     found = {}
     for size in sizes:
         groups = tokens // size
         if groups:
-            together = active[:, : groups * size].reshape(passages * groups, size, experts).any(dim=1)
-            found[size] = (float(together.sum()) / experts, passages * groups)
+            together = active[:, : groups * size].reshape(passages * groups, size, tiles).any(dim=1)
+            found[size] = (float(together.sum()) / tiles, passages * groups)
     return found
