@@ -26,7 +26,7 @@ from moesaic.models.record import TierRecord
 from moesaic.models.sparse_ffn import SparseFFN
 
 MAGNITUDE = "magnitude"
-MOEFY = {"split": "random", "expert_size": 9, "tiers": {"half": 0.75, "low": 0.7}}
+MOEFY = {"split": "weight_kmeans", "expert_size": 9, "tiers": {"half": 0.75, "low": 0.7}}
 
 
 class MagnitudeFFN(SparseFFN):
