@@ -1,5 +1,5 @@
-"""The twins of the dense FFN by the name of their router. Adding one is a file beside these, its name in spec.py and a
-line here; what calibrates it joins in compress/moefy/methods.py.
+"""The twins of the dense FFN by the name of their router. Adding one is a file beside these, its name in spec.py, what
+it multiplies to route in cost.py, and a line here; what calibrates it joins in compress/moefy/methods.py.
 """
 
 from .ffn import FFN

@@ -1,4 +1,4 @@
-"""Who sets the tiers of a model, by the name of its router. A third method is a file beside these and a line here."""
+"""Who sets tiers, by the name of the router. Another is a file beside these, a line here, its keys in settings.py."""
 
 from typing import Any
 

@@ -72,5 +72,4 @@ class PlaneTiers(TierSetter[PlaneFFN]):
             joint[layer].finish()
             return Decided(active, mine.shares_at(threshold)[0], mine.bytes_at)
 
-        turn = TierWalk(self, operating_point, windows)
-        return turn.run(tier, decide, self.teller(what)), found, joint
+        return TierWalk(self, operating_point, windows).run(tier, decide, self.teller(what)), found, joint

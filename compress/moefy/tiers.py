@@ -24,11 +24,10 @@ Twin = TypeVar("Twin", bound=SparseFFN)
 
 def twins_of(model: Transformer, kind: type[Twin]) -> Iterator[Twin]:
     """The FFN of each layer. Raises TypeError for one of another kind."""
-    for layer in model.layers:
-        if isinstance(layer, Layer):
-            if not isinstance(layer.ffn, kind):
-                raise TypeError(f"{type(layer.ffn).__name__} is calibrated by another method than {kind.__name__}")
-            yield layer.ffn
+    for ffn in (layer.ffn for layer in model.layers if isinstance(layer, Layer)):
+        if not isinstance(ffn, kind):
+            raise TypeError(f"{type(ffn).__name__} is calibrated by another method than {kind.__name__}")
+        yield ffn
 
 
 class TierSetter(ABC, Generic[Twin]):
