@@ -1,52 +1,43 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in order of worth, into OUTDIR; a step that has left its file is not run again.
-# usage: bench/gpu.sh OUTDIR [MODEL_DIRECTORY] [RUN]
-# RUN: a folder that "moesaic reference pack relu-30m RUN --text ... --valid ..." made; without it nothing is trained.
-# MINUTES: of training, by default 7.
-# TEXT: plain text files, with spaces between; MODEL_DIRECTORY, a SwiGLU model such as SmolLM2, is made ReLU on them, for
-# at most ten minutes. Cut off, the same command goes on. RELUFY_TOKENS: learned from in all, by default 20971520.
+# Everything that is measured on a GPU, in 540 seconds, the most telling first.
+#
+#     bash bench/gpu.sh OUT          on a machine with a GPU
+#     bash bench/gpu.sh OUT --dry    all of it on a CPU at toy sizes: what CI runs
+#
+# Nothing needs to be installed: any python3 (or $PYTHON) with torch, triton, transformers, numpy, safetensors,
+# tokenizers, grpcio, protobuf, pytest, jinja2 and pyyaml will do; the rest lies in .carry/ at the root, as wheels
+# (bench/gpu_wheels.txt names them), or is there already.
+#
+# OUT holds at the end, in at most 8 files: a JSON file for each of the sections
+#     1-device        the machine, and whether every module of the package can be imported
+#     2-constants     bandwidths, the cost of a launch, matrix rates, cuBLAS at 1 to 16 rows
+#     3-kernel_tests  every test of a kernel, then compute-sanitizer on one shape of each
+#     4-kernels       every kernel beside its peers: three widths, 1 to 2,048 tokens, four shares
+#     5-end_to_end    whole models at batch 1 and 8, eager and as a graph, beside transformers
+#     6-streams       the engine with 8 streams
+# then log.txt, what they printed, and summary.txt, which is also printed last. Each section is a process with a limit of
+# its own; one that fails or overruns leaves the rows it had and the end of its log, and the others run. The status is 0
+# only if all ended well. Training is not among them: bench/gpu_train.sh.
 set -euo pipefail
+if [ $# -lt 1 ]; then
+    echo "usage: bench/gpu.sh OUT [--dry]" >&2
+    exit 2
+fi
 out=$(mkdir -p "$1" && cd "$1" && pwd)
-model=${2:-stories260k}
-run=${3:+$(cd "$3" && pwd)}
-text=()
-for file in ${TEXT:-}; do text+=("\"$(realpath "$file")\""); done
-cd "$(dirname "$0")/.."
+shift
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=$(command -v "${PYTHON:-python3}")
+case $python in /*) ;; *) python=$PWD/$python ;; esac
 
-step() { # step NAME COMMAND...: its output becomes OUTDIR/NAME.log when it ends well
-    local name=$1
-    shift
-    if [ -e "$out/$name.log" ]; then
-        echo "$name: done before"
-    elif "$@" >"$out/$name.part" 2>&1; then
-        mv "$out/$name.part" "$out/$name.log"
-        echo "$name: done"
-    else
-        mv "$out/$name.part" "$out/$name.failed"
-        echo "$name: failed, see $out/$name.failed"
-    fi
-}
+# The tree is the package: a link of its name, in a folder that holds nothing else but the wheels that came along.
+site=$(mktemp -d)
+trap 'rm -rf "$site"' EXIT
+ln -s "$root" "$site/moesaic"
+if compgen -G "$root/.carry/*.whl" >/dev/null; then
+    "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$root"/.carry/*.whl ||
+        echo "the wheels in .carry cannot be installed here; sections that need them will say so"
+fi
 
-train() {
-    python -m moesaic.cli.main reference train relu-30m "$run" --device cuda --compile --minutes "${MINUTES:-7}"
-    cp -r "$run/model" "$out/relu-30m"
-}
-
-relufy() {
-    local files
-    files=$(IFS=, && echo "${text[*]}")
-    cat >"$out/relufy.yaml" <<RECIPE
-calibration: {text: [$files], sequences: 64, length: 512}
-stages:
-  - relufy: {tokens: ${RELUFY_TOKENS:-20971520}, lr: 3.0e-4, batch: 64, sparsity: 1.0, save_every: 100}
-RECIPE
-    timeout --signal=INT 600 python -m moesaic.cli.main compress "$model" "$out/relufied" --recipe "$out/relufy.yaml"
-}
-
-nvidia-smi >"$out/device.txt"
-if [ -n "${run:-}" ]; then step train train; fi
-if [ ${#text[@]} -gt 0 ]; then step relufy relufy; fi
-step doctor python -m moesaic.cli.main doctor
-step tests python -m pytest --gpu -m gpu -q
-step kernels python -m moesaic.cli.main bench kernels --out "$out/kernels"
-step latency python -m moesaic.cli.main bench all --model "$model" --out "$out/latency"
+cd "$site" # not the root: its folders must not stand in for installed packages of their names
+export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -m moesaic.bench.gpu.run "$out" --seconds $((540 - SECONDS)) "$@"

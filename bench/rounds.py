@@ -10,6 +10,8 @@ from functools import cache
 import torch
 
 from ..models.version import VERSION
+from .clock import replayed as replayed  # callers find it here
+from .clock import seconds_of
 from .machine import read_bandwidth
 
 SECONDS = 0.25  # of measuring, for each contestant
@@ -26,29 +28,13 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def replayed(run: Callable[[], None]) -> Callable[[], None]:
-    """The same as a CUDA graph, as decode runs it: launches from Python would hide the kernels."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-
-    def replay() -> None:
-        graph.replay()
-        torch.cuda.synchronize()
-
-    return replay
-
-
 def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
     """Seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + SECONDS * len(runs)
     while time.perf_counter() < end or len(seconds[next(iter(runs))]) < 3:
         for name, (run, copies) in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append((time.perf_counter() - start) / copies)
+            seconds[name].append(seconds_of(run) / copies)
     return seconds
 
 

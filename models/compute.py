@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,8 @@ class OperatingPoints:
     """Where on the dial each row of a batch stands: 0 is the full tier, 1 the next one; a fraction lies between two:
     models/dial.py.
 
-    factors: where given, the rows that are not full choose together, each with its thresholds times its factor. Which
+    factors: where given, the rows that are not full choose together, each with its thresholds times its factor.
+    full_rows, sparse_rows: indices of the rows at the full tier and at any other point, where both are there. Which
     rows are full is known on the host, so that nothing waits for the device.
     """
 
@@ -33,23 +33,16 @@ class OperatingPoints:
         self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
         self.sparse = [row for row, point in enumerate(points) if point != 0]  # rows, in order
         self.num_rows, self.num_full = len(points), len(points) - len(self.sparse)
+        # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
+        full = [row for row, point in enumerate(points) if point == 0]
+        kinds = (full, self.sparse) if full and self.sparse else ((), ())
+        self.full_rows, self.sparse_rows = (torch.tensor(rows, dtype=torch.int64, device=device) for rows in kinds)
         raised = [factors[row] for row in self.sparse] if factors else []
         self._factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
 
     @property
     def all_full(self) -> bool:
         return not self.sparse
-
-    @cached_property
-    def full_rows(self) -> Tensor:
-        """Indices of the rows at the full tier."""
-        sparse = set(self.sparse)
-        return torch.tensor([row for row in range(self.num_rows) if row not in sparse], device=self._tiers.device)
-
-    @cached_property
-    def sparse_rows(self) -> Tensor:
-        """Indices of the rows at any other point."""
-        return torch.tensor(self.sparse, device=self._tiers.device)
 
     def at(self, table: Tensor) -> Tensor:
         """Of a table [tiers, n], its values for the rows that are not full: [sparse rows, n]."""

@@ -1,0 +1,151 @@
+"""The driver of bench/gpu.sh: each section a process of its own, with a limit of its own, and what it left in a file.
+
+    python -m moesaic.bench.gpu.run OUT [--dry] [--seconds N]
+
+A section that fails, crashes or overruns loses no row that it had and stops no other. OUT holds at the end a JSON file
+a section, log.txt and summary.txt: no more than 8 files, whatever happens.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ...evaluate.files import write_whole
+from .rows import figures, read_rows
+from .summary import summary
+
+SECONDS = 540.0  # of all sections together
+MAX_FILES, MAX_LOG_BYTES = 8, 2 << 20  # of a section, in the common log
+TAIL = 4000  # characters of a log that go into the JSON of a section that failed
+HOME = "moesaic.bench.gpu"
+
+
+@dataclass(frozen=True)
+class Section:
+    """command: given `--rows FILE --seconds N`, and `--dry`; it leaves its rows in FILE, a line each."""
+
+    name: str
+    seconds: float
+    command: tuple[str, ...]
+
+
+def _module(name: str, seconds: float) -> Section:
+    return Section(name, seconds, (sys.executable, "-m", f"{HOME}.{name}"))
+
+
+SECTIONS = (
+    _module("device", 45),
+    _module("constants", 45),
+    _module("kernel_tests", 140),
+    _module("kernels", 200),
+    _module("end_to_end", 70),
+    _module("streams", 40),
+)  # in the order of worth; together SECONDS
+
+
+def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bool) -> bool:
+    """All of them, in order, each as long as it may and as is left. Whether all ended well and left a figure."""
+    if len(sections) + 2 > MAX_FILES:
+        raise ValueError(f"{len(sections)} sections, a log and a summary are more than {MAX_FILES} files")
+    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
+    deadline, reports = time.monotonic() + seconds, []
+    for number, section in enumerate(sections, 1):
+        report = _run(number, section, out, min(section.seconds, deadline - time.monotonic()), dry)
+        reports.append(report)
+        sys.stdout.write(f"{number} {_told(report)}\n")
+        sys.stdout.flush()
+    shown = summary(reports)
+    (out / "summary.txt").write_text(shown)
+    sys.stdout.write("\n" + shown)
+    return all(report["state"] == "done" for report in reports)
+
+
+def _clear(out: Path) -> None:
+    """Of what a run before left there, and of nothing else."""
+    for pattern in ("[1-8]-*.json", "[1-8]-*.jsonl", "log.txt", "summary.txt"):
+        for file in out.glob(pattern):
+            file.unlink()
+
+
+def _run(number: int, section: Section, out: Path, seconds: float, dry: bool) -> dict[str, Any]:
+    rows, target = out / f"{number}-{section.name}.jsonl", out / f"{number}-{section.name}.json"
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        state, status = "not begun: no time was left", None
+        if seconds > 0:
+            command = [*section.command, "--rows", str(rows), "--seconds", str(seconds), *(["--dry"] if dry else [])]
+            environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if dry else {})}
+            state, status = _ended(command, seconds, log, environment)
+        text = _tail(log, MAX_LOG_BYTES)
+    found = read_rows(rows)
+    if state == "done" and not figures(found):
+        state = "failed: it left no figure"
+    report = {
+        "section": section.name, "state": state, "status": status, "seconds": round(time.monotonic() - began, 1),
+        "limit_seconds": round(seconds, 1), "dry": dry, "rows": found,
+        **({} if state == "done" else {"log_tail": text[-TAIL:]}),
+    }  # fmt: skip
+    write_whole(target, json.dumps(report, default=str).encode() + b"\n")
+    rows.unlink(missing_ok=True)
+    with (out / "log.txt").open("a") as whole:
+        whole.write(f"==== {section.name}: {state}, {report['seconds']} s\n{text}\n")
+    return report
+
+
+def _ended(
+    command: Sequence[str], seconds: float, log: IO[bytes], environment: Mapping[str, str]
+) -> tuple[str, int | None]:
+    """(how it ended, its status), with every process of its group gone."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+    )
+    try:
+        status = process.wait(seconds)
+        return ("failed" if status else "done"), status
+    except subprocess.TimeoutExpired:
+        return f"failed: ended by its limit of {seconds:.0f} s", None
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def _tail(log: IO[bytes], most: int) -> str:
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - most))
+    return log.read().decode(errors="replace")
+
+
+def _told(report: dict[str, Any]) -> str:
+    """A line on standard output."""
+    bad = [row for row in report["rows"] if "failed" in row]
+    line = f"{report['section']}: {report['state']}, {report['seconds']:.0f} s, {len(figures(report['rows']))} rows"
+    if not bad:
+        return line
+    what = ", ".join(str(value) for key, value in bad[0].items() if key not in ("failed", "traceback"))
+    return f"{line}; {len(bad)} failed, first {what}: {str(bad[0]['failed'])[:200]}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench/gpu.sh", description="Everything that is measured on a GPU.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--dry", action="store_true", help="all of it on a CPU, at toy sizes")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (default: %(default)s)")
+    args = parser.parse_args(arguments)
+    return 0 if run_sections(SECTIONS, args.out, args.seconds, args.dry) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
