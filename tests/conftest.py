@@ -1,6 +1,7 @@
-"""`--gpu` runs the tests marked gpu on CUDA; without it Triton kernels run in its interpreter, on the CPU.
+"""`--gpu` runs the tests of kernels on CUDA: those that take the fixture `device` or are marked gpu, and no others.
 
-`--real` runs those on published models, which take minutes.
+Without it Triton kernels run in its interpreter, on the CPU. `--kernels N` does so for N tests of each file at most, and
+no others. `--real` runs those on published models, which take minutes.
 """
 
 import os
@@ -13,7 +14,8 @@ from moesaic.kernels.cache import cache_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--gpu", action="store_true", help="run tests that need a CUDA device")
+    parser.addoption("--gpu", action="store_true", help="run the tests of kernels, and no others, on a CUDA device")
+    parser.addoption("--kernels", type=int, metavar="N", help="run N tests of kernels a file, and no others")
     parser.addoption("--real", action="store_true", help="run tests on published models of a real size")
 
 
@@ -28,12 +30,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    few = config.getoption("--kernels")
+    if config.getoption("--gpu") or few is not None:
+        kept = spread([item for item in items if is_of_a_kernel(item)], few)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
     reasons = {"gpu": "needs --gpu and a CUDA device", "real": "needs --real and the model at hand"}
     for name, reason in reasons.items():
         if not config.getoption(f"--{name}"):
             for item in items:
                 if item.get_closest_marker(name):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def is_of_a_kernel(item: pytest.Item) -> bool:
+    """A test may also have a parameter called `device`, which is not the fixture."""
+    takes_device = "device" in getattr(item, "fixturenames", ())
+    given = getattr(getattr(item, "callspec", None), "params", {})
+    return (takes_device and "device" not in given) or item.get_closest_marker("gpu") is not None
+
+
+def spread(items: list[pytest.Item], few: int | None) -> list[pytest.Item]:
+    """Of each file `few` at most that can run here, at equal distances; all where that is None."""
+    if few is None:
+        return items
+    kept = []
+    for file in dict.fromkeys(item.path for item in items):
+        mine = [item for item in items if item.path == file and not item.get_closest_marker("gpu")]
+        kept += mine[:: max(1, -(-len(mine) // few))] if few else []
+    return kept
 
 
 @pytest.fixture(scope="session", autouse=True)

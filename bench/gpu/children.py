@@ -3,21 +3,22 @@
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from .section import Plan
 
 MARGIN = 4.0  # seconds that a section keeps to end in order
 
 
-def each_in_a_process(plan: Plan, module: str, names: Sequence[str], limit: float) -> None:
-    """`python -m module NAME` for each in turn, `limit` seconds at most; rows say of any that it crashed or hung.
+def each_in_a_process(plan: Plan, module: str, limits: Mapping[str, float]) -> None:
+    """`python -m module NAME` for each in turn, for so many seconds at most; rows say of any that it crashed or hung.
 
     The next one starts beside the one that measures, so that its imports cost no time, and waits for a line of input.
     """
     waiting: subprocess.Popen[str] | None = None
+    names = list(limits)
     for i, name in enumerate(names):
-        seconds = min(limit, plan.left - MARGIN)
+        seconds = min(limits[name], plan.left - MARGIN)
         if seconds <= 0:
             plan.rows.add(contestant=name, skipped="the section's time was over")
             continue

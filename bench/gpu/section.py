@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .rows import Row, Rows, read_rows
+from .rows import Row, Rows
 
 TAIL = 3000  # characters of what went wrong
 
@@ -57,7 +57,7 @@ def attempt(plan: Plan, call: Callable[[], Row], **what: Any) -> None:
 def found_before(plan: Plan, section: str) -> list[Row]:
     """The rows of a section that has ended; none where it was not run."""
     file = next(plan.rows.file.parent.glob(f"*-{section}.json"), None)
-    rows: list[Row] = json.loads(file.read_text())["rows"] if file else read_rows(Path(""))
+    rows: list[Row] = json.loads(file.read_text())["rows"] if file else []
     return rows
 
 

@@ -1,0 +1,160 @@
+"""Section 5: decode steps of whole models at batch 1 and 8, and of transformers on the same shape.
+
+    python -m moesaic.bench.gpu.end_to_end CONTESTANT --rows FILE       one contestant, as this section starts it
+
+Eager is the step that the engine makes, the next token brought to the host each time, by the host's clock. As a graph
+it is the forward pass of one such step, replayed at one place of the context, by the device's: what a step costs once
+launches are free.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...engine.runner import ModelRunner
+from ...engine.slots import DecodeContext
+from ...models.transformer import Transformer
+from ..clock import replayed, samples_of
+from ..rounds import DEVICE, quiet
+from .children import each_in_a_process
+from .random_models import KINDS, LOW, SHAPES, random_model, weight_bytes
+from .rows import Row
+from .section import Plan, attempt, run_section
+
+BATCHES = (1, 8)
+PEER = "transformers"
+CONTEXT = 128  # tokens that a slot holds before the steps that are timed
+HOME = "moesaic.bench.gpu.end_to_end"
+
+
+def measure(plan: Plan) -> None:
+    if plan.name:
+        shape, _, kind = plan.name.partition(" ")
+        with quiet():
+            torch.manual_seed(0)
+            (peer if kind == PEER else ours)(plan, shape, kind)
+        return
+    shapes = ["toy"] if plan.dry else ["smollm2-135m", "llama-3-8b"]
+    names = [f"{shape} {kind}" for shape in shapes for kind in (*KINDS, PEER)]
+    each_in_a_process(plan, HOME, dict.fromkeys(names, 25.0))
+
+
+def ours(plan: Plan, shape: str, kind: str) -> None:
+    dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
+    model = random_model(shape, kind, DEVICE, dtype)
+    # bit planes and tiles spend less at their low tier; the full one is that of int8
+    tier = LOW if model.spec.num_tiers > 1 else 0
+    runner = ModelRunner(model, max(BATCHES), CONTEXT + 128, dtype)
+    facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "tier": tier}
+    for batch in BATCHES:
+        fill(runner, batch, tier, plan)
+        attempt(plan, lambda batch=batch: eager(runner, batch, tier, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
+        how = "graph" if DEVICE == "cuda" else "forward"
+        attempt(plan, lambda batch=batch: captured(runner, batch, tier), **facts, batch=batch, how=how)  # type: ignore[misc]
+
+
+def fill(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> None:
+    prompt = torch.randint(0, runner.vocab_size, (CONTEXT,)).tolist()
+    for slot in range(batch):
+        runner.prefill(slot, prompt, 0, tier)
+
+
+def eager(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> Row:
+    """Steps as the engine makes them, each waiting for its tokens; the shares are what the FFNs used."""
+    last, steps = [1] * batch, 4 if plan.dry else 32
+    runner.decode(last, [CONTEXT] * batch, [tier] * batch)
+    taken, shares = [], []
+    for step in range(steps):
+        began = time.perf_counter()
+        done = runner.decode(last, [CONTEXT + step] * batch, [tier] * batch)
+        last = done.logits.argmax(-1).tolist()
+        taken.append(time.perf_counter() - began)
+        shares += [share for share, _ in done.shares]
+    if not bool(done.logits.isfinite().all()):
+        raise ValueError("the logits are not finite")
+    found = in_milliseconds(taken, batch)
+    return {**found, "share_of_ffn_bytes": sum(shares) / len(shares)} if shares else found
+
+
+def captured(runner: ModelRunner, batch: int, tier: int) -> Row:
+    forward(runner.model, runner, batch, tier)()  # with an account of its own: a graph must not hold what goes away
+    step = forward(runner.model, runner, batch, tier)
+    return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)
+
+
+def forward(model: Transformer, runner: ModelRunner, batch: int, tier: int) -> Callable[[], Tensor]:
+    """One step over inputs that are on the device already."""
+    ids = torch.ones(batch, 1, dtype=torch.int64, device=DEVICE)
+    places = torch.full((batch, 1), CONTEXT, device=DEVICE)
+    context = DecodeContext(runner.cache, [CONTEXT] * batch)
+
+    compute = model.compute_of([tier] * batch) if model.spec.num_tiers > 1 else None
+    return lambda: model.head(model.hidden(ids, places, context, compute)[:, 0])
+
+
+def in_milliseconds(seconds: list[float], batch: int) -> Row:
+    found = median(seconds)
+    return {
+        "ms_per_step": found * 1e3, "best_ms_per_step": min(seconds) * 1e3, "tokens_per_second": batch / found,
+        "samples": len(seconds),
+    }  # fmt: skip
+
+
+def peer(plan: Plan, shape: str, kind: str) -> None:
+    """The same shape by transformers in 16 bits: steps with its cache that grows, and with its static one in a graph."""
+    import transformers
+
+    dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
+    values = {key: value for key, value in SHAPES[shape].items() if key != "model_type"}
+    config = transformers.LlamaConfig(**values, dtype=dtype)
+    with torch.device(DEVICE):
+        model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+    size = sum(value.nbytes for value in model.parameters())
+    for batch in BATCHES:
+        facts = {"contestant": plan.name, "weight_bytes": size, "context": CONTEXT, "batch": batch}
+        attempt(plan, lambda batch=batch: growing(model, batch, plan), **facts, how="eager")  # type: ignore[misc]
+        # another project's forward pass may not allow it: then it has no figure, and that is no failure of ours
+        try:
+            found: Row = static(model, config, batch)
+        except Exception as error:
+            found = {"skipped": f"{type(error).__name__}: {str(error)[:300]}"}
+        plan.rows.add(**facts, how="static cache, graph" if DEVICE == "cuda" else "static cache, forward", **found)
+
+
+def growing(model: Any, batch: int, plan: Plan) -> Row:
+    ids = torch.ones(batch, CONTEXT, dtype=torch.int64, device=DEVICE)
+    done = model(input_ids=ids, use_cache=True)
+    cache, last = done.past_key_values, done.logits[:, -1:].argmax(-1)
+    taken = []
+    for _ in range(4 if plan.dry else 32):
+        began = time.perf_counter()
+        done = model(input_ids=last, past_key_values=cache, use_cache=True)
+        last = done.logits[:, -1:].argmax(-1)
+        last.tolist()
+        taken.append(time.perf_counter() - began)
+    return in_milliseconds(taken, batch)
+
+
+def static(model: Any, config: Any, batch: int) -> Row:
+    import transformers
+
+    cache = transformers.StaticCache(config=config, max_cache_len=CONTEXT + 128)
+    ids = torch.ones(batch, CONTEXT, dtype=torch.int64, device=DEVICE)
+    model(input_ids=ids, past_key_values=cache, use_cache=True)
+    last = torch.ones(batch, 1, dtype=torch.int64, device=DEVICE)
+    places = torch.full((batch, 1), CONTEXT, device=DEVICE)
+
+    def step() -> Any:
+        return model(input_ids=last, position_ids=places, past_key_values=cache, use_cache=True).logits
+
+    step()
+    return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)
+
+
+if __name__ == "__main__":
+    sys.exit(run_section(measure))

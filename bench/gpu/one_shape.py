@@ -1,0 +1,73 @@
+"""One call of one kernel in a shape that no tile divides, for a tool that watches memory.
+
+    compute-sanitizer python -m moesaic.bench.gpu.one_shape int8_linear
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+
+from ...kernels.expert_ffn import ExpertWeights, expert_ffn
+from ...kernels.int8_dynamic_linear import int8_dynamic_linear
+from ...kernels.int8_linear import int8_linear
+from ...kernels.route import route
+from ..rounds import DEVICE
+from .operands import FFNWeights, LinearWeights
+from .peers import planes
+from .sizes import Width
+
+TOKENS = (1, 21)  # decode and prefill tiles
+WIDTH = Width(72, 136, 24, True)  # the last expert is shorter
+
+
+def _int8_linear(tokens: int) -> torch.Tensor:
+    found = LinearWeights.random(88, 72, DEVICE)
+    return int8_linear(_rows(tokens, 72), found.weight, found.scale)
+
+
+def _int8_dynamic_linear(tokens: int) -> torch.Tensor:
+    found = LinearWeights.random(88, 72, DEVICE)
+    return int8_dynamic_linear(_rows(tokens, 72), found.weight, found.scale)
+
+
+def _expert_ffn(tokens: int) -> torch.Tensor:
+    weights = FFNWeights.random(WIDTH, DEVICE)
+    active = torch.rand(tokens, WIDTH.experts, device=DEVICE) < 0.5
+    int8 = expert_ffn(_rows(tokens, WIDTH.hidden), weights.experts(), active, WIDTH.expert, "silu")
+    dense: ExpertWeights = weights.experts(torch.bfloat16)
+    return int8 + expert_ffn(_rows(tokens, WIDTH.hidden), dense, active, WIDTH.expert, "silu")
+
+
+def _route(tokens: int) -> torch.Tensor:
+    first = torch.randn(40, WIDTH.hidden, device=DEVICE, dtype=torch.bfloat16)
+    second = torch.randn(WIDTH.experts, 40, device=DEVICE, dtype=torch.bfloat16)
+    return route(_rows(tokens, WIDTH.hidden), first, second, torch.ones(tokens, device=DEVICE))
+
+
+def _plane_ffn(tokens: int) -> torch.Tensor:
+    call = planes(FFNWeights.random(WIDTH, DEVICE), WIDTH)
+    return call(_rows(tokens, WIDTH.hidden), torch.full((tokens, 2), 0.01, device=DEVICE))
+
+
+def _rows(tokens: int, hidden: int) -> torch.Tensor:
+    return torch.randn(tokens, hidden, device=DEVICE).to(torch.bfloat16)
+
+
+KERNELS: dict[str, Callable[[int], torch.Tensor]] = {
+    "int8_linear": _int8_linear,
+    "expert_ffn": _expert_ffn,
+    "route": _route,
+    "plane_ffn": _plane_ffn,
+    "int8_dynamic_linear": _int8_dynamic_linear,
+}
+
+
+def main(name: str) -> int:
+    """0, where every element of the results is a number."""
+    with torch.inference_mode():
+        return int(not all(bool(KERNELS[name](tokens).isfinite().all()) for tokens in TOKENS))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,240 @@
+"""Who is measured in section 4: our kernels and what else computes the same, each with how it is made ready.
+
+A call takes activations and, where experts or neurons are chosen, who is: bool [tokens, experts] or thresholds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...kernels.coarse import CoarseFit
+from ...kernels.dense_linear import dense_linear
+from ...kernels.expert_ffn import expert_ffn
+from ...kernels.int8_dynamic_linear import int8_dynamic_linear, quantize_tokens
+from ...kernels.int8_linear import int8_linear
+from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn
+from ...kernels.route import route, route_torch
+from .operands import FFNWeights, LinearWeights, activated
+from .sizes import Width
+
+Call = Callable[[Tensor, Tensor | None], Tensor]
+Kind = Literal["linear", "ffn", "experts", "planes", "route"]
+FP32, BF16 = torch.float32, torch.bfloat16
+PLANE_BITS, REFINED_BITS = 4, 6
+ROUTER_WIDTH = 128
+INT_MM_ROWS = 32  # CUDA's integer product takes more than 16
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """prepare: a call over weights of its own. weight_bytes: of one weight. ours: what it cannot do is a failure.
+
+    kind: what it computes; experts and planes are FFNs of which a share is computed. seconds: the most it may take.
+    few: only in the first half of the numbers of tokens, as each shape is compiled for itself.
+    """
+
+    name: str
+    kind: Kind
+    dtype: torch.dtype
+    weight_bytes: int
+    prepare: Callable[..., Call]
+    ours: bool = False
+    seconds: float = 12.0
+    few: bool = False
+
+    @property
+    def has_shares(self) -> bool:
+        return self.kind in ("experts", "planes")
+
+    @property
+    def baseline(self) -> str:
+        """Whose time its ratio is of: torch in bf16, dense."""
+        return {"linear": LINEAR, "route": ROUTE}.get(self.kind, FFN)
+
+
+LINEAR, FFN, ROUTE = "torch linear bf16", "torch ffn bf16", "torch route"
+
+
+def linear(dtype: torch.dtype) -> Callable[[LinearWeights], Call]:
+    def prepare(weights: LinearWeights) -> Call:
+        dense = weights.dense(dtype)
+        return lambda x, _: functional.linear(x, dense)
+
+    return prepare
+
+
+def narrow_linear(weights: LinearWeights) -> Call:
+    """bf16 weights under fp32 activations."""
+    dense = weights.dense(BF16)
+    return lambda x, _: dense_linear(x, dense)
+
+
+def our_int8(weights: LinearWeights) -> Call:
+    own = weights.copy()
+    return lambda x, _: int8_linear(x, own.weight, own.scale)
+
+
+def our_int8_dynamic(weights: LinearWeights) -> Call:
+    own = weights.copy()
+    return lambda x, _: int8_dynamic_linear(x, own.weight, own.scale)
+
+
+def int8pack(weights: LinearWeights) -> Call:
+    own, scale = weights.weight.clone(), weights.scale.bfloat16()
+    return lambda x, _: torch._weight_int8pack_mm(x, own, scale)
+
+
+def int_mm(weights: LinearWeights) -> Call:
+    """The bare integer product with scales, of activations that are rounded as they come."""
+    own = weights.copy()
+
+    def call(x: Tensor, _: Tensor | None) -> Tensor:
+        integers, token_scale = quantize_tokens(x)
+        rows = functional.pad(integers.to(torch.int8), (0, 0, 0, max(0, INT_MM_ROWS - len(x))))
+        return (torch._int_mm(rows, own.weight.t())[: len(x)] * (token_scale * own.scale)).to(x.dtype)
+
+    return call
+
+
+def bitsandbytes(weights: LinearWeights) -> Call:
+    outputs, inputs = weights.weight.shape
+    module = import_module("bitsandbytes.nn").Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
+    module.load_state_dict({"weight": weights.dense(FP32)})
+    module = module.to(weights.weight.device)
+    return lambda x, _: module(x)  # type: ignore[no-any-return]
+
+
+def _widened(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return functional.linear(x, weight.to(x.dtype)) * scale.to(x.dtype)
+
+
+def compiled(weights: LinearWeights) -> Call:
+    """As gpt-fast does it: widened inside of the product, by torch.compile."""
+    own = weights.copy()
+    call = _compiled_once()
+    return lambda x, _: call(x, own.weight, own.scale)
+
+
+def _compiled_once() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    if not _COMPILED:
+        torch._dynamo.config.recompile_limit = 64  # beyond it nothing would be compiled, and nobody told
+        _COMPILED.append(torch.compile(_widened, dynamic=False))
+    return _COMPILED[0]
+
+
+_COMPILED: list[Callable[[Tensor, Tensor, Tensor], Tensor]] = []
+
+
+def dense_ffn(dtype: torch.dtype) -> Callable[[FFNWeights, Width], Call]:
+    def prepare(weights: FFNWeights, width: Width) -> Call:
+        first, second = weights.joined().dense(dtype), weights.output().dense(dtype)
+        return lambda x, _: functional.linear(activated(functional.linear(x, first), width), second)
+
+    return prepare
+
+
+def int8_ffn(weights: FFNWeights, width: Width) -> Call:
+    first, second = weights.joined(), weights.output()
+
+    def call(x: Tensor, _: Tensor | None) -> Tensor:
+        h = activated(int8_linear(x, first.weight, first.scale), width)
+        return int8_linear(h, second.weight, second.scale)
+
+    return call
+
+
+def experts(dtype: torch.dtype | None) -> Callable[[FFNWeights, Width], Call]:
+    def prepare(weights: FFNWeights, width: Width) -> Call:
+        own = weights.experts(dtype)
+
+        def call(x: Tensor, active: Tensor | None) -> Tensor:
+            if active is None:
+                raise ValueError("experts are computed for those who are active")
+            return expert_ffn(x, own, active, width.expert, width.activation)
+
+        return call
+
+    return prepare
+
+
+def plane_weights(weights: FFNWeights, width: Width) -> PlaneWeights:
+    """High bits taken at their word."""
+    scored = [each for each in (weights.gate, weights.up) if each is not None]
+    importance = (weights.down * weights.down_scale).norm(dim=1)
+    fit = CoarseFit.unfitted([each.scale for each in scored], [None] * len(scored), importance)
+    gate = weights.gate.copy() if weights.gate else None
+    found = PlaneWeights(
+        weights.up.weight.clone(), weights.down.t().contiguous(), weights.up.scale, weights.down_scale, fit,
+        gate=gate.weight if gate else None, gate_scale=gate.scale if gate else None, refined_bits=REFINED_BITS,
+    )  # fmt: skip
+    return packed_weights(found, PLANE_BITS)
+
+
+def planes(weights: FFNWeights, width: Width) -> Call:
+    own = plane_weights(weights, width)
+
+    def call(x: Tensor, thresholds: Tensor | None) -> Tensor:
+        if thresholds is None:
+            raise ValueError("neurons are computed above thresholds")
+        return plane_ffn(x, own, thresholds, PLANE_BITS, width.activation).y
+
+    return call
+
+
+@dataclass(frozen=True)
+class RouterWeights:
+    """first: [router_width, hidden], second: [experts, router_width]."""
+
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def random(cls, width: Width, device: str) -> "RouterWeights":
+        first = torch.randn(ROUTER_WIDTH, width.hidden, device=device) / width.hidden**0.5
+        second = torch.randn(width.experts, ROUTER_WIDTH, device=device) / ROUTER_WIDTH**0.5
+        return cls(first.to(BF16), second.to(BF16))
+
+
+def our_route(weights: RouterWeights) -> Call:
+    first, second = weights.first.clone(), weights.second.clone()
+    return lambda x, threshold: route(x, first, second, _given(threshold))
+
+
+def torch_route(weights: RouterWeights) -> Call:
+    first, second = weights.first.clone(), weights.second.clone()
+    return lambda x, threshold: route_torch(x, first, second, _given(threshold))
+
+
+def _given(threshold: Tensor | None) -> Tensor:
+    if threshold is None:
+        raise ValueError("a router decides by thresholds")
+    return threshold
+
+
+CONTESTANTS = (
+    Contestant(FFN, "ffn", BF16, 2, dense_ffn(BF16)),
+    Contestant("expert_ffn bf16", "experts", BF16, 2, experts(BF16), True, 30),
+    Contestant("expert_ffn bf16, int8 weights", "experts", BF16, 1, experts(None), True, 30),
+    Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 8),
+    Contestant("int8_linear bf16", "linear", BF16, 1, our_int8, True, 20),
+    Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
+    Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 25),
+    Contestant("int8_linear fp32", "linear", FP32, 1, our_int8, True, 15),
+    Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),
+    Contestant(ROUTE, "route", BF16, 2, torch_route, False, 8),
+    Contestant("route bf16", "route", BF16, 2, our_route, True),
+    Contestant("torch int8pack bf16", "linear", BF16, 1, int8pack, False, 8),
+    Contestant("torch int_mm bf16", "linear", BF16, 1, int_mm, False, 8),
+    Contestant("bitsandbytes int8 bf16", "linear", BF16, 1, bitsandbytes),
+    Contestant("torch linear fp32", "linear", FP32, 4, linear(FP32), False, 8),
+    Contestant("dense_linear fp32, bf16 weights", "linear", FP32, 2, narrow_linear, True, 8),
+    Contestant("torch ffn fp32", "ffn", FP32, 4, dense_ffn(FP32)),
+    Contestant("expert_ffn fp32", "experts", FP32, 4, experts(FP32), True, 20),
+    Contestant(f"{FFN}, again", "ffn", BF16, 2, dense_ffn(BF16)),  # what differs from the first is noise
+    Contestant("torch compiled int8 bf16", "linear", BF16, 1, compiled, False, 40, few=True),
+)  # in the order of worth, each after the one that its ratio is of

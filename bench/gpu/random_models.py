@@ -1,0 +1,128 @@
+"""Whole models with random weights, made on the device: for speed alone. Nothing is read from a disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.experts import ExpertFFN
+from ...models.families.config import Config
+from ...models.families.registry import family_of
+from ...models.linear import Embedding, Int8Embedding
+from ...models.packing import pack_
+from ...models.spec import BIT_PLANES, INT8, NORM_REGRESSION, ExpertSpec, TransformerSpec, with_overrides
+from ...models.transformer import Transformer
+
+LOW = 1  # the tier that computes SHARE of the neurons
+SHARE = 0.25
+EXPERT, ROUTER_WIDTH = 64, 64
+PLANE_BITS, REFINED_BITS = 4, 6
+CALIBRATED_TOKENS = 64
+SMOLLM2 = {
+    "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048,
+    "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+}  # fmt: skip
+LLAMA_8B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 2048,
+    "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+}  # fmt: skip
+TOY = SMOLLM2 | {
+    "vocab_size": 256, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+SHAPES: Mapping[str, Mapping[str, Any]] = {"smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY}
+KINDS = ("dense", "int8", "tiles", "planes")
+_LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
+
+
+def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Transformer:
+    """kind: dense; int8, the head too; tiles and planes: int8 in experts, whose tier LOW computes SHARE of them."""
+    values = SHAPES[shape]
+    spec = family_of(values).spec(Config({**values, "architectures": [family_of(values).architecture]}))
+    if kind != "dense":
+        head = "embedding" if spec.tied_head else "head"
+        spec = with_overrides(spec, {f"layers.*.{name}": INT8 for name in _LINEARS} | {head: INT8})
+    with torch.device("meta"):
+        model = Transformer(spec)
+    model.load_state_dict(random_weights(model, device, dtype), strict=True, assign=True)
+    model.frequencies = model.frequencies.to(device)
+    for module in model.modules():
+        if isinstance(module, Embedding | Int8Embedding):
+            module.dtype = dtype
+    pack_(model)
+    model.requires_grad_(False).eval()
+    return model if kind in ("dense", "int8") else in_experts(model, kind, device)
+
+
+def random_weights(model: Transformer, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Such that a layer's output is about as large as its input."""
+    found = {}
+    for name, value in model.state_dict().items():
+        inputs = value.shape[-1]
+        if "norm" in name:
+            found[name] = torch.full(value.shape, float(name.endswith("weight")), dtype=dtype, device=device)
+        elif value.dtype == torch.int8:
+            found[name] = torch.randint(-127, 128, value.shape, dtype=torch.int8, device=device)
+        elif name.endswith("weight_scale"):
+            rows = model.get_submodule(name.rpartition(".")[0]).weight
+            width = rows.shape[1] if isinstance(rows, Tensor) else 1
+            found[name] = torch.full(value.shape, 1 / (73 * width**0.5), dtype=torch.float32, device=device)
+        else:
+            found[name] = torch.randn(value.shape, dtype=dtype, device=device) * inputs**-0.5
+    return found
+
+
+def in_experts(model: Transformer, kind: str, device: str) -> Transformer:
+    """The same with every FFN in experts, of 64 neurons by a router, or of one by bit planes."""
+    experts = (
+        ExpertSpec(1, BIT_PLANES, router_bits=PLANE_BITS, refined_bits=REFINED_BITS)
+        if kind == "planes"
+        else ExpertSpec(EXPERT if model.spec.hidden_size > EXPERT else 16, NORM_REGRESSION, router_width=ROUTER_WIDTH)
+    )
+    model.spec = spec_in_experts(model.spec, experts)
+    for layer, spec in zip(model.layers, model.spec.layers, strict=True):
+        twin = ExpertFFN.of(layer.ffn, model.spec.hidden_size, spec.ffn, model.spec.num_tiers)  # type: ignore[arg-type]
+        twin.thresholds, twin.compensation = twin.thresholds.to(device), twin.compensation.to(device)
+        if twin.router is not None:
+            twin.router.load_state_dict(_router(twin, device), assign=True)
+        _set_limits(twin, device, model.norm.weight.dtype)
+        layer.ffn = twin.requires_grad_(False).eval()
+    model.prepare()
+    return model
+
+
+def spec_in_experts(spec: TransformerSpec, experts: ExpertSpec) -> TransformerSpec:
+    layers = tuple(replace(layer, ffn=replace(layer.ffn, experts=experts)) for layer in spec.layers)
+    return replace(spec, layers=layers, num_tiers=LOW + 1)
+
+
+def _router(ffn: ExpertFFN, device: str) -> dict[str, Tensor]:
+    shapes: Sequence[tuple[str, int, int]] = (
+        ("first.weight", ROUTER_WIDTH, ffn.hidden_size), ("second.weight", ffn.num_experts, ROUTER_WIDTH),
+    )  # fmt: skip
+    return {
+        name: torch.randn(outputs, inputs, dtype=torch.bfloat16, device=device) * inputs**-0.5
+        for name, outputs, inputs in shapes
+    }
+
+
+def _set_limits(ffn: ExpertFFN, device: str, dtype: torch.dtype) -> None:
+    """Thresholds that SHARE of the experts pass, on states as a norm leaves them."""
+    with torch.inference_mode():
+        scores = ffn.scores(torch.randn(CALIBRATED_TOKENS, ffn.hidden_size, device=device).to(dtype)).float().flatten()
+        limit = scores.kthvalue(max(1, round((1 - SHARE) * len(scores)))).values
+    ffn.thresholds[LOW, 0] = limit
+    ffn.thresholds[LOW, 1] = limit * (ffn.ratio if ffn.by_planes else 1.0)
+
+
+def weight_bytes(model: Transformer) -> int:
+    """Of all that a decode step may read; an embedding that is no head is left out."""
+    kept = model.state_dict()
+    skipped = () if model.spec.tied_head else ("embedding.",)
+    return sum(value.nbytes for name, value in kept.items() if not name.startswith(skipped or ("\0",)))
+
+
