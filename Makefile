@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real lint types bench proto clean
+.PHONY: demo test test-real gpu-dry lint types bench proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships.
 demo: .venv/ready
@@ -16,6 +16,10 @@ test: .venv/ready
 test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/pytest --real -m real
+
+# What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
+gpu-dry: build/bare/ready
+	PYTHON=build/bare/bin/python3 bash bench/gpu.sh build/gpu-dry --dry
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -33,6 +37,15 @@ bench: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt torch==2.13.0 numpy
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# No dependency of ours is asked for, and moesaic itself is not installed.
+BARE := triton transformers safetensors tokenizers grpcio protobuf pytest typer rich jinja2 psutil pyyaml
+build/bare/ready: constraints.txt bench/gpu_wheels.txt
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/pip install --quiet -c constraints.txt torch==2.13.0 numpy
+	build/bare/bin/pip install --quiet -c constraints.txt $(BARE)
+	build/bare/bin/pip install --quiet --no-deps -r bench/gpu_wheels.txt
 	touch $@
 
 # With the oldest compiler whose output every supported protobuf runtime accepts.

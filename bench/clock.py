@@ -1,4 +1,4 @@
-"""How long a call takes on the device: by its own events where it is a GPU, since a host's clock would time launches."""
+"""How long a call takes on the device: a GPU's by its events, since a host's clock would time launches."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def seconds_of(call: Call) -> float:
         began = time.perf_counter()
         call()
         return time.perf_counter() - began
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
     call()
     end.record()

@@ -11,7 +11,7 @@
 # OUT holds at the end, in at most 8 files: a JSON file for each of the sections
 #     1-device        the machine, and whether every module of the package can be imported
 #     2-constants     bandwidths, the cost of a launch, matrix rates, cuBLAS at 1 to 16 rows
-#     3-kernel_tests  every test of a kernel, then compute-sanitizer on one shape of each
+#     3-checks        every test of a kernel, then compute-sanitizer on one shape of each
 #     4-kernels       every kernel beside its peers: three widths, 1 to 2,048 tokens, four shares
 #     5-end_to_end    whole models at batch 1 and 8, eager and as a graph, beside transformers
 #     6-streams       the engine with 8 streams

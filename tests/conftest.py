@@ -1,7 +1,7 @@
 """`--gpu` runs the tests of kernels on CUDA: those that take the fixture `device` or are marked gpu, and no others.
 
-Without it Triton kernels run in its interpreter, on the CPU. `--kernels N` does so for N tests of each file at most, and
-no others. `--real` runs those on published models, which take minutes.
+Without it Triton kernels run in its interpreter, on the CPU. `--kernels N` does so for N tests of each file at most,
+and no others. `--real` runs those on published models, which take minutes.
 """
 
 import os

@@ -20,6 +20,24 @@ def library(isa: str = "") -> Native:
     return Native(loaded.library, ISAS.index(isa)) if isa else loaded
 
 
+FP32_ROUNDING = 2.0**-24  # of one operation, relative
+
+
+def assert_no_worse(ours: Tensor, answer: Tensor, plain: Tensor, terms: int) -> None:
+    """Against the fp64 answer we may err twice as much as plain torch does, and as a chain of fp32 FMAs may.
+
+    terms: K, the longest sum behind an element; of sums that follow one another, all of them. Such a chain rounds its
+    running sum K times, each time by up to FP32_ROUNDING of it. For products of random signs the running sum grows as
+    sqrt(k), so that the errors, which are independent and about 0.4 of the largest each, add to 0.4 sqrt(K^2 / 2) of
+    one product's size, against sqrt(K) of the answer: 0.28 sqrt(K) roundings. sqrt(K) of them is 3.5 times that, 4e-6
+    at K = 4,096, where operands cut to tf32 err by 3e-4 and a term that is left out by 1 / sqrt(K) = 1.6e-2. Torch sums
+    in blocks, whose error hardly grows with K, so its own alone is no measure of a chain.
+    """
+    error = (ours.cpu().double() - answer).norm()
+    allowed = 2 * (plain.cpu().double() - answer).norm() + terms**0.5 * FP32_ROUNDING * answer.norm()
+    assert error <= allowed, f"the error is {float(error / allowed):.3g} times what is allowed"
+
+
 def on_threads(call: Callable[[], Tensor], counts: tuple[int, ...] = (1, 2, 3)) -> list[Tensor]:
     """What it gives on each of these numbers of threads."""
     before, answers = torch.get_num_threads(), []

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernel_harness import assert_no_worse
 
 from moesaic.kernels.dense_linear import (
     choose_dense_linear,
@@ -36,7 +37,16 @@ def test_the_sum_is_that_of_fp32(shape: tuple[int, int, int], isa: str) -> None:
     exact = x.double() @ weight.double().T + bias.double()
     plain = dense_linear_torch(x, weight, bias)
     found = linear_native(x, weight, None, bias, library(isa))
-    assert (found - exact).norm() <= 2 * (plain - exact).norm() + 1e-7 * exact.norm()
+    assert_no_worse(found, exact, plain, shape[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [*SHAPES, (8, 4096, 4096)], ids=str)
+def test_the_sum_on_cuda_is_that_of_fp32(shape: tuple[int, int, int]) -> None:
+    x, weight, bias = operands(*shape)
+    exact = x.double() @ weight.double().T + bias.double()
+    found = dense_linear(x.cuda(), weight.cuda(), bias.cuda())
+    assert_no_worse(found, exact, dense_linear_torch(x, weight, bias), shape[1])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -35,6 +35,13 @@ def test_the_result_is_that_of_exact_integers(tokens: int, inputs: int, outputs:
     assert torch.equal(ours, exact) and ours.dtype == dtype
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 37, 5), (1, 576, 1536), (33, 64, 48), (5, 4096, 4096)])
+def test_the_result_on_cuda_is_that_of_exact_integers(tokens: int, inputs: int, outputs: int) -> None:
+    case = [each.cuda() for each in operands(tokens, inputs, outputs)]
+    assert torch.equal(int8_dynamic_linear(*case), int8_dynamic_linear_torch(*case))
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     x, weight, scale, bias = operands(40, 65, 33)
     together = int8_dynamic_linear(x, weight, scale, bias)

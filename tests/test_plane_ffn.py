@@ -60,6 +60,12 @@ def weights_of(
     return weights
 
 
+def on_cuda(weights: PlaneWeights) -> PlaneWeights:
+    fit = CoarseFit(*(each.cuda() for each in weights.fit.tensors))
+    moved: Any = {name: value.cuda() for name, value in vars(weights).items() if isinstance(value, Tensor)}
+    return replace(weights, **moved, fit=fit)
+
+
 def packed_by_hand(weights: PlaneWeights, bits: int) -> PackedPlanes:
     scored = [(weights.up, weights.up_scale, weights.up_bias)]
     if weights.gate is not None and weights.gate_scale is not None:
@@ -132,6 +138,18 @@ def test_native_is_torch_in_every_shape(isa: str, bits: int, gated: bool, monkey
         thresholds = thresholds_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
         found = by_native(x, weights, thresholds, bits, activation, isa)
         check_same(found, plane_ffn_torch(x, weights, thresholds, bits, activation))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
+@pytest.mark.parametrize("shape", [(9, 65, 100), (5, 576, 1536)], ids=str)
+def test_on_cuda_it_is_what_it_is_on_a_cpu(shape: tuple[int, int, int], gated: bool, bits: int) -> None:
+    tokens, hidden, width = shape
+    weights, x = weights_of(hidden, width, gated, biased=True), tokens_of(tokens, hidden)
+    limits = limits_of(plane_scores(x, weights, bits, "relu"), mixed_shares(tokens))
+    found = plane_ffn(x.cuda(), on_cuda(weights), limits.cuda(), bits, "relu")
+    check_same(PlaneResult(found.y.cpu(), found.counts.cpu()), plane_ffn_torch(x, weights, limits, bits, "relu"))
 
 
 def test_native_is_torch_in_shapes_drawn_at_random() -> None:

@@ -26,7 +26,7 @@ def measure(plan: Plan) -> None:
         for name, call in bandwidths(sizes):
             attempt(plan, call, what=name)
         attempt(plan, launches, what="launch")
-        for name, call in products(4096 if not plan.dry else 64):
+        for name, call in products(8192 if not plan.dry else 64):
             attempt(plan, call, what=name)
         for width in sizes.widths:
             for rows in GEMV_ROWS:
@@ -109,7 +109,11 @@ def products(size: int) -> Iterator[tuple[str, Callable[[], Row]]]:
 def operations(call: Callable[[], Any], size: int) -> Row:
     call()
     taken = samples_of(call, SECONDS)
-    return {"size": size, "teraflops": 2 * size**3 / median(taken) / 1e12, "best_teraflops": 2 * size**3 / min(taken) / 1e12}
+    return {
+        "size": size,
+        "teraflops": 2 * size**3 / median(taken) / 1e12,
+        "best_teraflops": 2 * size**3 / min(taken) / 1e12,
+    }
 
 
 def gemv(sizes: Sizes, rows: int, inputs: int, outputs: int) -> Row:

@@ -37,7 +37,7 @@ from .peers import (
     plane_weights,
 )
 from .rows import Row
-from .section import Plan, attempt, found_before, run_section
+from .section import Plan, found_before, run_section
 from .sizes import Sizes, Width, sizes_for
 
 DRAWS = 7  # of who is active; calls take turns with them
@@ -64,8 +64,6 @@ def measure(plan: Plan) -> None:
     limit = limit_of(plan)
     points = list(points_of(sizes, contestant))
     torch.manual_seed(0)
-    if plan.dry:
-        torch.set_num_threads(1)  # a second one would wait for the contestant that begins meanwhile
     layers: Layers | None = None
     with quiet():
         for done, point in enumerate(points):
@@ -242,7 +240,7 @@ def errors(layers: Layers, x: Tensor, choice: Tensor | None, answer: Tensor) -> 
 
 def plane_reference(layers: Layers, x: Tensor, thresholds: Tensor | None) -> Tensor:
     weights = plane_weights(layers.weights, layers.width)
-    moved = {name: value.cpu() for name, value in vars(weights).items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {name: value.cpu() for name, value in vars(weights).items() if isinstance(value, Tensor)}
     fit = replace(weights.fit, **{name: value.cpu() for name, value in vars(weights.fit).items()})
     on_cpu: PlaneWeights = replace(weights, **moved, fit=fit, packed=None)
     if thresholds is None:

@@ -106,14 +106,14 @@ def in_milliseconds(seconds: list[float], batch: int) -> Row:
 
 
 def peer(plan: Plan, shape: str, kind: str) -> None:
-    """The same shape by transformers in 16 bits: steps with its cache that grows, and with its static one in a graph."""
+    """The same shape by transformers in bf16: steps with its cache that grows, and with its static one in a graph."""
     import transformers
 
     dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
     values = {key: value for key, value in SHAPES[shape].items() if key != "model_type"}
-    config = transformers.LlamaConfig(**values, dtype=dtype)
+    config = transformers.LlamaConfig(**values)
     with torch.device(DEVICE):
-        model = transformers.LlamaForCausalLM(config).to(dtype).eval()
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     size = sum(value.nbytes for value in model.parameters())
     for batch in BATCHES:
         facts = {"contestant": plan.name, "weight_bytes": size, "context": CONTEXT, "batch": batch}

@@ -1,6 +1,6 @@
 """One call of one kernel in a shape that no tile divides, for a tool that watches memory.
 
-    compute-sanitizer python -m moesaic.bench.gpu.one_shape int8_linear
+compute-sanitizer python -m moesaic.bench.gpu.one_shape int8_linear
 """
 
 import sys

@@ -69,9 +69,7 @@ class FFNWeights:
         """gate over up, as models pack them."""
         if self.gate is None:
             return self.up.copy()
-        return LinearWeights(
-            torch.cat([self.gate.weight, self.up.weight]), torch.cat([self.gate.scale, self.up.scale])
-        )
+        return LinearWeights(torch.cat([self.gate.weight, self.up.weight]), torch.cat([self.gate.scale, self.up.scale]))
 
     def output(self) -> LinearWeights:
         """down as a linear, [hidden, width]."""

@@ -106,7 +106,7 @@ def bitsandbytes(weights: LinearWeights) -> Call:
     module = import_module("bitsandbytes.nn").Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
     module.load_state_dict({"weight": weights.dense(FP32)})
     module = module.to(weights.weight.device)
-    return lambda x, _: module(x)  # type: ignore[no-any-return]
+    return lambda x, _: module(x)
 
 
 def _widened(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

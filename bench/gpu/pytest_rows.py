@@ -12,6 +12,9 @@ TAIL = 1500  # characters of what failed
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Of xdist's processes the one that collects what the others report."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     if report.when == "call" or (report.when == "setup" and not report.passed):
         _add(report.nodeid, report.outcome, report.duration, report.longreprtext)
 

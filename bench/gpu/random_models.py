@@ -124,5 +124,3 @@ def weight_bytes(model: Transformer) -> int:
     kept = model.state_dict()
     skipped = () if model.spec.tied_head else ("embedding.",)
     return sum(value.nbytes for name, value in kept.items() if not name.startswith(skipped or ("\0",)))
-
-

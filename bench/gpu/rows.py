@@ -1,4 +1,4 @@
-"""What a section of the GPU script has found so far: a line of JSON a row, so that whoever is killed leaves its rows."""
+"""What a section of the GPU script has found so far: a line of JSON a row, which whoever is killed leaves behind."""
 
 import json
 from collections.abc import Iterator

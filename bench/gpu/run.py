@@ -27,6 +27,7 @@ SECONDS = 540.0  # of all sections together
 MAX_FILES, MAX_LOG_BYTES = 8, 2 << 20  # of a section, in the common log
 TAIL = 4000  # characters of a log that go into the JSON of a section that failed
 HOME = "moesaic.bench.gpu"
+_DRY = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # a second thread waits for the contestant that begins next
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _module(name: str, seconds: float) -> Section:
 SECTIONS = (
     _module("device", 45),
     _module("constants", 45),
-    _module("kernel_tests", 140),
+    _module("checks", 140),
     _module("kernels", 200),
     _module("end_to_end", 70),
     _module("streams", 40),
@@ -84,8 +85,7 @@ def _run(number: int, section: Section, out: Path, seconds: float, dry: bool) ->
         state, status = "not begun: no time was left", None
         if seconds > 0:
             command = [*section.command, "--rows", str(rows), "--seconds", str(seconds), *(["--dry"] if dry else [])]
-            environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if dry else {})}
-            state, status = _ended(command, seconds, log, environment)
+            state, status = _ended(command, seconds, log, {**os.environ, **(_DRY if dry else {})})
         text = _tail(log, MAX_LOG_BYTES)
     found = read_rows(rows)
     if state == "done" and not figures(found):

@@ -17,7 +17,7 @@ TAIL = 3000  # characters of what went wrong
 
 @dataclass(frozen=True)
 class Plan:
-    """deadline: on the monotonic clock. dry: toy sizes, on a CPU. name: of the one contestant that is wanted, or none."""
+    """deadline: on the monotonic clock. dry: toy sizes, on a CPU. name: of the one contestant wanted, or none."""
 
     rows: Rows
     deadline: float

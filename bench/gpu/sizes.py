@@ -28,7 +28,7 @@ class Width:
 
 @dataclass(frozen=True)
 class Sizes:
-    """tokens, shares: in the order of worth. rotated_bytes: of weights that calls walk over, many times a last cache."""
+    """tokens, shares: in the order of worth. rotated_bytes: of weights that calls walk over, many times a cache."""
 
     widths: tuple[Width, ...]
     tokens: tuple[int, ...]

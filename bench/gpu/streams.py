@@ -1,6 +1,6 @@
 """Section 6: the engine with 8 streams, requests following one another: tokens per second, and the waits of each.
 
-    python -m moesaic.bench.gpu.streams CONTESTANT --rows FILE       one contestant, as this section starts it
+python -m moesaic.bench.gpu.streams CONTESTANT --rows FILE       one contestant, as this section starts it
 """
 
 import sys

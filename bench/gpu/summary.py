@@ -108,7 +108,7 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]
 _SHOWN: Mapping[str, Callable[[Sequence[Row]], Iterator[str]]] = {
     "device": _device,
     "constants": _constants,
-    "kernel_tests": _tests,
+    "checks": _tests,
     "kernels": _kernels,
     "end_to_end": _end_to_end,
     "streams": _streams,

@@ -78,7 +78,7 @@ def sanitized(plan: Plan) -> None:
     processes = {name: subprocess.Popen([*command, name], env=environment) for name in KERNELS}
     for name, process in processes.items():
         said = _waited(process, plan.left - 2)
-        problem = {} if said == "status 0" else {"failed": said}
+        problem = {} if said == "status 0" else {"cut" if said.startswith("cut") else "failed": said}
         plan.rows.add(what="one shape", kernel=name, checked=found is not None, **problem)
 
 

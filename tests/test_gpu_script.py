@@ -1,0 +1,142 @@
+"""The driver of bench/gpu.sh: whatever a section does, what it found is kept, the others run, and the files are few."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moesaic.bench.gpu.children import each_in_a_process
+from moesaic.bench.gpu.contest import points_of
+from moesaic.bench.gpu.peers import CONTESTANTS
+from moesaic.bench.gpu.rows import Rows, figures
+from moesaic.bench.gpu.run import MAX_FILES, SECONDS, SECTIONS, Section, run_sections
+from moesaic.bench.gpu.section import Plan
+from moesaic.bench.gpu.sizes import GPU
+from moesaic.bench.gpu.summary import summary
+
+ADD = "import sys; file = sys.argv[sys.argv.index('--rows') + 1]; print('to the log'); "
+ROW = 'open(file, \'a\').write(\'{"what": "figure", "value": 1}\\n\'); '
+
+
+def section(name: str, code: str, seconds: float = 20.0) -> Section:
+    return Section(name, seconds, (sys.executable, "-c", ADD + code))
+
+
+def ran(out: Path, *sections: Section, seconds: float = 40.0) -> dict[str, Any]:
+    """Reports by section, and under "" whether all was well."""
+    sound = run_sections(sections, out, seconds, dry=True)
+    reports = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
+    return {"": sound} | {report["section"]: report for report in reports}
+
+
+def test_a_section_that_ends_well_leaves_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ran(tmp_path, section("good", ROW + ROW))
+    assert found[""] and found["good"]["state"] == "done" and len(found["good"]["rows"]) == 2
+    assert "1 good: done" in capsys.readouterr().out and "to the log" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_section_that_fails_keeps_its_rows_and_the_end_of_its_log_and_the_others_run(tmp_path: Path) -> None:
+    found = ran(tmp_path, section("bad", ROW + "raise SystemExit('the reason')"), section("good", ROW))
+    assert not found[""] and found["bad"]["state"] == "failed" and found["good"]["state"] == "done"
+    assert len(found["bad"]["rows"]) == 1 and "the reason" in found["bad"]["log_tail"]
+
+
+def test_a_section_that_overruns_is_ended_with_all_its_processes_and_keeps_its_rows(tmp_path: Path) -> None:
+    mark = tmp_path / "child"
+    child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
+    hangs = ROW + f"import subprocess, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    found = ran(tmp_path / "out", section("hangs", hangs, seconds=1.5), section("good", ROW))
+    assert "ended by its limit" in found["hangs"]["state"] and len(found["hangs"]["rows"]) == 1
+    assert found["good"]["state"] == "done"
+    time.sleep(2.5)
+    assert not mark.exists()
+
+
+def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    found = ran(tmp_path, section("cut", ROW + "open(file, 'a').write('{\"what\": \"hal')"))
+    assert found["cut"]["rows"] == [{"what": "figure", "value": 1}]
+
+
+def test_a_section_without_a_figure_failed_whatever_its_status(tmp_path: Path) -> None:
+    skips = 'open(file, \'a\').write(\'{"what": "x", "skipped": "it is not here"}\\n\')'
+    found = ran(tmp_path, section("silent", "pass"), section("skips", skips))
+    assert [found[name]["state"] for name in ("silent", "skips")] == ["failed: it left no figure"] * 2
+    assert not found[""]
+
+
+def test_what_is_left_of_the_time_is_shared_and_no_section_begins_without_any(tmp_path: Path) -> None:
+    slow = section("slow", ROW + "import time; time.sleep(60)")
+    found = ran(tmp_path, slow, section("late", ROW), seconds=1.5)
+    assert "ended by its limit" in found["slow"]["state"] and found["slow"]["seconds"] < 3
+    assert found["late"]["state"].startswith("not begun") and not found[""]
+
+
+def test_there_are_at_most_8_files_and_those_of_a_run_before_are_replaced(tmp_path: Path) -> None:
+    eight = [section(f"n{i}", ROW) for i in range(MAX_FILES - 2)]
+    for _ in range(2):
+        ran(tmp_path, *eight)
+        assert len(os.listdir(tmp_path)) == MAX_FILES
+    with pytest.raises(ValueError, match="more than 8 files"):
+        ran(tmp_path, *eight, section("more", ROW))
+
+
+def test_the_sections_fit_the_time_and_the_files() -> None:
+    assert sum(each.seconds for each in SECTIONS) <= SECONDS == 540 and len(SECTIONS) + 2 <= MAX_FILES
+
+
+# --- contestants ----------------------------------------------------------------------------------------------------
+
+CONTESTANT = """
+import os, sys
+from moesaic.bench.gpu.section import run_section
+def measure(plan):
+    plan.rows.add(contestant=plan.name, value=1)
+    if plan.name == "crashes": os.abort()
+    if plan.name == "raises": raise RuntimeError("no such kernel")
+    if plan.name == "hangs":
+        import time; time.sleep(60)
+if __name__ == "__main__": sys.exit(run_section(measure))
+"""
+
+
+def test_a_contestant_that_crashes_hangs_or_raises_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_contest.py").write_text(CONTESTANT)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    rows = Rows(tmp_path / "rows.jsonl")
+    names = ("crashes", "raises", "hangs", "good")
+    each_in_a_process(Plan(rows, time.monotonic() + 60, dry=True), "toy_contest", dict.fromkeys(names, 4.0))
+    assert [row["contestant"] for row in figures(list(rows))] == list(names)
+    bad = {row["contestant"]: row["failed"] for row in rows if "failed" in row}
+    assert bad["crashes"] == "ended with status -6" and bad["raises"] == "RuntimeError: no such kernel"
+    assert bad["hangs"].startswith("did not end in") and len(bad) == 3
+
+
+def test_contestants_that_come_too_late_say_so(tmp_path: Path) -> None:
+    rows = Rows(tmp_path / "rows.jsonl")
+    each_in_a_process(Plan(rows, time.monotonic(), dry=True), "none", {"first": 1.0, "second": 1.0})
+    assert [row["skipped"] for row in rows] == ["the section's time was over"] * 2
+
+
+def test_a_ratio_is_of_a_contestant_that_comes_before_and_names_are_unique() -> None:
+    names = [each.name for each in CONTESTANTS]
+    assert len(set(names)) == len(names)
+    assert all(names.index(each.baseline) <= names.index(each.name) for each in CONTESTANTS)
+
+
+def test_every_width_share_and_number_of_tokens_has_one_point_and_the_telling_ones_come_first() -> None:
+    ours = next(each for each in CONTESTANTS if each.name == "expert_ffn bf16")
+    points = list(points_of(GPU, ours))
+    assert len(set(points)) == len(points) == len(GPU.widths) * len(GPU.tokens) * len(GPU.shares)
+    assert {point.tokens for point in points[: 4 * len(GPU.widths)]} == {1, 8, 64, 2048}
+
+
+def test_the_summary_shows_what_failed_and_stays_short() -> None:
+    rows = [{"contestant": f"c{i}", "failed": "x" * 5000} for i in range(500)]
+    shown = summary([{"section": "kernels", "state": "failed", "seconds": 1.0, "rows": rows}] * 6)
+    assert "c0: xxx" in shown and "more" in shown and len(shown) < 11_000
