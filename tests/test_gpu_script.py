@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from moesaic.bench.clock import seconds_of
 from moesaic.bench.gpu.children import each_in_a_process
 from moesaic.bench.gpu.contest import points_of
+from moesaic.bench.gpu.end_to_end import forward
 from moesaic.bench.gpu.peers import CONTESTANTS
+from moesaic.bench.gpu.random_models import KINDS, LOW, random_model
 from moesaic.bench.gpu.rows import Rows, figures
 from moesaic.bench.gpu.run import MAX_FILES, SECONDS, SECTIONS, Section, run_sections
 from moesaic.bench.gpu.section import Plan
 from moesaic.bench.gpu.sizes import GPU
 from moesaic.bench.gpu.summary import summary
+from moesaic.engine.runner import ModelRunner
 
 ADD = "import sys; file = sys.argv[sys.argv.index('--rows') + 1]; print('to the log'); "
 ROW = 'open(file, \'a\').write(\'{"what": "figure", "value": 1}\\n\'); '
@@ -134,6 +139,51 @@ def test_every_width_share_and_number_of_tokens_has_one_point_and_the_telling_on
     points = list(points_of(GPU, ours))
     assert len(set(points)) == len(points) == len(GPU.widths) * len(GPU.tokens) * len(GPU.shares)
     assert {point.tokens for point in points[: 4 * len(GPU.widths)]} == {1, 8, 64, 2048}
+
+
+# --- what a graph holds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tiers", [(0, 0), (LOW, LOW), (0, LOW)], ids=str)
+def test_a_step_waits_for_no_device_and_copies_nothing_from_the_host(
+    kind: str, tiers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On meta tensors, which hold no numbers, so that whoever asks for one fails."""
+    model = random_model("toy", kind, "meta", torch.bfloat16)
+    runner = ModelRunner(model, 2, 64, torch.bfloat16)
+    step = forward(runner, tiers if model.spec.num_tiers > 1 else (0, 0))
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("numbers of the host")
+
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refused)
+    with torch.no_grad():
+        assert step().shape == (2, model.spec.vocab_size)
+
+
+def test_a_gpu_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.name = "begin" if not told else "end"
+            told.append(f"made {self.name}")
+
+        def record(self) -> None:
+            told.append(f"record {self.name}")
+
+        def synchronize(self) -> None:
+            told.append(f"wait for {self.name}")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 2.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert seconds_of(lambda: told.append("call")) == 0.002
+    assert told[2:] == ["record begin", "call", "record end", "wait for end"]
 
 
 def test_the_summary_shows_what_failed_and_stays_short() -> None:

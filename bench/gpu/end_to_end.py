@@ -9,7 +9,7 @@ launches are free.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ...engine.runner import ModelRunner
 from ...engine.slots import DecodeContext
-from ...models.transformer import Transformer
 from ..clock import replayed, samples_of
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
@@ -52,13 +51,13 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
     runner = ModelRunner(model, max(BATCHES), CONTEXT + 128, dtype)
     facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "tier": tier}
     for batch in BATCHES:
-        fill(runner, batch, tier, plan)
+        fill(runner, batch, tier)
         attempt(plan, lambda batch=batch: eager(runner, batch, tier, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
         how = "graph" if DEVICE == "cuda" else "forward"
         attempt(plan, lambda batch=batch: captured(runner, batch, tier), **facts, batch=batch, how=how)  # type: ignore[misc]
 
 
-def fill(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> None:
+def fill(runner: ModelRunner, batch: int, tier: int) -> None:
     prompt = torch.randint(0, runner.vocab_size, (CONTEXT,)).tolist()
     for slot in range(batch):
         runner.prefill(slot, prompt, 0, tier)
@@ -82,18 +81,19 @@ def eager(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> Row:
 
 
 def captured(runner: ModelRunner, batch: int, tier: int) -> Row:
-    forward(runner.model, runner, batch, tier)()  # with an account of its own: a graph must not hold what goes away
-    step = forward(runner.model, runner, batch, tier)
+    forward(runner, [tier] * batch)()  # with an account of its own: a graph must not hold what goes away
+    step = forward(runner, [tier] * batch)
     return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)
 
 
-def forward(model: Transformer, runner: ModelRunner, batch: int, tier: int) -> Callable[[], Tensor]:
-    """One step over inputs that are on the device already."""
-    ids = torch.ones(batch, 1, dtype=torch.int64, device=DEVICE)
-    places = torch.full((batch, 1), CONTEXT, device=DEVICE)
-    context = DecodeContext(runner.cache, [CONTEXT] * batch)
-
-    compute = model.compute_of([tier] * batch) if model.spec.num_tiers > 1 else None
+def forward(runner: ModelRunner, tiers: Sequence[int]) -> Callable[[], Tensor]:
+    """One decode step, a row for each tier, over inputs that are on the device already: logits [rows, vocab]."""
+    model, rows = runner.model, len(tiers)
+    ids = torch.ones(rows, 1, dtype=torch.int64, device=runner.device)
+    place = min(CONTEXT, runner.max_context - 1)
+    places = torch.full((rows, 1), place, device=runner.device)
+    context = DecodeContext(runner.cache, [place] * rows)
+    compute = model.compute_of(tiers) if model.spec.num_tiers > 1 else None
     return lambda: model.head(model.hidden(ids, places, context, compute)[:, 0])
 
 

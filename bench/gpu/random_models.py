@@ -112,7 +112,7 @@ def _router(ffn: ExpertFFN, device: str) -> dict[str, Tensor]:
 
 def _set_limits(ffn: ExpertFFN, device: str, dtype: torch.dtype) -> None:
     """Thresholds that SHARE of the experts pass, on states as a norm leaves them."""
-    with torch.inference_mode():
+    with torch.no_grad():
         scores = ffn.scores(torch.randn(CALIBRATED_TOKENS, ffn.hidden_size, device=device).to(dtype)).float().flatten()
         limit = scores.kthvalue(max(1, round((1 - SHARE) * len(scores)))).values
     ffn.thresholds[LOW, 0] = limit
