@@ -13,7 +13,8 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 out=$(mkdir -p "$1" && cd "$1" && pwd)
-step=$2 subject=$(realpath "$3")
+step=$2 subject=$3
+if [ -e "$subject" ]; then subject=$(realpath "$subject"); fi # else the short name of a model
 shift 3
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$(command -v "${PYTHON:-python3}")

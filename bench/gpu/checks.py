@@ -16,7 +16,7 @@ from .pytest_rows import FILE
 from .section import Plan, run_section
 
 ROOT = Path(__file__).resolve().parents[2]
-PROCESSES = 8  # most of the time is compilation, on the host
+PROCESSES = 12  # most of the time is compilation, on the host
 SANITIZER_SECONDS = 45.0  # kept for it
 FEW = 6  # tests a file, where they are interpreted
 _MARKS = ("device: str", "mark.gpu")

@@ -8,6 +8,7 @@ experts each time. `ratio` is a contestant's median time over that of torch in b
 
 import math
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
@@ -37,11 +38,12 @@ from .peers import (
     plane_weights,
 )
 from .rows import Row
-from .section import Plan, found_before, run_section
+from .section import TAIL, Plan, found_before, run_section, sentence
 from .sizes import Sizes, Width, sizes_for
 
 DRAWS = 7  # of who is active; calls take turns with them
 JUDGED_TOKENS = 2  # of bit planes, whose reference is computed on a CPU
+MOST_BAD = 2  # points: who fails twice, or has ruined the device for itself, fails at all
 CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)
 MOST_ERROR = (1e-4, 0.05)  # of ours, by norm: where all but int8 is in fp32, and where bf16 comes in
 
@@ -60,27 +62,32 @@ class Point:
 
 def measure(plan: Plan) -> None:
     contestant = next(each for each in CONTESTANTS if each.name == plan.name)
-    sizes, before = sizes_for(plan.dry), list(plan.rows)
-    limit = limit_of(plan)
-    points = list(points_of(sizes, contestant))
+    sizes, before, limit = sizes_for(plan.dry), list(plan.rows), limit_of(plan)
+    points, bad = list(points_of(sizes, contestant)), 0
     torch.manual_seed(0)
     layers: Layers | None = None
-    with quiet():
-        for done, point in enumerate(points):
-            if plan.left < 0:
-                plan.rows.add(contestant=plan.name, cut=f"{done} of {len(points)} points in its time")
-                return
-            try:
+    for done, point in enumerate(points):
+        if plan.left < 0:
+            plan.rows.add(contestant=plan.name, cut=f"{done} of {len(points)} points in its time")
+            return
+        try:
+            with quiet():
                 if layers is None or layers.width != point.width:
                     layers = None  # its memory first
                     layers = Layers.made(contestant, point.width, sizes)
-                found = measured(layers, point, sizes)
-            except CANNOT_RUN as error:
-                if contestant.ours:
-                    raise
-                plan.rows.add(contestant=plan.name, **point.named, skipped=str(error).splitlines()[0][:300])
-                return
-            plan.rows.add(contestant=plan.name, **judged(contestant, point, found, limit, before))
+                found = judged(contestant, point, measured(layers, point, sizes), limit, before)
+        except Exception as error:
+            found, bad = {**point.named, **why_not(contestant, error)}, bad + 1
+        plan.rows.add(contestant=plan.name, **found)
+        if bad == MOST_BAD:
+            return
+
+
+def why_not(contestant: Contestant, error: Exception) -> Row:
+    """A peer may be absent, or not made for this device or shape; what ours cannot do is a failure."""
+    if isinstance(error, CANNOT_RUN) and not contestant.ours:
+        return {"skipped": sentence(error)}
+    return {"failed": sentence(error), "traceback": traceback.format_exc()[-TAIL:]}
 
 
 def points_of(sizes: Sizes, contestant: Contestant) -> Iterator[Point]:

@@ -217,10 +217,10 @@ def _given(threshold: Tensor | None) -> Tensor:
 
 
 CONTESTANTS = (
-    Contestant(FFN, "ffn", BF16, 2, dense_ffn(BF16)),
+    Contestant(FFN, "ffn", BF16, 2, dense_ffn(BF16), False, 16),
     Contestant("expert_ffn bf16", "experts", BF16, 2, experts(BF16), True, 30),
     Contestant("expert_ffn bf16, int8 weights", "experts", BF16, 1, experts(None), True, 30),
-    Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 8),
+    Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 14),
     Contestant("int8_linear bf16", "linear", BF16, 1, our_int8, True, 20),
     Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
     Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 25),

@@ -44,13 +44,13 @@ def _module(name: str, seconds: float) -> Section:
 
 
 SECTIONS = (
-    _module("device", 45),
+    _module("device", 40),
     _module("constants", 45),
-    _module("checks", 140),
-    _module("kernels", 200),
-    _module("end_to_end", 70),
-    _module("streams", 40),
-)  # in the order of worth; together SECONDS
+    _module("checks", 130),
+    _module("kernels", 220),
+    _module("end_to_end", 65),
+    _module("streams", 35),
+)  # in the order of worth; together no more than SECONDS
 
 
 def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bool) -> bool:

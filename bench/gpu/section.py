@@ -36,7 +36,7 @@ def run_section(measure: Callable[[Plan], None], arguments: Sequence[str] | None
     try:
         measure(plan)
     except Exception as error:
-        plan.rows.add(**of_plan(plan), failed=_sentence(error), traceback=traceback.format_exc()[-TAIL:])
+        plan.rows.add(**of_plan(plan), failed=sentence(error), traceback=traceback.format_exc()[-TAIL:])
         traceback.print_exc()
     mine = [row for row in plan.rows if not plan.name or row.get("contestant") == plan.name]
     return int(any("failed" in row for row in mine))
@@ -51,7 +51,7 @@ def attempt(plan: Plan, call: Callable[[], Row], **what: Any) -> None:
     try:
         plan.rows.add(**what, **call())
     except Exception as error:
-        plan.rows.add(**what, failed=_sentence(error), traceback=traceback.format_exc()[-TAIL:])
+        plan.rows.add(**what, failed=sentence(error), traceback=traceback.format_exc()[-TAIL:])
 
 
 def found_before(plan: Plan, section: str) -> list[Row]:
@@ -61,7 +61,8 @@ def found_before(plan: Plan, section: str) -> list[Row]:
     return rows
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """Its type and its first line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
 

@@ -48,7 +48,7 @@ GPU = Sizes(
     shares=(0.25, 0.125, 0.5, 1.0),
     rotated_bytes=512 << 20,
     most_copies=256,
-    seconds=0.15,
+    seconds=0.06,
 )  # SmolLM2-135M, OPT-1.3B, Llama-3-8B
 TOY = Sizes(
     widths=(Width(32, 64, 16, True), Width(48, 96, 16, False), Width(64, 128, 16, True)),
