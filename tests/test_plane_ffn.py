@@ -147,9 +147,10 @@ def test_native_is_torch_in_every_shape(isa: str, bits: int, gated: bool, monkey
 def test_on_cuda_it_is_what_it_is_on_a_cpu(shape: tuple[int, int, int], gated: bool, bits: int) -> None:
     tokens, hidden, width = shape
     weights, x = weights_of(hidden, width, gated, biased=True), tokens_of(tokens, hidden)
-    limits = limits_of(plane_scores(x, weights, bits, "relu"), mixed_shares(tokens))
-    found = plane_ffn(x.cuda(), on_cuda(weights), limits.cuda(), bits, "relu")
-    check_same(PlaneResult(found.y.cpu(), found.counts.cpu()), plane_ffn_torch(x, weights, limits, bits, "relu"))
+    thresholds = thresholds_of(plane_scores(x, weights, bits, "relu"), mixed_shares(tokens))
+    found = plane_ffn(x.cuda(), on_cuda(weights), thresholds.cuda(), bits, "relu")
+    expected = plane_ffn_torch(x, weights, thresholds, bits, "relu")
+    check_same(PlaneResult(found.y.cpu(), found.counts.cpu()), expected)
 
 
 def test_native_is_torch_in_shapes_drawn_at_random() -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ...kernels.expert_ffn import expert_ffn_cost
 from ...kernels.int8_linear import int8_linear_cost
-from ...kernels.plane_bytes import FFNShape, plane_ffn_bytes
 from ...kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
-from ...kernels.route import route_cost, route_scores_torch
+from ...kernels.planes.bytes import FFNShape, plane_ffn_bytes
+from ...kernels.route import route_cost
 from ..clock import replayed, samples_of
 from ..machine import read_bandwidth
 from ..rounds import DEVICE, quiet
@@ -171,10 +171,8 @@ def chosen(layers: Layers, x: Tensor, share: float) -> Tensor | None:
         weights = plane_weights(layers.weights, width)
         ratio = plane_ratio(width)
         scores = plane_scores(x, weights, PLANE_BITS, width.activation).touched_below(ratio)
-        limits = quantiles(scores, 1 - share) if share < 1 else torch.full((len(x),), -1.0, device=DEVICE)
-        return torch.stack([limits, limits * (ratio if share < 1 else 1)], dim=1).float()
-    if kind == "route":
-        return quantiles(route_scores_torch(x, layers.weights.first, layers.weights.second), 0.75)
+        values = quantiles(scores, 1 - share) if share < 1 else torch.full((len(x),), -1.0, device=DEVICE)
+        return torch.stack([values, values * (ratio if share < 1 else 1)], dim=1).float()
     return None
 
 
@@ -227,18 +225,15 @@ def _plane_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None, point: Po
 def errors(layers: Layers, x: Tensor, choice: Tensor | None, answer: Tensor) -> Row:
     """Against fp64 on the same int8 weights: the norm of what differs, and the largest of it, over those of the answer.
 
-    Of bit planes against the plain torch of them on a CPU; of a router the share of decisions that differ.
+    Of bit planes against the plain torch of them on a CPU.
     """
     kind = layers.contestant.kind
-    if kind == "route":
-        wide = route_scores_torch(x, layers.weights.first.double(), layers.weights.second.double())
-        if choice is None:
-            raise ValueError("a router decides by thresholds")
-        return {"decisions_that_differ": float((answer != (wide > choice[:, None])).double().mean())}
+    if kind == "planes" and len(x) > JUDGED_TOKENS:
+        return {}
     if kind == "planes":
-        if len(x) > JUDGED_TOKENS:
-            return {}
         exact = plane_reference(layers, x, choice)
+    elif kind == "route":
+        exact = layers.weights.exact(x)
     else:
         exact = layers.weights.exact(x, *([] if kind == "linear" else [choice]))
     off = (answer.to(exact.device).double() - exact).abs()

@@ -47,30 +47,30 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
     dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
     model = random_model(shape, kind, DEVICE, dtype)
     # bit planes and tiles spend less at their low tier; the full one is that of int8
-    tier = LOW if model.spec.num_tiers > 1 else 0
+    point = LOW if model.spec.num_tiers > 1 else 0
     runner = ModelRunner(model, max(BATCHES), CONTEXT + 128, dtype)
-    facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "tier": tier}
+    facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "operating_point": point}
     for batch in BATCHES:
-        fill(runner, batch, tier)
-        attempt(plan, lambda batch=batch: eager(runner, batch, tier, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
+        fill(runner, batch, point)
+        attempt(plan, lambda batch=batch: eager(runner, batch, point, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
         how = "graph" if DEVICE == "cuda" else "forward"
-        attempt(plan, lambda batch=batch: captured(runner, batch, tier), **facts, batch=batch, how=how)  # type: ignore[misc]
+        attempt(plan, lambda batch=batch: captured(runner, batch, point), **facts, batch=batch, how=how)  # type: ignore[misc]
 
 
-def fill(runner: ModelRunner, batch: int, tier: int) -> None:
+def fill(runner: ModelRunner, batch: int, point: int) -> None:
     prompt = torch.randint(0, runner.vocab_size, (CONTEXT,)).tolist()
     for slot in range(batch):
-        runner.prefill(slot, prompt, 0, tier)
+        runner.prefill(slot, prompt, 0, point)
 
 
-def eager(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> Row:
+def eager(runner: ModelRunner, batch: int, point: int, plan: Plan) -> Row:
     """Steps as the engine makes them, each waiting for its tokens; the shares are what the FFNs used."""
     last, steps = [1] * batch, 4 if plan.dry else 32
-    runner.decode(last, [CONTEXT] * batch, [tier] * batch)
+    runner.decode(last, [CONTEXT] * batch, [point] * batch)
     taken, shares = [], []
     for step in range(steps):
         began = time.perf_counter()
-        done = runner.decode(last, [CONTEXT + step] * batch, [tier] * batch)
+        done = runner.decode(last, [CONTEXT + step] * batch, [point] * batch)
         last = done.logits.argmax(-1).tolist()
         taken.append(time.perf_counter() - began)
         shares += [share for share, _ in done.shares]
@@ -80,20 +80,20 @@ def eager(runner: ModelRunner, batch: int, tier: int, plan: Plan) -> Row:
     return {**found, "share_of_ffn_bytes": sum(shares) / len(shares)} if shares else found
 
 
-def captured(runner: ModelRunner, batch: int, tier: int) -> Row:
-    forward(runner, [tier] * batch)()  # with an account of its own: a graph must not hold what goes away
-    step = forward(runner, [tier] * batch)
+def captured(runner: ModelRunner, batch: int, point: int) -> Row:
+    forward(runner, [point] * batch)()  # with an account of its own: a graph must not hold what goes away
+    step = forward(runner, [point] * batch)
     return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)
 
 
-def forward(runner: ModelRunner, tiers: Sequence[int]) -> Callable[[], Tensor]:
-    """One decode step, a row for each tier, over inputs that are on the device already: logits [rows, vocab]."""
-    model, rows = runner.model, len(tiers)
+def forward(runner: ModelRunner, points: Sequence[int]) -> Callable[[], Tensor]:
+    """One decode step, a row for each operating point, over inputs that are on the device: logits [rows, vocab]."""
+    model, rows = runner.model, len(points)
     ids = torch.ones(rows, 1, dtype=torch.int64, device=runner.device)
     place = min(CONTEXT, runner.max_context - 1)
     places = torch.full((rows, 1), place, device=runner.device)
     context = DecodeContext(runner.cache, [place] * rows)
-    compute = model.compute_of(tiers) if model.spec.num_tiers > 1 else None
+    compute = model.compute_of(points) if model.spec.num_tiers > 1 else None
     return lambda: model.head(model.hidden(ids, places, context, compute)[:, 0])
 
 

@@ -11,7 +11,7 @@ import torch
 from ...kernels.expert_ffn import ExpertWeights, expert_ffn
 from ...kernels.int8_dynamic_linear import int8_dynamic_linear
 from ...kernels.int8_linear import int8_linear
-from ...kernels.route import route
+from ...kernels.route import route_scores
 from ..rounds import DEVICE
 from .operands import FFNWeights, LinearWeights
 from .peers import planes
@@ -42,7 +42,7 @@ def _expert_ffn(tokens: int) -> torch.Tensor:
 def _route(tokens: int) -> torch.Tensor:
     first = torch.randn(40, WIDTH.hidden, device=DEVICE, dtype=torch.bfloat16)
     second = torch.randn(WIDTH.experts, 40, device=DEVICE, dtype=torch.bfloat16)
-    return route(_rows(tokens, WIDTH.hidden), first, second, torch.ones(tokens, device=DEVICE))
+    return route_scores(_rows(tokens, WIDTH.hidden), first, second)
 
 
 def _plane_ffn(tokens: int) -> torch.Tensor:

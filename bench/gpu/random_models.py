@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.experts import ExpertFFN
 from ...models.families.config import Config
 from ...models.families.registry import family_of
+from ...models.ffn import FFN
+from ...models.ffn_registry import SPARSE_FFNS
 from ...models.linear import Embedding, Int8Embedding
 from ...models.packing import pack_
-from ...models.spec import BIT_PLANES, INT8, NORM_REGRESSION, ExpertSpec, TransformerSpec, with_overrides
-from ...models.transformer import Transformer
+from ...models.plane_ffn import PlaneFFN
+from ...models.routed_ffn import RoutedFFN
+from ...models.sparse_ffn import SparseFFN
+from ...models.spec import BIT_PLANES, INT8, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec, with_overrides
+from ...models.transformer import Layer, Transformer
 
 LOW = 1  # the tier that computes SHARE of the neurons
 SHARE = 0.25
@@ -85,14 +89,19 @@ def in_experts(model: Transformer, kind: str, device: str) -> Transformer:
     )
     model.spec = spec_in_experts(model.spec, experts)
     for layer, spec in zip(model.layers, model.spec.layers, strict=True):
-        twin = ExpertFFN.of(layer.ffn, model.spec.hidden_size, spec.ffn, model.spec.num_tiers)  # type: ignore[arg-type]
-        twin.thresholds, twin.compensation = twin.thresholds.to(device), twin.compensation.to(device)
-        if twin.router is not None:
-            twin.router.load_state_dict(_router(twin, device), assign=True)
-        _set_limits(twin, device, model.norm.weight.dtype)
-        layer.ffn = twin.requires_grad_(False).eval()
+        if isinstance(layer, Layer):
+            layer.ffn = _twin(layer.ffn, model.spec, spec.ffn, device, model.norm.weight.dtype)
     model.prepare()
     return model
+
+
+def _twin(ffn: FFN, spec: TransformerSpec, wanted: FFNSpec, device: str, dtype: torch.dtype) -> SparseFFN:
+    twin = SPARSE_FFNS[wanted.experts.router].of(ffn, spec.hidden_size, wanted, spec.num_tiers)
+    twin.thresholds, twin.compensation = twin.thresholds.to(device), twin.compensation.to(device)
+    if isinstance(twin, RoutedFFN):
+        twin.router.load_state_dict(_router(twin, device), assign=True)
+    _set_thresholds(twin, device, dtype)
+    return twin.requires_grad_(False).eval()
 
 
 def spec_in_experts(spec: TransformerSpec, experts: ExpertSpec) -> TransformerSpec:
@@ -100,9 +109,9 @@ def spec_in_experts(spec: TransformerSpec, experts: ExpertSpec) -> TransformerSp
     return replace(spec, layers=layers, num_tiers=LOW + 1)
 
 
-def _router(ffn: ExpertFFN, device: str) -> dict[str, Tensor]:
+def _router(ffn: RoutedFFN, device: str) -> dict[str, Tensor]:
     shapes: Sequence[tuple[str, int, int]] = (
-        ("first.weight", ROUTER_WIDTH, ffn.hidden_size), ("second.weight", ffn.num_experts, ROUTER_WIDTH),
+        ("first.weight", ROUTER_WIDTH, ffn.hidden_size), ("second.weight", ffn.num_tiles, ROUTER_WIDTH),
     )  # fmt: skip
     return {
         name: torch.randn(outputs, inputs, dtype=torch.bfloat16, device=device) * inputs**-0.5
@@ -110,13 +119,13 @@ def _router(ffn: ExpertFFN, device: str) -> dict[str, Tensor]:
     }
 
 
-def _set_limits(ffn: ExpertFFN, device: str, dtype: torch.dtype) -> None:
+def _set_thresholds(ffn: SparseFFN, device: str, dtype: torch.dtype) -> None:
     """Thresholds that SHARE of the experts pass, on states as a norm leaves them."""
     with torch.no_grad():
         scores = ffn.scores(torch.randn(CALIBRATED_TOKENS, ffn.hidden_size, device=device).to(dtype)).float().flatten()
-        limit = scores.kthvalue(max(1, round((1 - SHARE) * len(scores)))).values
-    ffn.thresholds[LOW, 0] = limit
-    ffn.thresholds[LOW, 1] = limit * (ffn.ratio if ffn.by_planes else 1.0)
+        least = scores.kthvalue(max(1, round((1 - SHARE) * len(scores)))).values
+    ffn.thresholds[LOW, 0] = least
+    ffn.thresholds[LOW, 1] = least * (ffn.ratio if isinstance(ffn, PlaneFFN) else 1.0)
 
 
 def weight_bytes(model: Transformer) -> int:

@@ -11,8 +11,9 @@ from statistics import median
 import torch
 
 from ...engine.engine import Engine
-from ...engine.request import FinishReason, Request, Sampling, Stopping
+from ...engine.request import FinishReason, Request, Stopping
 from ...engine.runner import ModelRunner
+from ...engine.sampling import Sampling
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
 from .random_models import KINDS, LOW, random_model
@@ -57,30 +58,31 @@ def streamed(shape: str, kind: str, work: Work) -> Row:
     torch.manual_seed(0)
     dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
     model = random_model(shape, kind, DEVICE, dtype)
-    tier = LOW if model.spec.num_tiers > 1 else 0
+    point = LOW if model.spec.num_tiers > 1 else 0
     runner = ModelRunner(model, STREAMS, work.prompt + work.new, dtype)
-    served(Engine(runner), work, tier, rounds=1)  # compiles whatever there is to compile
+    served(Engine(runner), work, point, rounds=1)  # compiles whatever there is to compile
     began = time.perf_counter()
-    seen = served(Engine(runner), work, tier, rounds=work.requests)
+    seen = served(Engine(runner), work, point, rounds=work.requests)
     taken = time.perf_counter() - began
     first = sorted(each.tokens[0] - each.added for each in seen)
     between = sorted(b - a for each in seen for a, b in zip(each.tokens, each.tokens[1:], strict=False))
     count = sum(len(each.tokens) for each in seen)
     return {
-        "streams": STREAMS, "tier": tier, "requests": len(seen), "prompt_tokens": work.prompt, "new_tokens": work.new,
+        "streams": STREAMS, "operating_point": point, "requests": len(seen), "prompt_tokens": work.prompt,
+        "new_tokens": work.new,
         "tokens_per_second": count / taken, "ttft_ms_p50": median(first) * 1e3, "ttft_ms_p95": _at(first, 0.95) * 1e3,
         "itl_ms_p50": median(between) * 1e3, "itl_ms_p95": _at(between, 0.95) * 1e3,
     }  # fmt: skip
 
 
-def served(engine: Engine, work: Work, tier: int, rounds: int) -> list[Seen]:
+def served(engine: Engine, work: Work, point: int, rounds: int) -> list[Seen]:
     """Whenever a request ends its stream sends the next one."""
     seen: dict[int, Seen] = {}
 
     def add(key: int) -> None:
         prompt = tuple((key * 31 + i) % 251 for i in range(work.prompt))
         stopping = Stopping(work.new, ignore_eos=True)
-        engine.add(Request(key, prompt, Sampling(temperature=0.0), stopping, tier=tier))
+        engine.add(Request(key, prompt, Sampling(temperature=0.0), stopping, operating_point=point))
         seen[key] = Seen(time.perf_counter())
 
     for stream in range(STREAMS):
