@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models.context import CausalContext
-from ..models.ffn import FFN
+from ..models.ffn.dense import FFN
 from ..models.host_memory import give_back_freed_memory
 from ..models.progress import Count
 from ..models.transformer import Layer, Transformer

@@ -21,7 +21,7 @@ from .dial import Dial
 from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
-from .ffn_registry import check_ffn
+from .ffn.registry import check_ffn
 from .linear import Embedding, Int8Embedding
 from .locate import locate
 from .packing import pack_

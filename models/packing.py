@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .ffn import FFN
+from .ffn.dense import FFN
 from .linear import Int8Linear, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
 

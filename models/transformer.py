@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from .compute import Compute
 from .context import CausalContext, Context
-from .ffn import FFN
-from .ffn_registry import ffn_of
+from .ffn.dense import FFN
+from .ffn.registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, LayerSpec, TransformerSpec

@@ -19,7 +19,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.walk import walk
 from moesaic.models.checkpoint import Checkpoint, load, open_checkpoint
 from moesaic.models.errors import CheckpointError, SetupError, TextError
-from moesaic.models.ffn import FFN
+from moesaic.models.ffn.dense import FFN
 from moesaic.models.linear import dense_weight
 from moesaic.models.spec import FFNSpec
 

@@ -28,7 +28,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe
 from moesaic.models.checkpoint import Checkpoint, load, open_checkpoint
 from moesaic.models.errors import RecipeError
-from moesaic.models.routed_ffn import NormRouter, RoutedFFN
+from moesaic.models.ffn.routed import NormRouter, RoutedFFN
 from moesaic.models.transformer import Layer, Transformer
 
 Splitter = Callable[[CoActivation, int], Split]

@@ -19,11 +19,11 @@ from moesaic.models import spec
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.compute import Prices, Spending
 from moesaic.models.errors import CheckpointError
-from moesaic.models.ffn_registry import SPARSE_FFNS
+from moesaic.models.ffn.planes import PlaneFFN
+from moesaic.models.ffn.registry import SPARSE_FFNS
+from moesaic.models.ffn.sparse import SparseFFN
 from moesaic.models.linear import dense_weight
-from moesaic.models.plane_ffn import PlaneFFN
 from moesaic.models.record import TierRecord
-from moesaic.models.sparse_ffn import SparseFFN
 
 MAGNITUDE = "magnitude"
 MOEFY = {"split": "weight_kmeans", "expert_size": 9, "tiers": {"half": 0.75, "low": 0.7}}

@@ -25,8 +25,8 @@ from moesaic.evaluate.texts import embedded_text, encode_documents, read_documen
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
-from moesaic.models.ffn import FFN
-from moesaic.models.plane_ffn import PlaneFFN
+from moesaic.models.ffn.dense import FFN
+from moesaic.models.ffn.planes import PlaneFFN
 from moesaic.models.tokenizer import Tokenizer
 
 TIERS = {"high": 0.8, "low": 0.5}

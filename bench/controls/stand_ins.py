@@ -12,11 +12,11 @@ from ...compress.moefy.norms import tile_norms
 from ...compress.moefy.thresholds import ScoreHistogram
 from ...compress.moefy.tiers import mean_left_out
 from ...compress.walk import Constant, walk
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.routed import RoutedFFN
 from ...models.linear import TensorModule, dense_weight
 from ...models.progress import Count
 from ...models.record import TierRecord
-from ...models.routed_ffn import RoutedFFN
 from ...models.spec import NORM_REGRESSION, ExpertSpec
 from ...models.transformer import Layer, Transformer
 from ..retention.masks import random_tiles

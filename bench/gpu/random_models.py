@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ...models.families.config import Config
 from ...models.families.registry import family_of
-from ...models.ffn import FFN
-from ...models.ffn_registry import SPARSE_FFNS
+from ...models.ffn.dense import FFN
+from ...models.ffn.planes import PlaneFFN
+from ...models.ffn.registry import SPARSE_FFNS
+from ...models.ffn.routed import RoutedFFN
+from ...models.ffn.sparse import SparseFFN
 from ...models.linear import Embedding, Int8Embedding
 from ...models.packing import pack_
-from ...models.plane_ffn import PlaneFFN
-from ...models.routed_ffn import RoutedFFN
-from ...models.sparse_ffn import SparseFFN
 from ...models.spec import BIT_PLANES, INT8, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec, with_overrides
 from ...models.transformer import Layer, Transformer
 

@@ -11,7 +11,7 @@ from ...compress.quantize.int8 import quantize_rows
 from ...kernels.plane_ffn import PlaneWeights
 from ...kernels.planes.bytes import FFNShape, int8_ffn_bytes
 from ...kernels.planes.coarse import CoarseFit
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from .weights import FFNWeights
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.activations import ACTIVATIONS
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
 from ..moefy.thresholds import ScoreHistogram
 

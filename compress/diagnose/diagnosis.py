@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.sparse import SparseFFN
 from ...models.linear import dense_weight
 from ...models.progress import Count, Progress
-from ...models.sparse_ffn import SparseFFN
 from ...models.transformer import Transformer
 from ..moefy.norms import tile_norms
 from ..walk import Visit, walk

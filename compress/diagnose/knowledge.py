@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer
 from ...models.errors import SetupError
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
 from ...models.progress import Progress
 from ...models.spec import TransformerSpec

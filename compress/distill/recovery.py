@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ...models.errors import RecipeError
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.spec import ExpertSpec, FFNSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.transformer import Layer, Transformer
 from ..walk import walk
 from .training import Lesson

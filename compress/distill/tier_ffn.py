@@ -17,7 +17,7 @@ from ...kernels.planes.bytes import WHOLE_BITS
 from ...kernels.planes.choice import NeuronScores
 from ...kernels.planes.coarse import CoarseFit, foresee
 from ...models.compute import Compute
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.linear import Linear, TensorModule
 from ...models.spec import ExpertSpec, FFNSpec
 

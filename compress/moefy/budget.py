@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kernels.planes.bytes import FFNShape, int8_ffn_bytes, plane_ffn_bytes
 from ...kernels.planes.choice import NeuronScores
-from ...models.plane_ffn import PlaneFFN
+from ...models.ffn.planes import PlaneFFN
 from .thresholds import ScoreHistogram
 
 Allocation = Literal["global", "uniform"]

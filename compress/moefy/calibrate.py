@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.families.registry import is_sparse_tensor
-from ...models.ffn_registry import SPARSE_FFNS
+from ...models.ffn.registry import SPARSE_FFNS
 from ...models.host_memory import give_back_freed_memory
 from ...models.record import TierRecord
 from ...models.spec import BIT_PLANES, TransformerSpec

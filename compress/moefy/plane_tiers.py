@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...models.ffn import FFN
-from ...models.plane_ffn import PlaneFFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.planes import PlaneFFN
 from ...models.record import TierRecord
 from ..walk import walk
 from .budget import Allocation, PlaneScores, thresholds_for

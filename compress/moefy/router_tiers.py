@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.routed import RoutedFFN
 from ...models.record import TierRecord
-from ...models.routed_ffn import RoutedFFN
 from ..walk import walk
 from .thresholds import ScoreHistogram
 from .tiers import Decided, TierSetter, TierWalk

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.errors import RecipeError
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.spec import FFNSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop

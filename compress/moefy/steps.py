@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...kernels.planes.choice import NeuronScores
 from ...kernels.planes.together import TOGETHER
-from ...models.plane_ffn import PlaneFFN
+from ...models.ffn.planes import PlaneFFN
 from .budget import PlaneScores
 
 STEPS = (2, 4, TOGETHER)  # tokens

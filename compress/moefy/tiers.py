@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.sparse import SparseFFN
 from ...models.linear import dense_weight
 from ...models.progress import Count
 from ...models.record import TierRecord
-from ...models.sparse_ffn import SparseFFN
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
 from ..walk import Constant, walk

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
+from ...models.ffn.routed import NormRouter, RoutedFFN
 from ...models.linear import dense_weight
 from ...models.progress import Count
-from ...models.routed_ffn import NormRouter, RoutedFFN
 from ...models.transformer import Transformer
 from ..material import Workshop
 from ..walk import walk

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.errors import RecipeError
-from ...models.ffn import FFN
+from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
 from ...models.spec import TransformerSpec
 from ...models.transformer import Layer

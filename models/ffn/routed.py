@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from ..kernels.expert_ffn import ExpertWeights, expert_ffn
-from ..kernels.planes.bytes import constant_bytes
-from ..kernels.route import route_scores
-from .compute import Prices
-from .linear import Int8Linear, Linear, TensorModule, replace_tensor
-from .sparse_ffn import SparseFFN
-from .spec import FFNSpec
+from ...kernels.expert_ffn import ExpertWeights, expert_ffn
+from ...kernels.planes.bytes import constant_bytes
+from ...kernels.route import route_scores
+from ..compute import Prices
+from ..linear import Int8Linear, Linear, TensorModule, replace_tensor
+from ..spec import FFNSpec
+from .sparse import SparseFFN
 
 
 class NormRouter(TensorModule):

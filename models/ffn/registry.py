@@ -2,11 +2,11 @@
 it multiplies to route in cost.py, and a line here; what calibrates it joins in compress/moefy/methods.py.
 """
 
-from .ffn import FFN
-from .plane_ffn import PlaneFFN
-from .routed_ffn import RoutedFFN
-from .sparse_ffn import SparseFFN
-from .spec import BIT_PLANES, NORM_REGRESSION, FFNSpec
+from ..spec import BIT_PLANES, NORM_REGRESSION, FFNSpec
+from .dense import FFN
+from .planes import PlaneFFN
+from .routed import RoutedFFN
+from .sparse import SparseFFN
 
 SPARSE_FFNS: dict[str, type[SparseFFN]] = {
     NORM_REGRESSION: RoutedFFN,

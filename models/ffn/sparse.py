@@ -2,7 +2,7 @@
 
 At the full tier, and for whoever names none, it is the dense network: permuting neurons changes no function. A tier
 is a row of `thresholds`; what it leaves out may be replaced by a constant, a row of `compensation`. Between two tiers
-both lie on the line between the rows. Who scores the tiles is a twin's: ffn_registry.py lists them.
+both lie on the line between the rows. Who scores the tiles is a twin's: registry.py lists them.
 """
 
 from abc import ABC, abstractmethod
@@ -11,9 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .compute import Compute, Prices
-from .ffn import FFN
-from .spec import ExpertSpec, FFNSpec
+from ..compute import Compute, Prices
+from ..spec import ExpertSpec, FFNSpec
+from .dense import FFN
 
 
 class SparseFFN(FFN, ABC):

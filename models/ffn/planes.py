@@ -6,14 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
-from ..kernels.planes.bytes import WHOLE_BITS, FFNShape, constant_bytes, plane_ffn_bytes
-from ..kernels.planes.choice import NeuronScores
-from ..kernels.planes.coarse import CoarseFit
-from .compute import Prices
-from .linear import Int8Linear, TensorModule, dense_weight
-from .sparse_ffn import SparseFFN
-from .spec import ExpertSpec, FFNSpec
+from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn, plane_scores
+from ...kernels.planes.bytes import WHOLE_BITS, FFNShape, constant_bytes, plane_ffn_bytes
+from ...kernels.planes.choice import NeuronScores
+from ...kernels.planes.coarse import CoarseFit
+from ..compute import Prices
+from ..linear import Int8Linear, TensorModule, dense_weight
+from ..spec import ExpertSpec, FFNSpec
+from .sparse import SparseFFN
 
 
 class PlaneFit(TensorModule):

@@ -1,11 +1,11 @@
-"""The feed-forward network of a layer, whole. Its twins that compute a part of its neurons: sparse_ffn.py."""
+"""The feed-forward network of a layer, whole. Its twins that compute a part of its neurons: sparse.py."""
 
 from torch import Tensor
 
-from ..kernels.activations import ACTIVATIONS
-from .compute import Compute
-from .linear import LINEARS, TensorModule
-from .spec import FFNSpec
+from ...kernels.activations import ACTIVATIONS
+from ..compute import Compute
+from ..linear import LINEARS, TensorModule
+from ..spec import FFNSpec
 
 
 class FFN(TensorModule):
