@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from .cost import Cost
 from .native import ISAS, native
 from .native_linear import linear_native
 
@@ -51,9 +50,3 @@ def keeps_bf16(device: torch.device) -> bool:
     library = native() if device.type == "cpu" else None
     isa = ISAS[library.isa] if library else None
     return choose_dense_linear(torch.float32, torch.bfloat16, False, isa) == "native"
-
-
-def dense_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int, weight_bytes: int) -> Cost:
-    """Each operand once; the last two are the sizes of one element."""
-    moved = weight_bytes * outputs * inputs + activation_bytes * tokens * (inputs + outputs)
-    return Cost(bytes=moved, flops=2 * tokens * inputs * outputs)

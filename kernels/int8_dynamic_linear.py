@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .cost import Cost
 from .int8_linear import int8_linear
 
 Implementation = Literal["integers", "floats"]
@@ -73,12 +72,6 @@ def cpu_products_are_exact() -> bool:
     """Whether torch's integer product is one on this CPU: without VNNI, sums of two may be cut off at 16 bits."""
     most = torch.full((32, 64), 127, dtype=torch.int8)
     return bool((torch._int_mm(most, most.t()) == 64 * 127 * 127).all())
-
-
-def int8_dynamic_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:
-    """Each operand once; `activation_bytes` is the size of one element of x and y."""
-    moved = outputs * inputs + 4 * outputs + activation_bytes * tokens * (inputs + outputs)
-    return Cost(bytes=moved, flops=2 * tokens * inputs * outputs)
 
 
 def _in_integers(integers: Tensor, weight: Tensor) -> Tensor:

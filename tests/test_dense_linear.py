@@ -7,7 +7,6 @@ from kernel_harness import assert_no_worse
 from moesaic.kernels.dense_linear import (
     choose_dense_linear,
     dense_linear,
-    dense_linear_cost,
     dense_linear_torch,
     keeps_bf16,
 )
@@ -91,8 +90,3 @@ def test_no_tokens_give_no_rows_and_wrong_shapes_are_refused() -> None:
     assert dense_linear(x[:0], weight, bias).shape == (0, 5)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         dense_linear(x[:, :7], weight, bias)
-
-
-def test_the_cost_counts_narrow_weights_once() -> None:
-    cost = dense_linear_cost(2, 100, 10, activation_bytes=4, weight_bytes=2)
-    assert (cost.bytes, cost.flops) == (2 * 1000 + 4 * 2 * 110, 4000)
