@@ -94,7 +94,7 @@ def test_no_rule_is_kept_by_nan(name: str) -> None:
 def test_a_models_defaults_are_taken_but_for_the_seed() -> None:
     defaults = {**VALUES, "seed": 9, "max_new_tokens": 3}
     assert sampling_of({}, defaults) == Sampling(**{**VALUES, "seed": None})
-    assert sampling_of({"top_k": 0, "min_p": None}, defaults) == Sampling(0.7, 0, 0.9, 0.1)
+    assert sampling_of({"top_k": 0, "min_p": None}, defaults) == Sampling(**{**VALUES, "top_k": 0, "seed": None})
 
 
 # --- one edge ------------------------------------------------------------------------------------------------------
