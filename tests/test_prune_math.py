@@ -9,9 +9,12 @@ from torch import Tensor
 
 from moesaic.compress.prune.choose import choose_neurons, choose_neurons_uniform
 from moesaic.compress.prune.compensate import compensation_bias, removed_neurons
+from moesaic.compress.prune.methods import METHODS, LayerNeurons
 from moesaic.compress.prune.scores import flap_scores, magnitude_scores, random_scores, standardise
 from moesaic.compress.prune.statistics import NeuronStatistics
+from moesaic.models.checkpoint import load
 from moesaic.models.errors import RecipeError
+from moesaic.models.ffn.dense import FFN
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +104,14 @@ def test_magnitude_ignores_how_a_neuron_divides_its_scale(gated: bool) -> None:
 def test_random_scores_are_their_seed() -> None:
     assert torch.equal(random_scores(50, 3), random_scores(50, 3))
     assert not torch.equal(random_scores(50, 3), random_scores(50, 4))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_tells_neurons_apart(name: str) -> None:
+    (ffn, *_) = (module for module in load("stories260k").modules() if isinstance(module, FFN))
+    found = gathered([randn(50, ffn.width) * torch.arange(ffn.width)], ffn.width)
+    scores = METHODS[name].scores(LayerNeurons(ffn, found, seed=3))
+    assert scores.shape == (ffn.width,) and bool(scores.isfinite().all()) and len(set(scores.tolist())) > ffn.width // 2
 
 
 def test_standardised_scores_forget_scale_and_offset() -> None:

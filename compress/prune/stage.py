@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
@@ -13,6 +13,7 @@ from ...models.errors import RecipeError
 from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
 from ...models.spec import TransformerSpec
+from ...models.suggestion import suggestion
 from ...models.transformer import Layer
 from ..calibration import Calibration
 from ..material import Material, Workshop
@@ -21,7 +22,8 @@ from ..strict import Strict
 from ..walk import walk
 from .choose import choose_neurons, choose_neurons_uniform
 from .compensate import compensation_bias
-from .scores import flap_scores, magnitude_scores, random_scores, standardise
+from .methods import METHODS, LayerNeurons
+from .scores import standardise
 from .statistics import NeuronStatistics
 
 _LEAST_KEPT = 8  # a layer keeps at least a part of 1 / 8
@@ -30,16 +32,23 @@ _LEAST_KEPT = 8  # a layer keeps at least a part of 1 / 8
 class PruneSettings(Strict):
     """remove: the share of all FFN neurons that go, the same in each layer or by one ranking over all.
 
-    method: flap (variance times the output weights, An et al. 2024), or the controls magnitude and random. multiple:
-    of what number each layer's width remains. compensate: a bias for the mean of what went.
+    method: of METHODS (methods.py): flap (variance times the output weights, An et al. 2024), or the controls magnitude
+    and random. multiple: of what number each layer's width remains. compensate: a bias for the mean of what went.
     """
 
-    method: Literal["flap", "magnitude", "random"] = "flap"
+    method: str = "flap"
     what: Literal["ffn_neurons"] = "ffn_neurons"
     remove: float = Field(gt=0, lt=1)
     allocation: Literal["global", "uniform"] = "global"
     multiple: int = Field(default=1, ge=1)
     compensate: bool = True
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"there is no method {method!r}; {suggestion(method, list(METHODS))}")
+        return method
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class PruneStage(Stage):
         return self._spec(spec, [max(1, round(layer.ffn.width * (1 - self.settings.remove))) for layer in spec.layers])
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        needed = self.settings.method == "flap" or self.settings.compensate
+        needed = METHODS[self.settings.method].needs_text or self.settings.compensate
         return calibration.windows.numel() if needed else 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
@@ -86,18 +95,11 @@ class PruneStage(Stage):
 
     def _chosen(self, ffns: Sequence[FFN], found: Sequence[NeuronStatistics], seed: int) -> list[Tensor]:
         """Per layer the neurons that stay."""
-        scores = [standardise(self._scores(i, ffn, found[i], seed)) for i, ffn in enumerate(ffns)]
+        layers = [LayerNeurons(ffn, found[i], seed * 1000 + i) for i, ffn in enumerate(ffns)]
+        scores = [standardise(METHODS[self.settings.method].scores(layer)) for layer in layers]
         least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
         choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
         return choose(scores, self.settings.remove, least, self.settings.multiple)
-
-    def _scores(self, index: int, ffn: FFN, found: NeuronStatistics, seed: int) -> Tensor:
-        down = dense_weight(ffn.down)
-        if self.settings.method == "flap":
-            return flap_scores(found.variance, down)
-        if self.settings.method == "random":
-            return random_scores(ffn.width, seed * 1000 + index)
-        return magnitude_scores(dense_weight(ffn.up), down, None if ffn.gate is None else dense_weight(ffn.gate))
 
     def _layer(self, index: int, ffn: FFN, found: NeuronStatistics, kept: Tensor) -> Mapping[str, Tensor]:
         """The tensors of a layer that are made new."""
