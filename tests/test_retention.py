@@ -12,7 +12,7 @@ from builders import opt
 from moesaic.bench.retention import run as curves
 from moesaic.bench.retention.attention import WithAttention
 from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
-from moesaic.bench.retention.grid import default_method, methods_for
+from moesaic.bench.retention.grid import default_method, methods_for, rivals
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
@@ -115,6 +115,15 @@ def test_cmoe_shares_half_of_what_it_computes(lab: Lab) -> None:
 def test_every_rule_keeps_about_its_share(lab: Lab, rule: str) -> None:
     _, _, read = of_first_layer(lab, Experts(4, selection=rule), 0.5)
     assert read == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("method", rivals(gated=True), ids=lambda method: method.name)
+def test_every_rival_reads_what_it_was_given(lab: Lab, method: Method) -> None:
+    share = getattr(method, "share", 0.7)
+    method.learn(lab.material, silent)
+    used = [method.form(i, x, share)(x) for i, x in enumerate(lab.material.given)]
+    assert all(bool(each.y.isfinite().all()) and each.bytes.shape == each.neurons.shape for each in used)
+    assert sum(float(each.bytes.mean()) for each in used) / len(used) == pytest.approx(share, abs=0.02)
 
 
 def test_a_perfect_router_beats_chance(lab: Lab) -> None:

@@ -25,7 +25,7 @@ def shares_for(ffn: FFNSpec) -> Sequence[float]:
 def methods_for(spec: TransformerSpec, full: bool) -> list[Method]:
     """full: every split, router, selection and tile size; else what the defaults rest on."""
     beside = [*_attention(spec), *_steps(spec)] if full else []
-    return [*_planes(spec), *_rivals(spec.layers[0].ffn.gated), *(_every_expert() if full else _experts()), *beside]
+    return [*_planes(spec), *rivals(spec.layers[0].ffn.gated), *(_every_expert() if full else _experts()), *beside]
 
 
 def default_method(spec: TransformerSpec, share: float = USUAL_SHARE) -> Planes:
@@ -60,7 +60,8 @@ def _steps(spec: TransformerSpec) -> list[Method]:
     return [StepPlanes(default_method(spec), tokens, how) for tokens in (2, 4, 8) for how in (False, True)]
 
 
-def _rivals(gated: bool) -> list[Method]:
+def rivals(gated: bool) -> list[Method]:
+    """What others leave out of an FFN: columns, neurons for good, bits, or what the gate says."""
     gates = [
         Experts(1, router="gate", compensate=False, group="gate", name="CATS"),
         Experts(1, router="gate", group="gate", name="CATS, with a constant"),
