@@ -71,6 +71,22 @@ def test_int8_keeps_the_embedded_model_within_a_thousandth(tmp_path: Path) -> No
     assert round(done.bytes_after / done.bytes_before, 2) == 0.27
 
 
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import moesaic, moesaic.compress.pipeline",
+        "import moesaic.compress.pipeline, moesaic",
+        "import moesaic; moesaic.compress; import moesaic.compress.recipe",
+        "from moesaic import compress; import moesaic.compress.recipe; assert compress is moesaic.compress",
+    ],
+)
+def test_compress_is_a_folder_and_a_function_however_it_is_imported(imports: str) -> None:
+    refused = "moesaic.compress('nowhere', 'out')\nexcept Exception as error: print(type(error).__name__)"
+    code = f"{imports}\nimport moesaic.compress.stage as stage; print(stage.__name__)\ntry: {refused}"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["moesaic.compress.stage", "CheckpointError"]
+
+
 @pytest.mark.skipif(not STORIES.exists(), reason=f"{STORIES.name} is not beside this checkout")
 def test_int8_keeps_the_embedded_model_on_the_stories_it_was_made_for(tmp_path: Path) -> None:
     text = {"text": [str(STORIES)], "documents": 120, "truncate": 512}

@@ -7,20 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from house import ARROWS, FOLDERS, ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("cli", "bench", "server", "compress", "evaluate", "engine", "models", "kernels", "proto")
-ARROWS = {
-    "cli": {"server", "compress", "evaluate", "engine", "bench", "models", "kernels"},
-    "bench": {"proto", "server", "compress", "evaluate", "engine", "models", "kernels"},
-    "server": {"proto", "engine", "models"},
-    "compress": {"evaluate", "models", "kernels"},
-    "evaluate": {"engine", "models"},
-    "engine": {"models", "kernels"},
-    "models": {"kernels"},
-    "kernels": set(),
-    "proto": set(),
-}
 MODULES = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py") if "_pb2" not in file.name)
 
 
