@@ -39,7 +39,7 @@ def blocks_with_arrows(file: Path) -> Iterator[dict[str, set[str]]]:
 
 
 def named_paths(text: str) -> list[str]:
-    """What stands in backticks and looks like a path of this tree: it begins with a folder of it or ends like a file."""
+    """What stands in backticks and looks like a path of this tree: begins with a folder of it, or ends like a file."""
     words = [word for code in CODE.findall(text) for word in [code.split("::")[0].split(":")[0].rstrip("/")]]
     paths = [word for word in words if re.fullmatch(r"[\w.{},/-]+", word) and word not in FOREIGN]
     return [each for each in paths if each.split("/")[0] in TOP or Path(each).suffix in SUFFIXES]

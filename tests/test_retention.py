@@ -12,11 +12,11 @@ from builders import opt
 from moesaic.bench.retention import run as curves
 from moesaic.bench.retention.attention import WithAttention
 from moesaic.bench.retention.experts import ROUTERS, SELECTIONS, SPLITS, Experts
-from moesaic.bench.retention.grid import default_method, methods_for, rivals
+from moesaic.bench.retention.grid import DRAWN, default_method, methods_for, rivals
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
-from moesaic.bench.retention.page import _DRAWN, as_json, notes, rows, write_curves
+from moesaic.bench.retention.page import as_json, notes, rows, write_curves
 from moesaic.bench.retention.planes import LayeredPlanes, Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
@@ -203,8 +203,8 @@ def test_the_picture_shows_what_is_measured() -> None:
     smooth = open_checkpoint("stories260k").spec
     plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=FFNSpec(1024, "relu", gated=False)),))
     made = {method.name for spec in (plain, smooth) for method in methods_for(spec, full=True)}
-    assert set(_DRAWN) <= made
-    assert {default_method(spec, share).name for spec in (plain, smooth) for share in (0.2, 0.3, 0.7)} <= set(_DRAWN)
+    assert set(DRAWN) <= made
+    assert {default_method(spec, share).name for spec in (plain, smooth) for share in (0.2, 0.3, 0.7)} <= set(DRAWN)
 
 
 def test_bits_chosen_layer_by_layer_spend_what_they_are_given(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Which methods are drawn at which shares: all of them for a small model, the telling ones for a larger one."""
+"""Which methods are measured at which shares, all of them or the telling ones, and what a reader is told of each."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,33 @@ from .steps import StepPlanes
 GATED_SHARES = (0.68, 0.55, 0.50, 0.40)
 PLAIN_SHARES = (0.50, 0.30, 0.25, 0.20, 0.14, 0.12)
 USUAL_SHARE, _ALMOST_ALL = 0.5, 0.99
+DRAWN = (  # in the picture
+    "high 4 bits, then 6", "high 3 bits, then 6", "high 2 bits, then 5", "high 1 bit, then 4",
+    "neurons, perfect", "experts of 16, weights, perfect",
+    "experts of 64, co-activation, perfect", "experts of 64, co-activation, norm regression",
+    "experts of 64, co-activation, MLP", "experts of 64, weights, MLP", "scaled CATS", "CATS", "TEAL", "WINA",
+    "FLAP pruning", "Fisher pruning", "int4 to nearest, groups of 32", "int4 to nearest, groups of 128",
+)  # fmt: skip
+NAMES = (  # what the page says of them, and of how they differ from their papers
+    "High 4 bits, then 6: of every neuron the four high bits of gate and up are read, which route; of one in "
+    "doubt two more; of one that then matters its row of down. Not fitted, two levels: coarse products as they "
+    "are, no doubts, and of a neuron all or nothing. Layer by layer: one to four bits in each, as leaves least "
+    "error there.",
+    "Experts of 64 are tiles, split by balanced k-means on weights, by chance, by co-activation (a graph of what "
+    "fires together, as in MoEfication) or by patterns (CMoE's clusters of what fires on which token); nested "
+    "ones of 64 lie inside those of 128. Behind it who routes: norm regression (D2DMoE's, but squareplus for "
+    "|z| and relu, and as many units as experts), an MLP (MoEfication's), low-rank mass, similarity "
+    "to the centroid, a representative neuron (CMoE), the gate (scaled: times what up and down usually add, a "
+    "variant of our own), static, or chance. One threshold a layer chooses, unless it says top-k, captured mass "
+    "(as many as make up a part of the scores) or relative (to the token's highest, as in D2DMoE). Some always "
+    "on: those with the most energy, as many as leave least error. A constant, the mean of what is left out, "
+    "stands in for it in tiles and prunings.",
+    "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. Rivals are "
+    "re-implementations from their papers on this model and text, training-free and with thresholds set on the "
+    "same calibration text; CATS, TEAL, WINA and CMoE as published have no constant, and are drawn with one too "
+    "where it says so. WINA is without its rotation, CMoE without its training and with experts of this size in "
+    "place of 8 a layer, half of what is computed shared; int4 is rounded to nearest, without GPTQ or AWQ.",
+)
 
 
 def shares_for(ffn: FFNSpec) -> Sequence[float]:

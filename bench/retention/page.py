@@ -10,6 +10,7 @@ import numpy as np
 
 from ...evaluate.files import as_png, html_image, html_notes, html_page, html_section, html_table, write_files
 from ...evaluate.statistics import Comparison, SeedSpread, compare_means, compare_perplexities
+from .grid import DRAWN, NAMES
 from .lab import Point
 from .run import Curves
 
@@ -17,33 +18,6 @@ _COLOURS = {
     "bit planes": "#0f7b6c", "experts": "#d9a441", "gate": "#7a4fa3", "inputs": "#c2553d", "static pruning": "#8a8f98",
     "fewer bits": "#4a7fb5",
 }  # fmt: skip
-_DRAWN = (
-    "high 4 bits, then 6", "high 3 bits, then 6", "high 2 bits, then 5", "high 1 bit, then 4",
-    "neurons, perfect", "experts of 16, weights, perfect",
-    "experts of 64, co-activation, perfect", "experts of 64, co-activation, norm regression",
-    "experts of 64, co-activation, MLP", "experts of 64, weights, MLP", "scaled CATS", "CATS", "TEAL", "WINA",
-    "FLAP pruning", "Fisher pruning", "int4 to nearest, groups of 32", "int4 to nearest, groups of 128",
-)  # fmt: skip
-_NAMES = (
-    "High 4 bits, then 6: of every neuron the four high bits of gate and up are read, which route; of one in "
-    "doubt two more; of one that then matters its row of down. Not fitted, two levels: coarse products as they "
-    "are, no doubts, and of a neuron all or nothing. Layer by layer: one to four bits in each, as leaves least "
-    "error there.",
-    "Experts of 64 are tiles, split by balanced k-means on weights, by chance, by co-activation (a graph of what "
-    "fires together, as in MoEfication) or by patterns (CMoE's clusters of what fires on which token); nested "
-    "ones of 64 lie inside those of 128. Behind it who routes: norm regression (D2DMoE's, but squareplus for "
-    "|z| and relu, and as many units as experts), an MLP (MoEfication's), low-rank mass, similarity "
-    "to the centroid, a representative neuron (CMoE), the gate (scaled: times what up and down usually add, a "
-    "variant of our own), static, or chance. One threshold a layer chooses, unless it says top-k, captured mass "
-    "(as many as make up a part of the scores) or relative (to the token's highest, as in D2DMoE). Some always "
-    "on: those with the most energy, as many as leave least error. A constant, the mean of what is left out, "
-    "stands in for it in tiles and prunings.",
-    "Perfect routers know every expert's true output and read nothing for it: a ceiling, not a method. Rivals are "
-    "re-implementations from their papers on this model and text, training-free and with thresholds set on the "
-    "same calibration text; CATS, TEAL, WINA and CMoE as published have no constant, and are drawn with one too "
-    "where it says so. WINA is without its rotation, CMoE without its training and with experts of this size in "
-    "place of 8 a layer, half of what is computed shared; int4 is rounded to nearest, without GPTQ or AWQ.",
-)
 _MARKERS = "os^vDP*X<>hpd"
 _LOWEST = 0.5  # what is drawn of top-1 relative to dense
 
@@ -107,7 +81,7 @@ def notes(curves: Curves) -> list[str]:
         "default is what a recipe does that says nothing of it and has no lower tier: "
         + ", ".join(f"{name} at {share:.0%}" for share, name in curves.defaults.items())
         + ".",
-        *_NAMES,
+        *NAMES,
         f"Measured with {json.dumps(facts['provenance'])}.",
     ]
 
@@ -120,7 +94,7 @@ def draw(curves: Curves) -> bytes:
     panel = figure.subplots()
     panel.axhline(1.0, color="#cccccc", linewidth=1)
     markers = iter(_MARKERS * 4)
-    for name in _DRAWN:
+    for name in DRAWN:
         _line(
             panel,
             curves,
