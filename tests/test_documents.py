@@ -17,6 +17,7 @@ TREE = [path for name in TOP for path in (ROOT / name).rglob("*") if path.is_fil
 
 ARROW = re.compile(r"^(\w+) -+> +(\w+(?: \w+)*)(?:  .*)?$", re.MULTILINE)
 GROUND = re.compile(r"^(\w+) {4,}(\w+)(?:  .*)?$", re.MULTILINE)
+NAME = re.compile(r"_?(?:[A-Z]+[a-z]\w*[A-Z]\w*|[a-z]\w*_\w+)")  # TextStream, asked_of
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)\)")
 PLACEHOLDER = re.compile(r"[A-Z]{3,}")  # kernels/NAME.py
@@ -84,6 +85,15 @@ def test_the_files_that_a_document_names_exist(file: Path) -> None:
 @pytest.mark.parametrize("file", DOCUMENTS, ids=NAMES)
 def test_the_files_that_a_document_links_to_exist(file: Path) -> None:
     assert [each for each in LINK.findall(prose(file)) if not (file.parent / each).exists()] == []
+
+
+@pytest.mark.parametrize("file", DOCUMENTS[1:], ids=NAMES[1:])
+def test_the_names_that_a_document_takes_from_code_are_there(file: Path) -> None:
+    """What stands alone in backticks, as `TextStream`, `Engine.step` or `asked_of`; the README speaks to users."""
+    codes = {part for code in CODE.findall(prose(file)) for part in code.removesuffix("()").split(".")}
+    files = (path for path in TREE if path.suffix in (".py", ".proto") and path != Path(__file__))
+    known = {word for path in files for word in re.findall(r"\w+", path.read_text())}
+    assert {code for code in codes if NAME.fullmatch(code) and not PLACEHOLDER.search(code)} <= known
 
 
 def test_a_name_that_is_gone_is_noticed() -> None:
