@@ -61,9 +61,7 @@ def compress(
             return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
         check_disk(target, run.estimates[-1].bytes)
         run.check_disk()
-        measured = run.finish(target)
-    after = open_checkpoint(target).weight_bytes
-    return _compression(target, steps, source, after, measured)
+        return _compression(source, target, steps, run.finish(target))
 
 
 def _finished_before(source: Checkpoint, target: Path, recipe: Recipe) -> Compression:
@@ -76,18 +74,12 @@ def _finished_before(source: Checkpoint, target: Path, recipe: Recipe) -> Compre
         )
     result = open_checkpoint(target)
     record.verify(result.path, result.files)
-    return _compression(target, recipe, source, result.weight_bytes, last.measured, already_there=True)
+    return _compression(source, target, recipe, last.measured, already_there=True)
 
 
 def _compression(
-    target: Path,
-    recipe: Recipe,
-    source: Checkpoint,
-    after: int,
-    measured: Mapping[str, Any],
-    already_there: bool = False,
+    source: Checkpoint, target: Path, recipe: Recipe, measured: Mapping[str, Any], already_there: bool = False
 ) -> Compression:
-    return Compression(
-        target, recipe, source.weight_bytes, after, measured["original"], measured["result"], already_there,
-        measured.get("tiers", {}),
-    )  # fmt: skip
+    sizes = (source.weight_bytes, open_checkpoint(target).weight_bytes)
+    tiers = measured.get("tiers", {})
+    return Compression(target, recipe, *sizes, measured["original"], measured["result"], already_there, tiers)

@@ -31,11 +31,6 @@ class PatternSplit:
         """Which experts are always on, bool [experts]."""
         return torch.arange(self.split.num_experts) < self.num_shared
 
-    @property
-    def shared_neurons(self) -> Tensor:
-        """The neurons that are always on, ascending."""
-        return self.split.order[: self.num_shared * self.split.size].sort().values
-
 
 def pattern_split(found: CoActivation, size: int, num_shared: int = 0) -> PatternSplit:
     """The split of CMoE (Pei et al. 2025): neurons by their columns a_i of the marks A [tokens, width].

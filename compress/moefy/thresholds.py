@@ -51,11 +51,6 @@ class ScoreHistogram:
                 self.energy += _by_bin(high_bits, exact.double().square())
             self.highest = max(self.highest, high)
 
-    @property
-    def nonzero_share(self) -> float:
-        """The part of the scores that is above 0: what threshold 0 keeps."""
-        return float(self.counts[1:].sum() / self.counts.sum().clamp(min=1))
-
     def threshold_for_share(self, share: float) -> float:
         """The threshold that keeps this share (0 to 1) of all scores seen, straight lines drawn within a bin.
 
