@@ -28,6 +28,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name], __name__), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, "compress"})
+
+
 class _CompressFolder(ModuleType):
     """The folder compress/, which is also called: `moesaic.compress(model, out, recipe)` runs a recipe."""
 

@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from house import FOLDERS, ROOT
 
 from moesaic.bench.rounds import versions
 from moesaic.cli.main import main
 from moesaic.evaluate.provenance import provenance
 from moesaic.models.version import VERSION
 
-ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "demo", "out", "*.egg-info", "__pycache__")
 
 
@@ -55,9 +55,9 @@ def test_the_version_is_known_without_metadata(
 
 
 def test_the_wheel_holds_every_module_and_no_tests(names: set[str]) -> None:
-    modules = {f"moesaic/{file.relative_to(ROOT)}" for file in ROOT.glob("[!.t]*/**/*.py") if "build" not in file.parts}
-    assert modules <= names
-    assert not [name for name in names if "tests" in name]
+    modules = {f"moesaic/{file.relative_to(ROOT)}" for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")}
+    assert modules | {"moesaic/__init__.py", "moesaic/py.typed"} <= names
+    assert not [name for name in names if "tests" in name or "examples" in name]
 
 
 @pytest.mark.parametrize(

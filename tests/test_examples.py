@@ -1,0 +1,58 @@
+"""The scripts in examples/ run as they stand, and the names that the package promises can be found."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house import ROOT
+
+import moesaic
+from moesaic.bench.local_server import local_server
+from moesaic.models.locate import locate
+
+EXAMPLES = {file.stem: file for file in (ROOT / "examples").glob("*.py")}
+
+
+def shown(name: str, *arguments: str | Path) -> str:
+    """What an example prints, in a process of its own."""
+    command = [sys.executable, str(EXAMPLES[name]), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What examples/compress.py writes, and what it says."""
+    out = tmp_path_factory.mktemp("examples") / "out"
+    return out, shown("compress", "stories260k", out)
+
+
+def test_compressing_says_what_each_tier_kept(compressed: tuple[Path, str]) -> None:
+    lines = compressed[1].splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == ["full", "high", "balanced", "low"]
+
+
+def test_a_prompt_is_continued_at_every_tier(compressed: tuple[Path, str]) -> None:
+    lines = shown("tiers", compressed[0], "Once upon a time").splitlines()
+    assert [line.split(",")[0] for line in lines if "of the bytes: Once upon a time" in line] == [
+        "full", "high", "balanced", "low"
+    ]  # fmt: skip
+
+
+def test_an_answer_is_streamed_from_a_server() -> None:
+    with local_server({"stories": locate("stories260k")}) as address:
+        said = shown("stream", address, "Once upon a time")
+    assert "32 new ones" in said.splitlines()[-1]
+
+
+def test_every_example_is_run_here() -> None:
+    assert set(EXAMPLES) == {"compress", "tiers", "stream"}
+    for file in EXAMPLES.values():
+        assert runpy.run_path(str(file))["__doc__"]  # importing one starts nothing
+
+
+def test_what_the_package_promises_is_in_its_directory() -> None:
+    assert {"LLM", "Client", "load", "compress", "__version__"} <= set(dir(moesaic))
