@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real gpu-dry lint types bench proto clean
+.PHONY: demo test test-real gpu-dry wheel lint types bench proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships.
 demo: .venv/ready
@@ -20,6 +20,11 @@ test-real: .venv/ready
 # What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
 gpu-dry: build/bare/ready
 	PYTHON=build/bare/bin/python3 bash bench/gpu.sh build/gpu-dry --dry
+
+# The wheel with its core dependencies alone, command by command.
+wheel:
+	[ -x build/core/bin/pip ] || $(PYTHON) -m venv build/core
+	bash bench/wheel.sh build/core
 
 lint: .venv/ready
 	$(BIN)/ruff check .

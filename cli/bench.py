@@ -33,11 +33,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table and names the files it wrote."""
+    from ..bench.extras import NO_PICTURE, can_draw, check_installed
     from ..bench.picture import draw
     from ..bench.report import SUITES, BenchPlan, kernel_rows, notes, rows, run_bench
     from ..bench.shapes import write_shape
 
     suites = SUITES if args.suite == "all" else (args.suite,)
+    if "kernels" in suites:
+        check_installed("the suite kernels", "bench", "pytest")
     model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
     plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
     report = run_bench(plan, ProgressLine())
@@ -46,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     if "kernels" in report:
         print(table(*kernel_rows(report["kernels"])))
-    draw(report, args.out / "report.png")
-    print(f"written: {args.out / 'report.json'}, {args.out / 'report.png'}")
+    written = [args.out / "report.json"]
+    if can_draw():
+        draw(report, args.out / "report.png")
+        written.append(args.out / "report.png")
+    else:
+        print(NO_PICTURE)
+    print(f"written: {', '.join(map(str, written))}")
     return 0

@@ -22,6 +22,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compresses, serves, streams one prompt at two tiers, measures, prints the table, names the files."""
+    from ..bench.extras import NO_PICTURE, can_draw
     from ..bench.machine import machine_facts
     from ..bench.tour import as_table, compress_all, draw, measure_speeds, rows, tour_model
 
@@ -39,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     tokens = done["all four"].original["tokens"]
     print(f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream")
     facts = machine_facts()
-    draw(points, f"{model}, on {facts['device']}", args.out / "report.png")
+    if can_draw():
+        draw(points, f"{model}, on {facts['device']}", args.out / "report.png")
+    else:
+        print(NO_PICTURE)
     figures = {"model": model, "machine": facts, "rows": [dataclasses.asdict(point) for point in points]}
     (args.out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{time.monotonic() - began:.0f} s. Written: " + ", ".join(map(str, _files(args.out))))

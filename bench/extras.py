@@ -1,0 +1,22 @@
+"""What an installation may lack: packages that an extra of pyproject.toml brings."""
+
+from importlib.util import find_spec
+
+from ..models.errors import SetupError
+
+NO_PICTURE = "no picture was drawn: matplotlib is not installed; pip install 'moesaic[report]'"
+
+
+def check_installed(asked: str, extra: str, *packages: str) -> None:
+    """Raises SetupError, before any work, with the packages that are missing and the extra that brings them."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise SetupError(
+            f"{asked} needs {', '.join(missing)}, which {are} not installed; pip install 'moesaic[{extra}]'"
+        )
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return find_spec("matplotlib") is not None
