@@ -89,7 +89,7 @@ def _steps(spec: TransformerSpec) -> list[Method]:
 
 def rivals(gated: bool) -> list[Method]:
     """What others leave out of an FFN: columns, neurons for good, bits, or what the gate says."""
-    gates = [
+    gates: list[Method] = [
         Experts(1, router="gate", compensate=False, group="gate", name="CATS"),
         Experts(1, router="gate", group="gate", name="CATS, with a constant"),
         Experts(1, router="scaled gate", group="gate", name="scaled CATS"),
