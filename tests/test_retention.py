@@ -16,7 +16,7 @@ from moesaic.bench.retention.grid import DRAWN, default_method, methods_for, riv
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
-from moesaic.bench.retention.page import as_json, notes, rows, write_curves
+from moesaic.bench.retention.page import _COLOURS, as_json, notes, rows, write_curves
 from moesaic.bench.retention.planes import LayeredPlanes, Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
@@ -202,8 +202,8 @@ def test_methods_stand_beside_the_default(tmp_path: Path) -> None:
 def test_the_picture_shows_what_is_measured() -> None:
     smooth = open_checkpoint("stories260k").spec
     plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=FFNSpec(1024, "relu", gated=False)),))
-    made = {method.name for spec in (plain, smooth) for method in methods_for(spec, full=True)}
-    assert set(DRAWN) <= made
+    made = {method.name: method.group for spec in (plain, smooth) for method in methods_for(spec, full=True)}
+    assert set(DRAWN) <= set(made) and {made[name] for name in DRAWN} <= set(_COLOURS)
     assert {default_method(spec, share).name for spec in (plain, smooth) for share in (0.2, 0.3, 0.7)} <= set(DRAWN)
 
 
