@@ -5,9 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+EXAMPLES = """examples:
+  moesaic cache list
+  moesaic cache clear"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("cache", help="list or clear what is kept between runs")
+    parser = commands.add_parser(
+        "cache", help="list or clear what is kept between runs", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="folders and their sizes").set_defaults(run=run_list)
     actions.add_parser("clear", help="remove all of it; it is made again when needed").set_defaults(run=run_clear)

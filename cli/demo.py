@@ -13,9 +13,17 @@ from .common import ProgressLine, describe_tier, table
 MARK = ".moesaic-demo"
 PROMPT = "The old horse stood at the gate and"
 
+EXAMPLES = """examples:
+  moesaic demo
+  moesaic models get smollm2        # once: the tour then shows a real model
+  moesaic demo --out out/tour"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("demo", help="the tour, on the model that ships with the package")
+    parser = commands.add_parser(
+        "demo", help="the tour, on the model that ships with the package", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("demo"), help="made anew each time (default: %(default)s)")
     parser.set_defaults(run=run)
 

@@ -11,9 +11,15 @@ from ..models.version import VERSION
 
 PACKAGES = ("torch", "triton", "bitsandbytes", "grpcio", "protobuf", "tokenizers", "safetensors", "numpy")
 
+EXAMPLES = """examples:
+  moesaic doctor"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("doctor", help="check this machine and installation")
+    parser = commands.add_parser(
+        "doctor", help="check this machine and installation", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 

@@ -7,9 +7,17 @@ from typing import Any
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_generation_options, describe_tier, settings_of
 
+EXAMPLES = """examples:
+  moesaic generate "Once upon a time"
+  moesaic generate "The old horse" --tier low --max-new-tokens 64
+  moesaic generate --chat "What is the capital of France?" --address localhost:50052"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("generate", help="continue a prompt on a running server")
+    parser = commands.add_parser(
+        "generate", help="continue a prompt on a running server", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     add_chat_options(parser)
     parser.add_argument("--address", default="localhost:50051", help="default: %(default)s")
     parser.add_argument("--model", default="", help="a name from the server; not needed when it serves one model")

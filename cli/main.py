@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..models.errors import MoesaicError
+from ..models.suggestion import suggestion
 from ..models.version import VERSION
 from . import (
     bench,
@@ -35,7 +36,18 @@ SUBCOMMANDS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Also takes an optional prompt that stands behind an option, as in `run PATH --chat PROMPT`."""
+    """Refuses abbreviations, which a new option would change the meaning of, and says what was probably meant.
+
+    Also takes an optional prompt that stands behind an option, as in `run PATH --chat PROMPT`.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = suggestion(str(value), [str(choice) for choice in action.choices])
+            raise argparse.ArgumentError(action, f"there is no {value!r}; {known}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, rest = super().parse_known_args(args, namespace)
@@ -60,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one sentence on stderr and status 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model may say what a terminal cannot show
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        return 0
+    args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)
         sys.stdout.flush()

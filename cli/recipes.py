@@ -3,9 +3,17 @@
 import argparse
 from typing import Any
 
+EXAMPLES = """examples:
+  moesaic recipes list
+  moesaic recipes show all-four > mine.yaml
+  moesaic compress ./my-model out/mine --recipe mine.yaml"""
+
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("recipes", help="list or show the recipes that ship")
+    parser = commands.add_parser(
+        "recipes", help="list or show the recipes that ship", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="names and first lines").set_defaults(run=run_list)
     show = actions.add_parser("show", help="print one, to start your own from")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import torch
 from builders import llama
 
 from moesaic.cli.common import byte_count, table
-from moesaic.cli.main import SUBCOMMANDS, main
+from moesaic.cli.main import SUBCOMMANDS, build_parser, main
 
 OPENING = "Once upon a time, there was a little girl named Lily."
 NAMES = {"evaluate": "eval", "import_gguf": "import"}
@@ -53,7 +55,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"moesaic {moesaic.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["runn"], ["run"], ["run", "x"], ["bench", "everything"], ["recipes"]])
+@pytest.mark.parametrize("arguments", [["runn"], ["run"], ["run", "x"], ["bench", "everything"], ["recipes"]])
 def test_a_command_that_does_not_exist_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -246,3 +248,40 @@ def test_demo_follows_no_link(tmp_path: Path) -> None:
 def test_a_table_has_columns_as_wide_as_they_need() -> None:
     lines = table(["", "size"], [["first", "1"], ["b", "12,345"]]).splitlines()
     assert lines == ["         size", "-----  ------", "first       1", "b      12,345"]
+
+
+def examples(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of a command's help that show how it is called."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    return [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  moesaic ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_examples_that_the_command_line_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = examples(command, capsys)
+    assert found
+    for line in found:
+        words = shlex.split(re.split(r"[>|]", line)[0], comments=True)
+        assert build_parser().parse_args(words[1:]).command
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["comprss", "a", "b"], "there is no 'comprss'; did you mean 'compress'?"),
+        (["export", "a", "b", "--to", "denze"], "there is no 'denze'; did you mean 'dense'?"),
+        (["run", "stories260k", "Once", "--max-new", "3"], "unrecognized arguments: --max-new 3"),
+    ],
+)
+def test_what_was_meant_is_said_and_nothing_is_guessed(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2 and said in capsys.readouterr().err
