@@ -7,11 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
+from ..models.yaml_file import read_yaml
 from .calibration import CalibrationSettings
 from .distill.relufy import RelufyStage
 from .distill.stage import DistillStage
@@ -111,9 +111,9 @@ def _read_yaml(recipe: str | Path) -> tuple[str, Mapping[str, Any]]:
     if not file.is_file():
         raise RecipeError(f"there is no recipe {str(recipe)!r}; {suggestion(str(recipe), list(shipped))}")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(file)
+    except ValueError as error:
+        raise RecipeError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{file} must hold a mapping with the key 'stages'")
     return str(file), values

@@ -10,12 +10,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..engine.options import EngineOptions
 from ..models.errors import SetupError
 from ..models.suggestion import suggestion
+from ..models.yaml_file import read_yaml
 from .options import ServeOptions
 
 
@@ -25,9 +25,9 @@ def read_config(file: str | Path) -> ServeOptions:
     Raises SetupError that names the file and the key for what is unknown or of the wrong kind.
     """
     try:
-        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SetupError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
+        values = read_yaml(file)
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{file} cannot be read: {error}") from None
     _refuse_unknown(file, values, ServeOptions)
     _refuse_unknown(file, values.get("engine", {}), EngineOptions)
     models = values.get("models", {})
