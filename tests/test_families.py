@@ -1,5 +1,6 @@
 """Every family against the original implementation, on random tiny models."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from builders import llama, opt
 
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
+from moesaic.models.spec import RopeSpec
 
 LLAMA3_ROPE = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -59,3 +61,11 @@ def test_names_map_back_to_the_tensors_of_the_file(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     for ours, tensor in read_tensors(checkpoint):
         assert torch.equal(tensor, expected[checkpoint.family.their_name(ours)])
+
+
+def test_null_in_a_config_stands_for_absent(tmp_path: Path) -> None:
+    llama(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values |= {"rope_parameters": None, "rope_scaling": {"type": None, "factor": None}, "hidden_act": None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert open_checkpoint(tmp_path).spec.rope == RopeSpec(10000.0)

@@ -2,7 +2,7 @@
 
 from ..errors import CheckpointError
 from ..spec import AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
-from .config import MAX_LAYERS, Config
+from .config import ACTIVATIONS, MAX_LAYERS, Config
 
 NAMES = {
     "embedding": "model.decoder.embed_tokens",
@@ -18,7 +18,7 @@ NAMES = {
     "norm": "model.decoder.final_layer_norm",
     "untied_head": "lm_head",
 }
-_ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_new": "gelu_tanh"}
+_NORM_EPS = 1e-5
 _POSITION_OFFSET = 2
 
 
@@ -29,6 +29,8 @@ def opt_spec(config: Config) -> TransformerSpec:
     config.only("word_embed_proj_dim", hidden, hidden)
     config.only("_remove_final_layer_norm", False, False)
     config.only("layer_norm_elementwise_affine", True, True)
+    for key in ("layer_norm_eps", "layer_norm_epsilon"):
+        config.only(key, _NORM_EPS, _NORM_EPS)
     if hidden % heads:
         raise CheckpointError(f"config.json: hidden_size {hidden} does not divide into {heads} heads")
     bias = config.flag("enable_bias", True)
@@ -37,20 +39,22 @@ def opt_spec(config: Config) -> TransformerSpec:
     )
     ffn = FFNSpec(
         width=config.count("ffn_dim"),
-        activation=config.choice("activation_function", _ACTIVATIONS, "relu"),
+        activation=config.choice("activation_function", ACTIVATIONS, "relu"),
         gated=False,
         bias=bias,
         output_bias=bias,
     )
-    return TransformerSpec(
+    spec = TransformerSpec(
         family="opt",
         vocab_size=config.count("vocab_size"),
         hidden_size=hidden,
         max_context=config.count("max_position_embeddings", 2048),
         norm="layer",
-        norm_eps=1e-5,
+        norm_eps=_NORM_EPS,
         norm_bias=True,
         tied_head=config.flag("tie_word_embeddings", True),
         position_offset=_POSITION_OFFSET,
         layers=(LayerSpec(attention, ffn),) * config.count("num_hidden_layers", limit=MAX_LAYERS),
     )
+    config.check_others()
+    return spec
