@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_serializer, field
 
 from ..models.errors import RecipeError
 from ..models.suggestion import suggestion
-from ..models.yaml_file import read_yaml
+from ..models.yaml_file import read_mapping
 from .calibration import CalibrationSettings
 from .distill.relufy import RelufyStage
 from .distill.stage import DistillStage
@@ -111,9 +111,6 @@ def _read_yaml(recipe: str | Path) -> tuple[str, Mapping[str, Any]]:
     if not file.is_file():
         raise RecipeError(f"there is no recipe {str(recipe)!r}; {suggestion(str(recipe), list(shipped))}")
     try:
-        values = read_yaml(file)
+        return str(file), read_mapping(file, "with the key 'stages'")
     except ValueError as error:
-        raise RecipeError(f"{file} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{file} must hold a mapping with the key 'stages'")
-    return str(file), values
+        raise RecipeError(str(error)) from None

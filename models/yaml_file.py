@@ -36,3 +36,14 @@ def read_yaml(file: str | Path) -> Any:
         return yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_mapping(file: str | Path, keys: str) -> dict[str, Any]:
+    """The keys and values of a file. Raises ValueError that names it; `keys` says what it should hold."""
+    try:
+        values = read_yaml(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a mapping {keys}")
+    return values

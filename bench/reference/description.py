@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from ...compress.strict import Strict, as_recipe_error
 from ...models.errors import RecipeError
 from ...models.suggestion import suggestion
-from ...models.yaml_file import read_yaml
+from ...models.yaml_file import read_mapping
 
 _ACTIVATIONS = {"opt": "relu", "llama": "silu"}
 _ARCHITECTURES = {"opt": "OPTForCausalLM", "llama": "LlamaForCausalLM"}
@@ -129,9 +129,6 @@ def _read_yaml(description: str | Path) -> tuple[str, Mapping[str, Any]]:
             f"there is no description {str(description)!r}; {suggestion(str(description), list(shipped))}"
         )
     try:
-        values = read_yaml(file)
+        return str(file), read_mapping(file, "of family, width, layers and so on")
     except ValueError as error:
-        raise RecipeError(f"{file} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{file} must hold a mapping of family, width, layers and so on")
-    return str(file), values
+        raise RecipeError(str(error)) from None
