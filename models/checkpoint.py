@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
 from .spec import FULL, TransformerSpec, with_overrides
+from .surplus import check_surplus, find, has_head_of_its_own
+from .tensor_reader import FLOATS, read_tensor
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -36,8 +37,6 @@ EXPERTS_NAME = "moesaic/experts.safetensors"  # in a folder of its own: other lo
 MADE_BY = "moesaic"  # in quantization_config, which has no quant_method: other loaders stop there
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MAX_JSON_BYTES = 16 << 20
-_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_STORED = {**_FLOATS, "I8": torch.int8}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -75,7 +74,7 @@ class Checkpoint:
     def stored_dtype(self, name: str) -> torch.dtype | None:
         """Of a floating-point tensor, by our name; of a bias that is not there, its weight's. None for neither."""
         entry = self.entries.get(name) or self.entries.get(f"{name.removesuffix('bias')}weight")
-        return _FLOATS.get(entry.dtype) if entry else None
+        return FLOATS.get(entry.dtype) if entry else None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -91,6 +90,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     default = family.spec(Config(config))
     record = Record.read(folder)
     _check_quantization(config.get("quantization_config"), folder)
+    found = _file_entries(folder)
+    if default.tied_head and has_head_of_its_own(found, family):
+        config["tie_word_embeddings"] = False
+        default = family.spec(Config(config))
     try:
         spec = with_overrides(default, record.spec)
         for layer in spec.layers:
@@ -104,7 +107,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             f"{RECORD_NAME} names {len(record.tiers)} tiers for a spec of {spec.num_tiers - 1}; "
             "make the checkpoint again"
         )
-    entries = _matched(_file_entries(folder), family, spec)
+    entries = _matched(found, family, spec)
     return Checkpoint(folder, config, family, default, spec, entries, record)
 
 
@@ -173,36 +176,25 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | Non
         return DTYPES[dtype]
     if device.type == "cpu":
         return torch.float32
-    stored = {_FLOATS[e.dtype] for e in checkpoint.entries.values() if e.dtype in _FLOATS and len(e.shape) > 1}
+    stored = {FLOATS[e.dtype] for e in checkpoint.entries.values() if e.dtype in FLOATS and len(e.shape) > 1}
     return stored.pop() if len(stored) == 1 else torch.bfloat16
 
 
 def dense_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
     """What dense matrices are kept in, and so read in: bf16 under float32 arithmetic where they stay bf16."""
     wanted = compute_dtype(checkpoint, device, dtype)
-    stored = {entry.dtype for entry in checkpoint.entries.values() if entry.dtype in _FLOATS and len(entry.shape) > 1}
+    stored = {entry.dtype for entry in checkpoint.entries.values() if entry.dtype in FLOATS and len(entry.shape) > 1}
     stay = stored == {"BF16"} and wanted == torch.float32 and keeps_bf16(device)
     return torch.bfloat16 if stay else wanted
 
 
 def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) for every tensor, one at a time, file by file.
-
-    Read, not mapped: a mapped file counts as memory of the process a second time, and ends it where it is cut short.
-    """
+    """(our name, tensor) for every tensor, one at a time, file by file."""
     for file in checkpoint.files:
         ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
         with file.open("rb") as stream:
             for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
-                yield name, _read_tensor(stream, entry)
-
-
-def _read_tensor(stream: BufferedReader, entry: TensorEntry) -> Tensor:
-    raw = torch.empty(entry.num_bytes, dtype=torch.uint8)
-    stream.seek(entry.data_start + entry.begin)
-    if stream.readinto(raw.numpy().data) != entry.num_bytes:
-        raise CheckpointError(f"{entry.file.name} ends inside {entry.name}; copy it again")
-    return raw.view(_STORED[entry.dtype]).view(entry.shape)
+                yield name, read_tensor(stream, entry)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -277,7 +269,7 @@ def _check_quantization(config: Any, folder: Path) -> None:
         raise CheckpointError(f"{folder} was quantized by moesaic but has no {RECORD_NAME}; copy it there")
 
 
-def _matched(found: dict[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
+def _matched(found: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
     """The files' tensors under our names. Missing, misshapen and unknown tensors are CheckpointErrors."""
     if len(found) < len(spec.layers):
         raise CheckpointError(
@@ -288,10 +280,12 @@ def _matched(found: dict[str, TensorEntry], family: Family, spec: TransformerSpe
             needed = Transformer(spec).state_dict()
     except RuntimeError:  # more than 2^64 bytes
         raise CheckpointError("config.json describes tensors that are too large to exist") from None
-    entries = {}
+    entries, left = {}, dict(found)
     for ours, wanted in needed.items():
         theirs = family.their_name(ours)
-        entry = found.pop(theirs, None) or found.pop(theirs.removeprefix("model."), None)
+        entry = find(left, theirs)
+        if entry is None and ours == "embedding.weight" and spec.tied_head:
+            entry = find(left, family.their_name("untied_head.weight"))  # tied: one of the two names is enough
         if entry is None:
             raise CheckpointError(f"the weights lack {theirs}, which config.json asks for")
         if entry.shape != tuple(wanted.shape):
@@ -299,14 +293,8 @@ def _matched(found: dict[str, TensorEntry], family: Family, spec: TransformerSpe
                 f"{entry.file.name}: {theirs} has the shape {list(entry.shape)}, "
                 f"config.json asks for {list(wanted.shape)}"
             )
-        if (entry.dtype == "I8") != (wanted.dtype == torch.int8) or entry.dtype not in {*_FLOATS, "I8"}:
+        if (entry.dtype == "I8") != (wanted.dtype == torch.int8) or entry.dtype not in {*FLOATS, "I8"}:
             raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
-        entries[ours] = entry
-    tied = spec.tied_head and family.names.get("untied_head")
-    left = [name for name in found if not family.is_unused(name) and name != f"{tied}.weight"]
-    if left:
-        raise CheckpointError(
-            f"the weights hold {len(left)} tensors that a {family.architecture} of this config does not have, "
-            f"such as {left[0]}; config.json does not fit these weights"
-        )
+        entries[ours] = left.pop(entry.name)
+    check_surplus(left, family, spec)
     return entries
