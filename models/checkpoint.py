@@ -27,6 +27,7 @@ from .packing import pack_
 from .record import RECORD_NAME, Record
 from .safetensors_header import TensorEntry, read_header
 from .spec import FULL, TransformerSpec, with_overrides
+from .suggestion import resaved
 from .surplus import check_surplus, find, has_head_of_its_own
 from .tensor_reader import FLOATS, read_tensor
 from .transformer import Transformer
@@ -248,9 +249,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
+        command = f", with: {resaved('AutoModelForCausalLM', folder)}" if pickles[0].startswith("pytorch_model") else ""
         raise CheckpointError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
-            "convert it to model.safetensors where you trust it, then try again"
+            f"where you trust it, convert it to {WEIGHTS_NAME}{command}"
         )
     raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
 

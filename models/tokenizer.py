@@ -10,6 +10,9 @@ import tokenizers
 
 from .errors import CheckpointError
 from .generation_config import read_optional_json
+from .suggestion import resaved
+
+_OTHER_FORMS = (("vocab.json", "merges.txt"), ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
 
 
 class Tokenizer:
@@ -27,7 +30,7 @@ class Tokenizer:
         """Reads tokenizer.json and the end-of-text ids. Raises CheckpointError for a missing or damaged file."""
         file = Path(folder) / "tokenizer.json"
         if not file.is_file():
-            raise CheckpointError(f"{folder} has no tokenizer.json; copy it there from where the model came from")
+            raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(Path(folder))}")
         try:
             inner = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
@@ -93,6 +96,15 @@ class Tokenizer:
 def is_unicode(text: str) -> bool:
     """Whether every character can be written as UTF-8; half of a surrogate pair cannot, and has no ids."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _way_out(folder: Path) -> str:
+    """What to do about a missing tokenizer.json: models may come with the files of slower tokenizers alone."""
+    others = next((names for names in _OTHER_FORMS if all((folder / name).is_file() for name in names)), None)
+    if not others:
+        return "copy it there from where the model came from"
+    made = f"make it of {' and '.join(others)}, once, where transformers is installed"
+    return f"{made}: {resaved('AutoTokenizer', folder)}"
 
 
 def _eos_ids(folder: Path, inner: tokenizers.Tokenizer) -> list[int]:

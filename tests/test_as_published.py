@@ -1,0 +1,73 @@
+"""Models as they were published: what moesaic does not read comes with a command, and the command does it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from builders import llama, opt
+from tokenizers import pre_tokenizers
+
+from moesaic.models.checkpoint import load
+from moesaic.models.errors import CheckpointError
+from moesaic.models.tokenizer import Tokenizer
+
+
+def said(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        Tokenizer.open(folder)
+    return str(caught.value)
+
+
+def follow(advice: str) -> None:
+    """Runs the command that a sentence ends with."""
+    found = re.search(r'python -c "([^"]+)"$', advice)
+    assert found, advice
+    subprocess.run([sys.executable, "-c", found[1]], check=True, capture_output=True, timeout=120)
+
+
+def older_tokenizer(folder: Path) -> None:
+    """vocab.json and merges.txt alone, as OPT has them: letters, and one merge."""
+    (folder / "tokenizer.json").unlink()
+    names = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "he"]
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nh e\n")
+    values = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "bos_token": "</s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+
+
+def test_a_published_tokenizer_is_made_one_by_the_advice(tmp_path: Path) -> None:
+    opt(tmp_path, num_hidden_layers=1)
+    older_tokenizer(tmp_path)
+    advice = said(tmp_path)
+    assert "has no tokenizer.json; make it of vocab.json and merges.txt" in advice
+    follow(advice)
+    tokenizer = Tokenizer.open(tmp_path)
+    assert tokenizer.encode("hehe") == [2, 260, 260] and tokenizer.decode([260]) == "he"
+
+
+def test_published_weights_are_converted_by_the_advice(tmp_path: Path) -> None:
+    expected = opt(tmp_path, num_hidden_layers=1).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(expected, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="its weights in pytorch_model.bin, a pickle") as caught:
+        load(tmp_path)
+    follow(str(caught.value))
+    assert torch.equal(load(tmp_path).state_dict()["embedding.weight"], expected["lm_head.weight"])
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.txt"])
+def test_other_forms_of_tokenizers_are_named(name: str, tmp_path: Path) -> None:
+    llama(tmp_path, num_hidden_layers=1)
+    (tmp_path / "tokenizer.json").rename(tmp_path / name)
+    assert f"make it of {name}, once, where transformers is installed: python -c" in said(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "added_tokens.json"])
+def test_half_of_a_form_is_to_be_copied(name: str, tmp_path: Path) -> None:
+    llama(tmp_path, num_hidden_layers=1)
+    (tmp_path / "tokenizer.json").rename(tmp_path / name)
+    assert said(tmp_path).endswith("has no tokenizer.json; copy it there from where the model came from")
