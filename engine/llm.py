@@ -11,11 +11,11 @@ from typing import Any, Unpack
 
 from ..models.chat import ChatTemplate, Message, message_violations, messages_of
 from ..models.errors import InvalidRequest, RequestFailed, Violation
-from ..models.generation_config import generation_defaults
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
 from .completion import Chunk, Completion, Usage
+from .defaults import sampling_defaults
 from .options import EngineOptions
 from .request import FinishReason, Request, Row, Timing
 from .settings import GenerationSettings, Terms, asked_of, check_names
@@ -68,15 +68,16 @@ class LLM:
 
     llm = LLM("stories260k"); llm.generate(["Once upon a time"], temperature=0)[0].text
 
-    Wrong arguments raise InvalidRequest with every bad field; a directory that cannot be used, SetupError. One thread
-    may use it at a time; several streams of that thread may be open together.
+    Wrong arguments raise InvalidRequest with every bad field; a directory that cannot be used, SetupError; what of its
+    generation_config.json cannot be followed is a GenerationConfigWarning. One thread may use it at a time; several
+    streams of that thread may be open together.
     """
 
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
         folder = locate(path)
         self.tokenizer = Tokenizer.open(folder)
         self.chat_template = ChatTemplate.open(folder, self.tokenizer)
-        defaults = generation_defaults(folder)
+        defaults = sampling_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
         self._terms = Terms(defaults, built.limits, built.description.dial)

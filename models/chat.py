@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .chat_renderer import Refused, Renderer, RenderLimits
 from .errors import CheckpointError, InvalidRequest, Unsupported, Violation
-from .generation_config import read_optional_json
+from .optional_json import read_optional_json
 from .tokenizer import Tokenizer, is_unicode
 
 TEMPLATE_NAME = "chat_template.jinja"

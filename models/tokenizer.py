@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from .errors import CheckpointError
-from .generation_config import read_optional_json
+from .optional_json import read_optional_json
 from .suggestion import resaved
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))

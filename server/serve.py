@@ -13,9 +13,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ..engine.defaults import sampling_defaults
 from ..models.chat import ChatTemplate
 from ..models.errors import AddressError, SetupError
-from ..models.generation_config import generation_defaults
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
@@ -104,7 +104,7 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     admission = Admission(options.max_requests)
     tokenizer = Tokenizer.open(folder)
     chat = ServedChat(ChatTemplate.open(folder, tokenizer))
-    return ServedModel(engine, tokenizer, chat, generation_defaults(folder), admission, options.max_prompt_tokens)
+    return ServedModel(engine, tokenizer, chat, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
 def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:

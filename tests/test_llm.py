@@ -287,13 +287,6 @@ def test_generation_defaults_of_the_directory_are_used(tmp_path: Path) -> None:
     assert greedy(plain, "abc", 10) == plain.generate(["abc"], max_new_tokens=10)[0].token_ids
 
 
-@pytest.mark.parametrize("value", ["hot", math.nan, 10**400, [1], True])
-def test_damaged_generation_defaults_do_not_reach_the_sampler(tmp_path: Path, value: Any) -> None:
-    llama(tmp_path)
-    edit_json(tmp_path / "generation_config.json", do_sample=True, top_k=value)
-    assert len(LLM(tmp_path).generate(["abc"], max_new_tokens=3, ignore_eos=True)[0].token_ids) == 3
-
-
 def test_a_tokenizer_without_a_begin_token_refuses_the_empty_prompt(tmp_path: Path) -> None:
     opt(tmp_path)
     assert "no begin token" in complaints(LLM(tmp_path), "")["prompt"]

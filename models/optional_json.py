@@ -1,22 +1,10 @@
-"""generation_config.json: the sampling that a model's makers ask for. No torch."""
+"""The small JSON files that a model directory may have or lack. No torch."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
-
-
-def generation_defaults(folder: Path) -> dict[str, float | int]:
-    """The numbers that a model directory sets, by name; {"temperature": 0} where the file says do_sample false."""
-    values = read_optional_json(folder / "generation_config.json")
-    if values.get("do_sample") is False:
-        return {"temperature": 0.0}
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-    }
 
 
 def read_optional_json(file: Path) -> dict[str, Any]:

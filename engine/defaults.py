@@ -1,0 +1,86 @@
+"""What generation_config.json asks of every request, judged where a model is opened for generation. No torch.
+
+A value that no request could have is set aside, so that a fault of the file never is one of the requests; so is what
+changes answers in `transformers` and is not built here. A warning says all of it in one line. Lengths are the caller's.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..models.optional_json import read_optional_json
+from .sampling import OPTIONS, Option
+
+_LARGEST = 1e9
+_DRAWING: Mapping[str, tuple[Any, ...]] = {  # what is not built, with the values at which it changes no answer
+    "typical_p": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "top_a": (0,), "tfs": (1,),
+    "xtc_probability": (0,), "dynatemp_range": (0,), "mirostat": (0,),
+}  # fmt: skip
+_ALWAYS: Mapping[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,), "encoder_repetition_penalty": (1,), "presence_penalty": (0,),
+    "frequency_penalty": (0,), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
+    "dry_multiplier": (0,), "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0,),
+    "penalty_alpha": (0,), "guidance_scale": (1,), "dola_layers": (), "min_length": (0,), "min_new_tokens": (0,),
+    "bad_words_ids": ([],), "force_words_ids": ([],), "constraints": ([],), "sequence_bias": ([], {}),
+    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "forced_bos_token_id": (), "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (), "stop_strings": ([], ""), "watermarking_config": (),
+}  # fmt: skip
+
+
+class GenerationConfigWarning(UserWarning):
+    """A part of generation_config.json is not followed."""
+
+
+def sampling_defaults(folder: Path) -> dict[str, float | int]:
+    """The defaults that a model directory sets, by the names of `Sampling`; each is one that a request may have.
+
+    {"temperature": 0} where the file says do_sample false. Warns of what is set aside; CheckpointError for a file that
+    cannot be read.
+    """
+    file = folder / "generation_config.json"
+    values = {name: value for name, value in read_optional_json(file).items() if value is not None}
+    greedy = values.get("do_sample") is False
+    defaults = {"temperature": 0.0} if greedy else _taken(values)
+    if aside := [*_wrong(values, greedy), *_not_built(values, greedy)]:
+        message = f"{file}: set aside {'; '.join(aside)}. Requests may give their own settings"
+        warnings.warn(message, GenerationConfigWarning, stacklevel=3)
+    return defaults
+
+
+def _taken(values: Mapping[str, Any]) -> dict[str, float | int]:
+    offered = {name: _as_here(name, values[name]) for name, option in OPTIONS.items() if _is_set(name, option, values)}
+    return {name: OPTIONS[name].kind(value) for name, value in offered.items() if _holds(OPTIONS[name], value)}
+
+
+def _wrong(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
+    if not isinstance(values.get("do_sample", False), bool):
+        yield f"do_sample {_shown(values['do_sample'])}, which must be true or false"
+    for name, option in OPTIONS.items():
+        if not greedy and _is_set(name, option, values) and not _holds(option, _as_here(name, values[name])):
+            yield f"{name} {_shown(values[name])}, which must be {option.rule}"
+
+
+def _not_built(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
+    for name, neutral in {**_ALWAYS, **({} if greedy else _DRAWING)}.items():
+        if name in values and values[name] not in neutral:
+            yield f"{name} {_shown(values[name])}, which moesaic does not have"
+
+
+def _is_set(name: str, option: Option, values: Mapping[str, Any]) -> bool:
+    return option.by_model and name in values
+
+
+def _as_here(name: str, value: Any) -> Any:
+    """top_k -1 is how others say off."""
+    return 0 if name == "top_k" and value == -1 else value
+
+
+def _holds(option: Option, value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    return is_number and (option.kind is float or value == int(value)) and option.holds(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
