@@ -63,7 +63,7 @@ def _wrong(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
 
 def _not_built(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
     for name, neutral in {**_ALWAYS, **({} if greedy else _DRAWING)}.items():
-        if name in values and values[name] not in neutral:
+        if name in values and name not in OPTIONS and values[name] not in neutral:
             yield f"{name} {_shown(values[name])}, which moesaic does not have"
 
 

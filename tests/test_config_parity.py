@@ -94,9 +94,12 @@ OBEYED: list[Variant] = [
 ]
 
 REFUSED: list[tuple[Variant, str]] = [
-    (old_rope({"rope_type": "linear"}), "rope_scaling.factor is missing"),
+    (old_rope({"rope_type": "linear"}), "rope_scaling.factor is missing, and rope_type 'linear' needs it"),
     (old_rope({"rope_type": "llama3", **BANDS}), "rope_scaling.factor is missing"),
-    (new_rope({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}), "rope_parameters.high_freq_factor is"),
+    (
+        new_rope({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}),
+        "rope_parameters.high_freq_factor is missing, and",
+    ),
     (old_rope({"factor": 8.0}), "rope_scaling.factor is 8.0, which rope_type 'default' does not have"),
     (old_rope({"type": "default", "rope_type": "linear", "factor": 2.0}), "rope_scaling.type is 'default', and rope_t"),
     (old_rope(LINEAR | BANDS), "rope_scaling.low_freq_factor is 1.0, which rope_type 'linear' does not have"),

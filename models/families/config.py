@@ -91,7 +91,8 @@ class Config:
     def wrong(self, key: str, why: str, value: Any = None) -> CheckpointError:
         """The complaint about a key and its value, or the one that stands for it."""
         value = self.values.get(key) if value is None else value
-        return CheckpointError(f"config.json: {self._place}{key} is {_shown(value)}, {why}")
+        shown = "missing" if value is None else _shown(value)
+        return CheckpointError(f"config.json: {self._place}{key} is {shown}, {why}")
 
     def _value(self, key: str, default: Any) -> Any:
         self._read.add(key)

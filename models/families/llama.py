@@ -119,6 +119,9 @@ def _scaling(section: Config) -> Literal["default", "linear", "llama3"]:
     names = [section.choice(key, kinds, "default") for key in ("rope_type", "type") if section.has(key)] or ["default"]
     if names[0] != names[-1]:
         raise section.wrong("type", f"and rope_type is {names[0]!r}; delete the one that is wrong")
+    for key in _SCALINGS[names[0]]:
+        if not section.has(key):
+            raise section.wrong(key, f"and rope_type {names[0]!r} needs it")
     for key, value in section.values.items():
         used = key in _COMMON or key in _SCALINGS[names[0]]
         if not used and value is not None and value != _NEUTRAL.get(key):
