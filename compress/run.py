@@ -104,7 +104,7 @@ class Run:
         return tuple(Estimate(stage.name, n * each, b, is_done, held) for stage, n, b, is_done, held in rows)
 
     def _memory(self, stage: Stage, spec: TransformerSpec, size: int) -> int:
-        return stage.memory(self._source.weight_bytes, size, spec, self.calibration_tokens)
+        return stage.memory(self._source.weight_bytes, size, spec, self._calibration)
 
     @cached_property
     def efforts(self) -> tuple[tuple[str, float], ...]:

@@ -43,9 +43,9 @@ class Stage(ABC):
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         """The model after this stage."""
 
-    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
-        """Bytes that it takes beside Python and torch, for weights of so many bytes before the recipe and after it,
-        and so many tokens of calibration; 0 where it does not say. spec: the planned one.
+    def memory(self, original: int, planned: int, spec: TransformerSpec, calibration: Calibration) -> int:
+        """Bytes that it takes beside Python and torch, for weights of so many bytes before the recipe and after it; 0
+        where it does not say. spec: the planned one. calibration: who needs none of it must not look, it may be long.
         """
         return 0
 

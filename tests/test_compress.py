@@ -337,6 +337,12 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
+def test_a_calibration_text_that_no_stage_looks_at_is_not_read(model: Path, tmp_path: Path, dry_run: bool) -> None:
+    recipe = {**QUICK, "calibration": {"text": ["/nowhere"], "length": 64}}
+    assert compress(model, tmp_path / "out", recipe, dry_run=dry_run).bytes_after > 0
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
 def test_a_missing_text_is_told_before_the_work(model: Path, tmp_path: Path, dry_run: bool) -> None:
     recipe = {**QUICK, "evaluation": {"text": [str(tmp_path / "nope.txt")]}}
     with pytest.raises(TextError, match="there is no text file"):

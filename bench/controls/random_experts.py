@@ -22,7 +22,7 @@ class RandomExpertsStage(MoefyStage):
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return 0
 
-    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+    def memory(self, original: int, planned: int, spec: TransformerSpec, calibration: Calibration) -> int:
         return 0
 
     def splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:

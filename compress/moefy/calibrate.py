@@ -57,14 +57,14 @@ class CalibrateStage(Stage):
         tiers = tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
         return Material(spec, lambda: _with_sparse_ffns(source, model), tiers, notes)
 
-    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+    def memory(self, original: int, planned: int, spec: TransformerSpec, calibration: Calibration) -> int:
         """1.3 times the original model, or twice the calibrated one where that is more, since bit planes are a second
         copy; and a buffer. Of all tokens it holds the states and what an FFN is given, and which experts they touch;
         for trained routers that once more, and three times the norms of all experts; of a batch, scores, doubts and
         products of every neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and
         logits. What lies freed between pieces is counted as much again.
         """
-        ffns, hidden = [layer.ffn for layer in spec.layers], spec.hidden_size
+        tokens, ffns, hidden = calibration.windows.numel(), [layer.ffn for layer in spec.layers], spec.hidden_size
         width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
         experts = max(ffn.experts.count(ffn.width) for ffn in ffns)
         kept = tokens * (2 * hidden * FP32_BYTES + 2 * experts)

@@ -63,18 +63,18 @@ class MoefyStage(Stage):
         notes = {"experts": _counts(spec), what: [split.inertia for split in splits], "in_last_expert": short}
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
 
-    def memory(self, original: int, planned: int, spec: TransformerSpec, tokens: int) -> int:
+    def memory(self, original: int, planned: int, spec: TransformerSpec, calibration: Calibration) -> int:
         """Of grouping neurons by what they do on so many tokens: 1.3 times the model, and a buffer: the states of all
         tokens and what an FFN is given, values and marks of a batch, and four times the counts of one layer, width^2
         of them, which are cut in two again and again.
         """
         if not self.settings.split_needs_text:
             return 0
-        hidden, width = spec.hidden_size, max(layer.ffn.width for layer in spec.layers)
+        tokens, hidden = calibration.windows.numel(), spec.hidden_size
+        width = max(layer.ffn.width for layer in spec.layers)
         batch = 2 * BATCH_TOKENS * (8 * width + 4 * hidden)
-        return (
-            int(MODEL_PART * original) + FP32_BYTES * (2 * tokens * hidden + batch + 4 * width * width) + LOADED_BYTES
-        )
+        buffer = FP32_BYTES * (2 * tokens * hidden + batch + 4 * width * width)
+        return int(MODEL_PART * original) + buffer + LOADED_BYTES
 
     def follow_up(self) -> Stage:
         """Routers, fits and thresholds, on the weights as they will be served."""
