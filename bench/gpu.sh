@@ -40,4 +40,7 @@ fi
 
 cd "$site" # not the root: its folders must not stand in for installed packages of their names
 export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
-"$python" -m moesaic.bench.gpu.run "$out" --seconds $((540 - SECONDS)) "$@"
+"$python" -m moesaic.bench.gpu.run "$out" --seconds $((540 - SECONDS)) "$@" &
+driver=$!
+trap 'kill "$driver" 2>/dev/null; wait "$driver" || true; exit 143' TERM INT HUP # with its sections, before its package goes
+wait "$driver"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -59,6 +60,48 @@ def test_a_section_that_overruns_is_ended_with_all_its_processes_and_keeps_its_r
     assert found["good"]["state"] == "done"
     time.sleep(2.5)
     assert not mark.exists()
+
+
+SECTION_THAT_SLEEPS = """
+import sys, time
+from moesaic.bench.gpu import run
+code = "import sys, time; open(sys.argv[1], 'w'); time.sleep(3); open(sys.argv[2], 'w')"
+run.SECTIONS = (run.Section("slow", 20.0, (sys.executable, "-c", code, *sys.argv[2:])),)
+sys.exit(run.main(sys.argv[1:2]))
+"""
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in *pip*) exit 0 ;; esac
+sleep 20 & nap=$!
+trap 'test -d "$PWD/moesaic" && touch {mark}; kill $nap; exit 143' TERM
+echo "$PWD" > {begun}
+wait
+"""
+
+
+def ended(command: list[str], begun: Path, **environment: str) -> int:
+    """The status of a command that is told to end once a file is there."""
+    process = subprocess.Popen(command, env={**os.environ, **environment})
+    deadline = time.monotonic() + 30
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    return process.wait(10)
+
+
+def test_a_driver_that_is_ended_ends_its_section(tmp_path: Path) -> None:
+    begun, mark = tmp_path / "begun", tmp_path / "mark"
+    assert ended([sys.executable, "-c", SECTION_THAT_SLEEPS, *map(str, (tmp_path / "out", begun, mark))], begun) == 143
+    time.sleep(3.5)
+    assert not mark.exists()
+
+
+def test_a_script_that_is_ended_ends_its_driver_before_its_package_goes(tmp_path: Path) -> None:
+    begun, mark, fake = tmp_path / "begun", tmp_path / "mark", tmp_path / "python"
+    fake.write_text(FAKE_PYTHON.format(begun=begun, mark=mark))
+    fake.chmod(0o755)
+    script = Path(__file__).resolve().parents[1] / "bench" / "gpu.sh"
+    assert ended(["bash", str(script), str(tmp_path / "out")], begun, PYTHON=str(fake)) == 143
+    assert mark.exists() and not Path(begun.read_text().strip()).exists()
 
 
 def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

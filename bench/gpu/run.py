@@ -144,7 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry", action="store_true", help="all of it on a CPU, at toy sizes")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (default: %(default)s)")
     args = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _ended_from_outside)
     return 0 if run_sections(SECTIONS, args.out, args.seconds, args.dry) else 1
+
+
+def _ended_from_outside(number: int, _: Any) -> None:
+    """An exception, so that the section under way, which has a session of its own, ends with us."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
