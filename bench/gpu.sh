@@ -26,7 +26,10 @@ fi
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=$(command -v "${PYTHON:-python3}")
+python=$(command -v "${PYTHON:-python3}") || {
+    echo "there is no ${PYTHON:-python3} here; name one in PYTHON" >&2
+    exit 2
+}
 case $python in /*) ;; *) python=$PWD/$python ;; esac
 
 # The tree is the package: a link of its name, in a folder that holds nothing else but the wheels that came along.

@@ -24,6 +24,7 @@ from moesaic.bench.gpu.sizes import GPU
 from moesaic.bench.gpu.summary import summary
 from moesaic.engine.runner import ModelRunner
 
+SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu.sh"
 ADD = "import sys; file = sys.argv[sys.argv.index('--rows') + 1]; print('to the log'); "
 ROW = 'open(file, \'a\').write(\'{"what": "figure", "value": 1}\\n\'); '
 
@@ -99,9 +100,19 @@ def test_a_script_that_is_ended_ends_its_driver_before_its_package_goes(tmp_path
     begun, mark, fake = tmp_path / "begun", tmp_path / "mark", tmp_path / "python"
     fake.write_text(FAKE_PYTHON.format(begun=begun, mark=mark))
     fake.chmod(0o755)
-    script = Path(__file__).resolve().parents[1] / "bench" / "gpu.sh"
-    assert ended(["bash", str(script), str(tmp_path / "out")], begun, PYTHON=str(fake)) == 143
+    assert ended(["bash", str(SCRIPT), str(tmp_path / "out")], begun, PYTHON=str(fake)) == 143
     assert mark.exists() and not Path(begun.read_text().strip()).exists()
+
+
+def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
+    command = ["bash", str(SCRIPT), str(tmp_path / "out")]
+    done = subprocess.run(command, env={**os.environ, "PYTHON": "no-such-python"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no no-such-python here; name one in PYTHON" in done.stderr
+
+
+def test_a_section_that_could_not_begin_gives_its_last_words_in_the_summary(tmp_path: Path) -> None:
+    ran(tmp_path, section("bad", "import no_such_package"))
+    assert "No module named 'no_such_package'" in (tmp_path / "summary.txt").read_text()
 
 
 def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

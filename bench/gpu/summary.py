@@ -16,7 +16,8 @@ def summary(reports: Sequence[Report]) -> str:
     lines: list[str] = []
     for report in reports:
         rows = report["rows"]
-        lines += ["", f"{report['section']}: {report['state']}, {report['seconds']} s", *_bad(rows)]
+        lines += ["", f"{report['section']}: {report['state']}, {report['seconds']} s"]
+        lines += [*_bad(rows), *_last_words(report)]
         if report["section"] in _SHOWN:
             lines += _SHOWN[report["section"]](figures(rows))
     text = "\n".join(lines).strip() + "\n"
@@ -30,6 +31,13 @@ def _bad(rows: Sequence[Row]) -> Iterator[str]:
         yield f"  {what}: {str(row.get('failed', row.get('cut'))).strip().splitlines()[-1][:160]}"
     if len(bad) > MOST_BAD:
         yield f"  and {len(bad) - MOST_BAD} more"
+
+
+def _last_words(report: Report) -> Iterator[str]:
+    """Of a section that ended before it could say what failed."""
+    lines = str(report.get("log_tail", "")).strip().splitlines()
+    if lines and not any(row.keys() & {"failed", "cut"} for row in report["rows"]):
+        yield f"  {lines[-1][:160]}"
 
 
 def _device(rows: Sequence[Row]) -> Iterator[str]:
