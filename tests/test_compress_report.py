@@ -20,6 +20,7 @@ from moesaic.bench.controls.collect import Report, collect
 from moesaic.bench.controls.derive import (
     ALONE,
     GROUPS,
+    RANDOM_EXPERTS,
     ROUTERS,
     STATIC,
     STATIC_DISTILLED,
@@ -119,6 +120,12 @@ def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> N
         assert "figures" in of(report, name, "high") and not of(report, name, "high")["reason"]
         assert any(line.startswith(f"{name}, low: not run: moefy: tier 'low'") for line in notes(report))
         assert [name, "low", *[""] * 7, "not run"] in control_rows(report)[1]
+
+
+def test_a_report_names_no_split_for_experts_by_chance() -> None:
+    recipe = experts_of_64(read_recipe(RECIPE), ["high"], RANDOM_EXPERTS).recipe.model_dump()
+    (settings,) = [stage["moefy by chance"] for stage in recipe["stages"] if "moefy by chance" in stage]
+    assert settings["split"] is None and settings["expert_size"] == 64
 
 
 def test_static_pruning_that_would_leave_too_little_is_named_with_its_reason(

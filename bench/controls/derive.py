@@ -94,7 +94,7 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
     if settings is None:
         raise ValueError("this recipe makes no experts")
     changed = {
-        "split": "coactivation",
+        "split": None if group == RANDOM_EXPERTS else "coactivation",
         "expert_size": _PUBLISHED_SIZE,
         "router": "norm_regression",
         "router_width": settings.router_width,

@@ -14,7 +14,7 @@ from ..retention.random_split import random_split
 
 @dataclass(frozen=True, slots=True)
 class RandomExpertsStage(MoefyStage):
-    """No recipe names it; the settings' split says nothing here, and no text is read for it."""
+    """No recipe names it; the settings' split is left open, and no text is read for it."""
 
     name = "moefy by chance"
     sources = ("bench/controls/random_experts.py", "bench/retention/random_split.py")
