@@ -139,6 +139,9 @@ def test_there_are_at_most_8_files_and_those_of_a_run_before_are_replaced(tmp_pa
     for _ in range(2):
         ran(tmp_path, *eight)
         assert len(os.listdir(tmp_path)) == MAX_FILES
+    ran(tmp_path, eight[0])
+    assert sorted(os.listdir(tmp_path)) == ["1-n0.json", "log.txt", "summary.txt"]
+    assert (tmp_path / "log.txt").read_text().count("====") == 1
     with pytest.raises(ValueError, match="more than 8 files"):
         ran(tmp_path, *eight, section("more", ROW))
 

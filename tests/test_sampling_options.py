@@ -17,7 +17,7 @@ from moesaic.engine.request import Limits
 from moesaic.engine.sampling import OPTIONS, Option, Sampling, SamplingSettings, sampling_of, sampling_violations
 from moesaic.engine.settings import GenerationSettings, Terms, asked_of
 from moesaic.models.dial import Dial
-from moesaic.models.errors import InvalidRequest
+from moesaic.models.errors import InvalidRequest, Violation
 from moesaic.proto import engine_pb2, generation_pb2
 from moesaic.server.client import Client
 from moesaic.server.client_request import Settings, build_request
@@ -114,10 +114,11 @@ def test_what_is_open_stays_open_over_the_wire() -> None:
 
 
 def test_the_edge_lists_what_was_found_before_with_the_rest() -> None:
+    settings, before = {"min_p": 2.0, "top_k": "x", "share": 7.0}, [Violation("request_id", "is long")]
     with pytest.raises(InvalidRequest) as caught:
-        asked_of((), {"min_p": 2.0, "top_k": "x", "share": 7.0}, TERMS, compute_path="compute.")
+        asked_of((), settings, TERMS, found=before, compute_path="compute.")
     fields = [violation.field for violation in caught.value.violations]
-    assert fields == ["top_k", "prompt", "sampling.min_p", "compute.share"]
+    assert fields == ["request_id", "top_k", "prompt", "sampling.min_p", "compute.share"]
 
 
 def test_mypy_knows_the_settings() -> None:
