@@ -1,5 +1,6 @@
 """The driver of bench/gpu.sh: whatever a section does, what it found is kept, the others run, and the files are few."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from moesaic.bench.gpu.section import Plan
 from moesaic.bench.gpu.sizes import GPU
 from moesaic.bench.gpu.summary import summary
 from moesaic.engine.runner import ModelRunner
+from moesaic.models.errors import SetupError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "gpu.sh"
 ADD = "import sys; file = sys.argv[sys.argv.index('--rows') + 1]; print('to the log'); "
@@ -61,6 +63,15 @@ def test_a_section_that_overruns_is_ended_with_all_its_processes_and_keeps_its_r
     assert found["good"]["state"] == "done"
     time.sleep(2.5)
     assert not mark.exists()
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(SetupError, match="another run writes into .*; wait for it, or name another folder"):
+        ran(tmp_path, section("good", ROW))
+    os.close(held)
+    assert ran(tmp_path, section("good", ROW))[""]
 
 
 SECTION_THAT_SLEEPS = """

@@ -7,6 +7,7 @@ a section, log.txt and summary.txt: no more than 8 files, whatever happens.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -14,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from ...evaluate.files import write_whole
+from ...models.errors import SetupError
 from .rows import figures, read_rows
 from .summary import summary
 
@@ -58,6 +61,11 @@ def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bo
     if len(sections) + 2 > MAX_FILES:
         raise ValueError(f"{len(sections)} sections, a log and a summary are more than {MAX_FILES} files")
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _run_all(sections, out, seconds, dry)
+
+
+def _run_all(sections: Sequence[Section], out: Path, seconds: float, dry: bool) -> bool:
     _clear(out)
     deadline, reports = time.monotonic() + seconds, []
     for number, section in enumerate(sections, 1):
@@ -69,6 +77,19 @@ def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bo
     (out / "summary.txt").write_text(shown)
     sys.stdout.write("\n" + shown)
     return all(report["state"] == "done" for report in reports)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Raises SetupError where another run writes there: rows of two would mix. The lock is the folder's own."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise SetupError(f"another run writes into {out}; wait for it, or name another folder") from None
+    finally:
+        os.close(folder)
 
 
 def _clear(out: Path) -> None:
@@ -145,7 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="in all (default: %(default)s)")
     args = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _ended_from_outside)
-    return 0 if run_sections(SECTIONS, args.out, args.seconds, args.dry) else 1
+    try:
+        return 0 if run_sections(SECTIONS, args.out, args.seconds, args.dry) else 1
+    except SetupError as error:
+        parser.error(str(error))
 
 
 def _ended_from_outside(number: int, _: Any) -> None:
