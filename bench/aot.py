@@ -27,6 +27,7 @@ from ..kernels.expert_ffn import _down_kernel, _up_kernel, down_config, up_confi
 from ..kernels.int8_linear import TileConfig, _int8_linear_kernel, int8_linear_config
 from ..kernels.jit import HAS_TRITON
 from ..kernels.route import _route_kernel, route_config
+from ..models.files import write_whole
 
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
 SHARED_SHARE = 0.9
@@ -296,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("triton is needed, with TRITON_INTERPRET unset")
     rows, failures = check(all_cases(), options.target)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_whole(options.json, json.dumps([asdict(row) for row in rows], indent=1).encode() + b"\n")
     sys.stdout.write("\n".join([table(rows), *failures]) + "\n")
     return 1 if failures else 0
 

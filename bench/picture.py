@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.files import as_png, write_whole
+from ..evaluate.files import as_png
+from ..models.files import write_whole
 from .report import Report
 
 DENSE, INT8, PEERS = "#8a8f98", "#0f7b6c", ("#d9a441", "#c7c1b2")

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..compress.pipeline import compress
 from ..engine.options import EngineOptions
-from ..evaluate.files import write_whole
 from ..evaluate.texts import embedded_text, read_documents
 from ..models.checkpoint import open_checkpoint
+from ..models.files import write_whole
 from ..models.locate import locate
 from ..models.progress import Progress
 from ..models.threads import choose_threads, torch_threads

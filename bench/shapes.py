@@ -15,9 +15,10 @@ from torch import Tensor
 from ..models.errors import SetupError
 from ..models.families.config import Config
 from ..models.families.registry import family_of
+from ..models.files import new_directory
 from ..models.suggestion import suggestion
 from ..models.transformer import Transformer
-from ..models.writer import new_directory, write_weights
+from ..models.writer import write_weights
 
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     # the sizes of GPT-2 small in the architecture of OPT, which has the same matrices
@@ -56,7 +57,7 @@ def write_random_model(values: Mapping[str, Any], out: Path, seed: int = 0) -> N
     spec = family.spec(Config(config))
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in Transformer(spec).state_dict().items()}
-    with new_directory(out) as folder:
+    with new_directory(out, sum(2 * shape.numel() for shape in shapes.values())) as folder:
         write_weights(folder, _random(shapes, seed), family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         _byte_tokenizer(folder / "tokenizer.json")

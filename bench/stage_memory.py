@@ -19,11 +19,11 @@ import torch
 
 from ..compress.recipe import read_recipe
 from ..compress.run import Run
-from ..evaluate.files import write_whole
 from ..evaluate.provenance import provenance
 from ..kernels.native import native
 from ..models.checkpoint import open_checkpoint
 from ..models.errors import SetupError
+from ..models.files import write_files
 from ..models.threads import choose_threads, torch_threads
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -104,8 +104,7 @@ def main() -> None:
         sys.exit(f"stage_memory: {error}")
     sys.stdout.write(found)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.out, found.encode())
+        write_files(args.out.parent, {args.out.name: found.encode()})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any
 from ..compress.pipeline import Compression, compress
 from ..compress.recipe import Recipe, read_recipe
 from ..engine.llm import LLM
-from ..evaluate.files import as_png, write_whole
+from ..evaluate.files import as_png
 from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.files import write_whole
 from ..models.locate import DEFAULT_MODEL, by_short_name
 from ..models.progress import Progress
 from ..models.spec import FULL

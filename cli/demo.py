@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ..bench.extras import NO_PICTURE, can_draw
     from ..bench.machine import machine_facts
     from ..bench.tour import as_table, compress_all, draw, measure_speeds, rows, tour_model
+    from ..models.files import write_whole
 
     began = time.monotonic()
     _fresh(args.out)
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(NO_PICTURE)
     figures = {"model": model, "machine": facts, "rows": [dataclasses.asdict(point) for point in points]}
-    (args.out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_whole(args.out / "report.json", json.dumps(figures, indent=2).encode() + b"\n")
     print(f"\n{time.monotonic() - began:.0f} s. Written: " + ", ".join(map(str, _files(args.out))))
     return 0
 

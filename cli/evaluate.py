@@ -50,10 +50,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the figures and names the files it wrote."""
-    from ..evaluate.files import write_whole
     from ..evaluate.measure import measure
     from ..evaluate.plan import Plan
     from ..evaluate.report import notes, rows, write_report
+    from ..models.files import write_whole
 
     _check_outputs(args)
     plan = Plan(
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before any work: what was asked for can be written."""
     from ..evaluate.files import check_can_report
-    from ..models.errors import SetupError
+    from ..models.files import check_file
 
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise SetupError(f"--json {args.json}: there is no directory {Path(args.json).parent}")
+    if args.json:
+        check_file(Path(args.json), f"--json {args.json}")
     if args.report:
         check_can_report("--report", Path(args.report))
 

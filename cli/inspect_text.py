@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,9 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
 
 def _check(args: argparse.Namespace, diagnosed: bool) -> None:
     """Before any work: the options fit each other, and what was asked for can be written."""
+    from ..evaluate.files import check_can_draw
     from ..models.errors import SetupError
+    from ..models.files import check_file
 
     if args.text is not None and not args.experts and not args.memory:
         raise SetupError("--text names what to run the model over; say what to look for: --experts or --memory")
@@ -70,17 +71,14 @@ def _check(args: argparse.Namespace, diagnosed: bool) -> None:
         raise SetupError(f"top is {args.top}, it must be at least 1")
     if args.picture and not diagnosed:
         raise SetupError("--picture draws what --experts --text finds; add both")
-    if args.picture and not Path(args.picture).absolute().parent.is_dir():
-        raise SetupError(f"--picture {args.picture}: there is no directory {Path(args.picture).parent}")
-    if args.picture and Path(args.picture).is_dir():
-        raise SetupError(f"--picture {args.picture} is a directory; name a file in it")
-    if args.picture and find_spec("matplotlib") is None:
-        raise SetupError("--picture draws with matplotlib, which is not installed; pip install matplotlib")
+    if args.picture:
+        check_file(Path(args.picture), f"--picture {args.picture}")
+        check_can_draw("--picture")
 
 
 def _draw(diagnosis: "Diagnosis", title: str, file: Path) -> None:
     from ..compress.diagnose.picture import draw
-    from ..evaluate.files import write_whole
+    from ..models.files import write_whole
 
     write_whole(file, draw(diagnosis, title))
 

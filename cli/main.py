@@ -1,8 +1,6 @@
 """`moesaic`: one command, one module per subcommand. A subcommand imports what it needs when it runs."""
 
 import argparse
-import io
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -29,6 +27,7 @@ from . import (
     run,
     serve,
 )
+from .streams import drop_output, keep_streams
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
@@ -71,9 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one sentence on stderr and status 2."""
+    keep_streams()
     warnings.formatwarning = lambda message, *_, **__: f"moesaic: warning: {message}\n"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model may say what a terminal cannot show
     parser = build_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()
@@ -87,10 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
-        return 141
     except OSError as error:
+        drop_output()
         where = f" ({error.filename})" if error.filename else ""
         print(f"moesaic: error: {error.strerror or error}{where}", file=sys.stderr)
         return 2

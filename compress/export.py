@@ -14,9 +14,11 @@ from ..models.checkpoint import DTYPES, Checkpoint, open_checkpoint, read_tensor
 from ..models.errors import CheckpointError
 from ..models.families.config import Config
 from ..models.families.registry import is_sparse_tensor
+from ..models.files import new_directory
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
-from ..models.writer import SIDE_FILES, new_directory, write_weights
+from ..models.writer import SIDE_FILES, write_weights
+from .sizes import dense_bytes
 
 
 def export_dense(model: str | Path, out: str | Path, dtype: str = "bfloat16") -> TransformerSpec:
@@ -25,7 +27,7 @@ def export_dense(model: str | Path, out: str | Path, dtype: str = "bfloat16") ->
     int8 weights are multiplied out. Layers of unequal width are padded to the widest with neurons that give 0; a bias
     that pruning left is kept where the family's config can say so. Raises CheckpointError where it cannot.
     """
-    source, target = open_checkpoint(model), Path(out)
+    source, target = open_checkpoint(model), Path(out).expanduser()
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
     spec, config = _plain(source), dict(source.config)
@@ -38,7 +40,7 @@ def export_dense(model: str | Path, out: str | Path, dtype: str = "bfloat16") ->
             f"{source.path.name}: the config of the family {source.spec.family} cannot say what this model is (its FFN "
             "biases or formats differ); it stays a directory for moesaic"
         )
-    with new_directory(target) as folder:
+    with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
         write_weights(folder, _tensors(source, spec, DTYPES[dtype]), source.family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in SIDE_FILES:

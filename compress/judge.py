@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ..evaluate.files import write_whole
 from ..evaluate.score import Memory, Score, score_documents
 from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.files import write_files
 from ..models.progress import Progress
 from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
@@ -87,8 +87,7 @@ class Judge:
             against = self._against if compared else None
             say = partial(self._progress, f"scoring {what}")
             score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(score.to_json()).encode())
+            write_files(file.parent, {file.name: json.dumps(score.to_json()).encode()})
         return Score.from_json(json.loads(file.read_bytes()))
 
     def load_original(self) -> Transformer:

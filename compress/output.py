@@ -6,19 +6,21 @@ from pathlib import Path
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, read_tensors, sha256_of
+from ..models.files import new_directory
 from ..models.progress import Progress
 from ..models.record import RECORD_NAME, Record, StageRecord
 from ..models.spec import spec_overrides
 from ..models.version import VERSION
-from ..models.writer import new_directory, write_config, write_weights
+from ..models.writer import write_config, write_weights
 from .material import Material
+from .sizes import weight_bytes
 
 
 def write_stage(folder: Path, source: Checkpoint, before: Checkpoint, material: Material, done: StageRecord) -> None:
     """What a stage made of `before`, with a record of all stages so far. source: what the recipe was given."""
     overrides = spec_overrides(material.spec, source.default_spec)
     record = Record(overrides, (*before.record.stages, done), {}, "", material.tiers)
-    with new_directory(folder) as partial:
+    with new_directory(folder, weight_bytes(material.spec, source)) as partial:
         names = write_weights(partial, material.tensors(), source.family.their_name)
         write_config(partial, source, material.spec)
         _save(record, partial, names)
@@ -28,7 +30,7 @@ def write_result(
     target: Path, source: Checkpoint, last: Checkpoint, record: Record, recipe_sha256: str, progress: Progress
 ) -> None:
     """The last stage's checkpoint as the result, with a record that has all that was measured."""
-    with new_directory(target) as partial:
+    with new_directory(target, last.weight_bytes) as partial:
         names = write_weights(partial, _counted(last, progress), source.family.their_name)
         write_config(partial, source, last.spec)
         _save(record, partial, names, recipe_sha256)

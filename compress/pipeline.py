@@ -8,13 +8,13 @@ from typing import Any
 
 from ..models.checkpoint import Checkpoint, open_checkpoint
 from ..models.errors import CheckpointError
+from ..models.files import check_new, require_space
 from ..models.progress import Progress
 from ..models.record import Record, StageRecord
 from ..models.threads import choose_threads, torch_threads
 from .identity import content_sha256
 from .recipe import Recipe, read_recipe
 from .run import Announce, Estimate, Run
-from .sizes import check_disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +50,17 @@ def compress(
     it begins. Raises SetupError (RecipeError, CheckpointError, TextError) before anything is written; afterwards `out`
     is whole or absent.
     """
-    steps, target = read_recipe(recipe), Path(out)
+    steps, target = read_recipe(recipe), Path(out).expanduser()
     source = open_checkpoint(model)
     if os.path.lexists(target):
         return _finished_before(source, target, steps)
+    check_new(target)
     run = Run(source, steps, progress or (lambda what, done, total: None), announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
         if dry_run:
             planned = run.estimates[-1].bytes
             return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
-        check_disk(target, run.estimates[-1].bytes)
+        require_space(target, run.estimates[-1].bytes)
         run.check_disk()
         return _compression(source, target, steps, run.finish(target))
 

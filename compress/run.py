@@ -11,6 +11,7 @@ import torch
 
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
 from ..models.errors import RecipeError
+from ..models.files import require_space
 from ..models.progress import Progress
 from ..models.record import StageRecord
 from ..models.spec import FULL, TransformerSpec
@@ -20,7 +21,7 @@ from .judge import Judge
 from .material import Workshop
 from .output import write_result, write_stage
 from .recipe import Recipe
-from .sizes import check_disk, weight_bytes
+from .sizes import weight_bytes
 from .stage import Stage
 from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
@@ -129,8 +130,8 @@ class Run:
         return min(taken) / ids.shape[1]
 
     def check_disk(self) -> None:
-        """Raises CheckpointError where there is no room for the stages that are not done yet."""
-        check_disk(stages_folder() / "new", sum(each.bytes for each in self.estimates if not each.done))
+        """Raises OutputError where there is no room for the stages that are not done yet."""
+        require_space(stages_folder() / "new", sum(each.bytes for each in self.estimates if not each.done))
 
     def checkpoint(self) -> Checkpoint:
         """The model after the last stage, as it lies among the finished stages. Scores nothing."""

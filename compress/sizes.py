@@ -1,13 +1,10 @@
-"""How large a model is on disk before it is written, and whether there is room for it."""
+"""How large a model is on disk before it is written."""
 
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from math import prod
 
 import torch
 
 from ..models.checkpoint import Checkpoint
-from ..models.errors import CheckpointError
 from ..models.spec import TransformerSpec
 from ..models.transformer import Transformer
 
@@ -16,7 +13,7 @@ def weight_bytes(spec: TransformerSpec, source: Checkpoint, part: str = "") -> i
     """Bytes that a spec's weights take on disk, dense ones in the dtypes of the source. part: of the names counted."""
     with torch.device("meta"):
         tensors = Transformer(spec).state_dict()
-    wide = max((entry.num_bytes // max(1, _numel(entry.shape)) for entry in source.entries.values()), default=4)
+    wide = max((entry.num_bytes // max(1, prod(entry.shape)) for entry in source.entries.values()), default=4)
     return sum(
         value.nbytes if value.dtype == torch.int8 else value.numel() * _width(name, wide, source)
         for name, value in tensors.items()
@@ -24,23 +21,15 @@ def weight_bytes(spec: TransformerSpec, source: Checkpoint, part: str = "") -> i
     )
 
 
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
 def _width(name: str, wide: int, source: Checkpoint) -> int:
     if name.endswith("_scale"):
         return 4
     entry = source.entries.get(name)
-    return wide if entry is None or not _numel(entry.shape) else entry.num_bytes // _numel(entry.shape)
+    return wide if entry is None or not prod(entry.shape) else entry.num_bytes // prod(entry.shape)
 
 
-def check_disk(target: Path, planned: int) -> None:
-    """Raises CheckpointError where so many bytes do not fit beside `target`."""
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
-    free = shutil.disk_usage(folder).free
-    if free < planned * 1.01 + (1 << 20):
-        raise CheckpointError(f"{target} needs {planned:,} bytes, {free:,} are free in {folder}; make room first")
+def dense_bytes(spec: TransformerSpec, dtype: torch.dtype) -> int:
+    """Bytes that a spec's tensors take where all are of one dtype."""
+    with torch.device("meta"):
+        count: int = sum(value.numel() for value in Transformer(spec).state_dict().values())
+    return count * int(dtype.itemsize)

@@ -1,15 +1,15 @@
-"""What reports share: files written whole or not at all, pictures, and pages that need no other file."""
+"""What reports share: pictures, and pages that need no other file."""
 
 import base64
 import html
 import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..models.errors import SetupError
+from ..models.files import check_writable
 
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}td,th{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right}
@@ -26,40 +26,7 @@ def check_can_draw(asked: str) -> None:
 def check_can_report(asked: str, folder: Path) -> None:
     """Raises SetupError, before any work, where a report cannot be drawn or this folder cannot hold it."""
     check_can_draw(asked)
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
-    if not there.is_dir():
-        raise SetupError(f"{asked} {folder}: {there} is no directory; name a directory, a new one or an old one")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise SetupError(f"{asked} {folder}: nothing can be written in {there}; name another directory")
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Writes under a temporary name, then renames; where that fails nothing is left."""
-    _write_together({file: content})
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """Writes files by name into a folder, made where it is missing; gives their paths.
-
-    None takes its name before all are written, so that a run cut short leaves the files of the run before.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {folder / name: content for name, content in files.items()}
-    _write_together(found)
-    return list(found)
-
-
-def _write_together(files: Mapping[Path, bytes]) -> None:
-    partials = {file.with_name(f".{file.name}.{os.getpid()}"): file for file in files}
-    try:
-        for partial, file in partials.items():
-            partial.write_bytes(files[file])
-        for partial, file in partials.items():
-            partial.replace(file)
-    except BaseException:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-        raise
+    check_writable(folder, f"{asked} {folder}")
 
 
 def html_page(title: str, body: str) -> str:

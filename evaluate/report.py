@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import as_png, html_image, html_notes, html_page, html_table, write_files
+from ..models.files import write_files
+from .files import as_png, html_image, html_notes, html_page, html_table
 from .plan import MODEL, ORIGINAL
 from .results import Evaluation, TaskResult, TextResult
 from .statistics import Comparison

@@ -236,6 +236,9 @@ def _file_entries(folder: Path) -> dict[str, TensorEntry]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """The whole file where it is there, as transformers has it: an index beside it is of other weights."""
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
     if (folder / INDEX_NAME).exists():
         names = read_json(folder / INDEX_NAME).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -246,8 +249,6 @@ def _weight_files(folder: Path) -> list[Path]:
         if missing := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(f"{INDEX_NAME} names {missing[0]}, which is not in {folder}; copy it there")
         return files
-    if (folder / WEIGHTS_NAME).is_file():
-        return [folder / WEIGHTS_NAME]
     if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
         command = f", with: {resaved('AutoModelForCausalLM', folder)}" if pickles[0].startswith("pytorch_model") else ""
         raise CheckpointError(

@@ -13,6 +13,7 @@ MoesaicError              INTERNAL              our fault; what stands below is 
     RecipeError                                 the recipe asks for something that does not exist
     TextError                                   a text to score is missing, empty or not UTF-8
     FetchError                                  a model asked for by name is unknown, or cannot be fetched
+    OutputError                                 what was made cannot be written where it was to go
     AddressError                                the address cannot be listened on, or nobody answers there
 """
 
@@ -98,6 +99,10 @@ class TextError(SetupError):
 
 class FetchError(SetupError):
     """A model asked for by name is unknown, or cannot be fetched."""
+
+
+class OutputError(SetupError):
+    """What was made cannot be written where it was to go."""
 
 
 class AddressError(SetupError):

@@ -1,20 +1,14 @@
-"""A model directory written whole or not at all: made under a temporary name, then renamed."""
+"""What a model directory holds: weights in shards, config.json, and what lies beside them."""
 
 import json
-import os
-import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from glob import escape
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
-from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_sparse_tensor
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
@@ -24,33 +18,6 @@ SIDE_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
     "chat_template.jinja",
 )  # fmt: skip
-
-
-@contextmanager
-def new_directory(out: Path) -> Iterator[Path]:
-    """A fresh folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
-
-    Raises CheckpointError where `out` exists already. What killed runs left behind is removed.
-    """
-    exists = CheckpointError(f"{out} exists already; remove it or name another directory")
-    if os.path.lexists(out):
-        raise exists
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-{os.getpid()}-", dir=out.parent))
-    folder.chmod(out.parent.stat().st_mode & 0o777)  # mkdtemp's own mode shuts out other users
-    try:
-        yield folder
-        for path in (*folder.rglob("*"), folder):
-            _sync(path)
-        try:
-            folder.rename(out)
-        except OSError:
-            raise (exists if os.path.lexists(out) else CheckpointError(f"{out} cannot be written")) from None
-        _sync(out.parent)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def write_weights(
@@ -135,28 +102,3 @@ def _named_shards(folder: Path, shards: list[list[str]], total: int) -> list[str
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
     return names
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(out: Path) -> None:
-    for folder in out.parent.glob(f".{escape(out.name)}.partial-*"):
-        process = re.search(r"\.partial-(\d+)-", folder.name)
-        if process and not _is_alive(int(process[1])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from builders import edit_json, llama, opt
 from safetensors.torch import load_file, save_file
 
@@ -328,6 +329,17 @@ def sharded(folder: Path) -> dict[str, str]:
     weight_map = {name: file for file, part in parts.items() for name in part}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return weight_map
+
+
+def test_a_whole_file_beside_an_index_of_other_weights_is_what_transformers_reads_too(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    sharded(folder)
+    other = {name: value + 1 for name, value in load_file(folder / "a.safetensors").items()}
+    save_file(other, folder / "a.safetensors")
+    (folder / "model.safetensors").write_bytes(whole)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()["model.norm.weight"]
+    assert open_checkpoint(folder).files == (folder / "model.safetensors",)
+    assert torch.equal(load(folder).state_dict()["norm.weight"], theirs)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:

@@ -20,7 +20,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.kernels.cache import cache_folder
 from moesaic.models.checkpoint import open_checkpoint
-from moesaic.models.errors import CheckpointError, RecipeError, TextError
+from moesaic.models.errors import CheckpointError, OutputError, RecipeError, TextError
 from moesaic.models.record import FORMAT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,7 +321,7 @@ def test_out_that_appears_meanwhile_is_not_overwritten(model: Path, tmp_path: Pa
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / "letter.txt").write_text("mine")
 
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         compress(model, tmp_path / "out", QUICK, interfere)
     assert left_behind(tmp_path) == ["out"] and (tmp_path / "out" / "letter.txt").read_text() == "mine"
 
@@ -331,7 +331,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", ["total", "used", "free"])
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 9, 1))
-    with pytest.raises(CheckpointError, match="1 are free in .*; make room first"):
+    with pytest.raises(OutputError, match="1 are free in .*; make room first"):
         compress(model, tmp_path / "deep" / "out", QUICK)
     assert left_behind(tmp_path) == []
 

@@ -38,7 +38,6 @@ from moesaic.compress.recipe import read_recipe
 from moesaic.compress.run import Estimate
 from moesaic.engine.runner import ModelRunner
 from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, TOP1, compare_scores, verdict
-from moesaic.evaluate.files import write_files, write_whole
 from moesaic.evaluate.score import DocumentScore, Score
 from moesaic.evaluate.speed import Contestant, decode_speeds
 from moesaic.kernels.cache import cache_folder
@@ -358,33 +357,6 @@ def test_a_report_without_matplotlib_says_so_and_writes_nothing(
     assert main(["compress", "stories260k", str(tmp_path / "out"), "--report", str(tmp_path / "report")]) == 2
     assert "--report draws with matplotlib, which is not installed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_whole(tmp_path / "file", b"before")
-
-    def fail(self: Path, target: Path) -> None:
-        raise OSError("no more")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="no more"):
-        write_whole(tmp_path / "file", b"after")
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"before")]
-
-
-def test_a_report_cut_short_leaves_the_report_before_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(tmp_path, {"one": b"before", "two": b"before"})
-    write = Path.write_bytes
-
-    def fail(self: Path, content: bytes) -> int:
-        if ".two." in self.name:
-            raise OSError("disk is full")
-        return write(self, content)
-
-    monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="disk is full"):
-        write_files(tmp_path, {"one": b"after", "two": b"after"})
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"one": b"before", "two": b"before"}
 
 
 def test_figures_that_are_no_numbers_leave_no_report(report: Report, tmp_path: Path) -> None:

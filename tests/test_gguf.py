@@ -22,7 +22,7 @@ from gguf_builder import (
 from safetensors.torch import load_file
 
 from moesaic.models.checkpoint import load, open_checkpoint, read_json, sha256_of
-from moesaic.models.errors import CheckpointError
+from moesaic.models.errors import CheckpointError, OutputError
 from moesaic.models.families.config import Config
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.intake.gguf_header import MAX_ARRAY_LENGTH, READABLE, read_gguf_header
@@ -201,7 +201,7 @@ def test_values_too_large_for_the_dtype_are_named(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_gguf(tmp_path / "m.gguf", random_weights(), byte_level())
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    with pytest.raises(CheckpointError, match="MB are needed on the disk of .*, 0 MB are free; make room"):
+    with pytest.raises(OutputError, match="out needs [0-9,]+ bytes, 1,000 are free in .*; make room first"):
         import_gguf(file, tmp_path / "out")
 
 

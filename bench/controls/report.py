@@ -19,8 +19,8 @@ from ...evaluate.files import (
     html_section,
     html_table,
     html_text,
-    write_files,
 )
+from ...models.files import write_files
 from .collect import Report
 from .derive import ALONE, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS, STATIC, STATIC_DISTILLED
 from .picture import draw

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ...evaluate.files import write_whole
 from ...models.errors import SetupError
+from ...models.files import write_whole
 from .rows import figures, read_rows
 from .summary import summary
 
@@ -74,7 +74,7 @@ def _run_all(sections: Sequence[Section], out: Path, seconds: float, dry: bool) 
         sys.stdout.write(f"{number} {_told(report)}\n")
         sys.stdout.flush()
     shown = summary(reports)
-    (out / "summary.txt").write_text(shown)
+    write_whole(out / "summary.txt", shown.encode())
     sys.stdout.write("\n" + shown)
     return all(report["state"] == "done" for report in reports)
 

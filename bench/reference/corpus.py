@@ -19,7 +19,7 @@ import yaml
 
 from ...evaluate.texts import read_documents
 from ...models.errors import SetupError, TextError
-from ...models.writer import new_directory
+from ...models.files import new_directory
 from .description import Description
 from .vocabulary import END_ID, save_tokenizer, train_tokenizer
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...models.checkpoint import load
 from ...models.errors import SetupError
 from ...models.families.registry import family_of
-from ...models.writer import new_directory, write_weights
+from ...models.files import new_directory
+from ...models.writer import write_weights
 from ..machine import machine_facts
 from .card import CardFacts, model_card
 from .corpus import Corpus, even_windows
@@ -41,7 +42,7 @@ def export(out: Path, name: str | None = None) -> Path:
     description = Description.model_validate(facts.description)
     target = out / MODEL_NAME
     shutil.rmtree(target, ignore_errors=True)  # the state stays, so it can be made again
-    with new_directory(target) as folder:
+    with new_directory(target, (state / "weights.safetensors").stat().st_size // 2) as folder:
         _write_model(folder, state, description)
         for file in _TOKENIZER_FILES:
             shutil.copyfile(out / "corpus" / file, folder / file)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ...models.errors import SetupError
+from ...models.files import check_writable, write_whole
 from ...models.threads import torch_threads
 from .corpus import Corpus, Say, names_of, pack
 from .description import Description
@@ -58,8 +59,7 @@ class Machine:
 @contextmanager
 def only_process(out: Path, description: Description) -> Iterator[None]:
     """Makes OUT and holds it: a second process is a SetupError, and so is a folder that is no run or another's."""
-    if out.exists() and not out.is_dir():
-        raise SetupError(f"{out} is a file; name a folder")
+    check_writable(out, str(out))
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()) and not any((out / name).exists() for name in (RUN_NAME, "run.lock")):
         raise SetupError(f"{out} holds something else than a training run; name another folder")
@@ -138,9 +138,7 @@ def _kept(place: Place, facts: RunFacts) -> Place:
 
 
 def _write_facts(out: Path, facts: RunFacts) -> None:
-    partial = out / f".{RUN_NAME}"
-    partial.write_text(json.dumps(asdict(facts), indent=2) + "\n")
-    partial.replace(out / RUN_NAME)
+    write_whole(out / RUN_NAME, json.dumps(asdict(facts), indent=2).encode() + b"\n")
 
 
 def _difference(facts: RunFacts, description: Description) -> str:

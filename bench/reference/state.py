@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ...compress.schedule import Plan
-from ...models.errors import CheckpointError, SetupError
-from ...models.writer import new_directory
+from ...models.errors import CheckpointError, OutputError
+from ...models.files import new_directory
 from .learner import Learner
 
 _PATTERN = re.compile(r"state-(\d{8,})")
@@ -38,26 +38,19 @@ class RunState:
 
 
 def save_state(out: Path, learner: Learner, progress: RunState) -> None:
-    """Writes the state of this step and removes older ones. A full disk is a SetupError, and loses nothing."""
+    """Writes the state of this step and removes older ones. A full disk is an OutputError, and loses nothing."""
     folder = out / f"state-{progress.step:08d}"
     if folder.exists():
         return
     weights = dict(learner.model.state_dict())
-    needed = 3 * sum(value.nbytes for value in weights.values())
-    free = shutil.disk_usage(out).free
-    if free < needed * 1.05 + (1 << 20):
-        raise SetupError(
-            f"{out} has {free / 1e6:,.0f} MB left on its disk, saving step {progress.step:,} needs "
-            f"{needed / 1e6:,.0f} MB; free some and run the same command again"
-        )
     try:
-        with new_directory(folder) as partial:
+        with new_directory(folder, 3 * sum(value.nbytes for value in weights.values())) as partial:
             save_file(weights, partial / "weights.safetensors")
             save_file(learner.moments(), partial / "moments.safetensors")
             (partial / "state.json").write_text(json.dumps(asdict(progress)))
-    except (SafetensorError, OSError) as error:
-        raise SetupError(
-            f"step {progress.step:,} cannot be saved in {out}: {error}; what was saved before is whole, "
+    except OutputError as error:
+        raise OutputError(
+            f"step {progress.step:,} cannot be saved: {error}; what was saved before is whole, "
             "run the same command again to go on from it"
         ) from None
     for step, older in _states(out):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...evaluate.files import as_png, html_image, html_notes, html_page, html_section, html_table, write_files
+from ...evaluate.files import as_png, html_image, html_notes, html_page, html_section, html_table
 from ...evaluate.statistics import Comparison, SeedSpread, compare_means, compare_perplexities
+from ...models.files import write_files
 from .grid import DRAWN, NAMES
 from .lab import Point
 from .run import Curves

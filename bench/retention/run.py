@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...evaluate.provenance import provenance
 from ...evaluate.texts import encode_documents, read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
+from ...models.files import append_line
 from ...models.progress import Progress
 from ...models.spec import INT8_FORMATS
 from ...models.threads import choose_threads, torch_threads
@@ -156,11 +156,7 @@ class _Store:
 
     def add(self, point: Point) -> None:
         self.points[point.method, point.share] = point
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
-            file.write(f"{self._end_of_last}{json.dumps(point.to_json())}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._file, f"{self._end_of_last}{json.dumps(point.to_json())}")
         self._end_of_last = ""
 
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...models.files import new_directory
 from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
-from ...models.writer import new_directory
 from ..material import Workshop
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -49,7 +49,7 @@ class Student:
         state = {f"weight.{name}": value.detach() for name, value in self.parameters.items()}
         for name, value in self.parameters.items():
             state |= {f"{kind}.{name}": self._optimizer.state[value][kind] for kind in _MOMENTS}
-        with new_directory(folder) as partial:
+        with new_directory(folder, sum(value.nbytes for value in state.values())) as partial:
             save_file(state, partial / "state.safetensors")
 
     def load(self, folder: Path, step: int) -> None:

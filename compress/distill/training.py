@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...models.checkpoint import load_transformer
 from ...models.errors import RecipeError
+from ...models.files import write_whole
 from ...models.spec import INT8_FORMATS, TransformerSpec
 from ...models.transformer import Transformer
 from ..material import Workshop
@@ -184,7 +185,7 @@ def _resumed(student: Student, scratch: Path) -> list[float]:
 def _save(student: Student, losses: Sequence[float], scratch: Path) -> None:
     """The losses first: a state without them would not be found whole."""
     step = len(losses)
-    (scratch / f"losses-{step}.json").write_text(json.dumps(losses))
+    write_whole(scratch / f"losses-{step}.json", json.dumps(losses).encode())
     student.save(scratch / f"step-{step}")
     for folder in scratch.glob("step-*"):
         if folder.name != f"step-{step}":

