@@ -1,12 +1,12 @@
 """From a model directory to a running engine, with what was left open chosen from the machine."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
+from ..models.host_memory import memory_bytes
 from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
@@ -33,13 +33,14 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
 
     Sets torch's number of threads, which is the process's: an engine process holds one model.
     """
+    options.check()
     checkpoint = open_checkpoint(path)
     step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
     dtype = compute_dtype(checkpoint, device, options.dtype)
-    max_context, num_slots = choose_kv_size(checkpoint, dtype, options)
+    max_context, num_slots = choose_kv_size(checkpoint, dtype, options, on_host=device.type == "cpu")
     model = load_transformer(checkpoint, device, options.dtype)
     runner = ModelRunner(model, num_slots, max_context, dtype, step)
     engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed)
@@ -51,8 +52,6 @@ def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:
     """What the rows of a decode step may read together; None where each is alone. Raises SetupError."""
     if share is None:
         return None
-    if not 0 < share <= 1:  # a NaN too
-        raise SetupError(f"step_share is {share}, a share of the FFN's bytes lies above 0 and goes up to 1")
     tiers = checkpoint.record.tiers
     least = [points[-1][1] for tier in tiers for points in tier.together.values()]
     if not least:
@@ -82,21 +81,27 @@ def choose_device(wanted: str | None) -> torch.device:
     return device
 
 
-def choose_kv_size(checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions) -> tuple[int, int]:
+def choose_kv_size(
+    checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions, on_host: bool = True
+) -> tuple[int, int]:
     """(max_context, num_slots) within kv_memory, by default a quarter of the machine's: fewer slots, then refusal."""
     largest = checkpoint.spec.max_context
     max_context = largest if options.max_context is None else options.max_context
     if not 1 <= max_context <= largest:
         raise SetupError(f"max_context is {max_context}, this model's context is 1 to {largest}")
-    if options.num_slots < 1:
-        raise SetupError(f"num_slots is {options.num_slots}, it must be at least 1")
     slot_bytes = kv_bytes_per_token(checkpoint.spec, dtype) * max_context
-    budget = options.kv_memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    memory = memory_bytes()
+    budget = options.kv_memory or memory // 4
     num_slots = min(options.num_slots, budget // slot_bytes)
     if num_slots < 1:
         raise SetupError(
             f"one context of {max_context} tokens takes {slot_bytes:,} bytes of keys and values, "
             f"kv_memory is {budget:,}; lower max_context or raise kv_memory"
+        )
+    if on_host and num_slots * slot_bytes > memory:
+        raise SetupError(
+            f"{num_slots} contexts of {max_context} tokens take {num_slots * slot_bytes:,} bytes of keys and values, "
+            f"there are {memory:,} here; lower kv_memory, num_slots or max_context"
         )
     return max_context, num_slots
 

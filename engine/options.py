@@ -1,8 +1,19 @@
 """How an engine is set up, and how it describes itself. No torch, so that a front end may import it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
+
+BOUNDS: Mapping[str, Bound] = {
+    "threads": THREADS,
+    "max_context": Bound(1, way_out="leave it out for what the model holds"),
+    "kv_memory": Bound(1, 1 << 50, way_out="give bytes, or leave it out for a quarter of the machine's memory"),
+    "num_slots": Bound(1, 1024, way_out="give one for each request that is to run at the same time"),
+    "seed": Bound(-(1 << 63), (1 << 64) - 1),
+    "step_share": Bound(0, 1, whole=False, above=True, way_out="give a share of the FFN's bytes, or leave it out"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,11 @@ class EngineOptions:
     num_slots: int = 8
     seed: int = 0
     step_share: float | None = None
+
+    def check(self) -> None:
+        """Raises SetupError for a number that no engine can be set up with, before anything is read or reserved."""
+        for name, bound in BOUNDS.items():
+            bound.check(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,22 @@
-"""Giving back to the machine the memory that a program has freed."""
+"""How much memory there is, and giving back to the machine what a program has freed."""
 
 import ctypes
+import os
 import sys
+from pathlib import Path
+
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def memory_bytes() -> int:
+    """Of the machine, or of the container where that may have less."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _LIMITS:
+        try:
+            found.append(int(file.read_text()))
+        except (OSError, ValueError):  # not there; "max"
+            continue
+    return min(found)
 
 
 def give_back_freed_memory() -> None:

@@ -6,15 +6,17 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import SetupError
+from .bounds import THREADS
 
 _SMALL_MODEL_BYTES = 16 << 20  # below this, waking a second thread costs more than it gives
 
 
 def choose_threads(wanted: int | None, weight_bytes: int) -> int:
-    """The count asked for, else the processors this process may use; one for a model that fits a cache."""
-    if wanted is not None and wanted < 1:
-        raise SetupError(f"threads is {wanted}, it must be at least 1")
+    """The count asked for, else the processors this process may use; one for a model that fits a cache.
+
+    Raises SetupError for a count that no machine like this can run: the library that makes them would end the process.
+    """
+    THREADS.check("threads", wanted)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted or (1 if weight_bytes < _SMALL_MODEL_BYTES else available)
 

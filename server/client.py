@@ -11,19 +11,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..engine.completion import Chunk, Completion, Usage
 from ..engine.request import FinishReason, Load, Timing
+from ..models.bounds import SECONDS_TO_WAIT
 from ..models.errors import AddressError, MoesaicError, NotFound, Overloaded, Unavailable
 from ..proto import generation_pb2 as pb
+from .address import Address, read_address
 from .client_request import Chat, Prompt, Settings, build_request
 from .handlers import GENERATION, MODELS, stub
 from .status import error_of
 
 Conversation = Sequence[Mapping[str, str]]
 _POLL_SECONDS = 0.1
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+NO_PROXY = (("grpc.enable_http_proxy", 0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class ModelInfo:
 class Stream(Iterator[Chunk]):
     """The chunks of one answer. Closing it, or leaving its `with` block, cancels what has not been made yet."""
 
-    def __init__(self, call: Any, address: str) -> None:
+    def __init__(self, call: Any, address: Address) -> None:
         self._call = call
         self._address = address
         self._begun = self._closed = False
@@ -95,14 +98,17 @@ class Client:
     with Client("localhost:50051") as client:
         print(client.generate("Once upon a time", temperature=0).text)
 
-    Every call raises what the server raised: InvalidRequest with its violations, Overloaded, NotFound,
-    Unavailable and so on; AddressError when nobody answers; Unavailable with reason DEADLINE_EXCEEDED
-    when `timeout` seconds are over. Nothing is tried twice.
+    The address is host:port; http:// may stand before it, and the port be left out (50051). No proxy of the environment
+    is asked for an address of this machine. Every call raises what the server raised: InvalidRequest with its
+    violations, Overloaded, NotFound, Unavailable and so on; AddressError when nobody answers; Unavailable with reason
+    DEADLINE_EXCEEDED when `timeout` seconds are over. Nothing is tried twice.
     """
 
     def __init__(self, address: str = "localhost:50051") -> None:
-        self.address = address
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        meant = read_address(address)
+        self._meant, self.address = meant, meant.target
+        options = (*CHANNEL_OPTIONS, *(NO_PROXY if meant.is_loopback else ()))
+        self._channel = grpc.insecure_channel(self.address, options=options)
         self._generate = stub(self._channel, GENERATION, "Generate")
         self._stream = stub(self._channel, GENERATION, "GenerateStream")
         self._list_models = stub(self._channel, MODELS, "ListModels")
@@ -151,7 +157,7 @@ class Client:
         return Completion(message.text, ids, _reason(message.finish), _usage(message.usage), timing, matched)
 
     def _streamed(self, request: pb.GenerateRequest, timeout: float | None) -> Stream:
-        return Stream(self._stream(request, timeout=timeout), self.address)
+        return Stream(self._stream(request, timeout=_checked(timeout)), self._meant)
 
     def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """All models that are served."""
@@ -169,6 +175,7 @@ class Client:
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Returns once the server is SERVING. Raises AddressError or Unavailable when it is not in time."""
+        SECONDS_TO_WAIT.check("timeout", timeout)
         deadline = time.monotonic() + timeout
         problem: MoesaicError = Unavailable(f"{self.address} is not ready after {timeout} s", "NOT_SERVING", 1.0)
         while (left := deadline - time.monotonic()) > 0:
@@ -182,30 +189,36 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=_checked(timeout))
         except grpc.RpcError as error:
-            raise _raised(error, self.address, begun=False) from None
+            raise _raised(error, self._meant, begun=False) from None
 
 
-def _raised(error: grpc.RpcError, address: str, begun: bool) -> MoesaicError:
+def _checked(timeout: float | None) -> float | None:
+    """A number that is no time, and one so long that gRPC takes it for none, would end the call at once."""
+    SECONDS_TO_WAIT.check("timeout", timeout)
+    return timeout
+
+
+def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
     """The exception of a status; the ones that no handler of ours made come last."""
     known = error_of(error)
     if known is not None:
         return known
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.UNAVAILABLE and begun:
-        return Unavailable(f"the connection to {address} was lost: {details}", "CONNECTION_LOST", 1.0)
+        return Unavailable(f"the connection to {address.target} was lost: {details}", "CONNECTION_LOST", 1.0)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return AddressError(f"nobody answers at {address}; start a server with: moesaic serve PATH")
+        return address.nobody()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unavailable("the time that the caller gave was over before the answer was there", code.name)
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable("the call was cancelled", code.name)
     if code is grpc.StatusCode.NOT_FOUND:
-        return NotFound(f"{address} knows nothing of this name")
+        return NotFound(f"{address.target} knows nothing of this name")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Overloaded(details)
-    return MoesaicError(f"{address} answered {code.name}: {details}")
+    return MoesaicError(f"{address.target} answered {code.name}: {details}")
 
 
 def _chunk(message: pb.GenerateChunk) -> Chunk:

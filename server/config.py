@@ -16,7 +16,7 @@ from ..engine.options import EngineOptions
 from ..models.errors import SetupError
 from ..models.suggestion import suggestion
 from ..models.yaml_file import read_yaml
-from .options import ServeOptions
+from .options import ServeOptions, check_numbers
 
 
 def read_config(file: str | Path) -> ServeOptions:
@@ -34,7 +34,11 @@ def read_config(file: str | Path) -> ServeOptions:
     if not isinstance(models, dict):
         raise SetupError(f"{file}: models must map names to paths, for example {{small: ./out/small}}")
     try:
-        return TypeAdapter(ServeOptions).validate_python({**values, "models": tuple(models.items())})
+        options = TypeAdapter(ServeOptions).validate_python({**values, "models": tuple(models.items())})
+        check_numbers(options)
+        return options
+    except SetupError as error:
+        raise type(error)(f"{file}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise SetupError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -1,10 +1,20 @@
 """What a server is started with. Imports no torch."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..engine.options import EngineOptions
+from ..models.bounds import Bound
 from ..models.errors import AddressError, SetupError
+
+BOUNDS: Mapping[str, Bound] = {
+    "max_requests": Bound(1, 1_000_000, way_out="more than run at a time wait, and those beyond it are refused"),
+    "max_prompt_tokens": Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
+    "drain_seconds": Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
+    "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
+}
+_PORT = Bound(0, 65535)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +50,15 @@ def check(options: ServeOptions) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise SetupError(f"two models are called {twice!r}; give each a name of its own")
-    if options.max_requests < 1:
-        raise SetupError(f"max_requests is {options.max_requests}, it must be at least 1")
-    if not 0 <= options.port <= 65535:
+    check_numbers(options)
+
+
+def check_numbers(options: ServeOptions) -> None:
+    """Raises SetupError for a number of the server or of its engines that can have no effect as it stands."""
+    for name, bound in BOUNDS.items():
+        bound.check(name, getattr(options, name))
+    options.engine.check()
+    if not _PORT.holds(options.port):
         raise AddressError(f"port {options.port} does not exist; give one up to 65535, or 0 for any free one")
 
 

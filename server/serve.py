@@ -32,12 +32,13 @@ from .services import GenerationService, ModelsService
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_CALLS_BESIDE_REQUESTS = 1024  # health watches, model lists; an outer wall, admission is the real limit
 LAST_WORDS_SECONDS = 1.0  # for statuses on their way out
-_CHANNEL_OPTIONS = (
+MIN_PING_MS = 5_000  # clients may ping every 10 s; without this the third ping within 5 minutes ends a silent call
+CHANNEL_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the requests
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
 )
 
 
@@ -109,7 +110,7 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
 
 def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
     wall = MAX_CALLS_BESIDE_REQUESTS + options.max_requests * len(options.models)
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=_CHANNEL_OPTIONS, maximum_concurrent_rpcs=wall)
+    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=wall)
     generation = GenerationService(catalog, options.log_requests)
     server.add_generic_rpc_handlers((handlers(GENERATION, generation), handlers(MODELS, ModelsService(catalog))))
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)

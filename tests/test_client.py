@@ -19,7 +19,9 @@ def nobody() -> str:
 def test_nobody_there_says_how_to_start_a_server(nobody: str) -> None:
     with Client(nobody) as client, pytest.raises(AddressError) as caught:
         client.generate("x")
-    assert str(caught.value) == f"nobody answers at {nobody}; start a server with: moesaic serve PATH"
+    assert (
+        str(caught.value) == f"nobody answers at {nobody}; start a server with: moesaic serve PATH --port {nobody[10:]}"
+    )
 
 
 def test_nobody_there_is_said_by_a_stream_too(nobody: str) -> None:

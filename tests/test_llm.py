@@ -251,11 +251,11 @@ def test_odd_text_is_a_prompt_like_any(llm: LLM, text: str) -> None:
         ({"device": "cuda:99999999999"}, "cannot be used"),
         ({"dtype": "int3"}, "dtype is 'int3'"),
         ({"threads": 0}, "threads is 0, it must be at least 1"),
-        ({"max_context": 0}, "max_context is 0, this model's context is 1 to 512"),
-        ({"max_context": 513}, "max_context is 513"),
+        ({"max_context": 0}, "max_context is 0, it must be at least 1; leave it out"),
+        ({"max_context": 513}, "max_context is 513, this model's context is 1 to 512"),
         ({"num_slots": 0}, "num_slots is 0"),
         ({"kv_memory": 1}, "lower max_context or raise kv_memory"),
-        ({"kv_memory": -5}, "lower max_context or raise kv_memory"),
+        ({"kv_memory": -5}, "kv_memory is -5, it must be at least 1"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused(options: dict[str, Any], sentence: str) -> None:

@@ -137,8 +137,8 @@ def test_alone_and_at_the_full_tier_an_answer_is_what_it_always_is(planes: Path)
 @pytest.mark.parametrize(
     ("share", "message"),
     [
-        (0.0, "step_share is 0.0, a share"),
-        (1.5, "goes up to 1"),
+        (0.0, "step_share is 0.0, it must be a finite number, above 0 and at most 1"),
+        (1.5, "at most 1; give a share"),
         (float("nan"), "step_share is nan"),
         (0.5, "no tiers"),
     ],

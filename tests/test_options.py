@@ -1,0 +1,300 @@
+"""What a server and an engine are set up with: every number judged by one rule, every setting seen by what it does."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from grpc._cython import cygrpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from server_harness import Server, eventually
+
+from moesaic.cli.main import main
+from moesaic.engine import build
+from moesaic.engine.llm import LLM
+from moesaic.engine.options import BOUNDS as ENGINE
+from moesaic.engine.options import EngineOptions
+from moesaic.models.bounds import PROCESSORS, Bound
+from moesaic.models.errors import AddressError, SetupError
+from moesaic.models.threads import choose_threads
+from moesaic.server import client, serve
+from moesaic.server.client import Client
+from moesaic.server.config import read_config
+from moesaic.server.options import BOUNDS as SERVER
+from moesaic.server.options import ServeOptions, check
+
+NAN, INFINITE = math.nan, math.inf
+WRONG: dict[str, list[Any]] = {
+    "threads": [0, -1, 100_000, 2.5, "2", True],
+    "max_context": [0, -1, 10**9],
+    "kv_memory": [0, -1, 10**30, NAN],
+    "num_slots": [0, -1, 1_000_000],
+    "seed": [-(2**63) - 1, 2**64, 1.5],
+    "step_share": [0, -0.5, 1.5, NAN, INFINITE],
+    "max_requests": [0, -1, 10**10],
+    "max_prompt_tokens": [0, -1],
+    "drain_seconds": [-1, NAN, INFINITE, -INFINITE],
+    "stall_seconds": [0, -1, NAN, INFINITE],
+}
+FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None, "stall_seconds": None}
+
+
+def wrong(names: Any) -> list[tuple[str, Any]]:
+    return [(name, value) for name in names for value in WRONG[name]]
+
+
+def test_every_number_has_a_rule_and_wrong_values_here() -> None:
+    numbers = {
+        field.name for kind in (EngineOptions, ServeOptions) for field in fields(kind) if "int" in str(field.type)
+    } | {"drain_seconds", "stall_seconds", "step_share"}
+    assert numbers - {"port"} == {*ENGINE, *SERVER} == {*WRONG}
+
+
+@pytest.mark.parametrize(("name", "value"), wrong(ENGINE))
+def test_python_refuses_what_no_engine_can_be_with_name_value_and_way_out(name: str, value: Any) -> None:
+    with pytest.raises(SetupError, match=f"^{name} is {value}, .*(;|context is 1 to 512)"):
+        LLM("stories260k", EngineOptions(**{name: value}))
+
+
+@pytest.mark.parametrize(("name", "value"), wrong([*ENGINE, *SERVER]))
+def test_a_server_refuses_it_before_any_process_is_started(
+    name: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: Any = {"engine": EngineOptions(**{name: value})} if name in ENGINE else {name: value}
+    if (name, value) == ("max_context", 10**9):
+        return  # what the model holds is known when it is opened
+    assert serve.serve(ServeOptions(models=(("a", "stories260k"),), **given), worker=("/nothing/here",)) == 2
+    assert f"moesaic: {name} is {value}, it must be " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), wrong([*ENGINE, *SERVER]))
+def test_a_file_refuses_it_by_the_same_sentence(name: str, value: Any, tmp_path: Path) -> None:
+    shown = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}.get(str(value), json.dumps(value))
+    line = f"engine: {{{name}: {shown}}}" if name in ENGINE else f"{name}: {shown}"
+    (tmp_path / "serve.yaml").write_text(f"models: {{a: stories260k}}\n{line}\n")
+    if (name, value) in (("threads", "2"), ("threads", True), ("max_context", 10**9)):
+        return  # a 2 in quotes is a 2 in this file
+    with pytest.raises(SetupError, match=f"serve.yaml: .*{name}"):
+        read_config(tmp_path / "serve.yaml")
+
+
+@pytest.mark.parametrize(("name", "value"), wrong(name for name in WRONG if FLAGS.get(name, name) is not None))
+def test_the_command_refuses_it_in_one_line(name: str, value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = f"--{(FLAGS.get(name) or name).replace('_', '-')}={value}"
+    if (name, value) == ("max_context", 10**9) or value in ("2", True):
+        return
+    try:
+        assert main(["serve", "stories260k", "--port", "0", flag]) == 2
+    except SystemExit as end:  # what is no number at all argparse refuses
+        assert end.code == 2
+    shown = capsys.readouterr().err
+    assert flag.partition("=")[0] in shown or f"moesaic: {name} is " in shown
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 1.5, True])
+def test_a_port_that_does_not_exist_is_refused(port: Any) -> None:
+    with pytest.raises(AddressError, match=f"port {port} does not exist"):
+        check(ServeOptions(models=(("a", "x"),), port=port))
+
+
+def test_as_many_threads_as_are_asked_for_and_no_more_than_can_be() -> None:
+    assert [choose_threads(count, 1) for count in (1, 2, 16)] == [1, 2, 16]
+    assert LLM("stories260k", EngineOptions(threads=2)).description.threads == torch.get_num_threads() == 2
+    with pytest.raises(SetupError, match=f"there are {PROCESSORS} processors: leave it out"):
+        choose_threads(100_000, 1)
+
+
+def test_slots_are_reserved_within_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slot of stories260k is 655,360 bytes."""
+    monkeypatch.setattr(build, "memory_bytes", lambda: 8 * 655_360)
+    assert LLM("stories260k").description.num_slots == 2
+    assert LLM("stories260k", EngineOptions(kv_memory=5 * 655_360)).description.num_slots == 5
+    with pytest.raises(SetupError, match="20 contexts of 512 tokens take 13,107,200 bytes .* 5,242,880 here"):
+        LLM("stories260k", EngineOptions(kv_memory=1 << 30, num_slots=20))
+
+
+def test_a_bound_says_what_it_asks() -> None:
+    assert Bound(1).rule == "at least 1" and Bound(0, 1, False, True).rule == "a finite number, above 0 and at most 1"
+    assert not Bound(0, whole=False).holds(NAN) and Bound(0, whole=False).holds(3) and not Bound(0).holds(3.0)
+
+
+# --- settings that gRPC takes by name ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [key for key, _ in (*serve.CHANNEL_OPTIONS, *client.CHANNEL_OPTIONS, *client.NO_PROXY)])
+def test_every_setting_of_grpc_is_one_that_its_core_knows(key: str) -> None:
+    core = Path(cygrpc.__file__).read_bytes()
+    assert key.encode() + b"\0" in core
+
+
+def test_a_key_that_the_core_does_not_know_would_be_seen() -> None:
+    assert b"grpc.http2.min_recv_ping_interval_without_data_ms" not in Path(cygrpc.__file__).read_bytes()
+
+
+def watched(options: Any, seconds: float) -> tuple[str, Any]:
+    """How a silent call ends that may take so long; its client pings as fast as gRPC lets it, once a second."""
+    server = grpc.server(ThreadPoolExecutor(2), options=options)
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *client.NO_PROXY)
+    try:
+        with grpc.insecure_channel(address, options=pinging) as channel:
+            list(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=seconds))
+    except grpc.RpcError as error:
+        return error.code().name, error.details()
+    finally:
+        server.stop(None)
+    raise AssertionError("a watch that never ends has ended")
+
+
+def test_a_silent_call_whose_client_pings_lives_as_long_as_the_interval_allows() -> None:
+    """Ours, ten times faster: pings may come every 500 ms, where clients that may ping every 10 s come to a tenth."""
+    known = "grpc.http2.min_ping_interval_without_data_ms"
+    faster = [(key, value // 10 if key == known else value) for key, value in serve.CHANNEL_OPTIONS]
+    without = [(key, value) for key, value in faster if key != known]
+    assert (known, 500) in faster
+    with ThreadPoolExecutor(2) as pool:
+        ours, theirs = pool.submit(watched, faster, 6), pool.submit(watched, without, 60)
+    assert ours.result()[0] == "DEADLINE_EXCEEDED"
+    assert theirs.result()[0] == "UNAVAILABLE" and "oo many pings" in theirs.result()[1].replace("_", " ")
+
+
+# --- settings of a server, by what they do -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[Server]:
+    """With all off that can be."""
+    with Server(reflection=False, log_requests=False) as server:
+        yield server
+
+
+def test_reflection_off_is_off(silent: Server) -> None:
+    with grpc.insecure_channel(silent.address, options=client.NO_PROXY) as channel:
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request])))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_requests_are_logged_only_where_that_was_asked(silent: Server) -> None:
+    with silent.client() as asking, Server(log_requests=True) as telling, telling.client() as other:
+        for each in (asking, other):
+            each.generate([5], max_new_tokens=2, request_id="seen")
+        eventually(lambda: "seen" in telling.log)
+        assert "seen" not in silent.log
+
+
+def test_a_stream_that_goes_on_ends_with_the_drain_and_not_before() -> None:
+    """It would take 50 s."""
+    with Server(step_seconds=0.1, drain_seconds=1.0) as server, server.client() as asking:
+        stream = asking.stream([5], max_new_tokens=500)
+        next(stream)
+        began = time.monotonic()
+        server.process.terminate()
+        with pytest.raises(Exception, match="shutting down"):
+            list(stream)
+        assert 0.9 < time.monotonic() - began < 30 and server.end() == 0
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "all_proxy"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_no_proxy_is_asked_for_this_machine(
+    silent: Server, name: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with Client(f"{host}:{silent.address.rpartition(':')[2]}") as asking:
+        assert asking.health() == "SERVING"
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("localhost:50051", "localhost:50051"),
+        ("localhost", "localhost:50051"),
+        (" localhost:7 ", "localhost:7"),
+        ("http://localhost:7", "localhost:7"),
+        ("HTTP://127.0.0.1:7/", "127.0.0.1:7"),
+        ("grpc://localhost", "localhost:50051"),
+        ("::1", "[::1]:50051"),
+        ("[::1]:7", "[::1]:7"),
+        ("my-host.example:7", "my-host.example:7"),
+        ("unix:/tmp/socket", "unix:/tmp/socket"),
+        ("dns:///localhost:7", "dns:///localhost:7"),
+    ],
+)
+def test_an_address_is_read_as_it_is_meant(written: str, meant: str) -> None:
+    assert Client(written).address == meant
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("https://localhost:7", "asks for TLS, which a server does not have yet; write http://localhost:7"),
+        ("ftp://localhost:7", "has the scheme 'ftp'"),
+        ("http://localhost:7/v1/models", "has a path, which a server has not; write localhost:7"),
+        ("localhost:", "has no port behind the colon .* leave the colon out for 50051"),
+        ("localhost:0", "from 1 to 65535"),
+        ("localhost:65536", "from 1 to 65535"),
+        ("localhost:http", "is no host with a port"),
+        (":50051", "is no host with a port; write for example localhost:50051"),
+        ("", "is no host with a port"),
+        ("me@localhost:7", "is no host with a port"),
+        ("two words", "is no host with a port"),
+    ],
+)
+def test_an_address_that_names_no_server_is_refused_with_the_way_out(
+    written: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(AddressError, match=words):
+        Client(written)
+    assert main(["generate", "x", "--address", written]) == 2
+    assert capsys.readouterr().err.startswith("moesaic: error: address ")
+
+
+def test_a_far_host_where_nobody_answers_is_told_of_the_proxy_and_the_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with Client("192.0.2.1:7") as asking, pytest.raises(AddressError) as caught:
+        asking.health(timeout=20)
+    assert "asked through the proxy of http_proxy=http://127.0.0.1:9" in str(caught.value)
+    assert "`ssh -L 7:127.0.0.1:7 192.0.2.1` and use localhost:7" in str(caught.value)
+
+
+def test_the_server_that_is_advised_is_one_that_would_answer(tmp_path: Path) -> None:
+    """What the sentence says is typed as it stands."""
+    asking = Client("localhost:50399")
+    with pytest.raises(AddressError) as caught:
+        asking.health()
+    words = str(caught.value).partition("with: moesaic ")[2].replace("PATH", "stories260k").split()
+    server = subprocess.Popen([sys.executable, "-m", "moesaic.cli.main", *words], stdout=subprocess.DEVNULL)
+    try:
+        asking.wait_until_ready(120)
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@pytest.mark.parametrize("timeout", [NAN, INFINITE, -1, 1e300])
+def test_a_timeout_that_is_no_time_is_refused(silent: Server, timeout: float) -> None:
+    """gRPC takes each of them for a time that is over."""
+    with silent.client() as asking:
+        for call in (asking.health, asking.models, asking.wait_until_ready):
+            with pytest.raises(SetupError, match=f"timeout is {re.escape(str(timeout))}"):
+                call(timeout=timeout)
+        with pytest.raises(SetupError, match="leave it out to wait as long as it takes"):
+            asking.stream([5], timeout=timeout)
