@@ -16,9 +16,9 @@ EXAMPLES = """examples:
   moesaic eval smollm2 --text a.txt b.txt --stride 256 --max-context 1024 --report out/report
   moesaic eval smollm2 --tasks lambada_openai.jsonl piqa --tasks-dir tasks --limit 300
 
-Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl with a field "text".
-Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv as MMLU has
-it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
+Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl (.ndjson, .json) with a
+field "text". Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv
+as MMLU has it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
 
 
 def add_parser(commands: Any) -> None:

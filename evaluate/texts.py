@@ -4,15 +4,20 @@ import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ..models.errors import CheckpointError, TextError
 from ..models.tokenizer import Tokenizer, is_unicode
 
 SEPARATOR = "<|endoftext|>"
 EMBEDDED_TEXT = "black_beauty.txt"
+_UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress}
+_NOT_UNPACKED = (".zst", ".zstd", ".bz2", ".zip", ".7z", ".lz4", ".lzma", ".br", ".tar", ".tgz", ".txz", ".rar", ".z")
+_JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+_TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx")
 
 
 def embedded_text() -> Path:
@@ -23,7 +28,8 @@ def embedded_text() -> Path:
 def read_documents(files: Sequence[str | Path], limit: int | None = None) -> list[str]:
     """The documents of text files, in order, at most `limit`; those without a word are left out.
 
-    A line `<|endoftext|>` ends a document; in `.jsonl` each line is one, in its field `text`. Raises TextError.
+    A line `<|endoftext|>` ends a document; in `.jsonl` and `.ndjson` each line is one, in its field `text`; `.json`
+    holds such lines or a list. What a file holds is said by its suffix, in capitals too. Raises TextError.
     """
     documents: list[str] = []
     for name in files:
@@ -59,10 +65,40 @@ def check_ids(encoded: Sequence[Sequence[int]], vocab_size: int | None) -> None:
         )
 
 
+def kind_of(file: Path) -> str:
+    """The suffix that says what a file holds, in small letters; that of its compression does not."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes and suffixes[-1] in _UNPACK:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file, unpacked by its suffix. Raises TextError."""
+    packed = file.suffix.lower()
+    if packed in _NOT_UNPACKED:
+        raise TextError(f"{file} is packed as {packed}, which is not read; unpack it, or pack it as .xz or .gz")
+    try:
+        raw = file.read_bytes()
+        unpack = _UNPACK.get(packed)
+        return (unpack(raw) if unpack else raw).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise TextError(f"there is no text file {str(file)!r}") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
+    except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
+        raise TextError(f"{file} cannot be read: {error}") from None
+
+
 def _documents(file: Path) -> list[str]:
+    kind = kind_of(file)
+    if kind in _TABLES:
+        raise TextError(f"{file} is a table, which has no documents; write its texts as .jsonl, or as prose in a .txt")
     text = read_text(file)
-    if ".jsonl" in file.suffixes:
-        return [_field(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if kind in _JSON_LINES:
+        return _of_lines(file, text)
+    if kind == ".json":
+        return _of_json(file, text)
     documents: list[str] = []
     current: list[str] = []
     for line in text.splitlines(keepends=True):
@@ -74,27 +110,40 @@ def _documents(file: Path) -> list[str]:
     return [*documents, "".join(current).strip()]
 
 
-def read_text(file: Path) -> str:
-    """The text of a UTF-8 file, unpacked by its suffix. Raises TextError."""
-    try:
-        raw = file.read_bytes()
-        unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(file.suffix)
-        return (unpack(raw) if unpack else raw).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TextError(f"there is no text file {str(file)!r}") from None
-    except UnicodeDecodeError as error:
-        raise TextError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
-    except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise TextError(f"{file} cannot be read: {error}") from None
+def _of_lines(file: Path, text: str) -> list[str]:
+    """Each line an object with a text."""
+    lines = ((f"{file}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return [_field(where, _parsed(line)) for where, line in lines]
 
 
-def _field(file: Path, number: int, line: str) -> str:
+def _of_json(file: Path, text: str) -> list[str]:
+    """A list of texts or of objects with one, or one such object; else lines of JSON."""
+    value = _parsed(text)
     try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise TextError(f"{file}, line {number}: not a JSON object with a field 'text'") from None
+        if isinstance(value, list):
+            return [
+                _field(f"{file}, item {number}", {"text": item} if isinstance(item, str) else item)
+                for number, item in enumerate(value, 1)
+            ]
+        return _of_lines(file, text) if value is None else [_field(str(file), value)]
+    except TextError as error:
+        raise TextError(f"{error}; name it .txt to have it read as prose, as it is written") from None
+
+
+def _parsed(text: str) -> Any:
+    """None for what is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _field(where: str, value: Any) -> str:
+    if not isinstance(value, dict) or "text" not in value:
+        raise TextError(f"{where}: not a JSON object with a field 'text'")
+    text = value["text"]
     if not isinstance(text, str):
-        raise TextError(f"{file}, line {number}: 'text' is {type(text).__name__}, it must be a string")
+        raise TextError(f"{where}: 'text' is {type(text).__name__}, it must be a string")
     if not is_unicode(text):
-        raise TextError(f"{file}, line {number}: 'text' holds half of a surrogate pair, which is no character")
+        raise TextError(f"{where}: 'text' holds half of a surrogate pair, which is no character")
     return text

@@ -31,7 +31,8 @@ def one_thread() -> None:
 def packed(name: str, text: str) -> bytes:
     """The bytes of a file of this name."""
     raw = text.encode()
-    return lzma.compress(raw) if name.endswith(".xz") else gzip.compress(raw) if name.endswith(".gz") else raw
+    suffix = name.lower()[-3:]
+    return lzma.compress(raw) if suffix == ".xz" else gzip.compress(raw) if suffix == ".gz" else raw
 
 
 def refused(*files: Path | str) -> str:
@@ -55,6 +56,67 @@ def test_json_lines_are_documents(tmp_path: Path, name: str) -> None:
     lines = [json.dumps({"text": text, "other": 5}, ensure_ascii=False) for text in [*WANTED, "a\u2028b\x85c", " "]]
     (tmp_path / name).write_bytes(packed(name, "\n\n".join(lines)))
     assert read_documents([tmp_path / name]) == [*WANTED, "a\u2028b\x85c"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.ndjson",
+        "a.JSONL",
+        "a.Jsonl",
+        "a.json",
+        "a.jsonlines",
+        "a.b.NDJSON.gz",
+        "a.JSONL.XZ",
+        "a.jsonl.GZ",
+        "a.JSON.xz",
+    ],
+)
+def test_json_lines_are_never_scored_as_prose_however_they_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(packed(name, "\n".join(json.dumps({"text": text}) for text in WANTED)))
+    assert read_documents([tmp_path / name]) == WANTED
+
+
+@pytest.mark.parametrize(
+    "value", [WANTED, [{"text": text} for text in WANTED], [{"text": WANTED[0], "other": 1}, WANTED[1]]]
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_in_json_is_documents(tmp_path: Path, value: object, indent: int | None) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(value, indent=indent))
+    assert read_documents([tmp_path / "a.json"]) == WANTED
+
+
+def test_one_object_in_json_is_a_document(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"text": "one"}, indent=2))
+    assert read_documents([tmp_path / "a.json"]) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"hidden_size": 64}', "[1, 2]", "5", '"text"', "just words", '{"text": "a"}\n{', "null"]
+)
+def test_other_json_is_refused_with_the_way_to_have_it_as_prose(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert "'text'; name it .txt to have it read as prose" in refused(tmp_path / "a.json")
+    (tmp_path / "a.json").rename(tmp_path / "a.txt")
+    assert read_documents([tmp_path / "a.txt"]) == [text]
+
+
+@pytest.mark.parametrize("name", ["a.txt.zst", "a.jsonl.BZ2", "a.zip", "a.txt.7z", "a.tgz"])
+def test_what_cannot_be_unpacked_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("plain words, which would be scored")
+    assert f"is packed as {Path(name).suffix.lower()}, which is not read; unpack it" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.csv.gz", "a.parquet"])
+def test_a_table_is_no_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(packed(name, "label,words"))
+    assert "is a table, which has no documents; write its texts as .jsonl" in refused(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.TXT.XZ", "a.txt.GZ", "A.TXT", "a.md", "a.v1.2"])
+def test_prose_is_prose_under_any_other_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(packed(name, TWO))
+    assert read_documents([tmp_path / name]) == WANTED
 
 
 @pytest.mark.parametrize("text", [TWO.replace("\n", "\r\n"), "\ufeff" + TWO, TWO.replace("<|", "  <|"), TWO + "\n\n"])

@@ -9,7 +9,7 @@ from typing import Any
 from ...models.errors import TextError
 from ...models.suggestion import suggestion
 from ...models.tokenizer import is_unicode
-from ..texts import read_text
+from ..texts import kind_of, read_text
 from .items import Example, Question, Task
 
 _SUFFIXES = (".jsonl", ".csv", ".valid.tsv", ".tsv", "")
@@ -23,9 +23,9 @@ def read_task(name: str | Path, folder: str | Path | None = None, limit: int | N
     is trained on NAME.train.tsv beside it, each line a label, a tab and a text.
     """
     file = find_task(name, folder)
-    if file.suffix == ".tsv":
+    if file.suffix.lower() == ".tsv":
         return _labelled(file, limit)
-    files = sorted(file.glob("*.csv")) if file.is_dir() else [file]
+    files = sorted(each for each in file.iterdir() if kind_of(each) == ".csv") if file.is_dir() else [file]
     questions = [question for each in files for question in _questions(each)]
     if not questions:
         raise TextError(f"{file} holds no question")
@@ -49,7 +49,7 @@ def find_task(name: str | Path, folder: str | Path | None = None) -> Path:
 
 
 def _questions(file: Path) -> Iterator[Question]:
-    if file.suffix == ".csv":
+    if kind_of(file) == ".csv":
         yield from _mmlu(file)
         return
     for number, line in enumerate(read_text(file).split("\n"), 1):
