@@ -9,7 +9,17 @@ from typing import Any
 
 from ..models.version import VERSION
 
-PACKAGES = ("torch", "triton", "bitsandbytes", "grpcio", "protobuf", "tokenizers", "safetensors", "numpy")
+PACKAGES = (
+    "torch",
+    "triton",
+    "bitsandbytes",
+    "grpcio",
+    "protobuf",
+    "tokenizers",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+)
 
 EXAMPLES = """examples:
   moesaic doctor"""

@@ -1,5 +1,6 @@
 """From what a person types to a model directory: a path, the short name of a model at hand, or a hub name."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -53,12 +54,40 @@ def by_short_name(name: str) -> Path | None:
 
 
 def _in_hub_cache(name: str) -> Path:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{name.replace('/', '--')}"
-    snapshots = sorted(root.glob("snapshots/*/config.json"), key=lambda file: file.stat().st_mtime)
-    if snapshots:
-        return snapshots[-1].parent
-    raise CheckpointError(
-        f"there is no directory {name!r}, and no model of this name in the local Hugging Face cache; "
-        f"fetch it with: hf download {name}"
-    )
+    """The snapshot that the library of the Hugging Face cache would take, without a network; refused where it is not
+    all there."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    unset = " with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else ""
+    fetch = f"fetch it{unset} with: hf download {name}"
+    try:
+        snapshot = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        raise CheckpointError(
+            f"there is no directory {name!r}, and no model of this name in the local Hugging Face cache "
+            f"({constants.HF_HUB_CACHE}); {fetch}"
+        ) from None
+    if missing := _missing(snapshot):
+        raise CheckpointError(
+            f"{name} is in the local Hugging Face cache ({snapshot}) and lacks {' and '.join(missing)}: "
+            f"its download was cut short, or the model has none; {fetch}"
+        )
+    return snapshot
+
+
+def _missing(snapshot: Path) -> list[str]:
+    """What a model directory needs and this one has not. Links whose file is gone count as missing."""
+    needed = ["config.json", *_weights(snapshot), "tokenizer.json"]
+    return [name for name in needed if not (snapshot / name).is_file()]
+
+
+def _weights(snapshot: Path) -> list[str]:
+    """The whole file or the shards; none where the weights are pickles, which are refused when they are opened."""
+    index = snapshot / "model.safetensors.index.json"
+    if os.path.lexists(snapshot / "model.safetensors") or not index.is_file():
+        return [] if any(file.is_file() for file in snapshot.glob("*.bin")) else ["model.safetensors"]
+    try:
+        return sorted({str(file) for file in json.loads(index.read_bytes())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []  # damaged, which is said when it is read

@@ -63,18 +63,6 @@ def test_a_file_is_no_directory(folder: Path) -> None:
     assert "is a file; give the model directory" in refusal(folder / "config.json")
 
 
-def test_a_hub_name_is_told_with_the_command_that_fetches_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert "hf download some/model" in refusal("some/model")
-
-
-def test_a_hub_name_is_found_in_the_local_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
-    llama(snapshot)
-    assert open_checkpoint("some/model").path == snapshot
-
-
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/model", "x" * 5000])
 def test_an_impossible_path_is_refused(path: str) -> None:
     assert "cannot be opened" in refusal(path)
