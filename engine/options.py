@@ -11,7 +11,7 @@ BOUNDS: Mapping[str, Bound] = {
     "max_context": Bound(1, way_out="leave it out for what the model holds"),
     "kv_memory": Bound(1, 1 << 50, way_out="give bytes, or leave it out for a quarter of the machine's memory"),
     "num_slots": Bound(1, 1024, way_out="give one for each request that is to run at the same time"),
-    "seed": Bound(-(1 << 63), (1 << 64) - 1),
+    "seed": Bound(0, (1 << 64) - 1),
     "step_share": Bound(0, 1, whole=False, above=True, way_out="give a share of the FFN's bytes, or leave it out"),
 }
 

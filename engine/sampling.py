@@ -5,6 +5,7 @@ called Sampling of proto/, and what it does in sampler.py. Checks, model default
 wire are made from these; a test holds all the names equal.
 """
 
+import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypedDict, TypeVar
 from ..models.errors import Violation
 
 T = TypeVar("T")
+_MOST_UINT32, _MOST_UINT64 = (1 << 32) - 1, (1 << 64) - 1  # of the fields that carry them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Sampling:
         float, "from 0 (greedy) to 2", lambda value: 0 <= value <= 2, "0 to 2; 0 is greedy", "T"
     ))  # fmt: skip
     top_k: int = _option(0, Option(
-        int, "0 (off) or a positive count", lambda value: value >= 0, "only the N likeliest tokens; 0 is off", "N"
+        int, f"from 0 (off) to {_MOST_UINT32}", lambda value: 0 <= value <= _MOST_UINT32,
+        "only the N likeliest tokens; 0 is off", "N",
     ))  # fmt: skip
     top_p: float = _option(1.0, Option(
         float, "above 0 and at most 1", lambda value: 0 < value <= 1,
@@ -59,7 +62,8 @@ class Sampling:
         "only tokens at least this times as likely as the likeliest; 0 is off", "P",
     ))  # fmt: skip
     seed: int | None = _option(None, Option(
-        int, "a whole number", lambda value: True, "the same seed gives the same tokens", "N", by_model=False
+        int, f"from 0 to {_MOST_UINT64}", lambda value: 0 <= value <= _MOST_UINT64,
+        "the same seed gives the same tokens", "N", by_model=False,
     ))  # fmt: skip
 
 
@@ -77,20 +81,32 @@ OPTIONS: Mapping[str, Option] = {each.name: each.metadata["option"] for each in 
 
 
 def sampling_of(settings: Mapping[str, Any], defaults: Mapping[str, float | int]) -> Sampling:
-    """What the caller left open, absent or None, is the model's default, else that of `Sampling`."""
+    """What the caller left open, absent or None, is the model's default, else that of `Sampling`.
+
+    Numbers are those that the wire carries, wherever they come from: the same settings give the same draws.
+    """
     values: dict[str, Any] = {}
     for name, option in OPTIONS.items():
         value = settings.get(name)
         if value is None and option.by_model:
             value = defaults.get(name)
         if value is not None:
-            values[name] = option.kind(value)
+            values[name] = int(value) if option.kind is int else as_carried(value)
     return Sampling(**values)
+
+
+def as_carried(value: float) -> float:
+    """A number as a float32 holds it, by the decimal that was typed: 0.7, and not 0.699999988."""
+    return float(f"{ctypes.c_float(value).value:.7g}")
 
 
 def sampling_violations(sampling: Sampling) -> list[Violation]:
     """Every option whose rule its value breaks."""
-    values = {name: getattr(sampling, name) for name in OPTIONS}
+    return option_violations({name: getattr(sampling, name) for name in OPTIONS})
+
+
+def option_violations(values: Mapping[str, Any]) -> list[Violation]:
+    """The same of values by name; None is left open."""
     return [
         Violation(f"sampling.{name}", f"is {value}, it must be {OPTIONS[name].rule}")
         for name, value in values.items()

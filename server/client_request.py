@@ -6,7 +6,7 @@ from typing import Unpack
 
 from google.protobuf.message import Message
 
-from ..engine.sampling import OPTIONS, SamplingSettings
+from ..engine.sampling import OPTIONS, SamplingSettings, option_violations
 from ..engine.settings import GenerationSettings, rightly_typed
 from ..models.chat import messages_of
 from ..models.errors import InvalidRequest, Violation
@@ -52,7 +52,7 @@ def build_request(
     request = pb.GenerateRequest(sampling=pb.Sampling(), stopping=pb.Stopping())
     found: list[Violation] = []
     _put(request, {"model": model, "request_id": request_id}, "", found)
-    _put(request.sampling, _fitting(sampling, "sampling.", found), "sampling.", found)
+    _put(request.sampling, _carried(_fitting(sampling, "sampling.", found), found), "sampling.", found)
     stopping = {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}
     _put(request.stopping, _fitting(stopping, "stopping.", found), "stopping.", found)
     compute = _fitting({"tier": tier, "share": share}, "compute.", found)
@@ -82,6 +82,13 @@ def _fitting(values: Mapping[str, object], path: str, found: list[Violation]) ->
     right, wrong = rightly_typed(values)
     found += [replace(each, field=path + each.field) for each in wrong]
     return right
+
+
+def _carried(sampling: Mapping[str, object], found: list[Violation]) -> Mapping[str, object]:
+    """Those that their fields can carry; of the others their rules say what is wrong. All else the server judges."""
+    wrong = option_violations({name: value for name, value in sampling.items() if OPTIONS[name].kind is int})
+    found += wrong
+    return {name: value for name, value in sampling.items() if f"sampling.{name}" not in {each.field for each in wrong}}
 
 
 def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[Violation]) -> None:

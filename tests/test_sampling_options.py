@@ -132,6 +132,70 @@ def test_mypy_knows_the_settings() -> None:
         client.generate("x", minp=0.1)  # type: ignore[call-arg]
 
 
+# --- two doors, one rule -------------------------------------------------------------------------------------------
+
+BIT32, BIT64, TINY = 2**32, 2**64, 1e-46  # the last is 0 as a float32
+EDGES: Mapping[str, list[Any]] = {
+    "temperature": [0, -0.0, 2, 2.0000001, 2.1, -1e-9, TINY, 1e-30, 1e39, math.nan, math.inf, "1", True, 10**400],
+    "top_k": [0, 1, 511, 513, 2**31 - 1, 2**31, BIT32 - 1, BIT32, BIT64, -1, 1.0, "1", True],
+    "top_p": [1, 0, TINY, 1e-9, 1.00000001, 1.000001, -0.5, math.nan, math.inf, None, "1"],
+    "min_p": [0, 1, TINY, -TINY, -1e-9, 1.00000001, 1.1, math.nan, [0.5]],
+    "seed": [0, 1, 2**31, BIT32, 2**63, BIT64 - 1, BIT64, 10**30, -1, -(2**63), 0.5, "7", False],
+}
+
+
+@pytest.fixture(scope="module")
+def offline() -> LLM:
+    return LLM("stories260k")
+
+
+@pytest.fixture(scope="module")
+def online(address: str) -> Iterator[Client]:
+    with Client(address) as client:
+        yield client
+
+
+def through(door: LLM | Client, settings: Any) -> tuple[int, ...] | str:
+    """The tokens; or what is said, without the path: types are judged before a path is known."""
+    try:
+        return tuple(i for chunk in door.stream("Once", max_new_tokens=4, **settings) for i in chunk.token_ids)
+    except InvalidRequest as error:
+        return "; ".join(f"{each.field.removeprefix('sampling.')} {each.message}" for each in error.violations)
+
+
+def test_every_option_has_edges() -> None:
+    assert set(EDGES) == set(OPTIONS)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in EDGES.items() for value in values])
+def test_a_value_is_taken_or_refused_by_one_sentence_offline_and_over_grpc(
+    name: str, value: Any, offline: LLM, online: Client
+) -> None:
+    """Drawn with a seed, so that what is taken is seen to do the same."""
+    settings = {"seed": 3, "temperature": 1.3, name: value}
+    ours, theirs = through(offline, settings), through(online, settings)
+    assert ours == theirs
+    assert not isinstance(ours, str) or ours.startswith(f"{name} is ")
+
+
+def test_a_violation_that_only_the_client_sees_stands_beside_those_of_the_message(online: Client) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        online.generate("x", seed=-1, top_k=BIT32, request_id="\ud800")
+    found = {each.field: each.message for each in caught.value.violations}
+    assert found["sampling.seed"] == "is -1, it must be from 0 to 18446744073709551615"
+    assert found["sampling.top_k"] == "is 4294967296, it must be from 0 (off) to 4294967295" and "request_id" in found
+
+
+@pytest.mark.parametrize("command", [["run", "stories260k"], ["generate"]])
+@pytest.mark.parametrize("seed", [-1, BIT64])
+def test_a_seed_that_no_door_takes_is_refused_by_both_commands(
+    command: list[str], seed: int, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--address", address] if command == ["generate"] else []
+    assert main([*command, "hi", f"--seed={seed}", *where]) == 2
+    assert f"is {seed}, it must be " in (shown := capsys.readouterr().err) and "seed" in shown
+
+
 # --- as it is typed ------------------------------------------------------------------------------------------------
 
 
