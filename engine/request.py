@@ -119,9 +119,10 @@ def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Li
     total = len(prompt_ids) + max(stopping.max_new_tokens, 0)
     if total <= limits.max_context:
         return []
+    fits_at_all = len(prompt_ids) < limits.max_context
     message = (
-        f"{len(prompt_ids)} prompt tokens and {stopping.max_new_tokens} new ones make {total}, "
-        f"the context holds {limits.max_context}; shorten the prompt or lower max_new_tokens"
+        f"{len(prompt_ids)} prompt tokens and {stopping.max_new_tokens} new ones make {total}, the context holds "
+        f"{limits.max_context}; shorten the prompt{' or lower max_new_tokens' if fits_at_all else ''}"
     )
     counts = {
         "prompt_tokens": str(len(prompt_ids)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..kernels.cache import cache_folder
 from .errors import CheckpointError
-from .intake.registry import SOURCES
+from .intake.registry import SOURCES, Source
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "stories260k"
@@ -33,15 +33,26 @@ def locate(name_or_path: str | Path) -> Path:
     if found := by_short_name(text):
         return found
     if source := SOURCES.get(text.lower()):
-        raise CheckpointError(
-            f"{source.name} is not at hand yet; fetch it ({source.fetch_bytes / 1e6:.0f} MB) with: "
-            f"moesaic models get {source.name}"
-        )
+        raise _not_at_hand(source)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return _in_hub_cache(text)
     raise CheckpointError(
         f"there is no model directory {text!r}; models at hand: {', '.join(short_names())}; "
         "more can be fetched: moesaic models list"
+    )
+
+
+def _not_at_hand(source: Source) -> CheckpointError:
+    from .families.registry import FAMILIES
+
+    if source.family not in FAMILIES:
+        return CheckpointError(
+            f"{source.name} is of the family {source.family}, which does not run yet; models at hand: "
+            f"{', '.join(short_names())}"
+        )
+    return CheckpointError(
+        f"{source.name} is not at hand yet; fetch it ({source.fetch_bytes / 1e6:.0f} MB) with: "
+        f"moesaic models get {source.name}"
     )
 
 

@@ -35,7 +35,7 @@ class Address:
     def nobody(self) -> AddressError:
         """What is said where nobody answers, with what would help there."""
         if not self.port:
-            return AddressError(f"nobody answers at {self.target}; start a server there with: moesaic serve PATH")
+            return AddressError(f"nobody answers at {self.target}; `moesaic serve` listens on ports: give host:port")
         option = "" if self.port == DEFAULT_PORT else f" --port {self.port}"
         if self.is_loopback:
             return AddressError(f"nobody answers at {self.target}; start a server with: moesaic serve PATH{option}")

