@@ -10,8 +10,9 @@ from typing import Any
 from ..compress.pipeline import compress
 from ..engine.options import EngineOptions
 from ..evaluate.texts import embedded_text, read_documents
+from ..models.bounds import THREADS, Bound
 from ..models.checkpoint import open_checkpoint
-from ..models.files import write_whole
+from ..models.files import check_writable, write_whole
 from ..models.locate import locate
 from ..models.progress import Progress
 from ..models.threads import choose_threads, torch_threads
@@ -29,6 +30,7 @@ SUITES = ("retention", "engine", "serve", "kernels")
 _PROMPT_TOKENS = 16
 _UNSCORED = {"stages": [{"quantize": {"linears": "int8"}}], "evaluation": {"documents": 1, "truncate": 2}}
 _CACHED_BYTES = 32 << 20
+_COUNT, _TRUNCATE = Bound(1), Bound(2, way_out="one token to read, one to predict")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class BenchPlan:
 
 def run_bench(plan: BenchPlan, progress: Progress) -> Report:
     """Measures dense and int8 of one model, beside transformers, and writes report.json and report.png to `out`."""
+    _check(plan)
     plan.out.mkdir(parents=True, exist_ok=True)
     dense, int8 = locate(plan.model), plan.out / "int8"
     shape = is_shape(open_checkpoint(dense).config)
@@ -83,6 +86,14 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
         report["kernels"] = measure(plan.quick)
     write_whole(plan.out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
     return report
+
+
+def _check(plan: BenchPlan) -> None:
+    """Before any work."""
+    THREADS.check("threads", plan.threads)
+    _COUNT.check("documents", plan.documents)
+    _TRUNCATE.check("truncate", plan.truncate)
+    check_writable(plan.out, str(plan.out))
 
 
 def _retention(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:

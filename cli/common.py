@@ -14,30 +14,31 @@ from ..engine.settings import GenerationSettings
 _DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """--device and the rest, the same wherever a model runs."""
+def add_engine_options(parser: argparse.ArgumentParser, slots: bool = True) -> None:
+    """--device and the rest, the same wherever a model runs. slots: with those that need requests in slots."""
     group = parser.add_argument_group("where and how the model runs (by default chosen from the machine, and printed)")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ...")
     group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of activations and dense weights")
     group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer together")
-    group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
+    if slots:
+        group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
+        group.add_argument(
+            "--step-share",
+            type=float,
+            metavar="S",
+            help="rows of a step choose neurons together and read about this part of the FFN's bytes at most",
+        )
     group.add_argument(
-        "--step-share",
-        type=float,
-        metavar="S",
-        help="rows of a step choose neurons together and read about this part of the FFN's bytes at most",
-    )
-    group.add_argument(
-        "--seed", type=int, default=0, dest="engine_seed", metavar="N", help="of requests that bring none (default: 0)"
+        "--seed", type=int, dest="engine_seed", metavar="N", help="of requests that bring none (default: 0)"
     )
 
 
 def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOptions:
     """The options that `add_engine_options` parsed."""
     return EngineOptions(
-        args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots, args.engine_seed,
-        args.step_share,
+        args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots,
+        args.engine_seed or 0, args.step_share,
     )  # fmt: skip
 
 

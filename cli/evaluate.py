@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--tier", default="full", metavar="TIER", help="how much of the FFN to spend")
     parser.add_argument("--json", metavar="FILE", help="write the figures, per document too")
     parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
-    add_engine_options(parser)
+    add_engine_options(parser, slots=False)
     parser.set_defaults(run=run)
 
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(
         args.path, args.against, args.text, args.documents, args.truncate, args.stride, args.tasks, args.tasks_dir,
         args.limit, args.floor, args.training_text, args.tier, args.device, args.dtype, args.threads,
-        args.max_context, args.engine_seed,
+        args.max_context, args.engine_seed or 0,
     )  # fmt: skip
     evaluation = measure(plan, ProgressLine())
     _print_texts(evaluation)

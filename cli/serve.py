@@ -54,9 +54,8 @@ def run(args: argparse.Namespace) -> int:
 def _engine_options(args: argparse.Namespace, base: EngineOptions) -> EngineOptions:
     """What the command line leaves open comes from `base`."""
     asked = asdict(engine_options(args, base.num_slots if args.slots is None else args.slots))
-    return replace(
-        base, **{name: value for name, value in asked.items() if value is not None and (name, value) != ("seed", 0)}
-    )
+    asked["seed"] = args.engine_seed
+    return replace(base, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engine.build import choose_device
+from ..engine.options import BOUNDS
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
 from ..models.errors import SetupError, TextError
 from ..models.threads import choose_threads
@@ -49,6 +50,8 @@ class Plan:
             unit = " tokens: one to read, one to predict" if name == "truncate" else ""
             if value is not None and value < least:
                 raise TextError(f"{name} is {value}, it must be at least {least}{unit}")
+        for name in ("threads", "max_context", "seed"):
+            BOUNDS[name].check(name, getattr(self, name))
         if self.floor and self.against is None:
             raise SetupError("floor is the original cast to bf16; name the original with --against")
 
@@ -66,7 +69,7 @@ class Opened:
             _check_same_tokens(self.checkpoint, self.original, self.tokenizer)
         self.device = choose_device(plan.device)
         self.threads = choose_threads(plan.threads, self.checkpoint.weight_bytes)
-        self.window = plan.max_context or self._context
+        self.window = self._context if plan.max_context is None else plan.max_context
         if not 2 <= self.window <= self._context:
             raise SetupError(f"max_context is {self.window}, this model's context is 2 to {self._context}")
         if plan.stride is not None and plan.stride >= self.window:

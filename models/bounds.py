@@ -32,8 +32,8 @@ class Bound:
     def rule(self) -> str:
         """In words."""
         kind = "" if self.whole else "a finite number, "
-        least = f"above {self.least:,}" if self.above else f"at least {self.least:,}"
-        return f"{kind}{least}" + ("" if self.most is None else f" and at most {self.most:,}")
+        least = f"above {_shown(self.least)}" if self.above else f"at least {_shown(self.least)}"
+        return f"{kind}{least}" + ("" if self.most is None else f" and at most {_shown(self.most)}")
 
     def holds(self, value: Any) -> bool:
         """Whether a value is such a number."""
@@ -41,6 +41,10 @@ class Bound:
             return False
         enough = value > self.least if self.above else value >= self.least
         return enough and (value < math.inf if self.most is None else value <= self.most)  # no NaN is enough
+
+
+def _shown(limit: float) -> str:
+    return f"{limit:,.0f}" if limit == int(limit) else f"{limit:g}"
 
 
 _CHOOSE = f"there are {PROCESSORS} processors: leave it out to have it chosen"

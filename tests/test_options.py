@@ -129,6 +129,49 @@ def test_a_bound_says_what_it_asks() -> None:
     assert not Bound(0, whole=False).holds(NAN) and Bound(0, whole=False).holds(3) and not Bound(0).holds(3.0)
 
 
+@pytest.mark.parametrize(
+    ("words", "seed"), [([], 5), (["--seed", "0"], 0), (["--seed", "7"], 7)], ids=["file", "zero", "other"]
+)
+def test_what_is_typed_wins_over_the_file_a_zero_too(
+    words: list[str], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "serve.yaml").write_text("models: {a: stories260k}\nengine: {seed: 5, num_slots: 3}\n")
+    taken: list[ServeOptions] = []
+    monkeypatch.setattr(serve, "serve", taken.append)
+    main(["serve", "--config", str(tmp_path / "serve.yaml"), *words])
+    assert taken[0].engine == EngineOptions(seed=seed, num_slots=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("eval stories260k --max-context 0", "max_context is 0, it must be at least 1"),
+        ("eval stories260k --seed -1", "seed is -1, it must be at least 0"),
+        ("eval stories260k --threads 100000", "threads is 100000"),
+        ("eval stories260k --step-share 0.5", "unrecognized arguments: --step-share"),
+        ("bench engine --quick --threads 0", "threads is 0"),
+        ("bench engine --quick --documents 0", "documents is 0"),
+        ("bench engine --quick --truncate 1", "truncate is 1, it must be at least 2; one token to read"),
+        ("retention stories260k --text FILE --windows 1 --length 8 --seed -1", "seed is -1, it must be at least 0"),
+        ("retention stories260k --text FILE --windows 1 --length 8 --seed 99999999999999999999", "seed is 9999"),
+        (
+            "generate hi --timeout nan",
+            "timeout is nan, it must be a finite number, at least 0 and at most",
+        ),
+    ],
+)
+def test_every_command_judges_its_numbers_before_any_work(
+    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("Once upon a time there was a girl who had a dog. " * 9)
+    try:
+        assert main(words.split()) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 # --- settings that gRPC takes by name ------------------------------------------------------------------------------
 
 

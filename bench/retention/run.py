@@ -15,6 +15,7 @@ from ...compress.calibration import Calibration, CalibrationSettings
 from ...compress.identity import code_sha256, content_sha256
 from ...evaluate.provenance import provenance
 from ...evaluate.texts import encode_documents, read_documents
+from ...models.bounds import Bound
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
 from ...models.files import append_line
@@ -27,6 +28,7 @@ from .lab import Lab, Point
 from .method import Method, NotHere
 
 DENSE = "dense int8"  # its FFNs
+_SEED = Bound(0, (1 << 62) - 1)
 _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 
 
@@ -101,6 +103,7 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
 def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     least = {"windows": (plan.windows, 1), "length": (plan.length, 2), "calibration": (plan.calibration, 1)}
     least |= {"seeds": (plan.seeds, 1)}
+    _SEED.check("seed", plan.seed)
     for name, (value, limit) in least.items():
         if value < limit:
             raise RecipeError(f"{name} is {value}, it must be at least {limit}")
