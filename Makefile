@@ -4,10 +4,10 @@ BIN := .venv/bin
 
 .PHONY: demo test test-real gpu-dry wheel lint types bench proto clean
 
-# On a real model where it can be fetched; without a network, on the one that ships.
+# On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
 	-$(BIN)/moesaic models get smollm2
-	$(BIN)/moesaic demo --out demo
+	$(BIN)/moesaic demo --out demo $(if $(FULL),--full)
 
 test: .venv/ready
 	$(BIN)/pytest

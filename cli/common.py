@@ -108,11 +108,11 @@ class ProgressLine:
         if done < total and now - self._last < self._every:
             return
         self._last = now
+        rest = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
         if self._live:
-            rest = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
             print(f"\r\033[K{what}: {done} of {total}{rest}", end="\n" if done == total else "", file=sys.stderr)
         else:
-            print(f"{what}: {done} of {total}", file=sys.stderr)
+            print(f"{what}: {done} of {total}{rest}", file=sys.stderr)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,6 +16,7 @@ PROMPT = "The old horse stood at the gate and"
 EXAMPLES = """examples:
   moesaic demo
   moesaic models get smollm2        # once: the tour then shows a real model
+  moesaic demo --full               # more text to calibrate, learn and score on: about seven minutes
   moesaic demo --out out/tour"""
 
 
@@ -25,6 +26,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("demo"), help="made anew each time (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="the long tour: more text, figures that are less noisy")
     parser.set_defaults(run=run)
 
 
@@ -32,19 +34,19 @@ def run(args: argparse.Namespace) -> int:
     """Compresses, serves, streams one prompt at two tiers, measures, prints the table, names the files."""
     from ..bench.extras import NO_PICTURE, can_draw
     from ..bench.machine import machine_facts
-    from ..bench.tour import as_table, compress_all, draw, measure_speeds, rows, tour_model
+    from ..bench.tour import FULL_RECIPE, RECIPE, as_table, compress_all, draw, measure_speeds, rows, tour_model
     from ..models.files import write_whole
 
     began = time.monotonic()
     _fresh(args.out)
-    model = tour_model()
-    _say_model(model)
-    done = compress_all(model, args.out, ProgressLine())
+    model, recipe, progress = tour_model(), FULL_RECIPE if args.full else RECIPE, ProgressLine(every_seconds=1.0)
+    _say_model(model, recipe)
+    done = compress_all(model, args.out, recipe, progress)
     print("\n2. serve it over gRPC, and stream the same prompt at two tiers")
     _stream(done["all four"].out)
     print("\n3. what each tier reads, keeps and gains, beside int8 alone and static pruning")
     paths: dict[str, str | Path] = {"dense": model, **{name: each.out for name, each in done.items()}}
-    points = measure_speeds(paths, rows(model, done), ProgressLine())
+    points = measure_speeds(paths, rows(model, done), progress)
     print(table(*as_table(points)))
     tokens = done["all four"].original["tokens"]
     print(f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream")
@@ -59,15 +61,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say_model(model: str) -> None:
-    from ..bench.tour import RECIPE, WANTED_MODEL
+def _say_model(model: str, recipe: str) -> None:
+    from ..bench.tour import FULL_RECIPE, WANTED_MODEL
 
     if model != WANTED_MODEL:
         print(
             f"{WANTED_MODEL} is not at hand and could not be fetched (moesaic models get {WANTED_MODEL}), so this is "
             f"shown on {model}, which is far too small to be representative"
         )
-    print(f"1. compress {model} by all four methods: recipe {RECIPE}, cut to the minutes of a demo")
+    long = "about seven minutes" if recipe == FULL_RECIPE else "about two minutes"
+    print(f"1. compress {model} by all four methods: recipe {recipe}, {long} on two quiet cores")
 
 
 def _fresh(out: Path) -> None:
