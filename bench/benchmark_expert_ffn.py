@@ -97,7 +97,6 @@ CONTESTANTS = [
     Contestant("torch dense bf16", BF16, BF16, prepare_dense(BF16), dense=True),
     Contestant("torch loop over experts fp32", FP32, FP32, prepare_loop, waits=True),
 ]
-CANNOT_RUN = (NotImplementedError, RuntimeError)
 
 
 def one_round(contestant: Contestant, shape: tuple[int, int, int], tokens: int, share: float) -> Round:
@@ -167,14 +166,8 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 
 def measure_point(shape: tuple[int, int, int], tokens: int, share: float) -> list[dict[str, Any]]:
     """All contestants in one shape, in turns."""
-    runs, skipped = {}, []
-    for contestant in CONTESTANTS:
-        try:
-            runs[contestant.name] = one_round(contestant, shape, tokens, share)
-        except CANNOT_RUN as error:
-            skipped.append({"contestant": contestant.name, "skipped": str(error).splitlines()[0]})
-    seconds = interleaved(runs)
-    return [row(c, shape, tokens, share, seconds) for c in CONTESTANTS if c.name in runs] + skipped
+    seconds = interleaved({each.name: one_round(each, shape, tokens, share) for each in CONTESTANTS})
+    return [row(each, shape, tokens, share, seconds) for each in CONTESTANTS]
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))
@@ -188,9 +181,6 @@ def test_expert_ffn(
     benchmark.group = f"{shape[0]}x{shape[1]}, {tokens} tokens, share {share}"
     torch.set_num_threads(THREADS)
     with quiet():
-        try:
-            runs = {c.name: one_round(c, shape, tokens, share) for c in (DENSE, contestant)}
-        except CANNOT_RUN as error:
-            pytest.skip(f"{contestant.name}: {error}")
+        runs = {c.name: one_round(c, shape, tokens, share) for c in (DENSE, contestant)}
         benchmark.pedantic(runs[contestant.name][0], rounds=5)
         benchmark.extra_info.update(row(contestant, shape, tokens, share, interleaved(runs)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_harness import assert_no_worse
+from kernel_harness import assert_no_worse, library
 
 from moesaic.kernels.dense_linear import (
     choose_dense_linear,
@@ -10,7 +10,7 @@ from moesaic.kernels.dense_linear import (
     dense_linear_torch,
     keeps_bf16,
 )
-from moesaic.kernels.native import ISAS, Native, native
+from moesaic.kernels.native import ISAS
 from moesaic.kernels.native_linear import linear_native
 
 SHAPES = [(3, 123, 5), (17, 40, 33), (1, 16, 1), (1, 64, 64), (40, 96, 70), (300, 2100, 9)]  # tokens, inputs, outputs
@@ -20,13 +20,6 @@ def operands(tokens: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torc
     random = torch.Generator().manual_seed(tokens * inputs + outputs)
     weight = torch.randn(outputs, inputs, generator=random).bfloat16()
     return torch.randn(tokens, inputs, generator=random), weight, torch.randn(outputs, generator=random)
-
-
-def library(isa: str) -> Native:
-    loaded = native()
-    if loaded is None or ISAS.index(isa) > loaded.isa:
-        pytest.skip(f"{isa} cannot be run here")
-    return Native(loaded.library, ISAS.index(isa))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -20,7 +20,6 @@ from moesaic.evaluate.statistics import (
 )
 from moesaic.evaluate.texts import embedded_text, read_documents
 from moesaic.models.checkpoint import load
-from moesaic.models.errors import SetupError
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
@@ -136,10 +135,7 @@ def test_an_error_of_one_percent_in_one_layer_is_significant_and_a_bf16_cast_is_
 @pytest.mark.real
 def test_on_a_real_model_too_an_error_is_significant_and_a_bf16_cast_is_not() -> None:
     torch.set_num_threads(2)
-    try:
-        folder = locate("smollm2")
-    except SetupError as error:
-        pytest.skip(str(error))
+    folder = locate("smollm2")
     if not PEPS.exists():
         pytest.skip(f"the text {PEPS.name} is not at hand")
     found = beside(folder, [PEPS], 20)

@@ -23,7 +23,7 @@ from moesaic.evaluate.tasks.classify import (
 from moesaic.evaluate.tasks.files import read_task
 from moesaic.evaluate.tasks.items import Example, Question, Task, TaskScore
 from moesaic.models.checkpoint import load
-from moesaic.models.errors import CheckpointError, SetupError, TextError
+from moesaic.models.errors import CheckpointError, TextError
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
@@ -301,9 +301,5 @@ def test_real_questions_score_as_with_transformers(name: str) -> None:
 
 @pytest.mark.real
 def test_lambada_on_a_real_model_is_the_known_figure() -> None:
-    try:
-        folder = locate("smollm2")
-    except SetupError as error:
-        pytest.skip(str(error))
-    found = measure(Plan(folder, tasks=[shared("lambada_openai.jsonl")], limit=300)).tasks[0]
+    found = measure(Plan(locate("smollm2"), tasks=[shared("lambada_openai.jsonl")], limit=300)).tasks[0]
     assert found.scores["model"].score() == pytest.approx(95 / 300)
