@@ -47,7 +47,7 @@ works demo --out tour
 grep -q "no picture was drawn" said && [ ! -e tour/report.png ]
 works bench engine --quick --out figures
 refuses "pip install 'moesaic\[bench\]'" bench kernels --quick
-refuses "pip install matplotlib" eval stories260k --documents 1 --truncate 64 --report page
+refuses "pip install 'moesaic\[report\]'" eval stories260k --documents 1 --truncate 64 --report page
 [ ! -e page ]
 
 "$moesaic" serve small --port 0 >served 2>&1 &

@@ -33,10 +33,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints the table and names the files it wrote."""
-    from ..bench.extras import NO_PICTURE, can_draw, check_installed
     from ..bench.picture import draw
     from ..bench.report import SUITES, BenchPlan, kernel_rows, notes, rows, run_bench
     from ..bench.shapes import write_shape
+    from ..models.extras import NO_PICTURE, can_draw, check_installed
 
     suites = SUITES if args.suite == "all" else (args.suite,)
     if "kernels" in suites:

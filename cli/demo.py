@@ -32,9 +32,9 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compresses, serves, streams one prompt at two tiers, measures, prints the table, names the files."""
-    from ..bench.extras import NO_PICTURE, can_draw
     from ..bench.machine import machine_facts
     from ..bench.tour import FULL_RECIPE, RECIPE, as_table, compress_all, draw, measure_speeds, rows, tour_model
+    from ..models.extras import NO_PICTURE, can_draw
     from ..models.files import write_whole
 
     began = time.monotonic()

@@ -4,11 +4,10 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..models.errors import SetupError
+from ..models.extras import check_installed
 from ..models.files import check_writable
 
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem;color:#222}
@@ -19,8 +18,7 @@ td:first-child,th:first-child{text-align:left}img{max-width:100%}pre{background:
 
 def check_can_draw(asked: str) -> None:
     """Raises SetupError where matplotlib is missing. asked: the option or call that draws."""
-    if find_spec("matplotlib") is None:
-        raise SetupError(f"{asked} draws with matplotlib, which is not installed; pip install matplotlib")
+    check_installed(asked, "report", "matplotlib")
 
 
 def check_can_report(asked: str, folder: Path) -> None:

@@ -352,10 +352,10 @@ def test_a_report_without_matplotlib_says_so_and_writes_nothing(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SetupError, match="pip install matplotlib"):
+    with pytest.raises(SetupError, match=r"pip install 'moesaic\[report\]'"):
         write_report(report, tmp_path / "report")
     assert main(["compress", "stories260k", str(tmp_path / "out"), "--report", str(tmp_path / "report")]) == 2
-    assert "--report draws with matplotlib, which is not installed" in capsys.readouterr().err
+    assert "--report needs matplotlib, which is not installed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

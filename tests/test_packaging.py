@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 from house import FOLDERS, ROOT
 
-from moesaic.bench.extras import can_draw, check_installed
 from moesaic.bench.rounds import versions
 from moesaic.cli.main import main
 from moesaic.evaluate.provenance import provenance
 from moesaic.models.errors import SetupError
+from moesaic.models.extras import can_draw, check_installed
 from moesaic.models.version import VERSION
 
 LEFT_OUT = shutil.ignore_patterns(".*", "build", "demo", "out", "*.egg-info", "__pycache__")
@@ -94,7 +94,7 @@ def test_every_dependency_is_pinned_for_our_own_runs() -> None:
 
 
 def test_what_an_extra_brings_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moesaic.bench.extras.find_spec", lambda name: None if name == "matplotlib" else ModuleType)
+    monkeypatch.setattr("moesaic.models.extras.find_spec", lambda name: None if name == "matplotlib" else ModuleType)
     with pytest.raises(
         SetupError, match=r"reports needs matplotlib, which is not installed; pip install 'moesaic\[report"
     ):

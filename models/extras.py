@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from ..models.errors import SetupError
+from .errors import SetupError
 
 NO_PICTURE = "no picture was drawn: matplotlib is not installed; pip install 'moesaic[report]'"
 
