@@ -1,4 +1,4 @@
-"""Classification: a small head on a model's states, by a fixed recipe; and, for small models, the model as well.
+"""Classification: a small head on a model's states, by a fixed recipe.
 
 A head that was trained on an original can be put on its compressed form: what it still gets right is what was kept.
 """
