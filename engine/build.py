@@ -1,5 +1,8 @@
 """From a model directory to a running engine, with what was left open chosen from the machine."""
 
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,7 @@ from .options import EngineOptions, ModelDescription
 from .request import Limits
 from .runner import ModelRunner
 from .slots import kv_bytes_per_token
+from .threads import ThreadGovernor, is_crowded
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class BuiltEngine:
 def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     """Loads the model at a path or short name. Raises SetupError with one sentence for what cannot be.
 
-    Sets torch's number of threads, which is the process's: an engine process holds one model.
+    Sets torch's number of threads, which is the process's: an engine process holds one model. Unless a number was
+    asked for, it is changed between steps, by how busy the processors are with other programs.
     """
     options.check()
     checkpoint = open_checkpoint(path)
@@ -43,9 +48,18 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     max_context, num_slots = choose_kv_size(checkpoint, dtype, options, on_host=device.type == "cpu")
     model = load_transformer(checkpoint, device, options.dtype)
     runner = ModelRunner(model, num_slots, max_context, dtype, step)
-    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed)
+    watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
+    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed, watched=watched)
     limits = Limits(checkpoint.spec.vocab_size, max_context)
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner), model)
+
+
+def _govern(threads: int) -> Callable[[], AbstractContextManager[None]]:
+    """What is entered around each step so that the number of threads follows the load; nothing for one thread."""
+    if threads == 1:
+        return nullcontext
+    processors = os.cpu_count() or threads
+    return ThreadGovernor(threads, torch.set_num_threads, lambda count: is_crowded(count, processors)).step
 
 
 def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:

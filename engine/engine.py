@@ -7,6 +7,7 @@ are always 0 .. n-1, the one that prefills last; every slot has one owner, and a
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,8 +59,10 @@ class Engine:
         seed: int = 0,
         prefill_chunk: int = PREFILL_CHUNK,
         now: Callable[[], float] = time.monotonic,
+        watched: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._runner = runner
+        """watched: entered around each forward pass, by whoever wants to know how long it takes."""
+        self._runner, self._watched = runner, watched
         self._eos_ids = frozenset(eos_ids)
         self._seed = seed
         self._prefill_chunk = prefill_chunk
@@ -117,7 +120,8 @@ class Engine:
         prompt, start = running.request.prompt_ids, running.num_cached
         chunk = prompt[start : start + self._prefill_chunk]
         try:
-            done = self._runner.prefill(slot, chunk, start, running.request.operating_point)
+            with self._watched():
+                done = self._runner.prefill(slot, chunk, start, running.request.operating_point)
         except Exception as error:  # a fault of this request's forward pass must not end the others
             return [self._failed(slot, error)]
         running.num_cached += len(chunk)
@@ -134,11 +138,12 @@ class Engine:
             return []
         rows = self._slots[:count]
         try:
-            done = self._runner.decode(
-                [row.last_token for row in rows],
-                [row.num_cached for row in rows],
-                [row.request.operating_point for row in rows],
-            )
+            with self._watched():
+                done = self._runner.decode(
+                    [row.last_token for row in rows],
+                    [row.num_cached for row in rows],
+                    [row.request.operating_point for row in rows],
+                )
         except Exception as error:
             return [self._failed(slot, error) for slot in reversed(range(count))]
         for row in rows:
