@@ -1,0 +1,114 @@
+"""Causal attention over keys and values that lie in blocks: what a step of the engine does in each layer.
+
+A sequence's keys and values lie in blocks of BLOCK_TOKENS tokens, anywhere in the pool; its table lists them in
+order (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", section 4).
+The tokens of a step are one flat list: one of each sequence that decodes, many of each that prefills.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BLOCK_TOKENS = 16
+LANES = 16  # a head is stored with zeros up to a multiple of this many values
+_INT8_MOST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class KVPages:
+    """One layer's pool. keys, values: [blocks, kv_heads, BLOCK_TOKENS, padded size] in the dtype of the activations, or
+    int8 with scales fp32 [blocks, kv_heads, BLOCK_TOKENS].
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scale: Tensor | None = None
+    value_scale: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PagedTokens:
+    """Where the tokens of a step stand, for all layers alike.
+
+    tables: int32 [sequences, blocks], the blocks of each sequence, anything behind the last that it uses; row:
+    int32 [tokens], which table a token's sequence has, rising; positions: int32 [tokens], rising within a sequence.
+    counts: tokens of each sequence, known on the host; longest: positions that any of them sees, at most.
+    """
+
+    tables: Tensor
+    row: Tensor
+    positions: Tensor
+    counts: Sequence[int]
+    longest: int
+
+
+def padded_size(size: int) -> int:
+    """Of a head of this size, the values that are stored."""
+    return -(-size // LANES) * LANES
+
+
+def paged_attention(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
+    """Stores the keys and values of all tokens, then softmax(q k^T / sqrt(size)) v over what each token may see: all
+    positions of its sequence up to its own.
+
+    query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
+    """
+    return paged_attention_torch(query, key, value, pages, tokens)
+
+
+def paged_attention_torch(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
+    """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
+    store(key, value, pages, tokens)
+    if max(tokens.counts) == 1:
+        return _attend(query.unsqueeze(1), pages, tokens.tables, tokens.positions.unsqueeze(1), tokens.longest)[:, 0]
+    mixed, first = torch.empty_like(query), 0
+    for sequence, count in enumerate(tokens.counts):
+        some = slice(first, first + count)
+        table, positions = tokens.tables[sequence : sequence + 1], tokens.positions[some].unsqueeze(0)
+        mixed[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest)[0]
+        first += count
+    return mixed
+
+
+def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> None:
+    """Puts key and value [tokens, kv_heads, size] where their positions are."""
+    position = tokens.positions.long()
+    block = tokens.tables[tokens.row.long(), position // BLOCK_TOKENS].long()
+    place = position % BLOCK_TOKENS
+    size = key.shape[-1]
+    for new, kept, scale in ((key, pages.keys, pages.key_scale), (value, pages.values, pages.value_scale)):
+        if scale is None:
+            kept[block, :, place, :size] = new
+            continue
+        steps = (new.float().abs().amax(-1) / _INT8_MOST).clamp(min=1e-30)
+        kept[block, :, place, :size] = (new.float() / steps.unsqueeze(-1)).round().to(torch.int8)
+        scale[block, :, place] = steps
+
+
+def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int) -> Tensor:
+    """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
+    sequences, count, heads, size = query.shape
+    blocks = tables[:, : math.ceil(longest / BLOCK_TOKENS)].long()
+    keys, values = (
+        _gathered(kept, scale, blocks, size, query.dtype)
+        for kept, scale in ((pages.keys, pages.key_scale), (pages.values, pages.value_scale))
+    )
+    kv_heads = keys.shape[1]
+    seen = torch.arange(keys.shape[2], device=query.device) <= positions.unsqueeze(-1)  # [sequences, tokens, places]
+    # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
+    grouped = query.permute(0, 2, 1, 3).reshape(sequences, kv_heads, -1, size)
+    mask = seen.repeat(1, heads // kv_heads, 1).unsqueeze(1)
+    mixed = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    return mixed.reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
+
+
+def _gathered(kept: Tensor, scale: Tensor | None, blocks: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Of the blocks [sequences, n] what they hold: [sequences, kv_heads, n * BLOCK_TOKENS, size]."""
+    found = kept[blocks][..., :size]  # [sequences, n, kv_heads, BLOCK_TOKENS, size]
+    if scale is not None:
+        found = (found.float() * scale[blocks].unsqueeze(-1)).to(dtype)
+    return found.transpose(1, 2).flatten(2, 3)
