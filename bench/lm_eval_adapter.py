@@ -14,8 +14,9 @@ from typing import Any
 
 from ..engine.llm import LLM
 from ..engine.options import EngineOptions
+from ..engine.scoring import Reader
 from ..evaluate.likelihood import Passage, encode_pair, score_passages
-from ..evaluate.score import cut, scoring_runner
+from ..evaluate.score import cut
 from ..models.errors import SetupError
 from ..models.threads import torch_threads
 
@@ -33,25 +34,25 @@ class Answers:
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
         self._llm = LLM(path, options or EngineOptions(num_slots=1))
         context = self._llm.limits.max_context
-        self._runner = scoring_runner(self._llm.model, context if options else min(context, _CONTEXT))
+        self._reader = Reader(self._llm.model, context if options else min(context, _CONTEXT))
 
     def log_likelihood(self, context: str, continuation: str) -> tuple[float, bool]:
         """ln p of a continuation, and whether each of its tokens is the model's first choice."""
         with self._threads():
-            score = score_passages(self._runner, [encode_pair(self._llm.tokenizer, context, continuation)])[0]
+            score = score_passages(self._reader, [encode_pair(self._llm.tokenizer, context, continuation)])[0]
         return -score.nats, score.is_greedy
 
     def rolling_log_likelihood(self, text: str) -> float:
         """ln p of a whole text, each token once; the last window of a long one keeps a full context."""
         tokenizer = self._llm.tokenizer
         first = tokenizer.eos_ids[:1] if tokenizer.bos_id is None else ()
-        ids, size = (*first, *tokenizer.encode(text)), self._runner.max_context + 1  # inputs, and one to predict
+        ids, size = (*first, *tokenizer.encode(text)), self._reader.max_context + 1  # inputs, and one to predict
         passages = [
             Passage(ids[max(0, end - size) : end], scored - max(0, end - size))
             for _, end, scored in cut(len(ids), size)
         ]
         with self._threads():
-            return -sum(score_passages(self._runner, [passage])[0].nats for passage in passages)
+            return -sum(score_passages(self._reader, [passage])[0].nats for passage in passages)
 
     def generate(self, context: str, settings: Mapping[str, Any]) -> str:
         """The text up to the first of settings["until"]; the start of too long a context is left out."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
@@ -16,10 +17,12 @@ from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .engine import Engine
 from .options import EngineOptions, ModelDescription
+from .pages import block_bytes
 from .request import Limits
 from .runner import ModelRunner
-from .slots import kv_bytes_per_token
 from .threads import ThreadGovernor, is_crowded
+
+_FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,16 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
     dtype = compute_dtype(checkpoint, device, options.dtype)
-    max_context, num_slots = choose_kv_size(checkpoint, dtype, options, on_host=device.type == "cpu")
+    max_context = choose_context(checkpoint, options)
+    choose_blocks(checkpoint, dtype, options, max_context, memory_bytes())  # refuses before anything is loaded
     model = load_transformer(checkpoint, device, options.dtype)
-    runner = ModelRunner(model, num_slots, max_context, dtype, step)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
+    num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free)
+    runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == "int8")
     watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
-    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed, watched=watched)
+    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed, options.num_slots, watched=watched)
     limits = Limits(checkpoint.spec.vocab_size, max_context)
-    return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner), model)
+    return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
 
 
 def _govern(threads: int) -> Callable[[], AbstractContextManager[None]]:
@@ -95,29 +101,37 @@ def choose_device(wanted: str | None) -> torch.device:
     return device
 
 
-def choose_kv_size(
-    checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions, on_host: bool = True
-) -> tuple[int, int]:
-    """(max_context, num_slots) within kv_memory, by default a quarter of the machine's: fewer slots, then refusal."""
+def choose_context(checkpoint: Checkpoint, options: EngineOptions) -> int:
+    """The longest sequence, by default all that the model holds. Raises SetupError."""
     largest = checkpoint.spec.max_context
-    max_context = largest if options.max_context is None else options.max_context
-    if not 1 <= max_context <= largest:
-        raise SetupError(f"max_context is {max_context}, this model's context is 1 to {largest}")
-    slot_bytes = kv_bytes_per_token(checkpoint.spec, dtype) * max_context
-    memory = memory_bytes()
-    budget = options.kv_memory or memory // 4
-    num_slots = min(options.num_slots, budget // slot_bytes)
-    if num_slots < 1:
+    wanted = largest if options.max_context is None else options.max_context
+    if not 1 <= wanted <= largest:
+        raise SetupError(f"max_context is {wanted}, this model's context is 1 to {largest}")
+    return wanted
+
+
+def choose_blocks(
+    checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions, max_context: int, free: int
+) -> int:
+    """Blocks of keys and values: as many as all slots can fill, within kv_memory, by default a part of what is free.
+
+    Raises SetupError where one context does not fit, or where more is asked for than there is.
+    """
+    each = block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8")
+    one = -(-max_context // BLOCK_TOKENS)
+    budget = options.kv_memory or int(free * _FREE_PART)
+    blocks = min(options.num_slots * one, budget // each)
+    if blocks < one:
         raise SetupError(
-            f"one context of {max_context} tokens takes {slot_bytes:,} bytes of keys and values, "
+            f"one context of {max_context} tokens takes {one * each:,} bytes of keys and values, "
             f"kv_memory is {budget:,}; lower max_context or raise kv_memory"
         )
-    if on_host and num_slots * slot_bytes > memory:
+    if blocks * each > free:
         raise SetupError(
-            f"{num_slots} contexts of {max_context} tokens take {num_slots * slot_bytes:,} bytes of keys and values, "
-            f"there are {memory:,} here; lower kv_memory, num_slots or max_context"
+            f"{blocks * BLOCK_TOKENS:,} tokens of keys and values take {blocks * each:,} bytes, {free:,} are free; "
+            "lower kv_memory, num_slots or max_context"
         )
-    return max_context, num_slots
+    return blocks
 
 
 def _described(
@@ -127,6 +141,7 @@ def _described(
     dtype: torch.dtype,
     threads: int,
     runner: ModelRunner,
+    options: EngineOptions,
 ) -> ModelDescription:
     return ModelDescription(
         family=checkpoint.spec.family,
@@ -139,5 +154,7 @@ def _described(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=threads,
-        num_slots=runner.num_slots,
+        num_slots=options.num_slots,
+        kv_tokens=runner.num_blocks * runner.block_tokens,
+        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8"),
     )

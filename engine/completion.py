@@ -13,7 +13,7 @@ class Usage:
 
     ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read, router included, by
     itself or with step_share together with the rows beside it, and of their neurons, what it computed; means over
-    prompt and new tokens, None where the model has one tier only.
+    the new tokens that were computed, None where the model has one tier only. A prompt is read at the full tier.
     """
 
     prompt_tokens: int

@@ -1,52 +1,24 @@
-"""Continuous batching over slots: requests join and leave between steps. Token ids only.
+"""Continuous batching: requests join and leave between steps. Token ids only.
 
-A step gives every decoding request its next token, or prefills a chunk of one prompt. The slots of running requests
-are always 0 .. n-1, the one that prefills last; every slot has one owner, and at idle all are free.
+A step computes the next token of every request that decodes and, with what is left of its budget, parts of the prompts
+of those that begin: scheduler.py says which, runner.py computes them, sampler.py draws.
 """
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .request import FinishReason, Load, Request, Row, Timing
+from .isolation import Done, Outcome, apart
+from .request import FinishReason, Load, Request, Row
 from .runner import Runner
-from .sampler import draw
+from .sampler import Drawing, Drawn, draw
+from .scheduler import Plan, Scheduler, Work
+from .sequence import Sequence as Answer
 
-PREFILL_CHUNK = 512
-
-
-@dataclass(slots=True)
-class _Running:
-    """A request in a slot. The ids still to be prefilled, then the last sampled id, are its input."""
-
-    request: Request
-    generator: torch.Generator
-    arrived: float
-    admitted: float
-    num_cached: int = 0  # tokens whose keys and values the slot holds
-    decoding_since: float | None = None
-    last_token: int = -1
-    num_new: int = 0
-    spent: tuple[float, float] = (0.0, 0.0)  # sums over tokens of the shares of FFN bytes and neurons
-
-    def spend(self, shares: tuple[float, float], tokens: int) -> None:
-        self.spent = (self.spent[0] + shares[0] * tokens, self.spent[1] + shares[1] * tokens)
-
-    @property
-    def shares(self) -> tuple[float, float] | None:
-        """The means so far; None where nothing was told."""
-        return (self.spent[0] / self.num_cached, self.spent[1] / self.num_cached) if any(self.spent) else None
-
-
-@dataclass(slots=True)
-class _Waiting:
-    request: Request
-    arrived: float
+STEP_TOKENS = 512  # of a step, at most, unless more requests decode
 
 
 class Engine:
@@ -57,148 +29,151 @@ class Engine:
         runner: Runner,
         eos_ids: tuple[int, ...] = (),
         seed: int = 0,
-        prefill_chunk: int = PREFILL_CHUNK,
+        num_slots: int = 8,
+        step_tokens: int = STEP_TOKENS,
         now: Callable[[], float] = time.monotonic,
         watched: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """watched: entered around each forward pass, by whoever wants to know how long it takes."""
-        self._runner, self._watched = runner, watched
-        self._eos_ids = frozenset(eos_ids)
-        self._seed = seed
-        self._prefill_chunk = prefill_chunk
-        self._now = now
-        self._waiting: deque[_Waiting] = deque()
-        self._slots: list[_Running] = []  # index = slot
-        self._decoded = False  # whether the last step was a decode
+        self._runner, self._watched, self._now = runner, watched, now
+        self._eos_ids, self._seed = frozenset(eos_ids), seed
+        self._refused: list[Row] = []  # to be told with the next step
+        self.scheduler = Scheduler(
+            runner.num_blocks, runner.block_tokens, runner.max_context, num_slots, max(step_tokens, 2 * num_slots)
+        )
 
     @property
     def has_work(self) -> bool:
-        return bool(self._waiting or self._slots)
+        return bool(self.scheduler.running or self._refused) or len(self.scheduler.waiting) > 0
 
     @property
     def load(self) -> Load:
-        running = len(self._slots)
-        return Load(self._runner.num_slots, self._runner.num_slots - running, running, len(self._waiting))
+        scheduler = self.scheduler
+        taken = scheduler.slots_taken
+        return Load(
+            scheduler.num_slots, scheduler.num_slots - taken, len(scheduler.running), len(scheduler.waiting),
+            scheduler.ledger.total, scheduler.free_blocks,
+        )  # fmt: skip
 
     def add(self, request: Request) -> None:
         """Puts a request behind the waiting ones."""
         arrived = self._now() if request.arrived_seconds is None else request.arrived_seconds
-        self._waiting.append(_Waiting(request, arrived))
+        ids = list(request.prompt_ids)
+        answer = Answer(request, self._drawing(request, 0), arrived, num_answers=request.n, ids=ids)
+        if self.scheduler.fits(answer):
+            self.scheduler.waiting.push(answer)
+        else:
+            self._refused.append(self._too_large(answer))
 
     def abort(self, key: int) -> None:
-        """Forgets a request and frees its slot; an unknown key is nothing to do."""
-        self._waiting = deque(waiting for waiting in self._waiting if waiting.request.key != key)
-        slot = next((i for i, running in enumerate(self._slots) if running.request.key == key), None)
-        if slot is not None:
-            self._free(slot)
+        """Forgets a request and frees what it holds; an unknown key is nothing to do."""
+        self.scheduler.abort(key)
+        self._refused = [row for row in self._refused if row.key != key]
 
     def step(self) -> list[Row]:
-        """One token for every request that decodes, or a chunk of the prompt that prefills: in turn when both wait.
+        """Computes one step and tells what came of it: new tokens, ends, failures."""
+        rows, self._refused = self._refused, []
+        plan = self.scheduler.plan(self._now())
+        rows += [self._row(answer, finish=FinishReason.EXPIRED) for answer in plan.expired]
+        if not plan.work:
+            return rows
+        began = self._now()
+        outcome = self._computed(plan)
+        self._learn(plan.work, self._now() - began)
+        rows += [self._failed(work.sequence, error) for work, error in outcome.failed]
+        rows += self._drawn(outcome.done)
+        if outcome.out_of_memory:
+            self.scheduler.make_room()
+        return rows
 
-        They are steps of their own, so that tokens go out before the next prompt is read.
-        """
-        self._admit()
-        prefilling = bool(self._slots) and self._slots[-1].decoding_since is None
-        decoding = len(self._slots) - prefilling
-        self._decoded = bool(decoding) and not (prefilling and self._decoded)
-        return self._decode(decoding) if self._decoded or not prefilling else self._prefill(decoding)
+    def _too_large(self, answer: Answer) -> Row:
+        """Why no engine of this size could ever run it."""
+        request, total = answer.request, self.scheduler.ledger.total * self._runner.block_tokens
+        error = (
+            f"a prompt of {answer.num_prompt} tokens and {request.n} times {request.stopping.max_new_tokens} new ones "
+            f"are more than the cache of {total} tokens, or than {self.scheduler.num_slots} answers at a time; "
+            "ask for less, or raise kv_memory or num_slots"
+        )
+        return self._row(answer, finish=FinishReason.FAILED, error=error)
 
-    def _admit(self) -> None:
-        """At most one request prefills at a time, in the last slot."""
-        busy = any(slot.decoding_since is None for slot in self._slots)
-        if busy or not self._waiting or len(self._slots) == self._runner.num_slots:
-            return
-        waiting = self._waiting.popleft()
-        request = waiting.request
-        generator = torch.Generator()
-        seed = request.sampling.seed
-        generator.manual_seed(hash((self._seed, request.key)) & (2**63 - 1) if seed is None else seed & (2**63 - 1))
-        self._slots.append(_Running(request, generator, waiting.arrived, self._now()))
+    def _computed(self, plan: Plan) -> Outcome:
+        if plan.copies:
+            self._runner.copy(plan.copies)
+        with self._watched():
+            return apart(self._runner, plan.work)
 
-    def _prefill(self, slot: int) -> list[Row]:
-        running = self._slots[slot]
-        prompt, start = running.request.prompt_ids, running.num_cached
-        chunk = prompt[start : start + self._prefill_chunk]
-        try:
-            with self._watched():
-                done = self._runner.prefill(slot, chunk, start, running.request.operating_point)
-        except Exception as error:  # a fault of this request's forward pass must not end the others
-            return [self._failed(slot, error)]
-        running.num_cached += len(chunk)
-        if done.shares:
-            running.spend(done.shares[0], len(chunk))
-        if running.num_cached < len(prompt):
+    def _learn(self, work: Sequence[Work], seconds: float) -> None:
+        rows = sum(each.sequence.decodes for each in work)
+        reading = sum(each.count for each in work if not each.sequence.decodes)
+        self.scheduler.pace.learn(rows, reading, seconds)
+
+    def _drawn(self, done: Sequence[Done]) -> list[Row]:
+        """The rows of all whose tokens are computed, with a token for each that is ready for one."""
+        ready: list[Answer] = []
+        logits: list[Tensor] = []
+        for each in done:
+            last = each.work.last
+            if each.shares:
+                each.work.sequence.spend(each.shares, each.work.count)
+            self.scheduler.done(each.work)
+            if last:
+                answers = [each.work.sequence, *self._forks(each.work.sequence)]
+                ready += answers
+                logits += [each.logits] * len(answers)
+        if not ready:
             return []
-        running.decoding_since = self._now()
-        return [self._advance(slot, done.logits)]
+        drawn = draw(torch.stack(logits), [answer.drawing for answer in ready])
+        return [self._advanced(answer, token) for answer, token in zip(ready, drawn, strict=True)]
 
-    def _decode(self, count: int) -> list[Row]:
-        """The next token of slots 0 .. count-1. Finished ones leave last to first, so that moves stay valid."""
-        if not count:
-            return []
-        rows = self._slots[:count]
-        try:
-            with self._watched():
-                done = self._runner.decode(
-                    [row.last_token for row in rows],
-                    [row.num_cached for row in rows],
-                    [row.request.operating_point for row in rows],
-                )
-        except Exception as error:
-            return [self._failed(slot, error) for slot in reversed(range(count))]
-        for row in rows:
-            row.num_cached += 1
-        for row, shares in zip(rows, done.shares, strict=False):
-            row.spend(shares, 1)
-        logits = done.logits
-        greedy = logits.argmax(-1).tolist()
-        finite = torch.isfinite(logits).all(-1).tolist()
-        return [self._advance(slot, logits[slot], greedy[slot], finite[slot]) for slot in reversed(range(count))]
+    def _forks(self, answer: Answer) -> list[Answer]:
+        """The other answers to a prompt that has just been read."""
+        forks = []
+        for choice in range(1, answer.num_answers):
+            fork = answer.fork(choice, self._drawing(answer.request, choice))
+            self.scheduler.fork(answer, fork)
+            forks.append(fork)
+        return forks
 
-    def _advance(self, slot: int, logits: Tensor, greedy: int | None = None, finite: bool | None = None) -> Row:
-        """Samples the next token of a slot and ends the request where it must end."""
-        running = self._slots[slot]
-        request = running.request
-        if not (bool(torch.isfinite(logits).all()) if finite is None else finite):
-            return self._failed(slot, ValueError("the model's logits are not finite"))
-        if request.sampling.temperature == 0:
-            token = int(logits.argmax()) if greedy is None else greedy
-        else:
-            token = draw(logits, request.sampling, running.generator)
+    def _advanced(self, answer: Answer, drawn: Drawn) -> Row:
+        """Appends the next token and ends the answer where it must end."""
+        if not drawn.finite:
+            return self._failed(answer, ValueError("the model's logits are not finite"))
+        request, token = answer.request, drawn.token
+        if answer.decoding_since is None:
+            answer.decoding_since = self._now()
         if token in request.stopping.stop_token_ids or (token in self._eos_ids and not request.stopping.ignore_eos):
-            return self._finished(slot, (), FinishReason.STOP_TOKEN, token)
-        running.last_token = token
-        running.num_new += 1
-        if running.num_new >= request.stopping.max_new_tokens:
-            return self._finished(slot, (token,), FinishReason.LENGTH)
-        if running.num_cached >= self._runner.max_context:
-            return self._finished(slot, (token,), FinishReason.CONTEXT_FULL)
-        timing = self._timing(running) if running.num_new == 1 else None
-        return Row(request.key, (token,), timing=timing, shares=running.shares)
+            return self._finished(answer, (), FinishReason.STOP_TOKEN, token)
+        answer.ids.append(token)
+        answer.drawing.take(token)
+        if answer.num_new >= request.stopping.max_new_tokens:
+            return self._finished(answer, (token,), FinishReason.LENGTH)
+        if answer.num_cached >= self._runner.max_context:
+            return self._finished(answer, (token,), FinishReason.CONTEXT_FULL)
+        return self._row(answer, (token,), timed=answer.num_new == 1)
 
-    def _timing(self, running: _Running) -> Timing:
-        """Told with the first token, for those who end a request themselves, and with the last."""
-        now = self._now()
-        since = now if running.decoding_since is None else running.decoding_since
-        return Timing(running.admitted - running.arrived, since - running.admitted, now - since)
+    def _finished(
+        self, answer: Answer, tokens: tuple[int, ...], why: FinishReason, stop_token: int | None = None
+    ) -> Row:
+        row = self._row(answer, tokens, why, stop_token)
+        self.scheduler.finish(answer)
+        return row
 
-    def _finished(self, slot: int, tokens: tuple[int, ...], why: FinishReason, stop_token: int | None = None) -> Row:
-        running = self._slots[slot]
-        timing = self._timing(running)
-        self._free(slot)
-        return Row(running.request.key, tokens, why, stop_token, timing=timing, shares=running.shares)
+    def _failed(self, answer: Answer, error: Exception) -> Row:
+        self.scheduler.remove(answer)
+        return self._row(answer, finish=FinishReason.FAILED, error=f"{type(error).__name__}: {error}")
 
-    def _failed(self, slot: int, error: Exception) -> Row:
-        key = self._slots[slot].request.key
-        self._free(slot)
-        return Row(key, finish=FinishReason.FAILED, error=f"{type(error).__name__}: {error}")
+    def _row(
+        self,
+        answer: Answer,
+        tokens: tuple[int, ...] = (),
+        finish: FinishReason | None = None,
+        stop_token: int | None = None,
+        error: str = "",
+        timed: bool = False,
+    ) -> Row:
+        timing = answer.timing(self._now()) if timed or finish else None
+        key = answer.request.key
+        return Row(key, tokens, finish, stop_token, error, timing, answer.shares, answer.choice, answer.num_reused)
 
-    def _free(self, slot: int) -> None:
-        """Later requests move down so that slots stay dense, and the one that prefills stays last."""
-        last = len(self._slots) - 1
-        prefilling = self._slots[last].decoding_since is None
-        for source in (last - 1, last) if prefilling else (last,):
-            if source > slot:
-                self._runner.move(source, slot, self._slots[source].num_cached)
-                self._slots[slot], slot = self._slots[source], source
-        self._slots.pop()
+    def _drawing(self, request: Request, choice: int) -> Drawing:
+        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1))

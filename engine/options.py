@@ -5,6 +5,10 @@ from dataclasses import dataclass
 
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
+from ..models.errors import SetupError
+from ..models.suggestion import suggestion
+
+KV_CACHES = ("model", "int8")
 
 BOUNDS: Mapping[str, Bound] = {
     "threads": THREADS,
@@ -23,6 +27,8 @@ class EngineOptions:
     step_share: the rows of a decode step choose their neurons together, eight at a time, so that each eight read about
     this part of the FFN's bytes at most; an answer then depends on those beside it. None: each row computes what it
     would alone.
+    kv_cache: of what type keys and values are kept: as the activations are ("model"), or "int8" in a quarter of the
+    memory of fp32, with a scale for each token and head.
     """
 
     device: str | None = None
@@ -33,11 +39,14 @@ class EngineOptions:
     num_slots: int = 8
     seed: int = 0
     step_share: float | None = None
+    kv_cache: str = "model"
 
     def check(self) -> None:
         """Raises SetupError for a number that no engine can be set up with, before anything is read or reserved."""
         for name, bound in BOUNDS.items():
             bound.check(name, getattr(self, name))
+        if self.kv_cache not in KV_CACHES:
+            raise SetupError(f"kv_cache is {self.kv_cache!r}; {suggestion(self.kv_cache, KV_CACHES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class ModelDescription:
     dtype: str
     threads: int
     num_slots: int
+    kv_tokens: int = 0
+    kv_bytes: int = 0
 
     @property
     def tiers(self) -> tuple[str, ...]:

@@ -24,12 +24,24 @@ class Stopping:
         return self if self.ignore_eos else replace(self, stop_token_ids=(*self.stop_token_ids, *token_ids))
 
 
+class Priority(Enum):
+    """Who goes first while requests wait; in this order."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to continue. `key` is the caller's handle; it is unique among the unfinished.
+    """One prompt to continue. `key` is the handle that its rows come back with; it is unique among the unfinished.
 
-    operating_point: of the model's experts, on its dial: 0 is the full tier, a fraction lies between two.
+    operating_point: of the model's experts, on its dial: 0 is the full tier, a fraction lies between two. It is what
+    new tokens are computed at; the prompt is computed at `prefill_point`. floor: the operating point to which the
+    engine may go while others wait; None is not at all.
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
+    deadline_seconds: on the same clock, when its first token has lost its use.
+    caller: those who wait are served in turn by caller. salt: only requests of the same salt share what they read.
     """
 
     key: int
@@ -38,6 +50,14 @@ class Request:
     stopping: Stopping = Stopping()
     arrived_seconds: float | None = None
     operating_point: float = 0.0
+    prefill_point: float = 0.0
+    floor: float | None = None
+    priority: Priority = Priority.NORMAL
+    caller: str = ""
+    salt: str = ""
+    deadline_seconds: float | None = None
+    n: int = 1
+    prompt_logprobs: int | None = None
 
 
 class FinishReason(Enum):
@@ -47,6 +67,7 @@ class FinishReason(Enum):
     STOP_STRING = "stop_string"
     LENGTH = "length"
     CONTEXT_FULL = "context_full"
+    EXPIRED = "expired"
     FAILED = "failed"
 
 
@@ -64,7 +85,9 @@ class Row:
     """What one step gave to one request. A stop token ends the request and is not among `token_ids`.
 
     timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
-    request's tokens have used so far, a mean over them; None where the model has one tier only.
+    request's new tokens have used so far, a mean over them, or before there are any those of the prompt; None where the
+    model has one tier only.
+    choice: which of the request's answers. cached_tokens: of the prompt, that were not computed again.
     """
 
     key: int
@@ -74,16 +97,20 @@ class Row:
     error: str = ""
     timing: Timing | None = None
     shares: tuple[float, float] | None = None
+    choice: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How full the engine is. At idle `free_slots == num_slots`."""
+    """How full the engine is. At idle `free_slots == num_slots` and `free_blocks == num_blocks`."""
 
     num_slots: int
     free_slots: int
     running: int
     waiting: int
+    num_blocks: int = 0
+    free_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

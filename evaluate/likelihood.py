@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.engine import PREFILL_CHUNK
-from ..engine.runner import ModelRunner
+from ..engine.scoring import READ_TOKENS, Reader
 from ..models.errors import TextError
 from ..models.tokenizer import Tokenizer
 
@@ -47,21 +46,21 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Passag
 
 
 @torch.inference_mode()
-def score_passages(runner: ModelRunner, passages: Sequence[Passage]) -> list[PassageScore]:
+def score_passages(reader: Reader, passages: Sequence[Passage]) -> list[PassageScore]:
     """Scores in one pass, side by side; a long common prefix is prefilled once. Too long a context loses its start.
 
     Raises TextError where the scored tokens alone fill the context.
     """
-    fitted = [_fitted(passage, runner.max_context) for passage in passages]
+    fitted = [_fitted(passage, reader.max_context) for passage in passages]
     shared = _prefix_to_prefill(fitted)
-    for start in range(0, shared, PREFILL_CHUNK):
-        runner.prefill_states(0, fitted[0].ids[start : min(start + PREFILL_CHUNK, shared)], start)
-    states = runner.branch_states(0, [passage.ids[shared:-1] for passage in fitted], shared)
+    for start in range(0, shared, READ_TOKENS):
+        reader.read(fitted[0].ids[start : min(start + READ_TOKENS, shared)], start)
+    states = reader.branches([passage.ids[shared:-1] for passage in fitted], shared)
     scores, row = [], 0
     for passage in fitted:
         end = row + len(passage.ids) - 1 - shared
         targets = torch.tensor(passage.ids[passage.begin :], device=states.device)
-        logits = runner.head(states[end - len(targets) : end]).float()
+        logits = reader.head(states[end - len(targets) : end]).float()
         nats = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double().sum()
         scores.append(PassageScore(float(nats), len(targets), bool((logits.argmax(-1) == targets).all())))
         row = end
@@ -71,9 +70,9 @@ def score_passages(runner: ModelRunner, passages: Sequence[Passage]) -> list[Pas
 def grouped(passages: Sequence[Passage]) -> list[list[Passage]]:
     """Neighbours put together as long as a pass stays within a prefill chunk."""
     groups: list[list[Passage]] = []
-    held = PREFILL_CHUNK
+    held = READ_TOKENS
     for passage in passages:
-        if held + len(passage.ids) > PREFILL_CHUNK:
+        if held + len(passage.ids) > READ_TOKENS:
             groups.append([])
             held = 0
         groups[-1].append(passage)
@@ -95,7 +94,7 @@ def _prefix_to_prefill(passages: Sequence[Passage]) -> int:
     """How many tokens to read once before the branches; 0 where one pass over everything is cheaper."""
     limit = min(passage.begin for passage in passages) - 1
     if len(passages) == 1:
-        return limit // PREFILL_CHUNK * PREFILL_CHUNK
+        return limit // READ_TOKENS * READ_TOKENS
     first, last = min(passage.ids for passage in passages), max(passage.ids for passage in passages)
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     shared = min(limit, same)

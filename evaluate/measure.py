@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..engine.runner import ModelRunner
+from ..engine.scoring import Reader
 from ..models.checkpoint import dense_dtype
 from ..models.progress import Count, Progress
 from ..models.threads import torch_threads
@@ -14,7 +14,7 @@ from .footprint import Footprint, footprint
 from .overlap import measure_overlap
 from .plan import MODEL, ORIGINAL, Opened, Plan
 from .results import Evaluation, TaskResult, TextResult
-from .score import Score, score_together, scoring_runner
+from .score import Score, score_together
 from .statistics import compare_means
 from .tasks.answer import answer, encode_questions
 from .tasks.classify import HeadRecipe, score_head, train_head
@@ -92,24 +92,24 @@ def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say
     check_ids(every, opened.checkpoint.spec.vocab_size)
     longest = max(map(len, every))
     return {
-        name: answer(task, encoded, _runner(model, opened, longest), _counter(say, task, name))
+        name: answer(task, encoded, _reader(model, opened, longest), _counter(say, task, name))
         for name, model in models.items()
     }
 
 
 def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
     """One head for all, trained on the original where there is one: what it still gets right was kept."""
-    runners = {name: _runner(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
-    owner = ORIGINAL if ORIGINAL in runners else MODEL
-    head = train_head(runners[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
+    readers = {name: _reader(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
+    owner = ORIGINAL if ORIGINAL in readers else MODEL
+    head = train_head(readers[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
     return {
-        name: score_head(head, runner, opened.tokenizer, task, progress=_counter(say, task, name))
-        for name, runner in runners.items()
+        name: score_head(head, reader, opened.tokenizer, task, progress=_counter(say, task, name))
+        for name, reader in readers.items()
     }
 
 
-def _runner(model: Transformer, opened: Opened, longest: int) -> ModelRunner:
-    return scoring_runner(model, min(opened.window, longest))
+def _reader(model: Transformer, opened: Opened, longest: int) -> Reader:
+    return Reader(model, min(opened.window, longest))
 
 
 def _counter(say: Progress, task: Task, name: str) -> Count:

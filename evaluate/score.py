@@ -1,6 +1,6 @@
 """Perplexity, next-token accuracy, and distance from an original, kept per document.
 
-Every figure comes from the runner and the slot cache that serve, prefilled in the engine's chunks.
+Every figure comes from the reader and the slot cache that serve, prefilled in the engine's chunks.
 """
 
 import math
@@ -12,8 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..engine.engine import PREFILL_CHUNK
-from ..engine.runner import ModelRunner
+from ..engine.scoring import READ_TOKENS, Reader
 from ..models.errors import CheckpointError
 from ..models.progress import Count
 from ..models.transformer import Transformer
@@ -146,13 +145,13 @@ def score_together(
     """
     longest = max((len(ids) for ids in encoded), default=0)
     size = max(2, min(window or models[0].spec.max_context, longest))
-    runners = [scoring_runner(model, size) for model in models]
-    seconds = [0.0] * len(runners)
+    readers = [Reader(model, size) for model in models]
+    seconds = [0.0] * len(readers)
     pieces: list[list[DocumentScore]] = [[] for _ in models]
     documents: list[list[DocumentScore]] = [[] for _ in models]
     for done, ids in enumerate(encoded, 1):
         windows = [
-            _score_window(runners, ids[begin:end], first - begin, original, seconds, memory)
+            _score_window(readers, ids[begin:end], first - begin, original, seconds, memory)
             for begin, end, first in cut(len(ids), size, stride)
         ]
         for i in range(len(models)):
@@ -164,19 +163,14 @@ def score_together(
         if progress:
             progress(done, len(encoded))
     return [
-        Score(tuple(rows), original is not None, tuple(parts), spent, _shares(runner))
-        for rows, parts, spent, runner in zip(documents, pieces, seconds, runners, strict=True)
+        Score(tuple(rows), original is not None, tuple(parts), spent, _shares(reader))
+        for rows, parts, spent, reader in zip(documents, pieces, seconds, readers, strict=True)
     ]
 
 
-def _shares(runner: ModelRunner) -> tuple[float, float]:
-    tokens, num_bytes, neurons = runner.scored
+def _shares(reader: Reader) -> tuple[float, float]:
+    tokens, num_bytes, neurons = reader.scored
     return (num_bytes / tokens, neurons / tokens) if tokens else (1.0, 1.0)
-
-
-def scoring_runner(model: Transformer, max_context: int) -> ModelRunner:
-    """The runner that serves, with one slot."""
-    return ModelRunner(model, 1, max_context, model.norm.weight.dtype)
 
 
 def cut(count: int, size: int, stride: int | None = None) -> list[tuple[int, int, int]]:
@@ -198,45 +192,45 @@ def cut(count: int, size: int, stride: int | None = None) -> list[tuple[int, int
 
 
 def _score_window(
-    runners: Sequence[ModelRunner],
+    readers: Sequence[Reader],
     window: Sequence[int],
     first: int,
     original: int | None,
     seconds: list[float],
     memory: Memory | None,
 ) -> list[DocumentScore]:
-    """Scores of the tokens from `first` on, by each runner; adds the time each takes to `seconds`."""
+    """Scores of the tokens from `first` on, by each reader; adds the time each takes to `seconds`."""
     states = []
-    for i, runner in enumerate(runners):
+    for i, reader in enumerate(readers):
         began = time.perf_counter()
-        states.append(_states(runner, window[:-1], memory if i == original else None)[first - 1 :])
+        states.append(_states(reader, window[:-1], memory if i == original else None)[first - 1 :])
         seconds[i] += time.perf_counter() - began
-    targets = torch.tensor(list(window[first:]), device=runners[0].device)
-    scores = [DocumentScore()] * len(runners)
+    targets = torch.tensor(list(window[first:]), device=readers[0].device)
+    scores = [DocumentScore()] * len(readers)
     for begin in range(0, len(targets), _HEAD_TOKENS):
         part = slice(begin, begin + _HEAD_TOKENS)
         logits = []
-        for i, runner in enumerate(runners):
+        for i, reader in enumerate(readers):
             began = time.perf_counter()
-            logits.append(runner.head(states[i][part]).float())
+            logits.append(reader.head(states[i][part]).float())
             seconds[i] += time.perf_counter() - began
         theirs = None if original is None else logits[original]
         scores = [score + score_logits(mine, targets[part], theirs) for score, mine in zip(scores, logits, strict=True)]
     return scores
 
 
-def _states(runner: ModelRunner, ids: Sequence[int], memory: Memory | None) -> Tensor:
+def _states(reader: Reader, ids: Sequence[int], memory: Memory | None) -> Tensor:
     known = None if memory is None else memory.get(tuple(ids))
-    states = window_states(runner, ids) if known is None else known
+    states = window_states(reader, ids) if known is None else known
     if memory is not None:
         memory[tuple(ids)] = states
     return states
 
 
-def window_states(runner: ModelRunner, ids: Sequence[int]) -> Tensor:
+def window_states(reader: Reader, ids: Sequence[int]) -> Tensor:
     """States [tokens, hidden] of tokens from position 0 on, by the chunks in which prompts are prefilled."""
-    starts = range(0, len(ids), PREFILL_CHUNK)
-    return torch.cat([runner.prefill_states(0, ids[start : start + PREFILL_CHUNK], start) for start in starts])
+    starts = range(0, len(ids), READ_TOKENS)
+    return torch.cat([reader.read(ids[start : start + READ_TOKENS], start) for start in starts])
 
 
 def score_logits(logits: Tensor, target: Tensor, original: Tensor | None) -> DocumentScore:

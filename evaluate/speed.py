@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from ..engine.lockstep import Lockstep
 from ..engine.runner import ModelRunner
 from ..models.errors import TextError
 from ..models.progress import Count
@@ -54,14 +55,14 @@ def decode_speeds(
     if length < 1 or num_new < 2:
         raise TextError(f"speed: the models' context is {context} tokens, it must be 3 or more to time a step")
     prompts = [ids[:length] for ids in documents if ids] * max(BATCHES)
-    runners = {id(each.model): _runner(each.model, length + num_new) for each in contestants.values()}
+    models = {id(each.model): _rows(each.model, length + num_new) for each in contestants.values()}
     total, done = len(BATCHES) * (rounds + 1), 0
     rates: dict[tuple[str, int], list[float]] = {}
     for batch in BATCHES:
         for turn in range(rounds + 1):
             for name, each in contestants.items():
-                runner, steps = runners[id(each.model)], num_new if turn else 2
-                seconds = _decode(runner, prompts[:batch], steps, each.operating_point)
+                rows, steps = models[id(each.model)], num_new if turn else 2
+                seconds = _decode(rows, prompts[:batch], steps, each.operating_point)
                 if turn:
                     rates.setdefault((name, batch), []).append(batch * (num_new - 1) / seconds)
             done += 1
@@ -73,16 +74,17 @@ def decode_speeds(
     }
 
 
-def _runner(model: Transformer, context: int) -> ModelRunner:
-    return ModelRunner(model, max(BATCHES), context, model.norm.weight.dtype)
+def _rows(model: Transformer, context: int) -> Lockstep:
+    rows = max(BATCHES)
+    blocks = Lockstep.blocks(context, rows)
+    return Lockstep(ModelRunner(model, blocks, context, model.norm.weight.dtype), rows, context)
 
 
-def _decode(runner: ModelRunner, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
+def _decode(rows: Lockstep, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
     """Seconds of the steps after each prompt's first new token."""
-    last = [int(runner.prefill(slot, ids, 0, operating_point).logits.argmax()) for slot, ids in enumerate(prompts)]
-    points, start = [operating_point] * len(prompts), len(prompts[0])
+    last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
+    start = len(prompts[0])
     began = time.perf_counter()
     for step in range(num_new - 1):
-        logits = runner.decode(last, [start + step] * len(prompts), points).logits
-        last = logits.argmax(-1).tolist()
+        last = rows.decode(last, start + step, operating_point).logits.argmax(-1).tolist()
     return time.perf_counter() - began

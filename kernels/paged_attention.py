@@ -93,10 +93,7 @@ def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, lo
     """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
     sequences, count, heads, size = query.shape
     blocks = tables[:, : math.ceil(longest / BLOCK_TOKENS)].long()
-    keys, values = (
-        _gathered(kept, scale, blocks, size, query.dtype)
-        for kept, scale in ((pages.keys, pages.key_scale), (pages.values, pages.value_scale))
-    )
+    keys, values = gathered(pages, blocks, size, query.dtype)
     kv_heads = keys.shape[1]
     seen = torch.arange(keys.shape[2], device=query.device) <= positions.unsqueeze(-1)  # [sequences, tokens, places]
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
@@ -106,9 +103,14 @@ def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, lo
     return mixed.reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
 
 
-def _gathered(kept: Tensor, scale: Tensor | None, blocks: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Of the blocks [sequences, n] what they hold: [sequences, kv_heads, n * BLOCK_TOKENS, size]."""
-    found = kept[blocks][..., :size]  # [sequences, n, kv_heads, BLOCK_TOKENS, size]
+def gathered(pages: KVPages, blocks: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values of blocks [sequences, n] side by side: [sequences, kv_heads, n * BLOCK_TOKENS, size]."""
+    keys, values = _held(pages.keys, pages.key_scale, blocks), _held(pages.values, pages.value_scale, blocks)
+    return keys[..., :size].to(dtype), values[..., :size].to(dtype)
+
+
+def _held(kept: Tensor, scale: Tensor | None, blocks: Tensor) -> Tensor:
+    found = kept[blocks]  # [sequences, n, kv_heads, BLOCK_TOKENS, padded size]
     if scale is not None:
-        found = (found.float() * scale[blocks].unsqueeze(-1)).to(dtype)
+        found = found.float() * scale[blocks].unsqueeze(-1)
     return found.transpose(1, 2).flatten(2, 3)

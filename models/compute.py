@@ -22,9 +22,12 @@ class OperatingPoints:
     models/dial.py.
 
     factors: where given, the rows that are not full choose together, each with its thresholds times its factor.
-    full_rows, sparse_rows: indices of the rows at the full tier and at any other point, where both are there. Which
-    rows are full is known on the host, so that nothing waits for the device.
+    full_rows, sparse_rows: the rows at the full tier and at any other point: slices where the full ones come first,
+    else indices. Which rows are full is known on the host, so that nothing waits for the device.
     """
+
+    full_rows: slice | Tensor
+    sparse_rows: slice | Tensor
 
     def __init__(self, operating_points: Sequence[float], device: torch.device, factors: Sequence[float] = ()) -> None:
         points = operating_points
@@ -33,10 +36,11 @@ class OperatingPoints:
         self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
         self.sparse = [row for row, point in enumerate(points) if point != 0]  # rows, in order
         self.num_rows, self.num_full = len(points), len(points) - len(self.sparse)
-        # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
         full = [row for row, point in enumerate(points) if point == 0]
-        kinds = (full, self.sparse) if full and self.sparse else ((), ())
-        self.full_rows, self.sparse_rows = (torch.tensor(rows, dtype=torch.int64, device=device) for rows in kinds)
+        if not full or full[-1] == self.num_full - 1:
+            self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
+        else:  # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
+            self.full_rows, self.sparse_rows = (torch.tensor(rows, device=device) for rows in (full, self.sparse))
         raised = [factors[row] for row in self.sparse] if factors else []
         self._factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
 
@@ -101,6 +105,15 @@ class Spending:
                 read += sum(count[i] * price for count, price in zip(counts, parts, strict=True))
                 neurons += counts[0][i]
             found[row] = (read, neurons)
+        return found
+
+    def spans(self, counts: Sequence[int]) -> list[tuple[float, float]]:
+        """Of rows that are one token each, `counts` of them after one another belonging together: the means of each."""
+        found, rows, first = [], self.shares(1), 0
+        for count in counts:
+            some = rows[first : first + count]
+            found.append((sum(each[0] for each in some) / count, sum(each[1] for each in some) / count))
+            first += count
         return found
 
     def shares(self, tokens: int) -> list[tuple[float, float]]:

@@ -46,15 +46,17 @@ def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
 
 
 def _loop(connection: socket.socket, engine: Engine) -> None:
-    """One Step frame per step; waits only when there is no work."""
+    """One Step frame per step; waits only when there is no work, and obeys all that has arrived before each step."""
     buffer = FrameBuffer()
     while True:
-        data = _read(connection, wait=not engine.has_work)
-        if data == b"":
-            return
-        for payload in buffer.feed(data or b""):
-            if not _obey(engine, pb.Command.FromString(payload)):
+        wait = not engine.has_work
+        while (data := _read(connection, wait)) is not None:
+            if data == b"":
                 return
+            for payload in buffer.feed(data):
+                if not _obey(engine, pb.Command.FromString(payload)):
+                    return
+            wait = False
         # After an abort there may be no work, but the load has changed and is told.
         rows = engine.step() if engine.has_work else []
         connection.sendall(frame(step_message(rows, engine.load)))

@@ -36,7 +36,7 @@ from moesaic.cli.main import main
 from moesaic.compress.pipeline import Compression, compress
 from moesaic.compress.recipe import read_recipe
 from moesaic.compress.run import Estimate
-from moesaic.engine.runner import ModelRunner
+from moesaic.engine.lockstep import Lockstep
 from moesaic.evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, TOP1, compare_scores, verdict
 from moesaic.evaluate.score import DocumentScore, Score
 from moesaic.evaluate.speed import Contestant, decode_speeds
@@ -266,14 +266,14 @@ def test_text_that_choices_have_seen_is_told(tmp_path: Path, report: Report) -> 
 
 
 def test_every_tier_is_timed_at_itself_beside_the_original(done: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[int, int]] = []
-    decode = ModelRunner.decode
+    used: list[tuple[int, float]] = []
+    decode = Lockstep.decode
 
-    def spy(self: ModelRunner, ids: Any, positions: Any, tiers: Any) -> Any:
-        used.append((self.model.spec.num_tiers, tiers[0]))
-        return decode(self, ids, positions, tiers)
+    def spy(self: Lockstep, ids: Any, position: int, operating_point: float) -> Any:
+        used.append((self.runner.model.spec.num_tiers, operating_point))
+        return decode(self, ids, position, operating_point)
 
-    monkeypatch.setattr(ModelRunner, "decode", spy)
+    monkeypatch.setattr(Lockstep, "decode", spy)
     found = collect("stories260k", done, speed_rounds=1)
     rows = found["speed"]["rows"]
     assert set(used) == {(1, 0), (3, 0), (3, 1), (3, 2)}

@@ -85,5 +85,6 @@ def test_rows_between_tiers_take_what_lies_on_the_line() -> None:
     table = torch.tensor([[0.0, 0.0], [2.0, 8.0], [4.0, 10.0]])
     mixed = OperatingPoints([1.5, 0, 2, 0.25], torch.device("cpu"))
     assert mixed.at(table).tolist() == [[3.0, 9.0], [4.0, 10.0], [0.5, 2.0]] and mixed.num_full == 1
-    assert mixed.full_rows.tolist() == [1] and mixed.sparse_rows.tolist() == [0, 2, 3]
+    rows = torch.arange(4)
+    assert rows[mixed.full_rows].tolist() == [1] and rows[mixed.sparse_rows].tolist() == [0, 2, 3]
     assert OperatingPoints([2, 1], torch.device("cpu")).at(table).tolist() == [[4.0, 10.0], [2.0, 8.0]]

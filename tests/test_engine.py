@@ -1,4 +1,4 @@
-"""The scheduler with a fake model: whatever arrives when, everybody gets exactly their own tokens."""
+"""The engine with a fake model: everybody gets exactly their own tokens, and no block is lost."""
 
 import random
 from collections import Counter
@@ -7,98 +7,27 @@ from typing import Any
 
 import pytest
 import torch
+from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
 from torch import Tensor
 
 from moesaic.engine.engine import Engine
-from moesaic.engine.request import FinishReason, Load, Request, Row, Stopping
-from moesaic.engine.runner import Forward
-from moesaic.engine.sampler import draw, filtered_probabilities
+from moesaic.engine.request import FinishReason, Load, Priority, Request, Row, Stopping
+from moesaic.engine.sampler import draw_one as draw
+from moesaic.engine.sampler import filtered_probabilities
 from moesaic.engine.sampling import Sampling
-
-VOCABULARY = 97
-CONTEXT = 40
-
-
-def after(tokens: Sequence[int]) -> int:
-    """The fake model's next token: it depends on every token and on their order."""
-    return sum((i + 1) * token for i, token in enumerate(tokens)) % 89
-
-
-class FakeRunner:
-    """Slots that remember what was put in them. Token 90 in a prompt makes prefill fail, 91 makes logits NaN."""
-
-    max_context, vocab_size = CONTEXT, VOCABULARY
-
-    def __init__(self, num_slots: int = 3) -> None:
-        self.num_slots = num_slots
-        self.slots: list[list[int]] = [[] for _ in range(num_slots)]
-        self.prefilled: list[int] = []
-
-    def logits(self, slot: int) -> Tensor:
-        found = torch.arange(VOCABULARY).float() / 100
-        found[after(self.slots[slot])] = 9.0
-        return found * float("nan") if 91 in self.slots[slot] else found
-
-    def prefill(self, slot: int, token_ids: Sequence[int], start: int, operating_point: float) -> Forward:
-        if 90 in token_ids:
-            raise RuntimeError("prefill broke")
-        self.prefilled.append(len(token_ids))
-        self.slots[slot] = [*self.slots[slot][:start], *token_ids]
-        assert len(self.slots[slot]) == start + len(token_ids) <= CONTEXT
-        return Forward(self.logits(slot))
-
-    def decode(self, token_ids: Sequence[int], positions: Sequence[int], operating_points: Sequence[float]) -> Forward:
-        assert 0 < len(token_ids) == len(positions) <= self.num_slots
-        for slot, (token, position) in enumerate(zip(token_ids, positions, strict=True)):
-            assert len(self.slots[slot]) >= position, "a slot lost its keys and values"
-            self.slots[slot] = [*self.slots[slot][:position], token]
-        return Forward(torch.stack([self.logits(slot) for slot in range(len(token_ids))]))
-
-    def move(self, source: int, target: int, num_tokens: int) -> None:
-        assert source > target
-        self.slots[target] = self.slots[source][:num_tokens]
-
-
-def request(key: int, prompt: Sequence[int], new: int = 5, **stopping: Any) -> Request:
-    return Request(key, tuple(prompt), Sampling(temperature=0), Stopping(new, **stopping))
-
-
-def expected(prompt: Sequence[int], new: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(new):
-        tokens.append(after(tokens))
-    return tokens[len(prompt) :]
-
-
-def finish(engine: Engine, limit: int = 10_000) -> dict[int, list[Row]]:
-    """Steps until nothing is left; the rows of each request."""
-    rows: dict[int, list[Row]] = {}
-    while engine.has_work:
-        limit -= 1
-        assert limit, "the engine does not come to an end"
-        for row in engine.step():
-            rows.setdefault(row.key, []).append(row)
-    return rows
-
-
-def tokens_of(rows: Sequence[Row]) -> list[int]:
-    return [token for row in rows for token in row.token_ids]
-
-
-def idle(engine: Engine) -> bool:
-    load = engine.load
-    return (load.free_slots, load.running, load.waiting) == (load.num_slots, 0, 0)
 
 
 def test_an_engine_without_requests_has_nothing_to_do() -> None:
-    engine = Engine(FakeRunner())
-    assert engine.step() == [] and not engine.has_work and engine.load == Load(3, 3, 0, 0)
+    engine = Engine(FakeRunner(), num_slots=3)
+    assert engine.step() == [] and not engine.has_work and engine.load == Load(3, 3, 0, 0, 30, 30)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_request_gets_its_own_tokens_in_any_order_of_arrival(seed: int) -> None:
     chance = random.Random(seed)
-    engine = Engine(FakeRunner(chance.randint(1, 5)), prefill_chunk=chance.randint(1, 9))
+    engine = Engine(
+        FakeRunner(chance.randint(10, 40)), num_slots=chance.randint(1, 5), step_tokens=chance.randint(1, 20)
+    )
     waiting = [
         request(key, [chance.randrange(90) for _ in range(chance.randint(1, 20))], chance.randint(1, 15))
         for key in range(12)
@@ -113,59 +42,94 @@ def test_every_request_gets_its_own_tokens_in_any_order_of_arrival(seed: int) ->
     assert Counter(row.key for row in rows if row.finish) == Counter(wanted.keys()) and idle(engine)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_random_arrivals_aborts_and_faults_leave_all_slots_free(seed: int) -> None:
-    chance, key = random.Random(seed), 0
-    engine = Engine(FakeRunner(chance.randint(1, 4)), eos_ids=(7,), prefill_chunk=chance.randint(1, 6))
-    living: dict[int, Request] = {}
-    got: dict[int, list[Row]] = {}
-    for _ in range(300):
-        act = chance.random()
-        if act < 0.3:
-            prompt = [chance.randrange(92) for _ in range(chance.randint(1, 20))]
-            living[key] = request(key, prompt, chance.randint(1, 20), ignore_eos=chance.random() < 0.5)
-            engine.add(living[key])
-            key += 1
-        elif act < 0.45 and living:
-            gone = chance.choice(sorted(living))
-            engine.abort(gone)
-            del living[gone]
+class Storm:
+    """Random submissions, aborts, forks, expiries and steps; after each the books are right."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance, self.now, self.key = random.Random(seed), 0.0, 0
+        runner = FakeRunner(self.chance.randint(10, 40))
+        self.engine = Engine(
+            runner, (7,), num_slots=self.chance.randint(1, 6), step_tokens=self.chance.randint(1, 40),
+            now=lambda: self.now,
+        )  # fmt: skip
+        self.living: dict[int, Request] = {}
+        self.told: dict[tuple[int, int], list[int]] = {}
+
+    def act(self) -> None:
+        what = self.chance.random()
+        if what < 0.3:
+            self.submit()
+        elif what < 0.4 and self.living:
+            gone = self.chance.choice(sorted(self.living))
+            self.engine.abort(gone)
+            del self.living[gone]
         else:
-            for row in engine.step():
-                assert row.key in living, "an aborted request was heard of again"
-                got.setdefault(row.key, []).append(row)
-                assert (
-                    tokens_of(got[row.key]) == expected(living[row.key].prompt_ids, 20)[: len(tokens_of(got[row.key]))]
-                )
-                if row.finish:
-                    del living[row.key]
-        load = engine.load
-        assert load.running + load.waiting == len(living) and load.free_slots + load.running == load.num_slots
-    for gone in living:
-        engine.abort(gone)
-    assert idle(engine) and engine.step() == []
+            self.step()
+        assert self.engine.scheduler.differences() == []
+
+    def submit(self) -> None:
+        chance = self.chance
+        beginning = [3, 1, 4, 1, 5, 9, 2, 6][: chance.choice([0, 0, 4, 8])]
+        prompt = (*beginning, *(chance.randrange(93) for _ in range(chance.randint(1, 20))))
+        self.living[self.key] = request(
+            self.key, prompt, chance.randint(1, 20), n=chance.choice([1, 1, 1, 2, 3]), caller=chance.choice("ab"),
+            salt=chance.choice(["", "s"]), priority=chance.choice(list(Priority)),
+            deadline_seconds=chance.choice([None, None, self.now + 5]), stopping={"ignore_eos": chance.random() < 0.5},
+        )  # fmt: skip
+        self.engine.add(self.living[self.key])
+        self.key += 1
+
+    def step(self) -> None:
+        self.now += self.chance.random()
+        for row in self.engine.step():
+            if row.key not in self.living:  # another answer to a request that one failure has ended
+                continue
+            mine = self.told.setdefault((row.key, row.choice), [])
+            mine += row.token_ids
+            wanted = self.living[row.key]
+            assert mine == expected(wanted.prompt_ids, len(mine))
+            if row.finish in (FinishReason.FAILED, FinishReason.EXPIRED):
+                self.engine.abort(row.key)
+                del self.living[row.key]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_happens_no_block_is_lost_and_tokens_are_right(seed: int) -> None:
+    storm = Storm(seed)
+    for _ in range(300):
+        storm.act()
+    for gone in storm.living:
+        storm.engine.abort(gone)
+    assert idle(storm.engine) and storm.engine.step() == []
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
-def test_a_prompt_is_prefilled_in_chunks(chunk: int) -> None:
+def test_a_prompt_is_read_in_chunks(chunk: int) -> None:
     runner, prompt = FakeRunner(), range(20)
-    engine = Engine(runner, prefill_chunk=chunk)
-    engine.add(request(0, prompt))
-    assert tokens_of(finish(engine)[0]) == expected(prompt, 5)
-    assert sum(runner.prefilled) == 20 and max(runner.prefilled) <= chunk
+    engine = Engine(runner, num_slots=1, step_tokens=chunk)
+    engine.add(request(0, prompt, new=1))
+    assert tokens_of(finish(engine)[0]) == expected(prompt, 1)
+    assert sum(runner.read) == 20 and max(runner.read) <= max(chunk, 2)
 
 
-def test_a_long_prompt_does_not_stop_the_others() -> None:
-    engine = Engine(FakeRunner(), prefill_chunk=2)
+def test_those_who_decode_get_a_token_in_every_step_beside_a_long_prompt() -> None:
+    engine = Engine(FakeRunner(), num_slots=2, step_tokens=4)
     engine.add(request(0, [1], new=10))
     engine.step()
     engine.add(request(1, range(20)))
-    assert [{row.key for row in engine.step()} for _ in range(6)] == [{0}, set()] * 3
+    assert all(0 in {row.key for row in engine.step()} for _ in range(6))
+
+
+def test_a_short_prompt_is_not_held_up_by_a_long_one() -> None:
+    engine = Engine(FakeRunner(), step_tokens=16)
+    engine.add(request(0, range(39), new=1))
+    engine.add(request(1, [1, 2]))
+    assert {row.key for row in engine.step()} == {1}
 
 
 @pytest.mark.parametrize("steps", [0, 2, 6])
-def test_an_abort_frees_a_request_that_waits_prefills_or_decodes(steps: int) -> None:
-    engine = Engine(FakeRunner(1), prefill_chunk=4)
+def test_an_abort_frees_a_request_that_waits_reads_or_decodes(steps: int) -> None:
+    engine = Engine(FakeRunner(), num_slots=1, step_tokens=4)
     engine.add(request(0, range(12), new=20))
     for _ in range(steps):
         engine.step()
@@ -181,7 +145,7 @@ def test_an_abort_of_an_unknown_request_is_nothing() -> None:
 
 
 def test_requests_are_admitted_in_the_order_of_arrival() -> None:
-    engine = Engine(FakeRunner(1))
+    engine = Engine(FakeRunner(), num_slots=1)
     for key in range(4):
         engine.add(request(key, [key]))
     assert list(finish(engine)) == [0, 1, 2, 3]
@@ -196,31 +160,215 @@ def test_logits_that_are_not_finite_fail_only_their_row() -> None:
     assert tokens_of(rows[0]) == expected([1, 2], 5) and tokens_of(rows[2]) == expected([5], 5) and idle(engine)
 
 
-def test_an_exception_in_prefill_fails_only_that_request() -> None:
-    engine = Engine(FakeRunner(), prefill_chunk=2)
-    for key, prompt in enumerate(([1, 2], [3, 4, 5, 90], [5])):
-        engine.add(request(key, prompt))
+@pytest.mark.parametrize("bad", range(5))
+def test_an_exception_in_a_pass_fails_only_who_caused_it(bad: int) -> None:
+    engine = Engine(FakeRunner())
+    for key in range(5):
+        engine.add(request(key, [key, 90 if key == bad else 5]))
     rows = finish(engine)
-    assert rows[1] == [Row(1, finish=FinishReason.FAILED, error="RuntimeError: prefill broke")]
-    assert tokens_of(rows[0]) == expected([1, 2], 5) and tokens_of(rows[2]) == expected([5], 5) and idle(engine)
+    assert rows[bad] == [
+        Row(bad, finish=FinishReason.FAILED, error="RuntimeError: the pass broke", timing=rows[bad][0].timing)
+    ]
+    assert all(tokens_of(rows[key]) == expected([key, 5], 5) for key in range(5) if key != bad) and idle(engine)
 
 
-def test_an_exception_in_decode_fails_who_was_in_it_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = FakeRunner(2)
-    engine = Engine(runner)
+class SmallMemory(FakeRunner):  # type: ignore[misc]
+    """Has memory for two spans a pass."""
+
+    def forward(self, spans: Any) -> Any:
+        if len(spans) > 2:
+            raise MemoryError
+        return super().forward(spans)
+
+
+def test_too_little_memory_costs_a_place_and_no_answer() -> None:
+    engine = Engine(SmallMemory(), num_slots=4)
+    for key in range(4):
+        engine.add(request(key, [key, 3]))
+    rows = finish(engine)
+    assert [tokens_of(rows[key]) for key in range(4)] == [expected([key, 3], 5) for key in range(4)] and idle(engine)
+
+
+class NoMemory(FakeRunner):  # type: ignore[misc]
+    def forward(self, spans: Any) -> Any:
+        raise MemoryError("none at all")
+
+
+def test_no_memory_at_all_fails_the_request_and_not_the_engine() -> None:
+    engine = Engine(NoMemory())
     engine.add(request(0, [1]))
+    [row] = finish(engine)[0]
+    assert row.finish is FinishReason.FAILED and "none at all" in row.error and idle(engine)
+
+
+# --- blocks --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_outgrow_the_blocks_are_preempted_and_get_the_same_tokens() -> None:
+    engine = Engine(FakeRunner(num_blocks=12), num_slots=4)
+    for key in range(4):
+        engine.add(request(key, [key, 1, 2], new=20))
+    rows = finish(engine)
+    assert engine.scheduler.num_preempted > 0 and idle(engine)
+    assert all(tokens_of(rows[key]) == expected([key, 1, 2], 20) for key in range(4))
+
+
+def test_the_least_urgent_is_preempted() -> None:
+    engine = Engine(FakeRunner(num_blocks=10), num_slots=2)
+    engine.add(request(0, [1], new=30, priority=Priority.LOW))
+    engine.add(request(1, [2], new=30, priority=Priority.HIGH))
+    rows = [row for _ in range(40) for row in engine.step()]
+    assert [row.key for row in rows if row.finish][0] == 1
+
+
+@pytest.mark.parametrize(("new", "n"), [(30, 2), (5, 9), (1000, 4)])
+def test_what_can_never_fit_is_refused_by_name_and_harms_nobody(new: int, n: int) -> None:
+    engine = Engine(FakeRunner(num_blocks=10))
+    engine.add(request(0, range(10), new, n=n))
+    engine.add(request(1, [4]))
+    rows = finish(engine)
+    assert "more than the cache of 40 tokens" in rows[0][0].error and tokens_of(rows[1]) == expected([4], 5)
+
+
+def test_the_second_request_reads_only_what_the_first_had_not() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner)
+    engine.add(request(0, range(18), new=1))
+    finish(engine)
+    engine.add(request(1, [*range(18), 50], new=1))
+    rows = finish(engine)[1]
+    assert rows[0].cached_tokens == 16 and runner.read == [18, 3] and tokens_of(rows) == expected([*range(18), 50], 1)
+
+
+def test_a_conversation_goes_on_from_its_own_answer() -> None:
+    runner, prompt = FakeRunner(), list(range(8))
+    engine = Engine(runner)
+    engine.add(request(0, prompt, new=9))
+    longer = [*prompt, *tokens_of(finish(engine)[0]), 1, 2]
+    engine.add(request(1, longer, new=1))
+    assert finish(engine)[1][0].cached_tokens == 16
+
+
+@pytest.mark.parametrize("other", [{"salt": "other"}, {"prefill_point": 1.0}])
+def test_what_another_salt_or_tier_wrote_is_not_reused(other: Any) -> None:
+    engine = Engine(FakeRunner())
+    engine.add(request(0, range(18), new=1))
+    finish(engine)
+    engine.add(request(1, range(18), new=1, **other))
+    assert finish(engine)[1][0].cached_tokens == 0
+
+
+def test_what_a_lower_tier_computed_is_no_prefix_for_the_full_one() -> None:
+    engine = Engine(FakeRunner())
+    engine.add(request(0, range(8), new=9, operating_point=2.0))
+    tokens = tokens_of(finish(engine)[0])
+    engine.add(request(1, [*range(8), *tokens, 5], new=1))
+    assert finish(engine)[1][0].cached_tokens == 8
+
+
+def test_kept_blocks_are_free_for_whoever_needs_them() -> None:
+    engine = Engine(FakeRunner(num_blocks=10))
+    for key in range(5):
+        engine.add(request(key, range(key, key + 30), new=5))
+    rows = finish(engine)
+    assert all(tokens_of(rows[key]) == expected(range(key, key + 30), 5) for key in range(5)) and idle(engine)
+
+
+def test_several_answers_share_the_blocks_of_their_prompt() -> None:
+    runner = FakeRunner(num_blocks=13)  # five of the prompt, two for each answer
+    engine = Engine(runner, num_slots=4)
+    engine.add(request(0, range(22), new=6, n=4))
+    rows = finish(engine)[0]
+    assert [tokens_of(rows, choice) for choice in range(4)] == [expected(range(22), 6)] * 4
+    assert runner.read[0] == 22 and idle(engine)
+
+
+# --- tiers ---------------------------------------------------------------------------------------------------------
+
+
+def points(runner: FakeRunner) -> list[list[tuple[int, float]]]:
+    return [[(len(span.token_ids), span.operating_point) for span in step] for step in runner.steps]
+
+
+def test_a_prompt_is_read_at_full_and_a_tier_is_what_decoding_spends() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner)
+    engine.add(request(0, range(5), new=3, operating_point=2.0))
+    finish(engine)
+    assert points(runner) == [[(5, 0.0)], [(1, 2.0)], [(1, 2.0)]]
+
+
+def test_after_a_preemption_each_token_is_computed_at_its_own_tier_again() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner)
+    engine.add(request(0, range(5), new=6, operating_point=2.0))
+    for _ in range(4):
+        engine.step()
+    engine.scheduler._preempt(engine.scheduler.running[0])
+    engine.scheduler.prefix.clear()
+    tokens = tokens_of(finish(engine)[0])
+    assert points(runner)[4:7] == [[(5, 0.0)], [(3, 2.0)], [(1, 2.0)]] and tokens == expected(range(5), 6)[4:]
+
+
+def test_under_load_a_request_is_lowered_step_by_step_to_its_floor_and_no_further() -> None:
+    runner = FakeRunner(num_blocks=60)
+    engine = Engine(runner, num_slots=2)
+    engine.add(request(0, [1], new=38, floor=1.5))
+    engine.add(request(1, [2], new=38))
+    for key in range(2, 9):
+        engine.add(request(key, [3]))
+    finish(engine)
+    lowered = [point for step in points(runner) for _, point in step if point > 0]
+    assert lowered[0] == 0.5 and max(lowered) == 1.5 and sorted(set(lowered)) == [0.5, 1.0, 1.5]
+    assert all(min(point for _, point in step) == 0 for step in points(runner))
+
+
+# --- who is next ---------------------------------------------------------------------------------------------------
+
+
+def test_callers_take_turns_however_many_requests_one_of_them_has() -> None:
+    engine = Engine(FakeRunner(), num_slots=1)
+    for key in range(8):
+        engine.add(request(key, [1], new=30, caller="greedy"))
+    engine.add(request(8, [1], new=30, caller="modest"))
+    ended = [row.key for rows in finish(engine).values() for row in rows if row.finish]
+    assert ended.index(8) <= 2
+
+
+def test_a_higher_priority_goes_first() -> None:
+    engine = Engine(FakeRunner(), num_slots=1)
+    for key, priority in enumerate((Priority.LOW, Priority.NORMAL, Priority.HIGH)):
+        engine.add(request(key, [1], priority=priority))
+    assert list(finish(engine)) == [2, 1, 0]
+
+
+def test_a_request_whose_time_is_over_costs_nothing() -> None:
+    runner, clock = FakeRunner(), [0.0]
+    engine = Engine(runner, num_slots=1, now=lambda: clock[0])
+    engine.add(request(0, [1], new=3))
+    engine.add(request(1, [2], deadline_seconds=2.0))
     engine.step()
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "decode", lambda *_: 1 / 0)
-        [row] = engine.step()
-    assert row.finish is FinishReason.FAILED and "ZeroDivisionError" in row.error and idle(engine)
-    engine.add(request(1, [2]))
-    assert tokens_of(finish(engine)[1]) == expected([2], 5)
+    clock[0] = 2.0
+    rows = finish(engine)
+    assert [row.finish for row in rows[1]] == [FinishReason.EXPIRED] and all(len(step) == 1 for step in runner.steps)
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9, 0.0])
+def test_a_clock_that_jumps_changes_no_token(jump: float) -> None:
+    clock = iter([0.0, 1.0, 2.0, *[2.0 + jump] * 1000])
+    engine = Engine(FakeRunner(), now=lambda: next(clock))
+    for key in range(3):
+        engine.add(request(key, range(key, key + 9)))
+    rows = finish(engine)
+    assert all(tokens_of(rows[key]) == expected(range(key, key + 9), 5) for key in range(3))
+
+
+# --- ends ----------------------------------------------------------------------------------------------------------
 
 
 def ending(prompt: Sequence[int], eos: tuple[int, ...] = (), new: int = 8, **stopping: Any) -> tuple[list[int], Row]:
     engine = Engine(FakeRunner(), eos)
-    engine.add(request(0, prompt, new, **stopping))
+    engine.add(request(0, prompt, new, stopping))
     rows = finish(engine)[0]
     return tokens_of(rows), rows[-1]
 
@@ -257,7 +405,7 @@ def test_a_prompt_that_fills_the_context_still_gives_a_token() -> None:
 
 def test_the_clock_tells_waiting_prefill_and_decode_apart() -> None:
     ticks = iter(range(1000))
-    engine = Engine(FakeRunner(1), now=lambda: float(next(ticks)))
+    engine = Engine(FakeRunner(), num_slots=1, now=lambda: float(next(ticks)))
     engine.add(request(0, [1]))
     engine.add(request(1, [2]))
     rows = finish(engine)
@@ -270,11 +418,12 @@ def test_the_clock_tells_waiting_prefill_and_decode_apart() -> None:
 
 def sampled(seed: int | None, beside: int, key: int = 50) -> list[int]:
     """The tokens of one sampled request with others beside it."""
-    engine = Engine(FakeRunner(4))
+    engine = Engine(FakeRunner(40), num_slots=4)
     for other in range(beside):
         engine.add(Request(other, (other,), Sampling(temperature=1.5, seed=other), Stopping(12)))
     engine.add(Request(key, (5, 6), Sampling(temperature=2.0, seed=seed), Stopping(10)))
-    return tokens_of(finish(engine)[key])
+    tokens: list[int] = tokens_of(finish(engine)[key])
+    return tokens
 
 
 @pytest.mark.parametrize("seed", [0, 1, -5, 2**63, 2**70])

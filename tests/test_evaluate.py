@@ -247,7 +247,7 @@ def test_a_long_window_is_prefilled_in_chunks_to_the_same_scores(
     llama(tmp_path)
     model, encoded = load(tmp_path), [list(range(200))]
     whole = score_documents(model, encoded).total
-    monkeypatch.setattr("moesaic.evaluate.score.PREFILL_CHUNK", 7)
+    monkeypatch.setattr("moesaic.evaluate.score.READ_TOKENS", 7)
     assert score_documents(model, encoded).total.nats == pytest.approx(whole.nats, rel=1e-6)
 
 

@@ -23,6 +23,7 @@ from moesaic.bench.gpu.run import MAX_FILES, SECONDS, SECTIONS, Section, run_sec
 from moesaic.bench.gpu.section import Plan
 from moesaic.bench.gpu.sizes import GPU
 from moesaic.bench.gpu.summary import summary
+from moesaic.engine.lockstep import Lockstep
 from moesaic.engine.runner import ModelRunner
 from moesaic.models.errors import SetupError
 
@@ -219,8 +220,8 @@ def test_a_step_waits_for_no_device_and_copies_nothing_from_the_host(
 ) -> None:
     """On meta tensors, which hold no numbers, so that whoever asks for one fails."""
     model = random_model("toy", kind, "meta", torch.bfloat16)
-    runner = ModelRunner(model, 2, 64, torch.bfloat16)
-    step = forward(runner, tiers if model.spec.num_tiers > 1 else (0, 0))
+    rows = Lockstep(ModelRunner(model, Lockstep.blocks(256, 2), 256, torch.bfloat16), 2, 256)
+    step = forward(rows, tiers if model.spec.num_tiers > 1 else (0, 0))
 
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("numbers of the host")

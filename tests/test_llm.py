@@ -97,7 +97,7 @@ def test_two_open_streams_do_not_take_each_others_tokens(llm: LLM) -> None:
 def test_chunked_prefill_gives_the_same_tokens() -> None:
     prompt = "Once upon a time, there was a little boy named Tim. He had a red ball and a big dog. " * 3
     whole, chunked = LLM("stories260k"), LLM("stories260k")
-    chunked.engine._prefill_chunk = 7
+    chunked.engine.scheduler._step_tokens = 7
     assert greedy(chunked, prompt) == greedy(whole, prompt)
 
 
@@ -234,7 +234,7 @@ def test_a_stream_that_was_never_read_holds_nothing(llm: LLM) -> None:
 
 def test_a_fault_in_one_request_is_told_and_leaves_nothing_behind(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(llm.engine._runner, "prefill", lambda *_: 1 / 0)
+        patch.setattr(llm.engine._runner, "forward", lambda *_: 1 / 0)
         with pytest.raises(RequestFailed, match="ZeroDivisionError"):
             llm.generate(["Once", "Tom"])
     assert len(greedy(llm, "Once", 5)) == 5
@@ -269,9 +269,9 @@ def test_an_engine_that_cannot_be_is_refused(options: dict[str, Any], sentence: 
         LLM("stories260k", EngineOptions(**options))
 
 
-def test_little_memory_gives_fewer_slots() -> None:
-    llm = LLM("stories260k", EngineOptions(kv_memory=600_000, max_context=256))
-    assert 1 <= llm.description.num_slots < 8
+def test_with_little_memory_requests_take_turns() -> None:
+    llm = LLM("stories260k", EngineOptions(kv_memory=700_000, max_context=256))
+    assert llm.description.kv_tokens < 2 * 256
     assert [answer.usage.completion_tokens for answer in llm.generate(["a"] * 5, max_new_tokens=3)] == [3] * 5
 
 

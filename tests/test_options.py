@@ -115,13 +115,25 @@ def test_as_many_threads_as_are_asked_for_and_no_more_than_can_be() -> None:
         choose_threads(100_000, 1)
 
 
-def test_slots_are_reserved_within_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slot of stories260k is 655,360 bytes."""
-    monkeypatch.setattr(build, "memory_bytes", lambda: 8 * 655_360)
-    assert LLM("stories260k").description.num_slots == 2
-    assert LLM("stories260k", EngineOptions(kv_memory=5 * 655_360)).description.num_slots == 5
-    with pytest.raises(SetupError, match="20 contexts of 512 tokens take 13,107,200 bytes .* 5,242,880 here"):
+def test_blocks_stay_within_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A context of stories260k takes 1,310,720 bytes in fp32: its heads of 8 values are stored as 16."""
+    monkeypatch.setattr(build, "memory_bytes", lambda: 8 * 1_310_720)
+    assert LLM("stories260k").description.kv_tokens == 2 * 512
+    assert LLM("stories260k", EngineOptions(kv_memory=5 * 1_310_720)).description.kv_bytes == 5 * 1_310_720
+    with pytest.raises(SetupError, match="10,240 tokens of keys and values take 26,214,400 bytes, 10,485,760 are free"):
         LLM("stories260k", EngineOptions(kv_memory=1 << 30, num_slots=20))
+
+
+@pytest.mark.parametrize(("kept", "part"), [("model", 1.0), ("int8", 20 / 64)])
+def test_int8_keys_and_values_take_a_third_and_say_nearly_the_same(kept: str, part: float) -> None:
+    llm = LLM("stories260k", EngineOptions(kv_cache=kept))
+    assert llm.description.kv_bytes == part * 8 * 1_310_720
+    assert llm.generate(["Once upon a time"], temperature=0, max_new_tokens=4)[0].text.startswith(", there was a")
+
+
+def test_a_cache_of_a_type_that_there_is_not_is_refused() -> None:
+    with pytest.raises(SetupError, match="kv_cache is 'int4'; .*int8"):
+        LLM("stories260k", EngineOptions(kv_cache="int4"))
 
 
 def test_a_bound_says_what_it_asks() -> None:

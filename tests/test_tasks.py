@@ -9,11 +9,10 @@ import pytest
 import torch
 from builders import byte_tokenizer, llama, opt
 
-from moesaic.engine.runner import ModelRunner
+from moesaic.engine.scoring import Reader
 from moesaic.evaluate.likelihood import Passage, encode_pair, grouped, score_passages
 from moesaic.evaluate.measure import measure
 from moesaic.evaluate.plan import Plan
-from moesaic.evaluate.score import scoring_runner
 from moesaic.evaluate.tasks.answer import answer, encode_questions
 from moesaic.evaluate.tasks.classify import (
     score_head,
@@ -44,10 +43,10 @@ def written(file: Path, *rows: Any) -> Path:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[Any, ModelRunner, Tokenizer]:
+def pair(tmp_path: Path) -> tuple[Any, Reader, Tokenizer]:
     """A random model by the original implementation, ours over it, and its tokenizer."""
     theirs = llama(tmp_path / "m", max_position_embeddings=128)
-    return theirs, scoring_runner(load(tmp_path / "m"), 128), Tokenizer.open(tmp_path / "m")
+    return theirs, Reader(load(tmp_path / "m"), 128), Tokenizer.open(tmp_path / "m")
 
 
 def direct(theirs: Any, passage: Passage) -> tuple[float, bool]:
@@ -80,7 +79,7 @@ def test_passages_scored_side_by_side_equal_those_of_transformers(pair: Any, pre
 def test_learned_positions_are_counted_from_the_start_of_each_branch(tmp_path: Path) -> None:
     theirs = opt(tmp_path)
     passages = [Passage(tuple(range(20 + i)), 15) for i in range(3)]
-    scores = score_passages(scoring_runner(load(tmp_path), 64), passages)
+    scores = score_passages(Reader(load(tmp_path), 64), passages)
     assert [score.nats for score in scores] == pytest.approx([direct(theirs, each)[0] for each in passages], rel=1e-4)
 
 
@@ -292,7 +291,7 @@ def test_real_questions_score_as_with_transformers(name: str) -> None:
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     task, tokenizer = read_task(shared(name), limit=10), Tokenizer.open(folder)
     encoded = encode_questions(task.questions, tokenizer)
-    found = answer(task, encoded, scoring_runner(load(folder), 512))
+    found = answer(task, encoded, Reader(load(folder), 512))
     expected = [[direct(theirs, passage)[0] for passage in passages] for passages in encoded]
     golds = [row[question.gold] for row, question in zip(expected, task.questions, strict=True)]
     assert found.nats == pytest.approx(golds, rel=1e-4)

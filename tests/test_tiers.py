@@ -177,8 +177,8 @@ def test_rows_of_any_tiers_in_one_batch_get_the_tokens_they_get_alone(stories: d
         )
         for key in range(500)
     ]  # fmt: skip
-    together = finished(Engine(ModelRunner(model, 16, 32, torch.float32)), requests)
-    alone = finished(Engine(ModelRunner(model, 1, 32, torch.float32)), requests)
+    together = finished(Engine(ModelRunner(model, 32, 32, torch.float32), num_slots=16), requests)
+    alone = finished(Engine(ModelRunner(model, 2, 32, torch.float32), num_slots=1), requests)
     assert together == alone and len(together) == 500
     assert len({tuple(answer) for answer in together.values()}) > 100
 

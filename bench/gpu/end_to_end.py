@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...engine.lockstep import Lockstep
+from ...engine.paged_context import PagedContext, tokens_of
 from ...engine.runner import ModelRunner
-from ...engine.slots import DecodeContext
 from ..clock import replayed, samples_of
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
@@ -48,29 +49,30 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
     model = random_model(shape, kind, DEVICE, dtype)
     # bit planes and tiles spend less at their low tier; the full one is that of int8
     point = LOW if model.spec.num_tiers > 1 else 0
-    runner = ModelRunner(model, max(BATCHES), CONTEXT + 128, dtype)
+    context, most = CONTEXT + 128, max(BATCHES)
+    rows = Lockstep(ModelRunner(model, Lockstep.blocks(context, most), context, dtype), most, context)
     facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "operating_point": point}
     for batch in BATCHES:
-        fill(runner, batch, point)
-        attempt(plan, lambda batch=batch: eager(runner, batch, point, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
+        fill(rows, batch, point)
+        attempt(plan, lambda batch=batch: eager(rows, batch, point, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
         how = "graph" if DEVICE == "cuda" else "forward"
-        attempt(plan, lambda batch=batch: captured(runner, batch, point), **facts, batch=batch, how=how)  # type: ignore[misc]
+        attempt(plan, lambda batch=batch: captured(rows, batch, point), **facts, batch=batch, how=how)  # type: ignore[misc]
 
 
-def fill(runner: ModelRunner, batch: int, point: int) -> None:
-    prompt = torch.randint(0, runner.vocab_size, (CONTEXT,)).tolist()
-    for slot in range(batch):
-        runner.prefill(slot, prompt, 0, point)
+def fill(rows: Lockstep, batch: int, point: int) -> None:
+    prompt = torch.randint(0, rows.runner.vocab_size, (CONTEXT,)).tolist()
+    for row in range(batch):
+        rows.prefill(row, prompt, point)
 
 
-def eager(runner: ModelRunner, batch: int, point: int, plan: Plan) -> Row:
+def eager(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
     """Steps as the engine makes them, each waiting for its tokens; the shares are what the FFNs used."""
     last, steps = [1] * batch, 4 if plan.dry else 32
-    runner.decode(last, [CONTEXT] * batch, [point] * batch)
+    rows.decode(last, CONTEXT, point)
     taken, shares = [], []
     for step in range(steps):
         began = time.perf_counter()
-        done = runner.decode(last, [CONTEXT + step] * batch, [point] * batch)
+        done = rows.decode(last, CONTEXT + step, point)
         last = done.logits.argmax(-1).tolist()
         taken.append(time.perf_counter() - began)
         shares += [share for share, _ in done.shares]
@@ -80,21 +82,22 @@ def eager(runner: ModelRunner, batch: int, point: int, plan: Plan) -> Row:
     return {**found, "share_of_ffn_bytes": sum(shares) / len(shares)} if shares else found
 
 
-def captured(runner: ModelRunner, batch: int, point: int) -> Row:
-    forward(runner, [point] * batch)()  # with an account of its own: a graph must not hold what goes away
-    step = forward(runner, [point] * batch)
+def captured(rows: Lockstep, batch: int, point: int) -> Row:
+    forward(rows, [point] * batch)()  # with an account of its own: a graph must not hold what goes away
+    step = forward(rows, [point] * batch)
     return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)
 
 
-def forward(runner: ModelRunner, points: Sequence[int]) -> Callable[[], Tensor]:
+def forward(rows: Lockstep, points: Sequence[int]) -> Callable[[], Tensor]:
     """One decode step, a row for each operating point, over inputs that are on the device: logits [rows, vocab]."""
-    model, rows = runner.model, len(points)
-    ids = torch.ones(rows, 1, dtype=torch.int64, device=runner.device)
+    runner, count = rows.runner, len(points)
+    model = runner.model
+    ids = torch.ones(count, 1, dtype=torch.int64, device=runner.device)
     place = min(CONTEXT, runner.max_context - 1)
-    places = torch.full((rows, 1), place, device=runner.device)
-    context = DecodeContext(runner.cache, [place] * rows)
+    tokens = tokens_of([(span.start, 1, span.table) for span in rows.spans([1] * count, place)], runner.device)
+    context = PagedContext(runner.pages, tokens)
     compute = model.compute_of(points) if model.spec.num_tiers > 1 else None
-    return lambda: model.head(model.hidden(ids, places, context, compute)[:, 0])
+    return lambda: model.head(model.hidden(ids, tokens.positions.unsqueeze(1), context, compute)[:, 0])
 
 
 def in_milliseconds(seconds: list[float], batch: int) -> Row:

@@ -11,6 +11,7 @@ from statistics import median
 import torch
 
 from ...engine.engine import Engine
+from ...engine.lockstep import Lockstep
 from ...engine.request import FinishReason, Request, Stopping
 from ...engine.runner import ModelRunner
 from ...engine.sampling import Sampling
@@ -59,10 +60,11 @@ def streamed(shape: str, kind: str, work: Work) -> Row:
     dtype = torch.float32 if DEVICE == "cpu" else torch.bfloat16
     model = random_model(shape, kind, DEVICE, dtype)
     point = LOW if model.spec.num_tiers > 1 else 0
-    runner = ModelRunner(model, STREAMS, work.prompt + work.new, dtype)
-    served(Engine(runner), work, point, rounds=1)  # compiles whatever there is to compile
+    context = work.prompt + work.new
+    runner = ModelRunner(model, Lockstep.blocks(context, STREAMS), context, dtype)
+    served(Engine(runner, num_slots=STREAMS), work, point, rounds=1)  # compiles whatever there is to compile
     began = time.perf_counter()
-    seen = served(Engine(runner), work, point, rounds=work.requests)
+    seen = served(Engine(runner, num_slots=STREAMS), work, point, rounds=work.requests)
     taken = time.perf_counter() - began
     first = sorted(each.tokens[0] - each.added for each in seen)
     between = sorted(b - a for each in seen for a, b in zip(each.tokens, each.tokens[1:], strict=False))

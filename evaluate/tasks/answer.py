@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ...engine.runner import ModelRunner
+from ...engine.scoring import Reader
 from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
 from ..likelihood import Passage, PassageScore, encode_pair, grouped, score_passages
@@ -17,7 +17,7 @@ def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer) -> lis
 
 
 def answer(
-    task: Task, encoded: Sequence[Sequence[Passage]], runner: ModelRunner, progress: Count | None = None
+    task: Task, encoded: Sequence[Sequence[Passage]], reader: Reader, progress: Count | None = None
 ) -> TaskScore:
     """Scores of a task's questions. With one pair a question, right is a continuation that is greedy to its end.
 
@@ -26,7 +26,7 @@ def answer(
     """
     choices = any(len(question.pairs) > 1 for question in task.questions)
     scored = []
-    for row in _scored(encoded, runner):
+    for row in _scored(encoded, reader):
         scored.append(row)
         if progress:
             progress(len(scored), len(encoded))
@@ -46,13 +46,13 @@ def answer(
     return TaskScore(task.name, "raw", chance, answers, correct, nats)
 
 
-def _scored(encoded: Sequence[Sequence[Passage]], runner: ModelRunner) -> Iterator[list[PassageScore]]:
+def _scored(encoded: Sequence[Sequence[Passage]], reader: Reader) -> Iterator[list[PassageScore]]:
     """The scores of each question's passages: choices share a pass, and so do short questions of one passage."""
     if all(len(passages) == 1 for passages in encoded):
         for group in grouped([passages[0] for passages in encoded]):
-            yield from ([score] for score in score_passages(runner, group))
+            yield from ([score] for score in score_passages(reader, group))
     else:
-        yield from (score_passages(runner, passages) for passages in encoded)
+        yield from (score_passages(reader, passages) for passages in encoded)
 
 
 def _likeliest(question: Question, row: Sequence[PassageScore], rule: str) -> int:

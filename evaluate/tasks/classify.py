@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...engine.runner import ModelRunner
+from ...engine.scoring import Reader
 from ...models.progress import Count
 from ...models.tokenizer import Tokenizer
 from ..likelihood import Passage, grouped
@@ -44,7 +44,7 @@ class Head:
 
 
 def train_head(
-    runner: ModelRunner,
+    reader: Reader,
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
@@ -52,7 +52,7 @@ def train_head(
 ) -> Head:
     """The head of a task on the states of a model, which itself stays as it is. The same on every run."""
     train = task.train[: recipe.train_examples]
-    features = text_features(runner, tokenizer, [example.text for example in train], recipe.max_tokens, progress)
+    features = text_features(reader, tokenizer, [example.text for example in train], recipe.max_tokens, progress)
     labels = _label_names(task)
     targets = _targets(train, labels).to(features.device)
     deviation, mean = torch.std_mean(features, dim=0)
@@ -63,7 +63,7 @@ def train_head(
 
 def score_head(
     head: Head,
-    runner: ModelRunner,
+    reader: Reader,
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
@@ -71,7 +71,7 @@ def score_head(
 ) -> TaskScore:
     """The task's examples by a head on the states of a model. Chance is the share of the commonest label."""
     texts = [example.text for example in task.examples]
-    logits = head(text_features(runner, tokenizer, texts, recipe.max_tokens, progress))
+    logits = head(text_features(reader, tokenizer, texts, recipe.max_tokens, progress))
     gold = _targets(task.examples, head.labels).to(logits.device)
     picked = logits.argmax(-1)
     nats = functional.cross_entropy(logits, gold, reduction="none").tolist()
@@ -82,19 +82,19 @@ def score_head(
 
 @torch.inference_mode()
 def text_features(
-    runner: ModelRunner,
+    reader: Reader,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     max_tokens: int,
     progress: Count | None = None,
 ) -> Tensor:
     """The mean over each text's tokens of the states before the model's own head: fp32 [texts, hidden]."""
-    limit = min(max_tokens, runner.max_context)
+    limit = min(max_tokens, reader.max_context)
     rows: list[Tensor] = []
     passages = [Passage(tuple(tokenizer.encode(text)[:limit]), 0) for text in texts]
-    check_ids([passage.ids for passage in passages], runner.vocab_size)
+    check_ids([passage.ids for passage in passages], reader.vocab_size)
     for group in grouped(passages):
-        states = runner.branch_states(0, [passage.ids for passage in group], 0)
+        states = reader.branches([passage.ids for passage in group], 0)
         rows += [part.float().mean(0) for part in torch.split(states, [len(passage.ids) for passage in group])]
         if progress:
             progress(len(rows), len(texts))

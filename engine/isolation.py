@@ -1,0 +1,57 @@
+"""A pass that fails is tried again in halves, until only those fail who made it fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .runner import Runner, Span
+from .scheduler import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a pass gave to one sequence: logits [vocab] after its last token, and its shares where there are any."""
+
+    work: Work
+    logits: Tensor
+    shares: tuple[float, float] | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Of a step: what was computed, what could not be, and whether memory was too little to do it in one pass."""
+
+    done: list[Done] = field(default_factory=list)
+    failed: list[tuple[Work, Exception]] = field(default_factory=list)
+    out_of_memory: bool = False
+
+
+def apart(runner: Runner, work: Sequence[Work]) -> Outcome:
+    """One pass over all of the work, or as many as it takes."""
+    outcome = Outcome()
+    _compute(runner, work, outcome)
+    return outcome
+
+
+def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:
+    try:
+        forward = runner.forward([_span(each) for each in work])
+    except Exception as error:
+        outcome.out_of_memory |= isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if len(work) == 1:
+            outcome.failed.append((work[0], error))
+            return
+        middle = len(work) // 2
+        _compute(runner, work[:middle], outcome)
+        _compute(runner, work[middle:], outcome)
+        return
+    shares: Sequence[tuple[float, float] | None] = forward.shares or [None] * len(work)
+    outcome.done += [Done(*each) for each in zip(work, forward.logits, shares, strict=True)]
+
+
+def _span(work: Work) -> Span:
+    sequence = work.sequence
+    begin = sequence.num_cached
+    return Span(sequence.ids[begin : begin + work.count], begin, sequence.table, work.operating_point)

@@ -1,0 +1,32 @@
+"""How the tokens of a step meet the keys and values in their blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..kernels.paged_attention import PagedTokens, paged_attention
+from .pages import Pages
+
+
+def tokens_of(spans: Sequence[tuple[int, int, Sequence[int]]], device: torch.device) -> PagedTokens:
+    """Where the tokens of spans (first position, number of tokens, table of blocks) stand."""
+    counts = [count for _, count, _ in spans]
+    width = max(len(table) for *_, table in spans)
+    tables = torch.tensor([[*table, *[0] * (width - len(table))] for *_, table in spans], dtype=torch.int32)
+    row = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], dtype=torch.int32)
+    positions = torch.tensor([p for start, count, _ in spans for p in range(start, start + count)], dtype=torch.int32)
+    longest = max(start + count for start, count, _ in spans)
+    return PagedTokens(tables.to(device), row.to(device), positions.to(device), counts, longest)
+
+
+class PagedContext:
+    """A `Context` for tokens in one flat list: a forward pass over [tokens, 1] ids."""
+
+    def __init__(self, pages: Pages, tokens: PagedTokens) -> None:
+        self._pages, self._tokens = pages, tokens
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Stores keys and values, then attends. query: [tokens, heads, 1, size] and so on."""
+        mixed = paged_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0], self._pages.layers[layer], self._tokens)
+        return mixed.unsqueeze(2)

@@ -1,0 +1,253 @@
+"""Which tokens of which requests a step computes, and in which blocks. Token ids and numbers: no text, no torch.
+
+Every request that decodes gets its next token; what is left of the step's budget reads prompts, several at a time.
+A request that finds no block takes one from the prefix cache, or from the running request that began last, which then
+waits and is computed again.
+"""
+
+from dataclasses import dataclass, field
+
+from .blocks import BlockLedger
+from .pace import Pace
+from .prefix import Origin, PrefixCache
+from .pressure import Pressure
+from .queue import FairQueue
+from .sequence import Sequence
+
+_CALM_STEPS = 64  # with memory enough, before one more may run
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one sequence does in a step: `count` of its pending tokens at this operating point."""
+
+    sequence: Sequence
+    count: int
+    operating_point: float
+
+    @property
+    def last(self) -> bool:
+        """Whether the next token can be drawn after it."""
+        return self.count == self.sequence.pending
+
+
+@dataclass(slots=True)
+class Plan:
+    """A step. copies: pairs of blocks; the second becomes the same as the first before anything is computed.
+
+    expired: waiting requests whose time is over, or would be before their first token.
+    """
+
+    work: list[Work] = field(default_factory=list)
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    expired: list[Sequence] = field(default_factory=list)
+
+
+class Scheduler:
+    """Owns the waiting and the running requests and all blocks. Who is in `running` holds the blocks of its table."""
+
+    def __init__(self, num_blocks: int, block_tokens: int, max_context: int, num_slots: int, step_tokens: int) -> None:
+        self.ledger = BlockLedger(num_blocks)
+        self.prefix = PrefixCache(self.ledger, block_tokens)
+        self.waiting, self.running = FairQueue(), list[Sequence]()
+        self.num_slots, self.pace, self.pressure = num_slots, Pace(), Pressure()
+        self.num_preempted = 0
+        self._most_running, self._calm_steps = num_slots, 0
+        self._block_tokens, self._max_context, self._step_tokens = block_tokens, max_context, step_tokens
+
+    @property
+    def slots_taken(self) -> int:
+        return sum(sequence.num_answers for sequence in self.running)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no request holds."""
+        return self.ledger.free + self.prefix.evictable
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether the request can run at all, alone."""
+        request = sequence.request
+        each = self._blocks(min(request.stopping.max_new_tokens + sequence.num_prompt, self._max_context))
+        shared = sequence.num_prompt // self._block_tokens
+        blocks = shared + sequence.num_answers * (each - shared)
+        return blocks <= self.ledger.total and sequence.num_answers <= self.num_slots
+
+    def plan(self, now: float) -> Plan:
+        """The next step. What it will write has its blocks; it may be empty where everybody waits for nobody."""
+        plan = Plan(expired=self._expire(now))
+        self._note_pressure()
+        self._calm_steps += 1
+        if self._calm_steps % _CALM_STEPS == 0:
+            self._most_running = min(self._most_running + 1, self.num_slots)
+        for sequence in [each for each in self.running if each.decodes]:
+            if sequence in self.running and self._provide(sequence, 1, plan):
+                plan.work.append(self._work(sequence, 1))
+        plan.work = [work for work in plan.work if work.sequence in self.running]  # some gave up their blocks
+        self._read(plan, now)
+        if not plan.work and self.running:
+            self._preempt(self._victim())  # all hold blocks, and nobody can go on
+            return self.plan(now)
+        plan.work.sort(key=lambda work: work.operating_point > 0)
+        return plan
+
+    def done(self, work: Work) -> None:
+        """The tokens of this work are in their blocks."""
+        sequence, prompt = work.sequence, work.sequence.num_prompt
+        begins, sequence.num_cached = sequence.num_cached < prompt, sequence.num_cached + work.count
+        sequence.points += [work.operating_point] * (sequence.num_cached - prompt - len(sequence.points))
+        if begins and sequence.num_cached >= prompt:
+            self._keep(sequence, prompt)
+
+    def fork(self, sequence: Sequence, other: Sequence) -> None:
+        """Lets another answer run over the blocks of the first, which no longer keeps a slot for it."""
+        sequence.num_answers -= 1
+        self.ledger.share(other.table)
+        self.running.append(other)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ends one that has its answer. What was computed as a prompt would be is kept for whoever goes on from it."""
+        if all(point == sequence.request.prefill_point for point in sequence.points):
+            self._keep(sequence, sequence.num_cached)
+        self.remove(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Ends one that runs; its blocks are free, or the prefix cache's."""
+        self.running.remove(sequence)
+        self._release(sequence)
+
+    def abort(self, key: int) -> None:
+        """Forgets a request with all its answers; an unknown key is nothing to do."""
+        self.waiting.remove(lambda sequence: sequence.request.key == key)
+        for sequence in [each for each in self.running if each.request.key == key]:
+            self.remove(sequence)
+
+    def make_room(self) -> None:
+        """After a step that found too little memory: half as many may run, and nothing is kept for later."""
+        self._most_running, self._calm_steps = max(1, len(self.running) // 2), 0
+        self.prefix.evict(self.ledger.total)
+        while len(self.running) > self._most_running:
+            self._preempt(self._victim())
+
+    def differences(self) -> list[str]:
+        """Where the ledger and the real holders differ: nothing, unless a block was lost."""
+        held = [*(sequence.table for sequence in self.running), *([block] for block in self.prefix.blocks)]
+        return self.ledger.differences(held)
+
+    def _note_pressure(self) -> None:
+        floors = [each.request.floor for each in self.running if each.request.floor is not None]
+        self.pressure.note(len(self.waiting), max(floors, default=0.0))
+
+    def _expire(self, now: float) -> list[Sequence]:
+        """Those that wait and can no longer be in time."""
+
+        def late(sequence: Sequence) -> bool:
+            deadline = sequence.request.deadline_seconds
+            rows = min(len(self.running), self.num_slots - 1)
+            return deadline is not None and now + self.pace.first_token_seconds(sequence.pending, rows) >= deadline
+
+        return self.waiting.remove(late)
+
+    def _read(self, plan: Plan, now: float) -> None:
+        """Shares the budget among all that read: the shortest are not held up by the longest."""
+        budget = self.pace.allowance(len(plan.work), self._step_tokens - len(plan.work))
+        while self._admit(now):
+            pass
+        reading = sorted((each for each in self.running if not each.decodes), key=lambda each: each.pending)
+        for i, sequence in enumerate(reading):
+            share = max(budget // (len(reading) - i), min(budget, 1))
+            count = min(self._run_length(sequence), share)
+            if count and self._provide(sequence, count, plan, preempt=False):
+                plan.work.append(self._work(sequence, count))
+                budget -= count
+
+    def _admit(self, now: float) -> bool:
+        """Lets the next one run, where there are a slot and the blocks for all that is to be computed."""
+        most = min(self.num_slots, self._most_running)
+        sequence = self.waiting.pop() if self.slots_taken < most else None
+        if sequence is None:
+            return False
+        found = self._reusable(sequence)
+        missing = self._blocks(len(sequence.ids) + 1) - len(found)
+        promised = sum(max(0, self._blocks(len(each.ids) + 1) - len(each.table)) for each in self.running)
+        if self.slots_taken + sequence.num_answers > self.num_slots or missing + promised > self.free_blocks:
+            self.ledger.give(found)
+            self.waiting.push_front(sequence)
+            return False
+        sequence.table, sequence.num_cached = found, len(found) * self._block_tokens
+        if sequence.admitted is None:
+            sequence.admitted, sequence.num_reused = now, sequence.num_cached
+        self.running.append(sequence)
+        return True
+
+    def _reusable(self, sequence: Sequence) -> list[int]:
+        """Blocks of the prefix cache; none where every token of the prompt is to be scored."""
+        if sequence.request.prompt_logprobs is not None:
+            return []
+        return self.prefix.find(sequence.request.prompt_ids, _origin(sequence))
+
+    def _keep(self, sequence: Sequence, tokens: int) -> None:
+        self.prefix.keep(sequence.ids[:tokens], _origin(sequence), sequence.table)
+
+    def _run_length(self, sequence: Sequence) -> int:
+        """How many of the pending tokens are computed at one operating point."""
+        done, prompt = sequence.num_cached, sequence.num_prompt
+        if done < prompt:
+            return prompt - done
+        known = sequence.points[done - prompt :]
+        return next((i for i, point in enumerate(known) if point != known[0]), len(known)) or sequence.pending
+
+    def _work(self, sequence: Sequence, count: int) -> Work:
+        request, done = sequence.request, sequence.num_cached
+        if done < sequence.num_prompt:
+            return Work(sequence, count, request.prefill_point)
+        known = sequence.points[done - sequence.num_prompt :]
+        point = known[0] if known else self.pressure.lowered(request.operating_point, request.floor)
+        return Work(sequence, count, point)
+
+    def _provide(self, sequence: Sequence, count: int, plan: Plan, preempt: bool = True) -> bool:
+        """Sees to it that the next tokens have blocks that are nobody else's; False where there are none.
+
+        The sequence itself may be the one that is preempted.
+        """
+        begin = sequence.num_cached // self._block_tokens
+        shared = [i for i in range(begin, len(sequence.table)) if self.ledger.holders(sequence.table[i]) > 1]
+        missing = max(0, self._blocks(sequence.num_cached + count) - len(sequence.table))
+        while self.ledger.free < len(shared) + missing:
+            if self.prefix.evict(len(shared) + missing - self.ledger.free):
+                continue
+            if not preempt:
+                return False
+            victim = self._victim()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+            shared = [i for i in shared if self.ledger.holders(sequence.table[i]) > 1]
+        for i in shared:
+            (own,) = self.ledger.take(1)
+            plan.copies.append((sequence.table[i], own))
+            self.ledger.give([sequence.table[i]])
+            sequence.table[i] = own
+        sequence.table += self.ledger.take(missing)
+        return True
+
+    def _victim(self) -> Sequence:
+        """Of those that run the least urgent, and of these the one that began last."""
+        order = list(type(self.running[0].request.priority))
+        return max(self.running, key=lambda each: (order.index(each.request.priority), self.running.index(each)))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.num_preempted += 1
+        self.waiting.push_front(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.ledger.give(sequence.table)
+        sequence.table, sequence.num_cached = [], 0
+
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._block_tokens)
+
+
+def _origin(sequence: Sequence) -> Origin:
+    return Origin(sequence.request.salt, sequence.request.prefill_point)

@@ -1,0 +1,86 @@
+"""Reading text to score it: states of all tokens of one sequence, through the blocks and kernels that serve."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..kernels.paged_attention import BLOCK_TOKENS, gathered
+from ..models.compute import Compute
+from ..models.transformer import Transformer
+from .pages import Pages
+from .runner import ModelRunner, Span
+
+READ_TOKENS = 512  # that go through the model together
+
+
+class Reader:
+    """One sequence of at most `max_context` tokens, at the model's own operating point.
+
+    scored: of all that was computed, (tokens, FFN bytes, neurons), the last two as sums of each token's share.
+    """
+
+    def __init__(self, model: Transformer, max_context: int) -> None:
+        self._table = range(-(-max_context // BLOCK_TOKENS))
+        self._runner = ModelRunner(model, len(self._table), max_context, model.norm.weight.dtype)
+        self.model, self.max_context, self.device = model, max_context, self._runner.device
+        self.vocab_size = self._runner.vocab_size
+        self.scored = (0, 0.0, 0.0)
+
+    def read(self, token_ids: Sequence[int], start: int) -> Tensor:
+        """States [tokens, hidden] of these, behind the first `start` that were read before."""
+        states, compute = self._runner.states([Span(token_ids, start, self._table, self.model.operating_point)])
+        self._note(compute, len(token_ids))
+        return states
+
+    @torch.inference_mode()
+    def branches(self, branches: Sequence[Sequence[int]], start: int) -> Tensor:
+        """States [all tokens of all branches, hidden] of several ways to go on behind the first `start` tokens.
+
+        One pass; no branch sees another, and what was read stays as it is.
+        """
+        lengths = [len(branch) for branch in branches]
+        ids = torch.tensor([[token] for branch in branches for token in branch], device=self.device)
+        positions = torch.cat([torch.arange(start, start + length) for length in lengths]).to(self.device)
+        points = [self.model.operating_point] * len(ids)
+        compute = self.model.compute_of(points) if self.model.spec.num_tiers > 1 else None
+        context = _BranchContext(self._runner.pages, self._table, start, lengths)
+        states = self.model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0]
+        self._note(compute, sum(lengths))
+        return states
+
+    @torch.inference_mode()
+    def head(self, states: Tensor) -> Tensor:
+        """Logits [tokens, vocab] of states [tokens, hidden]."""
+        return self.model.head(states)
+
+    def _note(self, compute: Compute | None, tokens: int) -> None:
+        num_bytes, neurons = compute.spent.spans([tokens])[0] if compute else (1.0, 1.0)
+        before = self.scored
+        self.scored = (before[0] + tokens, before[1] + num_bytes * tokens, before[2] + neurons * tokens)
+
+
+class _BranchContext:
+    """Sequences of these lengths, one after the other, each going on behind the first `start` tokens of a table."""
+
+    def __init__(self, pages: Pages, table: Sequence[int], start: int, lengths: list[int]) -> None:
+        self._pages, self._start = pages, start
+        device = pages.layers[0].keys.device
+        self._blocks = torch.tensor([list(table[: -(-start // BLOCK_TOKENS)])], device=device)
+        branch = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
+        places = torch.arange(len(branch), device=device)
+        own = (branch == branch.unsqueeze(1)) & (places <= places.unsqueeze(1))
+        self._mask = torch.cat([own.new_ones(len(branch), start), own], dim=1)  # [tokens, start + tokens]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attends over what is held and the branch itself; stores nothing. query: [tokens, heads, 1, size]."""
+        query, key, value = (each[:, :, 0].transpose(0, 1).unsqueeze(0) for each in (query, key, value))
+        if self._start:
+            held = gathered(self._pages.layers[layer], self._blocks, key.shape[-1], key.dtype)
+            key, value = (
+                torch.cat([old[:, :, : self._start], new], dim=2) for old, new in zip(held, (key, value), strict=True)
+            )
+        grouped = query.shape[1] != key.shape[1]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._mask, enable_gqa=grouped)
+        return mixed[0].transpose(0, 1).unsqueeze(2)

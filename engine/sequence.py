@@ -1,0 +1,79 @@
+"""One answer under way: its tokens, the blocks that hold their keys and values, and what it has spent. No torch."""
+
+from dataclasses import dataclass, field, replace
+
+from .request import Request, Timing
+from .sampler import Drawing
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """Prompt and new tokens of one of a request's answers. The first `num_cached` of them are in the blocks of `table`.
+
+    The tokens behind those are still to be computed: the rest of the prompt, or the last one that was drawn. After a
+    preemption they are all of them, each at the operating point at which it was computed before.
+    """
+
+    request: Request
+    drawing: Drawing
+    arrived: float
+    choice: int = 0
+    num_answers: int = 1  # that begin when the prompt has been read
+    ids: list[int] = field(default_factory=list)
+    points: list[float] = field(default_factory=list)  # of the new tokens that were computed
+    table: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    num_reused: int = 0  # of the prompt, found in the prefix cache
+    admitted: float | None = None
+    decoding_since: float | None = None
+    read_shares: tuple[float, float] | None = None  # of FFN bytes and neurons, of the last tokens of the prompt
+    spent: tuple[float, float] = (0.0, 0.0)  # sums over new tokens of the same
+    num_spent: int = 0
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_new(self) -> int:
+        return len(self.ids) - self.num_prompt
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.ids) - self.num_cached
+
+    @property
+    def decodes(self) -> bool:
+        """Whether its next step is the one token that was drawn last."""
+        return self.pending == 1 and self.num_new > 0
+
+    @property
+    def shares(self) -> tuple[float, float] | None:
+        """Means over the new tokens that were computed, those of the prompt before there are any; None where nothing
+        was told.
+        """
+        if not self.num_spent:
+            return self.read_shares
+        return self.spent[0] / self.num_spent, self.spent[1] / self.num_spent
+
+    def spend(self, shares: tuple[float, float], tokens: int) -> None:
+        """To be noted before these tokens count as cached."""
+        if self.num_cached < self.num_prompt:
+            self.read_shares = shares
+            return
+        self.spent = (self.spent[0] + shares[0] * tokens, self.spent[1] + shares[1] * tokens)
+        self.num_spent += tokens
+
+    def timing(self, now: float) -> Timing:
+        """Told with the first token, for those who end a request themselves, and with the last."""
+        admitted = now if self.admitted is None else self.admitted
+        since = now if self.decoding_since is None else self.decoding_since
+        return Timing(admitted - self.arrived, since - admitted, now - since)
+
+    def fork(self, choice: int, drawing: Drawing) -> "Sequence":
+        """Another answer to the same prompt, over the same blocks, which the caller has the ledger share."""
+        return replace(
+            self, choice=choice, drawing=drawing, num_answers=1, ids=[*self.ids], points=[*self.points],
+            table=[*self.table],
+        )  # fmt: skip
