@@ -67,7 +67,7 @@ def paged_attention(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, t
     library = native() if query.is_cpu else None
     requires_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     isa = ISAS[library.isa] if library else None
-    fits = _fits(query, key, value, pages)
+    fits = _fits(query, key, value, pages, tokens)
     choice = choose_paged_attention(query.dtype, query.shape[0] if fits else 0, query.shape[2], requires_grad, isa)
     if library and choice == "native":
         return by_library(query, key, value, pages, tokens, library)
@@ -101,17 +101,27 @@ def by_library(
     return paged_attention_native(query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library)
 
 
-def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages) -> bool:
-    """Whether dtypes and strides are those that the C++ reads."""
+def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> bool:
+    """Whether all lies in memory as the C++ reads it."""
+    keys, values, count = pages.keys, pages.values, query.shape[0]
     kept = query.dtype if pages.key_scale is None else torch.int8
-    alike = query.dtype == key.dtype == value.dtype and pages.keys.dtype == pages.values.dtype == kept
-    return alike and pages.keys.is_contiguous() and pages.values.is_contiguous()
+    places = (tokens.tables, tokens.row, tokens.positions)
+    return (
+        query.dtype == key.dtype == value.dtype
+        and keys.dtype == values.dtype == kept
+        and key.shape == value.shape == (count, keys.shape[1], query.shape[2])
+        and keys.shape == values.shape == (*keys.shape[:2], BLOCK_TOKENS, padded_size(query.shape[2]))
+        and keys.is_contiguous()
+        and values.is_contiguous()
+        and tokens.row.shape == tokens.positions.shape == (count,)
+        and all(each.dtype == torch.int32 for each in places)
+    )
 
 
 def paged_attention_torch(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
     """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
     store(key, value, pages, tokens)
-    if max(tokens.counts) == 1:
+    if max(tokens.counts, default=0) == 1:
         return _attend(query.unsqueeze(1), pages, tokens.tables, tokens.positions.unsqueeze(1), tokens.longest)[:, 0]
     mixed, first = torch.empty_like(query), 0
     for sequence, count in enumerate(tokens.counts):

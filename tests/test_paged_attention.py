@@ -1,6 +1,6 @@
 """Attention over blocks: one answer from torch and from C++, that depends on nothing but a token's own sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -31,6 +31,15 @@ MIXED = [(0, 40), (33, 7), (128, 1), (0, 1), (200, 129)]  # of each sequence: to
 NATIVE = [isa for isa in ISAS if isa != "avx512_bf16"]  # which is avx512 here
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Operands are small: on a busy machine torch's second thread would cost more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Case:
     """The operands of a call."""
@@ -54,9 +63,9 @@ class Case:
 
     def part(self, chosen: Sequence[int]) -> "Case":
         """The step of these tokens alone, in the same pages."""
-        index = torch.tensor(chosen)
+        index = torch.tensor(chosen, dtype=torch.long)
         row, positions = self.tokens.row[index], self.tokens.positions[index]
-        counts = [int((row == each).sum()) for each in row.unique()]
+        counts = [row.tolist().count(each) for each in dict.fromkeys(row.tolist())]
         tokens = replace(self.tokens, row=row, positions=positions, counts=counts)
         return replace(self, query=self.query[index], key=self.key[index], value=self.value[index], tokens=tokens)
 
@@ -252,10 +261,14 @@ def test_a_block_outside_the_pool_is_refused_before_anything_is_stored(block: in
 
 
 def test_a_step_of_no_tokens_gives_none() -> None:
-    case = case_of([(20, 3)])
-    nothing = replace(case.part([0]), query=case.query[:0], key=case.key[:0], value=case.value[:0])
-    tokens = replace(case.tokens, row=case.tokens.row[:0], positions=case.tokens.positions[:0], counts=[])
-    assert replace(nothing, tokens=tokens).native().shape == (0, 9, 64)
+    case = case_of([(20, 3)]).part([])
+    assert case.native().shape == case.torch().shape == (0, 9, 64)
+
+
+def test_tables_of_another_dtype_go_to_torch() -> None:
+    case = case_of([(20, 3)], beyond=0.0)
+    tokens = replace(case.tokens, tables=case.tokens.tables.long())
+    assert_close(paged_attention(case.query, case.key, case.value, case.pages, tokens), case.native())
 
 
 def test_the_door_opens_to_the_library_and_to_torch_for_gradients() -> None:
