@@ -8,10 +8,17 @@ The tokens of a step are one flat list: one of each sequence that decodes, many 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .cost import Cost
+from .native import ISAS, Native, native
+from .native_attention import ACTIVATIONS, MOST_SIZE, paged_attention_native
+
+Implementation = Literal["native", "torch"]
 
 BLOCK_TOKENS = 16
 LANES = 16  # a head is stored with zeros up to a multiple of this many values
@@ -57,13 +64,64 @@ def paged_attention(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, t
 
     query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
     """
+    library = native() if query.is_cpu else None
+    requires_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    isa = ISAS[library.isa] if library else None
+    fits = _fits(query, key, value, pages, tokens)
+    choice = choose_paged_attention(query.dtype, query.shape[0] if fits else 0, query.shape[2], requires_grad, isa)
+    if library and choice == "native":
+        return by_library(query, key, value, pages, tokens, library)
     return paged_attention_torch(query, key, value, pages, tokens)
+
+
+def choose_paged_attention(
+    dtype: torch.dtype, tokens: int, size: int, requires_grad: bool, isa: str | None
+) -> Implementation:
+    """Which implementation answers on a CPU; `isa` is None where the C++ library is missing. One for any number of
+    tokens, so that a chunk of a prompt gives the bits that its tokens give alone.
+    """
+    fits = tokens > 0 and dtype in ACTIVATIONS and padded_size(size) <= MOST_SIZE
+    return "native" if fits and isa and not requires_grad else "torch"
+
+
+def paged_attention_cost(tokens: int, heads: int, kv_heads: int, size: int, seen: int, page_bytes: int) -> Cost:
+    """For tokens of one sequence of which each sees `seen` positions on average: the past is read once for all of them.
+
+    page_bytes: of an element of keys and values; queries and results are fp32.
+    """
+    moved = 2 * kv_heads * size * page_bytes * (seen + tokens) + 2 * 4 * tokens * heads * size
+    return Cost(bytes=moved, flops=4 * tokens * heads * size * seen)
+
+
+def by_library(
+    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, library: Native
+) -> Tensor:
+    """By the C++ of cpp/attention.cpp, in one call."""
+    kept = (pages.keys, pages.values, pages.key_scale, pages.value_scale)
+    return paged_attention_native(query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library)
+
+
+def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> bool:
+    """Whether all lies in memory as the C++ reads it."""
+    keys, values, count = pages.keys, pages.values, query.shape[0]
+    kept = query.dtype if pages.key_scale is None else torch.int8
+    places = (tokens.tables, tokens.row, tokens.positions)
+    return (
+        query.dtype == key.dtype == value.dtype
+        and keys.dtype == values.dtype == kept
+        and key.shape == value.shape == (count, keys.shape[1], query.shape[2])
+        and keys.shape == values.shape == (*keys.shape[:2], BLOCK_TOKENS, padded_size(query.shape[2]))
+        and keys.is_contiguous()
+        and values.is_contiguous()
+        and tokens.row.shape == tokens.positions.shape == (count,)
+        and all(each.dtype == torch.int32 for each in places)
+    )
 
 
 def paged_attention_torch(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
     """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
     store(key, value, pages, tokens)
-    if max(tokens.counts) == 1:
+    if max(tokens.counts, default=0) == 1:
         return _attend(query.unsqueeze(1), pages, tokens.tables, tokens.positions.unsqueeze(1), tokens.longest)[:, 0]
     mixed, first = torch.empty_like(query), 0
     for sequence, count in enumerate(tokens.counts):
@@ -92,10 +150,13 @@ def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> No
 def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int) -> Tensor:
     """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
     sequences, count, heads, size = query.shape
-    blocks = tables[:, : math.ceil(longest / BLOCK_TOKENS)].long()
-    keys, values = gathered(pages, blocks, size, query.dtype)
+    tables = tables[:, : math.ceil(longest / BLOCK_TOKENS)]
+    places = torch.arange(tables.shape[1] * BLOCK_TOKENS, device=query.device)
+    held = places <= positions[:, -1:]  # [sequences, places]; behind them lies anything, a NaN too
+    found = gathered(pages, tables.where(held[:, ::BLOCK_TOKENS], 0).long(), size, query.dtype)
+    keys, values = (each.masked_fill(~held[:, None, :, None], 0) for each in found)
     kv_heads = keys.shape[1]
-    seen = torch.arange(keys.shape[2], device=query.device) <= positions.unsqueeze(-1)  # [sequences, tokens, places]
+    seen = places <= positions.unsqueeze(-1)  # [sequences, tokens, places]
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
     grouped = query.permute(0, 2, 1, 3).reshape(sequences, kv_heads, -1, size)
     mask = seen.repeat(1, heads // kv_heads, 1).unsqueeze(1)
