@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real gpu-dry wheel lint types bench proto clean
+.PHONY: demo test test-real gpu-dry wheel lint types bench results proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -36,6 +36,10 @@ types: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/moesaic bench all
+
+# The pages that are made of the JSON files below bench/results/: docs/results.md and those beside the files.
+results: .venv/ready
+	$(BIN)/python -m moesaic.bench.published.run
 
 # The CPU build of torch comes first, alone: asked for together with the rest, pip would fetch the CUDA one.
 .venv/ready: pyproject.toml constraints.txt

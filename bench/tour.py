@@ -1,8 +1,9 @@
 """The tour: one recipe with all four methods, its company, and what each of its tiers reads, keeps and gains."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,8 +12,10 @@ from ..compress.pipeline import Compression, compress
 from ..compress.recipe import Recipe, read_recipe
 from ..engine.llm import LLM
 from ..evaluate.files import as_png
+from ..evaluate.pages import render
 from ..models.checkpoint import Checkpoint, open_checkpoint
-from ..models.files import write_whole
+from ..models.extras import can_draw
+from ..models.files import write_files
 from ..models.locate import DEFAULT_MODEL, by_short_name
 from ..models.progress import Progress
 from ..models.spec import FULL
@@ -109,8 +112,20 @@ def as_table(points: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return head, cells
 
 
-def draw(points: Sequence[Row], title: str, file: Path) -> None:
-    """One picture: accuracy relative to dense against the share of the FFN's bytes. Needs matplotlib."""
+def write_report(
+    points: Sequence[Row], model: str, machine: Mapping[str, Any], notes: Sequence[str], out: Path
+) -> None:
+    """Writes report.json and report.html, and report.png where matplotlib is installed."""
+    title = f"{model}, on {machine['device']}"
+    picture = draw(points, title) if can_draw() else b""
+    figures = {"model": model, "machine": machine, "rows": [asdict(point) for point in points]}
+    page = render("tour", title, tiers=as_table(points), notes=notes, picture=picture)
+    files = {"report.json": json.dumps(figures, indent=2).encode() + b"\n", "report.html": page.encode()}
+    write_files(out, files | ({"report.png": picture} if picture else {}))
+
+
+def draw(points: Sequence[Row], title: str) -> bytes:
+    """A PNG: accuracy relative to dense against the share of the FFN's bytes. Needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
@@ -134,7 +149,7 @@ def draw(points: Sequence[Row], title: str, file: Path) -> None:
     panel.set_title(title, loc="left", fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="lower right")
-    write_whole(file, as_png(figure))
+    return as_png(figure)
 
 
 def _alone(recipe: Recipe, stages: list[dict[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ works export small plain --to dense
 works models list
 works recipes list
 works demo --out tour
-grep -q "no picture was drawn" said && [ ! -e tour/report.png ]
+grep -q "no picture was drawn" said && [ ! -e tour/report.png ] && [ -s tour/report.html ]
 works bench engine --quick --out figures
 refuses "pip install 'moesaic\[bench\]'" bench kernels --quick
 refuses "pip install 'moesaic\[report\]'" eval stories260k --documents 1 --truncate 64 --report page

@@ -1,8 +1,6 @@
 """`moesaic demo`: the tour. Compress the model that ships, serve it, stream from it, and show what it kept."""
 
 import argparse
-import dataclasses
-import json
 import shutil
 import time
 from pathlib import Path
@@ -32,31 +30,28 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compresses, serves, streams one prompt at two tiers, measures, prints the table, names the files."""
+    from ..bench import tour
     from ..bench.machine import machine_facts
-    from ..bench.tour import FULL_RECIPE, RECIPE, as_table, compress_all, draw, measure_speeds, rows, tour_model
     from ..models.extras import NO_PICTURE, can_draw
-    from ..models.files import write_whole
 
     began = time.monotonic()
     _fresh(args.out)
-    model, recipe, progress = tour_model(), FULL_RECIPE if args.full else RECIPE, ProgressLine(every_seconds=1.0)
+    model, recipe = tour.tour_model(), tour.FULL_RECIPE if args.full else tour.RECIPE
+    progress = ProgressLine(every_seconds=1.0)
     _say_model(model, recipe)
-    done = compress_all(model, args.out, recipe, progress)
+    done = tour.compress_all(model, args.out, recipe, progress)
     print("\n2. serve it over gRPC, and stream the same prompt at two tiers")
     _stream(done["all four"].out)
     print("\n3. what each tier reads, keeps and gains, beside int8 alone and static pruning")
     paths: dict[str, str | Path] = {"dense": model, **{name: each.out for name, each in done.items()}}
-    points = measure_speeds(paths, rows(model, done), progress)
-    print(table(*as_table(points)))
+    points = tour.measure_speeds(paths, tour.rows(model, done), progress)
+    print(table(*tour.as_table(points)))
     tokens = done["all four"].original["tokens"]
-    print(f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream")
-    facts = machine_facts()
-    if can_draw():
-        draw(points, f"{model}, on {facts['device']}", args.out / "report.png")
-    else:
+    note = f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream"
+    print(note)
+    if not can_draw():
         print(NO_PICTURE)
-    figures = {"model": model, "machine": facts, "rows": [dataclasses.asdict(point) for point in points]}
-    write_whole(args.out / "report.json", json.dumps(figures, indent=2).encode() + b"\n")
+    tour.write_report(points, model, machine_facts(), [note], args.out)
     print(f"\n{time.monotonic() - began:.0f} s. Written: " + ", ".join(map(str, _files(args.out))))
     return 0
 

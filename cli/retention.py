@@ -40,7 +40,8 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures what is missing, prints a table for each share and names the files."""
-    from ..bench.retention.page import notes, rows, write_curves
+    from ..bench.retention.page import notes, rows, shares_of, write_curves
+    from ..bench.retention.plain import as_json
     from ..bench.retention.run import CurvePlan, draw_curves
     from ..evaluate.files import check_can_report
 
@@ -50,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
-    curves = draw_curves(plan, ProgressLine())
-    for share in sorted({point.share for point in curves.points}, reverse=True):
+    curves = as_json(draw_curves(plan, ProgressLine()))
+    for share in shares_of(curves):
         print(f"{share:.0%} of the FFN's int8 bytes")
         print(table(*rows(curves, share)))
     for line in notes(curves):

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..models.files import write_files
-from .files import as_png, html_image, html_notes, html_page, html_table
+from .files import as_png
+from .pages import render
 from .plan import MODEL, ORIGINAL
 from .results import Evaluation, TaskResult, TextResult
 from .statistics import Comparison
@@ -67,8 +68,8 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 def page(evaluation: Evaluation, picture: bytes) -> str:
     """Self-contained HTML."""
-    body = html_table(*rows(evaluation)) + html_notes(notes(evaluation))
-    return html_page(f"{evaluation.plan.model}: what was measured", body + html_image(picture, "the figures as bars"))
+    title = f"{evaluation.plan.model}: what was measured"
+    return render("evaluation", title, figures=rows(evaluation), notes=notes(evaluation), picture=picture)
 
 
 def draw(evaluation: Evaluation) -> bytes:

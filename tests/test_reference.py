@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from moesaic.bench.reference.card import model_card
 from moesaic.bench.reference.description import Description, read_description
 from moesaic.bench.reference.export import export
 from moesaic.bench.reference.loop import Limit
@@ -136,6 +137,7 @@ def test_both_tokenizers_give_the_same_ids_and_the_text_back(opt_run: Path) -> N
 
 def test_the_card_and_the_curve_tell_the_run(opt_run: Path) -> None:
     card = (opt_run / "model" / "README.md").read_text()
+    assert card == model_card(json.loads((opt_run / "model" / "card.json").read_text()))
     curve = json.loads((opt_run / "model" / "curve.json").read_text())
     progress = read_progress(state_of(opt_run))
     assert "6,144 (" in card and "black_beauty.txt" in card and "public domain (Anna Sewell, 1877)" in card

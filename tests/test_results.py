@@ -1,62 +1,189 @@
-"""The figures of the README are those of the files below bench/results/."""
+"""Every figure of README.md and docs/ is that of a file below bench/results/, or of the code; there is no other."""
 
-import json
 import re
-from typing import Any
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from house import ROOT
 
-README = (ROOT / "README.md").read_text()
-RUN = json.loads((ROOT / "bench/results/smollm2-2-cpu-cores.json").read_text())
-CURVES = json.loads((ROOT / "bench/results/retention/smollm2/curves.json").read_text())
+from moesaic.bench.gpu.run import SECONDS
+from moesaic.bench.published.figures import curves, recipe, result
+from moesaic.bench.published.run import MARKDOWN
+from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent
+from moesaic.compress.moefy.calibrate import MODEL_PART
+from moesaic.engine.engine import STEP_TOKENS
+
+DOCUMENTS = [ROOT / "README.md", *sorted(file for file in (ROOT / "docs").rglob("*.md"))]
+WRITTEN = [file for file in DOCUMENTS if str(file.relative_to(ROOT)) not in MARKDOWN]  # by hand
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve")
+UNITS = (
+    "tokens?(?:/s)?|[kMGT]?i?B|bytes|[mu]?s|seconds?|min(?:utes?)?|hours?|nats|points?|times|parameters|cores|streams"
+    "|GB/s|perplexity"
+)
+FIGURE = re.compile(
+    r"(?<![\w.])x\d[\d,]*(?:\.\d+)?(?!\w)"  # a ratio: x1.049
+    r"|(?<![\w.])\d[\d,]*(?:\.\d+)? ?%"
+    r"|(?<![\w.-])\d[\d,]*\.\d+(?![\w.]*\d)(?:x\b)?"  # a decimal, but for versions and addresses
+    rf"|(?<![\w.-])(?:\d[\d,]*[kM]?|{'|'.join(WORDS[2:])}|half|twice)[ -](?:{UNITS})(?!\w)"
+)
+INTERVAL, SHARE = re.compile(r"\(95 %\)"), re.compile(r"(?<=[Aa]t )0\.\d+|(?<=\| )\d+(?= % \|)")
+EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+
+
+@cache
+def plain(text: str) -> str:
+    """Text without fenced blocks, code, emphasis and line ends."""
+    prose = "".join(text.split("```")[::2])
+    return " ".join(re.sub(r"`[^`\n]*`", "`code`", prose).replace("*", "").split())
+
+
+def figures_in(text: str, held: list[str]) -> list[str]:
+    """The figures of a text that are in none of these passages; each passage must be there."""
+    left = plain(text)
+    for passage in map(plain, held):
+        assert passage in left, passage
+        left = left.replace(passage, " held ")
+    return FIGURE.findall(left)
+
+
+def held(document: Path) -> list[str]:
+    """What a document says with a figure, made anew from the files that hold it."""
+    name = str(document.relative_to(ROOT))
+    return list(PASSAGES[name]()) if name in PASSAGES else []
+
+
+def _readme() -> Iterator[str]:
+    run, smol = result("smollm2-2-cpu-cores"), curves("smollm2")
+    machine, tokens = run["machine"], run["retention"]["int8"]["tokens"]
+    yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, one run"
+    yield f"scored on {count(tokens)} tokens of Python documentation"
+    yield "| | weights | perplexity | next token right | tokens/s, 1 stream | 8 streams |"
+    yield from (_row(label, *names) for label, names in ROWS.items())
+    limit = machine["read_bandwidth_gb_per_s"] * 1e9 / run["bytes"]["int8"]
+    yield f"| the limit: int8 weights read once a token | | | | {count(limit)} | |"
+    planes, int4, teal, static = (
+        smol.kept(method, 0.55)
+        for method in ("high 4 bits, then 6", "int4 to nearest, groups of 32", "TEAL", "Fisher pruning")
+    )
+    assert planes and int4 and teal and static
+    yield (
+        f"With {percent(planes.share, 0)} of the FFN's bytes read for a token, and no training, the int8 model keeps "
+        f"{percent(planes.top1.value)} of its right next tokens; int4 in groups of 32 keeps {percent(int4.top1.value)} "
+        f"at {percent(int4.bytes, 0)}, TEAL {percent(teal.top1.value)}, static pruning {percent(static.top1.value)}:"
+    )
+    yield f"small on {WORDS[machine['processors']]} cores"
+    yield f"measures everything on a GPU in {WORDS[int(SECONDS) // 60]} minutes"
+
+
 ROWS = {
-    "transformers, float32": ("transformers float32", ""),
-    "transformers, bfloat16": ("transformers bfloat16", ""),
-    "moesaic, bf16 weights": ("moesaic dense", "dense"),
-    "moesaic, int8": ("moesaic int8", "int8"),
+    "transformers, float32": ("transformers float32", "transformers float32", ""),
+    "transformers, bfloat16": ("transformers bfloat16", "", ""),
+    "moesaic, bf16 weights": ("moesaic dense", "dense", "dense"),
+    "moesaic, int8": ("moesaic int8", "int8", "int8"),
 }
 
 
-def cells(row: str) -> list[str]:
-    """Of the README's table, the row that begins so."""
-    line = next(line for line in README.splitlines() if line.replace("*", "").startswith(f"| {row} |"))
-    return [cell.strip() for cell in line.replace("*", "").strip("|").split("|")][1:]
-
-
-def expected(contestant: str, weights: str) -> list[str]:
-    """The cells of a contestant, from the run's file."""
-    kept: Any = RUN["retention"].get(weights or contestant, {})
-    speed = RUN["engine"]["speed"][contestant]
-    return [
-        f"{RUN['bytes'][weights] / 1e6:.0f} MB" if weights else "",
-        f"{kept['perplexity']:.3f}" if kept else "",
-        f"{100 * kept['top1_accuracy']:.2f} %" if kept else "",
-        *(f"{speed[batch]['tokens_per_second']:.0f}" for batch in ("1", "8")),
+def _row(label: str, timed: str, scored: str, weights: str) -> str:
+    """A row of the README's table."""
+    run = result("smollm2-2-cpu-cores")
+    score, speed = run["retention"].get(scored), run["engine"]["speed"][timed]
+    cells = [
+        megabytes(run["bytes"][weights]) if weights else "",
+        fixed(score["perplexity"], 3) if score else "",
+        percent(score["top1_accuracy"], 2) if score else "",
+        *(count(speed[batch]["tokens_per_second"]) for batch in ("1", "8")),
     ]
+    return f"| {' | '.join([label, *cells])} |"
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_the_table_is_that_of_the_run(row: str) -> None:
-    assert cells(row) == expected(*ROWS[row])
+def _architecture() -> Iterator[str]:
+    yield f"of {STEP_TOKENS} tokens at most"
+    yield "1.25 a quarter of the way from tier 1 to tier 2"  # an example
 
 
-def test_the_limit_is_the_bandwidth_over_the_weights() -> None:
-    limit = RUN["machine"]["read_bandwidth_gb_per_s"] * 1e9 / RUN["bytes"]["int8"]
-    assert cells("the limit: int8 weights read once a token")[3] == f"{limit:.0f}"
-    assert f"{RUN['retention']['int8']['tokens']:,} tokens of Python documentation" in README
+def _how_it_works() -> Iterator[str]:
+    memory = result("memory/smollm2-moe")
+    minutes = sum(part["seconds"] for part in memory["parts"]) / 60
+    yield f"{MODEL_PART} times the original model and a buffer"
+    yield f"three tiers of SmolLM2 take {megabytes(memory['peak'])} beyond Python and torch"
+    yield f"and {minutes:.1f} minutes on {WORDS[memory['threads']]} cores"
+    yield f"in {WORDS[int(SECONDS) // 60]} minutes on a machine with torch"
+
+
+def _planes_over_tiles() -> Iterator[str]:
+    smol, ten = curves("smollm2"), curves("relu-10m")
+    tiles = curves("smollm2-full", "smollm2-055-later", "smollm2-055")
+    yield "| top-1, perplexity | SmolLM2 (SwiGLU), 0.55 of the bytes | relu-10m (ReLU), 0.20 |"
+    for label, ours, theirs in COMPARED:
+        yield f"| {label} | {kept(smol.kept(ours, 0.55))} | {kept(ten.kept(theirs, 0.2))} |"
+    routed = kept(tiles.kept("experts of 64, co-activation, norm regression", 0.55))
+    mlp = kept(ten.kept("experts of 64, weights, MLP", 0.2))
+    yield f"{routed} (co-activation, norm regression, on half of the text) | {mlp} (by weights, MLP) |"
+    speed = recipe("smollm2-recovered").speed("low", 1)["times_full"]
+    yield f"the tier `low` decodes {fixed(speed, 2)} times as fast as full with one stream and no faster with four"
+    yield f"on a model of {result('reference/relu-2m/card')['parameters'] / 1e6:.0f}M parameters tiers are slower"
+    yield "At 0.68 of the bytes TEAL is no different from bit planes on SmolLM2"
+
+
+COMPARED = (
+    ("bit planes, the default", "high 4 bits, then 6", "high 1 bit, then 4"),
+    ("experts of 16 by weights, perfect router", "experts of 16, weights, perfect", "experts of 16, weights, perfect"),
+    ("experts of 64 by weights, perfect router", "experts of 64, weights, perfect", "experts of 64, weights, perfect"),
+    ("TEAL", "TEAL", "TEAL"),
+    ("neurons, perfect router", "neurons, perfect", "neurons, perfect"),
+)
+PASSAGES = {
+    "README.md": _readme,
+    "docs/architecture.md": _architecture,
+    "docs/how-it-works.md": _how_it_works,
+    "docs/decisions/planes-over-tiles.md": _planes_over_tiles,
+}
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_figure_of_a_document_is_held_by_a_file_or_by_the_code(document: Path) -> None:
+    assert figures_in(document.read_text(), held(document)) == []
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.j2")), ids=lambda file: file.name)
+def test_no_figure_is_written_into_a_template(template: Path) -> None:
+    """But for labels: the share at which figures stand, which they are looked up by, and the width of intervals."""
+    text = template.read_text()
+    asked = {float(number) for part in EXPRESSION.findall(text) for number in re.findall(r"0\.\d+", part)}
+    words = INTERVAL.sub(" ", plain(EXPRESSION.sub(" ", text)))
+    labels = [float(label) for label in SHARE.findall(words)]
+    assert {label if label < 1 else label / 100 for label in labels} <= asked
+    assert FIGURE.findall(re.sub(rf"{SHARE.pattern}( %)?", " ", words)) == []
+
+
+def test_what_a_document_says_of_its_rivals_and_losses_is_so() -> None:
+    speed = recipe("smollm2-recovered").speed("low", 4)["times_full"]
+    even = curves("smollm2").against("TEAL", "high 4 bits, then 6", 0.68)
+    slower = [recipe("relu-2m-all-four").speed(tier, 1)["times_full"] for tier in ("balanced", "low")]
+    assert round(speed, 2) <= 1 and max(slower) < 1
+    assert even.top1.low < 1 < even.top1.high and even.perplexity.low < 1 < even.perplexity.high
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("said", "found"),
     [
-        ("high 4 bits, then 6", r"int8 model keeps ([\d.]+) %"),
-        ("int4 to nearest, groups of 32", r"int4 in groups of 32 keeps ([\d.]+) % at 56 %"),
-        ("TEAL", r"TEAL ([\d.]+) %"),
-        ("Fisher pruning", r"static pruning\s+([\d.]+) %"),
+        ("it keeps 98.0 % of them", ["98.0 %"]),
+        ("1.17 times as fast, or x1.049", ["1.17", "x1.049"]),
+        ("106 tokens/s and 25 ms in 269 MB", ["106 tokens/s", "25 ms", "269 MB"]),
+        ("in nine minutes on two cores", ["nine minutes", "two cores"]),
+        ("KL of 0.9 nats, 135M parameters", ["0.9", "135M parameters"]),
+        ("Python 3.11.7 at 127.0.0.1, experts of 64, int8, the high 4 bits, SmolLM2-135M", []),
+        ("`--share 0.6` and\n```\n0.5 of it in 10 s\n```\n", []),
     ],
 )
-def test_what_is_kept_is_that_of_the_curves(method: str, said: str) -> None:
-    points = [point for point in CURVES["points"] if point["method"] == method and point["share"] == 0.55]
-    found = re.search(said, README)
-    assert found and found[1] == f"{100 * points[0]['top1_relative']['value']:.1f}"
+def test_a_figure_is_seen(said: str, found: list[str]) -> None:
+    assert figures_in(said, []) == found
+
+
+def test_a_figure_that_moved_is_noticed() -> None:
+    text = (ROOT / "README.md").read_text().replace("40.00 %", "40.10 %")
+    with pytest.raises(AssertionError, match="moesaic, int8"):
+        figures_in(text, held(ROOT / "README.md"))
+    assert figures_in("we keep 99.9 % too; 5 ms", ["we keep 99.9 % too"]) == ["5 ms"]

@@ -16,7 +16,9 @@ from moesaic.bench.retention.grid import DRAWN, default_method, methods_for, riv
 from moesaic.bench.retention.inputs import Inputs
 from moesaic.bench.retention.lab import Lab
 from moesaic.bench.retention.method import Method, NotHere
-from moesaic.bench.retention.page import _COLOURS, as_json, notes, rows, write_curves
+from moesaic.bench.retention.page import notes, rows, write_curves
+from moesaic.bench.retention.picture import COLOURS
+from moesaic.bench.retention.plain import as_json
 from moesaic.bench.retention.planes import LayeredPlanes, Planes
 from moesaic.bench.retention.run import CurvePlan, draw_curves
 from moesaic.bench.retention.shared import CMoE, SharedExperts
@@ -188,14 +190,14 @@ def test_seeds_learn_from_other_text_and_score_the_same(tmp_path: Path) -> None:
     found = draw_curves(only, silent)
     (again,) = found.again[DEFAULT, 0.68]
     assert again.nats != found.points[0].nats and again.tokens == found.points[0].tokens
-    head, body = rows(found, 0.68)
+    head, body = rows(as_json(found), 0.68)
     assert "top-1 / dense over 2 seeds" in head and all(len(row) == len(head) and "+-" in row[5] for row in body)
     by_seed = as_json(found)["points"][0]["perplexity_relative"]["by_seed"]
     assert len(by_seed) == 2 and by_seed[0] == as_json(found)["points"][0]["perplexity_relative"]["value"]
 
 
 def test_methods_stand_beside_the_default(tmp_path: Path) -> None:
-    head, body = rows(draw_curves(plan(tmp_path), silent), 0.68)
+    head, body = rows(as_json(draw_curves(plan(tmp_path), silent)), 0.68)
     assert "that of the default" in head[-1] and [row[-1] for row in body if row[0] == DEFAULT] == ["itself"]
 
 
@@ -203,7 +205,7 @@ def test_the_picture_shows_what_is_measured() -> None:
     smooth = open_checkpoint("stories260k").spec
     plain = replace(smooth, layers=(replace(smooth.layers[0], ffn=FFNSpec(1024, "relu", gated=False)),))
     made = {method.name: method.group for spec in (plain, smooth) for method in methods_for(spec, full=True)}
-    assert set(DRAWN) <= set(made) and {made[name] for name in DRAWN} <= set(_COLOURS)
+    assert set(DRAWN) <= set(made) and {made[name] for name in DRAWN} <= set(COLOURS)
     assert {default_method(spec, share).name for spec in (plain, smooth) for share in (0.2, 0.3, 0.7)} <= set(DRAWN)
 
 
@@ -258,12 +260,12 @@ def test_the_point_after_one_that_a_kill_cut_off_is_kept_too(tmp_path: Path, mon
 
 def test_curves_without_a_point_are_written_too(tmp_path: Path) -> None:
     only = replace(plan(tmp_path), shares=(0.01,), only=(DEFAULT,))
-    page = write_curves(draw_curves(only, silent), tmp_path)[2].read_text()
+    page = write_curves(as_json(draw_curves(only, silent)), tmp_path)[2].read_text()
     assert "alone are more than 0.01 of the bytes" in page
 
 
 def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> None:
-    found = draw_curves(plan(tmp_path), silent)
+    found = as_json(draw_curves(plan(tmp_path), silent))
     files = write_curves(found, tmp_path)
     assert [file.name for file in files] == ["curves.json", "curves.png", "curves.html"]
     points = json.loads(files[0].read_text())["points"]
@@ -271,6 +273,13 @@ def test_the_files_hold_every_point_and_say_what_is_missing(tmp_path: Path) -> N
     head, body = rows(found, 0.3)
     assert any(row[0] == DEFAULT and "alone are more than 0.30" in row[-1] for row in body)
     assert all(len(row) == len(head) for row in body) and "paired bootstrap" in " ".join(notes(found))
+
+
+def test_the_page_is_made_anew_from_the_json_alone(tmp_path: Path) -> None:
+    write_curves(as_json(draw_curves(plan(tmp_path / "run"), silent)), tmp_path / "first")
+    write_curves(json.loads((tmp_path / "first" / "curves.json").read_text()), tmp_path / "again")
+    for name in ("curves.json", "curves.png", "curves.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

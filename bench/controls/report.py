@@ -11,15 +11,8 @@ from typing import Any
 import yaml
 
 from ...evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, TOP1
-from ...evaluate.files import (
-    check_can_draw,
-    html_image,
-    html_notes,
-    html_page,
-    html_section,
-    html_table,
-    html_text,
-)
+from ...evaluate.files import check_can_draw
+from ...evaluate.pages import render
 from ...models.files import write_files
 from .collect import Report
 from .derive import ALONE, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS, STATIC, STATIC_DISTILLED
@@ -60,22 +53,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 def page(report: Report, picture: bytes) -> str:
     """Self-contained HTML."""
-    recipe = yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True)
-    controls = ""
-    if report["controls"]:
-        controls = html_section("Controls", html_table(*control_rows(report)))
-        controls += html_section("Ahead and behind", html_table(*verdict_rows(report)))
-    speed = html_section("Speed", html_table(*speed_rows(report))) if report["speed"] else ""
-    body = (
-        html_section("Tiers", html_table(*tier_rows(report)), html_image(picture, "what the tiers keep"))
-        + controls
-        + speed
-        + html_section("What to know", html_notes(notes(report)))
-        + html_section("Stages", html_table(*stage_rows(report)))
-        + html_section("Recipe", html_text(recipe))
-        + (html_section("To make this again", html_text(report["command"])) if report["command"] else "")
-    )
-    return html_page(f"{report['model']}: what the recipe kept", body)
+    return render(
+        "recipe", f"{report['model']}: what the recipe kept", picture=picture, notes=notes(report),
+        tiers=tier_rows(report), stages=stage_rows(report), command=report["command"],
+        controls=control_rows(report) if report["controls"] else None, verdicts=verdict_rows(report),
+        speed=speed_rows(report) if report["speed"] else None,
+        recipe=yaml.safe_dump(report["recipe"], sort_keys=False, allow_unicode=True),
+    )  # fmt: skip
 
 
 def tier_rows(report: Report) -> Table:

@@ -59,13 +59,11 @@ def write_curve(folder: Path, progress: RunState, description: Description, name
     figure.savefig(folder / "curve.png", format="png")
 
 
-def schedule_line(description: Description, progress: RunState) -> str:
-    """The schedule in words, with the rate of the last step."""
+def schedule_of(description: Description, progress: RunState) -> dict[str, float]:
+    """Steps of warm-up, the highest learning rate, and that of the last step."""
     last = learning_rate(
         progress.plan, max(progress.step - 1, 0), description.learning_rate, description.final_share,
         description.warmup_steps,
     )  # fmt: skip
-    return (
-        f"warm-up over {min(description.warmup_steps, progress.plan.last // 10):,} steps to "
-        f"{description.learning_rate:g}, then a cosine; {last:.2g} at the last step"
-    )
+    warmup = min(description.warmup_steps, progress.plan.last // 10)
+    return {"warmup_steps": warmup, "peak": description.learning_rate, "last": float(f"{last:.2g}")}

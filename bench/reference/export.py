@@ -15,12 +15,11 @@ from ...models.families.registry import family_of
 from ...models.files import new_directory
 from ...models.writer import write_weights
 from ..machine import machine_facts
-from .card import CardFacts, model_card
+from .card import card_of, model_card
 from .corpus import Corpus, even_windows
 from .curve import write_curve
 from .description import Description
 from .learner import Learner
-from .model import count_parameters
 from .place import Place
 from .run import RunFacts, read_facts
 from .state import last_state, read_progress
@@ -68,15 +67,9 @@ def _write_story(folder: Path, out: Path, state: Path, facts: RunFacts, name: st
     description = Description.model_validate(facts.description)
     progress, corpus = read_progress(state), Corpus(out / "corpus")
     write_curve(folder, progress, description, name)
-    card = CardFacts(
-        name=name,
-        parameters=count_parameters(description),
-        dtype=facts.dtype,
-        num_workers=facts.num_workers,
-        machine=machine_facts(),
-        loss_as_written=_loss_as_written(folder, description, corpus),
-    )
-    (folder / "README.md").write_text(model_card(description, progress, corpus, card))
+    card = card_of(name, facts, progress, corpus, machine_facts(), _loss_as_written(folder, description, corpus))
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(card))
 
 
 def _loss_as_written(folder: Path, description: Description, corpus: Corpus) -> float | None:

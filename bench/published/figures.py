@@ -1,0 +1,152 @@
+"""What the files below bench/results/ hold, looked up by name. Nothing is rounded here, and a missing figure raises."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+PERFECT = "perfect"
+
+
+@cache
+def result(name: str) -> Any:
+    """The content of a JSON file, by its path below bench/results/ without the suffix."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A ratio with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "Figure":
+        return cls(comparison.ratio, comparison.ratio_interval.low, comparison.ratio_interval.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A method at the share that it was asked for: bytes read, and top-1 and perplexity relative to another's."""
+
+    method: str
+    share: float
+    bytes: float
+    top1: Figure
+    perplexity: Figure
+
+
+class Curves:
+    """Points of one or more runs on the same windows; of a point that several have the first run's is taken."""
+
+    def __init__(self, dense: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
+        self._dense = dense
+        self._points: dict[tuple[str, float], Mapping[str, Any]] = {}
+        for point in points:
+            self._points.setdefault((point["method"], point["share"]), point)
+        self.tokens = sum(dense["tokens"])
+        self.methods = len({method for method, _ in self._points})
+
+    def kept(self, method: str, share: float) -> Kept | None:
+        """Beside the dense model; None where the method has no figure at this share."""
+        point = self._points[method, share]
+        return None if point["reason"] else self._beside(point, self._dense)
+
+    def against(self, method: str, other: str, share: float) -> Kept:
+        """Beside another method, paired over the windows."""
+        return self._beside(self._points[method, share], self._points[other, share])
+
+    def best_tile(self, share: float) -> Kept:
+        """Of the experts of 16 and more whose router can be had, the one that keeps most of top-1."""
+        found = [point for (_, each), point in self._points.items() if each == share and _is_tile(point)]
+        return self._beside(max(found, key=lambda point: sum(point["correct"])), self._dense)
+
+    def _beside(self, point: Mapping[str, Any], other: Mapping[str, Any]) -> Kept:
+        top1 = Figure.of(compare_means(point["correct"], other["correct"], point["tokens"]))
+        perplexity = Figure.of(compare_perplexities(point["nats"], other["nats"], point["tokens"]))
+        return Kept(point["method"], point["share"], point["bytes_share"], top1, perplexity)
+
+
+def _is_tile(point: Mapping[str, Any]) -> bool:
+    routed = point["group"] == "experts" and PERFECT not in point["method"]
+    return routed and not point["reason"]
+
+
+@cache
+def curves(*folders: str) -> Curves:
+    """The runs of these folders below retention/. Raises ValueError where they were not scored on the same windows."""
+    runs = [result(f"retention/{folder}/curves") for folder in folders]
+    if any(_scored(run) != _scored(runs[0]) for run in runs):
+        raise ValueError(f"{', '.join(folders)} were scored on different windows")
+    return Curves(runs[0]["dense"], [point for run in runs for point in run["points"]])
+
+
+@cache
+def pooled(*folders: str) -> Curves:
+    """The windows of several runs together: what all of them measured."""
+    runs = [result(f"retention/{folder}/curves") for folder in folders]
+    parts = [{(point["method"], point["share"]): point for point in run["points"]} for run in runs]
+    shared = [key for key in parts[0] if all(key in part for part in parts)]
+    return Curves(_joined([run["dense"] for run in runs]), [_joined([part[key] for part in parts]) for key in shared])
+
+
+def _scored(run: Mapping[str, Any]) -> list[Any]:
+    return [run["text"], run["length"], *(run["dense"][key] for key in ("nats", "correct", "tokens"))]
+
+
+def _joined(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    windows = {key: [each for point in points for each in point[key]] for key in ("nats", "correct", "tokens")}
+    share = sum(point["bytes_share"] * sum(point["tokens"]) for point in points) / sum(windows["tokens"])
+    return {**points[0], **windows, "bytes_share": share}
+
+
+class RecipeResult:
+    """report.json of a compression."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    @property
+    def size(self) -> float:
+        """Bytes of weights on disk, of the original's."""
+        return float(self.values["stages"][-1]["weight_bytes"] / self.values["original"]["weight_bytes"])
+
+    def tier(self, name: str) -> Kept:
+        """Beside the original, bytes of its FFN in the format of the result."""
+        tier = next(each for each in self.values["tiers"] if each["name"] == name)
+        beside = tier["against_original"]
+        ratios = [Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH)]
+        return Kept(name, tier["share"], tier["ffn_share"], *ratios)
+
+    def control(self, name: str, tier: str) -> Mapping[str, Any]:
+        """A control beside a tier: its ffn_share and relative_top1 among others."""
+        found: Mapping[str, Any] = next(
+            each for each in self.values["controls"] if (each["name"], each["tier"]) == (name, tier)
+        )
+        return found
+
+    def speed(self, name: str, batch: int) -> Mapping[str, float]:
+        """Tokens per second of a tier, and times the full tier's."""
+        rows = self.values["speed"]["rows"]
+        found: Mapping[str, float] = next(row for row in rows if (row["name"], row["batch"]) == (name, batch))
+        return found
+
+    def stage(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = next(each for each in self.values["stages"] if each["name"] == name)
+        return found
+
+
+_BOTH = ("top1_accuracy", "perplexity")
+
+
+@cache
+def recipe(name: str) -> RecipeResult:
+    """A folder below compress/."""
+    return RecipeResult(result(f"compress/{name}/report"))

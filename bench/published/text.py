@@ -1,0 +1,108 @@
+"""How a figure is written in Markdown, and the templates that write it: bench/published/templates/."""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from . import figures
+
+TEMPLATES = Path(__file__).parent / "templates"
+_EMPTY_LINES = re.compile(r"\n{3,}")
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def times(value: float) -> str:
+    """A ratio: x1.049."""
+    return f"x{value:.3f}" if value < 10 else f"x{value:.2f}"
+
+
+def percents(figure: figures.Figure) -> str:
+    """An interval: 96.8 to 99.4."""
+    return f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
+
+
+def ratios(figure: figures.Figure) -> str:
+    """An interval: 0.968 to 0.994."""
+    return f"{figure.low:.3f} to {figure.high:.3f}"
+
+
+def top1(found: figures.Kept) -> str:
+    """98.0 %, and the bytes read where they are not those asked for."""
+    return percent(found.top1.value) + _at(found)
+
+
+def kept(found: figures.Kept | None, interval: bool = False) -> str:
+    """98.0 % (96.8 to 99.4), x1.049 at 0.54; nothing where there is no figure."""
+    if found is None:
+        return ""
+    spread = f" ({percents(found.top1)})" if interval else ""
+    return f"{percent(found.top1.value)}{spread}, {times(found.perplexity.value)}{_at(found)}"
+
+
+def _at(found: figures.Kept) -> str:
+    read, asked = fixed(found.bytes, 2), fixed(found.share, 2)
+    return f" at {read}" if read != asked else ""
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def megabytes(value: float) -> str:
+    return f"{value / 1e6:,.0f} MB"
+
+
+def fixed(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}"
+
+
+def short(value: float) -> str:
+    """As few digits as say it: 0.002."""
+    return f"{value:g}"
+
+
+def perplexity(nats: float) -> str:
+    return f"{math.exp(min(nats, 700)):,.2f}"
+
+
+def versions(machine: Mapping[str, Any]) -> str:
+    """Python, the packages and the commit."""
+    found = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"python {machine['python']}, {found}; commit {machine['commit']}"
+
+
+def measured_on(provenance: Mapping[str, Any]) -> str:
+    """Device, torch and commit, as far as they were noted; the file has the other versions."""
+    device = [f"{provenance['device']}, {provenance['processors']} processors"] if "device" in provenance else []
+    torch = [f"torch {provenance['versions']['torch']}"] if "versions" in provenance else []
+    return ", ".join([*device, *torch, f"commit {provenance['commit']}"])
+
+
+def render(template: str, **content: object) -> str:
+    """A page of Markdown. A name that has no value is an error, and so is a figure that no file holds."""
+    return _EMPTY_LINES.sub("\n\n", _environment().get_template(f"{template}.md.j2").render(**content))
+
+
+FILTERS = (
+    percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
+)  # fmt: skip
+LOOKUPS = (figures.result, figures.curves, figures.pooled, figures.recipe)
+
+
+@cache
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    found.filters.update({each.__name__: each for each in FILTERS})
+    found.globals.update({each.__name__: each for each in LOOKUPS})
+    return found
