@@ -1,4 +1,4 @@
-"""What `moesaic inspect` shows of a model's record: the stages that made it, their settings and figures, and its tiers."""
+"""What `moesaic inspect` shows of a model's record: its tiers, and the stages that made it, with all figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -9,6 +9,7 @@ from ..models.version import VERSION
 from . import (
     bench,
     cache,
+    completion,
     compress,
     demo,
     doctor,
@@ -31,7 +32,7 @@ from .warned import show_own_warnings
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
-    recipes, cache, doctor,
+    recipes, cache, doctor, completion,
 )  # fmt: skip
 
 
