@@ -57,15 +57,46 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
     return "\n".join(lines)
 
 
-class ProgressLine:
-    """How far a long step is, on stderr: a bar that is redrawn on a terminal, a line once a while elsewhere.
+class RedrawnLine:
+    """A line at the foot of stderr where that is a terminal; what `say` says meanwhile stands above it.
 
-    Leaving the `with` block gives the terminal back. No thread redraws, since one would disturb what is measured.
+    Leaving the `with` block leaves it as it is and gives the terminal back.
+    """
+
+    def __init__(self) -> None:
+        self._on_terminal = is_terminal(sys.stderr)
+        self._live: Live | None = None
+
+    def end(self) -> None:
+        """What comes next begins below."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def _draw(self, what: "RenderableType") -> None:
+        if self._live is None:
+            self._live = _new_live()
+            self._live.start()
+        self._live.update(what, refresh=True)
+
+
+class ProgressLine(RedrawnLine):
+    """How far a long step is: a bar on a terminal, a line once a while elsewhere.
+
+    No thread redraws it, since one would disturb what is measured.
     """
 
     def __init__(self, every_seconds: float = 10.0) -> None:
-        self._live = LiveLine() if is_terminal(sys.stderr) else None
-        self._every = _REDRAW_SECONDS if self._live else every_seconds
+        super().__init__()
+        self._every = _REDRAW_SECONDS if self._on_terminal else every_seconds
         self._drawn = time.monotonic()
         self._first = self._seen = (0, 0, 0.0)  # done, of how many, when: where this step began, and where it is
 
@@ -78,21 +109,12 @@ class ProgressLine:
             return
         self._drawn = now
         left = self._left()
-        if self._live is None:
+        if not self._on_terminal:
             print(f"{what}: {done} of {total}{', ' * bool(left)}{left}", file=sys.stderr)
             return
-        self._live.show(_bar(what, done, total, left))
+        self._draw(_bar(what, done, total, left))
         if done == total:
-            self._live.end()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.end()
+            self.end()
 
     def _left(self) -> str:
         """By what went by since this step was first heard of; nothing where that is nothing yet, or all is done."""
@@ -100,44 +122,19 @@ class ProgressLine:
         return f"about {(now - began) / (done - first) * (total - done):.0f} s left" if first < done < total else ""
 
 
-class WaitingLine:
-    """What is waited for, on stderr: said once, and on a terminal with the seconds that it has taken so far."""
+class WaitingLine(RedrawnLine):
+    """What is waited for: said once, and on a terminal with the seconds that it has taken so far."""
 
     def __init__(self) -> None:
-        self._live = LiveLine() if is_terminal(sys.stderr) else None
+        super().__init__()
         self._said = ""
 
     def __call__(self, what: str, seconds: float) -> None:
-        if self._live:
-            self._live.show(f"{what}, {seconds:.0f} s")
+        if self._on_terminal:
+            self._draw(f"{what}, {seconds:.0f} s")
         elif what != self._said:
             print(what, file=sys.stderr)
         self._said = what
-
-    def end(self) -> None:
-        """What was waited for is there, or will not come."""
-        if self._live:
-            self._live.end()
-
-
-class LiveLine:
-    """The line at the foot of a terminal that is redrawn; what `say` says meanwhile stands above it."""
-
-    def __init__(self) -> None:
-        self._live: Live | None = None
-
-    def show(self, what: "RenderableType") -> None:
-        """Draws it in place of what stood there."""
-        if self._live is None:
-            self._live = _new_live()
-            self._live.start()
-        self._live.update(what, refresh=True)
-
-    def end(self) -> None:
-        """Leaves the line as it is; the next one begins below."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
 
 def _say(text: str, begin: str = "", style: str = "") -> None:
