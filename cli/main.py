@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ..models.errors import MoesaicError
+from ..models.quiet import quiet_libraries
 from ..models.version import VERSION
 from . import (
     bench,
@@ -27,8 +28,7 @@ from . import (
 )
 from .parser import Parser
 from .streams import drop_output, keep_streams
-from .terminal import say_error
-from .warned import show_own_warnings
+from .terminal import say_error, say_warning
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one sentence on stderr and status 2."""
     keep_streams()
-    show_own_warnings()
+    quiet_libraries(say_warning)
     parser = build_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()

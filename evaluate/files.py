@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ def html_image(picture: bytes, alt: str) -> str:
 
 
 def as_png(figure: Any) -> bytes:
-    """A matplotlib figure as the bytes of a file."""
+    """A matplotlib figure as the bytes of a file; letters that its font lacks are drawn as boxes."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(stream, format="png")
     return stream.getvalue()
 
 
