@@ -99,7 +99,7 @@ def _print_diagnosis(diagnosis: "Diagnosis") -> None:
     part = (
         "" if diagnosis.tokens == diagnosis.available else f" of {diagnosis.available:,}, in passages at even distances"
     )
-    print(f"run over {diagnosis.text}: {diagnosis.tokens:,} tokens{part}")
+    print(f"\nrun over {diagnosis.text}: {diagnosis.tokens:,} tokens{part}")
     rows = [
         [str(i), str(each.neurons), each.activation, f"{each.inactive:.3f}", str(len(each.dead))]
         for i, each in enumerate(diagnosis.layers)
@@ -139,6 +139,7 @@ def _print_tier(name: str, layers: Sequence["LayerUsage"]) -> None:
     print(f"experts at {name}")
     head = ["layer", "experts", "k mean", "p10", "p90", "used by min", "median", "max", "Gini", "rare"]
     print_table([*head, "recall", "captured", "perfect"], [_tier_row(i, each) for i, each in enumerate(layers)])
+    print()
     print_table(*_union_table(layers))
     for line in _rare_lines(layers):
         print(line)
