@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import ProgressLine, table
+from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
   moesaic bench --quick
@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> int:
         check_installed("the suite kernels", "bench", "pytest")
     model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
     plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
-    report = run_bench(plan, ProgressLine())
-    print(table(*rows(report)))
+    with ProgressLine() as progress:
+        report = run_bench(plan, progress)
+    print_table(*rows(report))
     for line in notes(report):
         print(line)
     if "kernels" in report:
-        print(table(*kernel_rows(report["kernels"])))
+        print_table(*kernel_rows(report["kernels"]))
     written = [args.out / "report.json"]
     if can_draw():
         draw(report, args.out / "report.png")

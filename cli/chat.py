@@ -9,6 +9,7 @@ from contextlib import suppress
 from ..engine.completion import Chunk
 from ..engine.request import FinishReason
 from ..models.errors import InvalidRequest
+from .terminal import say, say_error
 
 Messages = list[dict[str, str]]
 RESET = "/reset"
@@ -53,7 +54,7 @@ def converse(messages: Messages, ask: Callable[[Messages], Iterator[Chunk]]) -> 
             history.append({"role": "assistant", "content": _shown(ask(history))})
         except InvalidRequest as error:
             history.pop()
-            print(f"moesaic: {error}; {RESET} begins anew", file=sys.stderr)
+            say_error(f"{error}; {RESET} begins anew")
     return 0
 
 
@@ -63,7 +64,7 @@ def _lines() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no Unicode is refused with its turn
     if live:
-        print(f"A conversation: Ctrl-D ends it, {RESET} begins anew.", file=sys.stderr)
+        say(f"A conversation: Ctrl-D ends it, {RESET} begins anew.")
         with suppress(ImportError):
             import readline  # noqa: F401  # input() then edits and remembers lines
     while True:
@@ -83,5 +84,5 @@ def _shown(chunks: Iterator[Chunk]) -> str:
         text += chunk.text
     print()
     if chunk.finish_reason is FinishReason.LENGTH:
-        print("[cut off; --max-new-tokens allows more]", file=sys.stderr)
+        say("[cut off; --max-new-tokens allows more]")
     return text

@@ -1,9 +1,7 @@
-"""What the subcommands share: options of an engine, progress on stderr, tables."""
+"""What the subcommands share: options of an engine and of a generation, and how both are described."""
 
 import argparse
-import sys
-import time
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any
 
 from ..engine.completion import Usage
@@ -91,38 +89,3 @@ def describe(name: str, model: ModelDescription) -> str:
         f"{name}: {model.family}, {model.num_parameters / 1e6:.4g}M parameters in {model.weight_bytes / 1e6:.4g} MB"
         f"{stages}; {model.device} {model.dtype} {threads}; context {model.max_context}, {model.num_slots} slots"
     )
-
-
-class ProgressLine:
-    """A line on stderr that says how far a long step is: redrawn on a terminal, once a while elsewhere."""
-
-    def __init__(self, every_seconds: float = 10.0) -> None:
-        self._live = sys.stderr.isatty()
-        self._every = 0.1 if self._live else every_seconds
-        self._last = time.monotonic()
-        self._began: dict[str, float] = {}
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began = self._began.setdefault(what, now)
-        if done < total and now - self._last < self._every:
-            return
-        self._last = now
-        rest = f", about {(now - began) / done * (total - done):.0f} s left" if 0 < done < total else ""
-        if self._live:
-            print(f"\r\033[K{what}: {done} of {total}{rest}", end="\n" if done == total else "", file=sys.stderr)
-        else:
-            print(f"{what}: {done} of {total}{rest}", file=sys.stderr)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = []
-    for row in [head, *rows]:
-        cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)

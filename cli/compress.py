@@ -2,13 +2,12 @@
 
 import argparse
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.errors import SetupError
-from .common import ProgressLine, table
+from .terminal import ProgressLine, print_table, say
 
 if TYPE_CHECKING:
     from ..compress.pipeline import Compression
@@ -52,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = _recipe(args)
     groups = _checked_groups(args, recipe)
-    done = compress(args.model, args.out, recipe, ProgressLine(), args.dry_run, _announce)
+    with ProgressLine() as progress:
+        done = compress(args.model, args.out, recipe, progress, args.dry_run, _announce)
     if args.dry_run:
         _print_plan(args.recipe, done)
         _print_control_plan(args.model, done, groups)
@@ -94,7 +94,7 @@ def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
 
 def _announce(estimate: "Estimate") -> None:
     if estimate.seconds > LONG_SECONDS:
-        print(f"{estimate.stage}: about {_duration(estimate.seconds)} on this machine", file=sys.stderr)
+        say(f"{estimate.stage}: about {_duration(estimate.seconds)} on this machine")
 
 
 def _duration(seconds: float) -> str:
@@ -109,7 +109,7 @@ def _print_plan(recipe: str, done: "Compression") -> None:
         ]
         for each in done.estimates
     ]  # fmt: skip
-    print(table(["stage", "about", "bytes of weights", "of memory"], rows))
+    print_table(["stage", "about", "bytes of weights", "of memory"], rows)
     ratio = done.bytes_after / done.bytes_before
     sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes of weights ({ratio:.3f}x)"
     print(f"{recipe}: {sizes}; nothing written")
@@ -122,20 +122,19 @@ def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) 
     if groups:
         seconds = control_seconds(open_checkpoint(model), done.recipe, groups)
         rows = [[group, _duration(each)] for group, each in seconds.items()]
-        print(table(["controls", "about"], [*rows, ["together", _duration(sum(seconds.values()))]]))
+        print_table(["controls", "about"], [*rows, ["together", _duration(sum(seconds.values()))]])
 
 
 def _print_result(done: "Compression") -> None:
     if done.already_there:
         print(f"{done.out} is already the result of this recipe on this model")
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
-    print(
-        table(head, [_row("original", done.bytes_before, done.original), _row("result", done.bytes_after, done.result)])
-    )
+    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
+    print_table(head, [_row(*each) for each in ends])
     if done.tiers:
         head = ["tier", "FFN bytes", "FFN neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
         tiers = {"full": done.result, **done.tiers}
-        print(table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()]))
+        print_table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()])
     ratio = done.bytes_after / done.bytes_before
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
 
@@ -164,11 +163,12 @@ def _report(args: argparse.Namespace, done: "Compression", groups: Sequence[str]
     from ..evaluate.speed import ROUNDS
 
     rounds = ROUNDS if args.report else 0
-    report = collect(args.model, done, groups, ProgressLine(), _announce, rounds, _command(args, groups))
+    with ProgressLine() as progress:
+        report = collect(args.model, done, groups, progress, _announce, rounds, _command(args, groups))
     if groups:
-        print(table(*control_rows(report)))
+        print_table(*control_rows(report))
     if report["speed"]:
-        print(table(*speed_rows(report)))
+        print_table(*speed_rows(report))
     for line in notes(report):
         print(line)
     if args.report:

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import ProgressLine, describe_tier, table
+from .common import describe_tier
+from .terminal import ProgressLine, print_table
 
 MARK = ".moesaic-demo"
 PROMPT = "The old horse stood at the gate and"
@@ -37,15 +38,16 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     _fresh(args.out)
     model, recipe = tour.tour_model(), tour.FULL_RECIPE if args.full else tour.RECIPE
-    progress = ProgressLine(every_seconds=1.0)
     _say_model(model, recipe)
-    done = tour.compress_all(model, args.out, recipe, progress)
+    with ProgressLine(every_seconds=1.0) as progress:
+        done = tour.compress_all(model, args.out, recipe, progress)
     print("\n2. serve it over gRPC, and stream the same prompt at two tiers")
     _stream(done["all four"].out)
     print("\n3. what each tier reads, keeps and gains, beside int8 alone and static pruning")
     paths: dict[str, str | Path] = {"dense": model, **{name: each.out for name, each in done.items()}}
-    points = tour.measure_speeds(paths, tour.rows(model, done), progress)
-    print(table(*tour.as_table(points)))
+    with ProgressLine(every_seconds=1.0) as progress:
+        points = tour.measure_speeds(paths, tour.rows(model, done), progress)
+    print_table(*tour.as_table(points))
     tokens = done["all four"].original["tokens"]
     note = f"scored on {tokens:,} tokens of Black Beauty, on which nothing was calibrated; speeds are of one stream"
     print(note)

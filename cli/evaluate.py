@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import ProgressLine, add_engine_options, table
+from .common import add_engine_options
+from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..evaluate.results import Evaluation
@@ -61,9 +62,10 @@ def run(args: argparse.Namespace) -> int:
         args.limit, args.floor, args.training_text, args.tier, args.device, args.dtype, args.threads,
         args.max_context, args.engine_seed or 0,
     )  # fmt: skip
-    evaluation = measure(plan, ProgressLine())
+    with ProgressLine() as progress:
+        evaluation = measure(plan, progress)
     _print_texts(evaluation)
-    print(table(*rows(evaluation)))
+    print_table(*rows(evaluation))
     for line in notes(evaluation):
         print(line)
     if args.json:

@@ -1,11 +1,17 @@
 """`moesaic generate "prompt"`: ask a running server, streamed to the terminal."""
 
 import argparse
-import sys
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from ..engine.completion import Chunk
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_generation_options, describe_tier, settings_of
+from .terminal import WaitingLine, say
+
+if TYPE_CHECKING:
+    from ..server.client import Client
 
 EXAMPLES = """examples:
   moesaic generate "Once upon a time"
@@ -21,32 +27,50 @@ def add_parser(commands: Any) -> None:
     add_chat_options(parser)
     parser.add_argument("--address", default="localhost:50051", help="default: %(default)s")
     parser.add_argument("--model", default="", help="a name from the server; not needed when it serves one model")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after this long")
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="give up after this long, loading of the model included"
+    )
     add_generation_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Streams the answer to stdout, then a line about it to stderr."""
-    from ..server.client import Client, Stream
+    from ..server.client import Client
 
     check_chat_options(args)
-    settings: Any = {**settings_of(args), "model": args.model, "timeout": args.timeout}
-    with Client(args.address) as client:
-
-        def ask(messages: Messages) -> Stream:
-            return client.stream_chat(messages, **settings)
-
+    with Client(args.address) as client, WaitingLine() as waiting:
+        ask = partial(_answer, client, args, waiting)
         if args.prompt is None:
             return converse(first_messages(args), ask)
-        for chunk in ask(first_messages(args)) if args.chat else client.stream(args.prompt, **settings):
+        for chunk in ask(first_messages(args) if args.chat else args.prompt):
             print(chunk.text, end="", flush=True)
     print()
     if chunk.usage and chunk.finish_reason:
         usage = chunk.usage
-        print(
+        say(
             f"[{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens, "
-            f"ended by {chunk.finish_reason.value}; {describe_tier(usage)}]",
-            file=sys.stderr,
+            f"ended by {chunk.finish_reason.value}; {describe_tier(usage)}]"
         )
     return 0
+
+
+def _answer(
+    client: "Client", args: argparse.Namespace, waiting: WaitingLine, prompt: str | Messages
+) -> Iterator[Chunk]:
+    """The chunks of an answer; says that it waits while the model loads."""
+    from ..server.patience import when_loaded
+
+    settings: Any = {**settings_of(args), "model": args.model}
+
+    def send(timeout: float | None) -> Iterator[Chunk]:
+        if isinstance(prompt, str):
+            return client.stream(prompt, timeout=timeout, **settings)
+        return client.stream_chat(prompt, timeout=timeout, **settings)
+
+    def tell(model: str, seconds: float) -> None:
+        waiting(f"waiting for {client.address} to load {model}", seconds)
+
+    for chunk in when_loaded(client, send, args.model, args.timeout, tell):
+        waiting.end()
+        yield chunk

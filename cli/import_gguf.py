@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ..models.intake.registry import DTYPES
-from .common import ProgressLine
+from .terminal import ProgressLine
 
 EXAMPLES = """example:
   moesaic import SmolLM2-135M-Instruct.Q4_1.gguf smollm2 --dtype float16
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from ..models.checkpoint import open_checkpoint
     from ..models.intake.gguf_model import import_gguf
 
-    made = open_checkpoint(import_gguf(args.file, args.out, args.dtype, ProgressLine()))
+    with ProgressLine() as progress:
+        made = open_checkpoint(import_gguf(args.file, args.out, args.dtype, progress))
     layers = len(made.spec.layers)
     print(f"{made.path}: {made.spec.family}, {layers} layers, {made.weight_bytes:,} bytes of weights in {args.dtype}")
     return 0

@@ -7,7 +7,8 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .common import ProgressLine, table
+from .inspect_record import print_record
+from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -50,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from .inspect_text import look, print_findings
 
     checkpoint = open_checkpoint(args.path)
-    found = look(checkpoint, args, ProgressLine())
+    with ProgressLine() as progress:
+        found = look(checkpoint, args, progress)
     if args.json:
         print(json.dumps(_as_json(checkpoint) | found.to_json(), indent=2))
         return 0
@@ -69,37 +71,39 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
         f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
         f"context {spec.max_context}, {position} positions, {'tied' if spec.tied_head else 'untied'} head"
     )
-    by_dtype = Counter[str]()
-    for entry in checkpoint.entries.values():
-        by_dtype[entry.dtype] += entry.num_bytes
-    dtypes = ", ".join(f"{name} {count:,}" for name, count in by_dtype.most_common())
+    dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
-    print(
-        table(
-            ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"],
-            _rows(checkpoint),
-        )
-    )
-    _print_tiers(checkpoint)
+    print()
+    print_table(*_layer_table(checkpoint))
     if experts:
-        print(table(*_expert_rows(checkpoint)))
-    for stage in checkpoint.record.stages:
-        print(f"stage {stage.name}: {json.dumps(dict(stage.settings))}, seed {stage.seed}")
-        for name, figures in stage.measured.items():
-            print(f"  {name}: {json.dumps(figures)}")
+        print()
+        print_table(*_expert_table(checkpoint))
+    print_record(checkpoint.record)
 
 
-def _print_tiers(checkpoint: "Checkpoint") -> None:
-    """A line a tier: what it was set to, and what calibration saw."""
-    for tier in checkpoint.record.tiers:
-        seen = tier.calibrated
-        print(
-            f"tier {tier.name}: {seen['bytes_share']:.3f} of the FFN's bytes a token (set to {tier.share}), "
-            f"{seen['neurons_share']:.3f} of its neurons, on {seen['tokens']:,} tokens of calibration"
-        )
+def _bytes_by_dtype(checkpoint: "Checkpoint") -> dict[str, int]:
+    counts = Counter[str]()
+    for entry in checkpoint.entries.values():
+        counts[entry.dtype] += entry.num_bytes
+    return dict(counts.most_common())
 
 
-def _expert_rows(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
+def _layer_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
+    """A row for neighbouring layers of one shape."""
+    rows, first = [], 0
+    for layer, group in groupby(checkpoint.spec.layers):
+        last = first + len(list(group)) - 1
+        a, f = layer.attention, layer.ffn
+        formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
+        rows.append([
+            f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
+            f"{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
+        ])  # fmt: skip
+        first = last + 1
+    return ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"], rows
+
+
+def _expert_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
     """A row a layer: its experts, and the share of them that is computed at each tier."""
     tiers = checkpoint.record.tiers
     rows = []
@@ -115,24 +119,15 @@ def _expert_rows(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
     return ["layer", "neurons", "experts", "router", *(f"active at {tier.name}" for tier in tiers)], rows
 
 
-def _rows(checkpoint: "Checkpoint") -> list[list[str]]:
-    rows, first = [], 0
-    for layer, group in groupby(checkpoint.spec.layers):
-        last = first + len(list(group)) - 1
-        a, f = layer.attention, layer.ffn
-        formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
-        rows.append([
-            f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
-            f"{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
-        ])  # fmt: skip
-        first = last + 1
-    return rows
-
-
 def _as_json(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """Every figure that the tables show, and what stands behind them."""
+    spec, record = checkpoint.spec, checkpoint.record
     return {
         "path": str(checkpoint.path),
         "weight_bytes": checkpoint.weight_bytes,
-        "spec": dataclasses.asdict(checkpoint.spec),
-        "stages": [dataclasses.asdict(stage) for stage in checkpoint.record.stages],
+        "bytes_by_dtype": _bytes_by_dtype(checkpoint),
+        "spec": dataclasses.asdict(spec),
+        "num_experts": [layer.ffn.experts.count(layer.ffn.width) for layer in spec.layers],
+        "stages": [dataclasses.asdict(stage) for stage in record.stages],
+        "tiers": [dataclasses.asdict(tier) for tier in record.tiers],
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from .common import ProgressLine, table
+from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..compress.diagnose.diagnosis import Diagnosis
@@ -99,12 +99,12 @@ def _print_diagnosis(diagnosis: "Diagnosis") -> None:
     part = (
         "" if diagnosis.tokens == diagnosis.available else f" of {diagnosis.available:,}, in passages at even distances"
     )
-    print(f"run over {diagnosis.text}: {diagnosis.tokens:,} tokens{part}")
+    print(f"\nrun over {diagnosis.text}: {diagnosis.tokens:,} tokens{part}")
     rows = [
         [str(i), str(each.neurons), each.activation, f"{each.inactive:.3f}", str(len(each.dead))]
         for i, each in enumerate(diagnosis.layers)
     ]
-    print(table(["layer", "neurons", "activation", "inactive", "dead"], rows))
+    print_table(["layer", "neurons", "activation", "inactive", "dead"], rows)
     for line in _activity_notes(diagnosis):
         print(line)
     for name, layers in diagnosis.tiers.items():
@@ -138,8 +138,9 @@ def _tier_notes() -> Iterator[str]:
 def _print_tier(name: str, layers: Sequence["LayerUsage"]) -> None:
     print(f"experts at {name}")
     head = ["layer", "experts", "k mean", "p10", "p90", "used by min", "median", "max", "Gini", "rare"]
-    print(table([*head, "recall", "captured", "perfect"], [_tier_row(i, each) for i, each in enumerate(layers)]))
-    print(table(*_union_table(layers)))
+    print_table([*head, "recall", "captured", "perfect"], [_tier_row(i, each) for i, each in enumerate(layers)])
+    print()
+    print_table(*_union_table(layers))
     for line in _rare_lines(layers):
         print(line)
 

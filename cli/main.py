@@ -2,16 +2,15 @@
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from ..models.errors import MoesaicError
-from ..models.suggestion import suggestion
+from ..models.quiet import quiet_libraries
 from ..models.version import VERSION
 from . import (
     bench,
     cache,
+    completion,
     compress,
     demo,
     doctor,
@@ -27,38 +26,19 @@ from . import (
     run,
     serve,
 )
+from .parser import Parser
 from .streams import drop_output, keep_streams
+from .terminal import say_error, say_warning
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
-    recipes, cache, doctor,
+    recipes, cache, doctor, completion,
 )  # fmt: skip
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses abbreviations, which a new option would change the meaning of, and says what was probably meant.
-
-    Also takes an optional prompt that stands behind an option, as in `run PATH --chat PROMPT`.
-    """
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **settings})
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            known = suggestion(str(value), [str(choice) for choice in action.choices])
-            raise argparse.ArgumentError(action, f"there is no {value!r}; {known}")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, rest = super().parse_known_args(args, namespace)
-        if len(rest) == 1 and getattr(found, "prompt", "") is None and not rest[0].startswith("-"):
-            found.prompt = rest.pop()
-        return found, rest
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, with help."""
-    parser = _Parser(
+    parser = Parser(
         prog="moesaic", description="Compress a Transformer, serve it over gRPC, see what it kept and gained."
     )
     parser.add_argument("--version", action="version", version=f"moesaic {VERSION}")
@@ -71,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one sentence on stderr and status 2."""
     keep_streams()
-    warnings.formatwarning = lambda message, *_, **__: f"moesaic: warning: {message}\n"
+    quiet_libraries(say_warning)
     parser = build_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()
@@ -81,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = args.run(args)
         sys.stdout.flush()
     except MoesaicError as error:
-        print(f"moesaic: error: {error}", file=sys.stderr)
+        say_error(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
     except OSError as error:
         drop_output()
         where = f" ({error.filename})" if error.filename else ""
-        print(f"moesaic: error: {error.strerror or error}{where}", file=sys.stderr)
+        say_error(f"{error.strerror or error}{where}")
         return 2
     return status
 

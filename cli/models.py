@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from ..models.intake.registry import DTYPES
-from .common import ProgressLine, table
+from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
   moesaic models get smollm2
@@ -41,7 +41,7 @@ def run_list(args: argparse.Namespace) -> int:
         ]
         for source in SOURCES.values()
     ]  # fmt: skip
-    print(table(["model", "parameters", "family", "runs", "licence", "at hand"], rows))
+    print_table(["model", "parameters", "family", "runs", "licence", "at hand"], rows)
     for source in SOURCES.values():
         later = "" if source.family in FAMILIES else f"; can be had, and runs once the family {source.family} does"
         print(f"{source.name}: {source.what}{later}")
@@ -52,5 +52,7 @@ def run_get(args: argparse.Namespace) -> int:
     """Fetches unless it is there, and says where it is."""
     from ..models.intake.get import get_model
 
-    print(get_model(args.name, args.dtype, ProgressLine()))
+    with ProgressLine() as progress:
+        found = get_model(args.name, args.dtype, progress)
+    print(found)
     return 0

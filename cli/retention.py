@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import ProgressLine, table
+from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
   moesaic retention stories260k --text held_out.txt --out out/curves --full
@@ -51,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
         args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
-    curves = as_json(draw_curves(plan, ProgressLine()))
+    with ProgressLine() as progress:
+        curves = as_json(draw_curves(plan, progress))
     for share in shares_of(curves):
         print(f"{share:.0%} of the FFN's int8 bytes")
-        print(table(*rows(curves, share)))
+        print_table(*rows(curves, share))
     for line in notes(curves):
         print(line)
     print("written: " + ", ".join(map(str, write_curves(curves, args.out))))

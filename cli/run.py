@@ -1,13 +1,13 @@
 """`moesaic run PATH "prompt"`: continue a prompt offline, streamed to the terminal."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from ..engine.completion import Chunk
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_engine_options, add_generation_options, describe, describe_tier, engine_options, settings_of
+from .terminal import say
 
 EXAMPLES = """examples:
   moesaic run stories260k "Once upon a time" --max-new-tokens 60
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_chat_options(args)
     llm = LLM(args.path, engine_options(args, num_slots=1))
-    print(describe(args.path, llm.description), file=sys.stderr)
+    say(describe(args.path, llm.description))
     settings = settings_of(args)
 
     def ask(messages: Messages) -> Iterator[Chunk]:
@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
         rate = (
             f", {(made - 1) / timing.decode_seconds:.4g} tokens/s after" if made > 1 and timing.decode_seconds else ""
         )
-        print(
+        say(
             f"[{chunk.usage.prompt_tokens} prompt + {made} new tokens, ended by {chunk.finish_reason.value}; "
-            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}; {describe_tier(chunk.usage)}]",
-            file=sys.stderr,
+            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}; {describe_tier(chunk.usage)}]"
         )
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..engine.options import EngineOptions
 from .common import add_engine_options, engine_options
+from .terminal import say_error
 
 EXAMPLES = """examples:
   moesaic serve stories260k
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
             engine=_engine_options(args, base.engine),
             log_requests=args.log_requests or base.log_requests,
             **given,
-        )
+        ),
+        complain=say_error,
     )
 
 

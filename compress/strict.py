@@ -1,11 +1,12 @@
 """Settings from outside, where an unknown key is a mistake and is told with what was probably meant."""
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..models.errors import RecipeError
-from ..models.suggestion import suggestion
+from ..models.suggestion import likely, suggestion
 
 
 class Strict(BaseModel):
@@ -29,5 +30,7 @@ def as_recipe_error(error: ValidationError, where: str) -> RecipeError:
     for detail in error.errors(include_url=False):
         path = ".".join(str(part) for part in detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "literal_error":
+            message += likely(str(detail["input"]), re.findall("'(.*?)'", detail["ctx"]["expected"]))
         lines.append(f"{path}: {message}" if path else message)
     return RecipeError(f"{where}: " + "; ".join(lines))

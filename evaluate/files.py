@@ -1,6 +1,7 @@
 """What reports share: checks before any work, and pictures as bytes."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def check_can_report(asked: str, folder: Path) -> None:
 
 
 def as_png(figure: Any) -> bytes:
-    """A matplotlib figure as the bytes of a file."""
+    """A matplotlib figure as the bytes of a file; letters that its font lacks are drawn as boxes."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(stream, format="png")
     return stream.getvalue()

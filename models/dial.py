@@ -8,6 +8,7 @@ from itertools import pairwise
 from .errors import InvalidRequest, Unsupported, Violation
 from .record import TierRecord
 from .spec import FULL
+from .suggestion import likely
 
 _JUST_BEYOND = 1e-6  # the full tier
 
@@ -79,7 +80,9 @@ class Dial:
     def _index(self, tier: str) -> int:
         if tier not in self.names:
             known = ", ".join(self.names)
-            raise Unsupported(f"tier {ascii(tier[:64])} is not among this model's tiers: {known}")
+            raise Unsupported(
+                f"tier {ascii(tier[:64])} is not among this model's tiers: {known}{likely(tier[:64], self.names)}"
+            )
         return self.names.index(tier)
 
     def _between(self, share: float, prefix: str) -> float:

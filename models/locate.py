@@ -8,6 +8,7 @@ from pathlib import Path
 from ..kernels.cache import cache_folder
 from .errors import CheckpointError
 from .intake.registry import SOURCES, Source
+from .suggestion import meant
 
 EMBEDDED = Path(__file__).parent / "embedded"
 DEFAULT_MODEL = "stories260k"
@@ -37,9 +38,17 @@ def locate(name_or_path: str | Path) -> Path:
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return _in_hub_cache(text)
     raise CheckpointError(
-        f"there is no model directory {text!r}; models at hand: {', '.join(short_names())}; "
-        "more can be fetched: moesaic models list"
+        f"there is no model directory {text!r}; "
+        + (_meant(text) or f"models at hand: {', '.join(short_names())}; more can be fetched: moesaic models list")
     )
+
+
+def _meant(text: str, likeness: float = 0.6) -> str:
+    """The short name that the last part of a path is like, with the way to it; or nothing."""
+    name = meant(Path(text).name, {*short_names(), *SOURCES}, likeness)
+    if name is None:
+        return ""
+    return f"did you mean {name!r}?" + ("" if by_short_name(name) else f" {_not_at_hand(SOURCES[name])}")
 
 
 def _not_at_hand(source: Source) -> CheckpointError:
@@ -72,12 +81,13 @@ def _in_hub_cache(name: str) -> Path:
 
     unset = " with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else ""
     fetch = f"fetch it{unset} with: hf download {name}"
+    fetch_or_other = f"{other} Else {fetch}" if (other := _meant(name, likeness=0.8)) else fetch
     try:
         snapshot = Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         raise CheckpointError(
             f"there is no directory {name!r}, and no model of this name in the local Hugging Face cache "
-            f"({constants.HF_HUB_CACHE}); {fetch}"
+            f"({constants.HF_HUB_CACHE}); {fetch_or_other}"
         ) from None
     if missing := _missing(snapshot):
         raise CheckpointError(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from ..engine.request import Limits
 from ..engine.settings import Terms
 from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable, Violation
+from ..models.suggestion import likely
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .admission import Admission
@@ -89,7 +90,8 @@ class Catalog:
             raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
         if name not in self.models:
             short = name[:64]
-            raise NotFound(f"no model {ascii(short)} is served here; there is: {self._names()}", short)
+            meant = likely(short, self.models)
+            raise NotFound(f"no model {ascii(short)} is served here; there is: {self._names()}{meant}", short)
         return self.models[name]
 
     @contextmanager

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import grpc
@@ -42,22 +42,26 @@ CHANNEL_OPTIONS = (
 )
 
 
-def serve(options: ServeOptions, worker: Sequence[str] = WORKER) -> int:
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"moesaic: error: {sentence}\n")
+
+
+def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Callable[[str], None] = _complain) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code.
 
     0 after a drain; 1 when every engine ended and could not be started again; 2 when the server cannot
-    start, with one sentence on stderr. `worker` is the command of an engine process.
+    start, with one sentence for `complain`. `worker` is the command of an engine process.
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         check(options)
-        return asyncio.run(_serve(options, worker))
+        return asyncio.run(_serve(options, worker, complain))
     except SetupError as error:
-        sys.stderr.write(f"moesaic: {error}\n")
+        complain(str(error))
         return 2
 
 
-async def _serve(options: ServeOptions, worker: Sequence[str]) -> int:
+async def _serve(options: ServeOptions, worker: Sequence[str], complain: Callable[[str], None]) -> int:
     stop, now = _signals()
     changed = asyncio.Event()
     host = loopback(options.host)
@@ -77,7 +81,7 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> int:
         await _first(reporting, stop.wait())
         if not stop.is_set():
             reporting.result()
-            sys.stderr.write("moesaic: no engine could be started again; the log above says why\n")
+            complain("no engine could be started again; the log above says why")
             return 1
         await _drain(catalog, health, options.drain_seconds, now)
         return 0

@@ -18,6 +18,7 @@ from ..engine.options import EngineOptions
 from ..engine.request import FinishReason, Request, Stopping
 from ..engine.sampling import Sampling
 from ..models.errors import MoesaicError, SetupError
+from ..models.quiet import quiet_libraries
 from ..proto import engine_pb2 as pb
 from .frames import FrameBuffer, frame
 from .messages import ready_message, request_of, step_message
@@ -107,8 +108,13 @@ def _end_with(connection: socket.socket) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _warn(text: str) -> None:
+    sys.stderr.write(f"moesaic: warning: {text}\n")
+
+
 def main() -> int:
     """The entry of the process; arguments as in the docstring of this file."""
+    quiet_libraries(_warn)
     descriptor, path, options_json = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)

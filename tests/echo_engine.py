@@ -84,6 +84,8 @@ def build(path: str, options: EngineOptions) -> Any:
         raise CheckpointError("config.json names 6 layers and the weights hold 5")
     if options.device == "slow":
         time.sleep(60)
+    while options.device == "gated" and not Path(options.dtype or "").exists():
+        time.sleep(0.01)
     if options.device == "dead":
         raise MemoryError
     if options.device == "once":

@@ -75,7 +75,7 @@ def test_a_server_refuses_it_before_any_process_is_started(
     if (name, value) == ("max_context", 10**9):
         return  # what the model holds is known when it is opened
     assert serve.serve(ServeOptions(models=(("a", "stories260k"),), **given), worker=("/nothing/here",)) == 2
-    assert f"moesaic: {name} is {value}, it must be " in capsys.readouterr().err
+    assert f"moesaic: error: {name} is {value}, it must be " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "value"), wrong([*ENGINE, *SERVER]))
@@ -99,7 +99,7 @@ def test_the_command_refuses_it_in_one_line(name: str, value: Any, capsys: pytes
     except SystemExit as end:  # what is no number at all argparse refuses
         assert end.code == 2
     shown = capsys.readouterr().err
-    assert flag.partition("=")[0] in shown or f"moesaic: {name} is " in shown
+    assert flag.partition("=")[0] in shown or f"moesaic: error: {name} is " in shown
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 1.5, True])
@@ -149,7 +149,7 @@ def test_what_is_typed_wins_over_the_file_a_zero_too(
 ) -> None:
     (tmp_path / "serve.yaml").write_text("models: {a: stories260k}\nengine: {seed: 5, num_slots: 3}\n")
     taken: list[ServeOptions] = []
-    monkeypatch.setattr(serve, "serve", taken.append)
+    monkeypatch.setattr(serve, "serve", lambda options, **_: taken.append(options))
     main(["serve", "--config", str(tmp_path / "serve.yaml"), *words])
     assert taken[0].engine == EngineOptions(seed=seed, num_slots=3)
 

@@ -66,6 +66,11 @@ def test_usage_tells_tier_and_shares_on_the_wire(address: str) -> None:
     assert [usage[tier].tier_used for tier in TIERS] == list(TIERS) and plain.ffn_bytes_share is None
 
 
+def test_a_tier_that_is_nearly_right_is_answered_with_the_right_one(address: str) -> None:
+    with Client(address) as client, pytest.raises(Unsupported, match="full, high, low; did you mean 'high'"):
+        client.generate("One day", model="moe", tier="hihg")
+
+
 def test_a_stream_that_a_stop_string_ends_still_tells_its_shares(address: str) -> None:
     with Client(address) as client:
         *_, last = client.stream(

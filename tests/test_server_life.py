@@ -152,7 +152,7 @@ def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("broken", "moesaic: config.json names 6 layers and the weights hold 5\n"),
+        ("broken", "moesaic: error: config.json names 6 layers and the weights hold 5\n"),
         ("dead", "the engine of model echo ended with code 1 while it was loading; the log says why\n"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[st
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert serve(ServeOptions(models=(("a", "stories260k"),), port=port)) == 2
-    words = f"moesaic: 127.0.0.1:{port} is taken by another program; stop it, or choose another port with --port"
+    words = f"moesaic: error: 127.0.0.1:{port} is taken by another program; stop it, or choose another port with --port"
     assert words in capsys.readouterr().err
 
 

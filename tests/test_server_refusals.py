@@ -163,6 +163,8 @@ def test_an_unknown_model(client: Client) -> None:
     with pytest.raises(NotFound, match="no model 'llama' is served here; there is: echo") as caught:
         client.generate("x", model="llama")
     assert caught.value.name == "llama"
+    with pytest.raises(NotFound, match="did you mean 'echo'"):
+        client.generate("x", model="ehco")
     with pytest.raises(NotFound):
         client.model("llama")
 

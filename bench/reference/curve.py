@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...compress.schedule import learning_rate
+from ...evaluate.files import as_png
 from .description import Description
 from .state import RunState
 
@@ -56,7 +57,7 @@ def write_curve(folder: Path, progress: RunState, description: Description, name
     panel.set(xlabel="million tokens", ylabel="nats per token", title=name)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False)
-    figure.savefig(folder / "curve.png", format="png")
+    (folder / "curve.png").write_bytes(as_png(figure))
 
 
 def schedule_of(description: Description, progress: RunState) -> dict[str, float]:

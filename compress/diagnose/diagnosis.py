@@ -19,7 +19,7 @@ from ..moefy.norms import tile_norms
 from ..walk import Visit, walk
 from .activity import ActivityCount, LayerActivity
 from .passages import Passages
-from .usage import LayerUsage, UsageCount
+from .usage import LayerUsage, UsageCount, mean_unions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,14 @@ class Diagnosis:
     tiers: dict[str, tuple[LayerUsage, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, every tile's usage too."""
+        """All of it, every tile's usage too, and by consecutive tokens the means of the layers' unions."""
         values = asdict(self)
+        values["unions"] = {
+            name: {
+                size: {"together": real, "by_chance": chance} for size, (real, chance) in mean_unions(layers).items()
+            }
+            for name, layers in self.tiers.items()
+        }
         for name, layers in self.tiers.items():
             for value, layer in zip(values["tiers"][name], layers, strict=True):
                 summary = {"min": min(layer.usage), "median": median(layer.usage), "max": max(layer.usage)}

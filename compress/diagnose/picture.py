@@ -1,9 +1,9 @@
 """A diagnosis as one picture: sparsity, use, active share, union and recall, over the layers."""
 
-import io
 from statistics import median
 from typing import Any
 
+from ...evaluate.files import as_png
 from .diagnosis import Diagnosis
 from .usage import LayerUsage, mean_unions
 
@@ -25,9 +25,7 @@ def draw(diagnosis: Diagnosis, title: str) -> bytes:
         if panel.get_legend_handles_labels()[1]:
             panel.legend(frameon=False, fontsize=8)
     figure.suptitle(f"{title}, on {diagnosis.tokens:,} tokens of {diagnosis.text}", fontsize=11)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(figure)
 
 
 def _activity(panel: Any, diagnosis: Diagnosis) -> None:

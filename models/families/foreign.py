@@ -8,8 +8,9 @@ with such a key was made for that function; and what is a name of a key that is 
 """
 
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import Any
+
+from ..suggestion import meant
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {  # the values at which each of them changes nothing; null is one of all
     # which keys a query sees
@@ -46,7 +47,4 @@ def is_foreign(key: str, values: Mapping[str, Any]) -> bool:
 
 def meant_by(key: str, unset: Collection[str]) -> str | None:
     """The key of `unset`, those that are read and not there, which this one is another spelling of; or None."""
-    if _ALIASES.get(key) in unset:
-        return _ALIASES[key]
-    close = get_close_matches(key, sorted(unset), n=1, cutoff=0.9)
-    return close[0] if close else None
+    return _ALIASES[key] if _ALIASES.get(key) in unset else meant(key, unset, likeness=0.9)
