@@ -10,8 +10,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
+
+from patience import PATIENCE_SECONDS, eventually
 
 from moesaic.engine.options import EngineOptions, ModelDescription
 from moesaic.engine.request import FinishReason, Limits, Load, Request, Row, Timing
@@ -19,10 +22,12 @@ from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError
 from moesaic.server import worker
 
-CRASH, FAIL, HANG = 501, 502, 503  # the process ends; this request fails; a step takes a second
+CRASH, FAIL = 501, 502  # the process ends; this request fails
+HOLD, STALL = 503, 504  # while the file HELD is there, this request makes no more tokens; its step does not end
 SECRET = "the weather in Reykjavik"  # what FAIL says, and no client may hear
 VOCABULARY, CONTEXT = 512, 512
-STEP_SECONDS = "ECHO_STEP_SECONDS"  # environment variable
+HELD = "ECHO_HELD"  # environment variable, the file's name; no engine starts while it is there
+STEP_SECONDS = 0.001
 
 
 @dataclass
@@ -30,7 +35,7 @@ class Echo:
     """`num_slots` requests at a time, one token each per step."""
 
     num_slots: int
-    step_seconds: float
+    gate: Path
 
     def __post_init__(self) -> None:
         self.requests: dict[int, tuple[Request, int]] = {}
@@ -51,8 +56,13 @@ class Echo:
         self.requests.pop(key, None)
 
     def step(self) -> list[Row]:
-        time.sleep(self.step_seconds)
-        return [self.advance(key) for key in list(self.requests)[: self.num_slots]]
+        time.sleep(STEP_SECONDS)
+        running = list(self.requests)[: self.num_slots]
+        return [self.advance(key) for key in running if not self.is_held(key)]
+
+    def is_held(self, key: int) -> bool:
+        request, made = self.requests[key]
+        return request.prompt_ids[0] == HOLD and made == 3 and self.gate.exists()
 
     def advance(self, key: int) -> Row:
         request, made = self.requests[key]
@@ -61,8 +71,8 @@ class Echo:
         self.requests[key] = (request, made + 1)
         if misbehave == CRASH:
             os._exit(3)
-        if misbehave == HANG:
-            time.sleep(1.0)
+        if misbehave == STALL:
+            eventually(lambda: not self.gate.exists())
         if misbehave == FAIL:
             return self.finished(key, (), FinishReason.FAILED, error=SECRET)
         if token in request.stopping.stop_token_ids:
@@ -82,15 +92,17 @@ def build(path: str, options: EngineOptions) -> Any:
     """What worker.run needs of a BuiltEngine. `device` picks how it goes wrong; the description's tells the process."""
     if options.device == "broken":
         raise CheckpointError("config.json names 6 layers and the weights hold 5")
-    if options.device == "slow":
-        time.sleep(60)
+    if options.device == "endless":
+        Event().wait(PATIENCE_SECONDS)
     while options.device == "gated" and not Path(options.dtype or "").exists():
         time.sleep(0.01)
     if options.device == "dead":
         raise MemoryError
     if options.device == "once":
         Path(options.dtype or "").touch(exist_ok=False)
-    engine = Echo(options.num_slots, float(os.environ.get(STEP_SECONDS, "0.001")))
+    gate = Path(os.environ.get(HELD, "/nowhere"))
+    eventually(lambda: not gate.exists())
+    engine = Echo(options.num_slots, gate)
     description = ModelDescription(
         "echo", 1000, 2000, VOCABULARY, CONTEXT, ("quantize",), Dial(), f"{os.getpid()}", "float32", 1, 8
     )

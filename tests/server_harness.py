@@ -1,4 +1,4 @@
-"""A real server process on a port of its own; its engine processes echo, or with real=True run the model.
+"""A real server process on a port of its own, whose engine processes echo.
 
 python tests/server_harness.py OPTIONS_JSON
 """
@@ -8,24 +8,26 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from types import TracebackType
 from typing import Any, Self
 
-from echo_engine import STEP_SECONDS
+from echo_engine import HELD
+from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
+from moesaic.server import engine_process, serve
 from moesaic.server.client import Client
-from moesaic.server.engine_process import WORKER
 from moesaic.server.options import ServeOptions
-from moesaic.server.serve import serve
 
-PATIENCE_SECONDS = 20.0
+PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
 
 
 class Server:
@@ -34,17 +36,18 @@ class Server:
     def __init__(
         self, *, names: tuple[str, ...] = ("echo",), engine: EngineOptions | None = None, **options: Any
     ) -> None:
-        step_seconds = options.pop("step_seconds", 0.001)
         path = str(options.pop("path", "stories260k"))
         models = [(name, path) for name in names]
-        values = {"models": models, "port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **options}
+        settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
         self._log = tempfile.TemporaryFile("w+")
+        self._folder = tempfile.TemporaryDirectory()
+        self._gate = Path(self._folder.name) / "held"
         self.process = subprocess.Popen(
-            [sys.executable, __file__, json.dumps(values)],
+            [sys.executable, __file__, json.dumps({"models": models, **settings})],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, STEP_SECONDS: str(step_seconds)},
+            env={**os.environ, HELD: str(self._gate)},
         )
         self.printed = ""
         self.address = ""
@@ -56,11 +59,25 @@ class Server:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Reads what is printed up to a line that holds the pattern."""
-        for line in self.process.stdout or ():
-            self.printed += line
-            if found := re.search(pattern, line):
-                return found
+        hung = Timer(PATIENCE_SECONDS, self.process.kill)
+        hung.start()
+        try:
+            for line in self.process.stdout or ():
+                self.printed += line
+                if found := re.search(pattern, line):
+                    return found
+        finally:
+            hung.cancel()
         raise AssertionError(f"{pattern!r} was never printed; log:\n{self.log}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile no engine starts, and a request that begins with HOLD or STALL stays at its third token."""
+        self._gate.touch()
+        try:
+            yield
+        finally:
+            self._gate.unlink()
 
     def client(self) -> Client:
         return Client(self.address)
@@ -83,28 +100,25 @@ class Server:
         if self.process.stdout:
             self.process.stdout.close()
         self._log.close()
+        self._folder.cleanup()
 
 
-def eventually(holds: Callable[[], bool]) -> None:
-    """Waits until it holds; fails when it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
-def alive(process_id: int) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
-    try:
-        return Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def all_free(client: Client) -> bool:
+    """Whether the only model's engine holds no request."""
+    load = client.model().load
+    return load is not None and load.free_slots == load.num_slots and not load.waiting
 
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
+    engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
-    worker = WORKER if given.pop("real", False) else echo
-    sys.exit(serve(ServeOptions(**given), worker))
+    sys.exit(serve.serve(ServeOptions(**given), echo))

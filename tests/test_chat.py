@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import transformers
 from chat_forms import CHATML, CONTROL, FORMS, LLAMA_2, write_tokenizer
-from server_harness import alive, eventually
+from patience import PATIENCE_SECONDS, alive, eventually
 
 from moesaic.models.chat import ChatTemplate, Message, message_violations, messages_of
 from moesaic.models.chat_renderer import Refused, Renderer, RenderLimits
@@ -195,7 +195,7 @@ def test_what_a_template_refuses_is_told_in_its_words(tmp_path: Path) -> None:
 
 # --- hostile templates ---------------------------------------------------------------------------------------------
 
-LIMITS = RenderLimits(characters=10_000, cpu_seconds=0.2, memory_bytes=128 << 20)
+LIMITS = RenderLimits(characters=10_000, cpu_seconds=0.2, memory_bytes=128 << 20, seconds=PATIENCE_SECONDS)
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 HOSTILE = {
     "{{ ''.__class__.__mro__ }}": "access to attribute '__class__'",
@@ -238,8 +238,8 @@ def test_a_template_that_was_stopped_answers_the_next_one() -> None:
 
 
 def test_the_clock_on_the_wall_ends_a_template_too() -> None:
-    renderer = Renderer(LOOP, {}, RenderLimits(cpu_seconds=600.0, seconds=0.3))
-    with pytest.raises(Unsupported, match=r"did not answer within 0\.3 s"):
+    renderer = Renderer(LOOP, {}, RenderLimits(cpu_seconds=600.0, seconds=0.1))
+    with pytest.raises(Unsupported, match=r"did not answer within 0\.1 s"):
         renderer.render([])
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from builders import llama
+from patience import PATIENCE_SECONDS
 
 from moesaic.cli.common import byte_count
 from moesaic.cli.main import SUBCOMMANDS, build_parser, main
@@ -197,13 +198,13 @@ def test_text_that_standard_output_cannot_hold_is_replaced(model: Path) -> None:
     folder = model.rename(model.parent / "日本")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "moesaic.cli.main", "inspect", str(folder)]
-    done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0 and b"/??\n" in done.stdout
 
 
 def test_output_that_nobody_reads_is_no_crash() -> None:
     command = f"{sys.executable} -m moesaic.cli.main run stories260k hi --max-new-tokens 300 | head -c 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=PATIENCE_SECONDS)
     assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
 
 
@@ -216,7 +217,7 @@ def test_ctrl_c_ends_quietly_and_leaves_nothing(tmp_path: Path) -> None:
     signal.signal(signal.SIGINT, before)
     assert child.stderr and b"scoring" in child.stderr.readline()
     child.send_signal(signal.SIGINT)
-    _, text = child.communicate(timeout=30)
+    _, text = child.communicate(timeout=PATIENCE_SECONDS)
     assert child.returncode == 130 and b"Traceback" not in text
     assert [file.name for file in tmp_path.iterdir()] == ["slow.yaml"]
 

@@ -1,19 +1,18 @@
 """The client where there is no server, or one that is not ours."""
 
-import socket
-import time
-
 import pytest
-from server_harness import Server
+from echo_engine import HOLD
+from patience import PATIENCE_SECONDS, FakeClock, eventually
+from server_harness import Server, all_free, free_port
 
 from moesaic.models.errors import AddressError, NotFound, Unavailable
+from moesaic.server import client as module
 from moesaic.server.client import Client
 
 
 @pytest.fixture
 def nobody() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_nobody_there_says_how_to_start_a_server(nobody: str) -> None:
@@ -29,11 +28,13 @@ def test_nobody_there_is_said_by_a_stream_too(nobody: str) -> None:
         next(client.stream("x"))
 
 
-def test_waiting_for_nobody_ends_in_time(nobody: str) -> None:
-    begin = time.monotonic()
+def test_waiting_for_nobody_ends_in_time(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 300.0)
     with Client(nobody) as client, pytest.raises(AddressError):
-        client.wait_until_ready(0.3)
-    assert time.monotonic() - begin < 2
+        client.wait_until_ready(1000.0)
+    assert clock.now == 1000.0
 
 
 def test_waiting_sees_a_server_that_comes_later(nobody: str) -> None:
@@ -41,13 +42,13 @@ def test_waiting_sees_a_server_that_comes_later(nobody: str) -> None:
         with pytest.raises(AddressError):
             client.health()
         with Server(port=int(nobody.rpartition(":")[2])):
-            client.wait_until_ready(10)
+            client.wait_until_ready(PATIENCE_SECONDS)
             assert client.generate([5], max_new_tokens=2).token_ids == (5, 5)
 
 
 def test_a_server_that_dies_in_a_stream_is_a_lost_connection() -> None:
-    with Server(step_seconds=0.01) as server, server.client() as client:
-        stream = client.stream([5], max_new_tokens=400)
+    with Server() as server, server.client() as client, server.held():
+        stream = client.stream([HOLD])
         next(stream)
         server.process.kill()
         with pytest.raises(Unavailable, match="was lost") as caught:
@@ -58,15 +59,13 @@ def test_a_server_that_dies_in_a_stream_is_a_lost_connection() -> None:
 
 
 def test_leaving_the_client_cancels_its_streams_and_frees_their_slots() -> None:
-    with Server(step_seconds=0.01) as server:
+    with Server() as server, server.held():
         with server.client() as client:
-            stream = client.stream([5], max_new_tokens=400)
+            stream = client.stream([HOLD])
             next(stream)
         with pytest.raises(Unavailable, match="cancelled"):
             list(stream)
         with server.client() as other:
-            deadline = time.monotonic() + 10
-            while (load := other.model().load) and load.free_slots < load.num_slots:
-                assert time.monotonic() < deadline
+            eventually(lambda: all_free(other))
             with pytest.raises(NotFound, match="knows nothing of this name"):
                 other.health("model:unknown")

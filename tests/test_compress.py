@@ -283,7 +283,7 @@ def test_a_kill_in_the_middle_leaves_no_result_and_the_next_run_cleans_up(model:
     code = (
         "import sys, time; from moesaic.compress.pipeline import compress\n"
         "def wait(what, done, total):\n"
-        "    if what.startswith('writing'): print('half way', flush=True); time.sleep(60)\n"
+        "    if what.startswith('writing'): print('half way', flush=True); time.sleep(600)\n"
         "compress(sys.argv[1], sys.argv[2], progress=wait)"
     )
     out = tmp_path / "out[1]"

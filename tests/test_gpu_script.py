@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE_SECONDS, alive, eventually, written
 
 from moesaic.bench.clock import seconds_of
 from moesaic.bench.gpu.children import each_in_a_process
@@ -32,15 +34,36 @@ ADD = "import sys; file = sys.argv[sys.argv.index('--rows') + 1]; print('to the 
 ROW = 'open(file, \'a\').write(\'{"what": "figure", "value": 1}\\n\'); '
 
 
-def section(name: str, code: str, seconds: float = 20.0) -> Section:
+SHORT, LONG = 1.0, 10 * PATIENCE_SECONDS  # limits: one that is to be overrun, and one that never is
+SLEEP = f"import time; time.sleep({LONG})"
+
+
+def section(name: str, code: str, seconds: float = LONG) -> Section:
     return Section(name, seconds, (sys.executable, "-c", ADD + code))
 
 
-def ran(out: Path, *sections: Section, seconds: float = 40.0) -> dict[str, Any]:
+def ran(out: Path, *sections: Section, seconds: float = 9 * LONG) -> dict[str, Any]:
     """Reports by section, and under "" whether all was well."""
     sound = run_sections(sections, out, seconds, dry=True)
     reports = [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
     return {"": sound} | {report["section"]: report for report in reports}
+
+
+@pytest.fixture
+def short_is_until(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], bool]], None]:
+    """A limit of SHORT is over as soon as something holds, however slow the machine is."""
+    wait = subprocess.Popen.wait
+
+    def limit(holds: Callable[[], bool]) -> None:
+        def until(process: "subprocess.Popen[bytes]", timeout: float | None = None) -> int:
+            if timeout is None or timeout > SHORT:
+                return wait(process, timeout)
+            eventually(holds)
+            raise subprocess.TimeoutExpired(process.args, timeout)
+
+        monkeypatch.setattr(subprocess.Popen, "wait", until)
+
+    return limit
 
 
 def test_a_section_that_ends_well_leaves_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,15 +78,17 @@ def test_a_section_that_fails_keeps_its_rows_and_the_end_of_its_log_and_the_othe
     assert len(found["bad"]["rows"]) == 1 and "the reason" in found["bad"]["log_tail"]
 
 
-def test_a_section_that_overruns_is_ended_with_all_its_processes_and_keeps_its_rows(tmp_path: Path) -> None:
-    mark = tmp_path / "child"
-    child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
-    hangs = ROW + f"import subprocess, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    found = ran(tmp_path / "out", section("hangs", hangs, seconds=1.5), section("good", ROW))
+def test_a_section_that_overruns_is_ended_with_all_its_processes_and_keeps_its_rows(
+    tmp_path: Path, short_is_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    child = tmp_path / "child"
+    tell = f"import os; open({str(child)!r}, 'w').write(str(os.getpid())); {SLEEP}"
+    hangs = ROW + f"import subprocess; subprocess.Popen([sys.executable, '-c', {tell!r}]); {SLEEP}"
+    short_is_until(lambda: bool(written(child)))
+    found = ran(tmp_path / "out", section("hangs", hangs, SHORT), section("good", ROW))
     assert "ended by its limit" in found["hangs"]["state"] and len(found["hangs"]["rows"]) == 1
     assert found["good"]["state"] == "done"
-    time.sleep(2.5)
-    assert not mark.exists()
+    eventually(lambda: not alive(int(written(child))))
 
 
 def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
@@ -76,15 +101,15 @@ def test_a_second_run_into_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 SECTION_THAT_SLEEPS = """
-import sys, time
+import sys
 from moesaic.bench.gpu import run
-code = "import sys, time; open(sys.argv[1], 'w'); time.sleep(3); open(sys.argv[2], 'w')"
-run.SECTIONS = (run.Section("slow", 20.0, (sys.executable, "-c", code, *sys.argv[2:])),)
+code = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
+run.SECTIONS = (run.Section("slow", 500.0, (sys.executable, "-c", code, *sys.argv[2:])),)
 sys.exit(run.main(sys.argv[1:2]))
 """
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in *pip*) exit 0 ;; esac
-sleep 20 & nap=$!
+sleep 600 & nap=$!
 trap 'test -d "$PWD/moesaic" && touch {mark}; kill $nap; exit 143' TERM
 echo "$PWD" > {begun}
 wait
@@ -92,20 +117,17 @@ wait
 
 
 def ended(command: list[str], begun: Path, **environment: str) -> int:
-    """The status of a command that is told to end once a file is there."""
+    """The status of a command that is told to end once a file is written."""
     process = subprocess.Popen(command, env={**os.environ, **environment})
-    deadline = time.monotonic() + 30
-    while not begun.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    written(begun)
     process.terminate()
-    return process.wait(10)
+    return process.wait(PATIENCE_SECONDS)
 
 
 def test_a_driver_that_is_ended_ends_its_section(tmp_path: Path) -> None:
-    begun, mark = tmp_path / "begun", tmp_path / "mark"
-    assert ended([sys.executable, "-c", SECTION_THAT_SLEEPS, *map(str, (tmp_path / "out", begun, mark))], begun) == 143
-    time.sleep(3.5)
-    assert not mark.exists()
+    begun = tmp_path / "begun"
+    assert ended([sys.executable, "-c", SECTION_THAT_SLEEPS, str(tmp_path / "out"), str(begun)], begun) == 143
+    eventually(lambda: not alive(int(written(begun))))
 
 
 def test_a_script_that_is_ended_ends_its_driver_before_its_package_goes(tmp_path: Path) -> None:
@@ -140,9 +162,8 @@ def test_a_section_without_a_figure_failed_whatever_its_status(tmp_path: Path) -
 
 
 def test_what_is_left_of_the_time_is_shared_and_no_section_begins_without_any(tmp_path: Path) -> None:
-    slow = section("slow", ROW + "import time; time.sleep(60)")
-    found = ran(tmp_path, slow, section("late", ROW), seconds=1.5)
-    assert "ended by its limit" in found["slow"]["state"] and found["slow"]["seconds"] < 3
+    found = ran(tmp_path, section("slow", SLEEP), section("late", ROW), seconds=0.2)
+    assert "ended by its limit" in found["slow"]["state"] and found["slow"]["limit_seconds"] <= 0.2
     assert found["late"]["state"].startswith("not begun") and not found[""]
 
 
@@ -172,20 +193,21 @@ def measure(plan):
     if plan.name == "crashes": os.abort()
     if plan.name == "raises": raise RuntimeError("no such kernel")
     if plan.name == "hangs":
-        import time; time.sleep(60)
+        import time; time.sleep(600)
 if __name__ == "__main__": sys.exit(run_section(measure))
 """
 
 
 def test_a_contestant_that_crashes_hangs_or_raises_takes_no_other_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_is_until: Callable[[Callable[[], bool]], None]
 ) -> None:
     (tmp_path / "toy_contest.py").write_text(CONTESTANT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     rows = Rows(tmp_path / "rows.jsonl")
-    names = ("crashes", "raises", "hangs", "good")
-    each_in_a_process(Plan(rows, time.monotonic() + 60, dry=True), "toy_contest", dict.fromkeys(names, 4.0))
-    assert [row["contestant"] for row in figures(list(rows))] == list(names)
+    limits = {"crashes": LONG, "raises": LONG, "hangs": SHORT, "good": LONG}
+    short_is_until(lambda: rows.file.exists() and "hangs" in rows.file.read_text())
+    each_in_a_process(Plan(rows, time.monotonic() + 9 * LONG, dry=True), "toy_contest", limits)
+    assert [row["contestant"] for row in figures(list(rows))] == list(limits)
     bad = {row["contestant"]: row["failed"] for row in rows if "failed" in row}
     assert bad["crashes"] == "ended with status -6" and bad["raises"] == "RuntimeError: no such kernel"
     assert bad["hangs"].startswith("did not end in") and len(bad) == 3

@@ -188,7 +188,7 @@ get.SOURCES = {"tiny": TINY}
 def fetch(source, folder, progress):
     (folder / "half.whl").write_bytes(bytes(1000))
     print("fetching", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 get.get_model("tiny", fetch=fetch)
 """
 

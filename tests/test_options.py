@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import grpc
 import pytest
 import torch
+from echo_engine import HOLD
 from grpc._cython import cygrpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from server_harness import Server, eventually
+from patience import PATIENCE_SECONDS, eventually
+from server_harness import Server, free_port
 
 from moesaic.cli.main import main
 from moesaic.engine import build
@@ -197,21 +200,19 @@ def test_a_key_that_the_core_does_not_know_would_be_seen() -> None:
     assert b"grpc.http2.min_recv_ping_interval_without_data_ms" not in Path(cygrpc.__file__).read_bytes()
 
 
-def watched(options: Any, seconds: float) -> tuple[str, Any]:
-    """How a silent call ends that may take so long; its client pings as fast as gRPC lets it, once a second."""
-    server = grpc.server(ThreadPoolExecutor(2), options=options)
+@contextmanager
+def silent_call(options: Any) -> Iterator[Any]:
+    """A call that a server with these settings leaves open; its client pings as fast as gRPC lets it, once a second."""
+    server = grpc.server(ThreadPoolExecutor(2), options=[*options, ("grpc.http2.max_ping_strikes", 1)])
     health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *client.NO_PROXY)
-    try:
-        with grpc.insecure_channel(address, options=pinging) as channel:
-            list(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=seconds))
-    except grpc.RpcError as error:
-        return error.code().name, error.details()
-    finally:
-        server.stop(None)
-    raise AssertionError("a watch that never ends has ended")
+    with grpc.insecure_channel(address, options=pinging) as channel:
+        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        next(call)
+        yield call
+    server.stop(None)
 
 
 def test_a_silent_call_whose_client_pings_lives_as_long_as_the_interval_allows() -> None:
@@ -220,10 +221,12 @@ def test_a_silent_call_whose_client_pings_lives_as_long_as_the_interval_allows()
     faster = [(key, value // 10 if key == known else value) for key, value in serve.CHANNEL_OPTIONS]
     without = [(key, value) for key, value in faster if key != known]
     assert (known, 500) in faster
-    with ThreadPoolExecutor(2) as pool:
-        ours, theirs = pool.submit(watched, faster, 6), pool.submit(watched, without, 60)
-    assert ours.result()[0] == "DEADLINE_EXCEEDED"
-    assert theirs.result()[0] == "UNAVAILABLE" and "oo many pings" in theirs.result()[1].replace("_", " ")
+    with silent_call(faster) as ours, silent_call(without) as theirs:
+        with pytest.raises(grpc.RpcError) as caught:
+            next(theirs)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "too many pings" in caught.value.details().lower().replace("_", " ")
+        assert ours.is_active()
 
 
 # --- settings of a server, by what they do -------------------------------------------------------------------------
@@ -253,15 +256,14 @@ def test_requests_are_logged_only_where_that_was_asked(silent: Server) -> None:
 
 
 def test_a_stream_that_goes_on_ends_with_the_drain_and_not_before() -> None:
-    """It would take 50 s."""
-    with Server(step_seconds=0.1, drain_seconds=1.0) as server, server.client() as asking:
-        stream = asking.stream([5], max_new_tokens=500)
+    with Server(drain_seconds=0.5) as server, server.client() as asking, server.held():
+        stream = asking.stream([HOLD])
         next(stream)
         began = time.monotonic()
         server.process.terminate()
         with pytest.raises(Exception, match="shutting down"):
             list(stream)
-        assert 0.9 < time.monotonic() - began < 30 and server.end() == 0
+        assert time.monotonic() - began > 0.4 and server.end() == 0
 
 
 # --- addresses -----------------------------------------------------------------------------------------------------
@@ -325,7 +327,7 @@ def test_an_address_that_names_no_server_is_refused_with_the_way_out(
 def test_a_far_host_where_nobody_answers_is_told_of_the_proxy_and_the_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with Client("192.0.2.1:7") as asking, pytest.raises(AddressError) as caught:
-        asking.health(timeout=20)
+        asking.health(timeout=PATIENCE_SECONDS)
     assert "asked through the proxy of http_proxy=http://127.0.0.1:9" in str(caught.value)
     assert "`ssh -L 7:127.0.0.1:7 192.0.2.1` and use localhost:7" in str(caught.value)
 
@@ -340,16 +342,16 @@ def test_where_no_server_can_listen_none_is_advised(tmp_path: Path) -> None:
 
 def test_the_server_that_is_advised_is_one_that_would_answer(tmp_path: Path) -> None:
     """What the sentence says is typed as it stands."""
-    asking = Client("localhost:50399")
+    asking = Client(f"localhost:{free_port()}")
     with pytest.raises(AddressError) as caught:
         asking.health()
     words = str(caught.value).partition("with: moesaic ")[2].replace("PATH", "stories260k").split()
     server = subprocess.Popen([sys.executable, "-m", "moesaic.cli.main", *words], stdout=subprocess.DEVNULL)
     try:
-        asking.wait_until_ready(120)
+        asking.wait_until_ready(PATIENCE_SECONDS)
     finally:
         server.terminate()
-        server.wait(60)
+        server.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("timeout", [NAN, INFINITE, -1, 1e300])

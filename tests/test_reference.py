@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patience import FakeClock
 
+from moesaic.bench.reference import loop
 from moesaic.bench.reference.card import model_card
 from moesaic.bench.reference.description import Description, read_description
 from moesaic.bench.reference.export import export
@@ -78,18 +79,28 @@ def test_a_few_steps_lower_the_loss(opt_run: Path) -> None:
     assert [step for step, _ in progress.valid] == [12, 24]
 
 
+KILLED = """
+import os, signal
+from moesaic.bench.reference import state, train
+save, saved = state.save_file, []
+def kill_in_the_sixth_save(tensors, file):
+    saved.append(file)
+    if len(saved) == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(tensors, file)
+state.save_file = kill_in_the_sixth_save
+train.main()
+"""
+
+
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(opt_run: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "killed", tmp_path / "tiny.yaml"
     file.write_text(json.dumps(OPT | {"validate_every": 12, "valid_windows": 4}))
-    module = [sys.executable, "-m", "moesaic.bench.reference.train"]
     texts = ["--text", str(embedded_text()), "--valid", str(embedded_text())]
-    command = [*module, str(file), str(out), *texts, "--threads", "1", "--device", "cpu", "--save-minutes", "0.000001"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (out.is_dir() and any(out.glob("state-0000000[2-9]"))):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert read_progress(state_of(out)).step < 24
+    often = ["--threads", "1", "--device", "cpu", "--save-minutes", "1e-9"]
+    command = [sys.executable, "-c", KILLED, str(file), str(out), *texts, *often]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert read_progress(state_of(out)).step == 5
     trained(out, json.loads(file.read_text()))
     ours, unbroken = read_progress(state_of(out)), read_progress(state_of(opt_run))
     assert ours.losses == unbroken.losses and ours.valid == unbroken.valid
@@ -154,12 +165,15 @@ def test_workers_share_a_batch_without_changing_the_result(opt_run: Path, tmp_pa
     assert two == pytest.approx(one, abs=1e-4)
 
 
-def test_minutes_bring_the_learning_rate_down_in_time(tmp_path: Path) -> None:
-    begin = time.monotonic()
-    trained(tmp_path / "run", OPT | {"tokens": 10**9}, Limit(minutes=0.04))
+def test_minutes_bring_the_learning_rate_down_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes a second."""
+    clock, one_step = FakeClock(), loop.Loop._one_step
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop.Loop, "_one_step", lambda self: (clock.sleep(1.0), one_step(self)))
+    trained(tmp_path / "run", OPT | {"tokens": 10**9}, Limit(minutes=1.0))
     progress = read_progress(state_of(tmp_path / "run"))
     assert progress.plan.share(progress.step) == 1.0
-    assert progress.step == progress.plan.last and time.monotonic() - begin < 20
+    assert progress.step == progress.plan.last == 60 and clock.now == 60.0
 
 
 def test_a_folder_of_another_run_is_refused(opt_run: Path, tmp_path: Path) -> None:

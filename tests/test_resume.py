@@ -4,7 +4,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -135,23 +134,20 @@ def test_a_later_stage_that_changes_keeps_the_work_before_it(tmp_path: Path, cac
 @pytest.mark.real
 def test_a_run_killed_ten_times_gives_the_bytes_of_one_that_was_not(tmp_path: Path, caches: Any) -> None:
     code = (
-        f"import sys; from moesaic.compress.pipeline import compress; compress('stories260k', sys.argv[1], {ALL_FOUR})"
+        "import sys; from moesaic.compress.pipeline import compress\n"
+        f"compress('stories260k', sys.argv[1], {ALL_FOUR}, lambda *_: print(flush=True))"
     )
+    command = [sys.executable, "-c", code]
     caches("unbroken")
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "unbroken")], check=True)
-    took = time.monotonic() - began
+    said = subprocess.run([*command, tmp_path / "unbroken"], check=True, capture_output=True).stdout.splitlines()
     caches("broken")
     draw, kills = random.Random(1), 0
-    while kills < 10:
-        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "broken")])
-        try:
-            child.wait(timeout=draw.uniform(0.3, 0.7) * took)
-            break  # what the kills left was enough
-        except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGKILL)
-            child.wait()
-            kills += 1
+    while kills < 10 and not (tmp_path / "broken").exists():
+        with subprocess.Popen([*command, tmp_path / "broken"], stdout=subprocess.PIPE) as child:
+            for _ in range(draw.randrange(2, len(said) // 2)):
+                assert child.stdout and child.stdout.readline() is not None
+            child.kill()
+        kills += child.returncode == -signal.SIGKILL
     if not (tmp_path / "broken").exists():
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / "broken")], check=True)
+        subprocess.run([*command, tmp_path / "broken"], check=True, stdout=subprocess.DEVNULL)
     assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken") and kills > 1

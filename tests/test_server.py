@@ -6,8 +6,10 @@ from typing import Any
 
 import grpc
 import pytest
+from echo_engine import HOLD
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from server_harness import Server, eventually
+from patience import eventually
+from server_harness import Server, all_free
 
 from moesaic.engine.request import FinishReason, Timing
 from moesaic.server.client import Client
@@ -27,15 +29,16 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture
+def held(server: Server) -> Iterator[None]:
+    with server.held():
+        yield
+
+
 def joined(client: Client, prompt: Any, **settings: Any) -> tuple[str, tuple[int, ...]]:
     chunks = list(client.stream(prompt, **settings))
     assert [chunk.finish_reason is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
     return "".join(chunk.text for chunk in chunks), tuple(id for chunk in chunks for id in chunk.token_ids)
-
-
-def all_free(client: Client) -> bool:
-    load = client.model().load
-    return load is not None and load.free_slots == load.num_slots and not load.waiting
 
 
 def test_a_stream_says_what_the_whole_answer_says(client: Client) -> None:
@@ -100,23 +103,26 @@ def test_a_request_id_is_made_up_where_none_is_given(client: Client) -> None:
         assert len(stream.request_id) == 32
 
 
+@pytest.mark.usefixtures("held")
 def test_closing_a_stream_frees_its_slot(client: Client) -> None:
-    with client.stream(PROMPT, max_new_tokens=400) as stream:
+    with client.stream([HOLD]) as stream:
         next(stream)
-        assert not all_free(client)
+        eventually(lambda: not all_free(client))
     eventually(lambda: all_free(client))
     assert list(stream) == []
 
 
+@pytest.mark.usefixtures("held")
 def test_a_stream_that_is_dropped_frees_its_slot(client: Client) -> None:
-    for _ in client.stream(PROMPT, max_new_tokens=400):
+    for _ in client.stream([HOLD]):
         break
     eventually(lambda: all_free(client))
 
 
+@pytest.mark.usefixtures("held")
 def test_a_deadline_frees_the_slot(client: Client) -> None:
     with pytest.raises(Exception, match="time that the caller gave"):
-        client.generate(PROMPT, max_new_tokens=400, timeout=0.1)
+        client.generate([HOLD], timeout=0.1)
     eventually(lambda: all_free(client))
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from echo_engine import CRASH, HANG
+from echo_engine import CRASH, HOLD, STALL
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from server_harness import Server, alive, eventually
+from patience import PATIENCE_SECONDS, alive, eventually
+from server_harness import Server
 
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import Request
@@ -36,23 +37,24 @@ def healthy(client: Client, service: str = "") -> bool:
 
 
 def test_a_term_signal_lets_running_streams_finish_and_refuses_new_ones() -> None:
-    with Server(step_seconds=0.01) as server, server.client() as client:
+    with Server() as server, server.client() as client:
         engine = engine_of(client)
-        stream = client.stream([5], max_new_tokens=60)
-        next(stream)
-        server.send(signal.SIGTERM)
-        eventually(lambda: not healthy(client))
-        with pytest.raises(Unavailable, match="shutting down") as caught:
-            client.generate([5])
-        assert caught.value.reason == "DRAINING" and client.model().state == "DRAINING"
+        with server.held():
+            stream = client.stream([HOLD], max_new_tokens=60)
+            next(stream)
+            server.send(signal.SIGTERM)
+            eventually(lambda: not healthy(client))
+            with pytest.raises(Unavailable, match="shutting down") as caught:
+                client.generate([5])
+            assert caught.value.reason == "DRAINING" and client.model().state == "DRAINING"
         assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 60
         assert server.end() == 0 and not alive(engine)
         assert "Traceback" not in server.log
 
 
 def test_what_runs_longer_than_the_drain_is_told_why() -> None:
-    with Server(step_seconds=0.05, drain_seconds=0.2) as server, server.client() as client:
-        stream = client.stream([5], max_new_tokens=500)
+    with Server(drain_seconds=0.1) as server, server.client() as client, server.held():
+        stream = client.stream([HOLD])
         next(stream)
         server.send(signal.SIGINT)
         with pytest.raises(Unavailable) as caught:
@@ -61,8 +63,8 @@ def test_what_runs_longer_than_the_drain_is_told_why() -> None:
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    with Server(step_seconds=0.05) as server, server.client() as client:
-        stream = client.stream([5], max_new_tokens=500)
+    with Server(drain_seconds=1e6) as server, server.client() as client, server.held():
+        stream = client.stream([HOLD])
         next(stream)
         server.send(signal.SIGTERM)
         eventually(lambda: not healthy(client))
@@ -78,6 +80,7 @@ def test_who_watches_the_health_is_told_of_the_drain() -> None:
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
         server.send(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
         assert server.end() == 0
 
 
@@ -88,31 +91,35 @@ def test_an_idle_server_ends_at_once() -> None:
 
 
 def test_a_killed_engine_is_told_to_its_callers_and_started_again() -> None:
-    with Server(step_seconds=0.01) as server, server.client() as client:
+    with Server() as server, server.client() as client:
         engine = engine_of(client)
-        stream = client.stream([5], max_new_tokens=400)
-        next(stream)
-        os.kill(engine, signal.SIGKILL)
-        with pytest.raises(Unavailable, match="is being started again") as caught:
-            list(stream)
-        assert caught.value.reason == "ENGINE_RESTARTING" and caught.value.retry_after_seconds > 0
-        assert not healthy(client) and not healthy(client, "model:echo") and client.model().state == "FAILED"
-        with pytest.raises(Unavailable, match="is being started again"):
-            client.generate([5])
-        client.wait_until_ready(20)
+        with server.held():
+            stream = client.stream([HOLD])
+            next(stream)
+            os.kill(engine, signal.SIGKILL)
+            with pytest.raises(Unavailable, match="is being started again") as caught:
+                list(stream)
+            assert caught.value.reason == "ENGINE_RESTARTING" and caught.value.retry_after_seconds > 0
+            eventually(lambda: not healthy(client) and not healthy(client, "model:echo"))
+            assert client.model().state == "FAILED"
+            with pytest.raises(Unavailable, match="is being started again"):
+                client.generate([5])
+        client.wait_until_ready(PATIENCE_SECONDS)
         assert client.generate([5], max_new_tokens=2).token_ids == (5, 5) and engine_of(client) != engine
         assert "was ended by signal 9" in server.log
 
 
 def test_an_engine_that_crashes_in_a_step_takes_only_its_own_model_down() -> None:
-    with Server(names=("one", "two"), step_seconds=0.01) as server, server.client() as client:
-        with client.stream([6], model="two", max_new_tokens=100) as stream:
+    with Server(names=("one", "two")) as server, server.client() as client:
+        with server.held():
+            stream = client.stream([HOLD], model="two", max_new_tokens=100)
             next(stream)
             with pytest.raises(Unavailable, match="model one ended"):
                 client.generate([CRASH], model="one")
-            assert not healthy(client) and healthy(client, "model:two")
-            assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 100
-        client.wait_until_ready(20)
+            eventually(lambda: not healthy(client))
+            assert healthy(client, "model:two")
+        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 100
+        client.wait_until_ready(PATIENCE_SECONDS)
         with pytest.raises(InvalidRequest, match="is empty and several are served: one, two"):
             client.generate([6])
         assert [model.name for model in client.models()] == ["one", "two"]
@@ -127,16 +134,17 @@ def test_the_engine_ends_with_a_killed_server() -> None:
 
 
 def test_health_is_progress() -> None:
-    with Server(stall_seconds=0.2) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(client.generate, [HANG], max_new_tokens=5)
-        eventually(lambda: not healthy(client))
-        assert not healthy(client, "model:echo") and not healthy(client, "moesaic.v1.Generation")
+    with Server(stall_seconds=0.1) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
+        with server.held():
+            answer = pool.submit(client.generate, [STALL], max_new_tokens=5)
+            names = ("", "model:echo", "moesaic.v1.Generation")
+            eventually(lambda: not any(healthy(client, name) for name in names))
         assert len(answer.result().token_ids) == 5
         eventually(lambda: healthy(client))
 
 
 def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
-    server = Server(engine=EngineOptions(device="slow"))
+    server = Server(engine=EngineOptions(device="endless"))
     address = server.wait_for(r"listens on (\S+)")[1]
     with Client(address) as client:
         assert client.health() == client.health("model:echo") == "NOT_SERVING"
@@ -195,7 +203,7 @@ def test_an_engine_that_never_starts_again_is_given_up(tmp_path: Path, monkeypat
             while True:
                 await running.take()
         engine.release(running)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while engine.state is not EngineState.GIVEN_UP:
                 await asyncio.sleep(0.01)
         with pytest.raises(Unavailable, match="could not be started again"):
@@ -208,9 +216,10 @@ def test_an_engine_that_never_starts_again_is_given_up(tmp_path: Path, monkeypat
 
 def test_stopping_while_an_engine_loads_leaves_no_process() -> None:
     async def scene() -> None:
-        engine = EngineProcess("m", "", EngineOptions(device="slow"), lambda: None, ECHO)
+        engine = EngineProcess("m", "", EngineOptions(device="endless"), lambda: None, ECHO)
         loading = asyncio.create_task(engine.start())
-        await asyncio.sleep(0.3)
+        while engine._link is None:
+            await asyncio.sleep(0)
         loading.cancel()
         with suppress(asyncio.CancelledError, SetupError):
             await loading

@@ -6,10 +6,11 @@ from typing import Any
 
 import grpc
 import pytest
-from echo_engine import FAIL, SECRET
+from echo_engine import FAIL, HOLD, SECRET
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
-from server_harness import Server
+from patience import eventually
+from server_harness import Server, all_free
 
 from moesaic.models.errors import (
     AlreadyExists,
@@ -29,7 +30,7 @@ STREAM = "/moesaic.v1.Generation/GenerateStream"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(max_requests=8, max_prompt_tokens=600, step_seconds=0.005) as server:
+    with Server(max_requests=8, max_prompt_tokens=600) as server:
         yield server
 
 
@@ -188,8 +189,8 @@ def test_a_tier_that_does_not_exist_is_a_failed_precondition(channel: grpc.Chann
     assert "turbo" in detail(error, rpc.PreconditionFailure).violations[0].description
 
 
-def test_a_request_id_that_is_still_running(client: Client) -> None:
-    with client.stream("Once", request_id="twice", max_new_tokens=100) as stream:
+def test_a_request_id_that_is_still_running(server: Server, client: Client) -> None:
+    with server.held(), client.stream([HOLD], request_id="twice") as stream:
         next(stream)
         with pytest.raises(AlreadyExists, match="'twice' is still running"):
             client.generate("Once", request_id="twice")
@@ -213,10 +214,21 @@ def test_an_unknown_method(channel: grpc.Channel) -> None:
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.fixture
+def full(server: Server, client: Client) -> Iterator[None]:
+    """Eight requests are in flight, which do not end."""
+    with server.held():
+        streams = [client.stream([HOLD]) for _ in range(8)]
+        for stream in streams:
+            next(stream)
+        yield
+        for stream in streams:
+            stream.close()
+        eventually(lambda: all_free(client))
+
+
+@pytest.mark.usefixtures("full")
 def test_a_full_queue(client: Client, channel: grpc.Channel) -> None:
-    streams = [client.stream([i + 1], max_new_tokens=500) for i in range(8)]
-    for stream in streams:
-        next(stream)
     with pytest.raises(Overloaded, match="8 requests are in flight and the limit is 8") as caught:
         client.generate("one more")
     assert (caught.value.reason, caught.value.retry_after_seconds) == ("QUEUE_FULL", 1.0)
@@ -225,12 +237,10 @@ def test_a_full_queue(client: Client, channel: grpc.Channel) -> None:
     assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
     assert detail(error, rpc.RetryInfo).retry_delay.seconds == 1
     assert error.initial_metadata() == ()
-    for stream in streams:
-        stream.close()
 
 
-def test_too_many_prompt_tokens_in_flight(client: Client) -> None:
-    with client.stream([5] * 400, max_new_tokens=100) as stream:
+def test_too_many_prompt_tokens_in_flight(server: Server, client: Client) -> None:
+    with server.held(), client.stream([HOLD, *[5] * 399], max_new_tokens=100) as stream:
         next(stream)
         with pytest.raises(Overloaded, match="hold 400 tokens, 300 more would pass the limit of 600"):
             client.generate([5] * 300)
