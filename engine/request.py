@@ -6,6 +6,7 @@ from enum import Enum
 
 from ..models.errors import Violation
 from .sampling import Sampling, sampling_violations
+from .token_rules import TokenRules, token_rule_violations
 
 DEFAULT_MAX_NEW_TOKENS = 128
 MAX_STOP_TOKEN_IDS = 64
@@ -38,6 +39,7 @@ class Request:
     stopping: Stopping = Stopping()
     arrived_seconds: float | None = None
     operating_point: float = 0.0
+    token_rules: TokenRules = TokenRules()
 
 
 class FinishReason(Enum):
@@ -60,8 +62,20 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The log probability of a token and, the likeliest first, ids and log probabilities of others that might have been."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What one step gave to one request. A stop token ends the request and is not among `token_ids`.
+    """What one step gave to one answer. A stop token ends the answer and is not among `token_ids`.
+
+    choice: which of a request's n answers. logprobs: of token_ids, where they were asked for; prompt_logprobs: of the
+    prompt's tokens but the first, with the first row.
 
     timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
     request's tokens have used so far, a mean over them; None where the model has one tier only.
@@ -74,6 +88,9 @@ class Row:
     error: str = ""
     timing: Timing | None = None
     shares: tuple[float, float] | None = None
+    choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
