@@ -21,17 +21,33 @@ Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Those of a step's rows, float64 [rows, 1] each. Off: top_k inf, top_p 1, min_p 0, typical_p 1.
+    """Those of a step's rows. table: float64 [rows, 5], a column for each; off are top_k inf, top_p 1, min_p 0.
 
     asked: the names of those that some row has. The others cost nothing.
     """
 
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    min_p: Tensor
-    typical_p: Tensor
+    table: Tensor
     asked: frozenset[str]
+
+    @property
+    def temperature(self) -> Tensor:
+        return self.table[:, 0:1].float()
+
+    @property
+    def top_k(self) -> Tensor:
+        return self.table[:, 1:2]
+
+    @property
+    def top_p(self) -> Tensor:
+        return self.table[:, 2:3]
+
+    @property
+    def min_p(self) -> Tensor:
+        return self.table[:, 3:4].float()
+
+    @property
+    def typical_p(self) -> Tensor:
+        return self.table[:, 4:5]
 
     @property
     def by_likelihood(self) -> bool:
@@ -40,8 +56,7 @@ class Options:
 
     def of(self, rows: Tensor) -> "Options":
         """The same of some rows."""
-        picked = (self.temperature, self.top_k, self.top_p, self.min_p, self.typical_p)
-        return Options(*(each[rows] for each in picked), self.asked)
+        return Options(self.table[rows], self.asked)
 
 
 def blocks(values: Tensor, filler: float) -> Tensor:
@@ -75,7 +90,7 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def weights(logits: Tensor, best: Tensor, temperature: Tensor) -> Tensor:
     """exp((logits - best) / temperature): the probabilities of a softmax before they are made to sum to 1."""
-    return (logits - best).div_(temperature.float()).exp_()
+    return (logits - best).div_(temperature).exp_()
 
 
 def cut(logits: Tensor, best: Tensor, options: Options) -> Tensor:
@@ -104,7 +119,7 @@ def cut_candidates(
 
 def _likely(logits: Tensor, weight: Tensor, mass: Tensor, options: Options, fewest: Keep) -> Tensor:
     """top_k, then top_p of what it left, and min_p. mass: of all tokens, where top_k is off."""
-    keep = (weight > 0) & (weight >= options.min_p.float())
+    keep = (weight > 0) & (weight >= options.min_p)
     if "top_k" in options.asked:
         is_off = torch.isinf(options.top_k)
         in_k = is_off | fewest(logits, torch.ones_like(weight), options.top_k)

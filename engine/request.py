@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..models.errors import Violation
-from .sampling import Sampling, sampling_violations
+from .constraint import Constraint
+from .sampling import OPTIONS, Sampling, sampling_violations
 from .token_rules import TokenRules, token_rule_violations
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -40,6 +41,7 @@ class Request:
     arrived_seconds: float | None = None
     operating_point: float = 0.0
     token_rules: TokenRules = TokenRules()
+    constraint: Constraint | None = None
 
 
 class FinishReason(Enum):
@@ -63,7 +65,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """The log probability of a token and, the likeliest first, ids and log probabilities of others that might have been."""
+    """The log probability of a token; and of the likeliest that might have come, the likeliest first."""
 
     token_id: int
     logprob: float
@@ -116,13 +118,29 @@ def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
     return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - num_prompt_tokens))
 
 
-def violations(prompt_ids: Sequence[int], sampling: Sampling, stopping: Stopping, limits: Limits) -> list[Violation]:
+def violations(
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    stopping: Stopping,
+    limits: Limits,
+    token_rules: TokenRules = TokenRules(),  # noqa: B008  # frozen
+) -> list[Violation]:
     """Every field that makes this request impossible, each with its value, its limit and the way out."""
     return [
         *_prompt_violations(prompt_ids, stopping, limits),
         *sampling_violations(sampling),
         *_stopping_violations(stopping, limits),
+        *_length_violations(sampling, stopping),
+        *token_rule_violations(token_rules, limits.vocab_size),
     ]
+
+
+def _length_violations(sampling: Sampling, stopping: Stopping) -> list[Violation]:
+    fits = sampling.min_new_tokens <= max(stopping.max_new_tokens, 1)
+    if fits or not OPTIONS["min_new_tokens"].holds(sampling.min_new_tokens):
+        return []
+    rule = f"it must be at most max_new_tokens, {stopping.max_new_tokens}"
+    return [Violation("sampling.min_new_tokens", f"is {sampling.min_new_tokens}, {rule}")]
 
 
 def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Limits) -> list[Violation]:

@@ -127,12 +127,11 @@ def _options(drawings: Sequence[Drawing], device: torch.device) -> tuple[Options
     for drawing in drawings:
         sampling = drawing.request.sampling
         temperature, top_k = max(sampling.temperature, SMALLEST_TEMPERATURE), sampling.top_k or math.inf
-        numbers.append(
-            (temperature, top_k, sampling.top_p, sampling.min_p, sampling.typical_p, drawing.uniform),
-        )
+        cuts = top_k, sampling.top_p, sampling.min_p, sampling.typical_p
+        numbers.append((temperature, *cuts, drawing.uniform))
         asked |= _asked(sampling)
     table = torch.tensor(numbers, dtype=torch.float64).to(device)
-    return Options(*table[:, :5].split(1, dim=1), asked), table[:, 5:]
+    return Options(table[:, :5], asked), table[:, 5:]
 
 
 def changed_(logits: Tensor, drawings: Sequence[Drawing]) -> Tensor:

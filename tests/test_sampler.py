@@ -14,7 +14,7 @@ from moesaic.engine.distribution import filtered_probabilities
 from moesaic.engine.drawing import Drawing
 from moesaic.engine.logprobs import prompt_logprobs
 from moesaic.engine.request import Request, Stopping
-from moesaic.engine.sampler import NO_TOKEN, NOT_FINITE, draw_rows, drawn_from_all, drawn_from_cut
+from moesaic.engine.sampler import NO_TOKEN, NOT_FINITE, _pick, changed_, draw_rows, drawn_from_all, drawn_from_cut
 from moesaic.engine.sampling import Sampling
 from moesaic.engine.token_rules import TokenRules
 
@@ -48,8 +48,6 @@ def drawing(
 
 def changed(logits: Tensor, sampling: Sampling, new: Sequence[int] = (), **more: Any) -> Tensor:
     """The logits [vocab] as they are after so many tokens, seen through log probabilities of the greedy way."""
-    from moesaic.engine.sampler import changed_
-
     ours = drawing(sampling, **more)
     for token in new:
         ours.take(token)
@@ -64,7 +62,8 @@ def chi_square(seen: Tensor, expected: Tensor) -> float:
 
 def options_of(sampling: Sampling, rows: int) -> Options:
     numbers = sampling.temperature, sampling.top_k or math.inf, sampling.top_p, sampling.min_p, sampling.typical_p
-    return Options(*(torch.full((rows, 1), float(x), dtype=torch.float64) for x in numbers), frozenset(("top_k", "top_p", "typical_p")))
+    table = torch.tensor([numbers] * rows, dtype=torch.float64)
+    return Options(table, frozenset(("top_k", "top_p", "typical_p")))
 
 
 # --- random numbers ------------------------------------------------------------------------------------------------
@@ -136,8 +135,6 @@ def test_a_cut_keeps_what_the_definition_keeps_with_and_without_ties(limits: Map
 def test_few_candidates_and_the_whole_vocabulary_give_the_same_tokens(limits: Mapping[str, Any]) -> None:
     logits, uniform = peaked(200, 3000), uniforms(1, 0, torch.arange(200)).unsqueeze(1)
     options, best = options_of(Sampling(**limits), 200), logits.amax(-1, keepdim=True)
-    from moesaic.engine.sampler import _pick
-
     assert torch.equal(drawn_from_cut(logits, best, options, uniform), _pick(cut(logits, best, options), uniform))
 
 
@@ -173,7 +170,8 @@ def test_a_row_goes_on_in_another_batch_as_if_nothing_had_happened() -> None:
     kept, other = drawing(Sampling(seed=9)), drawing(Sampling(seed=9))
     for _ in range(100):
         assert draw_rows(logits[:1], [kept])[0].token == draw_rows(logits[[1, 0]], [drawing(), other])[1].token
-        kept.take(0), other.take(0)
+        kept.take(0)
+        other.take(0)
 
 
 def test_answers_to_one_prompt_differ_and_a_request_without_a_seed_has_its_own() -> None:
@@ -190,8 +188,11 @@ def test_the_logits_stay_as_they_are() -> None:
     assert torch.equal(logits, before)
 
 
+WAYS = [Sampling(temperature=0), Sampling(), Sampling(top_p=0.5), Sampling(typical_p=0.5)]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.5), Sampling(typical_p=0.5)])
+@pytest.mark.parametrize("sampling", WAYS)
 def test_logits_that_are_not_finite_fail_their_row_alone(bad: float, sampling: Sampling) -> None:
     logits = peaked(3)
     logits[1, 700] = bad
@@ -199,7 +200,7 @@ def test_logits_that_are_not_finite_fail_their_row_alone(bad: float, sampling: S
     assert not second.finite and second.error == NOT_FINITE and first.finite and third.finite and not first.error
 
 
-@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(), Sampling(top_p=0.5), Sampling(typical_p=0.5)])
+@pytest.mark.parametrize("sampling", WAYS)
 def test_a_row_without_a_token_that_may_come_fails_alone(sampling: Sampling) -> None:
     nothing = TokenRules(banned_token_ids=tuple(range(VOCAB)))
     first, second = draw_rows(peaked(2), [drawing(sampling), drawing(sampling, rules=nothing)])
@@ -269,7 +270,8 @@ def test_nothing_ends_before_the_minimum_is_there(ignore_eos: bool, impossible: 
     logits[0, 10:13] = torch.tensor([3.0, 2.0, 1.0])
     first = draw_rows(logits, [ours])[0].token
     assert first not in impossible and (first == 10) == ignore_eos
-    ours.take(0), ours.take(0)
+    ours.take(0)
+    ours.take(0)
     assert draw_rows(logits, [ours])[0].token == 10
 
 
