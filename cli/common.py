@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Container
+from pathlib import Path
 from typing import Any
 
 from ..engine.completion import Usage
@@ -49,10 +50,55 @@ def add_generation_options(parser: argparse.ArgumentParser, without: Container[s
             told = option.help if default is None else f"{option.help}; default: {default:g}"
             flag = f"--{name.replace('_', '-')}"
             parser.add_argument(flag, type=option.kind, default=default, metavar=option.metavar, help=told)
+    _add_token_rules(parser)
+    _add_constraints(parser)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
     dial = parser.add_mutually_exclusive_group()
     dial.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
     dial.add_argument("--share", type=float, metavar="S", help="or the part of the FFN's bytes: 0.6 lies between tiers")
+
+
+def _add_token_rules(parser: argparse.ArgumentParser) -> None:
+    rules = parser.add_argument_group("single tokens, by their ids; each is repeatable")
+    rules.add_argument(
+        "--logit-bias", action=_Bias, metavar="ID=X", help="added to the logit of this token, -100 to 100"
+    )
+    allowed, banned = "no other token than these", "never this token"
+    for flag, name, told in (("--allow-token", "allowed", allowed), ("--ban-token", "banned", banned)):
+        rules.add_argument(flag, dest=f"{name}_token_ids", action="append", type=int, metavar="ID", help=told)
+
+
+def _add_constraints(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the answer must be, one of these (pip install 'moesaic[guided]')")
+    kinds = group.add_mutually_exclusive_group()
+    kinds.add_argument("--json-schema", type=_text_or_file, metavar="FILE|TEXT", help="JSON that follows this schema")
+    kinds.add_argument("--regex", metavar="TEXT", help="text that matches all of this regular expression")
+    kinds.add_argument("--grammar", type=_text_of, metavar="FILE", help="text of this grammar, in Lark's syntax")
+    kinds.add_argument("--choice", dest="choices", action="append", metavar="TEXT", help="one of these; repeatable")
+
+
+class _Bias(argparse.Action):
+    """Gathers ID=NUMBER into one mapping."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, flag: str | None = None) -> None:
+        token, _, number = values.partition("=")
+        try:
+            bias = {**(getattr(namespace, self.dest) or {}), int(token): float(number)}
+        except ValueError:
+            parser.error(f"{flag} takes a token id and a number such as 42=-5, not {values!r}")
+        setattr(namespace, self.dest, bias)
+
+
+def _text_or_file(text: str) -> str:
+    """A schema begins with a brace; anything else is the name of a file."""
+    return text if text.lstrip().startswith("{") else _text_of(text)
+
+
+def _text_of(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name!r} cannot be read: {error}") from None
 
 
 def settings_of(args: argparse.Namespace) -> GenerationSettings:

@@ -1,13 +1,14 @@
 """What a caller gets back, offline and over gRPC alike. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .request import FinishReason, Timing
+from .request import FinishReason, Timing, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """completion_tokens counts every token that was made for the answer, the one that completed a stop included.
+    """completion_tokens counts every token that was made for all answers, those that completed a stop included.
 
     tier_used: "" between two tiers, where a share was asked for.
 
@@ -24,8 +25,25 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """One of n answers to a prompt. `matched` is the stop string, or the id of the stop token, that ended it.
+
+    logprobs: of token_ids, where they were asked for.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    matched: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole answer. `matched` is the stop string, or the id of the stop token, that ended it."""
+    """A whole answer, as in `Answer`. others: where n were asked for, those after the first; usage counts all.
+
+    prompt_logprobs: of the prompt's tokens but the first, where they were asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -33,11 +51,17 @@ class Completion:
     usage: Usage
     timing: Timing
     matched: str | int | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    others: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer; the last one carries finish_reason, usage and timing."""
+    """A piece of an answer. The last one of an answer carries finish_reason, the last of all usage and timing.
+
+    choice: which of n answers. logprobs: of token_ids. prompt_logprobs: with the first piece.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -45,3 +69,29 @@ class Chunk:
     usage: Usage | None = None
     timing: Timing | None = None
     matched: str | int | None = None
+    choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+def joined(chunks: Sequence[Chunk]) -> Completion:
+    """The whole of what came in pieces, all its answers."""
+    choices = sorted({chunk.choice for chunk in chunks})
+    first, *others = ([chunk for chunk in chunks if chunk.choice == choice] for choice in choices)
+    whole, last = _answer(first), chunks[-1]
+    usage, timing, prompt = last.usage or Usage(0, 0), last.timing or Timing(), chunks[0].prompt_logprobs
+    return Completion(
+        whole.text, whole.token_ids, whole.finish_reason, usage, timing, whole.matched, whole.logprobs, prompt,
+        tuple(_answer(each) for each in others),
+    )  # fmt: skip
+
+
+def _answer(chunks: Sequence[Chunk]) -> Answer:
+    last = chunks[-1]
+    return Answer(
+        "".join(chunk.text for chunk in chunks),
+        tuple(token for chunk in chunks for token in chunk.token_ids),
+        last.finish_reason or FinishReason.LENGTH,
+        last.matched,
+        tuple(each for chunk in chunks for each in chunk.logprobs),
+    )

@@ -14,12 +14,11 @@ from .sampling import OPTIONS, Option
 
 _LARGEST = 1e9
 _DRAWING: Mapping[str, tuple[Any, ...]] = {  # what is not built, with the values at which it changes no answer
-    "typical_p": (1,), "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "top_a": (0,), "tfs": (1,),
+    "epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "top_a": (0,), "tfs": (1,),
     "xtc_probability": (0,), "dynatemp_range": (0,), "mirostat": (0,),
 }  # fmt: skip
 _ALWAYS: Mapping[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1,), "encoder_repetition_penalty": (1,), "presence_penalty": (0,),
-    "frequency_penalty": (0,), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
     "dry_multiplier": (0,), "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0,),
     "penalty_alpha": (0,), "guidance_scale": (1,), "dola_layers": (), "min_length": (0,), "min_new_tokens": (0,),
     "bad_words_ids": ([],), "force_words_ids": ([],), "constraints": ([],), "sequence_bias": ([], {}),
@@ -41,15 +40,16 @@ def sampling_defaults(folder: Path) -> dict[str, float | int]:
     file = folder / "generation_config.json"
     values = {name: value for name, value in read_optional_json(file).items() if value is not None}
     greedy = values.get("do_sample") is False
-    defaults = {"temperature": 0.0} if greedy else _taken(values)
+    defaults = {**_taken(values, greedy), **({"temperature": 0.0} if greedy else {})}
     if aside := [*_wrong(values, greedy), *_not_built(values, greedy)]:
         message = f"{file}: set aside {'; '.join(aside)}. Requests may give their own settings"
         warnings.warn(message, GenerationConfigWarning, stacklevel=3)
     return defaults
 
 
-def _taken(values: Mapping[str, Any]) -> dict[str, float | int]:
-    offered = {name: _as_here(name, values[name]) for name, option in OPTIONS.items() if _is_set(name, option, values)}
+def _taken(values: Mapping[str, Any], greedy: bool) -> dict[str, float | int]:
+    names = [name for name, option in OPTIONS.items() if _is_set(name, option, values, greedy)]
+    offered = {name: _as_here(name, values[name]) for name in names}
     return {name: OPTIONS[name].kind(value) for name, value in offered.items() if _holds(OPTIONS[name], value)}
 
 
@@ -57,18 +57,20 @@ def _wrong(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
     if not isinstance(values.get("do_sample", False), bool):
         yield f"do_sample {_shown(values['do_sample'])}, which must be true or false"
     for name, option in OPTIONS.items():
-        if not greedy and _is_set(name, option, values) and not _holds(option, _as_here(name, values[name])):
+        if _is_set(name, option, values, greedy) and not _holds(option, _as_here(name, values[name])):
             yield f"{name} {_shown(values[name])}, which must be {option.rule}"
 
 
 def _not_built(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
     for name, neutral in {**_ALWAYS, **({} if greedy else _DRAWING)}.items():
-        if name in values and name not in OPTIONS and values[name] not in neutral:
-            yield f"{name} {_shown(values[name])}, which moesaic does not have"
+        if name in values and values[name] not in neutral:
+            why = "requests give themselves" if name in OPTIONS else "moesaic does not have"
+            yield f"{name} {_shown(values[name])}, which {why}"
 
 
-def _is_set(name: str, option: Option, values: Mapping[str, Any]) -> bool:
-    return option.by_model and name in values
+def _is_set(name: str, option: Option, values: Mapping[str, Any], greedy: bool) -> bool:
+    """Where nothing is drawn, what only counts for drawing may stand there and say nothing."""
+    return option.by_model and name in values and (option.of_greedy or not greedy)
 
 
 def _as_here(name: str, value: Any) -> Any:

@@ -7,14 +7,17 @@ of those that begin: scheduler.py says which, runner.py computes them, sampler.p
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .drawing import Drawing
 from .isolation import Done, Outcome, apart
-from .request import FinishReason, Load, Request, Row
+from .logprobs import prompt_logprobs
+from .request import FinishReason, Load, Request, Row, TokenLogprobs
 from .runner import Runner
-from .sampler import Drawing, Drawn, draw
+from .sampler import Drawn, draw
 from .scheduler import Plan, Scheduler, Work
 from .sequence import Sequence as Answer
 
@@ -59,7 +62,7 @@ class Engine:
         """Puts a request behind the waiting ones."""
         arrived = self._now() if request.arrived_seconds is None else request.arrived_seconds
         ids = list(request.prompt_ids)
-        answer = Answer(request, self._drawing(request, 0), arrived, num_answers=request.n, ids=ids)
+        answer = Answer(request, self._drawing(request, 0), arrived, num_answers=request.sampling.n, ids=ids)
         if self.scheduler.fits(answer):
             self.scheduler.waiting.push(answer)
         else:
@@ -88,9 +91,9 @@ class Engine:
 
     def _too_large(self, answer: Answer) -> Row:
         """Why no engine of this size could ever run it."""
-        request, total = answer.request, self.scheduler.ledger.total * self._runner.block_tokens
+        total, new = self.scheduler.ledger.total * self._runner.block_tokens, answer.request.stopping.max_new_tokens
         error = (
-            f"a prompt of {answer.num_prompt} tokens and {request.n} times {request.stopping.max_new_tokens} new ones "
+            f"a prompt of {answer.num_prompt} tokens and {answer.num_answers} times {new} new ones "
             f"are more than the cache of {total} tokens, or than {self.scheduler.num_slots} answers at a time; "
             "ask for less, or raise kv_memory or num_slots"
         )
@@ -113,17 +116,29 @@ class Engine:
         logits: list[Tensor] = []
         for each in done:
             last = each.work.last
+            self._score(each)
             if each.shares:
                 each.work.sequence.spend(each.shares, each.work.count)
             self.scheduler.done(each.work)
             if last:
                 answers = [each.work.sequence, *self._forks(each.work.sequence)]
                 ready += answers
-                logits += [each.logits] * len(answers)
+                logits += [each.logits[-1]] * len(answers)
         if not ready:
             return []
         drawn = draw(torch.stack(logits), [answer.drawing for answer in ready])
         return [self._advanced(answer, token) for answer, token in zip(ready, drawn, strict=True)]
+
+    @staticmethod
+    def _score(done: Done) -> None:
+        """Notes the log probabilities of a prompt's tokens, where they were asked for."""
+        answer = done.work.sequence
+        if answer.scores_prompt:
+            next_ids = answer.ids[
+                answer.num_cached + 1 : min(answer.num_cached + done.work.count + 1, answer.num_prompt)
+            ]
+            count = answer.request.sampling.prompt_logprobs or 0
+            answer.prompt_logprobs += prompt_logprobs(done.logits[: len(next_ids)], next_ids, count)
 
     def _forks(self, answer: Answer) -> list[Answer]:
         """The other answers to a prompt that has just been read."""
@@ -136,25 +151,23 @@ class Engine:
 
     def _advanced(self, answer: Answer, drawn: Drawn) -> Row:
         """Appends the next token and ends the answer where it must end."""
-        if not drawn.finite:
-            return self._failed(answer, ValueError("the model's logits are not finite"))
+        if drawn.error:
+            return self._failed(answer, ValueError(drawn.error))
         request, token = answer.request, drawn.token
         if answer.decoding_since is None:
             answer.decoding_since = self._now()
         if token in request.stopping.stop_token_ids or (token in self._eos_ids and not request.stopping.ignore_eos):
-            return self._finished(answer, (), FinishReason.STOP_TOKEN, token)
+            return self._finished(answer, (), FinishReason.STOP_TOKEN, stop_token=token)
         answer.ids.append(token)
         answer.drawing.take(token)
         if answer.num_new >= request.stopping.max_new_tokens:
-            return self._finished(answer, (token,), FinishReason.LENGTH)
+            return self._finished(answer, (token,), FinishReason.LENGTH, drawn=drawn)
         if answer.num_cached >= self._runner.max_context:
-            return self._finished(answer, (token,), FinishReason.CONTEXT_FULL)
-        return self._row(answer, (token,), timed=answer.num_new == 1)
+            return self._finished(answer, (token,), FinishReason.CONTEXT_FULL, drawn=drawn)
+        return self._row(answer, (token,), timed=answer.num_new == 1, drawn=drawn)
 
-    def _finished(
-        self, answer: Answer, tokens: tuple[int, ...], why: FinishReason, stop_token: int | None = None
-    ) -> Row:
-        row = self._row(answer, tokens, why, stop_token)
+    def _finished(self, answer: Answer, tokens: tuple[int, ...], why: FinishReason, **more: Any) -> Row:
+        row = self._row(answer, tokens, why, **more)
         self.scheduler.finish(answer)
         return row
 
@@ -170,10 +183,22 @@ class Engine:
         stop_token: int | None = None,
         error: str = "",
         timed: bool = False,
+        drawn: Drawn | None = None,
     ) -> Row:
-        timing = answer.timing(self._now()) if timed or finish else None
-        key = answer.request.key
-        return Row(key, tokens, finish, stop_token, error, timing, answer.shares, answer.choice, answer.num_reused)
+        """What is told of one answer; log probabilities of its prompt once, with whatever comes first."""
+        told, answer.prompt_logprobs = tuple(answer.prompt_logprobs), []
+        return Row(
+            answer.request.key, tokens, finish, stop_token, error,
+            timing=answer.timing(self._now()) if timed or finish else None,
+            shares=answer.shares, choice=answer.choice, cached_tokens=answer.num_reused,
+            logprobs=_logprobs(drawn), prompt_logprobs=told,
+        )  # fmt: skip
 
     def _drawing(self, request: Request, choice: int) -> Drawing:
-        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1))
+        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1), self._eos_ids)
+
+
+def _logprobs(drawn: Drawn | None) -> tuple[TokenLogprobs, ...]:
+    if drawn is None or drawn.logprob is None:
+        return ()
+    return (TokenLogprobs(drawn.token, drawn.logprob, drawn.top),)

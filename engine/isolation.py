@@ -12,7 +12,7 @@ from .scheduler import Work
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a pass gave to one sequence: logits [vocab] after its last token, and its shares where there are any."""
+    """What a pass gave to one sequence: logits [scored, vocab] after its last tokens, and its shares, if there are any."""
 
     work: Work
     logits: Tensor
@@ -48,10 +48,16 @@ def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:
         _compute(runner, work[middle:], outcome)
         return
     shares: Sequence[tuple[float, float] | None] = forward.shares or [None] * len(work)
-    outcome.done += [Done(*each) for each in zip(work, forward.logits, shares, strict=True)]
+    logits = torch.split(forward.logits, [_scored(each) for each in work])
+    outcome.done += [Done(*each) for each in zip(work, logits, shares, strict=True)]
 
 
 def _span(work: Work) -> Span:
     sequence = work.sequence
     begin = sequence.num_cached
-    return Span(sequence.ids[begin : begin + work.count], begin, sequence.table, work.operating_point)
+    ids = sequence.ids[begin : begin + work.count]
+    return Span(ids, begin, sequence.table, work.operating_point, _scored(work))
+
+
+def _scored(work: Work) -> int:
+    return work.count if work.sequence.scores_prompt else 1

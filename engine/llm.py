@@ -14,7 +14,7 @@ from ..models.errors import InvalidRequest, RequestFailed, Violation
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, Usage
+from .completion import Chunk, Completion, Usage, joined
 from .defaults import sampling_defaults
 from .options import EngineOptions
 from .request import FinishReason, Request, Row, Timing
@@ -27,35 +27,58 @@ Conversation = Sequence[Mapping[str, str] | Message]
 
 @dataclass(slots=True)
 class _Answer:
-    """One request under way: its text so far and what ended it."""
+    """One request under way: the texts of its answers so far, and when they began."""
 
     request: Request
-    text: TextStream
+    texts: list[TextStream]
     tier: str
-    token_ids: list[int] = field(default_factory=list)
+    open: set[int] = field(init=False)
+    num_tokens: int = 0  # of all answers
     timing: Timing = Timing()
     first_at: float = 0.0
 
-    def take(self, row: Row) -> Chunk:
-        """The chunk of a row; a stop string in it ends the answer at the token that completed it."""
+    def __post_init__(self) -> None:
+        self.open = set(range(len(self.texts)))
+
+    def take(self, row: Row) -> Chunk | None:
+        """The chunk of a row; a stop string in it ends its answer at the token that completed it.
+
+        None for what the engine says of an answer that has ended by a stop string.
+        """
         if row.finish is FinishReason.FAILED:
             raise RequestFailed(f"the engine failed on this request: {row.error}")
+        if row.choice not in self.open:
+            return None
         self._clock(row)
-        before = self.text.num_tokens_used
-        shown = self.text.push(row.token_ids)
-        used = row.token_ids[: self.text.num_tokens_used - before]
-        self.token_ids += used
-        if self.text.stopped is None and row.finish is None:
-            return Chunk(shown, used)
-        shown += self.text.finish()
-        usage = Usage(len(self.request.prompt_ids), len(self.token_ids), self.tier, *(row.shares or (None, None)))
-        if self.text.stopped is not None:
-            return Chunk(shown, used, FinishReason.STOP_STRING, usage, self.timing, self.text.stopped)
-        return Chunk(shown, used, row.finish, usage, self.timing, row.stop_token_id)
+        text = self.texts[row.choice]
+        before = text.num_tokens_used
+        shown = text.push(row.token_ids)
+        used = row.token_ids[: text.num_tokens_used - before]
+        self.num_tokens += len(used)
+        chunk = Chunk(
+            shown, used, choice=row.choice, logprobs=row.logprobs[: len(used)], prompt_logprobs=row.prompt_logprobs
+        )
+        is_last = text.stopped is not None or row.finish is not None
+        return self._closed(chunk, text, row) if is_last else chunk
+
+    def _closed(self, chunk: Chunk, text: TextStream, row: Row) -> Chunk:
+        """The last chunk of an answer, and with the last of all what was used."""
+        self.open.discard(row.choice)
+        by_string = text.stopped is not None
+        chunk = replace(
+            chunk,
+            text=chunk.text + text.finish(),
+            finish_reason=FinishReason.STOP_STRING if by_string else row.finish,
+            matched=text.stopped if by_string else row.stop_token_id,
+        )
+        if self.open:
+            return chunk
+        usage = Usage(len(self.request.prompt_ids), self.num_tokens, self.tier, *(row.shares or (None, None)))
+        return replace(chunk, usage=usage, timing=self.timing)
 
     def _clock(self, row: Row) -> None:
         """The engine's figures; decode is timed here, since a stop string ends a request without its knowledge."""
-        if not self.token_ids:
+        if not self.num_tokens:
             self.first_at = time.monotonic()
         decode = time.monotonic() - self.first_at
         self.timing = (
@@ -134,7 +157,8 @@ class LLM:
         check_names(settings)
         asked = asked_of(self._ids(prompt), settings, self._terms, turn_end_ids=end_ids)
         request = replace(asked.request, key=next(self._keys))
-        return _Answer(request, asked.text_stream(self.tokenizer), asked.tier)
+        texts = [asked.text_stream(self.tokenizer) for _ in range(request.sampling.n)]
+        return _Answer(request, texts, asked.tier)
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:
@@ -149,7 +173,7 @@ class LLM:
         pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}
         for key, chunk in self._run(answers):
             pieces[key].append(chunk)
-        return [_joined(chunks) for chunks in pieces.values()]
+        return [joined(chunks) for chunks in pieces.values()]
 
     def _run(self, answers: Sequence[_Answer]) -> Iterator[tuple[int, Chunk]]:
         """Steps until these answers are whole. Rows of other streams that are open meanwhile are kept for them."""
@@ -165,9 +189,10 @@ class LLM:
                             self._rows[row.key].append(row)
                 for key in [key for key in open_answers if self._rows[key]]:
                     chunk = open_answers[key].take(self._rows[key].popleft())
-                    if chunk.finish_reason is not None:
+                    if not open_answers[key].open:
                         self._forget(open_answers.pop(key))
-                    yield key, chunk
+                    if chunk is not None:
+                        yield key, chunk
         finally:
             for answer in open_answers.values():
                 self._forget(answer)
@@ -182,15 +207,3 @@ def _several(messages: Any) -> Sequence[object]:
     """A list of conversations; one alone is a list of one."""
     is_list = isinstance(messages, Sequence) and not isinstance(messages, str)
     return messages if is_list and messages and isinstance(messages[0], Sequence) else [messages]
-
-
-def _joined(chunks: Sequence[Chunk]) -> Completion:
-    last = chunks[-1]
-    return Completion(
-        "".join(chunk.text for chunk in chunks),
-        tuple(token for chunk in chunks for token in chunk.token_ids),
-        last.finish_reason or FinishReason.LENGTH,
-        last.usage or Usage(0, 0),
-        last.timing or Timing(),
-        last.matched,
-    )

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..models.errors import Violation
-from .sampling import Sampling, sampling_violations
+from .constraint import Constraint
+from .sampling import OPTIONS, Sampling, sampling_violations
+from .token_rules import TokenRules, token_rule_violations
 
 DEFAULT_MAX_NEW_TOKENS = 128
 MAX_STOP_TOKEN_IDS = 64
@@ -50,14 +52,14 @@ class Request:
     stopping: Stopping = Stopping()
     arrived_seconds: float | None = None
     operating_point: float = 0.0
+    token_rules: TokenRules = TokenRules()
+    constraint: Constraint | None = None
     prefill_point: float = 0.0
     floor: float | None = None
     priority: Priority = Priority.NORMAL
     caller: str = ""
     salt: str = ""
     deadline_seconds: float | None = None
-    n: int = 1
-    prompt_logprobs: int | None = None
 
 
 class FinishReason(Enum):
@@ -81,13 +83,25 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The log probability of a token; and of the likeliest that might have come, the likeliest first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What one step gave to one request. A stop token ends the request and is not among `token_ids`.
+    """What one step gave to one answer. A stop token ends the answer and is not among `token_ids`.
+
+    choice: which of a request's n answers. logprobs: of token_ids, where they were asked for; prompt_logprobs: of the
+    prompt's tokens but the first, with the first row.
 
     timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
     request's new tokens have used so far, a mean over them, or before there are any those of the prompt; None where the
     model has one tier only.
-    choice: which of the request's answers. cached_tokens: of the prompt, that were not computed again.
+    cached_tokens: of the prompt, that were not computed again.
     """
 
     key: int
@@ -98,6 +112,8 @@ class Row:
     timing: Timing | None = None
     shares: tuple[float, float] | None = None
     choice: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = 0
 
 
@@ -126,13 +142,29 @@ def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
     return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - num_prompt_tokens))
 
 
-def violations(prompt_ids: Sequence[int], sampling: Sampling, stopping: Stopping, limits: Limits) -> list[Violation]:
+def violations(
+    prompt_ids: Sequence[int],
+    sampling: Sampling,
+    stopping: Stopping,
+    limits: Limits,
+    token_rules: TokenRules = TokenRules(),  # noqa: B008  # frozen
+) -> list[Violation]:
     """Every field that makes this request impossible, each with its value, its limit and the way out."""
     return [
         *_prompt_violations(prompt_ids, stopping, limits),
         *sampling_violations(sampling),
         *_stopping_violations(stopping, limits),
+        *_length_violations(sampling, stopping),
+        *token_rule_violations(token_rules, limits.vocab_size),
     ]
+
+
+def _length_violations(sampling: Sampling, stopping: Stopping) -> list[Violation]:
+    fits = sampling.min_new_tokens <= max(stopping.max_new_tokens, 1)
+    if fits or not OPTIONS["min_new_tokens"].holds(sampling.min_new_tokens):
+        return []
+    rule = f"it must be at most max_new_tokens, {stopping.max_new_tokens}"
+    return [Violation("sampling.min_new_tokens", f"is {sampling.min_new_tokens}, {rule}")]
 
 
 def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Limits) -> list[Violation]:

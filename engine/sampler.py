@@ -1,63 +1,203 @@
-"""From logits to the next token: greedy rows together, sampled rows each with its own generator."""
+"""From logits to the next tokens, all rows of a step in one go.
 
+Rows are put into groups that go the same way: the likeliest token; one drawn from all; one drawn from those that a cut
+leaves. A row pays for the options that it has. Within a way no shape and no number of an operation depends on the data,
+and nothing comes back to the host until all is known; only on a CPU a cut looks once whether its candidates suffice.
+
+A draw is by inverse transform in the order of ids: the first id whose cumulative probability passes the random number
+of the row's position. So the same seed gives the same tokens, whichever way the cut was found.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .sampling import Sampling
+from .cut import BLOCK, CANDIDATES, Options, blocks, cut, cut_candidates, total, weights
+from .drawing import Drawing
+from .logprobs import logprob_columns, logprobs_of
+from .sampling import SMALLEST_TEMPERATURE, Sampling
 
-_SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
-
-
-def filtered_probabilities(logits: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Probabilities after temperature, top_k, top_p and min_p, largest first, and the ids they belong to.
-
-    logits: fp32 [vocab] -> ([kept], [kept]); the most likely id is always kept.
-    """
-    count = min(sampling.top_k, logits.numel()) if sampling.top_k else logits.numel()
-    shifted = logits - logits.max()  # so that a tiny temperature gives 0 and -inf, never a tie at inf
-    values, ids = torch.topk(shifted / max(sampling.temperature, _SMALLEST_TEMPERATURE), count)
-    probabilities = torch.softmax(values, dim=-1)
-    before = probabilities.cumsum(-1) - probabilities  # mass of the more likely ids
-    keep = (before < sampling.top_p) & (probabilities >= sampling.min_p * probabilities[0])
-    keep[0] = True
-    kept = probabilities[keep]
-    return kept / kept.sum(), ids[keep]
-
-
-def draw_one(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One id by inverse transform: the first whose cumulative probability passes a uniform draw."""
-    probabilities, ids = filtered_probabilities(logits.float().cpu(), sampling)
-    uniform = torch.rand((), generator=generator, dtype=torch.float64)
-    index = torch.searchsorted(probabilities.double().cumsum(-1), uniform, right=True)
-    return int(ids[min(int(index), ids.numel() - 1)])
-
-
-class Drawing:
-    def __init__(self, request: Any, choice: int, fallback_seed: int) -> None:
-        self.sampling, self.generator = request.sampling, torch.Generator()
-        seed = request.sampling.seed
-        self.generator.manual_seed(fallback_seed if seed is None else seed & (2**63 - 1))
-
-    def take(self, token: int) -> None:
-        pass
+_OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}
+_ALMOST_ONE = 1 - 2.0**-53
+NOT_FINITE = "the model's logits are not finite"
+NO_TOKEN = "the rules of this request leave no token that may come"
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
+    """The next token of a row. finite: whether the model's logits are. error: why there is no token, else "".
+
+    logprob, top: of the token and of the likeliest ones, (id, logprob), by the model's own distribution; where asked.
+    """
+
     token: int
     finite: bool
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    error: str = ""
 
 
+@torch.inference_mode()
 def draw(logits: Tensor, drawings: Sequence[Drawing]) -> list[Drawn]:
-    greedy = logits.argmax(-1).tolist()
-    finite = torch.isfinite(logits).all(-1).tolist()
-    return [
-        Drawn(-1, False)
-        if not ok
-        else Drawn(best if each.sampling.temperature == 0 else draw_one(row, each.sampling, each.generator), True)
-        for row, each, best, ok in zip(logits, drawings, greedy, finite, strict=True)
-    ]
+    """The next token of every row. logits: [rows, vocab], on any device; they stay as they are.
+
+    A row with logits that are not finite, or without a token that may come, is an error of that row alone.
+    """
+    if not drawings:
+        return []
+    logits = logits.float()
+    finite = torch.isfinite(logits.sum(-1))  # a NaN or an infinity stays one in a sum
+    tokens = logits.new_empty(len(drawings), dtype=torch.long)
+    best = logits.new_empty(len(drawings))
+    for way, rows in _ways(drawings).items():
+        at = torch.tensor(rows, device=logits.device)
+        members = [drawings[row] for row in rows]
+        ours = logits if len(rows) == len(drawings) and not way.changed else logits[at]
+        tokens[at], best[at] = way.next(changed_(ours, members) if way.changed else ours, members)
+    told = logprob_columns(logits, tokens, [drawing.request.sampling.logprobs for drawing in drawings])
+    columns = torch.stack([tokens.double(), finite.double(), best.double()], 1)
+    return [_drawn(row, drawing) for row, drawing in zip(torch.cat([columns, told], 1).tolist(), drawings, strict=True)]
+
+
+def _drawn(row: Sequence[float], drawing: Drawing) -> Drawn:
+    token, finite, best, *told = row
+    if not finite or best == -math.inf:
+        return Drawn(-1, bool(finite), error=NO_TOKEN if finite else NOT_FINITE)
+    count = drawing.request.sampling.logprobs
+    if count is None:
+        return Drawn(int(token), True)
+    known = logprobs_of(int(token), told, count)
+    return Drawn(int(token), True, known.logprob, known.top)
+
+
+# --- ways ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What rows have in common that go through the same operations."""
+
+    greedy: bool
+    cut: bool
+    changed: bool
+
+    def next(self, logits: Tensor, drawings: Sequence[Drawing]) -> tuple[Tensor, Tensor]:
+        """Tokens and the largest logits, [rows] each."""
+        if self.greedy:
+            return greedy(logits)
+        options, uniform = _options(drawings, logits.device)
+        best = logits.amax(-1, keepdim=True)
+        choose = drawn_from_cut if self.cut else drawn_from_all
+        return choose(logits, best, options, uniform), best.squeeze(-1)
+
+
+def _ways(drawings: Sequence[Drawing]) -> dict[_Way, list[int]]:
+    """The rows of each way."""
+    ways: dict[_Way, list[int]] = {}
+    for row, drawing in enumerate(drawings):
+        sampling = drawing.request.sampling
+        is_greedy = sampling.temperature == 0
+        is_cut = not is_greedy and bool(_asked(sampling))
+        ways.setdefault(_Way(is_greedy, is_cut, drawing.is_changed), []).append(row)
+    return ways
+
+
+def _asked(sampling: Sampling) -> frozenset[str]:
+    return frozenset(name for name, off in _OFF.items() if getattr(sampling, name) != off)
+
+
+def _options(drawings: Sequence[Drawing], device: torch.device) -> tuple[Options, Tensor]:
+    """All numbers of the rows and their random ones, in one copy to the device."""
+    numbers, asked = [], frozenset[str]()
+    for drawing in drawings:
+        sampling = drawing.request.sampling
+        temperature, top_k = max(sampling.temperature, SMALLEST_TEMPERATURE), sampling.top_k or math.inf
+        cuts = top_k, sampling.top_p, sampling.min_p, sampling.typical_p
+        numbers.append((temperature, *cuts, drawing.uniform))
+        asked |= _asked(sampling)
+    table = torch.tensor(numbers, dtype=torch.float64).to(device)
+    return Options(table[:, :5], asked), table[:, 5:]
+
+
+def changed_(logits: Tensor, drawings: Sequence[Drawing]) -> Tensor:
+    """Penalties, biases and bans of these rows, and what the rules allow, written into their logits."""
+    parts = [drawing.changes.tensors for drawing in drawings]
+    rows = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(ids) for ids, _ in parts]))
+    flat = (torch.cat([ids for ids, _ in parts]) + rows * logits.shape[-1]).to(logits.device)
+    factor, summand = torch.cat([numbers for _, numbers in parts], 1).to(logits.device)
+    before = logits.view(-1)[flat]
+    logits.view(-1)[flat] = torch.where(before > 0, before / factor, before * factor) + summand
+    for row, drawing in enumerate(drawings):
+        allowed = drawing.allowed(logits.shape[-1], logits.device)
+        if allowed is not None:
+            logits[row].masked_fill_(~allowed, -torch.inf)
+    return logits
+
+
+# --- the token of a row --------------------------------------------------------------------------------------------
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of the largest logits, and that."""
+    parts = blocks(logits, -torch.inf)
+    highest = parts.amax(-1)
+    best, block = highest.max(-1)
+    return block * BLOCK + _block(parts, block).argmax(-1), best
+
+
+def drawn_from_all(logits: Tensor, best: Tensor, options: Options, uniform: Tensor) -> Tensor:
+    """Drawn at a temperature alone."""
+    return _pick(weights(logits, best, options.temperature), uniform)
+
+
+def drawn_from_cut(logits: Tensor, best: Tensor, options: Options, uniform: Tensor) -> Tensor:
+    """Drawn from what top_k, top_p, min_p and typical_p leave."""
+    if logits.device.type == "cpu":
+        return _drawn_from_few(logits, best, options, uniform, CANDIDATES)
+    return _pick(cut(logits, best, options), uniform)
+
+
+def _drawn_from_few(
+    logits: Tensor, best: Tensor, options: Options, uniform: Tensor, counts: Sequence[int], mass: Tensor | None = None
+) -> Tensor:
+    """The same, where most of the vocabulary is only summed. Rows that need more than the first count go on."""
+    if not counts or not options.by_likelihood:
+        return _pick(cut(logits, best, options), uniform)
+    if mass is None:
+        mass = total(weights(logits, best, options.temperature))
+    weight, ids, known = cut_candidates(logits, best, mass, options, counts[0])
+    ends = weight.double().cumsum(-1)
+    tokens = ids.gather(1, _first_above(ends, uniform * ends[:, -1:])).squeeze(1)
+    rest = (~known).nonzero().squeeze(1)
+    if len(rest) == len(known):
+        return _drawn_from_few(logits, best, options, uniform, counts[1:], mass)
+    if len(rest):
+        ours = logits[rest], best[rest], options.of(rest), uniform[rest]
+        tokens[rest] = _drawn_from_few(*ours, counts[1:], mass[rest])
+    return tokens
+
+
+def _pick(weight: Tensor, uniform: Tensor) -> Tensor:
+    """[rows] drawn in proportion to weights [rows, vocab]: first a block of them by its sum, then one in it."""
+    parts = blocks(weight, 0.0)
+    sums = parts.sum(-1).double()
+    ends = sums.cumsum(-1)
+    target = uniform * ends[:, -1:]
+    block = _first_above(ends, target)
+    sum_ = sums.gather(1, block)
+    share = ((target - (ends.gather(1, block) - sum_)) / sum_).clamp(0, _ALMOST_ONE)
+    inner = _block(parts, block.squeeze(1)).double().cumsum(-1)
+    return (block * BLOCK + _first_above(inner, share * inner[:, -1:])).squeeze(1)
+
+
+def _block(parts: Tensor, block: Tensor) -> Tensor:
+    """[rows, BLOCK]: of each row the block of this number."""
+    return parts.gather(1, block.view(-1, 1, 1).expand(-1, 1, BLOCK)).squeeze(1)
+
+
+def _first_above(ends: Tensor, target: Tensor) -> Tensor:
+    """The first index whose end is above the target, [rows, 1]. Not found, as where all is NaN, is the last."""
+    return (ends <= target).sum(-1, keepdim=True).clamp(max=ends.shape[-1] - 1)

@@ -1,8 +1,8 @@
-"""Every sampling option, described once: its values, its defaults, its line in the help of a command. No torch.
+"""Every sampling option that is one number, described once: its values, its default, its line in a command's help.
 
 A new one is a field of `Sampling` with its description, the same name in `SamplingSettings` and in the two messages
-called Sampling of proto/, and what it does in sampler.py. Checks, model defaults, command lines and the ways over the
-wire are made from these; a test holds all the names equal.
+called Sampling of proto/, and what it does in drawing.py or cut.py. Checks, model defaults, command lines and the ways
+over the wire are made from these; a test holds all the names equal. Lists and maps are in token_rules.py. No torch.
 """
 
 import ctypes
@@ -14,6 +14,9 @@ from ..models.errors import Violation
 
 T = TypeVar("T")
 _MOST_UINT32, _MOST_UINT64 = (1 << 32) - 1, (1 << 64) - 1  # of the fields that carry them
+MOST_ALTERNATIVES = 20
+MOST_ANSWERS = 128
+SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,8 @@ class Option:
     """What there is to know of one beside its name.
 
     kind: int or float. rule: in words, what `holds` asks of a value; no NaN may pass. help, metavar: of the command
-    line. by_model: whether generation_config.json may set it where the caller leaves it open.
+    line. by_model: whether generation_config.json may set it where the caller leaves it open. of_greedy: whether it
+    counts where nothing is drawn, too.
     """
 
     kind: type[int] | type[float]
@@ -30,6 +34,7 @@ class Option:
     help: str
     metavar: str
     by_model: bool = True
+    of_greedy: bool = False
 
 
 def _option(default: T, option: Option) -> T:
@@ -38,12 +43,25 @@ def _option(default: T, option: Option) -> T:
     return described
 
 
+def _penalty(name: str) -> Option:
+    """OpenAI's two differ in what they are times."""
+    return Option(float, "from -2 to 2", lambda value: -2 <= value <= 2, name, "X", of_greedy=True)
+
+
+def _alternatives(help: str) -> Option:
+    return Option(
+        int, f"from 0 to {MOST_ALTERNATIVES}", lambda value: 0 <= value <= MOST_ALTERNATIVES, help, "N", by_model=False
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn from the logits.
+    """How the next token is drawn from the logits, how often, and what is told of it.
 
-    temperature 0 is greedy; top_k 0 is off. The order is temperature, top_k, top_p, min_p. A seed makes the
-    draws of this request its own: they do not depend on what else is in the batch.
+    temperature 0 is greedy; top_k 0 is off. Penalties, then temperature, top_k, top_p, min_p, typical_p. A seed makes
+    the draws of this request its own: they do not depend on what else is in the batch. repetition_penalty is of
+    prompt and new tokens, the other two of new ones. logprobs and prompt_logprobs are of the model's own distribution,
+    before all of this; None tells nothing.
     """
 
     temperature: float = _option(1.0, Option(
@@ -61,10 +79,30 @@ class Sampling:
         float, "from 0 (off) to 1", lambda value: 0 <= value <= 1,
         "only tokens at least this times as likely as the likeliest; 0 is off", "P",
     ))  # fmt: skip
+    typical_p: float = _option(1.0, Option(
+        float, "above 0 and at most 1", lambda value: 0 < value <= 1,
+        "only the tokens nearest to the entropy that hold this probability together", "P",
+    ))  # fmt: skip
+    repetition_penalty: float = _option(1.0, Option(
+        float, "above 0 and at most 10", lambda value: 0 < value <= 10,
+        "divides what speaks for a token of prompt or answer; 1 is off", "X", of_greedy=True,
+    ))  # fmt: skip
+    presence_penalty: float = _option(0.0, _penalty("taken from the logit of a token of the answer; -2 to 2"))
+    frequency_penalty: float = _option(0.0, _penalty("the same for each time that it was there; -2 to 2"))
+    min_new_tokens: int = _option(0, Option(
+        int, f"from 0 to {_MOST_UINT32}", lambda value: 0 <= value <= _MOST_UINT32,
+        "no end and no stop token before so many", "N", by_model=False,
+    ))  # fmt: skip
     seed: int | None = _option(None, Option(
         int, f"from 0 to {_MOST_UINT64}", lambda value: 0 <= value <= _MOST_UINT64,
         "the same seed gives the same tokens", "N", by_model=False,
     ))  # fmt: skip
+    n: int = _option(1, Option(
+        int, f"from 1 to {MOST_ANSWERS}", lambda value: 1 <= value <= MOST_ANSWERS,
+        "so many answers to one prompt", "N", by_model=False,
+    ))  # fmt: skip
+    logprobs: int | None = _option(None, _alternatives("log probabilities of the tokens and of the N likeliest"))
+    prompt_logprobs: int | None = _option(None, _alternatives("the same of the prompt"))
 
 
 class SamplingSettings(TypedDict, total=False):
@@ -74,7 +112,15 @@ class SamplingSettings(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    min_new_tokens: int | None
     seed: int | None
+    n: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
 
 
 OPTIONS: Mapping[str, Option] = {each.name: each.metadata["option"] for each in fields(Sampling)}

@@ -14,6 +14,7 @@ from .pressure import Pressure
 from .queue import FairQueue
 from .sequence import Sequence
 
+_SCORED_TOKENS = 64  # of a prompt in a step: each has logits for the whole vocabulary
 _CALM_STEPS = 64  # with memory enough, before one more may run
 
 
@@ -181,7 +182,7 @@ class Scheduler:
 
     def _reusable(self, sequence: Sequence) -> list[int]:
         """Blocks of the prefix cache; none where every token of the prompt is to be scored."""
-        if sequence.request.prompt_logprobs is not None:
+        if sequence.scores_prompt:
             return []
         return self.prefix.find(sequence.request.prompt_ids, _origin(sequence))
 
@@ -192,7 +193,7 @@ class Scheduler:
         """How many of the pending tokens are computed at one operating point."""
         done, prompt = sequence.num_cached, sequence.num_prompt
         if done < prompt:
-            return prompt - done
+            return min(prompt - done, _SCORED_TOKENS) if sequence.scores_prompt else prompt - done
         known = sequence.points[done - prompt :]
         return next((i for i, point in enumerate(known) if point != known[0]), len(known)) or sequence.pending
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-from .request import Request, Timing
-from .sampler import Drawing
+from .drawing import Drawing
+from .request import Request, Timing, TokenLogprobs
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +29,7 @@ class Sequence:
     read_shares: tuple[float, float] | None = None  # of FFN bytes and neurons, of the last tokens of the prompt
     spent: tuple[float, float] = (0.0, 0.0)  # sums over new tokens of the same
     num_spent: int = 0
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
 
     @property
     def num_prompt(self) -> int:
@@ -37,6 +38,11 @@ class Sequence:
     @property
     def num_new(self) -> int:
         return len(self.ids) - self.num_prompt
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the tokens that come next are of a prompt whose log probabilities were asked for."""
+        return self.request.sampling.prompt_logprobs is not None and self.num_cached < self.num_prompt
 
     @property
     def pending(self) -> int:
@@ -75,5 +81,5 @@ class Sequence:
         """Another answer to the same prompt, over the same blocks, which the caller has the ledger share."""
         return replace(
             self, choice=choice, drawing=drawing, num_answers=1, ids=[*self.ids], points=[*self.points],
-            table=[*self.table],
+            table=[*self.table], prompt_logprobs=[],
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """The edge between what a caller says of a generation and what the engine is asked, for `LLM` and server. No torch."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -8,12 +9,14 @@ from typing import Any
 from ..models.dial import Dial
 from ..models.errors import InvalidRequest, Violation
 from ..models.suggestion import suggestion
+from .constraint import ConstraintSettings, constraint_of, constraint_violations
 from .request import Limits, Request, Stopping, default_max_new_tokens, violations
 from .sampling import OPTIONS, SamplingSettings, sampling_of
 from .text import Decoder, TextStream, stop_string_violations
+from .token_rules import TokenSettings, token_rules_of
 
 
-class GenerationSettings(SamplingSettings, total=False):
+class GenerationSettings(SamplingSettings, TokenSettings, ConstraintSettings, total=False):
     """What may be asked of a generation, by name. What is left open comes from the model's generation_config.
 
     temperature: 0 is greedy. seed: makes the draws repeatable. stop: strings that end the answer, which ends before
@@ -68,12 +71,15 @@ def asked_of(
     said, wrong = rightly_typed(settings)
     sampling = sampling_of(said, terms.defaults)
     stopping = _stopping(said, len(prompt_ids), terms.limits)
-    stop_strings = _strings(said.get("stop"))
-    wrong = [*found, *wrong, *violations(prompt_ids, sampling, stopping, terms.limits)]
-    wrong += stop_string_violations(stop_strings)
+    stop_strings, rules = _strings(said.get("stop")), token_rules_of(said)
+    wrong = [*found, *wrong, *violations(prompt_ids, sampling, stopping, terms.limits, rules)]
+    wrong += [*stop_string_violations(stop_strings), *constraint_violations(said)]
     point = terms.dial.operating_point(said.get("tier"), said.get("share"), compute_path, wrong)
     stopping = stopping.also_at(turn_end_ids)
-    request = Request(0, tuple(prompt_ids), sampling, stopping, operating_point=point)
+    request = Request(
+        0, tuple(prompt_ids), sampling, stopping,
+        operating_point=point, token_rules=rules, constraint=constraint_of(said),
+    )  # fmt: skip
     return Asked(request, stop_strings, terms.dial.name(point))
 
 
@@ -127,6 +133,17 @@ def _are_strings(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, Sequence) and all(isinstance(item, str) for item in value))
 
 
+def _are_numbers_by_id(value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_whole(key) and _is_number(each) for key, each in value.items())
+
+
+def _is_schema(value: object) -> bool:
+    try:
+        return isinstance(value, str) or (isinstance(value, Mapping) and bool(json.dumps(value)))
+    except (TypeError, ValueError):
+        return False
+
+
 def _are_whole(value: object) -> bool:
     if not isinstance(value, Sequence):
         return False
@@ -134,13 +151,24 @@ def _are_whole(value: object) -> bool:
     return all(issubclass(kind, Integral) and not issubclass(kind, bool) for kind in kinds)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 _WHOLE, _NUMBER = (_is_whole, "a whole number"), (_is_number, "a number")
 _TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **{name: _WHOLE if option.kind is int else _NUMBER for name, option in OPTIONS.items()},
     "max_new_tokens": _WHOLE,
     "share": _NUMBER,
-    "tier": (lambda value: isinstance(value, str), "the name of a tier"),
+    "tier": (_is_text, "the name of a tier"),
     "stop": (_are_strings, "a string or a list of strings"),
     "stop_token_ids": (_are_whole, "a list of whole numbers"),
+    "logit_bias": (_are_numbers_by_id, "a mapping of token ids to numbers"),
+    "allowed_token_ids": (_are_whole, "a list of whole numbers"),
+    "banned_token_ids": (_are_whole, "a list of whole numbers"),
+    "json_schema": (_is_schema, "a JSON schema, as text or as a mapping"),
+    "regex": (_is_text, "text"),
+    "grammar": (_is_text, "text"),
+    "choices": (lambda value: not _is_text(value) and _are_strings(value), "a list of strings"),
     "ignore_eos": (lambda value: isinstance(value, bool), "True or False"),
 }

@@ -9,47 +9,69 @@ from ..engine.text import TextStream
 from ..models.errors import RequestFailed
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
+from .fields import logprobs_message
 from .running import Running
 
 
 async def answer(
     running: Running, asked: Asked, tokenizer: Tokenizer, arrived: float
 ) -> AsyncIterator[pb.GenerateChunk]:
-    """Chunks up to the one with finish, usage and timing. What waits while a chunk is sent goes out as one.
+    """Chunks up to the one with usage and timing. What waits while a chunk is sent goes out as one.
 
     Raises RequestFailed when the engine failed on this request. `arrived` is a time.monotonic().
     """
-    text = asked.text_stream(tokenizer)
-    last: Row | None = None
-    while last is None and text.stopped is None:
-        token_ids, last = await running.take()
-        if last is not None and last.finish is FinishReason.FAILED:
-            raise RequestFailed(last.error)
-        start = text.num_tokens_used
-        shown = text.push(token_ids)
-        used = token_ids[: text.num_tokens_used - start]
-        chunk = pb.GenerateChunk(text=shown, token_ids=used, first_token_index=start)
-        if last is not None or text.stopped is not None:
-            chunk.text += text.finish()
-            _close(chunk, text, last)
-            chunk.usage.prompt_tokens = len(asked.request.prompt_ids)
-            chunk.usage.completion_tokens = text.num_tokens_used
-            chunk.usage.tier_used = asked.tier
-            if running.shares is not None:
-                chunk.usage.ffn_bytes_share, chunk.usage.ffn_neurons_share = running.shares
-            _time(chunk.timing, running, arrived)
-        yield chunk
+    texts = {choice: asked.text_stream(tokenizer) for choice in range(asked.request.sampling.n)}
+    waiting = set(texts)  # for their ends
+    while waiting:
+        for row in await running.take():
+            if row.finish is FinishReason.FAILED:
+                raise RequestFailed(row.error)
+            if row.choice not in waiting:  # a stop string has ended it, which the engine does not know
+                continue
+            chunk = _chunk(row, texts[row.choice])
+            if chunk.HasField("finish"):
+                waiting.discard(row.choice)
+            if not waiting:
+                _use(chunk.usage, running, asked, sum(text.num_tokens_used for text in texts.values()))
+                _time(chunk.timing, running, arrived)
+            yield chunk
 
 
-def _close(chunk: pb.GenerateChunk, text: TextStream, last: Row | None) -> None:
+def _chunk(row: Row, text: TextStream) -> pb.GenerateChunk:
+    """What a row adds to its answer; with its end, where this is it."""
+    start = text.num_tokens_used
+    shown = text.push(row.token_ids)
+    used = text.num_tokens_used - start
+    chunk = pb.GenerateChunk(
+        text=shown,
+        token_ids=row.token_ids[:used],
+        first_token_index=start,
+        choice=row.choice,
+        logprobs=[logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs[:used]],
+        prompt_logprobs=[logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs],
+    )
+    if row.finish is not None or text.stopped is not None:
+        chunk.text += text.finish()
+        _close(chunk, text, row)
+    return chunk
+
+
+def _close(chunk: pb.GenerateChunk, text: TextStream, row: Row) -> None:
     """Says why the answer ends here; a stop string comes first, it may cut off what the engine said later."""
     if text.stopped is not None:
         chunk.finish.reason = pb.Finish.STOP_STRING
         chunk.finish.text = text.stopped
-    elif last is not None and last.finish is not None:
-        chunk.finish.MergeFrom(pb.Finish(reason=last.finish.name))
-        if last.stop_token_id is not None:
-            chunk.finish.token_id = last.stop_token_id
+    elif row.finish is not None:
+        chunk.finish.MergeFrom(pb.Finish(reason=row.finish.name))
+        if row.stop_token_id is not None:
+            chunk.finish.token_id = row.stop_token_id
+
+
+def _use(usage: pb.Usage, running: Running, asked: Asked, num_tokens: int) -> None:
+    usage.prompt_tokens, usage.completion_tokens = len(asked.request.prompt_ids), num_tokens
+    usage.tier_used = asked.tier
+    if running.shares is not None:
+        usage.ffn_bytes_share, usage.ffn_neurons_share = running.shares
 
 
 def _time(timing: pb.Timing, running: Running, arrived: float) -> None:

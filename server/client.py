@@ -9,13 +9,14 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..engine.completion import Chunk, Completion, Usage
+from ..engine.completion import Answer, Chunk, Completion, Usage
 from ..engine.request import FinishReason, Load, Timing
 from ..models.bounds import SECONDS_TO_WAIT
 from ..models.errors import AddressError, MoesaicError, NotFound, Overloaded, Unavailable
 from ..proto import generation_pb2 as pb
 from .address import Address, read_address
 from .client_request import Chat, Prompt, Settings, build_request
+from .fields import logprobs_of
 from .handlers import GENERATION, MODELS, stub
 from .status import error_of
 
@@ -152,9 +153,11 @@ class Client:
 
     def _whole(self, request: pb.GenerateRequest, timeout: float | None) -> Completion:
         message = self._call(self._generate, request, timeout)
-        matched = _matched(message.finish)
-        ids, timing = tuple(message.token_ids), _timing(message.timing)
-        return Completion(message.text, ids, _reason(message.finish), _usage(message.usage), timing, matched)
+        first, usage, timing = _answer(message), _usage(message.usage), _timing(message.timing)
+        return Completion(
+            first.text, first.token_ids, first.finish_reason, usage, timing, first.matched, first.logprobs,
+            logprobs_of(message.prompt_logprobs), tuple(_answer(each) for each in message.others),
+        )  # fmt: skip
 
     def _streamed(self, request: pb.GenerateRequest, timeout: float | None) -> Stream:
         return Stream(self._stream(request, timeout=_checked(timeout)), self._meant)
@@ -221,12 +224,23 @@ def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError
     return MoesaicError(f"{address.target} answered {code.name}: {details}")
 
 
+def _answer(message: pb.GenerateResponse | pb.Answer) -> Answer:
+    ids, logprobs = tuple(message.token_ids), logprobs_of(message.logprobs)
+    return Answer(message.text, ids, _reason(message.finish), _matched(message.finish), logprobs)
+
+
 def _chunk(message: pb.GenerateChunk) -> Chunk:
-    ids = tuple(message.token_ids)
-    if not message.HasField("finish"):
-        return Chunk(message.text, ids)
-    reason, usage, timing = _reason(message.finish), _usage(message.usage), _timing(message.timing)
-    return Chunk(message.text, ids, reason, usage, timing, _matched(message.finish))
+    return Chunk(
+        message.text,
+        tuple(message.token_ids),
+        _reason(message.finish) if message.HasField("finish") else None,
+        _usage(message.usage) if message.HasField("usage") else None,
+        _timing(message.timing) if message.HasField("timing") else None,
+        _matched(message.finish),
+        message.choice,
+        logprobs_of(message.logprobs),
+        logprobs_of(message.prompt_logprobs),
+    )
 
 
 def _reason(finish: pb.Finish) -> FinishReason:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Unpack
+from typing import Any, Unpack
 
 from google.protobuf.message import Message
 
+from ..engine.constraint import constraint_of, constraint_violations
 from ..engine.sampling import OPTIONS, SamplingSettings, option_violations
 from ..engine.settings import GenerationSettings, rightly_typed
 from ..models.chat import messages_of
@@ -45,6 +46,13 @@ def build_request(
     tier: str | None = None,
     share: float | None = None,
     request_id: str = "",
+    logit_bias: Mapping[int, float] | None = None,
+    allowed_token_ids: Sequence[int] | None = None,
+    banned_token_ids: Sequence[int] | None = None,
+    json_schema: str | Mapping[str, Any] | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    choices: Sequence[str] | None = None,
     **sampling: Unpack[SamplingSettings],
 ) -> pb.GenerateRequest:
     """The message. Raises InvalidRequest with every value that does not fit its field, TypeError for unknown names."""
@@ -61,6 +69,10 @@ def build_request(
     _put(request.compute, compute, "compute.", found)
     stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
     _extend(request.stopping, stops, "stopping.", found)
+    ids = {"allowed_token_ids": allowed_token_ids, "banned_token_ids": banned_token_ids}
+    _put_rules(request.token_rules, {"logit_bias": logit_bias, **ids}, found)
+    kinds = {"json_schema": json_schema, "regex": regex, "grammar": grammar, "choices": choices}
+    _put_constraint(request.constraint, kinds, found)
     _put_prompt(request, prompt, found)
     size = request.ByteSize()
     if size > MAX_REQUEST_BYTES:
@@ -91,6 +103,30 @@ def _carried(sampling: Mapping[str, object], found: list[Violation]) -> Mapping[
     return {name: value for name, value in sampling.items() if f"sampling.{name}" not in {each.field for each in wrong}}
 
 
+def _put_rules(message: pb.TokenRules, rules: Mapping[str, object], found: list[Violation]) -> None:
+    right = _fitting(rules, "token_rules.", found)
+    _extend(message, {name: right[name] or () for name in right if name != "logit_bias"}, "token_rules.", found)
+    bias: Any = right.get("logit_bias") or {}
+    try:
+        message.logit_bias.update({token: float(number) for token, number in bias.items()})
+    except (TypeError, ValueError) as error:
+        found.append(_misfit("token_rules.logit_bias", bias, error))
+
+
+def _put_constraint(message: pb.Constraint, kinds: Mapping[str, object], found: list[Violation]) -> None:
+    """The wire holds one of them, so what is wrong between them is said here."""
+    right: Any = _fitting(kinds, "constraint.", found)
+    wrong = constraint_violations(right)
+    found += wrong
+    constraint = None if wrong else constraint_of(right)
+    if constraint is None:
+        return
+    if constraint.kind == "choices":
+        _extend(message.choices, {"texts": constraint.texts}, "constraint.choices.", found)
+    else:
+        _put(message, {constraint.kind: constraint.texts[0]}, "constraint.", found)
+
+
 def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[Violation]) -> None:
     if isinstance(prompt, Chat):
         messages, wrong = messages_of(prompt.messages)
@@ -114,7 +150,7 @@ def _put(message: Message, values: Mapping[str, object], path: str, found: list[
             found.append(_misfit(path + name, value, error))
 
 
-def _extend(message: Message, values: Mapping[str, Sequence[object]], path: str, found: list[Violation]) -> None:
+def _extend(message: Message, values: Mapping[str, Any], path: str, found: list[Violation]) -> None:
     for name, value in values.items():
         try:
             getattr(message, name).extend(value)

@@ -117,7 +117,7 @@ class EngineProcess:
     def submit(self, request: Request) -> Running:
         """Hands a request to the engine under a key of its own. Every one must be released."""
         self.refuse_unless_serving()
-        running = Running(self._next_key)
+        running = Running(self._next_key, request.sampling.n)
         self._next_key += 1
         if not self._has_work:
             self._progress_at = _now()

@@ -2,12 +2,14 @@
 
 from dataclasses import asdict
 
+from ..engine.constraint import Constraint
 from ..engine.options import ModelDescription
 from ..engine.request import FinishReason, Limits, Load, Request, Row, Stopping, Timing
 from ..engine.sampling import Sampling
+from ..engine.token_rules import TokenRules, token_rules_of
 from ..models.dial import Dial
 from ..proto import engine_pb2 as pb
-from .fields import fields_of
+from .fields import fields_of, logprobs_message, logprobs_of
 
 
 def submit_message(request: Request) -> pb.Command:
@@ -22,6 +24,8 @@ def submit_message(request: Request) -> pb.Command:
         ignore_eos=stopping.ignore_eos,
         arrived_seconds=request.arrived_seconds,
         operating_point=request.operating_point,
+        token_rules=_rules_message(request.token_rules),
+        constraint=None if request.constraint is None else pb.Constraint(**asdict(request.constraint)),
     )
     return pb.Command(submit=submit)
 
@@ -31,7 +35,17 @@ def request_of(submit: pb.Submit) -> Request:
     sampling = Sampling(**fields_of(submit.sampling))
     stopping = Stopping(submit.max_new_tokens, tuple(submit.stop_token_ids), submit.ignore_eos)
     arrived = submit.arrived_seconds if submit.HasField("arrived_seconds") else None
-    return Request(submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.operating_point)
+    constraint = submit.constraint
+    return Request(
+        submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.operating_point,
+        token_rules_of(fields_of(submit.token_rules)),
+        Constraint(constraint.kind, tuple(constraint.texts)) if submit.HasField("constraint") else None,
+    )  # fmt: skip
+
+
+def _rules_message(rules: TokenRules) -> pb.TokenRules:
+    allowed, banned = rules.allowed_token_ids, rules.banned_token_ids
+    return pb.TokenRules(logit_bias=dict(rules.logit_bias), allowed_token_ids=allowed, banned_token_ids=banned)
 
 
 def step_message(rows: list[Row], load: Load) -> pb.Event:
@@ -40,7 +54,9 @@ def step_message(rows: list[Row], load: Load) -> pb.Event:
 
 
 def _row_message(row: Row) -> pb.Row:
-    message = pb.Row(key=row.key, token_ids=row.token_ids)
+    message = pb.Row(key=row.key, token_ids=row.token_ids, choice=row.choice)
+    message.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs)
+    message.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
     if row.finish is not None:
         message.finish = row.finish.name
         message.error = row.error
@@ -66,6 +82,9 @@ def row_of(message: pb.Row) -> Row:
         error=message.error,
         timing=None if timing == Timing() else timing,
         shares=(message.ffn_bytes_share, message.ffn_neurons_share) if message.HasField("ffn_bytes_share") else None,
+        choice=message.choice,
+        logprobs=logprobs_of(message.logprobs),
+        prompt_logprobs=logprobs_of(message.prompt_logprobs),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 from ..engine.request import Row, Timing
 from ..models.errors import MoesaicError
@@ -10,13 +11,13 @@ from ..models.errors import MoesaicError
 class Running:
     """The mailbox between the reader of the engine's frames and the handler of one request.
 
-    The reader puts, the handler takes. What arrives while the handler is busy is taken as one piece.
+    The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
     """
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, num_answers: int = 1) -> None:
         self.key = key
-        self._token_ids: list[int] = []
-        self._last: Row | None = None
+        self._open = set(range(num_answers))
+        self._rows: dict[int, Row] = {}  # of each answer what was not yet taken
         self._error: MoesaicError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timing: Timing | None = None
@@ -26,13 +27,13 @@ class Running:
     @property
     def ended(self) -> bool:
         """Whether the engine has nothing more to say about this request."""
-        return self._last is not None or self._error is not None
+        return not self._open or self._error is not None
 
     @property
     def timing(self) -> Timing:
         """The engine's own figures; decode is timed here when a stop string ended the request."""
         known = self._timing or Timing()
-        if self._last is not None or self._first_at is None:
+        if not self._open or self._first_at is None:
             return known
         return Timing(known.queue_seconds, known.prefill_seconds, time.monotonic() - self._first_at)
 
@@ -40,11 +41,12 @@ class Running:
         """Takes in what one step gave to this request."""
         if self._first_at is None and row.token_ids:
             self._first_at = time.monotonic()
-        self._token_ids += row.token_ids
         self._timing = row.timing or self._timing
         self.shares = row.shares or self.shares
         if row.finish is not None:
-            self._last = row
+            self._open.discard(row.choice)
+        before = self._rows.get(row.choice)
+        self._rows[row.choice] = row if before is None else _together(before, row)
         self._wake()
 
     def fail(self, error: MoesaicError) -> None:
@@ -53,16 +55,26 @@ class Running:
             self._error = error
             self._wake()
 
-    async def take(self) -> tuple[list[int], Row | None]:
-        """All tokens since the last call, at least one, and the last row once it is there."""
-        while not self._token_ids and not self.ended:
+    async def take(self) -> list[Row]:
+        """What has come since the last call, at least a token or an end: one row of each answer."""
+        while not self._rows and not self.ended:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._error is not None:
             raise self._error
-        taken, self._token_ids = self._token_ids, []
-        return taken, self._last
+        taken, self._rows = list(self._rows.values()), {}
+        return taken
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _together(first: Row, second: Row) -> Row:
+    """Two rows of one answer as one."""
+    return replace(
+        second,
+        token_ids=first.token_ids + second.token_ids,
+        logprobs=first.logprobs + second.logprobs,
+        prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
+    )

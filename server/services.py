@@ -24,16 +24,15 @@ class GenerationService:
         """The whole answer at once: what the chunks say, put together."""
         request_id = message.request_id or uuid.uuid4().hex
         response = pb.GenerateResponse(request_id=request_id)
-        text: list[str] = []
+        texts: list[list[str]] = []
         async with aclosing(self._chunks(message, request_id)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                text.append(chunk.text)
-                response.token_ids.extend(chunk.token_ids)
-                if chunk.HasField("finish"):
-                    response.finish.CopyFrom(chunk.finish)
-                    response.usage.CopyFrom(chunk.usage)
-                    response.timing.CopyFrom(chunk.timing)
-        response.text = "".join(text)
+                while len(texts) <= chunk.choice:
+                    texts.append([])
+                texts[chunk.choice].append(chunk.text)
+                _add(response, chunk)
+        for choice, text in enumerate(texts):
+            _answer_of(response, choice).text = "".join(text)
         response.model = self._catalog.find(message.model, "model").name
         await context.send_initial_metadata((("x-request-id", request_id),))
         return response
@@ -63,11 +62,31 @@ class GenerationService:
                         running = model.engine.submit(asked.request)
                         try:
                             async for chunk in answer(running, asked, model.tokenizer, record.arrived):
-                                if chunk.HasField("finish"):
+                                if chunk.HasField("usage"):
                                     record.last = chunk
                                 yield chunk
                         finally:
                             model.engine.release(running)
+
+
+def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:
+    """All that a chunk says but its text."""
+    whole = _answer_of(response, chunk.choice)
+    whole.token_ids.extend(chunk.token_ids)
+    whole.logprobs.extend(chunk.logprobs)
+    response.prompt_logprobs.extend(chunk.prompt_logprobs)
+    if chunk.HasField("finish"):
+        whole.finish.CopyFrom(chunk.finish)
+    if chunk.HasField("usage"):
+        response.usage.CopyFrom(chunk.usage)
+        response.timing.CopyFrom(chunk.timing)
+
+
+def _answer_of(response: pb.GenerateResponse, choice: int) -> pb.GenerateResponse | pb.Answer:
+    """Where an answer is written: the first is the response itself."""
+    while len(response.others) < choice:
+        response.others.add()
+    return response.others[choice - 1] if choice else response
 
 
 class ModelsService:

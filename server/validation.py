@@ -33,7 +33,10 @@ async def checked(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: Serve
 
 def settings_of(message: pb.GenerateRequest) -> dict[str, object]:
     """What was said of the generation, by the names of GenerationSettings; what is absent was left open."""
-    said = {**fields_of(message.sampling), **fields_of(message.stopping), **fields_of(message.compute)}
+    parts = message.sampling, message.stopping, message.compute, message.token_rules, message.constraint
+    said = {name: value for part in parts for name, value in fields_of(part).items()}
+    if "choices" in said:
+        said["choices"] = list(message.constraint.choices.texts)
     return {"stop" if name == "stop_strings" else name: value for name, value in said.items()}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from patience import PATIENCE_SECONDS, eventually
 
 from moesaic.engine.options import EngineOptions, ModelDescription
-from moesaic.engine.request import FinishReason, Limits, Load, Request, Row, Timing
+from moesaic.engine.request import FinishReason, Limits, Load, Request, Row, Timing, TokenLogprobs
 from moesaic.models.dial import Dial
 from moesaic.models.errors import CheckpointError
 from moesaic.server import worker
@@ -32,13 +32,13 @@ STEP_SECONDS = 0.001
 
 @dataclass
 class Echo:
-    """`num_slots` requests at a time, one token each per step."""
+    """`num_slots` answers at a time, one token each per step; those after a request's first begin further on."""
 
     num_slots: int
     gate: Path
 
     def __post_init__(self) -> None:
-        self.requests: dict[int, tuple[Request, int]] = {}
+        self.requests: dict[tuple[int, int], tuple[Request, int]] = {}  # by key and choice
 
     @property
     def has_work(self) -> bool:
@@ -50,42 +50,48 @@ class Echo:
         return Load(self.num_slots, self.num_slots - running, running, len(self.requests) - running)
 
     def add(self, request: Request) -> None:
-        self.requests[request.key] = (request, 0)
+        self.requests |= {(request.key, choice): (request, 0) for choice in range(request.sampling.n)}
 
     def abort(self, key: int) -> None:
-        self.requests.pop(key, None)
+        self.requests = {place: each for place, each in self.requests.items() if place[0] != key}
 
     def step(self) -> list[Row]:
         time.sleep(STEP_SECONDS)
         running = list(self.requests)[: self.num_slots]
-        return [self.advance(key) for key in running if not self.is_held(key)]
+        return [self.advance(*place) for place in running if not self.is_held(place)]
 
-    def is_held(self, key: int) -> bool:
-        request, made = self.requests[key]
+    def is_held(self, place: tuple[int, int]) -> bool:
+        request, made = self.requests[place]
         return request.prompt_ids[0] == HOLD and made == 3 and self.gate.exists()
 
-    def advance(self, key: int) -> Row:
-        request, made = self.requests[key]
+    def advance(self, key: int, choice: int) -> Row:
+        request, made = self.requests[key, choice]
         misbehave = request.prompt_ids[0] if request.prompt_ids[0] >= CRASH and made == 3 else 0
-        token = request.prompt_ids[made % len(request.prompt_ids)]
-        self.requests[key] = (request, made + 1)
+        token = request.prompt_ids[(made + choice) % len(request.prompt_ids)]
+        self.requests[key, choice] = (request, made + 1)
         if misbehave == CRASH:
             os._exit(3)
         if misbehave == STALL:
             eventually(lambda: not self.gate.exists())
         if misbehave == FAIL:
-            return self.finished(key, (), FinishReason.FAILED, error=SECRET)
+            return self.finished(key, choice, FinishReason.FAILED, error=SECRET)
         if token in request.stopping.stop_token_ids:
-            return self.finished(key, (), FinishReason.STOP_TOKEN, token)
+            return self.finished(key, choice, FinishReason.STOP_TOKEN, stop_token_id=token)
+        told = told_of(token, request.sampling.logprobs)
+        prompt = told_of(7, request.sampling.prompt_logprobs) if choice == made == 0 else ()
         if made + 1 == request.stopping.max_new_tokens:
-            return self.finished(key, (token,), FinishReason.LENGTH)
-        return Row(key, (token,))
+            return self.finished(key, choice, FinishReason.LENGTH, token_ids=(token,), logprobs=told)
+        return Row(key, (token,), choice=choice, logprobs=told, prompt_logprobs=prompt)
 
-    def finished(
-        self, key: int, tokens: tuple[int, ...], why: FinishReason, stop: int | None = None, error: str = ""
-    ) -> Row:
-        del self.requests[key]
-        return Row(key, tokens, why, stop, error, Timing(0.25, 0.5, 0.75))
+    def finished(self, key: int, choice: int, why: FinishReason, **more: Any) -> Row:
+        del self.requests[key, choice]
+        return Row(key, finish=why, timing=Timing(0.25, 0.5, 0.75), choice=choice, **more)
+
+
+def told_of(token: int, count: int | None) -> tuple[TokenLogprobs, ...]:
+    """Log probabilities that are made up."""
+    top = ((token, -0.5), (9, -1.5), (8, -2.5))
+    return () if count is None else (TokenLogprobs(token, -0.5, top[:count]),)
 
 
 def build(path: str, options: EngineOptions) -> Any:

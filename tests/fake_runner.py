@@ -45,12 +45,15 @@ class FakeRunner:
         for span in spans:
             for position, token in enumerate(span.token_ids, span.start):
                 self.blocks[span.table[position // self.block_tokens]][position % self.block_tokens] = token
-        return Forward(torch.stack([self.logits(span) for span in spans]))
+        rows = [self.logits(span, before) for span in spans for before in reversed(range(span.scored))]
+        return Forward(torch.stack(rows))
 
-    def logits(self, span: Span) -> Tensor:
+    def logits(self, span: Span, before: int) -> Tensor:
+        """After the last token of a span but `before`."""
         held = [token for block in span.table for token in self.blocks[block]]
-        seen = held[: span.start + len(span.token_ids)]
-        assert len(seen) == span.start + len(span.token_ids) <= CONTEXT and -1 not in seen, "a block is lost"
+        end = span.start + len(span.token_ids)
+        seen = held[: end - before]
+        assert len(held) >= end <= CONTEXT and -1 not in seen, "a block is lost"
         found = torch.arange(VOCABULARY).float() / 100
         found[after(seen)] = 9.0
         return found * float("nan") if NOT_A_NUMBER in seen else found
@@ -66,9 +69,9 @@ class FakeRunner:
 
 
 def request(
-    key: int, prompt: Sequence[int], new: int = 5, stopping: dict[str, Any] | None = None, **more: Any
+    key: int, prompt: Sequence[int], new: int = 5, stopping: dict[str, Any] | None = None, n: int = 1, **more: Any
 ) -> Request:
-    return Request(key, tuple(prompt), Sampling(temperature=0), Stopping(new, **(stopping or {})), **more)
+    return Request(key, tuple(prompt), Sampling(temperature=0, n=n), Stopping(new, **(stopping or {})), **more)
 
 
 def finish(engine: Engine, limit: int = 10_000) -> dict[int, list[Row]]:

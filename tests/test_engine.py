@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
 from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
-from torch import Tensor
 
 from moesaic.engine.engine import Engine
 from moesaic.engine.request import FinishReason, Load, Priority, Request, Row, Stopping
-from moesaic.engine.sampler import draw_one as draw
-from moesaic.engine.sampler import filtered_probabilities
 from moesaic.engine.sampling import Sampling
 
 
@@ -426,7 +422,7 @@ def sampled(seed: int | None, beside: int, key: int = 50) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("seed", [0, 1, -5, 2**63, 2**70])
+@pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
 def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch(seed: int) -> None:
     assert sampled(seed, 0) == sampled(seed, 3) == sampled(seed, 6)
 
@@ -437,50 +433,3 @@ def test_different_seeds_give_different_tokens() -> None:
 
 def test_without_a_seed_requests_differ() -> None:
     assert sampled(None, 0, key=1) != sampled(None, 0, key=2)
-
-
-LOGITS = torch.randn(50, generator=torch.Generator().manual_seed(0)) * 3
-
-
-@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-6, 0.5, 1.0, 2.0])
-@pytest.mark.parametrize("limits", [{}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"top_k": 9, "top_p": 0.8}])
-def test_what_is_kept_are_probabilities_largest_first(temperature: float, limits: Any) -> None:
-    sampling = Sampling(temperature=temperature, **limits)
-    kept, ids = filtered_probabilities(LOGITS, sampling)
-    assert torch.isclose(kept.sum(), torch.tensor(1.0)) and (kept >= 0).all()
-    assert (kept.diff() <= 0).all() and ids[0] == LOGITS.argmax() and len(set(ids.tolist())) == len(ids)
-
-
-@pytest.mark.parametrize("count", [1, 2, 50, 51, 10**12])
-def test_top_k_keeps_the_k_most_likely(count: int) -> None:
-    _, ids = filtered_probabilities(LOGITS, Sampling(top_k=count))
-    assert ids.tolist() == LOGITS.topk(min(count, 50)).indices.tolist()
-
-
-@pytest.mark.parametrize("mass", [1e-9, 0.3, 0.9, 0.999])
-def test_top_p_keeps_the_fewest_that_hold_the_mass(mass: float) -> None:
-    plain = torch.softmax(LOGITS, 0)
-    _, ids = filtered_probabilities(LOGITS, Sampling(top_p=mass))
-    assert plain[ids].sum() >= mass and plain[ids[:-1]].sum() < mass
-
-
-@pytest.mark.parametrize("share", [0.01, 0.5, 1.0])
-def test_min_p_keeps_what_is_likely_enough_beside_the_best(share: float) -> None:
-    plain = torch.softmax(LOGITS, 0)
-    _, ids = filtered_probabilities(LOGITS, Sampling(min_p=share))
-    assert set(ids.tolist()) == set((plain >= share * plain.max()).nonzero().flatten().tolist())
-
-
-def test_draws_follow_the_probabilities() -> None:
-    generator, sampling = torch.Generator().manual_seed(0), Sampling(temperature=0.7, top_k=4)
-    kept, ids = filtered_probabilities(LOGITS, sampling)
-    counts = Counter(draw(LOGITS, sampling, generator) for _ in range(4000))
-    assert set(counts) <= set(ids.tolist())
-    for probability, token in zip(kept.tolist(), ids.tolist(), strict=True):
-        assert abs(counts[token] / 4000 - probability) < 0.04
-
-
-@pytest.mark.parametrize("logits", [torch.zeros(9), torch.tensor([0.0, float("-inf")]), torch.tensor([3e38, -3e38])])
-def test_odd_logits_give_an_id(logits: Tensor) -> None:
-    token = draw(logits, Sampling(temperature=0.1), torch.Generator().manual_seed(0))
-    assert 0 <= token < len(logits) and logits[token] > float("-inf")

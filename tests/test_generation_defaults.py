@@ -54,7 +54,10 @@ def set_aside(folder: Path, **values: Any) -> str:
         ({"do_sample": True, "temperature": None, "top_k": None}, {}),
         ({"do_sample": False, "temperature": 9.0, "top_k": -7, "typical_p": 0.2}, {"temperature": 0.0}),
         ({"max_length": 4096, "max_new_tokens": 9, "eos_token_id": [2], "seed": 1, "my_key": {"a": 1}}, {}),
-        ({"repetition_penalty": 1.0, "num_beams": 1, "suppress_tokens": [], "stop_strings": None}, {}),
+        ({"num_beams": 1, "suppress_tokens": [], "stop_strings": None, "min_new_tokens": 0}, {}),
+        ({**DRAWN, "typical_p": 0.9, "repetition_penalty": 1.1}, {"typical_p": 0.9, "repetition_penalty": 1.1}),
+        ({"presence_penalty": 0.5, "frequency_penalty": 1}, {"presence_penalty": 0.5, "frequency_penalty": 1.0}),
+        ({"do_sample": False, "repetition_penalty": 1.3}, {"repetition_penalty": 1.3, "temperature": 0.0}),
     ],
 )
 def test_what_can_be_followed_is_followed_in_silence(values: Any, expected: Any, tmp_path: Path) -> None:
@@ -68,6 +71,7 @@ def test_what_can_be_followed_is_followed_in_silence(values: Any, expected: Any,
         ("temperature", math.nan), ("temperature", math.inf), ("temperature", True), ("temperature", [0.5]),
         ("top_k", -2), ("top_k", 40.5), ("top_k", 10**400), ("top_k", "hot"), ("top_k", {}),
         ("top_p", 0), ("top_p", 0.0), ("top_p", 1.5), ("top_p", -0.1), ("min_p", 2), ("min_p", -0.5),
+        ("typical_p", 0), ("repetition_penalty", 0), ("repetition_penalty", 11), ("presence_penalty", 3),
     ],
 )  # fmt: skip
 def test_a_value_that_no_request_may_have_is_set_aside_with_its_rule(name: str, value: Any, tmp_path: Path) -> None:
@@ -78,8 +82,7 @@ def test_a_value_that_no_request_may_have_is_set_aside_with_its_rule(name: str, 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("repetition_penalty", 1.3), ("presence_penalty", 0.5), ("frequency_penalty", 1), ("no_repeat_ngram_size", 3),
-        ("num_beams", 4), ("penalty_alpha", 0.6), ("guidance_scale", 1.5), ("min_new_tokens", 5), ("typical_p", 0.9),
+        ("no_repeat_ngram_size", 3), ("num_beams", 4), ("penalty_alpha", 0.6), ("guidance_scale", 1.5),
         ("bad_words_ids", [[5]]), ("suppress_tokens", [1, 2]), ("forced_eos_token_id", 2), ("stop_strings", ["END"]),
         ("epsilon_cutoff", 3e-4), ("sequence_bias", [[[5], -10.0]]), ("exponential_decay_length_penalty", [5, 1.1]),
     ],
@@ -88,14 +91,17 @@ def test_what_is_not_built_is_named(name: str, value: Any, tmp_path: Path) -> No
     assert f"set aside {name} {value!r}, which moesaic does not have" in set_aside(tmp_path, **DRAWN, **{name: value})
 
 
-def test_a_penalty_counts_for_greedy_answers_too(tmp_path: Path) -> None:
-    with pytest.warns(GenerationConfigWarning, match=r"repetition_penalty 1\.3"):
-        assert defaults(tmp_path, do_sample=False, repetition_penalty=1.3) == {"temperature": 0.0}
+def test_a_length_is_the_callers(tmp_path: Path) -> None:
+    assert "set aside min_new_tokens 5, which requests give themselves" in set_aside(tmp_path, min_new_tokens=5)
+
+
+def test_a_penalty_that_cannot_be_is_named_for_greedy_answers_too(tmp_path: Path) -> None:
+    assert "set aside repetition_penalty -1" in set_aside(tmp_path, do_sample=False, repetition_penalty=-1)
 
 
 def test_one_line_names_all(tmp_path: Path) -> None:
-    text = set_aside(tmp_path, do_sample="yes", top_k=-7, temperature=3, repetition_penalty=1.3)
-    for words in ("do_sample 'yes', which must be true or false; ", "top_k -7, ", "temperature 3, ", "penalty 1.3, "):
+    text = set_aside(tmp_path, do_sample="yes", top_k=-7, temperature=3, num_beams=2)
+    for words in ("do_sample 'yes', which must be true or false; ", "top_k -7, ", "temperature 3, ", "num_beams 2, "):
         assert words in text
 
 

@@ -16,16 +16,27 @@ from moesaic.engine.llm import LLM
 from moesaic.engine.request import Limits
 from moesaic.engine.sampling import OPTIONS, Option, Sampling, SamplingSettings, sampling_of, sampling_violations
 from moesaic.engine.settings import GenerationSettings, Terms, asked_of
+from moesaic.engine.token_rules import TokenRules
 from moesaic.models.dial import Dial
 from moesaic.models.errors import InvalidRequest, Violation
 from moesaic.proto import engine_pb2, generation_pb2
 from moesaic.server.client import Client
 from moesaic.server.client_request import Settings, build_request
+from moesaic.server.messages import request_of, submit_message
 from moesaic.server.validation import settings_of as settings_of_message
 
 TERMS = Terms({}, Limits(vocab_size=512, max_context=512), Dial())
-VALUES: Mapping[str, Any] = {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "seed": 0}
-OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "tier", "share"}
+VALUES: Mapping[str, Any] = {
+    "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.2,
+    "presence_penalty": -0.5, "frequency_penalty": 0.25, "min_new_tokens": 3, "seed": 0, "n": 2, "logprobs": 0,
+    "prompt_logprobs": 20,
+}  # fmt: skip
+OF_REQUESTS = {"seed": None, "min_new_tokens": 0, "n": 1, "logprobs": None, "prompt_logprobs": None}
+RULES: Mapping[str, Any] = {"logit_bias": {7: 0.1, 3: -100.0}, "allowed_token_ids": [9, 3], "banned_token_ids": [9]}
+CONSTRAINTS: Mapping[str, Any] = {
+    "json_schema": '{"type": "object"}', "regex": "a+", "grammar": 'start: "a"', "choices": ["yes", "no"]
+}  # fmt: skip
+OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "tier", "share", *RULES, *CONSTRAINTS}
 GREEDY = ["", "--max-new-tokens", "40"]
 LIKELIEST = [*GREEDY, "--temperature", "2", "--min-p", "1"]
 
@@ -91,10 +102,10 @@ def test_no_rule_is_kept_by_nan(name: str) -> None:
     assert violation.field == f"sampling.{name}" and violation.message.endswith(OPTIONS[name].rule)
 
 
-def test_a_models_defaults_are_taken_but_for_the_seed() -> None:
+def test_a_models_defaults_are_taken_but_for_what_requests_give() -> None:
     defaults = {**VALUES, "seed": 9, "max_new_tokens": 3}
-    assert sampling_of({}, defaults) == Sampling(**{**VALUES, "seed": None})
-    assert sampling_of({"top_k": 0, "min_p": None}, defaults) == Sampling(**{**VALUES, "top_k": 0, "seed": None})
+    assert sampling_of({}, defaults) == Sampling(**{**VALUES, **OF_REQUESTS})
+    assert sampling_of({"top_k": 0, "min_p": None}, defaults) == Sampling(**{**VALUES, "top_k": 0, **OF_REQUESTS})
 
 
 # --- one edge ------------------------------------------------------------------------------------------------------
@@ -102,10 +113,21 @@ def test_a_models_defaults_are_taken_but_for_the_seed() -> None:
 
 def test_settings_survive_the_way_over_the_wire() -> None:
     rest = {"max_new_tokens": 7, "stop": ["a", "b"], "stop_token_ids": [4], "ignore_eos": True, "share": 1.0}
-    settings: Any = {**VALUES, **rest}
+    settings: Any = {**VALUES, **rest, **RULES}
     said = settings_of_message(build_request([5, 6], **settings))
     assert asked_of((5, 6), said, TERMS) == asked_of((5, 6), settings, TERMS)
-    assert asked_of((5, 6), said, TERMS).request.sampling == Sampling(**VALUES)
+    request = asked_of((5, 6), said, TERMS).request
+    assert request.sampling == Sampling(**VALUES)
+    assert request.token_rules == TokenRules(((3, -100.0), (7, 0.1)), (3, 9), (9,))
+    assert request_of(submit_message(request).submit) == request
+
+
+@pytest.mark.parametrize("kind", CONSTRAINTS)
+def test_a_constraint_survives_the_way_over_the_wire(kind: str) -> None:
+    settings: Any = {kind: CONSTRAINTS[kind]}
+    request = asked_of((5,), settings_of_message(build_request([5], **settings)), TERMS).request
+    assert request == asked_of((5,), settings, TERMS).request and request.constraint is not None
+    assert request_of(submit_message(request).submit) == request
 
 
 def test_what_is_open_stays_open_over_the_wire() -> None:
@@ -140,6 +162,14 @@ EDGES: Mapping[str, list[Any]] = {
     "top_k": [0, 1, 511, 513, 2**31 - 1, 2**31, BIT32 - 1, BIT32, BIT64, -1, 1.0, "1", True],
     "top_p": [1, 0, TINY, 1e-9, 1.00000001, 1.000001, -0.5, math.nan, math.inf, None, "1"],
     "min_p": [0, 1, TINY, -TINY, -1e-9, 1.00000001, 1.1, math.nan, [0.5]],
+    "typical_p": [1, 0.5, 0, 1.00000001, 1.000001, math.nan, "1"],
+    "repetition_penalty": [1, 10, 10.1, 0, -1, 0.5, math.nan, math.inf, "1"],
+    "presence_penalty": [-2, 2, 0, 2.1, -2.1, math.nan, True],
+    "frequency_penalty": [-2, 2, 0.5, 2.1, -2.1, math.nan, None],
+    "min_new_tokens": [0, 4, 5, -1, BIT32, 1.0, "1"],
+    "n": [1, 0, 129, -1, BIT32, 1.5, "2"],
+    "logprobs": [0, 20, 21, -1, BIT32, True, "all"],
+    "prompt_logprobs": [0, 20, 21, -1, BIT32, 0.5],
     "seed": [0, 1, 2**31, BIT32, 2**63, BIT64 - 1, BIT64, 10**30, -1, -(2**63), 0.5, "7", False],
 }
 
@@ -201,7 +231,8 @@ def test_a_seed_that_no_door_takes_is_refused_by_both_commands(
 
 def test_a_command_line_says_what_was_typed_and_leaves_the_rest_open() -> None:
     assert typed("--min-p", "0.25", "--stop", "x") == {
-        **dict.fromkeys([*OPTIONS, "max_new_tokens", "tier", "share"]), "temperature": 0.0, "min_p": 0.25, "stop": ["x"]
+        **dict.fromkeys([*OPTIONS, *RULES, *CONSTRAINTS, "max_new_tokens", "tier", "share"]),
+        "temperature": 0.0, "min_p": 0.25, "stop": ["x"]
     }  # fmt: skip
 
 

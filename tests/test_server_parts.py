@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moesaic.engine.request import FinishReason, Request, Row, Stopping
+from moesaic.engine.request import FinishReason, Request, Row, Stopping, TokenLogprobs
 from moesaic.engine.sampling import Sampling
 from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
 from moesaic.proto import engine_pb2
@@ -41,12 +41,13 @@ def test_a_frame_above_the_limit_is_refused() -> None:
 
 
 def test_a_request_survives_the_way_to_the_engine() -> None:
-    request = Request(9, (1, 2), Sampling(0.7, 5, 0.9, 0.1, 0), Stopping(3, (4,), True))
+    request = Request(9, (1, 2), Sampling(0.7, 5, 0.9, 0.1, seed=0), Stopping(3, (4,), True))
     assert messages.request_of(messages.submit_message(request).submit) == request
 
 
 def test_a_row_survives_the_way_back() -> None:
-    row = Row(9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None)
+    told = TokenLogprobs(1, -0.5, ((3, -0.25), (1, -0.5))), TokenLogprobs(2, -1.5)
+    row = Row(9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None, choice=3, logprobs=told, prompt_logprobs=told[1:])
     load = messages.load_of(engine_pb2.Load())
     assert messages.row_of(messages.step_message([row], load).step.rows[0]) == row
 
@@ -56,8 +57,8 @@ def test_what_waits_is_taken_as_one_piece() -> None:
         running = Running(1)
         running.put(Row(1, (5,)))
         running.put(Row(1, (6, 7), FinishReason.LENGTH))
-        token_ids, last = await running.take()
-        assert token_ids == [5, 6, 7] and last is not None and running.ended
+        [row] = await running.take()
+        assert row.token_ids == (5, 6, 7) and row.finish is FinishReason.LENGTH and running.ended
 
     asyncio.run(scene())
 
