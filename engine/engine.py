@@ -134,9 +134,8 @@ class Engine:
         """Notes the log probabilities of a prompt's tokens, where they were asked for."""
         answer = done.work.sequence
         if answer.scores_prompt:
-            next_ids = answer.ids[
-                answer.num_cached + 1 : min(answer.num_cached + done.work.count + 1, answer.num_prompt)
-            ]
+            begin = answer.num_cached + 1
+            next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)]
             count = answer.request.sampling.prompt_logprobs or 0
             answer.prompt_logprobs += prompt_logprobs(done.logits[: len(next_ids)], next_ids, count)
 

@@ -12,7 +12,7 @@ from .scheduler import Work
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a pass gave to one sequence: logits [scored, vocab] after its last tokens, and its shares, if there are any."""
+    """What a pass gave to one sequence: logits [scored, vocab] after its last tokens; shares, if there are any."""
 
     work: Work
     logits: Tensor

@@ -1,6 +1,7 @@
 """Several answers to one prompt, and what is told of their tokens, through the same doors as one."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def online() -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def offline() -> LLM:
     llm = LLM("stories260k")
-    llm.engine = Echo(8, 0.0)
+    llm.engine = Echo(8, Path())
     return llm
 
 
