@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .drawing import Drawing
 from .isolation import Done, Outcome, apart
@@ -112,22 +111,19 @@ class Engine:
 
     def _drawn(self, done: Sequence[Done]) -> list[Row]:
         """The rows of all whose tokens are computed, with a token for each that is ready for one."""
-        ready: list[Answer] = []
-        logits: list[Tensor] = []
+        ready: list[tuple[Answer, Done]] = []
         for each in done:
             last = each.work.last
             self._score(each)
-            if each.shares:
-                each.work.sequence.spend(each.shares, each.work.count)
             self.scheduler.done(each.work)
             if last:
-                answers = [each.work.sequence, *self._forks(each.work.sequence)]
-                ready += answers
-                logits += [each.logits[-1]] * len(answers)
+                ready += [(answer, each) for answer in (each.work.sequence, *self._forks(each.work.sequence))]
         if not ready:
             return []
-        drawn = draw(torch.stack(logits), [answer.drawing for answer in ready])
-        return [self._advanced(answer, token) for answer, token in zip(ready, drawn, strict=True)]
+        logits = torch.stack([each.logits[-1] for _, each in ready])
+        shares = [each.shares for _, each in ready if each.shares is not None]
+        drawn = draw(logits, [answer.drawing for answer, _ in ready], torch.stack(shares) if shares else None)
+        return [self._advanced(answer, token) for (answer, _), token in zip(ready, drawn, strict=True)]
 
     @staticmethod
     def _score(done: Done) -> None:
@@ -152,6 +148,8 @@ class Engine:
         """Appends the next token and ends the answer where it must end."""
         if drawn.error:
             return self._failed(answer, ValueError(drawn.error))
+        if drawn.beside:
+            answer.spend(drawn.beside)
         request, token = answer.request, drawn.token
         if answer.decoding_since is None:
             answer.decoding_since = self._now()

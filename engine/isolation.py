@@ -16,7 +16,7 @@ class Done:
 
     work: Work
     logits: Tensor
-    shares: tuple[float, float] | None
+    shares: Tensor | None
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:
         _compute(runner, work[:middle], outcome)
         _compute(runner, work[middle:], outcome)
         return
-    shares: Sequence[tuple[float, float] | None] = forward.shares or [None] * len(work)
+    shares = [None] * len(work) if forward.shares is None else forward.shares.unbind()
     logits = torch.split(forward.logits, [_scored(each) for each in work])
     outcome.done += [Done(*each) for each in zip(work, logits, shares, strict=True)]
 

@@ -33,12 +33,12 @@ class Span:
 class Forward:
     """logits: [scored tokens, vocab], span after span.
 
-    shares: for each span the shares of the FFN's bytes and of its neurons that its tokens used, a mean over them; empty
-    where the model has one tier only.
+    shares: fp64 [spans, 2], of the FFN's bytes and of its neurons the parts that a span's tokens used, their means;
+    None where the model has one tier only. They stay on the device until somebody asks.
     """
 
     logits: Tensor
-    shares: Sequence[tuple[float, float]] = ()
+    shares: Tensor | None = None
 
 
 class Runner(Protocol):
@@ -88,7 +88,7 @@ class ModelRunner:
         states, compute = self.states(spans)
         counts = [len(span.token_ids) for span in spans]
         logits = self.model.head(states if counts == [span.scored for span in spans] else states[_scored(spans)])
-        return Forward(logits, compute.spent.spans(counts) if compute else ())
+        return Forward(logits, means(compute.spent.columns(1, self.device), counts) if compute else None)
 
     @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
@@ -110,6 +110,13 @@ class ModelRunner:
             return None
         points = [span.operating_point for span in spans for _ in span.token_ids]
         return self.model.compute_of(points, self._step.factors(points) if self._step else ())
+
+
+def means(columns: Tensor, counts: Sequence[int]) -> Tensor:
+    """[groups, n] of columns [rows, n], `counts` rows after one another belonging together."""
+    if len(counts) == len(columns):
+        return columns
+    return torch.stack([group.mean(0) for group in torch.split(columns, list(counts))])
 
 
 def _scored(spans: Sequence[Span]) -> list[int]:

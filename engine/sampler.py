@@ -38,13 +38,15 @@ class Drawn:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
+    beside: tuple[float, ...] = ()
 
 
 @torch.inference_mode()
-def draw(logits: Tensor, drawings: Sequence[Drawing]) -> list[Drawn]:
+def draw(logits: Tensor, drawings: Sequence[Drawing], beside: Tensor | None = None) -> list[Drawn]:
     """The next token of every row. logits: [rows, vocab], on any device; they stay as they are.
 
     A row with logits that are not finite, or without a token that may come, is an error of that row alone.
+    beside: [rows, n] more numbers that come to the host in the same copy.
     """
     if not drawings:
         return []
@@ -59,18 +61,35 @@ def draw(logits: Tensor, drawings: Sequence[Drawing]) -> list[Drawn]:
         tokens[at], best[at] = way.next(changed_(ours, members) if way.changed else ours, members)
     told = logprob_columns(logits, tokens, [drawing.request.sampling.logprobs for drawing in drawings])
     columns = torch.stack([tokens.double(), finite.double(), best.double()], 1)
-    return [_drawn(row, drawing) for row, drawing in zip(torch.cat([columns, told], 1).tolist(), drawings, strict=True)]
+    more = columns[:, :0] if beside is None else beside
+    rows: list[list[float]] = torch.cat([columns, told, more], 1).tolist()
+    return [_drawn(row, drawing, more.shape[1]) for row, drawing in zip(rows, drawings, strict=True)]
 
 
-def _drawn(row: Sequence[float], drawing: Drawing) -> Drawn:
-    token, finite, best, *told = row
+def _drawn(row: Sequence[float], drawing: Drawing, num_beside: int) -> Drawn:
+    token, finite, best, *told = row[: len(row) - num_beside]
+    beside = tuple(row[len(row) - num_beside :])
     if not finite or best == -math.inf:
         return Drawn(-1, bool(finite), error=NO_TOKEN if finite else NOT_FINITE)
     count = drawing.request.sampling.logprobs
     if count is None:
-        return Drawn(int(token), True)
+        return Drawn(int(token), True, beside=beside)
     known = logprobs_of(int(token), told, count)
-    return Drawn(int(token), True, known.logprob, known.top)
+    return Drawn(int(token), True, known.logprob, known.top, beside=beside)
+
+
+def plainly_drawn(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+    """Token and finite flag of every row, fp64 [rows, 2], each greedy or drawn at its temperature alone.
+
+    logits: [rows, vocab]; temperature: fp64 [rows], 0 is greedy; uniform: fp64 [rows]. The same operations whatever the
+    numbers are, and nothing comes to the host.
+    """
+    logits = logits.float()
+    likeliest, best = greedy(logits)
+    warm = temperature.clamp(min=SMALLEST_TEMPERATURE).float().unsqueeze(1)
+    picked = _pick(weights(logits, best.unsqueeze(1), warm), uniform.unsqueeze(1))
+    token = torch.where(temperature == 0, likeliest, picked)
+    return torch.stack([token.double(), torch.isfinite(logits.sum(-1)).double()], 1)
 
 
 # --- ways ----------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Reader:
         return self.model.head(states)
 
     def _note(self, compute: Compute | None, tokens: int) -> None:
-        num_bytes, neurons = compute.spent.spans([tokens])[0] if compute else (1.0, 1.0)
+        num_bytes, neurons = compute.spent.columns(1, self.device).mean(0).tolist() if compute else (1.0, 1.0)
         before = self.scored
         self.scored = (before[0] + tokens, before[1] + num_bytes * tokens, before[2] + neurons * tokens)
 

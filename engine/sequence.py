@@ -1,5 +1,6 @@
 """One answer under way: its tokens, the blocks that hold their keys and values, and what it has spent. No torch."""
 
+from collections import abc
 from dataclasses import dataclass, field, replace
 
 from .drawing import Drawing
@@ -63,13 +64,14 @@ class Sequence:
             return self.read_shares
         return self.spent[0] / self.num_spent, self.spent[1] / self.num_spent
 
-    def spend(self, shares: tuple[float, float], tokens: int) -> None:
-        """To be noted before these tokens count as cached."""
-        if self.num_cached < self.num_prompt:
-            self.read_shares = shares
+    def spend(self, shares: abc.Sequence[float]) -> None:
+        """What the last token that was computed has used."""
+        used = shares[0], shares[1]
+        if self.num_new == 0:
+            self.read_shares = used
             return
-        self.spent = (self.spent[0] + shares[0] * tokens, self.spent[1] + shares[1] * tokens)
-        self.num_spent += tokens
+        self.spent = (self.spent[0] + used[0], self.spent[1] + used[1])
+        self.num_spent += 1
 
     def timing(self, now: float) -> Timing:
         """Told with the first token, for those who end a request themselves, and with the last."""

@@ -31,18 +31,32 @@ class OperatingPoints:
 
     def __init__(self, operating_points: Sequence[float], device: torch.device, factors: Sequence[float] = ()) -> None:
         points = operating_points
-        self._tiers = torch.tensor([int(point) for point in points], device=device)  # at each point, or before it
+        tiers = torch.tensor([int(point) for point in points], device=device)  # at each point, or before it
         parts = [point - int(point) for point in points]
-        self._parts = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
-        self.sparse = [row for row, point in enumerate(points) if point != 0]  # rows, in order
-        self.num_rows, self.num_full = len(points), len(points) - len(self.sparse)
+        between = torch.tensor(parts, dtype=torch.float32, device=device).unsqueeze(1) if any(parts) else None
+        self._set(tiers, between, [row for row, point in enumerate(points) if point != 0])
         full = [row for row, point in enumerate(points) if point == 0]
-        if not full or full[-1] == self.num_full - 1:
-            self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
-        else:  # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
+        if full and full[-1] != self.num_full - 1:
+            # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
             self.full_rows, self.sparse_rows = (torch.tensor(rows, device=device) for rows in (full, self.sparse))
         raised = [factors[row] for row in self.sparse] if factors else []
         self._factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
+
+    @classmethod
+    def of_form(cls, tiers: Tensor, parts: Tensor, num_full: int) -> "OperatingPoints":
+        """Of a form of fixed size, whose numbers lie on the device: tiers int64 [rows], parts fp32 [rows, 1].
+
+        The first `num_full` rows are at the full tier, whatever their numbers say.
+        """
+        self = cls.__new__(cls)
+        self._set(tiers, parts, list(range(num_full, len(tiers))))
+        self._factors = None
+        return self
+
+    def _set(self, tiers: Tensor, parts: Tensor | None, sparse: list[int]) -> None:
+        self._tiers, self._parts, self.sparse = tiers, parts, sparse
+        self.num_rows, self.num_full = len(tiers), len(tiers) - len(sparse)
+        self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
 
     @property
     def all_full(self) -> bool:
@@ -91,30 +105,45 @@ class Spending:
         self._counts[prices] = of_rows if known is None else known + of_rows
         self._fixed += prices.fixed * tokens
 
+    def columns(self, tokens: int, device: torch.device) -> Tensor:
+        """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens: fp64 [rows, 2].
+
+        Nothing is brought from or to the host.
+        """
+        read, neurons = self._sums(device)
+        return torch.stack([read / (self._whole[0] * tokens), neurons / (self._whole[1] * tokens)], 1)
+
+    def _sums(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Bytes and neurons of each row, fp64 [rows]."""
+        num_full = self._num_rows - len(self._sparse)
+        found = []
+        for part in range(2):
+            every, sums = self._by_all[part], torch.zeros(len(self._sparse), dtype=torch.float64, device=device)
+            for prices, counts in self._counts.items():
+                if part == 0:
+                    sums += sum(count.double() * price for count, price in zip(counts, prices.parts, strict=True))
+                else:
+                    sums += counts[0]
+            sums += every + (self._fixed if part == 0 else 0.0)
+            full = torch.full((num_full,), float(every + self._by_full[part]), dtype=torch.float64, device=device)
+            found.append(torch.cat([full, sums])[self._order(device)])
+        return found[0], found[1]
+
+    def _order(self, device: torch.device) -> Tensor | slice:
+        """Where each row stands when the full ones come first."""
+        if not self._sparse or self._sparse[0] == self._num_rows - len(self._sparse):
+            return slice(None)
+        full = [row for row in range(self._num_rows) if row not in set(self._sparse)]
+        return torch.tensor([*full, *self._sparse], device=device).argsort()
+
     @property
     def by_row(self) -> list[tuple[float, float]]:
         """For each row: bytes of FFN weights that a lone token would have read, router included, and neurons computed;
         sums over tokens and layers.
         """
-        dense = [a + b for a, b in zip(self._by_all, self._by_full, strict=True)]
-        found: list[tuple[float, float]] = [(float(dense[0]), float(dense[1]))] * self._num_rows
-        sums = [(prices.parts, counts.tolist()) for prices, counts in self._counts.items()]
-        for i, row in enumerate(self._sparse):
-            read, neurons = self._fixed + self._by_all[0], float(self._by_all[1])
-            for parts, counts in sums:
-                read += sum(count[i] * price for count, price in zip(counts, parts, strict=True))
-                neurons += counts[0][i]
-            found[row] = (read, neurons)
-        return found
-
-    def spans(self, counts: Sequence[int]) -> list[tuple[float, float]]:
-        """Of rows that are one token each, `counts` of them after one another belonging together: the means of each."""
-        found, rows, first = [], self.shares(1), 0
-        for count in counts:
-            some = rows[first : first + count]
-            found.append((sum(each[0] for each in some) / count, sum(each[1] for each in some) / count))
-            first += count
-        return found
+        device = next(iter(self._counts.values())).device if self._counts else torch.device("cpu")
+        read, neurons = self._sums(device)
+        return list(zip(read.tolist(), neurons.tolist(), strict=True))
 
     def shares(self, tokens: int) -> list[tuple[float, float]]:
         """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens."""

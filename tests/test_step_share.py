@@ -115,7 +115,7 @@ def test_a_server_is_given_the_share_too(given: list[str], tmp_path: Path, monke
     (tmp_path / "served.yaml").write_text("models: {a: x}\nengine: {step_share: 0.7}\n")
     seen: list[Any] = []
 
-    def note(options: Any) -> int:
+    def note(options: Any, **_: object) -> int:
         seen.append(options)
         return 0
 

@@ -75,7 +75,7 @@ def eager(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
         done = rows.decode(last, CONTEXT + step, point)
         last = done.logits.argmax(-1).tolist()
         taken.append(time.perf_counter() - began)
-        shares += [share for share, _ in done.shares]
+        shares += [] if done.shares is None else [share for share, _ in done.shares.tolist()]
     if not bool(done.logits.isfinite().all()):
         raise ValueError("the logits are not finite")
     found = in_milliseconds(taken, batch)

@@ -1,0 +1,107 @@
+"""A decode step of fixed size: buffers on the device, and a pass over them that knows no numbers of the host.
+
+What differs from step to step (tokens, positions, tables, operating points, temperatures, random numbers) lies in one
+buffer of integers and one of numbers, each filled by one copy. The pass reads them, asks nothing back, and has the same
+operations and shapes whatever they hold: a CUDA graph can hold it. One copy brings its outcome to the host.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
+from ..models.compute import Compute, OperatingPoints, Spending
+from .paged_context import PagedContext
+from .runner import ModelRunner, Span
+from .sampler import plainly_drawn
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_ID, _POSITION, _TIER, _TABLE = 0, 1, 2, 3  # columns of the integers; a table is all that follow
+_PART, _TEMPERATURE, _UNIFORM = 0, 1, 2  # columns of the numbers
+
+
+@dataclass(frozen=True, slots=True)
+class FormSize:
+    """Rows at the full tier, which come first, rows at sparse ones, and blocks that a table may hold."""
+
+    full: int
+    sparse: int
+    blocks: int
+
+    @property
+    def rows(self) -> int:
+        return self.full + self.sparse
+
+
+def size_for(spans: Sequence[Span]) -> FormSize:
+    """The smallest form in which these rows have room."""
+    full = sum(span.operating_point == 0 for span in spans)
+    return FormSize(_bucket(full), _bucket(len(spans) - full), _bucket(max(len(span.table) for span in spans)))
+
+
+def _bucket(count: int) -> int:
+    return next(size for size in (0, *BUCKETS, count) if size >= count)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of a step, for each row that is no filling: token, whether its logits are finite, shares where there are some."""
+
+    tokens: list[int]
+    finite: list[bool]
+    shares: list[tuple[float, ...]]
+
+
+class Form:
+    """One size of step. Rows that nobody asked for write to `spare`, a block of the pool that is nobody's."""
+
+    def __init__(self, runner: ModelRunner, size: FormSize, spare: int) -> None:
+        self._runner, self.size, self._spare = runner, size, spare
+        device = runner.device
+        self._integers = torch.zeros(size.rows, _TABLE + size.blocks, dtype=torch.int64, device=device)
+        self._numbers = torch.zeros(size.rows, 3, dtype=torch.float64, device=device)
+        self._row = torch.arange(size.rows, dtype=torch.int32, device=device)
+        self._places: list[int] = []
+
+    def fill(self, spans: Sequence[Span], temperatures: Sequence[float], uniforms: Sequence[float]) -> None:
+        """Takes in the rows of a step, those at the full tier first: two copies to the device."""
+        full = sum(span.operating_point == 0 for span in spans)
+        self._places = [row if row < full else self.size.full + row - full for row in range(len(spans))]
+        integers = [[0, 0, 0, self._spare, *[0] * (self.size.blocks - 1)] for _ in range(self.size.rows)]
+        numbers = [[0.0, 0.0, 0.0] for _ in range(self.size.rows)]
+        for place, span, temperature, uniform in zip(self._places, spans, temperatures, uniforms, strict=True):
+            tier = int(span.operating_point)
+            table = [*span.table, *[0] * (self.size.blocks - len(span.table))]
+            integers[place] = [span.token_ids[0], span.start, tier, *table]
+            numbers[place] = [span.operating_point - tier, temperature, uniform]
+        self._integers.copy_(torch.tensor(integers), non_blocking=True)
+        self._numbers.copy_(torch.tensor(numbers, dtype=torch.float64), non_blocking=True)
+
+    @torch.inference_mode()
+    def run(self) -> Tensor:
+        """Token, finite flag and shares of every row: fp64 [rows, 2 or 4], on the device."""
+        model, spec = self._runner.model, self._runner.model.spec
+        compute = self._compute() if spec.num_tiers > 1 else None
+        positions = self._integers[:, _POSITION]
+        tables = self._integers[:, _TABLE:].to(torch.int32)
+        longest = self.size.blocks * BLOCK_TOKENS
+        tokens = PagedTokens(tables, self._row, positions.to(torch.int32), [1] * self.size.rows, longest)
+        context = PagedContext(self._runner.pages, tokens)
+        ids = self._integers[:, _ID].unsqueeze(1)
+        logits = model.head(model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0])
+        drawn = plainly_drawn(logits, self._numbers[:, _TEMPERATURE], self._numbers[:, _UNIFORM])
+        shares = [compute.spent.columns(1, logits.device)] if compute else []
+        return torch.cat([drawn, *shares], 1)
+
+    def read(self, found: Tensor) -> Outcome:
+        """The one copy back."""
+        rows: list[list[float]] = found.tolist()
+        mine = [rows[place] for place in self._places]
+        return Outcome([int(row[0]) for row in mine], [bool(row[1]) for row in mine], [tuple(row[2:]) for row in mine])
+
+    def _compute(self) -> Compute:
+        parts = self._numbers[:, _PART].float().unsqueeze(1)
+        asked = OperatingPoints.of_form(self._integers[:, _TIER], parts, self.size.full)
+        return Compute(asked, Spending(asked.num_rows, asked.sparse, self._runner.model.whole_ffn))
