@@ -9,6 +9,7 @@ from contextlib import suppress
 from ..engine.completion import Chunk
 from ..engine.request import FinishReason
 from ..models.errors import InvalidRequest
+from .answers import show
 from .terminal import say, say_error
 
 Messages = list[dict[str, str]]
@@ -78,11 +79,7 @@ def _lines() -> Iterator[str]:
 
 
 def _shown(chunks: Iterator[Chunk]) -> str:
-    text = ""
-    for chunk in chunks:
-        print(chunk.text, end="", flush=True)
-        text += chunk.text
-    print()
-    if chunk.finish_reason is FinishReason.LENGTH:
+    whole = show(chunks)
+    if whole.finish_reason is FinishReason.LENGTH:
         say("[cut off; --max-new-tokens allows more]")
-    return text
+    return whole.text

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..engine.completion import Chunk
+from .answers import show
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_generation_options, describe_tier, settings_of
 from .terminal import WaitingLine, say
@@ -43,15 +44,12 @@ def run(args: argparse.Namespace) -> int:
         ask = partial(_answer, client, args, waiting)
         if args.prompt is None:
             return converse(first_messages(args), ask)
-        for chunk in ask(first_messages(args) if args.chat else args.prompt):
-            print(chunk.text, end="", flush=True)
-    print()
-    if chunk.usage and chunk.finish_reason:
-        usage = chunk.usage
-        say(
-            f"[{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens, "
-            f"ended by {chunk.finish_reason.value}; {describe_tier(usage)}]"
-        )
+        whole = show(ask(first_messages(args) if args.chat else args.prompt))
+    usage = whole.usage
+    say(
+        f"[{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens, "
+        f"ended by {whole.finish_reason.value}; {describe_tier(usage)}]"
+    )
     return 0
 
 

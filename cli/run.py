@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..engine.completion import Chunk
+from .answers import show
 from .chat import Messages, add_chat_options, check_chat_options, converse, first_messages
 from .common import add_engine_options, add_generation_options, describe, describe_tier, engine_options, settings_of
 from .terminal import say
@@ -43,16 +44,11 @@ def run(args: argparse.Namespace) -> int:
     if args.prompt is None:
         llm.chat_template.require()
         return converse(first_messages(args), ask)
-    for chunk in ask(first_messages(args)) if args.chat else llm.stream(args.prompt, **settings):
-        print(chunk.text, end="", flush=True)
-    print()
-    if chunk.usage and chunk.timing and chunk.finish_reason:
-        made, timing = chunk.usage.completion_tokens, chunk.timing
-        rate = (
-            f", {(made - 1) / timing.decode_seconds:.4g} tokens/s after" if made > 1 and timing.decode_seconds else ""
-        )
-        say(
-            f"[{chunk.usage.prompt_tokens} prompt + {made} new tokens, ended by {chunk.finish_reason.value}; "
-            f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}; {describe_tier(chunk.usage)}]"
-        )
+    whole = show(ask(first_messages(args)) if args.chat else llm.stream(args.prompt, **settings))
+    made, timing = whole.usage.completion_tokens, whole.timing
+    rate = f", {(made - 1) / timing.decode_seconds:.4g} tokens/s after" if made > 1 and timing.decode_seconds else ""
+    say(
+        f"[{whole.usage.prompt_tokens} prompt + {made} new tokens, ended by {whole.finish_reason.value}; "
+        f"prefill {timing.prefill_seconds * 1e3:.3g} ms{rate}; {describe_tier(whole.usage)}]"
+    )
     return 0

@@ -1,10 +1,11 @@
 """Which tokens may be drawn after top-k, top-p, min-p and typical-p, found without a sort of the vocabulary.
 
-Two ways, one answer. Among few candidates (`likely`), where they hold all that is kept: sorted. Over the whole
-vocabulary (`cut`): the place of a cut is found by halving the range of its value, a fixed number of times, so that
-nothing depends on data and no number comes back to the host. Of equals the lower id goes first, in both.
+Two ways, one answer. Among candidates, where they hold all that is kept: sorted. Over the whole vocabulary (`cut`): the
+place of a cut is found by halving the range of its value, a fixed number of times, so that nothing depends on data and
+no number comes back to the host. Of equals the lower id goes first, in both.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 64
-CANDIDATES = (64, 256, 2048)  # few first; more of them only for rows whose few do not suffice
+NUM_CANDIDATES = 64  # that are looked at first
 _ROUNDS = 32  # as many as a float32 has bits
 
 Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -54,7 +55,7 @@ class Options:
         """Whether some row keeps the likeliest tokens only; typical_p alone may leave those out."""
         return self.asked != {"typical_p"}
 
-    def of(self, rows: Tensor) -> "Options":
+    def of(self, rows: list[int]) -> "Options":
         """The same of some rows."""
         return Options(self.table[rows], self.asked)
 
@@ -74,10 +75,6 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     if count >= logits.shape[-1]:
         return logits, torch.arange(logits.shape[-1], device=logits.device).expand(logits.shape)
-    if count * BLOCK > logits.shape[-1] // 2:  # blocks would leave out too little
-        values, ids = logits.topk(count, sorted=False)
-        ids, order = ids.sort()
-        return values.gather(1, order), ids
     cut = blocks(logits, -torch.inf)
     best = cut.amax(-1).topk(min(count, cut.shape[1]), sorted=False).indices
     row = torch.arange(len(cut), device=cut.device).unsqueeze(1)
@@ -100,21 +97,50 @@ def cut(logits: Tensor, best: Tensor, options: Options) -> Tensor:
     return weight * _typical(logits, weight * keep, options, _by_halving)
 
 
-def cut_candidates(
-    logits: Tensor, best: Tensor, mass: Tensor, options: Options, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same among the `count` likeliest: weights and ids [rows, count], and [rows] whether nothing else is kept.
+def cut_few(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
+    """The same among the likeliest: weights and ids [rows, candidates], and [rows] whether nothing else is kept.
 
     mass: of all tokens, [rows, 1].
     """
-    values, ids = largest(logits, count)
+    values, ids = largest(logits, NUM_CANDIDATES)
     weight = weights(values, best, options.temperature)
     keep = _likely(values, weight, mass, options, _by_sorting)
     last = values.amin(-1, keepdim=True)  # equals of the last one may lie outside
     is_whole = values.shape == logits.shape
-    inside = torch.isinf(options.top_k) | (options.top_k < count)
+    inside = torch.isinf(options.top_k) | (options.top_k < NUM_CANDIDATES)
     known = inside.squeeze(-1) & ~(keep & (values == last)).any(-1)
     return weight * _typical(values, weight * keep, options, _by_sorting), ids, known | is_whole
+
+
+def cut_reachable(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """The same among all that may be kept of one row [1, vocab]: weights and ids [1, candidates]. For a CPU."""
+    values, ids = _from(logits, _least(logits, best, mass, options))
+    weight = weights(values, best, options.temperature)
+    keep = _likely(values, weight, mass, options, _by_sorting)
+    return weight * _typical(values, weight * keep, options, _by_sorting), ids
+
+
+def _least(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> float:
+    """A logit below which nothing is kept, as near as it can be told without a sort.
+
+    top_p: all below it together, at most the vocabulary times the largest of them, are not worth what may be left out.
+    """
+    temperature, top_k, top_p, min_p, _ = options.table[0].tolist()
+    if top_k < logits.shape[-1]:
+        return float(logits.topk(int(top_k), sorted=False).values.min())
+    share = max((1 - top_p) * float(mass) / logits.shape[-1], min_p)
+    highest = float(best)
+    rounding = 1e-3 * temperature + 1e-6 * abs(highest)
+    return highest + temperature * math.log(share) - rounding if share > 0 else -math.inf
+
+
+def _from(logits: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """The logits of a row [1, vocab] from `least` on, and their ids, [1, found] each; most blocks hold none."""
+    parts = blocks(logits, -torch.inf)[0]
+    some = (parts.amax(-1) >= least).nonzero().squeeze(1)
+    inside = parts[some]
+    block, place = (inside >= least).nonzero().unbind(1)
+    return inside[block, place].unsqueeze(0), (some[block] * BLOCK + place).unsqueeze(0)
 
 
 def _likely(logits: Tensor, weight: Tensor, mass: Tensor, options: Options, fewest: Keep) -> Tensor:

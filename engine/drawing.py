@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .counter import uniforms
+from .guided import Guide
 from .request import Request
 
 _AHEAD = 64  # random numbers that are made in one go
@@ -47,12 +48,21 @@ class Changes:
 class Drawing:
     """The state of one sequence that is being continued."""
 
-    def __init__(self, request: Request, choice: int, fallback_seed: int, end_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        request: Request,
+        choice: int,
+        fallback_seed: int,
+        end_ids: Iterable[int] = (),
+        guide: Guide | None = None,
+    ) -> None:
         """choice: 0 .. n-1 of a request with n answers. fallback_seed: for a request that brings none.
 
-        end_ids: the model's own, which together with the request's may not come before min_new_tokens.
+        end_ids: the model's own, which together with the request's may not come before min_new_tokens. guide: where
+        the request has a constraint, one of its own for each answer.
         """
         self.request, self.choice, self.position = request, choice, 0
+        self._guide = guide
         seed = request.sampling.seed
         self._seed = fallback_seed if seed is None else seed
         self._ahead: list[float] = []
@@ -78,6 +88,8 @@ class Drawing:
         """A token was accepted: the next one is another position, and what was there may be penalised."""
         could_not_end = self._may_not_end
         self.position += 1
+        if self._guide is not None:
+            self._guide.take(token)
         sampling = self.request.sampling
         if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
             self._counts[token] += 1
@@ -88,10 +100,22 @@ class Drawing:
     @property
     def is_changed(self) -> bool:
         """Whether its logits are not taken as the model gives them."""
-        return bool(len(self.changes) or self.request.token_rules.allowed_token_ids)
+        return bool(len(self.changes) or self.request.token_rules.allowed_token_ids or self._guide)
+
+    @property
+    def error(self) -> str:
+        """Why no token may come, where that is known; else ""."""
+        return self._guide.error if self._guide is not None else ""
 
     def allowed(self, vocab_size: int, device: torch.device) -> Tensor | None:
         """[vocab] whether a token may come, where the request says so; else None."""
+        listed = self._listed(vocab_size, device)
+        if self._guide is None:
+            return listed
+        guided = torch.from_numpy(self._guide.mask(vocab_size)).to(device)
+        return guided if listed is None else guided & listed
+
+    def _listed(self, vocab_size: int, device: torch.device) -> Tensor | None:
         ids = self.request.token_rules.allowed_token_ids
         if ids and self._allowed is None:
             self._allowed = torch.zeros(vocab_size, dtype=torch.bool)

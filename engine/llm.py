@@ -16,6 +16,7 @@ from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
 from .completion import Chunk, Completion, Usage, joined
 from .defaults import sampling_defaults
+from .guided import check_constraint
 from .options import EngineOptions
 from .request import FinishReason, Request, Row, Timing
 from .settings import GenerationSettings, Terms, asked_of, check_names
@@ -156,6 +157,8 @@ class LLM:
         """Checks everything that was asked and raises InvalidRequest with all that is wrong."""
         check_names(settings)
         asked = asked_of(self._ids(prompt), settings, self._terms, turn_end_ids=end_ids)
+        if asked.request.constraint is not None:
+            check_constraint(asked.request.constraint)
         request = replace(asked.request, key=next(self._keys))
         texts = [asked.text_stream(self.tokenizer) for _ in range(request.sampling.n)]
         return _Answer(request, texts, asked.tier)

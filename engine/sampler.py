@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cut import BLOCK, CANDIDATES, Options, blocks, cut, cut_candidates, total, weights
+from .cut import BLOCK, Options, blocks, cut, cut_few, cut_reachable, total, weights
 from .drawing import Drawing
 from .logprobs import logprob_columns, logprobs_of
 from .sampling import SMALLEST_TEMPERATURE, Sampling
@@ -70,7 +70,7 @@ def _drawn(row: Sequence[float], drawing: Drawing, num_beside: int) -> Drawn:
     token, finite, best, *told = row[: len(row) - num_beside]
     beside = tuple(row[len(row) - num_beside :])
     if not finite or best == -math.inf:
-        return Drawn(-1, bool(finite), error=NO_TOKEN if finite else NOT_FINITE)
+        return Drawn(-1, bool(finite), error=(drawing.error or NO_TOKEN) if finite else NOT_FINITE)
     count = drawing.request.sampling.logprobs
     if count is None:
         return Drawn(int(token), True, beside=beside)
@@ -174,29 +174,20 @@ def drawn_from_all(logits: Tensor, best: Tensor, options: Options, uniform: Tens
 
 def drawn_from_cut(logits: Tensor, best: Tensor, options: Options, uniform: Tensor) -> Tensor:
     """Drawn from what top_k, top_p, min_p and typical_p leave."""
-    if logits.device.type == "cpu":
-        return _drawn_from_few(logits, best, options, uniform, CANDIDATES)
-    return _pick(cut(logits, best, options), uniform)
-
-
-def _drawn_from_few(
-    logits: Tensor, best: Tensor, options: Options, uniform: Tensor, counts: Sequence[int], mass: Tensor | None = None
-) -> Tensor:
-    """The same, where most of the vocabulary is only summed. Rows that need more than the first count go on."""
-    if not counts or not options.by_likelihood:
+    if logits.device.type != "cpu" or not options.by_likelihood:
         return _pick(cut(logits, best, options), uniform)
-    if mass is None:
-        mass = total(weights(logits, best, options.temperature))
-    weight, ids, known = cut_candidates(logits, best, mass, options, counts[0])
-    ends = weight.double().cumsum(-1)
-    tokens = ids.gather(1, _first_above(ends, uniform * ends[:, -1:])).squeeze(1)
-    rest = (~known).nonzero().squeeze(1)
-    if len(rest) == len(known):
-        return _drawn_from_few(logits, best, options, uniform, counts[1:], mass)
-    if len(rest):
-        ours = logits[rest], best[rest], options.of(rest), uniform[rest]
-        tokens[rest] = _drawn_from_few(*ours, counts[1:], mass[rest])
+    mass = total(weights(logits, best, options.temperature))
+    weight, ids, known = cut_few(logits, best, mass, options)
+    tokens = _pick_of(weight, ids, uniform)
+    for row in (~known).nonzero().tolist():
+        tokens[row] = _pick_of(*cut_reachable(logits[row], best[row], mass[row], options.of(row)), uniform[row])
     return tokens
+
+
+def _pick_of(weight: Tensor, ids: Tensor, uniform: Tensor) -> Tensor:
+    """[rows] drawn among few, in proportion to their weights."""
+    ends = weight.double().cumsum(-1)
+    return ids.gather(1, _first_above(ends, uniform * ends[:, -1:])).squeeze(1)
 
 
 def _pick(weight: Tensor, uniform: Tensor) -> Tensor:

@@ -11,10 +11,13 @@ def check_installed(asked: str, extra: str, *packages: str) -> None:
     """Raises SetupError, before any work, with the packages that are missing and the extra that brings them."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise SetupError(
-            f"{asked} needs {', '.join(missing)}, which {are} not installed; pip install 'moesaic[{extra}]'"
-        )
+        raise SetupError(is_missing(asked, extra, *missing))
+
+
+def is_missing(asked: str, extra: str, *packages: str) -> str:
+    """What is said where these packages are missing."""
+    are = "is" if len(packages) == 1 else "are"
+    return f"{asked} needs {', '.join(packages)}, which {are} not installed; pip install 'moesaic[{extra}]'"
 
 
 def can_draw() -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 
+from ..engine.guided import check_constraint
 from ..engine.settings import Asked, Terms, asked_of
 from ..models.chat import Message, message_violations
 from ..models.errors import InvalidRequest, Violation
@@ -18,10 +19,10 @@ _THREAD_FROM_CHARACTERS = 1 << 14  # tokenizing more than this would keep the ot
 
 async def checked(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat, terms: Terms) -> Asked:
     """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for a tier or a
-    chat that the model does not have.
+    chat that the model does not have, and for a constraint where nothing is installed that follows one.
     """
     prompt_ids, wrong = await _prompt(message, tokenizer, chat)
-    return asked_of(
+    asked = asked_of(
         prompt_ids,
         settings_of(message),
         terms,
@@ -29,6 +30,9 @@ async def checked(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: Serve
         found=[*_request_id_violations(message.request_id), *wrong],
         compute_path="compute.",
     )
+    if asked.request.constraint is not None:
+        await asyncio.to_thread(check_constraint, asked.request.constraint)
+    return asked
 
 
 def settings_of(message: pb.GenerateRequest) -> dict[str, object]:

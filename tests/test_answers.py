@@ -8,6 +8,7 @@ import pytest
 from echo_engine import Echo, told_of
 from server_harness import Server
 
+from moesaic.cli.main import main
 from moesaic.engine.completion import joined
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import FinishReason
@@ -123,3 +124,26 @@ def test_what_contradicts_itself_is_refused_with_field_value_and_limit(
     said = [f"{each.field.rpartition('.')[2]} {each.message}" for each in caught.value.violations]
     assert len(said) == len(sentences)
     assert all(sentence in each for each, sentence in zip(said, sentences, strict=True))
+
+
+def test_a_terminal_shows_all_answers_and_what_is_told(online: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", "hi", "--address", online.address, "--n", "2", "--max-new-tokens", "3", "--logprobs", "1"]
+    assert main([*words, "--logit-bias", "5=-2", "--ban-token", "9", "--allow-token", "5"]) == 0
+    shown = capsys.readouterr()
+    assert "\n--- answer 2 of 2\n" in shown.out and "6 new tokens" in shown.err
+    assert shown.err.count("[answer 2: token ") == 3 and "log probability -0.500; " in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--logit-bias", "a=1"], "takes a token id and a number such as 42=-5, not 'a=1'"),
+        (["--json-schema", "/nothing/here"], "'/nothing/here' cannot be read"),
+        (["--regex", "a", "--choice", "b"], "not allowed with argument"),
+        (["--ban-token", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_a_command_says_what_it_cannot_read(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "hi", *words])
+    assert said in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""Answers of a given form: which tokens may come next, by llguidance, which an extra brings. No torch.
+
+A constraint is checked at the edge, within limits of size and work, so that a bad one fails its request alone. In the
+engine it is compiled beside the steps, and read by one mask a step.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models.errors import InvalidRequest, Unsupported, Violation
+from ..models.extras import is_missing
+from .constraint import Constraint
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+_KEPT = 64  # compiled constraints, which requests of one form share
+_MOST_REASON = 300
+
+
+def check_constraint(constraint: Constraint) -> None:
+    """Raises InvalidRequest with the library's reason, or Unsupported where it is not installed.
+
+    Takes milliseconds; a server calls it in a thread.
+    """
+    if find_spec("llguidance") is None:
+        raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
+    from llguidance import LLMatcher
+
+    try:
+        matcher = LLMatcher(_bytes(), grammar_of(constraint), log_level=0, limits=_limits())
+        matcher.compute_bitmask()  # what is too wide shows at its first step, or where it first has a choice
+        matcher.consume_tokens(matcher.compute_ff_tokens())
+        matcher.compute_bitmask()
+        reason = matcher.get_error()
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        message = f"cannot be followed: {_in_one_line(reason)}"
+        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+
+
+def grammar_of(constraint: Constraint) -> str:
+    """The same in the library's own form. Raises ValueError."""
+    from llguidance import LLMatcher
+
+    text = constraint.texts[0]
+    if constraint.kind == "json_schema":
+        return LLMatcher.grammar_from_json_schema(text)
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(text)
+    if constraint.kind == "grammar":
+        return LLMatcher.grammar_from_lark(text)
+    choices = " | ".join(json.dumps(text, ensure_ascii=False) for text in constraint.texts)
+    return LLMatcher.grammar_from_lark(f"start: {choices}")
+
+
+class Guide:
+    """Where one answer stands in its constraint."""
+
+    def __init__(self, compiled: "Future[LLMatcher]") -> None:
+        self._compiled = compiled
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled. Whoever asks for a mask before waits."""
+        return self._compiled.done()
+
+    @property
+    def error(self) -> str:
+        """Why it cannot be followed any further, else ""."""
+        return _in_one_line(self._matcher.get_error()) if self._matcher.is_error() else ""
+
+    def mask(self, vocab_size: int) -> NDArray[np.bool_]:
+        """[vocab] whether a token may come next; none where there is an error."""
+        allowed = np.zeros(vocab_size, dtype=np.bool_)
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        if not self._matcher.is_error():
+            known = np.unpackbits(bits, bitorder="little")[:vocab_size]
+            allowed[: len(known)] = known
+        return allowed
+
+    def take(self, token: int) -> None:
+        """A token has come. After the end of the text nothing changes."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token)
+
+    @cached_property
+    def _matcher(self) -> "LLMatcher":
+        return self._compiled.result().deep_copy()
+
+
+class Guides:
+    """The constraints of one model. A thread of its own compiles, while steps go on."""
+
+    def __init__(self, folder: Path, eos_ids: Sequence[int]) -> None:
+        self._folder, self._eos_ids = folder, list(eos_ids)
+        self._compiled = lru_cache(_KEPT)(self._begin)
+
+    def start(self, constraint: Constraint | None) -> Guide | None:
+        """What guides one answer. It may be asked at once, and answers when it is ready."""
+        return None if constraint is None else Guide(self._compiled(constraint))
+
+    def _begin(self, constraint: Constraint) -> "Future[LLMatcher]":
+        return self._thread.submit(self._compile, constraint)
+
+    def _compile(self, constraint: Constraint) -> "LLMatcher":
+        from llguidance import LLMatcher
+
+        return LLMatcher(self._tokenizer, grammar_of(constraint), log_level=0, limits=_limits())
+
+    @cached_property
+    def _thread(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "guided")
+
+    @cached_property
+    def _tokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(str(self._folder / "tokenizer.json"), eos_token=self._eos_ids or None)
+
+
+def _limits() -> "LLParserLimits":
+    """Of the library's defaults a half to a tenth: a step waits for the mask of each of its rows."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        max_items_in_row=1000,
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=50_000,
+        step_max_items=10_000,
+        max_lexer_states=25_000,
+        max_grammar_size=100_000,
+        verbose_errors=False,
+    )
+
+
+class _Bytes:
+    """A vocabulary of bytes, to check with where no model is."""
+
+    bos_token_id, eos_token_id, special_token_ids = None, 256, (256,)
+    tokens = (*(bytes([number]) for number in range(256)), b"<end>")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@cache
+def _bytes() -> "LLTokenizer":
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()))
+
+
+def _in_one_line(reason: str) -> str:
+    text = re.sub(r"\s+", " ", reason).strip()
+    return text if len(text) <= _MOST_REASON else f"{text[: _MOST_REASON - 3]}..."
