@@ -16,6 +16,8 @@ from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .engine import Engine
+from .form import Forms
+from .guided import Guides
 from .options import EngineOptions, ModelDescription
 from .pages import block_bytes
 from .request import Limits
@@ -54,8 +56,13 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free)
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == "int8")
+    forms = Forms(runner) if device.type == "cuda" and step is None else None
     watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
-    engine = Engine(runner, Tokenizer.open(checkpoint.path).eos_ids, options.seed, options.num_slots, watched=watched)
+    eos_ids = Tokenizer.open(checkpoint.path).eos_ids
+    engine = Engine(
+        runner, eos_ids, options.seed, options.num_slots,
+        watched=watched, forms=forms, guides=Guides(checkpoint.path, eos_ids),
+    )  # fmt: skip
     limits = Limits(checkpoint.spec.vocab_size, max_context)
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
 

@@ -107,6 +107,18 @@ class Drawing:
         """Why no token may come, where that is known; else ""."""
         return self._guide.error if self._guide is not None else ""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether what it waits for, the compiling of a grammar, is done."""
+        return self._guide is None or self._guide.ready
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is asked of it but the likeliest token, or one drawn at its temperature from all."""
+        sampling = self.request.sampling
+        cut = sampling.top_k or sampling.top_p < 1 or sampling.min_p or sampling.typical_p < 1
+        return not (self.is_changed or (cut and sampling.temperature) or sampling.logprobs is not None)
+
     def allowed(self, vocab_size: int, device: torch.device) -> Tensor | None:
         """[vocab] whether a token may come, where the request says so; else None."""
         listed = self._listed(vocab_size, device)

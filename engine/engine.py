@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from .drawing import Drawing
-from .isolation import Done, Outcome, apart
+from .form import Forms
+from .guided import Guides
+from .isolation import Done, Outcome, apart, span_of
 from .logprobs import prompt_logprobs
 from .request import FinishReason, Load, Request, Row, TokenLogprobs
 from .runner import Runner
@@ -20,6 +22,7 @@ from .sampler import Drawn, draw
 from .scheduler import Plan, Scheduler, Work
 from .sequence import Sequence as Answer
 
+_COMPILING_SECONDS = 0.001
 STEP_TOKENS = 512  # of a step, at most, unless more requests decode
 
 
@@ -35,9 +38,16 @@ class Engine:
         step_tokens: int = STEP_TOKENS,
         now: Callable[[], float] = time.monotonic,
         watched: Callable[[], AbstractContextManager[None]] = nullcontext,
+        forms: Forms | None = None,
+        guides: Guides | None = None,
     ) -> None:
-        """watched: entered around each forward pass, by whoever wants to know how long it takes."""
-        self._runner, self._watched, self._now = runner, watched, now
+        """watched: entered around each forward pass, by whoever wants to know how long it takes.
+
+        forms: for the steps in which all rows decode and are drawn plainly; by default every step has its own size.
+        guides: for requests with a constraint; without them nobody may bring one.
+        """
+        self._runner, self._watched, self._now, self._forms = runner, watched, now, forms
+        self._guides = guides
         self._eos_ids, self._seed = frozenset(eos_ids), seed
         self._refused: list[Row] = []  # to be told with the next step
         self.scheduler = Scheduler(
@@ -78,10 +88,13 @@ class Engine:
         plan = self.scheduler.plan(self._now())
         rows += [self._row(answer, finish=FinishReason.EXPIRED) for answer in plan.expired]
         if not plan.work:
+            if self.has_work:
+                time.sleep(_COMPILING_SECONDS)  # of a grammar: nobody else has anything to do
             return rows
         began = self._now()
         outcome = self._computed(plan)
         self._learn(plan.work, self._now() - began)
+        rows += self._accepted(outcome.drawn)
         rows += [self._failed(work.sequence, error) for work, error in outcome.failed]
         rows += self._drawn(outcome.done)
         if outcome.out_of_memory:
@@ -102,7 +115,23 @@ class Engine:
         if plan.copies:
             self._runner.copy(plan.copies)
         with self._watched():
-            return apart(self._runner, plan.work)
+            return self._in_form(plan.work) or apart(self._runner, plan.work)
+
+    def _in_form(self, work: Sequence[Work]) -> Outcome | None:
+        """A step of fixed size, tokens and all; None where this is none, or where it failed and is to be repeated."""
+        drawings = [each.sequence.drawing for each in work]
+        plain = all(each.sequence.decodes and each.sequence.drawing.is_plain for each in work)
+        if self._forms is None or not plain:
+            return None
+        try:
+            found = self._forms.step(
+                [span_of(each) for each in work],
+                [drawing.request.sampling.temperature for drawing in drawings],
+                [drawing.uniform for drawing in drawings],
+            )
+        except Exception:
+            return None
+        return Outcome(drawn=list(zip(work, found, strict=True)))
 
     def _learn(self, work: Sequence[Work], seconds: float) -> None:
         rows = sum(each.sequence.decodes for each in work)
@@ -124,6 +153,12 @@ class Engine:
         shares = [each.shares for _, each in ready if each.shares is not None]
         drawn = draw(logits, [answer.drawing for answer, _ in ready], torch.stack(shares) if shares else None)
         return [self._advanced(answer, token) for (answer, _), token in zip(ready, drawn, strict=True)]
+
+    def _accepted(self, drawn: Sequence[tuple[Work, Drawn]]) -> list[Row]:
+        """The rows of a step that has drawn its tokens itself."""
+        for work, _ in drawn:
+            self.scheduler.done(work)
+        return [self._advanced(work.sequence, token) for work, token in drawn]
 
     @staticmethod
     def _score(done: Done) -> None:
@@ -192,7 +227,8 @@ class Engine:
         )  # fmt: skip
 
     def _drawing(self, request: Request, choice: int) -> Drawing:
-        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1), self._eos_ids)
+        guide = self._guides.start(request.constraint) if self._guides else None
+        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1), self._eos_ids, guide)
 
 
 def _logprobs(drawn: Drawn | None) -> tuple[TokenLogprobs, ...]:

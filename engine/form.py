@@ -15,7 +15,7 @@ from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute, OperatingPoints, Spending
 from .paged_context import PagedContext
 from .runner import ModelRunner, Span
-from .sampler import plainly_drawn
+from .sampler import NOT_FINITE, Drawn, plainly_drawn
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _ID, _POSITION, _TIER, _TABLE = 0, 1, 2, 3  # columns of the integers; a table is all that follow
@@ -45,20 +45,15 @@ def _bucket(count: int) -> int:
     return next(size for size in (0, *BUCKETS, count) if size >= count)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of a step, for each row that is no filling: token, whether its logits are finite, shares where there are some."""
-
-    tokens: list[int]
-    finite: list[bool]
-    shares: list[tuple[float, ...]]
+def _drawn(token: float, finite: float, *shares: float) -> Drawn:
+    return Drawn(int(token) if finite else -1, bool(finite), error="" if finite else NOT_FINITE, beside=shares)
 
 
 class Form:
-    """One size of step. Rows that nobody asked for write to `spare`, a block of the pool that is nobody's."""
+    """One size of step. Rows that nobody asked for write to the block of the pool that is nobody's."""
 
-    def __init__(self, runner: ModelRunner, size: FormSize, spare: int) -> None:
-        self._runner, self.size, self._spare = runner, size, spare
+    def __init__(self, runner: ModelRunner, size: FormSize) -> None:
+        self._runner, self.size = runner, size
         device = runner.device
         self._integers = torch.zeros(size.rows, _TABLE + size.blocks, dtype=torch.int64, device=device)
         self._numbers = torch.zeros(size.rows, 3, dtype=torch.float64, device=device)
@@ -69,7 +64,7 @@ class Form:
         """Takes in the rows of a step, those at the full tier first: two copies to the device."""
         full = sum(span.operating_point == 0 for span in spans)
         self._places = [row if row < full else self.size.full + row - full for row in range(len(spans))]
-        integers = [[0, 0, 0, self._spare, *[0] * (self.size.blocks - 1)] for _ in range(self.size.rows)]
+        integers = [[0, 0, 0, self._runner.spare, *[0] * (self.size.blocks - 1)] for _ in range(self.size.rows)]
         numbers = [[0.0, 0.0, 0.0] for _ in range(self.size.rows)]
         for place, span, temperature, uniform in zip(self._places, spans, temperatures, uniforms, strict=True):
             tier = int(span.operating_point)
@@ -95,13 +90,27 @@ class Form:
         shares = [compute.spent.columns(1, logits.device)] if compute else []
         return torch.cat([drawn, *shares], 1)
 
-    def read(self, found: Tensor) -> Outcome:
-        """The one copy back."""
+    def read(self, found: Tensor) -> list[Drawn]:
+        """The one copy back: the token of each row that is no filling, and beside it the shares that it used."""
         rows: list[list[float]] = found.tolist()
-        mine = [rows[place] for place in self._places]
-        return Outcome([int(row[0]) for row in mine], [bool(row[1]) for row in mine], [tuple(row[2:]) for row in mine])
+        return [_drawn(*rows[place]) for place in self._places]
 
     def _compute(self) -> Compute:
         parts = self._numbers[:, _PART].float().unsqueeze(1)
         asked = OperatingPoints.of_form(self._integers[:, _TIER], parts, self.size.full)
         return Compute(asked, Spending(asked.num_rows, asked.sparse, self._runner.model.whole_ffn))
+
+
+class Forms:
+    """The forms of an engine's decode steps, made as they are needed."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._made: dict[FormSize, Form] = {}
+
+    def step(self, spans: Sequence[Span], temperatures: Sequence[float], uniforms: Sequence[float]) -> list[Drawn]:
+        """One token for each span, those at the full tier first, greedy or drawn at its temperature alone."""
+        size = size_for(spans)
+        form = self._made.get(size) or self._made.setdefault(size, Form(self._runner, size))
+        form.fill(spans, temperatures, uniforms)
+        return form.read(form.run())

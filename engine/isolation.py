@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .runner import Runner, Span
+from .sampler import Drawn
 from .scheduler import Work
 
 
@@ -21,8 +22,12 @@ class Done:
 
 @dataclass(slots=True)
 class Outcome:
-    """Of a step: what was computed, what could not be, and whether memory was too little to do it in one pass."""
+    """Of a step: what was computed, what could not be, and whether memory was too little to do it in one pass.
 
+    drawn: of a step that draws its tokens itself.
+    """
+
+    drawn: list[tuple[Work, Drawn]] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     failed: list[tuple[Work, Exception]] = field(default_factory=list)
     out_of_memory: bool = False
@@ -37,7 +42,7 @@ def apart(runner: Runner, work: Sequence[Work]) -> Outcome:
 
 def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:
     try:
-        forward = runner.forward([_span(each) for each in work])
+        forward = runner.forward([span_of(each) for each in work])
     except Exception as error:
         outcome.out_of_memory |= isinstance(error, MemoryError | torch.OutOfMemoryError)
         if len(work) == 1:
@@ -52,7 +57,7 @@ def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:
     outcome.done += [Done(*each) for each in zip(work, logits, shares, strict=True)]
 
 
-def _span(work: Work) -> Span:
+def span_of(work: Work) -> Span:
     sequence = work.sequence
     begin = sequence.num_cached
     ids = sequence.ids[begin : begin + work.count]

@@ -64,7 +64,7 @@ class Runner(Protocol):
 class ModelRunner:
     """The Transformer over pages. Tokens of a step do not see each other's sequences, unless rows choose together.
 
-    step: what the rows that decode at sparse tiers may read together in a step.
+    step: what the rows that decode at sparse tiers may read together in a step. spare: a block that is nobody's.
     """
 
     block_tokens = BLOCK_TOKENS
@@ -81,7 +81,8 @@ class ModelRunner:
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size
         self.device = model.norm.weight.device
-        self.pages = Pages(model.spec, num_blocks, dtype, self.device, int8_pages)
+        self.spare = num_blocks
+        self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:

@@ -62,8 +62,8 @@ def draw(logits: Tensor, drawings: Sequence[Drawing], beside: Tensor | None = No
     told = logprob_columns(logits, tokens, [drawing.request.sampling.logprobs for drawing in drawings])
     columns = torch.stack([tokens.double(), finite.double(), best.double()], 1)
     more = columns[:, :0] if beside is None else beside
-    rows: list[list[float]] = torch.cat([columns, told, more], 1).tolist()
-    return [_drawn(row, drawing, more.shape[1]) for row, drawing in zip(rows, drawings, strict=True)]
+    on_host: list[list[float]] = torch.cat([columns, told, more], 1).tolist()
+    return [_drawn(row, drawing, more.shape[1]) for row, drawing in zip(on_host, drawings, strict=True)]
 
 
 def _drawn(row: Sequence[float], drawing: Drawing, num_beside: int) -> Drawn:

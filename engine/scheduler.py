@@ -54,6 +54,7 @@ class Scheduler:
         self.num_slots, self.pace, self.pressure = num_slots, Pace(), Pressure()
         self.num_preempted = 0
         self._most_running, self._calm_steps = num_slots, 0
+        self._compiling: list[Sequence] = []  # looked at in this step, and not ready
         self._block_tokens, self._max_context, self._step_tokens = block_tokens, max_context, step_tokens
 
     @property
@@ -153,6 +154,8 @@ class Scheduler:
         budget = self.pace.allowance(len(plan.work), self._step_tokens - len(plan.work))
         while self._admit(now):
             pass
+        while self._compiling:
+            self.waiting.push_front(self._compiling.pop())
         reading = sorted((each for each in self.running if not each.decodes), key=lambda each: each.pending)
         for i, sequence in enumerate(reading):
             share = max(budget // (len(reading) - i), min(budget, 1))
@@ -167,6 +170,9 @@ class Scheduler:
         sequence = self.waiting.pop() if self.slots_taken < most else None
         if sequence is None:
             return False
+        if not sequence.drawing.is_ready:  # its place is kept, and those behind it go first
+            self._compiling.append(sequence)
+            return True
         found = self._reusable(sequence)
         missing = self._blocks(len(sequence.ids) + 1) - len(found)
         promised = sum(max(0, self._blocks(len(each.ids) + 1) - len(each.table)) for each in self.running)

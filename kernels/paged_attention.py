@@ -154,7 +154,7 @@ def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, lo
     places = torch.arange(tables.shape[1] * BLOCK_TOKENS, device=query.device)
     held = places <= positions[:, -1:]  # [sequences, places]; behind them lies anything, a NaN too
     found = gathered(pages, tables.where(held[:, ::BLOCK_TOKENS], 0).long(), size, query.dtype)
-    keys, values = (each.masked_fill(~held[:, None, :, None], 0) for each in found)
+    keys, values = (each.where(held[:, None, :, None], 0) for each in found)
     kv_heads = keys.shape[1]
     seen = places <= positions.unsqueeze(-1)  # [sequences, tokens, places]
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
