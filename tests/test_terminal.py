@@ -161,6 +161,16 @@ def test_progress_on_a_terminal_is_one_line_with_a_bar_and_the_time_left(
     assert re.search(r"4 of 4$", shown(drawn[-1]))
 
 
+def test_a_narrow_terminal_shortens_the_name_and_keeps_the_count(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with screen, ProgressLine() as progress:
+        progress("the documents of a text with a long name", 1000, 1000)
+    [line] = set(shown(screen.written.replace("\r", "\n")).split("\n")) - {""}
+    assert len(line) <= 40 and "…" in line and line.endswith("  1,000 of 1,000")
+
+
 def test_the_terminal_is_given_back_when_a_step_fails(screen: Screen) -> None:
     with screen:
         with pytest.raises(KeyError), ProgressLine() as progress:
