@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Self
 
@@ -39,18 +40,23 @@ class Screen:
         self._stream = os.fdopen(theirs, "w", buffering=1)
         self._before = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = self._stream
+        self._reader = threading.Thread(target=self._read)  # a terminal holds a few KB that nobody reads
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
         self._stream.write("\0")
         self._stream.flush()
+        self._reader.join()
+        self._stream.close()
+        os.close(self._ours)
+
+    def _read(self) -> None:
         seen = b""
         while not seen.endswith(b"\0"):
             seen += os.read(self._ours, 65536)
         self.written = seen[:-1].decode().replace("\r\n", "\n")
-        self._stream.close()
-        os.close(self._ours)
 
 
 @pytest.fixture
