@@ -43,6 +43,8 @@ works inspect small --experts
 works export small plain --to dense
 works models list
 works recipes list
+works completion bash
+bash -n said
 works demo --out tour
 grep -q "no picture was drawn" said && [ ! -e tour/report.png ] && [ -s tour/report.html ]
 works bench engine --quick --out figures

@@ -31,8 +31,8 @@ SHAPES = ("gpt2-small", "opt-1.3b", "llama-3-8b")
 TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call them
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
-    "N", "S", "T", "P", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "prompt", "host", "port", "slots",
-    "max_requests", "drain_seconds", "address", "seed", "reference export name",
+    "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "prompt", "host",
+    "port", "slots", "max_requests", "drain_seconds", "address", "seed", "reference export name",
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def described(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> I
 def _arguments(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Iterator[Argument]:
     formatter = parser._get_formatter()
     for action in parser._actions:
-        if not isinstance(action, argparse._SubParsersAction):
+        if not isinstance(action, argparse._SubParsersAction) and action.help != argparse.SUPPRESS:
             told = formatter._expand_help(action) if action.help else ""
             name = action.metavar if isinstance(action.metavar, str) else action.dest
             many, hint = action.nargs in ("*", "+"), None if action.nargs == 0 else hint_of(action, words)
@@ -78,14 +78,22 @@ def _arguments(parser: argparse.ArgumentParser, words: tuple[str, ...]) -> Itera
 
 
 def hint_of(action: argparse.Action, words: tuple[str, ...] = ()) -> Hint:
-    """What is offered for the value of an argument. Raises KeyError for one that this page does not know."""
+    """What is offered for the value of an argument; nothing for one that this page does not know."""
     if action.choices is not None:
         return Hint(tuple(str(choice) for choice in action.choices))
-    known, names = _hints(), (" ".join((*words, action.dest)), action.dest, str(action.metavar))
-    found = next((known[name] for name in names if name in known), None)
-    if found is None and FREE.isdisjoint(names):
-        raise KeyError(f"what completes {names[0]} is not said in {__name__}")
-    return found or Hint()
+    known = _hints()
+    return next((known[name] for name in _names(action, words) if name in known), Hint())
+
+
+def is_known(action: argparse.Action, words: tuple[str, ...] = ()) -> bool:
+    """Whether this page says what completes an argument, be it nothing."""
+    valueless = action.nargs == 0 or action.choices is not None
+    return valueless or not FREE.union(_hints()).isdisjoint(_names(action, words))
+
+
+def _names(action: argparse.Action, words: tuple[str, ...]) -> tuple[str, str, str]:
+    """Where it stands, its own, and what stands for its value in the help."""
+    return " ".join((*words, action.dest)), action.dest, str(action.metavar)
 
 
 def _hints() -> dict[str, Hint]:
@@ -102,7 +110,8 @@ def _hints() -> dict[str, Hint]:
         "path": model, "paths": model, "model": model, "against": model, "out": folder, "file": file, "tasks": file,
         "recipe": Hint(recipes, "file"), "description": Hint(_shipped("bench/reference/descriptions"), "file"),
         "models get name": Hint(tuple(SOURCES)), "recipes show name": Hint(recipes), "controls": Hint(CONTROLS),
-        "shape": Hint(SHAPES), "tier": Hint(TIERS), "device": Hint(("cpu", "cuda")), "FILE": file, "DIR": folder,
+        "shape": Hint(SHAPES), "tier": Hint(TIERS), "device": Hint(("cpu", "cuda")), "FILE": file, "FILE|TEXT": file,
+        "DIR": folder,
     }  # fmt: skip
 
 

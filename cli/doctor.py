@@ -19,6 +19,7 @@ PACKAGES = (
     "huggingface_hub",
     "safetensors",
     "numpy",
+    "rich",
 )
 
 EXAMPLES = """examples:

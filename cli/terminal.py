@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -177,16 +177,15 @@ def _bar(what: str, done: int, total: int, left: str) -> "RenderableType":
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    row: list[Any] = [
-        what,
-        ProgressBar(total, done, width=24, complete_style="cyan", finished_style="green"),
-        f"{done:,} of {total:,}",
-        left,
-    ]
-    grid = Table.grid(padding=(0, 2))
-    for _ in row:
-        grid.add_column(no_wrap=True)
-    grid.add_row(*row)
+    told = [f"{done:,} of {total:,}", left] if left else [f"{done:,} of {total:,}"]
+    room = _stderr_console().width - sum(len(each) + 2 for each in told) - 2  # for name and bar
+    width = min(24, max(room // 3, 1))
+    name = what if len(what) <= room - width else what[: max(room - width - 1, 0)] + "…"
+    bar = ProgressBar(total, done, width=width, complete_style="cyan", finished_style="green")
+    grid = Table.grid(*("" for _ in (name, bar, *told)), padding=(0, 2))
+    for column in grid.columns:
+        column.no_wrap = True
+    grid.add_row(name, bar, *told)
     return grid
 
 

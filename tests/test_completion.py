@@ -1,10 +1,11 @@
 """Completion in the shells that are here: bash for sure, the others where they are installed."""
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from moesaic.bench.controls.derive import GROUPS
 from moesaic.bench.reference.description import shipped_descriptions
 from moesaic.bench.shapes import SHAPES
 from moesaic.cli import completion
-from moesaic.cli.completion import SCRIPTS, described, hint_of
+from moesaic.cli.completion import SCRIPTS, described, is_known
 from moesaic.cli.main import build_parser, main
+from moesaic.cli.parser import commands_of
 from moesaic.compress.recipe import shipped_recipes
 from moesaic.models.intake.registry import SOURCES
 
@@ -150,13 +152,23 @@ def test_a_script_needs_neither_python_nor_moesaic(shell: str, capsys: pytest.Ca
     assert not [line for line in body if "python" in line or "$(moesaic" in line or "(moesaic" in line]
 
 
-def test_an_argument_that_nobody_thought_of_is_noticed() -> None:
+def unknown(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[str]:
+    """Arguments of which cli/completion.py does not say what completes them."""
+    yield from (" ".join((*words, each.dest)) for each in parser._actions if not is_known(each, words))
+    for name, below in commands_of(parser).items():
+        yield from unknown(below, (*words, name))
+
+
+def test_of_every_argument_it_is_said_what_completes_it() -> None:
+    assert list(unknown(build_parser())) == []
+
+
+def test_an_argument_that_nobody_thought_of_is_noticed_and_breaks_no_script() -> None:
     parser = build_parser()
-    parser.add_argument("--colour", help="new")
-    with pytest.raises(KeyError, match="what completes colour is not said"):
-        list(described(parser))
-    parser.add_argument("--hue", metavar="N")
-    assert not hint_of(parser._actions[-1]).words
+    commands_of(parser)["run"].add_argument("--colour", help="new")
+    commands_of(parser)["run"].add_argument("--hue", metavar="N")
+    assert list(unknown(parser)) == ["run colour"]
+    assert all("colour" in script(list(described(parser))) for script in SCRIPTS.values())
 
 
 def test_names_that_are_written_down_here_are_those_of_the_commands() -> None:

@@ -287,6 +287,7 @@ def test_the_page_is_made_anew_from_the_json_alone(tmp_path: Path) -> None:
     [
         ({"windows": 0}, "windows is 0, it must be at least 1"),
         ({"windows": -1}, "windows is -1, it must be at least 1"),
+        ({"windows": 1}, "windows is 1, and there is one text; intervals need 2"),
         ({"length": 1}, "length is 1, it must be at least 2"),
         ({"length": 513}, "length is 513, this model's context is 512; lower it"),
         ({"calibration": 0}, "calibration is 0, it must be at least 1"),

@@ -5,6 +5,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Self
 
@@ -39,18 +40,23 @@ class Screen:
         self._stream = os.fdopen(theirs, "w", buffering=1)
         self._before = sys.stdout, sys.stderr
         sys.stdout = sys.stderr = self._stream
+        self._reader = threading.Thread(target=self._read)  # a terminal holds a few KB that nobody reads
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
         self._stream.write("\0")
         self._stream.flush()
+        self._reader.join()
+        self._stream.close()
+        os.close(self._ours)
+
+    def _read(self) -> None:
         seen = b""
         while not seen.endswith(b"\0"):
             seen += os.read(self._ours, 65536)
         self.written = seen[:-1].decode().replace("\r\n", "\n")
-        self._stream.close()
-        os.close(self._ours)
 
 
 @pytest.fixture
@@ -159,6 +165,16 @@ def test_progress_on_a_terminal_is_one_line_with_a_bar_and_the_time_left(
     drawn = [line.strip() for line in screen.written.replace("\x1b[2K", "\n").splitlines() if "scoring" in line]
     assert "━" in drawn[0] and re.search(r"2 of 4 +about 2 s left", shown(drawn[1]))
     assert re.search(r"4 of 4$", shown(drawn[-1]))
+
+
+def test_a_narrow_terminal_shortens_the_name_and_keeps_the_count(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with screen, ProgressLine() as progress:
+        progress("the documents of a text with a long name", 1000, 1000)
+    [line] = set(shown(screen.written.replace("\r", "\n")).split("\n")) - {""}
+    assert len(line) <= 40 and "…" in line and line.endswith("  1,000 of 1,000")
 
 
 def test_the_terminal_is_given_back_when_a_step_fails(screen: Screen) -> None:

@@ -107,6 +107,8 @@ def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     for name, (value, limit) in least.items():
         if value < limit:
             raise RecipeError(f"{name} is {value}, it must be at least {limit}")
+    if plan.windows * len(plan.text) == 1:
+        raise RecipeError("windows is 1, and there is one text; intervals need 2 windows at least, so raise windows")
     if plan.length > checkpoint.spec.max_context:
         raise RecipeError(f"length is {plan.length}, this model's context is {checkpoint.spec.max_context}; lower it")
     for share in plan.shares:
