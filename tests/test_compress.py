@@ -78,7 +78,9 @@ IMPORTS = [
     "from moesaic import compress; import moesaic.compress.recipe; assert compress is moesaic.compress",
 ]
 IN_A_FORK_EACH = """
-import os, sys, torch
+import contextlib, os, sys
+for other in ("torch", "pydantic", "triton.language"):
+    with contextlib.suppress(ImportError): __import__(other)
 for imports in sys.argv[1:]:
     if os.fork() == 0:
         exec(imports)
