@@ -9,7 +9,7 @@ Call = Callable[[], object]
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call on the current device, with all that it put on the current stream."""
+    """Times one call on the current device, with all that it put on the current stream."""
     if not torch.cuda.is_available():
         began = time.perf_counter()
         call()

@@ -112,7 +112,7 @@ def _check_vector(name: str, vector: torch.Tensor, outputs: int, x: torch.Tensor
 def int8_linear_native(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, library: Native
 ) -> torch.Tensor:
-    """By the C++ library. bf16 is multiplied as bf16 where the processor can, else as fp32."""
+    """Calls the C++ library. bf16 is multiplied as bf16 where the processor can, else as fp32."""
     return linear_native(x, weight, scale, bias, library)
 
 
@@ -172,7 +172,7 @@ def _int8_linear_kernel(  # type: ignore[no-untyped-def]
 def int8_linear_triton(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """By the Triton kernel: one launch, no host synchronization, so that it can be captured in a CUDA graph."""
+    """Makes one launch of the Triton kernel, without host synchronization, so that a CUDA graph can capture it."""
     outputs, inputs = weight.shape
     rows = x.reshape(-1, inputs)
     rows = rows if rows.stride(1) == 1 else rows.contiguous()

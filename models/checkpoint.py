@@ -69,11 +69,11 @@ class Checkpoint:
         return Dial.of(self.record.tiers)
 
     def operating_point(self, tier: str | None) -> int:
-        """That of a tier by its name: 0 of the full one, or of None. Raises Unsupported with the list."""
+        """The operating point of a tier by its name: 0 of the full one or of None. Raises Unsupported with the list."""
         return int(self.dial.operating_point(tier, None))
 
     def stored_dtype(self, name: str) -> torch.dtype | None:
-        """Of a floating-point tensor, by our name; of a bias that is not there, its weight's. None for neither."""
+        """The dtype of the tensor that we call so, or of its weight where a bias is not there. None for neither."""
         entry = self.entries.get(name) or self.entries.get(f"{name.removesuffix('bias')}weight")
         return FLOATS.get(entry.dtype) if entry else None
 
@@ -259,7 +259,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_quantization(config: Any, folder: Path) -> None:
-    """Only what moesaic wrote itself is read; other formats hide their meaning in tensor names."""
+    """Raises CheckpointError for quantized weights not written by moesaic: their meaning hides in tensor names."""
     values = config if isinstance(config, dict) else {}
     ours = values.get("made_by") == MADE_BY and "quant_method" not in values
     if config and not ours:

@@ -50,7 +50,7 @@ class TierRecord:
 
     @property
     def bytes_share(self) -> float:
-        """What calibration saw, where it ran."""
+        """The share of bytes that calibration saw, or the one asked for where it did not run."""
         return float(self.calibrated.get("bytes_share", self.share))
 
     @property
@@ -60,8 +60,8 @@ class TierRecord:
 
     @property
     def together(self) -> dict[int, list[tuple[float, float]]]:
-        """By the tokens of a step that choose together: (factor on thresholds, share of bytes that the step reads), the
-        factors rising; empty where calibration did not look.
+        """By the tokens of a step that choose together, pairs (factor on thresholds, share of bytes that the step
+        reads), the factors rising; empty where calibration did not look.
         """
         known = self.calibrated.get("together", {})
         if not isinstance(known, dict):

@@ -51,7 +51,7 @@ def is_of_a_kernel(item: pytest.Item) -> bool:
 
 
 def spread(items: list[pytest.Item], few: int | None) -> list[pytest.Item]:
-    """Of each file `few` at most that can run here, at equal distances; all where that is None."""
+    """At most `few` tests a file that can run here, at equal distances; all where that is None."""
     if few is None:
         return items
     kept = []

@@ -32,7 +32,7 @@ def measure(plan: Plan) -> None:
 
 
 def collected(plan: Plan) -> None:
-    """That no test file needs what is not here: one that cannot be imported ends the collection of all."""
+    """Collects the tests, since a file that needs what is not here would end the collection of all."""
     _pytest(plan, ["--collect-only", "-q", "--gpu", str(ROOT / "tests")], plan.left)
 
 

@@ -93,7 +93,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    """Of what a run before left there, and of nothing else."""
+    """Removes what a run before left there, and nothing else."""
     for pattern in ("[1-8]-*.json", "[1-8]-*.jsonl", "log.txt", "summary.txt"):
         for file in out.glob(pattern):
             file.unlink()

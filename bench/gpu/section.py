@@ -26,7 +26,7 @@ class Plan:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """The seconds that are left."""
         return self.deadline - time.monotonic()
 
 

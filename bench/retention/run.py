@@ -173,7 +173,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
-    """Those whose name holds one of these parts; a part that is a whole name means that method alone."""
+    """The methods whose name holds one of these parts; a part that is a whole name means that method alone."""
     names = {method.name for method in methods}
     found = [
         method

@@ -62,7 +62,7 @@ class RelativeThreshold:
 
     @classmethod
     def fit(cls, scores: Tensor, share: float) -> "RelativeThreshold":
-        """Like AbsoluteThreshold, of scores divided by their token's highest, which are held too."""
+        """Fits as AbsoluteThreshold does, on scores divided by their token's highest, which are held too."""
         return cls(-1.0 if share == 1 else _histogram(_of_highest(scores)).threshold_for_share(share))
 
     def mask(self, scores: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Regression:
 
     @classmethod
     def empty(cls, width: int) -> "Regression":
-        """Of no token yet."""
+        """A regression over no token yet."""
         return cls(0, *(torch.zeros(width, dtype=torch.float64) for _ in range(5)))
 
     def add(self, x: Tensor, y: Tensor) -> None:

@@ -49,7 +49,7 @@ class StepScores:
 
 
 def together(layers: Sequence[StepScores], thresholds: Sequence[float]) -> dict[str, list[list[float]]]:
-    """By the tokens of a step: [factor on the thresholds, share of the bytes of all layers that the step reads]."""
+    """By the tokens of a step, pairs [factor on the thresholds, share of all layers' bytes that the step reads]."""
     found = {}
     for size in STEPS:
         rows = []

@@ -97,7 +97,7 @@ def _rope_of(section: Config, config: Config) -> RopeSpec:
 
 
 def _llama3(section: Config, config: Config, theta: float) -> RopeSpec:
-    """Without the length that the model was trained on at first it is that of now, as in transformers."""
+    """The scaling of Llama 3. Where the length before it is left out it is that of now, as in transformers."""
     key = "original_max_position_embeddings"
     context = config.count(key, config.count("max_position_embeddings", _MAX_CONTEXT))
     rope = RopeSpec(

@@ -74,7 +74,7 @@ class PlaneFFN(SparseFFN):
 
     @property
     def ratio(self) -> float:
-        """Of the second threshold to the first, at which a byte has one price."""
+        """The second threshold over the first at which a byte has one price."""
         return math.sqrt(self.low_bytes / self.down_bytes)
 
     def scores(self, x: Tensor) -> Tensor:
