@@ -80,7 +80,7 @@ def _requires_grad(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | No
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> tuple[int, int]:
-    """(outputs, inputs)."""
+    """(outputs, inputs) of sound operands. Raises ValueError for others."""
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, bfloat16 or float16, it is {x.dtype}")
     if weight.dtype != torch.int8 or scale.dtype != torch.float32:

@@ -57,7 +57,7 @@ class PlaneWeights:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that are there, the packed ones left out."""
+        """The tensors that are there, without the packed ones."""
         return [each for each in vars(self).values() if isinstance(each, Tensor)] + self.fit.tensors
 
 

@@ -170,7 +170,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkp
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
-    """What activations and dense weights are computed in."""
+    """What activations and dense weights are computed in. Raises CheckpointError for a name that is no dtype."""
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
     if dtype is not None:
@@ -199,7 +199,7 @@ def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object from a small file."""
+    """Reads one JSON object from a small file. Raises CheckpointError where there is none."""
     try:
         if not file.is_file() and file.exists():
             raise CheckpointError(f"{file} is not a file")

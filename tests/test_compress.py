@@ -38,7 +38,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No stage and no score of another test; the C++ library that is built already."""
+    """A cache without stages and scores of another test, with the C++ library that is built already."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "native").symlink_to(cache_folder() / "native")
     monkeypatch.setenv("MOESAIC_CACHE", str(cache))

@@ -80,7 +80,7 @@ def by_triton(case: Operands, device: str) -> Tensor:
 
 
 def dense(case: Operands, dtype: torch.dtype) -> Tensor:
-    """All of it in one dtype, from dequantized weights, with a mask on the neurons."""
+    """The whole FFN in one dtype, from dequantized weights, with a mask on the neurons."""
     x, weights, active, expert_size, activation = case
     mask = active.repeat_interleave(expert_size, dim=1)[:, : weights.width]
 

@@ -41,13 +41,13 @@ def test_a_term_signal_lets_running_streams_finish_and_refuses_new_ones() -> Non
         engine = engine_of(client)
         with server.held():
             stream = client.stream([HOLD], max_new_tokens=60)
-            next(stream)
+            first = next(stream)
             server.send(signal.SIGTERM)
             eventually(lambda: not healthy(client))
             with pytest.raises(Unavailable, match="shutting down") as caught:
                 client.generate([5])
             assert caught.value.reason == "DRAINING" and client.model().state == "DRAINING"
-        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 60
+        assert sum(len(chunk.token_ids) for chunk in [first, *stream]) == 60
         assert server.end() == 0 and not alive(engine)
         assert "Traceback" not in server.log
 
@@ -113,12 +113,12 @@ def test_an_engine_that_crashes_in_a_step_takes_only_its_own_model_down() -> Non
     with Server(names=("one", "two")) as server, server.client() as client:
         with server.held():
             stream = client.stream([HOLD], model="two", max_new_tokens=100)
-            next(stream)
+            first = next(stream)
             with pytest.raises(Unavailable, match="model one ended"):
                 client.generate([CRASH], model="one")
             eventually(lambda: not healthy(client))
             assert healthy(client, "model:two")
-        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 100
+        assert sum(len(chunk.token_ids) for chunk in [first, *stream]) == 100
         client.wait_until_ready(PATIENCE_SECONDS)
         with pytest.raises(InvalidRequest, match="is empty and several are served: one, two"):
             client.generate([6])

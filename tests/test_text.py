@@ -75,7 +75,7 @@ def test_an_unfinished_character_is_shown_at_the_end(tokenizer: Tokenizer) -> No
 
 
 def test_bytes_that_never_become_a_character_are_shown_after_a_while() -> None:
-    """Else a model that talks nonsense would show nothing, and cost the square of its length."""
+    """A model that talks nonsense would else show nothing, and cost the square of its length."""
 
     class Nonsense:
         def decode(self, ids: Sequence[int]) -> str:

@@ -105,7 +105,7 @@ class Controls:
         self._calibration = Calibration(recipe.calibration, source)
 
     def run(self, groups: Sequence[str]) -> Iterator[Control]:
-        """Each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
+        """Runs each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
         makers: Mapping[str, Callable[[], Iterator[Control]]] = {
             ALONE: self._alone,
             STATIC: partial(self._static, METHODS, False),
@@ -194,7 +194,7 @@ class Controls:
         return run.planned[-1]
 
     def _routers(self) -> Iterator[Control]:
-        """Other selections at each tier's own share of neurons."""
+        """Tries other selections at each tier's own share of neurons."""
         for kind in STAND_INS:
             for tier in self._tiers:
                 score = self._selected(kind, tier)

@@ -131,7 +131,7 @@ class Layers:
 
 
 def weights_of(contestant: Contestant, width: Width) -> int:
-    """How many there are in one layer."""
+    """How many weights one layer has."""
     if contestant.kind == "linear":
         return width.width * width.hidden
     if contestant.kind == "route":

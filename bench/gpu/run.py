@@ -57,7 +57,7 @@ SECTIONS = (
 
 
 def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bool) -> bool:
-    """All of them, in order, each as long as it may and as is left. Whether all ended well and left a figure."""
+    """Runs all of them in order, each as long as it may and as is left. True if all ended well and left a figure."""
     if len(sections) + 2 > MAX_FILES:
         raise ValueError(f"{len(sections)} sections, a log and a summary are more than {MAX_FILES} files")
     out.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class Plan:
 
 
 def run_section(measure: Callable[[Plan], None], arguments: Sequence[str] | None = None) -> int:
-    """`measure` under what the command line says; what it raises becomes a row. Status 1 if a row says `failed`."""
+    """Runs `measure` as the command line says; what it raises becomes a row. Status 1 if a row says `failed`."""
     plan = _plan(arguments)
     try:
         measure(plan)

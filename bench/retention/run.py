@@ -164,7 +164,7 @@ class _Store:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """None for a line that a kill cut off."""
+    """The object of a line, or None for one that a kill cut off."""
     try:
         found: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:

@@ -80,7 +80,7 @@ class CapturedMass:
 
     @classmethod
     def fit(cls, scores: Tensor, share: float) -> "CapturedMass":
-        """Exact but for ties. Holds scores three times over."""
+        """Fits exactly but for ties. Holds scores three times over."""
         before = _mass_before(scores).flatten()
         kept = num_kept(share, before.numel())
         return cls(float("inf") if kept == before.numel() else float(before.kthvalue(kept + 1).values))

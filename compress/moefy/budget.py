@@ -80,7 +80,7 @@ class PlaneScores:
         return max(0.0, self.foreseen.share_above(threshold) - self.both.share_above(threshold))
 
     def thresholds(self, threshold: float) -> Tensor:
-        """Both of them for this first one, fp32 [2]."""
+        """Both thresholds where this is the first, fp32 [2]."""
         return torch.tensor([threshold, threshold if threshold < 0 else threshold * self.ratio])
 
 

@@ -23,7 +23,7 @@ class StepScores:
         self._waiting: NeuronScores | None = None
 
     def add(self, scores: NeuronScores) -> None:
-        """[passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
+        """Takes in scores, [passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
         some = NeuronScores(*(each[:, ::_EVERY] for each in scores))
         if self._waiting is not None:
             some = NeuronScores(*(torch.cat(pair) for pair in zip(self._waiting, some, strict=True)))
