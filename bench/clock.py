@@ -35,7 +35,7 @@ def replayed(call: Call) -> Callable[[], None]:
 
 
 def samples_of(call: Call, seconds: float, least: int = 3, most: int = 50) -> list[float]:
-    """Seconds of each of `least` to `most` calls, no more than fit into `seconds` once the least are there."""
+    """Times each of `least` to `most` calls, no more than fit into `seconds` once the least are there."""
     found: list[float] = []
     while len(found) < least or (len(found) < most and sum(found) < seconds):
         found.append(seconds_of(call))

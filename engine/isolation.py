@@ -21,7 +21,7 @@ class Done:
 
 @dataclass(slots=True)
 class Outcome:
-    """Of a step: what was computed, what could not be, and whether memory was too little to do it in one pass."""
+    """What a step computed, what it could not, and whether memory was too little to do it in one pass."""
 
     done: list[Done] = field(default_factory=list)
     failed: list[tuple[Work, Exception]] = field(default_factory=list)

@@ -14,7 +14,7 @@ import pytest
 from echo_engine import CRASH, HOLD, STALL
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from patience import PATIENCE_SECONDS, alive, eventually
-from server_harness import Server
+from server_harness import LISTENS, Server
 
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import Request
@@ -144,9 +144,7 @@ def test_health_is_progress() -> None:
 
 
 def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
-    server = Server(engine=EngineOptions(device="endless"))
-    address = server.wait_for(r"listens on (\S+)")[1]
-    with Client(address) as client:
+    with Server(engine=EngineOptions(device="endless"), said=LISTENS) as server, server.client() as client:
         assert client.health() == client.health("model:echo") == "NOT_SERVING"
         assert client.model().state == "LOADING" and client.model().load is None
         with pytest.raises(Unavailable, match="is loading") as caught:
@@ -154,7 +152,6 @@ def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
         assert caught.value.reason == "LOADING" and caught.value.retry_after_seconds > 0
         server.send(signal.SIGTERM)
         assert server.end() == 0
-    server.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +162,9 @@ def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
     ],
 )
 def test_an_engine_that_cannot_load_ends_the_server_with_one_sentence(device: str, words: str) -> None:
-    server = Server(engine=EngineOptions(device=device))
-    assert server.end() == 2
-    assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
-    server.__exit__(None, None, None)
+    with Server(engine=EngineOptions(device=device), said="") as server:
+        assert server.end() == 2
+        assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
 
 
 def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
