@@ -47,7 +47,7 @@ def _bucket(count: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a step, for each row that is no filling: token, whether its logits are finite, shares where there are some."""
+    """What a step gave each row that is no filling: token, whether its logits are finite, shares where there are some."""
 
     tokens: list[int]
     finite: list[bool]

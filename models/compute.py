@@ -44,7 +44,7 @@ class OperatingPoints:
 
     @classmethod
     def of_form(cls, tiers: Tensor, parts: Tensor, num_full: int) -> "OperatingPoints":
-        """Of a form of fixed size, whose numbers lie on the device: tiers int64 [rows], parts fp32 [rows, 1].
+        """Points of a form of fixed size, whose numbers lie on the device: tiers int64 [rows], parts fp32 [rows, 1].
 
         The first `num_full` rows are at the full tier, whatever their numbers say.
         """

@@ -30,7 +30,7 @@ class Loading:
 
     @property
     def address(self) -> str:
-        return self.server.address
+        return str(self.server.address)
 
     def open(self) -> None:
         self.gate.touch()
