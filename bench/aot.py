@@ -118,7 +118,7 @@ def expert_ffn_cases() -> Iterator[Case]:
 
 
 def expert_up_case(dtype: torch.dtype, weight: torch.dtype, tokens: int, gated: bool) -> Case:
-    """With all that a launch may bring along: scales where int8 has them, biases, a gate."""
+    """The first launch with all that it may bring along: scales where int8 has them, biases, a gate."""
     vectors = dict.fromkeys(("up_scale", "gate_scale", "up_bias", "gate_bias"), torch.float32)
     return _activation_case(
         f"expert_up {'gated' if gated else 'plain'}",
@@ -269,7 +269,7 @@ def failures_of(case: Case, used: Resources) -> list[str]:
 
 
 def table(rows: list[Resources]) -> str:
-    """For people: one line for each kernel and target."""
+    """A table for people: one line for each kernel and target."""
     lines = [f"{'kernel':42} {'target':>6} {'regs':>5} {'stack':>5} {'shared':>14} {'16 B loads':>10}  tensor cores"]
     for row in rows:
         share = f"{row.shared_bytes} ({row.shared_bytes / SHARED_LIMIT[row.target]:.0%})"

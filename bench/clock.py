@@ -9,7 +9,7 @@ Call = Callable[[], object]
 
 
 def seconds_of(call: Call) -> float:
-    """Of one call on the current device, with all that it put on the current stream."""
+    """Times one call on the current device, with all that it put on the current stream."""
     if not torch.cuda.is_available():
         began = time.perf_counter()
         call()
@@ -35,7 +35,7 @@ def replayed(call: Call) -> Callable[[], None]:
 
 
 def samples_of(call: Call, seconds: float, least: int = 3, most: int = 50) -> list[float]:
-    """Seconds of each of `least` to `most` calls, no more than fit into `seconds` once the least are there."""
+    """Times each of `least` to `most` calls, no more than fit into `seconds` once the least are there."""
     found: list[float] = []
     while len(found) < least or (len(found) < most and sum(found) < seconds):
         found.append(seconds_of(call))

@@ -24,7 +24,7 @@ class Contestant(Protocol):
     name: str
 
     def generate(self, prompts: Prompts, num_new: int) -> float:
-        """Greedy, exactly num_new tokens for each prompt, one batch; the seconds it took."""
+        """Makes exactly num_new tokens for each prompt, greedily, in one batch; returns the seconds it took."""
         ...
 
 

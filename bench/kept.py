@@ -17,7 +17,7 @@ from .contestants import TransformersContestant
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """On which text: files (none: the one that ships), how many documents, cut at how many tokens."""
+    """The text that is scored: files (none: the one that ships), how many documents, cut at how many tokens."""
 
     files: tuple[str, ...] = ()
     documents: int | None = None

@@ -89,7 +89,7 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
 
 
 def _check(plan: BenchPlan) -> None:
-    """Before any work."""
+    """Refuses a plan that cannot be carried out, before any work."""
     THREADS.check("threads", plan.threads)
     _COUNT.check("documents", plan.documents)
     _TRUNCATE.check("truncate", plan.truncate)

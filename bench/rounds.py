@@ -29,7 +29,7 @@ def quiet() -> Iterator[None]:
 
 
 def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
-    """Seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
+    """Measures the seconds per call of each round, in turns: what disturbs the machine then disturbs all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + SECONDS * len(runs)
     while time.perf_counter() < end or len(seconds[next(iter(runs))]) < 3:

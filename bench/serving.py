@@ -52,7 +52,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def _stream_all(
     address: str, model: str, prompts: Sequence[Sequence[int]], num_new: int, concurrency: int, num_requests: int
 ) -> list[Sample]:
-    """num_requests in all, `concurrency` at a time, on one connection and one event loop."""
+    """Streams num_requests in all, `concurrency` at a time, on one connection and one event loop."""
 
     async def run() -> list[Sample]:
         samples: list[Sample] = []

@@ -97,7 +97,7 @@ def _names(action: argparse.Action, words: tuple[str, ...]) -> tuple[str, str, s
 
 
 def _hints() -> dict[str, Hint]:
-    """By where it stands, by its name, or by what stands for its value in the help; the first that is known counts."""
+    """Hints by place, by name, or by what stands for the value in the help; the first that is known counts."""
     from ..models.families.registry import FAMILIES
     from ..models.intake.registry import SOURCES
     from ..models.locate import short_names

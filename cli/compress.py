@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> "Recipe":
-    """As named, scored on --text where that is given."""
+    """Reads the recipe that is named, scored on --text where that is given."""
     from ..compress.recipe import read_recipe
 
     recipe = read_recipe(args.recipe)
@@ -74,7 +74,7 @@ def _recipe(args: argparse.Namespace) -> "Recipe":
 
 
 def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]:
-    """Before any work: the controls fit the recipe, and a report can be drawn and written."""
+    """Checks before any work that the controls fit the recipe, and that a report can be drawn and written."""
     from ..bench.controls.derive import groups_for
     from ..evaluate.files import check_can_report
 

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Before any work: what was asked for can be written."""
+    """Checks before any work that what was asked for can be written."""
     from ..evaluate.files import check_can_report
     from ..models.files import check_file
 

@@ -96,7 +96,7 @@ def _flat(values: Mapping[str, Any], begin: str = "") -> Iterator[tuple[str, Any
 
 
 def _shown(value: Any) -> str:
-    """As a recipe writes it; of numbers for each layer the range, since JSON has all of them."""
+    """A value as a recipe writes it; numbers for each layer as their range, since JSON has all of them."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

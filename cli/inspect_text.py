@@ -60,7 +60,7 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
 
 
 def _check(args: argparse.Namespace, diagnosed: bool) -> None:
-    """Before any work: the options fit each other, and what was asked for can be written."""
+    """Checks before any work that the options fit each other, and that what was asked for can be written."""
     from ..evaluate.files import check_can_draw
     from ..models.errors import SetupError
     from ..models.files import check_file

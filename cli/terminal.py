@@ -117,7 +117,7 @@ class ProgressLine(RedrawnLine):
             self.end()
 
     def _left(self) -> str:
-        """By what went by since this step was first heard of; nothing where that is nothing yet, or all is done."""
+        """The time left, by what went by since this step was first heard of; nothing at its first and last moment."""
         (first, _, began), (done, total, now) = self._first, self._seen
         return f"about {(now - began) / (done - first) * (total - done):.0f} s left" if first < done < total else ""
 
@@ -190,7 +190,7 @@ def _bar(what: str, done: int, total: int, left: str) -> "RenderableType":
 
 
 def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> "RenderableType":
-    """As the plain one, with a rule in place of the dashes; no cell is broken or cut off."""
+    """The plain table with a rule in place of the dashes; no cell is broken or cut off."""
     from rich import box
     from rich.table import Table
 

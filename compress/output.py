@@ -17,7 +17,7 @@ from .sizes import weight_bytes
 
 
 def write_stage(folder: Path, source: Checkpoint, before: Checkpoint, material: Material, done: StageRecord) -> None:
-    """What a stage made of `before`, with a record of all stages so far. source: what the recipe was given."""
+    """Writes what a stage made of `before`, with a record of all stages so far. source: what the recipe was given."""
     overrides = spec_overrides(material.spec, source.default_spec)
     record = Record(overrides, (*before.record.stages, done), {}, "", material.tiers)
     with new_directory(folder, weight_bytes(material.spec, source)) as partial:

@@ -91,7 +91,7 @@ def read_recipe(recipe: "str | Path | Mapping[str, Any] | Recipe") -> Recipe:
 
 
 def _stage(where: str, entry: Any) -> Stage:
-    """Of {name: settings}. Raises ValueError with what is wrong, and where."""
+    """The stage of {name: settings}. Raises ValueError with what is wrong, and where."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {entry!r}, it must be {{name: settings}}")
     if len(entry) != 1:

@@ -109,7 +109,7 @@ class Run:
 
     @cached_property
     def efforts(self) -> tuple[tuple[str, float], ...]:
-        """Of each stage its key, and about how many tokens' forward passes it takes where it is not done yet."""
+        """The key of each stage, and about how many tokens' forward passes it takes where it is not done yet."""
         passes = [stage.passes(self._source.spec, self._calibration) for stage in self._stages]
         return tuple(zip(self._keys, passes, strict=True))
 
@@ -118,7 +118,7 @@ class Run:
         return self._calibration.windows.numel()
 
     def seconds_per_token(self) -> float:
-        """Of a forward pass of the original on this machine: the best of a few, since other work slows some."""
+        """Times a forward pass of the original on this machine: the best of a few, since other work slows some."""
         model = load_transformer(self._source, torch.device("cpu"))
         ids = self._calibration.windows[:1, :_PROBE_TOKENS]
         taken = []

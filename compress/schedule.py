@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """From step `begin`, where `progress` of the cosine was behind, to step `last`, where all of it will be.
+    """A cosine from step `begin`, where `progress` of it lay behind, to step `last`, where all of it will.
 
     Training for a number of minutes lays the rest of the cosine anew as its speed becomes known, so that the rate
     ends low whenever the time is over. A plan is saved with the weights: what resumes goes on along the same curve.

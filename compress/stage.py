@@ -33,7 +33,7 @@ class Stage(ABC):
 
     @abstractmethod
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
-        """About what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
+        """Foretells what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
 
     @abstractmethod
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:

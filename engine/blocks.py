@@ -23,7 +23,7 @@ class BlockLedger:
         return len(self._free)
 
     def take(self, count: int) -> list[int]:
-        """Free blocks, now held once. Raises OutOfBlocksError when there are fewer."""
+        """Takes free blocks, which are then held once. Raises OutOfBlocksError when there are fewer."""
         if count > len(self._free):
             raise OutOfBlocksError(f"{count} blocks are asked for, {len(self._free)} of {self.total} are free")
         taken = [self._free.pop() for _ in range(count)]
@@ -32,14 +32,14 @@ class BlockLedger:
         return taken
 
     def share(self, blocks: Iterable[int]) -> None:
-        """One more holder for each of these, which somebody holds."""
+        """Adds a holder to each of these. Raises ValueError for a block that nobody holds."""
         for block in blocks:
             if not self._holders[block]:
                 raise ValueError(f"block {block} is free: nobody can share it")
             self._holders[block] += 1
 
     def give(self, blocks: Iterable[int]) -> None:
-        """One holder less for each of these."""
+        """Takes a holder from each of these. Raises ValueError for a block that nobody holds."""
         for block in blocks:
             if not self._holders[block]:
                 raise ValueError(f"block {block} is free: nobody can give it back")

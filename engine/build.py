@@ -95,7 +95,7 @@ def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:
 
 
 def choose_device(wanted: str | None) -> torch.device:
-    """The device asked for, else a GPU where there is one."""
+    """The device asked for, else a GPU where there is one. Raises SetupError for one that cannot be used."""
     name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)

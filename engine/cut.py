@@ -22,7 +22,7 @@ Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Those of a step's rows. table: float64 [rows, 5], a column for each; off are top_k inf, top_p 1, min_p 0.
+    """The options of a step's rows. table: float64 [rows, 5], a column for each; off are top_k inf, top_p 1, min_p 0.
 
     asked: the names of those that some row has. The others cost nothing.
     """

@@ -130,7 +130,7 @@ class Guides:
 
 
 def _limits() -> "LLParserLimits":
-    """Of the library's defaults a half to a tenth: a step waits for the mask of each of its rows."""
+    """Half to a tenth of the library's default limits: a step waits for the mask of each of its rows."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(

@@ -22,7 +22,7 @@ class Done:
 
 @dataclass(slots=True)
 class Outcome:
-    """Of a step: what was computed, what could not be, and whether memory was too little to do it in one pass.
+    """What a step computed, what it could not, and whether memory was too little to do it in one pass.
 
     drawn: of a step that draws its tokens itself.
     """

@@ -44,7 +44,8 @@ class _Answer:
     def take(self, row: Row) -> Chunk | None:
         """The chunk of a row; a stop string in it ends its answer at the token that completed it.
 
-        None for what the engine says of an answer that has ended by a stop string.
+        None for what the engine says of an answer that has ended by a stop string. Raises RequestFailed where the
+        engine failed on the request.
         """
         if row.finish is FinishReason.FAILED:
             raise RequestFailed(f"the engine failed on this request: {row.error}")
@@ -143,7 +144,10 @@ class LLM:
         return (chunk for _, chunk in self._run([answer]))
 
     def chat_prompt(self, messages: object) -> list[int]:
-        """The token ids that the model sees of a conversation, up to the header of the answer to come."""
+        """The token ids that the model sees of a conversation, up to the header of the answer to come.
+
+        Raises InvalidRequest for what is no conversation, Unsupported for a model without a chat template.
+        """
         parsed, found = messages_of(messages)
         found = found or message_violations(parsed)
         if found:

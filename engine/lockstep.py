@@ -15,7 +15,7 @@ class Lockstep:
 
     @staticmethod
     def blocks(context: int, rows: int) -> int:
-        """That a runner needs for it."""
+        """The number of blocks that a runner needs for it."""
         return rows * -(-context // ModelRunner.block_tokens)
 
     def prefill(self, row: int, token_ids: Sequence[int], operating_point: float = 0.0) -> Forward:

@@ -10,7 +10,7 @@ from .request import TokenLogprobs
 
 
 def logprob_columns(logits: Tensor, tokens: Tensor, counts: Sequence[int | None]) -> Tensor:
-    """Of each row the token's log probability, then `most` ids and their log probabilities: float64 [rows, 1 + 2 most].
+    """Each row's log probability of its token, then `most` ids and theirs: float64 [rows, 1 + 2 most].
 
     counts: how many likeliest a row asks for; what it did not ask for is 0. No columns where no row asks.
     """

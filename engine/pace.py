@@ -27,7 +27,7 @@ class Pace:
         return (self._reading or 0.0) * tokens + steps * (self._decoding_seconds(rows) or 0.0)
 
     def learn(self, rows: int, tokens: int, seconds: float) -> None:
-        """From one step: rows that decoded, tokens of prompts that were read, its length."""
+        """Learns from one step: rows that decoded, tokens of prompts that were read, its length."""
         if not tokens:
             self._decoding[rows] = _mean(self._decoding.get(rows), seconds)
             return
@@ -35,7 +35,7 @@ class Pace:
         self._reading = _mean(self._reading, max(rest, 0.0) / tokens)
 
     def _decoding_seconds(self, rows: int) -> float | None:
-        """Of as many rows, or of the nearest number that was seen."""
+        """The seconds of a step of as many rows, or of the nearest number that was seen."""
         if not rows:
             return 0.0
         nearest = min(self._decoding, key=lambda seen: abs(seen - rows), default=None)

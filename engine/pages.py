@@ -33,7 +33,7 @@ class Pages:
         self.layers = [_layer(layer.attention, num_blocks, dtype, device, int8) for layer in spec.layers]
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Of each pair, makes the second block the same as the first."""
+        """Makes the second block of each pair the same as the first."""
         sources, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         for layer in self.layers:
             for pool in (layer.keys, layer.values, layer.key_scale, layer.value_scale):

@@ -12,7 +12,7 @@ class Pressure:
         self._waited = self._calm = 0
 
     def note(self, waiting: int, highest: float) -> None:
-        """Before each step: how many wait, and the level that lowers everybody to the floor."""
+        """Takes in, before each step, how many wait and the level that lowers everybody to the floor."""
         if waiting:
             self._waited, self._calm = self._waited + 1, 0
         else:

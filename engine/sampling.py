@@ -21,7 +21,7 @@ SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What there is to know of one beside its name.
+    """What there is to know of an option beside its name.
 
     kind: int or float. rule: in words, what `holds` asks of a value; no NaN may pass. help, metavar: of the command
     line. by_model: whether generation_config.json may set it where the caller leaves it open. of_greedy: whether it

@@ -124,14 +124,14 @@ class Scheduler:
             self.remove(sequence)
 
     def make_room(self) -> None:
-        """After a step that found too little memory: half as many may run, and nothing is kept for later."""
+        """Lets half as many run and keeps nothing for later, after a step that found too little memory."""
         self._most_running, self._calm_steps = max(1, len(self.running) // 2), 0
         self.prefix.evict(self.ledger.total)
         while len(self.running) > self._most_running:
             self._preempt(self._victim())
 
     def differences(self) -> list[str]:
-        """Where the ledger and the real holders differ: nothing, unless a block was lost."""
+        """What differs between the ledger and the real holders: nothing, unless a block was lost."""
         held = [*(sequence.table for sequence in self.running), *([block] for block in self.prefix.blocks)]
         return self.ledger.differences(held)
 
@@ -140,7 +140,7 @@ class Scheduler:
         self.pressure.note(len(self.waiting), max(floors, default=0.0))
 
     def _expire(self, now: float) -> list[Sequence]:
-        """Those that wait and can no longer be in time."""
+        """Takes out those that wait and can no longer be in time."""
 
         def late(sequence: Sequence) -> bool:
             deadline = sequence.request.deadline_seconds
@@ -238,7 +238,7 @@ class Scheduler:
         return True
 
     def _victim(self) -> Sequence:
-        """Of those that run the least urgent, and of these the one that began last."""
+        """The least urgent of those that run; among equals the one that began last."""
         order = list(type(self.running[0].request.priority))
         return max(self.running, key=lambda each: (order.index(each.request.priority), self.running.index(each)))
 

@@ -65,7 +65,7 @@ class Sequence:
         return self.spent[0] / self.num_spent, self.spent[1] / self.num_spent
 
     def spend(self, shares: abc.Sequence[float]) -> None:
-        """What the last token that was computed has used."""
+        """Notes what the last token that was computed has used."""
         used = shares[0], shares[1]
         if self.num_new == 0:
             self.read_shares = used

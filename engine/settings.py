@@ -92,7 +92,7 @@ def check_names(settings: Mapping[str, object]) -> None:
 
 
 def rightly_typed(settings: Mapping[str, object]) -> tuple[dict[str, Any], list[Violation]]:
-    """Those of the right type, and what is wrong with the others: a program may hand over anything."""
+    """The settings of the right type, and what is wrong with the others: a program may hand over anything."""
     wrong = []
     for name, (is_right, wanted) in _TYPES.items():
         value = settings.get(name)

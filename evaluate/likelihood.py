@@ -22,7 +22,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class PassageScore:
-    """Over the scored tokens: -ln p of all, how many, and whether each was the model's first choice."""
+    """What the scored tokens gave: -ln p of all, how many, and whether each was the model's first choice."""
 
     nats: float
     num_tokens: int

@@ -29,7 +29,7 @@ def _environment() -> Environment:
 
 
 def _column_kinds(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
-    """For each column `number`, which stands to the right, where most of its filled cells begin with one, or `text`."""
+    """The kind of each column: `number`, which stands to the right, where most filled cells begin so, or `text`."""
     filled = [[row[column] for row in rows if row[column]] for column in range(columns)]
     numbers = [sum(bool(_NUMBER.match(cell)) for cell in cells) for cells in filled]
     return ["number" if 2 * count > len(cells) else "text" for count, cells in zip(numbers, filled, strict=True)]

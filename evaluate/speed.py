@@ -81,7 +81,7 @@ def _rows(model: Transformer, context: int) -> Lockstep:
 
 
 def _decode(rows: Lockstep, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
-    """Seconds of the steps after each prompt's first new token."""
+    """Times the steps after each prompt's first new token."""
     last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
     start = len(prompts[0])
     began = time.perf_counter()

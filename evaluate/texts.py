@@ -111,7 +111,7 @@ def _documents(file: Path) -> list[str]:
 
 
 def _of_lines(file: Path, text: str) -> list[str]:
-    """Each line an object with a text."""
+    """Reads lines, each an object with a text."""
     lines = ((f"{file}, line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     return [_field(where, _parsed(line)) for where, line in lines]
 
@@ -131,7 +131,7 @@ def _of_json(file: Path, text: str) -> list[str]:
 
 
 def _parsed(text: str) -> Any:
-    """None for what is no JSON."""
+    """The JSON value, or None for what is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -250,7 +250,7 @@ def _down_kernel(  # type: ignore[no-untyped-def]
 
 
 def expert_ffn_triton(x: Tensor, weights: ExpertWeights, active: Tensor, expert_size: int, activation: str) -> Tensor:
-    """By two launches, up and down, without host synchronization, so that it can be captured in a CUDA graph."""
+    """Makes two launches, up and down, without host synchronization, so that a CUDA graph can capture them."""
     x = x if x.stride(1) == 1 else x.contiguous()
     y = x.new_empty(x.shape)
     if y.numel() == 0:

@@ -61,7 +61,7 @@ class ExpertWeights:
 
     @cached_property
     def tensors(self) -> list[Tensor]:
-        """All that are there."""
+        """The tensors that are there."""
         return [*self._matrices.values(), *self.vectors.values()]
 
     @cached_property

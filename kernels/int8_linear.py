@@ -80,7 +80,7 @@ def _requires_grad(x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | No
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> tuple[int, int]:
-    """(outputs, inputs)."""
+    """(outputs, inputs) of sound operands. Raises ValueError for others."""
     if x.dtype not in DTYPES:
         raise TypeError(f"x must be float32, bfloat16 or float16, it is {x.dtype}")
     if weight.dtype != torch.int8 or scale.dtype != torch.float32:
@@ -112,7 +112,7 @@ def _check_vector(name: str, vector: torch.Tensor, outputs: int, x: torch.Tensor
 def int8_linear_native(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, library: Native
 ) -> torch.Tensor:
-    """By the C++ library. bf16 is multiplied as bf16 where the processor can, else as fp32."""
+    """Calls the C++ library. bf16 is multiplied as bf16 where the processor can, else as fp32."""
     return linear_native(x, weight, scale, bias, library)
 
 
@@ -172,7 +172,7 @@ def _int8_linear_kernel(  # type: ignore[no-untyped-def]
 def int8_linear_triton(
     x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """By the Triton kernel: one launch, no host synchronization, so that it can be captured in a CUDA graph."""
+    """Makes one launch of the Triton kernel, without host synchronization, so that a CUDA graph can capture it."""
     outputs, inputs = weight.shape
     rows = x.reshape(-1, inputs)
     rows = rows if rows.stride(1) == 1 else rows.contiguous()

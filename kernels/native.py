@@ -80,7 +80,7 @@ def build_library(compiler: str, folder: Path) -> Path:
 
 
 def _run(command: list[str]) -> str:
-    """Standard output. Raises NativeError with the first line of complaint."""
+    """Runs a command for its standard output. Raises NativeError with the first line of complaint."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
     except subprocess.TimeoutExpired:
@@ -108,7 +108,7 @@ def _load() -> tuple[Native | None, NativeStatus]:
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Argument types, once: ctypes would otherwise pass pointers as 32-bit integers."""
+    """Declares argument types, once: ctypes would otherwise pass pointers as 32-bit integers."""
     pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.moesaic_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag, flag]
     library.moesaic_linear.restype = None

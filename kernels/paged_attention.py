@@ -54,7 +54,7 @@ class PagedTokens:
 
 
 def padded_size(size: int) -> int:
-    """Of a head of this size, the values that are stored."""
+    """How many values are stored of a head of this size."""
     return -(-size // LANES) * LANES
 
 
@@ -85,7 +85,7 @@ def choose_paged_attention(
 
 
 def paged_attention_cost(tokens: int, heads: int, kv_heads: int, size: int, seen: int, page_bytes: int) -> Cost:
-    """For tokens of one sequence of which each sees `seen` positions on average: the past is read once for all of them.
+    """The cost of tokens of one sequence that see `seen` positions on average: the past is read once for all of them.
 
     page_bytes: of an element of keys and values; queries and results are fp32.
     """
@@ -96,7 +96,7 @@ def paged_attention_cost(tokens: int, heads: int, kv_heads: int, size: int, seen
 def by_library(
     query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, library: Native
 ) -> Tensor:
-    """By the C++ of cpp/attention.cpp, in one call."""
+    """Calls the C++ of cpp/attention.cpp once."""
     kept = (pages.keys, pages.values, pages.key_scale, pages.value_scale)
     return paged_attention_native(query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library)
 

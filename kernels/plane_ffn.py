@@ -57,7 +57,7 @@ class PlaneWeights:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that are there, the packed ones left out."""
+        """The tensors that are there, without the packed ones."""
         return [each for each in vars(self).values() if isinstance(each, Tensor)] + self.fit.tensors
 
 
@@ -75,7 +75,7 @@ class PlaneResult:
 
     @property
     def fine(self) -> Tensor:
-        """Those whose low bits were read, whether or not their value was then worth a row: int64 [tokens]."""
+        """Neurons whose low bits were read, whether or not their value was then worth a row: int64 [tokens]."""
         return self.counts[1]
 
 
@@ -117,7 +117,7 @@ def choose_plane_ffn(device: str, tokens: int, requires_grad: bool, isa: str | N
 
 
 def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeights:
-    """With planes in the order of the C++ kernel where `plane_ffn` would use them, else as they are.
+    """The weights with planes in the order of the C++ kernel where `plane_ffn` would use them, else as they are.
 
     It costs the int8 weights once more: beside the two orders, the full tier keeps the rows that its linears read.
     """
@@ -227,7 +227,7 @@ def _scored(weights: PlaneWeights) -> list[tuple[Tensor, Tensor, Tensor | None]]
 
 
 def _dot(integers: Tensor, weight: Tensor, bits: int) -> Tensor:
-    """Of the high bits of rows, p 2^(8-b) + 2^(7-b) - 1/2, [tokens, width]: sums of integers, and of halves."""
+    """Multiplies by the high bits of rows, p 2^(8-b) + 2^(7-b) - 1/2: [tokens, width], sums of integers and halves."""
     under = WHOLE_BITS - bits
     dot = integer_product(integers, weight >> under)
     return dot.mul_(2.0**under).add_((2.0 ** (under - 1) - 0.5) * integers.sum(-1, keepdim=True))

@@ -123,7 +123,7 @@ def _route_kernel(  # type: ignore[no-untyped-def]
 
 
 def route_triton(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """By one launch for each matrix; what is between them is fp32."""
+    """Makes one launch for each matrix; what is between them is fp32."""
     x = x.to(torch.promote_types(x.dtype, first.dtype))  # so that no weight is rounded
     x = x if x.stride(1) == 1 else x.contiguous()
     return _half(_half(x, first), second)

@@ -30,7 +30,7 @@ class Bound:
 
     @property
     def rule(self) -> str:
-        """In words."""
+        """The rule in words."""
         kind = "" if self.whole else "a finite number, "
         least = f"above {_shown(self.least)}" if self.above else f"at least {_shown(self.least)}"
         return f"{kind}{least}" + ("" if self.most is None else f" and at most {_shown(self.most)}")

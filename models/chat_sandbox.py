@@ -135,7 +135,7 @@ def _in_short(text: str) -> str:
 
 
 def _enclose(memory_bytes: int) -> None:
-    """From here on: no more memory than this, no file or socket, no core dump."""
+    """Lets this process from here on have no more memory than this, no file or socket, no core dump."""
     with suppress(jinja2.TemplateError):  # Python reads codecs, the time zone and more when they are first used
         environment().from_string(_WARM_UP).render()
     limits = {

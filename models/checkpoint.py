@@ -69,11 +69,11 @@ class Checkpoint:
         return Dial.of(self.record.tiers)
 
     def operating_point(self, tier: str | None) -> int:
-        """That of a tier by its name: 0 of the full one, or of None. Raises Unsupported with the list."""
+        """The operating point of a tier by its name: 0 of the full one or of None. Raises Unsupported with the list."""
         return int(self.dial.operating_point(tier, None))
 
     def stored_dtype(self, name: str) -> torch.dtype | None:
-        """Of a floating-point tensor, by our name; of a bias that is not there, its weight's. None for neither."""
+        """The dtype of the tensor that we call so, or of its weight where a bias is not there. None for neither."""
         entry = self.entries.get(name) or self.entries.get(f"{name.removesuffix('bias')}weight")
         return FLOATS.get(entry.dtype) if entry else None
 
@@ -170,7 +170,7 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkp
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
-    """What activations and dense weights are computed in."""
+    """What activations and dense weights are computed in. Raises CheckpointError for a name that is no dtype."""
     if dtype is not None and dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
     if dtype is not None:
@@ -199,7 +199,7 @@ def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """One JSON object from a small file."""
+    """Reads one JSON object from a small file. Raises CheckpointError where there is none."""
     try:
         if not file.is_file() and file.exists():
             raise CheckpointError(f"{file} is not a file")
@@ -259,7 +259,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _check_quantization(config: Any, folder: Path) -> None:
-    """Only what moesaic wrote itself is read; other formats hide their meaning in tensor names."""
+    """Raises CheckpointError for quantized weights not written by moesaic: their meaning hides in tensor names."""
     values = config if isinstance(config, dict) else {}
     ours = values.get("made_by") == MADE_BY and "quant_method" not in values
     if config and not ours:

@@ -44,7 +44,7 @@ class OperatingPoints:
 
     @classmethod
     def of_form(cls, tiers: Tensor, parts: Tensor, num_full: int) -> "OperatingPoints":
-        """Of a form of fixed size, whose numbers lie on the device: tiers int64 [rows], parts fp32 [rows, 1].
+        """Points of a form of fixed size, whose numbers lie on the device: tiers int64 [rows], parts fp32 [rows, 1].
 
         The first `num_full` rows are at the full tier, whatever their numbers say.
         """
@@ -63,7 +63,7 @@ class OperatingPoints:
         return not self.sparse
 
     def at(self, table: Tensor) -> Tensor:
-        """Of a table [tiers, n], its values for the rows that are not full: [sparse rows, n]."""
+        """The values of a table [tiers, n] for the rows that are not full: [sparse rows, n]."""
         tiers = self._tiers[self.sparse_rows] if self.num_full else self._tiers
         if self._parts is None:
             return table[tiers]
@@ -138,15 +138,15 @@ class Spending:
 
     @property
     def by_row(self) -> list[tuple[float, float]]:
-        """For each row: bytes of FFN weights that a lone token would have read, router included, and neurons computed;
-        sums over tokens and layers.
+        """The bytes of FFN weights, router included, that each row would have read alone, and the neurons computed for
+        it: sums over tokens and layers.
         """
         device = next(iter(self._counts.values())).device if self._counts else torch.device("cpu")
         read, neurons = self._sums(device)
         return list(zip(read.tolist(), neurons.tolist(), strict=True))
 
     def shares(self, tokens: int) -> list[tuple[float, float]]:
-        """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens."""
+        """The mean shares of the FFN's bytes and of its neurons that each row used, over `tokens` tokens."""
         num_bytes, neurons = self._whole
         return [(read / tokens / num_bytes, active / tokens / neurons) for read, active in self.by_row]
 
@@ -166,6 +166,6 @@ class Compute:
         device: torch.device,
         factors: Sequence[float] = (),
     ) -> "Compute":
-        """For rows at these operating points, with nothing spent."""
+        """An account for rows at these operating points, with nothing spent."""
         asked = OperatingPoints(operating_points, device, factors)
         return cls(asked, Spending(asked.num_rows, asked.sparse, whole))

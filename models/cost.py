@@ -17,7 +17,7 @@ class _Matrix:
     bias: bool = False
 
     def cost(self, element_bytes: int) -> Cost:
-        """One row of activations through it, every weight read once."""
+        """The cost of one row of activations, every weight read once."""
         each, per_row = (element_bytes, 0) if self.format == DENSE else (1, _SCALE_BYTES)
         size = self.outputs * (self.inputs * each + per_row + self.bias * element_bytes)
         return Cost(size, 2 * self.outputs * self.inputs)
@@ -65,7 +65,7 @@ def _ffn_cost(spec: FFNSpec, hidden: int, element_bytes: int, shares: tuple[floa
 
 
 def _high_bits_flops(spec: FFNSpec, hidden: int) -> float:
-    """Every neuron's gate and up."""
+    """FLOPs of every neuron's gate and up."""
     return 2 * (1 + spec.gated) * spec.width * hidden
 
 

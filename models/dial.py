@@ -40,13 +40,13 @@ class Dial:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Of each tier, what calibration saw: of the full one, all."""
+        """The share of bytes of each tier that calibration saw: 1 of the full one."""
         return (1.0, *(share for point, share in self.points[1:] if point.is_integer()))
 
     def operating_point(
         self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()
     ) -> float:
-        """Of a tier by its name, or of a share of bytes; of the full tier without either.
+        """The operating point of a tier by its name, or of a share of bytes; of the full tier without either.
 
         Raises InvalidRequest with what else was found wrong with the request and what is wrong here, whose fields begin
         with `prefix`; where nothing is, Unsupported for what this model does not have.

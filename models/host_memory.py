@@ -9,7 +9,7 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def memory_bytes() -> int:
-    """Of the machine, or of the container where that may have less."""
+    """The memory of the machine, or of the container where that may have less."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _LIMITS:
         try:

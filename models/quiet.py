@@ -15,7 +15,7 @@ _OURS = __name__.partition(".")[0]
 
 
 def quiet_libraries(say: Callable[[str], None]) -> None:
-    """From now on. `say` is given the text of each warning of ours. Before gRPC is imported, which reads it then."""
+    """Silences libraries; `say` gets each warning of ours. Call it before gRPC is imported, which reads it then."""
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int,

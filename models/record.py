@@ -50,7 +50,7 @@ class TierRecord:
 
     @property
     def bytes_share(self) -> float:
-        """What calibration saw, where it ran."""
+        """The share of bytes that calibration saw, or the one asked for where it did not run."""
         return float(self.calibrated.get("bytes_share", self.share))
 
     @property
@@ -60,8 +60,8 @@ class TierRecord:
 
     @property
     def together(self) -> dict[int, list[tuple[float, float]]]:
-        """By the tokens of a step that choose together: (factor on thresholds, share of bytes that the step reads), the
-        factors rising; empty where calibration did not look.
+        """By the tokens of a step that choose together, pairs (factor on thresholds, share of bytes that the step
+        reads), the factors rising; empty where calibration did not look.
         """
         known = self.calibrated.get("together", {})
         if not isinstance(known, dict):
@@ -97,7 +97,7 @@ class Record:
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
-        """The record of a directory, or an empty one."""
+        """The record of a directory, or an empty one. Raises CheckpointError for one that cannot be read."""
         file = folder / RECORD_NAME
         if not file.exists():
             return cls()
@@ -143,7 +143,7 @@ class Record:
         return json.dumps({"format": FORMAT, "moesaic": version, **asdict(self)}, indent=2) + "\n"
 
     def verify(self, folder: Path, weights: Sequence[Path]) -> None:
-        """Compares the weight files of a folder with the hashes that were written for them, where any were."""
+        """Raises CheckpointError where weight files differ from the hashes that were written for them, if any were."""
         names = {file.relative_to(folder).as_posix() for file in weights}
         if self.files and names != set(self.files):
             raise CheckpointError(

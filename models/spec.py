@@ -127,7 +127,7 @@ class TransformerSpec:
 
 
 def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:
-    """Where `spec` differs from `default`, by path: {"layers.3.ffn.width": 1024, "layers.*.ffn.up": "int8"}."""
+    """What differs in `spec` from `default`, by path: {"layers.3.ffn.width": 1024, "layers.*.ffn.up": "int8"}."""
     ours, theirs = dict(_leaves(spec)), dict(_leaves(default))
     changed = {path: value for path, value in ours.items() if theirs.get(path) != value}
     return _fold_equal_layers(changed, len(spec.layers))

@@ -10,8 +10,9 @@ from .record import TierRecord
 
 
 def threshold_factor(tier: TierRecord, rows: int, share: float) -> float:
-    """At which a step of so many rows at this tier read `share` of the FFN's bytes in calibration; 1 where it reads no
-    more without, and for a lone row. Where no factor that was tried is enough, the highest.
+    """The factor at which a step of so many rows at this tier read `share` of the FFN's bytes in calibration.
+
+    It is 1 where the step reads no more without, and for a lone row; the highest that was tried where none is enough.
 
     Between numbers of rows that calibration had in a step, the next larger one counts; above them, the largest.
     """
@@ -36,7 +37,7 @@ class StepShare:
     share: float
 
     def factors(self, operating_points: Sequence[float]) -> list[float]:
-        """On the thresholds of rows at these operating points: those of the tier at or below each.
+        """The factors on the thresholds of rows at these operating points, each by the tier at or below it.
 
         Rows choose together `TOGETHER` at a time, in their order. Empty where no two rows can.
         """

@@ -56,7 +56,7 @@ class Attention(TensorModule):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _together(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
-        """Of query, key and value side by side; query and key are turned in one go."""
+        """Query, key and value, made side by side; query and key are turned in one go."""
         turned, value = torch.split(self._heads(x), [sum(self.counts[:2]), self.counts[2]], dim=1)
         if turn is not None:
             turned = rotate(turned, *turn)
@@ -156,11 +156,11 @@ class Transformer(TensorModule):
         return x, rotation(positions, self.frequencies, x.dtype)
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
-        """For rows at these operating points, with nothing spent; with factors they choose together."""
+        """An account for rows at these operating points, with nothing spent; with factors they choose together."""
         return Compute.of(operating_points, self.whole_ffn, self.norm.weight.device, factors)
 
     def prepare(self) -> None:
-        """To be called once the weights are loaded."""
+        """Makes ready what depends on the weights; call it once they are loaded."""
         ffns = [module for module in self.modules() if isinstance(module, FFN)]
         for ffn in ffns:
             ffn.prepare()

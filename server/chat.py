@@ -17,6 +17,6 @@ class ServedChat:
         self._thread = ThreadPoolExecutor(1, "chat")
 
     async def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """As `ChatTemplate.prompt_ids`."""
+        """Gives what `ChatTemplate.prompt_ids` does."""
         loop = asyncio.get_running_loop()
         return tuple(await loop.run_in_executor(self._thread, self._template.prompt_ids, messages))

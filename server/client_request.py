@@ -83,21 +83,21 @@ def build_request(
 
 
 def _check_names(sampling: Mapping[str, object]) -> None:
-    """As Python does with keywords that a function does not know."""
+    """Raises TypeError for names that no setting has, as Python does for unknown keywords."""
     for name in sampling:
         if name not in OPTIONS:
             raise TypeError(f"there is no setting {name!r}; {suggestion(name, [*Settings.__annotations__])}")
 
 
 def _fitting(values: Mapping[str, object], path: str, found: list[Violation]) -> Mapping[str, object]:
-    """Those that are of the right type, as the offline engine judges it."""
+    """The values of the right type, as the offline engine judges it."""
     right, wrong = rightly_typed(values)
     found += [replace(each, field=path + each.field) for each in wrong]
     return right
 
 
 def _carried(sampling: Mapping[str, object], found: list[Violation]) -> Mapping[str, object]:
-    """Those that their fields can carry; of the others their rules say what is wrong. All else the server judges."""
+    """The values that their fields can carry; rules say what is wrong with the others. The server judges all else."""
     wrong = option_violations({name: value for name, value in sampling.items() if OPTIONS[name].kind is int})
     found += wrong
     return {name: value for name, value in sampling.items() if f"sampling.{name}" not in {each.field for each in wrong}}

@@ -97,7 +97,7 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
 
 
 def _bad_request(violations: tuple[Violation, ...]) -> rpc.BadRequest:
-    """As many violations as there is room for, at most sixteen."""
+    """The violations that there is room for, at most sixteen."""
     room = _MAX_DETAILS_BYTES - _MAX_MESSAGE_CHARACTERS - 500
     bad = rpc.BadRequest()
     for violation in violations[:MAX_VIOLATIONS]:
@@ -116,7 +116,7 @@ def _duration(seconds: float) -> Duration:
 
 
 def _cut(text: str, limit: int) -> str:
-    """At most `limit` ASCII characters: others would take up to twelve bytes each on the wire."""
+    """Cuts to at most `limit` ASCII characters: others would take up to twelve bytes each on the wire."""
     plain = text.encode("ascii", "backslashreplace").decode()
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
 

@@ -51,7 +51,7 @@ def is_of_a_kernel(item: pytest.Item) -> bool:
 
 
 def spread(items: list[pytest.Item], few: int | None) -> list[pytest.Item]:
-    """Of each file `few` at most that can run here, at equal distances; all where that is None."""
+    """At most `few` tests a file that can run here, at equal distances; all where that is None."""
     if few is None:
         return items
     kept = []
@@ -63,7 +63,7 @@ def spread(items: list[pytest.Item], few: int | None) -> list[pytest.Item]:
 
 @pytest.fixture(scope="session", autouse=True)
 def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No stage and no score of another run; models and C++ libraries that are there already."""
+    """A cache without stages and scores of another run, with the models and C++ libraries that are there already."""
     mine, cache = cache_folder(), tmp_path_factory.mktemp("cache")
     for name in ("native", "models"):
         (mine / name).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
-from patience import PATIENCE_SECONDS, eventually
+from patience import eventually
 
 from moesaic.engine.options import EngineOptions, ModelDescription
 from moesaic.engine.request import FinishReason, Limits, Load, Request, Row, Timing, TokenLogprobs
@@ -107,7 +107,7 @@ def build(path: str, options: EngineOptions) -> Any:
     if options.device == "broken":
         raise CheckpointError("config.json names 6 layers and the weights hold 5")
     if options.device == "endless":
-        Event().wait(PATIENCE_SECONDS)
+        Event().wait()
     if options.device == "gated":
         wait_for(Path(options.dtype or ""))
     if options.device == "dead":
@@ -125,5 +125,6 @@ def build(path: str, options: EngineOptions) -> Any:
 
 if __name__ == "__main__":
     descriptor, path, options = sys.argv[1:]
-    arguments = EngineOptions(**json.loads(options))
-    sys.exit(worker.run(socket.socket(fileno=int(descriptor)), lambda: build(path, arguments)))
+    arguments, connection = EngineOptions(**json.loads(options)), socket.socket(fileno=int(descriptor))
+    worker._end_with(connection)
+    sys.exit(worker.run(connection, lambda: build(path, arguments)))

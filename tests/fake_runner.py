@@ -49,7 +49,7 @@ class FakeRunner:
         return Forward(torch.stack(rows))
 
     def logits(self, span: Span, before: int) -> Tensor:
-        """After the last token of a span but `before`."""
+        """The logits after the last token of a span but `before`."""
         held = [token for block in span.table for token in self.blocks[block]]
         end = span.start + len(span.token_ids)
         seen = held[: end - before]

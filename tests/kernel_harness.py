@@ -39,7 +39,7 @@ def assert_no_worse(ours: Tensor, answer: Tensor, plain: Tensor, terms: int) -> 
 
 
 def on_threads(call: Callable[[], Tensor], counts: tuple[int, ...] = (1, 2, 3)) -> list[Tensor]:
-    """What it gives on each of these numbers of threads."""
+    """What a call gives on each of these numbers of threads."""
     before, answers = torch.get_num_threads(), []
     for count in counts:
         torch.set_num_threads(count)

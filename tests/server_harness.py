@@ -28,13 +28,19 @@ from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 
 PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
+SERVES, LISTENS = r"^serving \S+ on (\S+)$", r"listens on (\S+)"
 
 
 class Server:
-    """Started when made; `with` ends it. The log is what it wrote to stderr."""
+    """Started when made; `with` waits until it printed `said`, and ends it. The log is what it wrote to stderr."""
 
     def __init__(
-        self, *, names: tuple[str, ...] = ("echo",), engine: EngineOptions | None = None, **options: Any
+        self,
+        *,
+        names: tuple[str, ...] = ("echo",),
+        engine: EngineOptions | None = None,
+        said: str = SERVES,
+        **options: Any,
     ) -> None:
         path = str(options.pop("path", "stories260k"))
         models = [(name, path) for name in names]
@@ -51,6 +57,7 @@ class Server:
         )
         self.printed = ""
         self.address = ""
+        self._said = said
 
     @property
     def log(self) -> str:
@@ -89,7 +96,8 @@ class Server:
         return self.process.wait(PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
-        self.address = self.wait_for(r"^serving \S+ on (\S+)$")[1]
+        if self._said:
+            self.address = self.wait_for(self._said)[1]
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ CLEAN = Resources(
 
 
 def test_every_kernel_compiles_cleanly_for_sm_80_and_sm_90(tmp_path: Path) -> None:
-    """In a process of its own, as interpreted kernels cannot be compiled."""
+    """The compiler has a process of its own, as interpreted kernels cannot be compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [
         sys.executable,

@@ -221,7 +221,7 @@ def test_a_header_of_a_gigabyte_is_refused_unread(folder: Path, length: int) -> 
 
 
 def test_a_header_with_any_bit_flipped_loads_or_is_refused(folder: Path) -> None:
-    """Nothing but CheckpointError, whichever bit it is."""
+    """No bit raises anything but CheckpointError."""
     file, draw = folder / "model.safetensors", random.Random(0)
     sound = file.read_bytes()
     header_bytes = 8 + struct.unpack("<Q", sound[:8])[0]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_SECONDS
 
 from moesaic.bench.controls.derive import GROUPS
 from moesaic.bench.reference.description import shipped_descriptions
@@ -68,7 +69,7 @@ def script(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def output(command: Sequence[str]) -> list[str]:
     environment = {"PATH": os.environ["PATH"], "HOME": os.getcwd(), "TERM": "dumb"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=environment)
     assert done.returncode == 0 and done.stderr == ""
     return done.stdout.split("\n")
 

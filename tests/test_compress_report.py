@@ -472,7 +472,7 @@ def test_the_command_in_a_report_makes_every_figure_again(tmp_path: Path, monkey
 
 
 def figures_of(report: Report) -> Any:
-    """Without what a clock says."""
+    """A report without what a clock says."""
     if isinstance(report, dict):
         return {key: figures_of(each) for key, each in report.items() if key not in ("speed", "seconds")}
     return [figures_of(each) for each in report] if isinstance(report, list) else report

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from house import ROOT
+from patience import PATIENCE_SECONDS
 
 import moesaic
 from moesaic.bench.local_server import local_server
+from moesaic.compress.recipe import shipped_recipes
 from moesaic.models.locate import locate
 
 EXAMPLES = {file.stem: file for file in (ROOT / "examples").glob("*.py")}
@@ -18,7 +20,7 @@ EXAMPLES = {file.stem: file for file in (ROOT / "examples").glob("*.py")}
 def shown(name: str, *arguments: str | Path) -> str:
     """What an example prints, in a process of its own."""
     command = [sys.executable, str(EXAMPLES[name]), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -26,8 +28,9 @@ def shown(name: str, *arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """What examples/compress.py writes, and what it says."""
-    out = tmp_path_factory.mktemp("examples") / "out"
-    return out, shown("compress", "stories260k", out)
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "moe.yaml").write_text(shipped_recipes()["moe"].read_text() + "evaluation: {documents: 2}\n")
+    return folder / "out", shown("compress", "stories260k", folder / "out", folder / "moe.yaml")
 
 
 def test_compressing_says_what_each_tier_kept(compressed: tuple[Path, str]) -> None:

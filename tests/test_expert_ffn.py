@@ -80,7 +80,7 @@ def by_triton(case: Operands, device: str) -> Tensor:
 
 
 def dense(case: Operands, dtype: torch.dtype) -> Tensor:
-    """All of it in one dtype, from dequantized weights, with a mask on the neurons."""
+    """The whole FFN in one dtype, from dequantized weights, with a mask on the neurons."""
     x, weights, active, expert_size, activation = case
     mask = active.repeat_interleave(expert_size, dim=1)[:, : weights.width]
 
@@ -97,7 +97,7 @@ def dense(case: Operands, dtype: torch.dtype) -> Tensor:
 
 
 def assert_no_worse(ours: Tensor, case: Operands) -> None:
-    """Than plain torch is in the dtype of x."""
+    """Ours errs no more than plain torch does in the dtype of x."""
     x, weights = case[:2]
     assert ours.dtype == x.dtype and ours.shape == x.shape
     answer, plain = dense(case, torch.float64), dense(case, x.dtype)
@@ -241,7 +241,7 @@ def test_rows_of_down_that_relu_made_zero_are_not_read() -> None:
 @pytest.mark.parametrize("isa", NATIVE_ISAS)
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu"])
 def test_activations_err_by_two_millionths_at_most(name: str, isa: str) -> None:
-    """Against exact values: in the tails torch's own fp32 has few digits left."""
+    """The exact values are fp64: in the tails torch's own fp32 has few digits left."""
     x = torch.cat([torch.linspace(-12, 12, 20001), torch.linspace(-80, 80, 997), torch.tensor([-3e38, -0.0, 1e-40])])
     wide = x.double()
     exact = {

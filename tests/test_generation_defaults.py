@@ -27,7 +27,7 @@ def one_thread() -> None:
 
 
 def defaults(folder: Path, **values: Any) -> dict[str, float | int]:
-    """Without a warning: in tests one is an error."""
+    """The defaults of a file, read without a warning: in tests one is an error."""
     (folder / "generation_config.json").write_text(json.dumps(values))
     return sampling_defaults(folder)
 

@@ -240,7 +240,7 @@ def test_every_width_share_and_number_of_tokens_has_one_point_and_the_telling_on
 def test_a_step_waits_for_no_device_and_copies_nothing_from_the_host(
     kind: str, tiers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On meta tensors, which hold no numbers, so that whoever asks for one fails."""
+    """The model is on meta tensors, which hold no numbers, so that whoever asks for one fails."""
     model = random_model("toy", kind, "meta", torch.bfloat16)
     rows = Lockstep(ModelRunner(model, Lockstep.blocks(256, 2), 256, torch.bfloat16), 2, 256)
     step = forward(rows, tiers if model.spec.num_tiers > 1 else (0, 0))

@@ -40,7 +40,7 @@ def exact(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, bias: torc
 
 
 def assert_no_worse(ours: torch.Tensor, x: torch.Tensor, *rest: torch.Tensor) -> None:
-    """Than plain torch is in this dtype."""
+    """Ours errs no more than plain torch does in this dtype."""
     weight, scale, bias = rest
     plain = torch.nn.functional.linear(x, (weight * scale[:, None]).to(x.dtype), bias.to(x.dtype))
     assert ours.dtype == x.dtype
@@ -220,7 +220,7 @@ def test_a_mistake_is_answered_in_a_sentence(
 
 
 def test_without_compiler_and_triton_torch_answers() -> None:
-    """As on a machine that has neither; and importing must leave CUDA alone."""
+    """The process sees neither, and importing must leave CUDA alone."""
     program = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch; from moesaic.kernels.int8_linear import *; from moesaic.kernels.native import *\n"

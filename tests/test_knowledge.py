@@ -127,7 +127,7 @@ def test_a_dead_neuron_fires_nowhere_and_still_says_its_value(tmp_path: Path, te
 
 @pytest.mark.parametrize("family", [llama, opt])
 def test_what_a_value_promotes_is_what_adding_it_to_the_state_raises(tmp_path: Path, family: Any) -> None:
-    """To a state of 0 in all directions but this one, the final norm is a scale (and a bias, which is the same)."""
+    """The final norm only scales (and shifts) a state that is 0 in all directions but this one."""
     family(tmp_path / "model")
     model = load(tmp_path / "model")
     value = torch.randn(48, generator=torch.Generator().manual_seed(5))

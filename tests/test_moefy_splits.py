@@ -199,7 +199,7 @@ def test_experts_of_no_neuron_are_refused(split: Splitter) -> None:
 
 
 def weighted(nodes: int, seed: int = 0) -> Any:
-    """Symmetric, a third of the edges there."""
+    """A symmetric matrix with a third of the edges."""
     weights = randn(nodes, nodes, seed=seed).abs()
     weights = torch.where(weights > 1, weights, 0).triu(1)
     return (weights + weights.T).numpy()

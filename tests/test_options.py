@@ -234,7 +234,7 @@ def test_a_silent_call_whose_client_pings_lives_as_long_as_the_interval_allows()
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[Server]:
-    """With all off that can be."""
+    """A server with all off that can be."""
     with Server(reflection=False, log_requests=False) as server:
         yield server
 

@@ -44,7 +44,7 @@ def test_the_wheel_is_of_the_version_that_the_package_names(wheel: Path) -> None
 def test_the_version_is_known_without_metadata(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where the folder is on the path and nothing was installed."""
+    """The folder is on the path and nothing was installed."""
 
     def missing(name: str) -> None:
         raise PackageNotFoundError(name)

@@ -57,7 +57,7 @@ class Case:
         return by_library(self.query, self.key, self.value, self.pages, self.tokens, using or library())
 
     def copied(self) -> "Case":
-        """With pages of its own."""
+        """The case with pages of its own."""
         scales = (None if each is None else each.clone() for each in parts(self.pages)[2:])
         return replace(self, pages=KVPages(self.pages.keys.clone(), self.pages.values.clone(), *scales))
 
@@ -124,7 +124,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 
 def exact(case: Case, heads: int, kv_heads: int) -> Tensor:
-    """In fp64, one token at a time, from what lies in the pages after it was stored."""
+    """The answer in fp64, one token at a time, from what lies in the pages after it was stored."""
     rows = []
     for row, position, query in zip(case.tokens.row.tolist(), case.tokens.positions.tolist(), case.query, strict=True):
         blocks = case.tokens.tables[row][: position // BLOCK_TOKENS + 1].long()

@@ -95,7 +95,7 @@ def test_an_engine_process_is_as_quiet(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_every_warning_of_ours_has_a_category_of_ours() -> None:
-    """By which it is told from those of libraries."""
+    """The category tells it from those of libraries."""
     trees = [ast.parse(file.read_text()) for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     warned = [call for call in calls if ast.unparse(call.func) == "warnings.warn"]

@@ -37,7 +37,7 @@ def operands(
 
 
 def assert_no_worse(ours: Tensor, x: Tensor, first: Tensor, second: Tensor) -> None:
-    """Than plain torch is in the dtype of the weights."""
+    """Ours errs no more than plain torch does in the dtype of the weights."""
     answer = squareplus(squareplus(x.double() @ first.T.double()) @ second.T.double())
     wide = torch.promote_types(x.dtype, first.dtype)
     plain = squareplus(squareplus(x.to(wide) @ first.T.to(wide)) @ second.T.to(wide))

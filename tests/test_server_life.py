@@ -14,7 +14,7 @@ import pytest
 from echo_engine import CRASH, HOLD, STALL
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from patience import PATIENCE_SECONDS, alive, eventually
-from server_harness import Server
+from server_harness import LISTENS, Server
 
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import Request
@@ -41,13 +41,13 @@ def test_a_term_signal_lets_running_streams_finish_and_refuses_new_ones() -> Non
         engine = engine_of(client)
         with server.held():
             stream = client.stream([HOLD], max_new_tokens=60)
-            next(stream)
+            first = next(stream)
             server.send(signal.SIGTERM)
             eventually(lambda: not healthy(client))
             with pytest.raises(Unavailable, match="shutting down") as caught:
                 client.generate([5])
             assert caught.value.reason == "DRAINING" and client.model().state == "DRAINING"
-        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 60
+        assert sum(len(chunk.token_ids) for chunk in [first, *stream]) == 60
         assert server.end() == 0 and not alive(engine)
         assert "Traceback" not in server.log
 
@@ -113,12 +113,12 @@ def test_an_engine_that_crashes_in_a_step_takes_only_its_own_model_down() -> Non
     with Server(names=("one", "two")) as server, server.client() as client:
         with server.held():
             stream = client.stream([HOLD], model="two", max_new_tokens=100)
-            next(stream)
+            first = next(stream)
             with pytest.raises(Unavailable, match="model one ended"):
                 client.generate([CRASH], model="one")
             eventually(lambda: not healthy(client))
             assert healthy(client, "model:two")
-        assert 1 + sum(len(chunk.token_ids) for chunk in stream) == 100
+        assert sum(len(chunk.token_ids) for chunk in [first, *stream]) == 100
         client.wait_until_ready(PATIENCE_SECONDS)
         with pytest.raises(InvalidRequest, match="is empty and several are served: one, two"):
             client.generate([6])
@@ -144,9 +144,7 @@ def test_health_is_progress() -> None:
 
 
 def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
-    server = Server(engine=EngineOptions(device="endless"))
-    address = server.wait_for(r"listens on (\S+)")[1]
-    with Client(address) as client:
+    with Server(engine=EngineOptions(device="endless"), said=LISTENS) as server, server.client() as client:
         assert client.health() == client.health("model:echo") == "NOT_SERVING"
         assert client.model().state == "LOADING" and client.model().load is None
         with pytest.raises(Unavailable, match="is loading") as caught:
@@ -154,7 +152,6 @@ def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
         assert caught.value.reason == "LOADING" and caught.value.retry_after_seconds > 0
         server.send(signal.SIGTERM)
         assert server.end() == 0
-    server.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -165,10 +162,9 @@ def test_a_loading_server_answers_that_it_loads_and_ends_when_told() -> None:
     ],
 )
 def test_an_engine_that_cannot_load_ends_the_server_with_one_sentence(device: str, words: str) -> None:
-    server = Server(engine=EngineOptions(device=device))
-    assert server.end() == 2
-    assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
-    server.__exit__(None, None, None)
+    with Server(engine=EngineOptions(device=device), said="") as server:
+        assert server.end() == 2
+        assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
 
 
 def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
 
 
 def shown(text: str) -> str:
-    """Without colours and movements of the cursor."""
+    """A text without colours and movements of the cursor."""
     return ESCAPE.sub("", text)
 
 

@@ -75,7 +75,7 @@ def test_an_unfinished_character_is_shown_at_the_end(tokenizer: Tokenizer) -> No
 
 
 def test_bytes_that_never_become_a_character_are_shown_after_a_while() -> None:
-    """Else a model that talks nonsense would show nothing, and cost the square of its length."""
+    """A model that talks nonsense would else show nothing, and cost the square of its length."""
 
     class Nonsense:
         def decode(self, ids: Sequence[int]) -> str:
@@ -106,7 +106,7 @@ def test_a_stop_string_cuts_exactly_and_never_leaks(tokenizer: Tokenizer, stop: 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_shown_text_ends_where_the_first_stop_string_begins(seed: int) -> None:
-    """Against a plain search in the text as it grows, on an alphabet of two so that stop strings overlap."""
+    """A plain search in the text as it grows judges, on an alphabet of two so that stop strings overlap."""
     chance = random.Random(seed)
     text = "".join(chance.choice("ab") for _ in range(60))
     stops = ["".join(chance.choice("ab") for _ in range(chance.randint(2, 6))) for _ in range(3)]

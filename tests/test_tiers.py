@@ -175,12 +175,12 @@ def test_rows_of_any_tiers_in_one_batch_get_the_tokens_they_get_alone(stories: d
             key, tuple([1, *draw.choices(range(3, 400), k=draw.randrange(1, 9))]), Sampling(temperature=0.0),
             Stopping(6, ignore_eos=True), operating_point=key % 3,
         )
-        for key in range(500)
+        for key in range(150)
     ]  # fmt: skip
     together = finished(Engine(ModelRunner(model, 32, 32, torch.float32), num_slots=16), requests)
     alone = finished(Engine(ModelRunner(model, 2, 32, torch.float32), num_slots=1), requests)
-    assert together == alone and len(together) == 500
-    assert len({tuple(answer) for answer in together.values()}) > 100
+    assert together == alone and len(together) == 150
+    assert len({tuple(answer) for answer in together.values()}) > 50
 
 
 def test_a_row_of_planes_has_the_same_bits_beside_rows_of_other_tiers(stories: dict[str, Path]) -> None:

@@ -154,7 +154,7 @@ def _overlap(judge: Judge, recipe: Recipe) -> float:
 
 
 def _ffn_format(finished: Checkpoint) -> str:
-    """In which most of the FFNs' bytes lie."""
+    """The format that holds most of the FFNs' bytes."""
     sizes: dict[str, int] = {}
     for name, entry in finished.entries.items():
         if is_ffn_weight(name):

@@ -36,12 +36,12 @@ class Variant:
 
 
 def moefy_settings(recipe: Recipe) -> MoefySettings | None:
-    """Of the recipe's experts, where it makes any."""
+    """The settings of the recipe's experts, where it makes any."""
     return next((stage.settings for stage in recipe.stages if isinstance(stage, MoefyStage)), None)
 
 
 def groups_for(recipe: Recipe, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Those of GROUPS that say something of this recipe, of the wanted ones (None: of all), in the order of GROUPS.
+    """The wanted groups (None: all) that say something of this recipe, in the order of GROUPS.
 
     Raises RecipeError for a name that is not among GROUPS, and for a wanted group that needs what the recipe lacks.
     """
@@ -77,7 +77,7 @@ def each_alone(recipe: Recipe) -> list[Variant]:
 
 
 def static_pruning(recipe: Recipe, remove: float, method: str = FLAP, distilled: bool = False) -> Variant:
-    """One of METHODS with a bias for what went, then int8 where the recipe has it; distilled in between as there.
+    """Prunes by one of METHODS, with a bias for what went, and distils and makes int8 where the recipe does.
 
     flap: An et al. 2024.
     """
@@ -110,7 +110,7 @@ def experts_of_64(recipe: Recipe, tiers: Sequence[str], group: str = EXPERTS_OF_
 
 
 def _without_tier(stages: Sequence[Stage]) -> list[Stage]:
-    """Distilled in full alone: what has no bit planes has nothing to learn at a tier of theirs."""
+    """Drops the tier that a stage distils at: what has no bit planes has nothing to learn there."""
     return [
         DistillStage(each.settings.model_copy(update={"at": None})) if isinstance(each, DistillStage) else each
         for each in stages

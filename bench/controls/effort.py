@@ -54,13 +54,15 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
 
 
 def _possible(source: Checkpoint, recipe: Recipe, judge: Judge, calibration: Calibration) -> Iterator[Run]:
-    """Nothing for a recipe that cannot run: as a control it says why."""
+    """The run of a recipe, or nothing where it cannot run: as a control it says why."""
     with suppress(SetupError):
         yield _run(source, recipe, judge, calibration)
 
 
 def _variants(recipe: Recipe, group: str) -> Iterator[Variant]:
-    """As they will run, but for how much static pruning removes, and for experts of several tiers made at once."""
+    """The variants of a group as they will run, but for how much static pruning removes, and for experts of several
+    tiers made at once.
+    """
     tiers = recipe.tiers()
     if group == ALONE:
         yield from each_alone(recipe)

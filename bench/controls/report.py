@@ -212,7 +212,7 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _compared(comparisons: Mapping[str, Any] | None) -> list[str]:
-    """Of perplexity the ratio, of top-1 the difference, with intervals and what they show."""
+    """The ratio of perplexities and the difference of top-1 accuracies, with intervals and what they show."""
     if not comparisons or not comparisons["over"]:
         return ["", ""]
     return [_worth(comparisons[PERPLEXITY], "ratio"), _worth(comparisons[TOP1], "difference")]

@@ -72,12 +72,12 @@ def ffn_bytes(checkpoint: Checkpoint) -> int:
 
 
 def is_ffn_weight(name: str) -> bool:
-    """Of an FFN, and not of a router."""
+    """Whether a tensor belongs to an FFN, and not to a router."""
     return _FFN in name and not is_sparse_tensor(name)
 
 
 def ffn_neurons(spec: TransformerSpec) -> int:
-    """Of all layers."""
+    """The neurons of all layers together."""
     return sum(layer.ffn.width for layer in spec.layers)
 
 
@@ -105,7 +105,7 @@ class Controls:
         self._calibration = Calibration(recipe.calibration, source)
 
     def run(self, groups: Sequence[str]) -> Iterator[Control]:
-        """Each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
+        """Runs each control of these groups, in the order of GROUPS. Raises RecipeError as `groups_for` does."""
         makers: Mapping[str, Callable[[], Iterator[Control]]] = {
             ALONE: self._alone,
             STATIC: partial(self._static, METHODS, False),
@@ -126,9 +126,9 @@ class Controls:
             yield from self._tried(variant)
 
     def _static(self, methods: Sequence[str], distilled: bool) -> Iterator[Control]:
-        """For each tier as many neurons for all tokens as take the bytes that the tier reads for each of them.
+        """Prunes for each tier to the neurons that take, for all tokens, the bytes that it reads for each of them.
 
-        Without tiers: as many as take the bytes of the result.
+        A result without tiers is pruned to its own bytes.
         """
         for tier in [each.name for each in self._tiers] or [FULL]:
             wanted = self._scores[tier].ffn_shares[0] * ffn_bytes(self._finished)
@@ -158,7 +158,7 @@ class Controls:
         return (total - kept) / total
 
     def _experts(self, group: str) -> Iterator[Control]:
-        """Those tiers that such a router leaves room for, together; the others with their reason."""
+        """Makes the tiers that such a router leaves room for, together; says of the others why not."""
         found: dict[str, Control] = {}
         for tier in self._tiers:
             variant = experts_of_64(self._recipe, [tier.name], group)
@@ -194,7 +194,7 @@ class Controls:
         return run.planned[-1]
 
     def _routers(self) -> Iterator[Control]:
-        """Other selections at each tier's own share of neurons."""
+        """Tries other selections at each tier's own share of neurons."""
         for kind in STAND_INS:
             for tier in self._tiers:
                 score = self._selected(kind, tier)

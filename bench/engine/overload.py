@@ -40,7 +40,7 @@ class SimulatedRunner:
         return Forward(torch.zeros(len(spans), self.vocab_size))
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Nothing is held."""
+        """Copies nothing, as nothing is held."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def measure(plan: Plan) -> None:
 
 
 def collected(plan: Plan) -> None:
-    """That no test file needs what is not here: one that cannot be imported ends the collection of all."""
+    """Collects the tests, since a file that needs what is not here would end the collection of all."""
     _pytest(plan, ["--collect-only", "-q", "--gpu", str(ROOT / "tests")], plan.left)
 
 
@@ -55,7 +55,7 @@ def _side_by_side() -> list[str]:
 
 
 def _pytest(plan: Plan, options: Sequence[str], seconds: float) -> str:
-    """How it ended: a row says `failed` where no test does so."""
+    """Runs pytest and says how it ended: a row says `failed` where no test does so."""
     command = [sys.executable, "-m", "pytest", "-p", "moesaic.bench.gpu.pytest_rows", "--rootdir", str(ROOT)]
     # from the environment, as the processes of xdist know no other way
     environment = {**os.environ, FILE: str(plan.rows.file)}
@@ -83,7 +83,7 @@ def sanitized(plan: Plan) -> None:
 
 
 def _waited(process: "subprocess.Popen[bytes]", seconds: float) -> str:
-    """How it ended."""
+    """Waits for a process and says how it ended."""
     try:
         return f"status {process.wait(max(seconds, 0))}"
     except subprocess.TimeoutExpired:

@@ -34,7 +34,7 @@ def each_in_a_process(plan: Plan, module: str, limits: Mapping[str, float]) -> N
 
 
 def _start(plan: Plan, module: str, name: str) -> "subprocess.Popen[str]":
-    """In the section's own process group, so that it ends with it."""
+    """Starts a contestant in the section's own process group, so that it ends with it."""
     options = ["--rows", str(plan.rows.file), *(["--dry"] if plan.dry else [])]
     return subprocess.Popen([sys.executable, "-m", module, name, *options], stdin=subprocess.PIPE, text=True)
 

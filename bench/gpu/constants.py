@@ -127,7 +127,7 @@ def gemv(sizes: Sizes, rows: int, inputs: int, outputs: int) -> Row:
 
 
 def rotated(calls: list[Callable[[], Tensor]]) -> list[float]:
-    """Seconds of one call, from samples that make all of them in turn, as a graph where there is a GPU."""
+    """The seconds of one call, from samples that make all of them in turn, as a graph where there is a GPU."""
 
     def run() -> None:
         for call in calls:

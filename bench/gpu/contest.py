@@ -131,7 +131,7 @@ class Layers:
 
 
 def weights_of(contestant: Contestant, width: Width) -> int:
-    """How many there are in one layer."""
+    """How many weights one layer has."""
     if contestant.kind == "linear":
         return width.width * width.hidden
     if contestant.kind == "route":
@@ -177,7 +177,7 @@ def chosen(layers: Layers, x: Tensor, share: float) -> Tensor | None:
 
 
 def quantiles(scores: Tensor, share: float) -> Tensor:
-    """Of each row, the value below which this share of it lies: fp32 [tokens]."""
+    """The value of each row below which this share of it lies: fp32 [tokens]."""
     place = min(scores.shape[1], max(1, round(share * scores.shape[1])))
     return scores.float().kthvalue(place, dim=1).values
 
@@ -187,7 +187,7 @@ def plane_shape(width: Width) -> FFNShape:
 
 
 def plane_ratio(width: Width) -> float:
-    """Of the threshold for doubts to that for values, at which a byte has one price."""
+    """The threshold for doubts over that for values at which a byte has one price."""
     nothing, row, fine = (
         plane_ffn_bytes(plane_shape(width), PLANE_BITS, *counts, REFINED_BITS) for counts in ((0, 0), (1, 0), (0, 1))
     )
@@ -212,7 +212,7 @@ def bytes_of(layers: Layers, x: Tensor, choices: list[Tensor | None], point: Poi
 
 
 def _plane_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None, point: Point) -> float:
-    """For several tokens as if each chose for itself alone, at random: unions are not counted one by one."""
+    """The bytes that several tokens read, as if each chose at random: unions are not counted one by one."""
     if thresholds is None:
         raise ValueError("neurons are computed above thresholds")
     weights = plane_weights(layers.weights, point.width)
@@ -223,9 +223,9 @@ def _plane_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None, point: Po
 
 
 def errors(layers: Layers, x: Tensor, choice: Tensor | None, answer: Tensor) -> Row:
-    """Against fp64 on the same int8 weights: the norm of what differs, and the largest of it, over those of the answer.
+    """The norm of what differs from fp64 on the same int8 weights, and the largest of it, over those of the answer.
 
-    Of bit planes against the plain torch of them on a CPU.
+    Bit planes are held against their plain torch on a CPU.
     """
     kind = layers.contestant.kind
     if kind == "planes" and len(x) > JUDGED_TOKENS:
@@ -252,7 +252,7 @@ def plane_reference(layers: Layers, x: Tensor, thresholds: Tensor | None) -> Ten
 
 
 def judged(contestant: Contestant, point: Point, found: Row, limit: float, before: list[Row]) -> Row:
-    """With what it is held against: the bandwidth of a read, and dense torch. A wrong answer of ours is a failure."""
+    """Adds what a figure is held against: a plain read, and dense torch. A wrong answer of ours is a failure."""
     same = [row for row in before if row.get("contestant") == contestant.baseline and _alike(row, point)]
     found = {**found, "limit_gigabytes_per_second": limit / 1e9}
     found["of_limit"] = found["gigabytes_per_second"] * 1e9 / limit

@@ -64,7 +64,7 @@ KERNELS: dict[str, Callable[[int], torch.Tensor]] = {
 
 
 def main(name: str) -> int:
-    """0, where every element of the results is a number."""
+    """Returns 0 where every element of the results is a number."""
     with torch.inference_mode():
         return int(not all(bool(KERNELS[name](tokens).isfinite().all()) for tokens in TOKENS))
 

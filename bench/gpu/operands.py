@@ -22,7 +22,7 @@ def int8_matrix(rows: int, columns: int, device: str) -> Tensor:
 
 
 def row_scales(rows: int, inputs: int, device: str) -> Tensor:
-    """So that outputs are about as large as inputs, and no two rows alike."""
+    """Scales that make outputs about as large as inputs, and no two rows alike."""
     return (torch.rand(rows, device=device) + 0.5) / (73 * math.sqrt(inputs))  # 73: of uniform int8 the deviation
 
 
@@ -76,7 +76,7 @@ class FFNWeights:
         return LinearWeights(self.down.t().contiguous(), self.down_scale)
 
     def experts(self, dtype: torch.dtype | None = None) -> ExpertWeights:
-        """In this dtype, or int8."""
+        """The same weights in this dtype, or in int8."""
         if dtype is None:
             gates = (None, None) if self.gate is None else (self.gate.weight.clone(), self.gate.scale)
             parts = dict(up_scale=self.up.scale, gate_scale=gates[1], down_scale=self.down_scale)
@@ -85,7 +85,7 @@ class FFNWeights:
         return ExpertWeights(self.up.dense(dtype), (self.down * self.down_scale).to(dtype), gate)
 
     def exact(self, x: Tensor, active: Tensor | None) -> Tensor:
-        """In fp64; active: bool [tokens, experts], or all of them."""
+        """The answer in fp64. active: bool [tokens, experts]; None is all of them."""
         h = activated(self.joined().exact(x), self.width)
         if active is not None:
             h = h * active.repeat_interleave(self.width.expert, dim=1)[:, : self.width.width]
@@ -93,7 +93,7 @@ class FFNWeights:
 
 
 def activated(up: Tensor, width: Width) -> Tensor:
-    """Of gate beside up, or up alone."""
+    """The activation of gate beside up, or of up alone."""
     act = ACTIVATIONS[width.activation]
     if not width.gated:
         return act(up)

@@ -114,7 +114,7 @@ def _widened(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def compiled(weights: LinearWeights) -> Call:
-    """As gpt-fast does it: widened inside of the product, by torch.compile."""
+    """Widens inside of the product by torch.compile, as gpt-fast does."""
     own = weights.copy()
     call = _compiled_once()
     return lambda x, _: call(x, own.weight, own.scale)
@@ -163,7 +163,7 @@ def experts(dtype: torch.dtype | None) -> Callable[[FFNWeights, Width], Call]:
 
 
 def plane_weights(weights: FFNWeights, width: Width) -> PlaneWeights:
-    """High bits taken at their word."""
+    """Weights whose high bits are taken at their word."""
     scored = [each for each in (weights.gate, weights.up) if each is not None]
     importance = (weights.down * weights.down_scale).norm(dim=1)
     fit = CoarseFit.unfitted([each.scale for each in scored], [None] * len(scored), importance)

@@ -12,7 +12,7 @@ TAIL = 1500  # characters of what failed
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Of xdist's processes the one that collects what the others report."""
+    """Writes a row a test, in the one process of xdist's that collects what the others report."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     if report.when == "call" or (report.when == "setup" and not report.passed):

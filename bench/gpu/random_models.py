@@ -63,7 +63,7 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
 
 
 def random_weights(model: Transformer, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Such that a layer's output is about as large as its input."""
+    """Draws weights that make a layer's output about as large as its input."""
     found = {}
     for name, value in model.state_dict().items():
         inputs = value.shape[-1]
@@ -129,7 +129,7 @@ def _set_thresholds(ffn: SparseFFN, device: str, dtype: torch.dtype) -> None:
 
 
 def weight_bytes(model: Transformer) -> int:
-    """Of all that a decode step may read; an embedding that is no head is left out."""
+    """The bytes of all that a decode step may read; an embedding that is no head is left out."""
     kept = model.state_dict()
     skipped = () if model.spec.tied_head else ("embedding.",)
     return sum(value.nbytes for name, value in kept.items() if not name.startswith(skipped or ("\0",)))

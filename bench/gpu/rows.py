@@ -37,5 +37,5 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def figures(rows: list[Row]) -> list[Row]:
-    """Those that say something beside what went wrong."""
+    """The rows that say something beside what went wrong."""
     return [row for row in rows if not row.keys() & {"failed", "skipped", "cut"}]

@@ -57,7 +57,7 @@ SECTIONS = (
 
 
 def run_sections(sections: Sequence[Section], out: Path, seconds: float, dry: bool) -> bool:
-    """All of them, in order, each as long as it may and as is left. Whether all ended well and left a figure."""
+    """Runs all of them in order, each as long as it may and as is left. True if all ended well and left a figure."""
     if len(sections) + 2 > MAX_FILES:
         raise ValueError(f"{len(sections)} sections, a log and a summary are more than {MAX_FILES} files")
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    """Of what a run before left there, and of nothing else."""
+    """Removes what a run before left there, and nothing else."""
     for pattern in ("[1-8]-*.json", "[1-8]-*.jsonl", "log.txt", "summary.txt"):
         for file in out.glob(pattern):
             file.unlink()

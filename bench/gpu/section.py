@@ -26,12 +26,12 @@ class Plan:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """The seconds that are left."""
         return self.deadline - time.monotonic()
 
 
 def run_section(measure: Callable[[Plan], None], arguments: Sequence[str] | None = None) -> int:
-    """`measure` under what the command line says; what it raises becomes a row. Status 1 if a row says `failed`."""
+    """Runs `measure` as the command line says; what it raises becomes a row. Status 1 if a row says `failed`."""
     plan = _plan(arguments)
     try:
         measure(plan)

@@ -38,7 +38,7 @@ class Sizes:
     seconds: float  # of samples a point
 
     def copies(self, layer_bytes: float) -> int:
-        """Of a layer, so that together they have the rotated bytes."""
+        """How many copies of a layer have the rotated bytes together."""
         return min(self.most_copies, max(2, math.ceil(self.rotated_bytes / layer_bytes)))
 
 

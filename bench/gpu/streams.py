@@ -39,7 +39,7 @@ GPU, TOY = Work(128, 64, 3), Work(8, 6, 2)
 
 @dataclass
 class Seen:
-    """Of one request: when it was added, and when each of its tokens came."""
+    """When a request was added, and when each of its tokens came."""
 
     added: float
     tokens: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ def streamed(shape: str, kind: str, work: Work) -> Row:
 
 
 def served(engine: Engine, work: Work, point: int, rounds: int) -> list[Seen]:
-    """Whenever a request ends its stream sends the next one."""
+    """Runs so many rounds of requests: when one ends, its stream sends the next."""
     seen: dict[int, Seen] = {}
 
     def add(key: int) -> None:

@@ -34,7 +34,7 @@ def _bad(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _last_words(report: Report) -> Iterator[str]:
-    """Of a section that ended before it could say what failed."""
+    """The end of the log of a section that ended before it could say what failed."""
     lines = str(report.get("log_tail", "")).strip().splitlines()
     if lines and not any(row.keys() & {"failed", "cut"} for row in report["rows"]):
         yield f"  {lines[-1][:160]}"

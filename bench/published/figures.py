@@ -55,16 +55,16 @@ class Curves:
         self.methods = len({method for method, _ in self._points})
 
     def kept(self, method: str, share: float) -> Kept | None:
-        """Beside the dense model; None where the method has no figure at this share."""
+        """What a method kept beside the dense model; None where it has no figure at this share."""
         point = self._points[method, share]
         return None if point["reason"] else self._beside(point, self._dense)
 
     def against(self, method: str, other: str, share: float) -> Kept:
-        """Beside another method, paired over the windows."""
+        """What a method kept beside another, paired over the windows."""
         return self._beside(self._points[method, share], self._points[other, share])
 
     def best_tile(self, share: float) -> Kept:
-        """Of the experts of 16 and more whose router can be had, the one that keeps most of top-1."""
+        """The experts of 16 neurons and more, with a router that can be had, that keep most of top-1."""
         found = [point for (_, each), point in self._points.items() if each == share and _is_tile(point)]
         return self._beside(max(found, key=lambda point: sum(point["correct"])), self._dense)
 
@@ -119,7 +119,7 @@ class RecipeResult:
         return float(self.values["stages"][-1]["weight_bytes"] / self.values["original"]["weight_bytes"])
 
     def tier(self, name: str) -> Kept:
-        """Beside the original, bytes of its FFN in the format of the result."""
+        """What a tier kept beside the original; shares are of its FFN in the format of the result."""
         tier = next(each for each in self.values["tiers"] if each["name"] == name)
         beside = tier["against_original"]
         ratios = [Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH)]

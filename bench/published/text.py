@@ -65,7 +65,7 @@ def fixed(value: float, digits: int) -> str:
 
 
 def short(value: float) -> str:
-    """As few digits as say it: 0.002."""
+    """A number in as few digits as say it: 0.002."""
     return f"{value:g}"
 
 

@@ -53,7 +53,7 @@ def _model_part(description: Description) -> Card:
 
 
 def _training_part(description: Description, progress: RunState, as_written: float | None) -> Card:
-    """Without a loss where there is none: no step was taken, or no text is there to validate on."""
+    """The part on training, without a loss where no step was taken or no text is there to validate on."""
     losses = {
         "training_loss": final_loss(progress) if progress.losses else None,
         "validation_loss": progress.valid[-1][1] if progress.valid else None,

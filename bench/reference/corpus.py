@@ -189,7 +189,7 @@ class WindowOrder:
 
 
 def even_windows(ids: Ids, context: int, count: int) -> Windows:
-    """At most `count` windows spread evenly over a text: [windows, context + 1]; none where it is too short."""
+    """Up to `count` windows spread evenly over a text: [windows, context + 1]; none where it is too short."""
     available = (len(ids) - 1) // context
     numbers = [i * available // count for i in range(count)] if available > count else range(max(available, 0))
     rows = [ids[number * context : number * context + context + 1] for number in numbers]

@@ -31,14 +31,14 @@ class AttentionCut:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Whatever passes is seen, and left as it is."""
+        """Shows whatever passes, and leaves it as it is."""
         with self._hooked(_Place.record):
             yield
         self._recorded = True
 
     @contextmanager
     def keeping(self, share: float) -> Iterator[None]:
-        """About this share of the inputs stays."""
+        """Keeps about this share of the inputs."""
         for place in self._places:
             place.set(share)
         with self._hooked(_Place.cut):

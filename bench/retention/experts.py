@@ -140,7 +140,7 @@ class Prepared:
     router: ExpertRouter | None
 
     def scores(self, x: Tensor, size: int) -> Tensor:
-        """Of each expert of so many neurons, by its router: [tokens, experts]."""
+        """The scores of experts of so many neurons by their router: [tokens, experts]."""
         return self.norms(x, size) if self.router is None else self.router.scores(x)
 
     def norms(self, x: Tensor, size: int) -> Tensor:

@@ -78,7 +78,7 @@ class Lab:
 
     @torch.inference_mode()
     def _walk(self, what: str, method: Method | None, share: float, record: list[Tensor] | None = None) -> Point:
-        """All windows layer by layer, so that each layer is set on what the layers before it give.
+        """Walks all windows layer by layer, so that each layer is set on what the layers before it give.
 
         record: takes what each layer is given on the calibration text.
         """

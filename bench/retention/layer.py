@@ -62,7 +62,7 @@ class LabLayer:
 
     @cached_property
     def whole_bytes(self) -> int:
-        """Of the int8 weights and their scales: what shares are shares of."""
+        """The bytes of the int8 weights and their scales: what shares are shares of."""
         return int8_ffn_bytes(self.shape)
 
     def output(self, h: Tensor, down: Tensor | None = None) -> Tensor:

@@ -53,5 +53,5 @@ def _scrambled(numbers: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """To the right, with zeros coming in."""
+    """Shifts to the right, with zeros coming in."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)

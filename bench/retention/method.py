@@ -47,11 +47,11 @@ class Method(Protocol):
         ...
 
     def learn(self, material: CalibrationData, progress: Progress) -> None:
-        """What does not depend on the share. Raises NotHere where the method is not for such FFNs."""
+        """Learns what does not depend on the share. Raises NotHere where the method is not for such FFNs."""
         ...
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
-        """Of one layer at a share, from what it is given there on the calibration text. Raises NotHere."""
+        """The form of one layer at a share, from what it is given on the calibration text. Raises NotHere."""
         ...
 
 

@@ -14,7 +14,7 @@ _JUDGED_SHARE = 0.2  # of the experts of a token: how much of its mass they hold
 
 @dataclass(frozen=True, slots=True)
 class MLPTraining:
-    """As in Zhang et al. 2022; batch in tokens."""
+    """The settings of Zhang et al. 2022; batch in tokens."""
 
     epochs: int = 30
     batch: int = 512

@@ -65,7 +65,7 @@ class Planes:
         return self.at(index, thresholds_for(seen, share, self.allocation)[0])
 
     def at(self, index: int, threshold: float) -> Form:
-        """One layer at a threshold."""
+        """The form of one layer at a threshold."""
         layer, weights = self._layers[index], self.weights[index]
         thresholds = self.scores[index].thresholds(threshold) if self.fit else torch.tensor([threshold, _NO_DOUBT])
         return lambda given: self._used(layer, weights, given, thresholds)

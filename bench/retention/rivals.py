@@ -108,7 +108,7 @@ class GateRouter:
 
     @classmethod
     def fit(cls, weights: FFNWeights, size: int, x: Tensor | None = None) -> "GateRouter":
-        """Plain without x; with recorded x [tokens, hidden], scaled. Raises ValueError where there is no gate."""
+        """Fits it plain without x, scaled with recorded x [tokens, hidden]. Raises ValueError without a gate."""
         if weights.gate is None:
             raise ValueError("the gate routes only where there is one; this FFN has none: choose another router")
         if x is None:

@@ -166,7 +166,7 @@ class _Store:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """None for a line that a kill cut off."""
+    """The object of a line, or None for one that a kill cut off."""
     try:
         found: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
@@ -175,7 +175,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
-    """Those whose name holds one of these parts; a part that is a whole name means that method alone."""
+    """The methods whose name holds one of these parts; a part that is a whole name means that method alone."""
     names = {method.name for method in methods}
     found = [
         method

@@ -62,7 +62,7 @@ class RelativeThreshold:
 
     @classmethod
     def fit(cls, scores: Tensor, share: float) -> "RelativeThreshold":
-        """Like AbsoluteThreshold, of scores divided by their token's highest, which are held too."""
+        """Fits as AbsoluteThreshold does, on scores divided by their token's highest, which are held too."""
         return cls(-1.0 if share == 1 else _histogram(_of_highest(scores)).threshold_for_share(share))
 
     def mask(self, scores: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class CapturedMass:
 
     @classmethod
     def fit(cls, scores: Tensor, share: float) -> "CapturedMass":
-        """Exact but for ties. Holds scores three times over."""
+        """Fits exactly but for ties. Holds scores three times over."""
         before = _mass_before(scores).flatten()
         kept = num_kept(share, before.numel())
         return cls(float("inf") if kept == before.numel() else float(before.kthvalue(kept + 1).values))

@@ -66,8 +66,8 @@ class Pruned:
 
 @dataclass
 class FewerBits:
-    """To nearest from the original weights, a 16-bit scale for each `columns` of a row: of a few, the one that errs
-    least. GPTQ and AWQ, which look at inputs too, lose less.
+    """The original weights rounded to nearest, with a 16-bit scale for each `columns` of a row: of a few, the one that
+    errs least. GPTQ and AWQ, which look at inputs too, lose less.
     """
 
     bits: int
@@ -82,7 +82,7 @@ class FewerBits:
 
     @property
     def share(self) -> float:
-        """Of the bytes of int8, whatever is asked for."""
+        """The share of the bytes of int8, whatever is asked for."""
         return (self.bits + 16 / self.columns) / 8
 
     def learn(self, material: CalibrationData, progress: Progress) -> None:
@@ -113,7 +113,7 @@ class FewerBits:
         return whole[:, :columns]
 
     def _spelled(self, groups: Tensor, part: float) -> Tensor:
-        """With a scale at which the largest of a group is `part` of the largest number of so many bits."""
+        """Rounds with a scale at which the largest of a group is `part` of the largest number of so many bits."""
         most = 2 ** (self.bits - 1)
         scale = (part * groups.abs().amax(-1, keepdim=True) / (most - 1)).half().float()
         spelled: Tensor = (groups / torch.where(scale > 0, scale, 1)).round().clamp(-most, most - 1) * scale

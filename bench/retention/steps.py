@@ -85,7 +85,7 @@ class StepPlanes:
         return computed, refined
 
     def _read(self, computed: Tensor, refined: Tensor, costs: PlaneScores) -> Tensor:
-        """Of the bytes, by all tokens of each step: [steps]."""
+        """The share of the bytes that all tokens of each step read: [steps]."""
         unions = (self._steps(each).any(1).float().mean(1) for each in (computed, refined))
         down, low = unions
         return (costs.fixed_bytes + down * costs.down_bytes + low * costs.low_bytes) / costs.whole_bytes

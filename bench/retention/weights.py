@@ -27,7 +27,7 @@ class FFNWeights:
 
     @classmethod
     def of(cls, ffn: FFN) -> "FFNWeights":
-        """Of a loaded FFN, whatever its formats. Holds a copy in fp32 of what is not fp32."""
+        """The weights of a loaded FFN, whatever its formats. Holds a copy in fp32 of what is not fp32."""
         gate = None if ffn.gate is None else dense_weight(ffn.gate)
         biases = (_bias(ffn.up), None if ffn.gate is None else _bias(ffn.gate))
         return cls(dense_weight(ffn.up), dense_weight(ffn.down), ffn.activation_name, gate, *biases)

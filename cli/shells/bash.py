@@ -108,7 +108,7 @@ def bash_script(commands: Sequence[Command]) -> str:
 
 
 def _hints(command: Command) -> Iterator[tuple[str, Hint]]:
-    """By `COMMAND OPTION` and `COMMAND PLACE`; the last place stands for all that follow where it takes many."""
+    """Hints by `COMMAND OPTION` and `COMMAND PLACE`; a last place that takes many stands for all that follow."""
     for option in command.options:
         for flag in option.flags:
             if option.hint and (option.hint.words or option.hint.files):

@@ -30,7 +30,7 @@ fi
 
 
 def zsh_script(commands: Sequence[Command]) -> str:
-    """For `compinit`: as a file of $fpath, or sourced."""
+    """The script for `compinit`: as a file of $fpath, or sourced."""
     functions = "\n\n".join("\n".join(_function(command)) for command in reversed(commands))
     return _SCRIPT.replace("@functions@", functions)
 

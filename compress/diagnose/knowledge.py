@@ -48,7 +48,7 @@ class Place:
         return f"{self.layer}:{'e' * self.is_expert}{self.index}"
 
     def columns(self, spec: TransformerSpec) -> range:
-        """Its neurons. Raises SetupError where the model does not have it, with what it has."""
+        """The neurons of this place. Raises SetupError where the model does not have it, with what it has."""
         if self.layer >= len(spec.layers):
             has = f"this model has layers 0 to {len(spec.layers) - 1}"
             raise SetupError(f"memory {self}: layer is {self.layer}, {has}; name one of them")
@@ -149,7 +149,7 @@ class _Watch:
         self._norms = self._squares = 0.0
 
     def add(self, batch: Tensor, h: Tensor) -> None:
-        """batch: ids [passages, tokens], h: [passages, tokens, width]."""
+        """Takes in a batch: ids [passages, tokens], h [passages, tokens, width]."""
         mine = h[..., self.neurons.start : self.neurons.stop].flatten(0, 1).float()
         strength = self._output_norms(mine) if self.place.is_expert else mine.squeeze(1)
         size, where = strength.abs().topk(min(self._top, len(strength)))

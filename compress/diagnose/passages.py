@@ -40,7 +40,7 @@ class Passages:
 
 
 def read_passages(checkpoint: Checkpoint, files: Sequence[str | Path], tokens: int) -> Passages:
-    """At most `tokens` tokens of some files, or of the calibration text that ships where none is named.
+    """Reads at most `tokens` tokens of some files, or of the calibration text that ships where none is named.
 
     Where the text has more, its passages are taken at even distances, so that all of it is seen. Raises TextError
     for text that is missing or empty, CheckpointError without a tokenizer, SetupError for fewer than 2 tokens.

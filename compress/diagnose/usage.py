@@ -40,7 +40,7 @@ class LayerUsage:
 
     @property
     def gini(self) -> float:
-        """Of the usage: 0 where all tiles are used alike, near 1 where one does all."""
+        """The Gini coefficient of usage: 0 where all tiles are used alike, near 1 where one does all."""
         return gini(torch.tensor(self.usage, dtype=torch.float64))
 
 
@@ -53,7 +53,7 @@ def gini(values: Tensor) -> float:
 
 
 def mean_unions(layers: Sequence[LayerUsage]) -> dict[int, tuple[float, float]]:
-    """By consecutive tokens, the means over layers of the share of tiles used together: in fact, and by chance."""
+    """The share of tiles that so many consecutive tokens use together, in fact and by chance: means over layers."""
     return {
         size: (
             sum(layer.unions[size] for layer in layers) / len(layers),

@@ -49,7 +49,7 @@ def hidden_ratio(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two log-probabilities sum_v p_t (l_t - l_s), with d/dz = p_s - p_t."""
+    """The divergence sum_v p_t (l_t - l_s) of two log-probabilities, with d/dz = p_s - p_t."""
     chances = teacher.exp()
     value = (teacher - student).mul_(chances).sum(dim=-1)
     return value, student.exp().sub_(chances)

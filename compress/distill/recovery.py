@@ -55,7 +55,7 @@ class TierSettings(Strict):
                 )
 
     def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
-        """As `moefy` would make them."""
+        """The experts that `moefy` would make."""
         return self.as_moefy.experts(ffn, hidden)
 
     @property

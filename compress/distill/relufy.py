@@ -91,7 +91,7 @@ class RelufyStage(Stage):
             raise RecipeError("relufy: shift moves the threshold of a ReLU; choose activation: relu or leave shift out")
 
     def _layer(self, layer: LayerSpec) -> LayerSpec:
-        """With a shift there are biases everywhere, which is how families can say it."""
+        """The layer after the swap; with a shift it has biases everywhere, which is how families can say it."""
         activation = RELU if self.settings.activation == RELU else layer.ffn.activation
         shifted = self.settings.shift > 0
         return replace(

@@ -72,7 +72,7 @@ class TierFFN(FFN):
         return self._down(self.hidden(x))
 
     def sparse(self, x: Tensor) -> Tensor:
-        """At the tier. x: [tokens, hidden]; what `plane_ffn` gives at the threshold that touches this part for `x`."""
+        """What `plane_ffn` gives at the threshold that touches the tier's part for `x`. x: [tokens, hidden]."""
         seen = self.foreseen(x)
         threshold = threshold_for_share(seen.scores.touched_below(self.ratio), self.touched)
         computed, refined = seen.scores.chosen(threshold * torch.tensor([[1.0, self.ratio]], device=x.device))

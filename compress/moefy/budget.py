@@ -67,7 +67,7 @@ class PlaneScores:
         return torch.maximum(scores.value, refined)
 
     def shares_at(self, threshold: float) -> tuple[float, float, float]:
-        """Of the neurons: whose rows of down are read, which are refined, and of which anything is read."""
+        """The shares of neurons whose rows of down are read, that are refined, and of which anything is read."""
         refined, coarse = self.refined.share_above(threshold), self._coarse(threshold)
         return coarse + self.confirmed.share_above(threshold), refined, coarse + refined
 
@@ -80,12 +80,12 @@ class PlaneScores:
         return max(0.0, self.foreseen.share_above(threshold) - self.both.share_above(threshold))
 
     def thresholds(self, threshold: float) -> Tensor:
-        """Both of them for this first one, fp32 [2]."""
+        """Both thresholds where this is the first, fp32 [2]."""
         return torch.tensor([threshold, threshold if threshold < 0 else threshold * self.ratio])
 
 
 def thresholds_for(layers: Sequence[PlaneScores], share: float, allocation: Allocation) -> list[float]:
-    """Of each layer, so that a lone token reads this share of the FFNs' bytes: one for all, or one for each."""
+    """Each layer's threshold, so that a lone token reads this share of the FFNs' bytes: one for all, or its own."""
     if allocation == "global":
         return [_threshold(layers, share)] * len(layers)
     return [_threshold([layer], share) for layer in layers]

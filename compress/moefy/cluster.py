@@ -62,7 +62,7 @@ def balanced_kmeans(vectors: Tensor, size: int, seed: int = 0) -> Split:
 
 
 def split_of(vectors: Tensor, labels: Tensor, size: int) -> Split:
-    """Of neurons with vectors [neurons, inputs] and the expert of each, [neurons]; with its inertia."""
+    """The split, with its inertia, of neurons with vectors [neurons, inputs] and the expert of each, [neurons]."""
     return _split(_normalised(vectors, size), labels, size)
 
 

@@ -28,7 +28,7 @@ class CoActivation:
 
     @classmethod
     def empty(cls, width: int, active: int | None = None) -> Self:
-        """Of no token yet. By default a token marks one neuron in 8."""
+        """Counts of no token yet. By default a token marks one neuron in 8."""
         chosen = max(1, width // _ACTIVE_PART) if active is None else min(active, width)
         if width < 1 or chosen < 1:
             raise ValueError(f"a token marks at least 1 neuron of at least 1, asked for {active} of {width}")

@@ -25,11 +25,11 @@ class Regression:
 
     @classmethod
     def empty(cls, width: int) -> "Regression":
-        """Of no token yet."""
+        """A regression over no token yet."""
         return cls(0, *(torch.zeros(width, dtype=torch.float64) for _ in range(5)))
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """[tokens, width] each."""
+        """Takes in x and y of some tokens, [tokens, width] each."""
         a, b = x.double().cpu(), y.double().cpu()
         self.count += len(a)
         for total, part in ((self.x, a), (self.y, b), (self.xx, a * a), (self.xy, a * b), (self.yy, b * b)):

@@ -66,7 +66,7 @@ def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | No
 
 
 def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterator[Tensor]:
-    """Of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
+    """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
 
     An FFN's output is added to the state, so that it has the gradient of the state after it.
     """

@@ -26,7 +26,7 @@ class PlaneTiers(TierSetter[PlaneFFN]):
 
     @staticmethod
     def passes(tiers: int) -> float:
-        """Over the calibration text: the fit, and for each tier a walk and a quarter that compute every FFN twice."""
+        """Counts the fit, and for each tier a walk and a quarter over the text that compute every FFN twice."""
         return 2 + 2.5 * tiers
 
     def prepare(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
 
     @staticmethod
     def passes(tiers: int) -> float:
-        """Over the calibration text: routers, scores, and for each tier a walk that computes every FFN twice."""
+        """Counts routers, scores, and for each tier a walk over the text that computes every FFN twice."""
         return 2 + 2 * tiers
 
     def prepare(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
         return [min(1.0, kept)] * len(self.ffns)
 
     def _by_energy(self, budget: float) -> list[float]:
-        """At one discarded share of energy, the least that the budget pays for."""
+        """The parts of all layers at one discarded share of energy, the least that the budget pays for."""
         low, high = 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2

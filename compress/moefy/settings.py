@@ -84,7 +84,7 @@ class MoefySettings(Strict):
 
     @property
     def size(self) -> int:
-        """Neurons of an expert."""
+        """How many neurons an expert has."""
         if self.expert_size is not None:
             return self.expert_size
         grouped = self.router == NORM_REGRESSION or any((self.split, self.split_active, self.router_width))
@@ -191,5 +191,5 @@ def _is_plain_relu(ffn: FFNSpec) -> bool:
 
 
 def ffn_shape(ffn: FFNSpec, hidden: int) -> FFNShape:
-    """What bytes are counted of."""
+    """The shape that bytes are counted from."""
     return FFNShape(hidden, ffn.width, ffn.gated, ffn.bias, ffn.output_bias)

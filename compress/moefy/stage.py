@@ -64,9 +64,10 @@ class MoefyStage(Stage):
         return Material(spec, lambda: _reordered(read_tensors(source), orders), notes=notes)
 
     def memory(self, original: int, planned: int, spec: TransformerSpec, calibration: Calibration) -> int:
-        """Of grouping neurons by what they do on so many tokens: 1.3 times the model, and a buffer: the states of all
-        tokens and what an FFN is given, values and marks of a batch, and four times the counts of one layer, width^2
-        of them, which are cut in two again and again.
+        """What grouping neurons by text takes: 1.3 times the model, and a buffer.
+
+        The buffer holds the states of all tokens and what an FFN is given, values and marks of a batch, and four times
+        the counts of one layer, width^2 of them, which are cut in two again and again.
         """
         if not self.settings.split_needs_text:
             return 0
@@ -81,7 +82,7 @@ class MoefyStage(Stage):
         return CalibrateStage(self.settings)
 
     def splits(self, source: Checkpoint, workshop: Workshop) -> Iterator[Split]:
-        """Of each layer."""
+        """The split of each layer."""
         if self.settings.split_needs_text:
             return iter(self._by_text(source, workshop))
         return self.by_weights(source, workshop, balanced_kmeans)

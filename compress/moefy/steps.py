@@ -23,7 +23,7 @@ class StepScores:
         self._waiting: NeuronScores | None = None
 
     def add(self, scores: NeuronScores) -> None:
-        """[passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
+        """Takes in scores, [passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
         some = NeuronScores(*(each[:, ::_EVERY] for each in scores))
         if self._waiting is not None:
             some = NeuronScores(*(torch.cat(pair) for pair in zip(self._waiting, some, strict=True)))
@@ -49,7 +49,7 @@ class StepScores:
 
 
 def together(layers: Sequence[StepScores], thresholds: Sequence[float]) -> dict[str, list[list[float]]]:
-    """By the tokens of a step: [factor on the thresholds, share of the bytes of all layers that the step reads]."""
+    """By the tokens of a step, pairs [factor on the thresholds, share of all layers' bytes that the step reads]."""
     found = {}
     for size in STEPS:
         rows = []

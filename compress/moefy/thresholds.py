@@ -67,8 +67,9 @@ class ScoreHistogram:
         return high - (high - low) * float((wanted - above[b]) / self.counts[b])
 
     def nearest_threshold(self, share: float, kept: Callable[[float], float]) -> float:
-        """That of `threshold_for_share`, or the one of its bin that keeps what is nearest to `share`, since many scores
-        may be equal or close together. kept: the share that a threshold keeps, by count.
+        """The threshold of `threshold_for_share`, or the one of its bin that keeps what is nearest to `share`.
+
+        Many scores may be equal or close together. kept: the share that a threshold keeps, by count.
         """
         threshold = self.threshold_for_share(share)
         low, high = self._bounds(int(_bins(_high_bits(torch.tensor([threshold], dtype=torch.float32)))))
@@ -104,7 +105,7 @@ class ScoreHistogram:
         return sums.sum() - sums.cumsum(0)
 
     def _bounds(self, b: int) -> tuple[float, float]:
-        """Between which scores those of bin b lie."""
+        """The scores between which those of bin b lie."""
         if b == 0:
             return 0.0, 0.0
         edges = _edges()

@@ -115,8 +115,9 @@ class TierWalk:
 
 
 def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], operating_point: int) -> Constant:
-    """Of what this tier gives without a constant: the one that makes up best, in the mean square, for what it leaves
-    out, fp32 [hidden]. It is put into `compensation` too.
+    """Makes of this tier's outputs the constant, fp32 [hidden], that makes up best for what the tier leaves out.
+
+    Best is in the mean square; the outputs are those without a constant. It is put into `compensation` too.
     """
     down, bias = dense_weight(ffn.down), ffn.down.bias
     dense = down @ _mean(map(ffn.hidden, given)).to(down)
@@ -130,6 +131,6 @@ def mean_left_out(ffn: SparseFFN, given: Sequence[Tensor], operating_point: int)
 
 
 def _mean(parts: Iterable[Tensor]) -> Tensor:
-    """Over all but the last dimension of all of them, fp64."""
+    """The mean over all but the last dimension of all parts, fp64."""
     sums = [(part.flatten(0, -2).sum(0, dtype=torch.float64), part.shape[:-1].numel()) for part in parts]
     return torch.stack([total for total, _ in sums]).sum(0) / sum(count for _, count in sums)

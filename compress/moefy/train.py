@@ -38,7 +38,7 @@ def train_routers_(
 
 
 def _trained(ffn: RoutedFFN, given: Sequence[Tensor], training: RouterTraining) -> Any:
-    """Outside inference mode, whose tensors cannot be learned from."""
+    """Trains outside inference mode, whose tensors cannot be learned from."""
     parts, down = [x.flatten(0, -2) for x in given], dense_weight(ffn.down)
     norms = torch.cat([tile_norms(ffn.hidden(x), down, ffn.tile) for x in parts])
     rows = centroids(dense_weight(ffn.up if ffn.gate is None else ffn.gate), ffn.tile)

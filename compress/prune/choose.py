@@ -57,14 +57,14 @@ def _ranked_steps(scores: Sequence[Tensor], orders: Sequence[Tensor], keep: int,
 
 
 def _runs(width: int, keep: int, multiple: int) -> list[tuple[int, int]]:
-    """Where the runs of removable neurons begin and end in a layer's ascending order."""
+    """Begin and end of each run of removable neurons in a layer's ascending order."""
     most = width - multiple * -(-max(keep, 1) // multiple)
     cuts = [0, *range(width % multiple or multiple, most + 1, multiple)]
     return list(zip(cuts, cuts[1:], strict=False))
 
 
 def _nearest_prefix(steps: Sequence[_Step], wanted: int) -> Sequence[_Step]:
-    """As many steps as bring their total nearest to `wanted`; fewer where two are as near."""
+    """The first steps whose total is nearest to `wanted`; fewer where two are as near."""
     total, best, length = 0, wanted, 0
     for i, step in enumerate(steps):
         total += step.size

@@ -23,7 +23,7 @@ class NeuronStatistics:
 
     @classmethod
     def empty(cls, width: int, device: torch.device | str = "cpu") -> Self:
-        """Of no token yet."""
+        """Statistics of no token yet."""
         return cls(0, *(torch.zeros(width, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, h: Tensor) -> None:

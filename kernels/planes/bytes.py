@@ -44,7 +44,7 @@ def int8_ffn_bytes(shape: FFNShape) -> int:
 
 
 def constant_bytes(hidden: int) -> int:
-    """Of what stands in for neurons that are left out, fp32 [hidden]."""
+    """The bytes of what stands in for neurons that are left out, fp32 [hidden]."""
     return 4 * hidden
 
 

@@ -85,7 +85,7 @@ _LEAST = 1e-20
 
 
 def _slope(z: Tensor, activation: str) -> Tensor:
-    """Of gelu_tanh that of gelu, which it imitates."""
+    """The slope of the activation at z; gelu_tanh has that of gelu, which it imitates."""
     if activation == "silu":
         s = torch.sigmoid(z)
         return s * (1 + z * (1 - s))

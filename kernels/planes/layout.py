@@ -63,13 +63,13 @@ class PackedPlanes:
 
     @property
     def nbytes(self) -> int:
-        """Of memory, padding included."""
+        """The bytes of memory, padding included."""
         tensors = (self.groups, self.low, self.exact, self.down, self.down_scale, self.down_bias)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     @cached_property
     def layer(self) -> Layer:
-        """Where all of it lies, for the C++: valid as long as this object lives."""
+        """The addresses of all of it, for the C++: valid as long as this object lives."""
         return Layer(
             self.groups.data_ptr(),
             self.low.data_ptr(),

@@ -33,7 +33,7 @@ _NEUTRAL = {"factor": 1, "attention_factor": 1}  # where a scaling does not use 
 
 
 def llama_spec(config: Config) -> TransformerSpec:
-    """The spec of a `LlamaForCausalLM` config."""
+    """The spec of a `LlamaForCausalLM` config. Raises CheckpointError for what is not built."""
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
     attention_bias = config.flag("attention_bias", False)
     if not config.has("head_dim") and hidden % heads:
@@ -97,7 +97,7 @@ def _rope_of(section: Config, config: Config) -> RopeSpec:
 
 
 def _llama3(section: Config, config: Config, theta: float) -> RopeSpec:
-    """Without the length that the model was trained on at first it is that of now, as in transformers."""
+    """The scaling of Llama 3. Where the length before it is left out it is that of now, as in transformers."""
     key = "original_max_position_embeddings"
     context = config.count(key, config.count("max_position_embeddings", _MAX_CONTEXT))
     rope = RopeSpec(
@@ -114,7 +114,7 @@ def _llama3(section: Config, config: Config, theta: float) -> RopeSpec:
 
 
 def _scaling(section: Config) -> Literal["default", "linear", "llama3"]:
-    """Its name, by either key; with all that it needs, and nothing that it cannot obey."""
+    """The name of the scaling, by either key; it has all that it needs, and nothing that it cannot obey."""
     kinds = {name: name for name in _SCALINGS}
     names = [section.choice(key, kinds, "default") for key in ("rope_type", "type") if section.has(key)] or ["default"]
     if names[0] != names[-1]:

@@ -38,7 +38,7 @@ class FFN(TensorModule):
         return self.activation(gate) * up
 
     def prepare(self) -> None:
-        """To be called once the weights are loaded."""
+        """Counts the bytes of the weights; call it once they are loaded."""
         linears = [linear for linear in (self.gate, self.up, self.down) if linear is not None]
         tensors = [each for linear in linears for each in (*linear.parameters(), *linear.buffers())]
         self.whole_bytes = sum(each.nbytes for each in tensors)

@@ -74,7 +74,7 @@ class PlaneFFN(SparseFFN):
 
     @property
     def ratio(self) -> float:
-        """Of the second threshold to the first, at which a byte has one price."""
+        """The second threshold over the first at which a byte has one price."""
         return math.sqrt(self.low_bytes / self.down_bytes)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -86,12 +86,12 @@ class PlaneFFN(SparseFFN):
         return NeuronScores(*(each.view(*x.shape[:-1], -1) for each in found))
 
     def sparse(self, x: Tensor, thresholds: Tensor, together: bool) -> tuple[Tensor, Tensor]:
-        """counts: neurons computed and neurons refined."""
+        """(y [tokens, hidden], counts int64 [2, tokens]: neurons computed and neurons refined)."""
         result = plane_ffn(x, self.planes, thresholds, self.bits, self.activation_name, self.tile, together)
         return result.y, result.counts
 
     def set_fit(self, fit: CoarseFit) -> None:
-        """What the high bits are worth from now on."""
+        """Sets what the high bits are worth from now on."""
         self.fit.take(fit)
         self.planes = self._planes()
 

