@@ -92,14 +92,15 @@ def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say
     check_ids(every, opened.checkpoint.spec.vocab_size)
     longest = max(map(len, every))
     return {
-        name: answer(task, encoded, _runner(model, opened, longest), _counter(say, task, name))
+        name: answer(task, encoded, _runner(model, opened, longest, every[0]), _counter(say, task, name))
         for name, model in models.items()
     }
 
 
 def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
     """One head for all, trained on the original where there is one: what it still gets right was kept."""
-    runners = {name: _runner(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
+    first = opened.tokenizer.encode(task.examples[0].text)
+    runners = {name: _runner(model, opened, HeadRecipe().max_tokens, first) for name, model in models.items()}
     owner = ORIGINAL if ORIGINAL in runners else MODEL
     head = train_head(runners[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
     return {
@@ -108,8 +109,8 @@ def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, s
     }
 
 
-def _runner(model: Transformer, opened: Opened, longest: int) -> ModelRunner:
-    return scoring_runner(model, min(opened.window, longest))
+def _runner(model: Transformer, opened: Opened, longest: int, ids: Sequence[int]) -> ModelRunner:
+    return scoring_runner(model, min(opened.window, longest), ids)
 
 
 def _counter(say: Progress, task: Task, name: str) -> Count:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..engine.engine import PREFILL_CHUNK
 from ..engine.runner import ModelRunner
 from ..models.errors import CheckpointError
+from ..models.finite import PROBE_TOKENS, check_range
 from ..models.progress import Count
 from ..models.transformer import Transformer
 
@@ -142,11 +143,12 @@ def score_together(
 ) -> list[Score]:
     """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with.
 
-    memory: the original's, as in `score_documents`.
+    memory: the original's, as in `score_documents`. Raises CheckpointError for numbers that the arithmetic cannot hold.
     """
     longest = max((len(ids) for ids in encoded), default=0)
     size = max(2, min(window or models[0].spec.max_context, longest))
-    runners = [scoring_runner(model, size) for model in models]
+    first = encoded[0] if encoded else ()
+    runners = [scoring_runner(each, size, () if memory and i == original else first) for i, each in enumerate(models)]
     seconds = [0.0] * len(runners)
     pieces: list[list[DocumentScore]] = [[] for _ in models]
     documents: list[list[DocumentScore]] = [[] for _ in models]
@@ -160,6 +162,7 @@ def score_together(
             pieces[i] += mine
             documents[i].append(sum(mine, DocumentScore()))
             if not math.isfinite(documents[i][-1].nats):
+                check_range(models[i], ids[:size])
                 raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
         if progress:
             progress(done, len(encoded))
@@ -174,8 +177,11 @@ def _shares(runner: ModelRunner) -> tuple[float, float]:
     return (num_bytes / tokens, neurons / tokens) if tokens else (1.0, 1.0)
 
 
-def scoring_runner(model: Transformer, max_context: int) -> ModelRunner:
-    """The runner that serves, with one slot."""
+def scoring_runner(model: Transformer, max_context: int, ids: Sequence[int] = ()) -> ModelRunner:
+    """The runner that serves, with one slot. ids: some of what it will read; where these already lead its numbers
+    beyond what the arithmetic holds, CheckpointError says which tensor does, before the long work.
+    """
+    check_range(model, ids[: min(PROBE_TOKENS, max_context)])
     return ModelRunner(model, 1, max_context, model.norm.weight.dtype)
 
 
