@@ -14,7 +14,7 @@ from .footprint import Footprint, footprint
 from .overlap import measure_overlap
 from .plan import MODEL, ORIGINAL, Opened, Plan
 from .results import Evaluation, TaskResult, TextResult
-from .score import Score, score_together
+from .score import Score, reader_of, score_together
 from .statistics import compare_means
 from .tasks.answer import answer, encode_questions
 from .tasks.classify import HeadRecipe, score_head, train_head
@@ -92,14 +92,15 @@ def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say
     check_ids(every, opened.checkpoint.spec.vocab_size)
     longest = max(map(len, every))
     return {
-        name: answer(task, encoded, _reader(model, opened, longest), _counter(say, task, name))
+        name: answer(task, encoded, _reader(model, opened, longest, every[0]), _counter(say, task, name))
         for name, model in models.items()
     }
 
 
 def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
     """One head for all, trained on the original where there is one: what it still gets right was kept."""
-    readers = {name: _reader(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
+    first = opened.tokenizer.encode(task.examples[0].text)
+    readers = {name: _reader(model, opened, HeadRecipe().max_tokens, first) for name, model in models.items()}
     owner = ORIGINAL if ORIGINAL in readers else MODEL
     head = train_head(readers[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
     return {
@@ -108,8 +109,8 @@ def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, s
     }
 
 
-def _reader(model: Transformer, opened: Opened, longest: int) -> Reader:
-    return Reader(model, min(opened.window, longest))
+def _reader(model: Transformer, opened: Opened, longest: int, ids: Sequence[int]) -> Reader:
+    return reader_of(model, min(opened.window, longest), ids)
 
 
 def _counter(say: Progress, task: Task, name: str) -> Count:

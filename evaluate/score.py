@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..engine.scoring import READ_TOKENS, Reader
 from ..models.errors import CheckpointError
+from ..models.finite import PROBE_TOKENS, check_range
 from ..models.progress import Count
 from ..models.transformer import Transformer
 
@@ -141,11 +142,12 @@ def score_together(
 ) -> list[Score]:
     """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with.
 
-    memory: the original's, as in `score_documents`.
+    memory: the original's, as in `score_documents`. Raises CheckpointError for numbers that the arithmetic cannot hold.
     """
     longest = max((len(ids) for ids in encoded), default=0)
     size = max(2, min(window or models[0].spec.max_context, longest))
-    readers = [Reader(model, size) for model in models]
+    first = encoded[0] if encoded else ()
+    readers = [reader_of(each, size, () if memory and i == original else first) for i, each in enumerate(models)]
     seconds = [0.0] * len(readers)
     pieces: list[list[DocumentScore]] = [[] for _ in models]
     documents: list[list[DocumentScore]] = [[] for _ in models]
@@ -159,6 +161,7 @@ def score_together(
             pieces[i] += mine
             documents[i].append(sum(mine, DocumentScore()))
             if not math.isfinite(documents[i][-1].nats):
+                check_range(models[i], ids[:size])
                 raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
         if progress:
             progress(done, len(encoded))
@@ -171,6 +174,14 @@ def score_together(
 def _shares(reader: Reader) -> tuple[float, float]:
     tokens, num_bytes, neurons = reader.scored
     return (num_bytes / tokens, neurons / tokens) if tokens else (1.0, 1.0)
+
+
+def reader_of(model: Transformer, max_context: int, ids: Sequence[int] = ()) -> Reader:
+    """Reads what is scored, as the engine would. ids: some of it; where these already lead the model's numbers beyond
+    what the arithmetic holds, CheckpointError says which tensor does, before the long work.
+    """
+    check_range(model, ids[: min(PROBE_TOKENS, max_context)])
+    return Reader(model, max_context)
 
 
 def cut(count: int, size: int, stride: int | None = None) -> list[tuple[int, int, int]]:
