@@ -11,6 +11,7 @@ from torch import Tensor
 from .cut import BLOCK, Options, blocks, likely, logs, moments, order_key, typical, weights
 
 _HALVINGS = 5
+_GUESSED = 2  # of a block's tokens below the bound, in tokens at it
 _BINS, _BINS_OF_ONE = 192, 8  # of the log of a weight
 _MARGIN = 1e-5  # for the rounding of sums and of exp
 _EDGE = 1e-3  # for that of a log
@@ -44,19 +45,27 @@ def _reached(
     parts = blocks(weight, 0.0)
     highest = parts.amax(-1)
     least, share = _least(weight, highest, options), _share(options)
-    if share is not None:
-        log = _least_log(sums, highest, (1 - share - _MARGIN) * of_all[0], weight.shape[1])
-        least = least.maximum(_lowered(log, of_all[1], options))
+    if share is None:
+        row, ids, _ = _from(parts, highest, least)
+        return _as_table(row, ids, len(weight))
+    mass, mean = of_all
+    for most in (_GUESSED, BLOCK - 1):
+        log = _least_log(sums, highest, (1 - share - _MARGIN) * mass, most)
+        row, ids, few = _from(parts, highest, least.maximum(_lowered(log, mean, options)))
+        near, reached = _least_log_of_few(row, few, (share + _MARGIN) * mass)
+        if bool((reached | torch.isinf(log)).all()):
+            break
+    rest = few >= _lowered(near, mean, options)[row, 0]
+    return _as_table(row[rest], ids[rest], len(weight))
+
+
+def _from(parts: Tensor, highest: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, id and weight of all that weigh so much, in the order of rows and ids. parts: [rows, blocks, BLOCK]."""
     row, block = (highest >= least).nonzero().unbind(1)
     inside = parts.flatten(0, 1).index_select(0, row * parts.shape[1] + block)
-    found, place = (inside >= least[row]).nonzero().unbind(1)
-    row, ids = row[found], block[found] * BLOCK + place
-    if share is not None:
-        few = inside[found, place]
-        log = _least_log_of_few(row, few, (share + _MARGIN) * of_all[0])
-        rest = few >= _lowered(log, of_all[1], options)[row, 0]
-        row, ids = row[rest], ids[rest]
-    return _as_table(row, ids, len(weight))
+    at = torch.from_numpy(np.flatnonzero((inside >= least[row]).numpy()))
+    found = at // BLOCK
+    return row[found], block[found] * BLOCK + at % BLOCK, inside.view(-1)[at]
 
 
 def _as_table(row: Tensor, ids: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
@@ -109,30 +118,34 @@ def _lowered(log: Tensor, mean: Tensor | None, options: Options) -> Tensor:
     return (log - _EDGE).exp()
 
 
-def _least_log(sums: Tensor, highest: Tensor, spared: Tensor, vocab: int) -> Tensor:
-    """The log of a weight with no more than `spared` below it. sums, highest: of each block, [rows, blocks].
+def _least_log(sums: Tensor, highest: Tensor, spared: Tensor, most: int) -> Tensor:
+    """The log of a weight with no more than `spared` below it, -inf where there is none. sums, highest: of each block.
 
-    Below a weight is all of a block whose largest one is; of others what is beside the largest, at most at that weight.
+    Below a weight is all of a block whose largest one is; of others what is beside the largest, and no more than so
+    many times the weight: BLOCK - 1 is sure, fewer a guess.
     """
     spared = spared.float().clamp(min=0)
     others = (sums - highest).clamp_(min=0)
-    low = (spared / vocab).log()
+    low = (spared / (sums.shape[1] * BLOCK)).log()
     high = torch.zeros_like(low)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         weight = middle.exp()
-        below = torch.where(highest < weight, sums, others.minimum((BLOCK - 1) * weight))
+        below = torch.where(highest < weight, sums, others.minimum(most * weight))
         fits = below.sum(-1, keepdim=True) <= spared
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     return low
 
 
-def _least_log_of_few(row: Tensor, weight: Tensor, goal: Tensor) -> Tensor:
-    """The log of a weight that reaches the goal with all above it, by bins; -inf where the last one is needed."""
+def _least_log_of_few(row: Tensor, weight: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """The log of a weight that reaches the goal with all above it, by bins, and whether all together reach it.
+
+    -inf where the last bin is needed.
+    """
     bins = (weight.log() * -_BINS_OF_ONE).long().clamp_(max=_BINS - 1)
-    sums = torch.bincount(row * _BINS + bins, weight.double(), len(goal) * _BINS).view(-1, _BINS)
-    first = (sums.cumsum(1) < goal).sum(1, keepdim=True)
-    return torch.where(first < _BINS - 1, (first + 1) / -_BINS_OF_ONE, -torch.inf)
+    sums = torch.bincount(row * _BINS + bins, weight.double(), len(goal) * _BINS).view(-1, _BINS).cumsum(1)
+    first = (sums < goal).sum(1, keepdim=True)
+    return torch.where(first < _BINS - 1, (first + 1) / -_BINS_OF_ONE, -torch.inf), sums[:, -1:] >= goal
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------
