@@ -162,13 +162,15 @@ class Engine:
 
     @staticmethod
     def _score(done: Done) -> None:
-        """Notes the log probabilities of a prompt's tokens, where they were asked for."""
+        """Notes the log probabilities of a prompt's tokens, where they were asked for; none twice."""
         answer = done.work.sequence
         if answer.scores_prompt:
+            known = max(0, answer.num_scored - answer.num_cached)  # of these, from before a preemption
             begin = answer.num_cached + 1
-            next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)]
-            count = answer.request.sampling.prompt_logprobs or 0
-            answer.prompt_logprobs += prompt_logprobs(done.logits[: len(next_ids)], next_ids, count)
+            next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)][known:]
+            logits, count = done.logits[known : known + len(next_ids)], answer.request.sampling.prompt_logprobs or 0
+            answer.prompt_logprobs += prompt_logprobs(logits, next_ids, count) if next_ids else []
+            answer.num_scored += len(next_ids)
 
     def _forks(self, answer: Answer) -> list[Answer]:
         """The other answers to a prompt that has just been read."""

@@ -144,8 +144,10 @@ class Scheduler:
 
         def late(sequence: Sequence) -> bool:
             deadline = sequence.request.deadline_seconds
+            if deadline is None or sequence.num_new:
+                return False
             rows = min(len(self.running), self.num_slots - 1)
-            return deadline is not None and now + self.pace.first_token_seconds(sequence.pending, rows) >= deadline
+            return now + self.pace.first_token_seconds(sequence.pending, rows) >= deadline
 
         return self.waiting.remove(late)
 

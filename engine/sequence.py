@@ -30,6 +30,7 @@ class Sequence:
     read_shares: tuple[float, float] | None = None  # of FFN bytes and neurons, of the last tokens of the prompt
     spent: tuple[float, float] = (0.0, 0.0)  # sums over new tokens of the same
     num_spent: int = 0
+    num_scored: int = 0  # of the prompt
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
 
     @property
@@ -42,8 +43,9 @@ class Sequence:
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether the tokens that come next are of a prompt whose log probabilities were asked for."""
-        return self.request.sampling.prompt_logprobs is not None and self.num_cached < self.num_prompt
+        """Whether the tokens that come next are of a prompt whose log probabilities are still to be told."""
+        asked = self.request.sampling.prompt_logprobs is not None and self.num_scored < self.num_prompt - 1
+        return asked and self.num_cached < self.num_prompt
 
     @property
     def pending(self) -> int:

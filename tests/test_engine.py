@@ -265,6 +265,17 @@ def test_after_a_preemption_each_token_is_computed_at_its_own_tier_again() -> No
     assert points(runner)[4:7] == [[(5, 0.0)], [(3, 2.0)], [(1, 2.0)]] and tokens == expected(range(5), 6)[4:]
 
 
+def test_a_prompt_is_scored_once_whatever_becomes_of_its_blocks() -> None:
+    engine, prompt = Engine(FakeRunner(), step_tokens=16), tuple(range(3, 23))
+    engine.add(Request(0, prompt, Sampling(temperature=0, prompt_logprobs=1), Stopping(3)))
+    engine.step()
+    engine.scheduler._preempt(engine.scheduler.running[0])
+    rows = finish(engine)[0]
+    told = [each for row in rows for each in row.prompt_logprobs]
+    assert [each.token_id for each in told] == list(prompt[1:])
+    assert [each.top[0][0] for each in told] == [expected(prompt[: i + 1], 1)[0] for i in range(19)]
+
+
 def test_under_load_a_request_is_lowered_step_by_step_to_its_floor_and_no_further() -> None:
     runner = FakeRunner(num_blocks=60)
     engine = Engine(runner, num_slots=2)
