@@ -34,7 +34,9 @@ class Pages:
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Makes the second block of each pair the same as the first."""
-        sources, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        latest = {target: source for source, target in pairs}  # of a block that was given away and taken again
+        table = torch.tensor([[*latest.values()], [*latest]]).to(self.layers[0].keys.device)
+        sources, targets = table[0], table[1]
         for layer in self.layers:
             for pool in (layer.keys, layer.values, layer.key_scale, layer.value_scale):
                 if pool is not None:

@@ -1,4 +1,8 @@
-"""Reading text to score it: states of all tokens of one sequence, through the blocks and kernels that serve."""
+"""Reading text to score it: states of all tokens of one sequence, through the blocks and kernels that serve.
+
+As when it is served, what is scored is computed at the model's operating point and what stands before it, as a prompt
+would, at the full tier.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..kernels.paged_attention import BLOCK_TOKENS, gathered
-from ..models.compute import Compute
 from ..models.transformer import Transformer
 from .pages import Pages
 from .runner import ModelRunner, Span
@@ -16,9 +19,10 @@ READ_TOKENS = 512  # that go through the model together
 
 
 class Reader:
-    """One sequence of at most `max_context` tokens, at the model's own operating point.
+    """One sequence of at most `max_context` tokens.
 
-    scored: of all that was computed, (tokens, FFN bytes, neurons), the last two as sums of each token's share.
+    scored: of all that was computed at the model's operating point, (tokens, FFN bytes, neurons), the last two as sums
+    of each token's share.
     """
 
     def __init__(self, model: Transformer, max_context: int) -> None:
@@ -28,26 +32,41 @@ class Reader:
         self.vocab_size = self._runner.vocab_size
         self.scored = (0, 0.0, 0.0)
 
-    def read(self, token_ids: Sequence[int], start: int) -> Tensor:
-        """States [tokens, hidden] of these, behind the first `start` that were read before."""
-        states, compute = self._runner.states([Span(token_ids, start, self._table, self.model.operating_point)])
-        self._note(compute, len(token_ids))
-        return states
+    def read(self, token_ids: Sequence[int], start: int, context: int = 0) -> Tensor:
+        """States [tokens, hidden] of these, behind the first `start` that were read before.
+
+        context: tokens of the whole sequence that are read at the full tier.
+        """
+        point, states = self.model.operating_point, []
+        split = min(max(context - start, 0), len(token_ids)) if point else 0
+        for first, some, at in ((start, token_ids[:split], 0.0), (start + split, token_ids[split:], point)):
+            if some:
+                found, compute = self._runner.states([Span(some, first, self._table, at)])
+                states.append(found)
+                if at == point:
+                    self._note(compute.spent.columns(1, self.device) if compute else None, len(some))
+        return torch.cat(states)
 
     @torch.inference_mode()
-    def branches(self, branches: Sequence[Sequence[int]], start: int) -> Tensor:
+    def branches(self, branches: Sequence[Sequence[int]], start: int, contexts: Sequence[int] | None = None) -> Tensor:
         """States [all tokens of all branches, hidden] of several ways to go on behind the first `start` tokens.
 
-        One pass; no branch sees another, and what was read stays as it is.
+        One pass; no branch sees another, and what was read stays as it is. contexts: of each branch, how many tokens
+        are read at the full tier.
         """
         lengths = [len(branch) for branch in branches]
         ids = torch.tensor([[token] for branch in branches for token in branch], device=self.device)
         positions = torch.cat([torch.arange(start, start + length) for length in lengths]).to(self.device)
-        points = [self.model.operating_point] * len(ids)
+        before = contexts or [0] * len(branches)
+        point = self.model.operating_point
+        points = [
+            0.0 if i < held else point for length, held in zip(lengths, before, strict=True) for i in range(length)
+        ]
         compute = self.model.compute_of(points) if self.model.spec.num_tiers > 1 else None
         context = _BranchContext(self._runner.pages, self._table, start, lengths)
         states = self.model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0]
-        self._note(compute, sum(lengths))
+        own = [row for row, each in enumerate(points) if each == point]
+        self._note(compute.spent.columns(1, self.device)[own] if compute else None, len(own))
         return states
 
     @torch.inference_mode()
@@ -55,10 +74,11 @@ class Reader:
         """Logits [tokens, vocab] of states [tokens, hidden]."""
         return self.model.head(states)
 
-    def _note(self, compute: Compute | None, tokens: int) -> None:
-        num_bytes, neurons = compute.spent.columns(1, self.device).mean(0).tolist() if compute else (1.0, 1.0)
+    def _note(self, shares: Tensor | None, tokens: int) -> None:
+        """shares: [tokens, 2] of FFN bytes and neurons; None is all of them."""
+        num_bytes, neurons = (tokens, tokens) if shares is None else shares.sum(0).tolist()
         before = self.scored
-        self.scored = (before[0] + tokens, before[1] + num_bytes * tokens, before[2] + neurons * tokens)
+        self.scored = (before[0] + tokens, before[1] + num_bytes, before[2] + neurons)
 
 
 class _BranchContext:

@@ -54,8 +54,9 @@ def score_passages(reader: Reader, passages: Sequence[Passage]) -> list[PassageS
     fitted = [_fitted(passage, reader.max_context) for passage in passages]
     shared = _prefix_to_prefill(fitted)
     for start in range(0, shared, READ_TOKENS):
-        reader.read(fitted[0].ids[start : min(start + READ_TOKENS, shared)], start)
-    states = reader.branches([passage.ids[shared:-1] for passage in fitted], shared)
+        reader.read(fitted[0].ids[start : min(start + READ_TOKENS, shared)], start, context=shared)
+    contexts = [passage.begin - shared for passage in fitted]
+    states = reader.branches([passage.ids[shared:-1] for passage in fitted], shared, contexts)
     scores, row = [], 0
     for passage in fitted:
         end = row + len(passage.ids) - 1 - shared

@@ -214,7 +214,7 @@ def _score_window(
     states = []
     for i, reader in enumerate(readers):
         began = time.perf_counter()
-        states.append(_states(reader, window[:-1], memory if i == original else None)[first - 1 :])
+        states.append(_states(reader, window[:-1], first, memory if i == original else None)[first - 1 :])
         seconds[i] += time.perf_counter() - began
     targets = torch.tensor(list(window[first:]), device=readers[0].device)
     scores = [DocumentScore()] * len(readers)
@@ -230,18 +230,18 @@ def _score_window(
     return scores
 
 
-def _states(reader: Reader, ids: Sequence[int], memory: Memory | None) -> Tensor:
+def _states(reader: Reader, ids: Sequence[int], first: int, memory: Memory | None) -> Tensor:
     known = None if memory is None else memory.get(tuple(ids))
-    states = window_states(reader, ids) if known is None else known
+    states = window_states(reader, ids, first) if known is None else known
     if memory is not None:
         memory[tuple(ids)] = states
     return states
 
 
-def window_states(reader: Reader, ids: Sequence[int]) -> Tensor:
-    """States [tokens, hidden] of tokens from position 0 on, by the chunks in which prompts are prefilled."""
+def window_states(reader: Reader, ids: Sequence[int], context: int = 0) -> Tensor:
+    """States [tokens, hidden] of tokens from position 0 on, the first `context` of them read as a prompt is."""
     starts = range(0, len(ids), READ_TOKENS)
-    return torch.cat([reader.read(ids[start : start + READ_TOKENS], start) for start in starts])
+    return torch.cat([reader.read(ids[start : start + READ_TOKENS], start, context) for start in starts])
 
 
 def score_logits(logits: Tensor, target: Tensor, original: Tensor | None) -> DocumentScore:

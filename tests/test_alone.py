@@ -10,9 +10,11 @@ from fake_runner import finish, idle, tokens_of
 
 from moesaic.compress.pipeline import compress
 from moesaic.engine.engine import Engine
+from moesaic.engine.lockstep import Lockstep
 from moesaic.engine.request import Request, Stopping
 from moesaic.engine.runner import ModelRunner
 from moesaic.engine.sampling import Sampling
+from moesaic.engine.scoring import Reader
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
 from moesaic.models.threads import torch_threads
 from moesaic.models.transformer import Transformer
@@ -79,6 +81,20 @@ def test_a_crowd_gets_what_each_gets_alone(model: Transformer) -> None:
         wanted = finish(alone)[each.key]
         for choice in range(each.sampling.n):
             assert tokens_of(rows[each.key], choice) == tokens_of(wanted, choice), each
+
+
+@pytest.mark.parametrize("point", [0.0, 1.0, 1.5, 2.0])
+def test_what_is_scored_is_what_is_served(model: Transformer, point: float) -> None:
+    """A prompt of nine tokens at full, then each next token at the tier: by the reader and step by step."""
+    ids, prompt = list(range(7, 40)), 9
+    rows = Lockstep(ModelRunner(model, 8, 128, torch.float32), 1, 128)
+    served = [rows.prefill(0, ids[:prompt]).logits]
+    served += [rows.decode([token], at, point).logits for at, token in enumerate(ids[prompt:-1], prompt)]
+    model.operating_point = point
+    reader = Reader(model, 128)
+    read = reader.head(reader.read(ids[:-1], 0, context=prompt)[prompt - 1 :])
+    model.operating_point = 0.0
+    assert torch.equal(torch.cat(served), read)
 
 
 @pytest.mark.parametrize("chunk", [2, 5, 16, 33])

@@ -8,7 +8,7 @@ import torch
 from fake_gpu import Recorder, fake_gpu
 from fake_runner import finish, tokens_of
 
-from moesaic.bench.gpu.random_models import KINDS, LOW, random_model
+from moesaic.bench.gpu.random_models import KINDS, LOW, SHAPES, random_model
 from moesaic.engine.engine import Engine
 from moesaic.engine.form import Form, Forms, FormSize, size_for
 from moesaic.engine.lockstep import Lockstep
@@ -16,10 +16,19 @@ from moesaic.engine.request import Request, Stopping
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.engine.sampling import Sampling
 
+OPT = {
+    "model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 192, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "activation_function": "relu",
+    "do_layer_norm_before": True, "tie_word_embeddings": True,
+}  # fmt: skip
+FAMILIES = ["llama", "opt"]
 
-def rows_of(kind: str, device: str = "cpu") -> Lockstep:
+
+def rows_of(kind: str, device: str = "cpu", family: str = "llama") -> Lockstep:
     torch.manual_seed(0)
-    model = random_model("toy", kind, device, torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "opt", OPT)  # type: ignore[arg-type]
+        model = random_model("toy" if family == "llama" else family, kind, device, torch.float32)
     runner = ModelRunner(model, Lockstep.blocks(64, 4), 64, torch.float32)
     return Lockstep(runner, 4, 64)
 
@@ -92,9 +101,12 @@ def recorded(form: Form, spans: Sequence[Span], temperature: float) -> list[str]
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("full", "sparse"), [(2, 0), (0, 2), (2, 2)])
-def test_two_steps_with_other_numbers_are_the_same_operations(kind: str, full: int, sparse: int, fake: None) -> None:
-    rows = rows_of(kind, "cuda")
+def test_two_steps_with_other_numbers_are_the_same_operations(
+    kind: str, family: str, full: int, sparse: int, fake: None
+) -> None:
+    rows = rows_of(kind, "cuda", family)
     if rows.runner.model.spec.num_tiers == 1 and sparse:
         pytest.skip("one tier only")
     form = Form(rows.runner, FormSize(full, sparse, 4))
@@ -106,3 +118,15 @@ def test_two_steps_with_other_numbers_are_the_same_operations(kind: str, full: i
     second = recorded(form, spans(17, 40, 0.25, full + sparse), 1.3)
     assert first == second and len(first) > 50 and all("cpu" not in each for each in first)
     assert not any("_local_scalar_dense" in each or "nonzero" in each for each in first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_that_reads_prompts_mixes_no_devices(kind: str, family: str, fake: None) -> None:
+    rows = rows_of(kind, "cuda", family)
+    point = LOW if rows.runner.model.spec.num_tiers > 1 else 0.0
+    forward = rows.runner.forward(
+        [Span(range(20), 0, range(4), 0.0), Span([3], 5, [4], point), Span(range(7), 16, range(5, 8), point, scored=7)]
+    )
+    assert forward.logits.shape == (9, rows.runner.vocab_size) and forward.logits.is_cuda
+    rows.runner.copy([(1, 2)])

@@ -53,7 +53,8 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
     with torch.device("meta"):
         model = Transformer(spec)
     model.load_state_dict(random_weights(model, device, dtype), strict=True, assign=True)
-    model.frequencies = model.frequencies.to(device)
+    if spec.rope:
+        model.frequencies = model.frequencies.to(device)
     for module in model.modules():
         if isinstance(module, Embedding | Int8Embedding):
             module.dtype = dtype
