@@ -166,9 +166,9 @@ class Engine:
     def _score(done: Done) -> None:
         """Notes the log probabilities of a prompt's tokens, where they were asked for."""
         answer = done.work.sequence
-        if answer.scores_prompt:
-            begin = answer.num_cached + 1
-            next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)]
+        begin = answer.num_cached + 1
+        next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)]
+        if answer.scores_prompt and next_ids:  # behind the last one is none
             count = answer.request.sampling.prompt_logprobs or 0
             answer.prompt_logprobs += prompt_logprobs(done.logits[: len(next_ids)], next_ids, count)
 

@@ -50,6 +50,7 @@ class Storm:
         )  # fmt: skip
         self.living: dict[int, Request] = {}
         self.told: dict[tuple[int, int], list[int]] = {}
+        self.ended: set[tuple[int, int]] = set()  # single answers, from outside
 
     def act(self) -> None:
         what = self.chance.random()
@@ -80,6 +81,7 @@ class Storm:
         for row in self.engine.step():
             if row.key not in self.living:  # another answer to a request that one failure has ended
                 continue
+            assert (row.key, row.choice) not in self.ended
             mine = self.told.setdefault((row.key, row.choice), [])
             mine += row.token_ids
             wanted = self.living[row.key]
@@ -87,6 +89,9 @@ class Storm:
             if row.finish in (FinishReason.FAILED, FinishReason.EXPIRED):
                 self.engine.abort(row.key)
                 del self.living[row.key]
+        for key, choice in [place for place in self.told if place[0] in self.living and self.chance.random() < 0.02]:
+            self.engine.abort(key, choice)
+            self.ended.add((key, choice))
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -243,6 +248,16 @@ def test_a_conversation_goes_on_from_its_own_answer() -> None:
     longer = [*prompt, *tokens_of(finish(engine)[0]), 1, 2]
     engine.add(request(1, longer, new=1))
     assert finish(engine)[1][0].cached_tokens == 16
+
+
+def test_one_of_several_answers_can_be_ended_alone() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner, num_slots=3)
+    engine.add(request(0, [1, 2], new=10, n=3))
+    while engine.load.running < 3:
+        engine.step()
+    engine.abort(0, 0)
+    assert engine.load.free_slots == 1 and {row.choice for row in finish(engine)[0]} == {1, 2} and idle(engine)
 
 
 @pytest.mark.parametrize("other", [{"salt": "other"}, {"prefill_point": 1.0}])
