@@ -1,6 +1,5 @@
 """Several answers to one prompt, and what is told of their tokens, through the same doors as one."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,14 +156,19 @@ def test_the_engine_makes_no_more_of_an_answer_that_a_stop_string_has_ended(offl
     stop = offline.tokenizer.decode([33, HOLD])
     with Server() as server, server.client() as client, server.held():
         stream = client.stream(tokens, n=2, stop=stop, max_new_tokens=9)
-        assert any(chunk.finish_reason is FinishReason.STOP_STRING for chunk in itertools.islice(stream, 5))
+        assert any(chunk.finish_reason is FinishReason.STOP_STRING for chunk in stream)
         eventually(lambda: (load := client.model().load) is not None and load.free_slots == load.num_slots - 1)
         stream.close()
 
 
 def test_offline_too(offline: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, engine = [], offline.engine
-    abort = engine.abort
-    monkeypatch.setattr(engine, "abort", lambda *place: (ended.append(place[1:]), abort(*place)))
+    ended: list[tuple[int, ...]] = []
+    abort = offline.engine.abort
+
+    def note(*place: int) -> None:
+        ended.append(place[1:])
+        abort(*place)
+
+    monkeypatch.setattr(offline.engine, "abort", note)
     generated(offline, n=2, stop=offline.tokenizer.decode([33]), max_new_tokens=9)
     assert ended == [(1,), ()]

@@ -1,14 +1,15 @@
 """What a request may spend and how it stands to others: the same names, values and sentences at every door."""
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sampling_options import typed
 
 from moesaic.bench.local_server import local_server
+from moesaic.cli.common import add_generation_options, settings_of
 from moesaic.cli.main import main
 from moesaic.compress.pipeline import compress
 from moesaic.engine.completion import Usage
@@ -19,6 +20,8 @@ from moesaic.engine.receipt import Receipt
 from moesaic.engine.request import Limits, Load, Priority, Request, Row
 from moesaic.engine.settings import GenerationSettings, Terms, asked_of
 from moesaic.engine.standing import StandingSettings
+from moesaic.evaluate.score import score_documents
+from moesaic.models.checkpoint import load
 from moesaic.models.dial import Dial
 from moesaic.models.errors import Expired, InvalidRequest, Unsupported, Violation
 from moesaic.models.record import TierRecord
@@ -59,19 +62,26 @@ def online(model: Path) -> Iterator[Client]:
         yield client
 
 
+def typed() -> set[str]:
+    """What a command line can say."""
+    parser = argparse.ArgumentParser()
+    add_generation_options(parser)
+    return set(settings_of(parser.parse_args([])))
+
+
 # --- one description -----------------------------------------------------------------------------------------------
 
 
 def test_what_may_be_spent_has_the_same_names_everywhere() -> None:
     names = set(ComputeSettings.__annotations__)
     assert names == set(generation_pb2.Compute.DESCRIPTOR.fields_by_name)
-    assert names <= typed().keys() and names <= GenerationSettings.__annotations__.keys()
+    assert names <= typed() and names <= GenerationSettings.__annotations__.keys()
 
 
 def test_what_stands_to_others_has_the_same_names_everywhere() -> None:
     names = set(StandingSettings.__annotations__)
     assert names <= set(generation_pb2.GenerateRequest.DESCRIPTOR.fields_by_name)
-    assert names <= typed().keys() and names <= GenerationSettings.__annotations__.keys()
+    assert names <= typed() and names <= GenerationSettings.__annotations__.keys()
 
 
 def test_priorities_have_the_same_names_everywhere() -> None:
@@ -94,7 +104,7 @@ def test_settings_survive_the_way_over_the_wire_and_to_the_engine() -> None:
     asked = asked_of((5, 6), said, TERMS)
     assert said == SETTINGS and asked == asked_of((5, 6), SETTINGS, TERMS)
     request = asked.arrived(100.0)
-    assert (request.operating_point, request.prefill_point, request.floor) == (1.0, 2.0, pytest.approx(1.5))
+    assert (request.operating_point, request.prefill_point) == (1.0, 2.0) and request.floor == pytest.approx(1.5)
     assert (request.priority, request.salt, request.deadline_seconds) == (Priority.LOW, "mine", 102.5)
     assert request_of(submit_message(request).submit) == request
 
@@ -211,9 +221,7 @@ def test_a_prompt_is_read_at_full_unless_asked_otherwise(model: Path) -> None:
 
 
 def test_a_served_request_is_told_what_was_not_computed_again_but_not_of_another_salt(online: Client) -> None:
-    usages = [
-        online.generate(LONG, model="moe", max_new_tokens=2, cache_salt=salt).usage for salt in ("a", "a", "b")
-    ]
+    usages = [online.generate(LONG, model="moe", max_new_tokens=2, cache_salt=salt).usage for salt in ("a", "a", "b")]
     again, count = usages[1].cached_prompt_tokens, usages[1].prompt_tokens
     assert [each.cached_prompt_tokens for each in usages] == [0, again, 0] and count - 17 < again < count
 
@@ -229,12 +237,11 @@ def test_a_served_request_is_given_a_receipt(model: Path, online: Client) -> Non
 
 
 def test_a_first_token_that_cannot_come_in_time_is_one_refusal_at_both_doors(online: Client) -> None:
-    said = []
-    for generate, more in ((online.generate, {"model": "dense"}), (LLM("stories260k").generate, {})):
-        with pytest.raises(Expired) as caught:
-            generate("One day", first_token_seconds=1e-9, **more)  # type: ignore[operator]
-        said.append((str(caught.value), caught.value.reason))
-    assert said[0] == said[1] and said[0][1] == "DEADLINE_EXCEEDED"
+    with pytest.raises(Expired) as theirs:
+        online.generate("One day", model="dense", first_token_seconds=1e-9)
+    with pytest.raises(Expired) as ours:
+        LLM("stories260k").generate(["One day"], first_token_seconds=1e-9)
+    assert str(ours.value) == str(theirs.value) and ours.value.reason == theirs.value.reason == "DEADLINE_EXCEEDED"
 
 
 def test_a_priority_that_there_is_not_is_refused_by_the_server(online: Client) -> None:
@@ -245,13 +252,14 @@ def test_a_priority_that_there_is_not_is_refused_by_the_server(online: Client) -
 
 
 def test_floors_that_cannot_be_are_told_alike_at_both_doors(model: Path, online: Client) -> None:
-    llm = LLM(model)
-    for settings in ({"tier": "low", "floor_tier": "high"}, {"floor_share": 0.01}, {"floor_tier": "lo", "top_p": 7.0}):
-        said = []
-        for generate, more in ((llm.generate, {}), (online.generate, {"model": "moe"})):
-            with pytest.raises(InvalidRequest) as caught:
-                generate("x", **settings, **more)  # type: ignore[operator]
-            said.append([each.message for each in caught.value.violations])
+    llm, wrong = LLM(model), [{"tier": "low", "floor_tier": "high"}, {"floor_share": 0.01}]
+    for settings in wrong:
+        asked: Any = settings
+        with pytest.raises(InvalidRequest) as ours:
+            llm.generate(["x"], **asked)
+        with pytest.raises(InvalidRequest) as theirs:
+            online.generate("x", model="moe", **asked)
+        said = [{each.message for each in caught.value.violations} for caught in (ours, theirs)]
         assert said[0] == said[1]
 
 
@@ -266,6 +274,14 @@ def test_keys_and_values_are_kept_as_the_recipe_asks_unless_told_otherwise(model
     served = online.model("dense")
     assert served.kv_cache == "model" and served.kv_bytes > served.kv_tokens > 0 and served.load is not None
     assert served.load.num_blocks == served.load.free_blocks > 0
+
+
+def test_a_model_is_judged_with_its_keys_and_values_as_they_are_served(model: Path) -> None:
+    ids = list(range(5, 69))
+    as_served = score_documents(load(model), [ids]).nats_per_token
+    scores = [LLM(model, EngineOptions(kv_cache=kept)).score([ids])[0].total for kept in (None, "int8", "model")]
+    assert scores[0] == scores[1] != scores[2]
+    assert as_served == pytest.approx(-scores[0] / 63, rel=1e-5)
 
 
 def test_the_file_of_a_server_and_its_command_say_how_they_are_kept(tmp_path: Path) -> None:
@@ -285,4 +301,6 @@ def test_generate_sends_what_was_typed(online: Client, capsys: pytest.CaptureFix
     words = ["generate", "One day", "--model", "moe", "--address", online.address, "--tier", "low"]
     assert main([*words, "--floor-tier", "high"]) == 2
     assert "compute.floor_tier: is 'high', which spends more than the tier 'low'" in capsys.readouterr().err
-    assert main([*words, "--prefill-tier", "low", "--priority", "low", "--cache-salt", "s", "--max-new-tokens", "2"]) == 0
+    assert (
+        main([*words, "--prefill-tier", "low", "--priority", "low", "--cache-salt", "s", "--max-new-tokens", "2"]) == 0
+    )
