@@ -1,16 +1,19 @@
 """What a request may spend and how it stands to others: the same names, values and sentences at every door."""
 
 import argparse
+import runpy
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from house import ROOT
 
 from moesaic.bench.local_server import local_server
 from moesaic.cli.common import add_generation_options, settings_of
-from moesaic.cli.main import main
+from moesaic.cli.main import build_parser, main
 from moesaic.compress.pipeline import compress
 from moesaic.engine.completion import Usage
 from moesaic.engine.llm import LLM
@@ -123,7 +126,7 @@ def test_a_row_brings_its_cached_tokens_and_its_point() -> None:
 @pytest.mark.parametrize(
     ("settings", "field", "sentence"),
     [
-        ({"tier": "low", "floor_tier": "high"}, "compute.floor_tier", "is 'high', which spends more than the tier 'low'"),
+        ({"tier": "low", "floor_tier": "high"}, "compute.floor_tier", "'high', which spends more than the tier 'low'"),
         ({"share": 0.6, "floor_share": 0.9}, "compute.floor_share", "is 0.9, which spends more than the share 0.6"),
         ({"share": 0.6, "floor_tier": "full"}, "compute.floor_tier", "name one at or below it, or leave it out"),
         ({"floor_tier": "low", "floor_share": 0.6}, "compute.floor_share", "name a tier or a share, not both"),
@@ -304,3 +307,36 @@ def test_generate_sends_what_was_typed(online: Client, capsys: pytest.CaptureFix
     assert (
         main([*words, "--prefill-tier", "low", "--priority", "low", "--cache-salt", "s", "--max-new-tokens", "2"]) == 0
     )
+
+
+# --- as it is documented -------------------------------------------------------------------------------------------
+
+BLOCKS = (ROOT / "docs" / "tiers.md").read_text().split("```")[1::2]
+
+
+def test_the_examples_of_the_document_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tiers").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    with local_server({"moe": model}) as address:
+        for block in [each.removeprefix("python") for each in BLOCKS if each.startswith("python")]:
+            Path("example.py").write_text(block.replace("localhost:50051", address))
+            runpy.run_path("example.py")
+    assert len(capsys.readouterr().out.splitlines()) >= 5
+
+
+def test_the_commands_of_the_document_can_be_typed() -> None:
+    lines = [line.split("#")[0] for line in BLOCKS[-1].splitlines() if line]
+    assert [build_parser().parse_args(shlex.split(line)[1:]).run is not None for line in lines] == [True] * 4
+
+
+def test_the_document_names_every_setting_and_every_figure() -> None:
+    text = (ROOT / "docs" / "tiers.md").read_text()
+    names = [
+        *ComputeSettings.__annotations__,
+        *StandingSettings.__annotations__,
+        *(each.name for each in fields(Usage)),
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
