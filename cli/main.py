@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ..kernels.native import announce_builds
 from ..models.errors import MoesaicError
 from ..models.quiet import quiet_libraries
 from ..models.version import VERSION
@@ -28,7 +29,7 @@ from . import (
 )
 from .parser import Parser
 from .streams import drop_output, keep_streams
-from .terminal import say_error, say_warning
+from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one sentence on stderr and status 2."""
     keep_streams()
     quiet_libraries(say_warning)
+    announce_builds(say)
     parser = build_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help()

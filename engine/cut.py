@@ -1,20 +1,19 @@
 """Which tokens may be drawn after top-k, top-p, min-p and typical-p, found without a sort of the vocabulary.
 
-Two ways, one answer. Among candidates, where they hold all that is kept: sorted. Over the whole vocabulary (`cut`): the
-place of a cut is found by halving the range of its value, a fixed number of times, so that nothing depends on data and
-no number comes back to the host. Of equals the lower id goes first, in both.
+Two ways, one answer. Here over the whole vocabulary: the place of a cut is found by halving the range of its value, a
+fixed number of times, so that nothing depends on data and no number comes back to the host. On a CPU among candidates
+(candidates.py), which are sorted. Of equals the lower id goes first, in both.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 BLOCK = 64
-NUM_CANDIDATES = 64  # that are looked at first
 _ROUNDS = 32  # as many as a float32 has bits
 
 Keep = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -51,13 +50,9 @@ class Options:
         return self.table[:, 4:5]
 
     @property
-    def by_likelihood(self) -> bool:
-        """Whether some row keeps the likeliest tokens only; typical_p alone may leave those out."""
-        return self.asked != {"typical_p"}
-
-    def of(self, rows: list[int]) -> "Options":
-        """The same of some rows."""
-        return Options(self.table[rows], self.asked)
+    def typical_alone(self) -> Tensor:
+        """[rows, 1] whether nothing but typical_p may leave a token out."""
+        return torch.isinf(self.top_k) & (self.top_p == 1) & (self.min_p == 0)
 
 
 def blocks(values: Tensor, filler: float) -> Tensor:
@@ -85,65 +80,34 @@ def largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values.gather(1, order), ids
 
 
+def logs(logits: Tensor, best: Tensor, temperature: Tensor) -> Tensor:
+    """(logits - best) / temperature: what the likeliest token has more of the log probability than each."""
+    return (logits - best).div_(temperature)
+
+
 def weights(logits: Tensor, best: Tensor, temperature: Tensor) -> Tensor:
-    """exp((logits - best) / temperature): the probabilities of a softmax before they are made to sum to 1."""
-    return (logits - best).div_(temperature).exp_()
+    """exp of `logs`: the probabilities of a softmax before they are made to sum to 1.
+
+    On a CPU by numpy, which takes half the time of torch, and a twentieth where the results are denormal.
+    """
+    log = logs(logits, best, temperature)
+    if log.device.type != "cpu":
+        return log.exp_()
+    np.exp(log.numpy(), out=log.numpy())
+    return log
 
 
 def cut(logits: Tensor, best: Tensor, options: Options) -> Tensor:
     """What is drawn from, [rows, vocab]: `weights` with 0 where a token may not be drawn."""
     weight = weights(logits, best, options.temperature)
-    keep = _likely(logits, weight, total(weight), options, _by_halving)
-    return weight * _typical(logits, weight * keep, options, _by_halving)
+    weight *= likely(logits, weight, total(weight), options, _by_halving)
+    if "typical_p" in options.asked:
+        log = logs(logits, best, options.temperature)
+        weight *= typical(log, weight, moments(weight, log.clone()), options, _by_halving)
+    return weight
 
 
-def cut_few(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """The same among the likeliest: weights and ids [rows, candidates], and [rows] whether nothing else is kept.
-
-    mass: of all tokens, [rows, 1].
-    """
-    values, ids = largest(logits, NUM_CANDIDATES)
-    weight = weights(values, best, options.temperature)
-    keep = _likely(values, weight, mass, options, _by_sorting)
-    last = values.amin(-1, keepdim=True)  # equals of the last one may lie outside
-    is_whole = values.shape == logits.shape
-    inside = torch.isinf(options.top_k) | (options.top_k < NUM_CANDIDATES)
-    known = inside.squeeze(-1) & ~(keep & (values == last)).any(-1)
-    return weight * _typical(values, weight * keep, options, _by_sorting), ids, known | is_whole
-
-
-def cut_reachable(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """The same among all that may be kept of one row [1, vocab]: weights and ids [1, candidates]. For a CPU."""
-    values, ids = _from(logits, _least(logits, best, mass, options))
-    weight = weights(values, best, options.temperature)
-    keep = _likely(values, weight, mass, options, _by_sorting)
-    return weight * _typical(values, weight * keep, options, _by_sorting), ids
-
-
-def _least(logits: Tensor, best: Tensor, mass: Tensor, options: Options) -> float:
-    """A logit below which nothing is kept, as near as it can be told without a sort.
-
-    top_p: all below it together, at most the vocabulary times the largest of them, are not worth what may be left out.
-    """
-    temperature, top_k, top_p, min_p, _ = options.table[0].tolist()
-    if top_k < logits.shape[-1]:
-        return float(logits.topk(int(top_k), sorted=False).values.min())
-    share = max((1 - top_p) * float(mass) / logits.shape[-1], min_p)
-    highest = float(best)
-    rounding = 1e-3 * temperature + 1e-6 * abs(highest)
-    return highest + temperature * math.log(share) - rounding if share > 0 else -math.inf
-
-
-def _from(logits: Tensor, least: float) -> tuple[Tensor, Tensor]:
-    """The logits of a row [1, vocab] from `least` on, and their ids, [1, found] each; most blocks hold none."""
-    parts = blocks(logits, -torch.inf)[0]
-    some = (parts.amax(-1) >= least).nonzero().squeeze(1)
-    inside = parts[some]
-    block, place = (inside >= least).nonzero().unbind(1)
-    return inside[block, place].unsqueeze(0), (some[block] * BLOCK + place).unsqueeze(0)
-
-
-def _likely(logits: Tensor, weight: Tensor, mass: Tensor, options: Options, fewest: Keep) -> Tensor:
+def likely(logits: Tensor, weight: Tensor, mass: Tensor, options: Options, fewest: Keep) -> Tensor:
     """top_k, then top_p of what it left, and min_p. mass: of all tokens, where top_k is off."""
     keep = (weight > 0) & (weight >= options.min_p)
     if "top_k" in options.asked:
@@ -156,29 +120,26 @@ def _likely(logits: Tensor, weight: Tensor, mass: Tensor, options: Options, fewe
     return keep
 
 
-def _typical(logits: Tensor, weight: Tensor, options: Options, fewest: Keep) -> Tensor:
-    """typical_p: those whose information is nearest to the entropy of what the others left."""
-    if "typical_p" not in options.asked:
-        return weight > 0
-    mass = total(weight)
-    log = weight.log().clamp(min=torch.finfo(weight.dtype).min)
-    mean = total(weight * log) / mass
-    distance = (log - mean).abs().float()
+def typical(log: Tensor, weight: Tensor, of_all: tuple[Tensor, Tensor], options: Options, fewest: Keep) -> Tensor:
+    """typical_p: those whose information is nearest to the entropy of what the others left. of_all: its `moments`."""
+    mass, mean = of_all
+    distance = (log.clamp(min=torch.finfo(log.dtype).min) - mean).abs().float()
     keep = fewest(-distance, weight, mass * options.typical_p)
     return (weight > 0) & ((options.typical_p == 1) | keep)
 
 
-def _by_sorting(scores: Tensor, weight: Tensor, goal: Tensor) -> Tensor:
-    """The fewest of the largest scores whose weights reach the goal: those with less than it before them."""
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    ordered = weight.gather(1, order).double()
-    keep = ordered.cumsum(-1) - ordered < goal
-    return torch.zeros_like(keep).scatter(1, order, keep)
+def moments(weight: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of all weights and the mean of their logs by weight, [rows, 1] each. The logs are used up."""
+    mass = total(weight)
+    return mass, total(log.clamp_(min=torch.finfo(log.dtype).min).mul_(weight)) / mass
 
 
 def _by_halving(scores: Tensor, weight: Tensor, goal: Tensor) -> Tensor:
-    """The same. The lowest score that is kept is the least one with less than the goal above it."""
-    high = _key(scores.amax(-1, keepdim=True))
+    """The fewest of the largest scores whose weights reach the goal: those with less than it before them.
+
+    The lowest score that is kept is the least one with less than the goal above it.
+    """
+    high = order_key(scores.amax(-1, keepdim=True))
     low = torch.full_like(high, _MINUS_INFINITY)
     for _ in range(_ROUNDS):
         middle = (low + high) >> 1
@@ -196,7 +157,7 @@ def total(weight: Tensor) -> Tensor:
     return blocks(weight, 0.0).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
 
 
-def _key(values: Tensor) -> Tensor:
+def order_key(values: Tensor) -> Tensor:
     """Whole numbers in the order of these float32."""
     bits = values.view(torch.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()

@@ -2,7 +2,7 @@
 
 Rows are put into groups that go the same way: the likeliest token; one drawn from all; one drawn from those that a cut
 leaves. A row pays for the options that it has. Within a way no shape and no number of an operation depends on the data,
-and nothing comes back to the host until all is known; only on a CPU a cut looks once whether its candidates suffice.
+and nothing comes back to the host until all is known; only on a CPU the number of a cut's candidates does.
 
 A draw is by inverse transform in the order of ids: the first id whose cumulative probability passes the random number
 of the row's position. So the same seed gives the same tokens, whichever way the cut was found.
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cut import BLOCK, Options, blocks, cut, cut_few, cut_reachable, total, weights
+from .candidates import cut_candidates
+from .cut import BLOCK, Options, blocks, cut, weights
 from .drawing import Drawing
 from .logprobs import logprob_columns, logprobs_of
 from .sampling import SMALLEST_TEMPERATURE, Sampling
@@ -174,14 +175,9 @@ def drawn_from_all(logits: Tensor, best: Tensor, options: Options, uniform: Tens
 
 def drawn_from_cut(logits: Tensor, best: Tensor, options: Options, uniform: Tensor) -> Tensor:
     """Drawn from what top_k, top_p, min_p and typical_p leave."""
-    if logits.device.type != "cpu" or not options.by_likelihood:
+    if logits.device.type != "cpu":
         return _pick(cut(logits, best, options), uniform)
-    mass = total(weights(logits, best, options.temperature))
-    weight, ids, known = cut_few(logits, best, mass, options)
-    tokens = _pick_of(weight, ids, uniform)
-    for row in (~known).nonzero().tolist():
-        tokens[row] = _pick_of(*cut_reachable(logits[row], best[row], mass[row], options.of(row)), uniform[row])
-    return tokens
+    return _pick_of(*cut_candidates(logits, best, options), uniform)
 
 
 def _pick_of(weight: Tensor, ids: Tensor, uniform: Tensor) -> Tensor:

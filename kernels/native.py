@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,8 @@ SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")  # no contraction: the same sum everywhere
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")  # the order of `enum Isa` in cpp/isa.h
-BUILD_SECONDS = 120
+BUILD_SECONDS = 900  # it takes half a minute, on a busy machine several; this ends a compiler that hangs
+_say: Callable[[str], object] = str  # who hears of a build; nobody, until someone asks to
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class NativeError(Exception):
     """The library cannot be had; the message is the reason."""
 
 
+def announce_builds(say: Callable[[str], object]) -> None:
+    """From now on `say` is given a line before a build begins."""
+    global _say
+    _say = say
+
+
 def find_compiler() -> str:
     """The path of a C++ compiler. Raises NativeError when there is none."""
     for name in COMPILERS:
@@ -70,6 +78,7 @@ def build_library(compiler: str, folder: Path) -> Path:
     target = folder / build_hash(compiler) / "libmoesaic.so"
     if target.exists():
         return target
+    _say("building the C++ kernels, once on this machine: this may take a minute")
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         built = Path(temporary) / target.name

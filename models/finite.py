@@ -121,7 +121,7 @@ def _error(model: Transformer, names: Sequence[str], seen: str) -> CheckpointErr
 
 
 def _all_weights(model: Transformer, part: str) -> list[str]:
-    """Those that are there: a router that is still to be trained has none."""
+    """The weights that are there: a router that is still to be trained has none."""
     there = {name: each for name, each in model.named_modules() if isinstance(each, (*_LEAVES, Norm))}
     return [f"{name}.weight" for name, each in there.items() if name.startswith(part) and not each.weight.is_meta]
 

@@ -95,14 +95,6 @@ def told_of(token: int, count: int | None) -> tuple[TokenLogprobs, ...]:
     return () if count is None else (TokenLogprobs(token, -0.5, top[:count]),)
 
 
-def wait_for(gate: Path, parent: int = os.getppid()) -> None:
-    """Returns when the file is there; ends the process when the server that started it is gone."""
-    while not gate.exists():
-        if os.getppid() != parent:
-            sys.exit(1)
-        time.sleep(0.01)
-
-
 def build(path: str, options: EngineOptions) -> Any:
     """What worker.run needs of a BuiltEngine. `device` picks how it goes wrong; the description's tells the process."""
     if options.device == "broken":
@@ -110,7 +102,7 @@ def build(path: str, options: EngineOptions) -> Any:
     if options.device == "endless":
         Event().wait()
     if options.device == "gated":
-        wait_for(Path(options.dtype or ""))
+        eventually(Path(options.dtype or "").exists)
     if options.device == "dead":
         raise MemoryError
     if options.device == "once":

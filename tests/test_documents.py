@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from house import ARROWS, FOLDERS, ROOT
 
+from moesaic.engine.constraint import ConstraintSettings
+from moesaic.engine.sampling import OPTIONS, SamplingSettings
+from moesaic.engine.token_rules import TokenSettings
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(file.relative_to(ROOT)) for file in DOCUMENTS]
 TOP = {*FOLDERS, "tests", "docs", ".ci"}
@@ -94,6 +98,18 @@ def test_the_names_that_a_document_takes_from_code_are_there(file: Path) -> None
     files = (path for path in TREE if path.suffix in (".py", ".proto") and path != Path(__file__))
     known = {word for path in files for word in re.findall(r"\w+", path.read_text())}
     assert {code for code in codes if NAME.fullmatch(code) and not PLACEHOLDER.search(code)} <= known
+
+
+def test_the_page_on_sampling_has_every_option_and_its_values() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs/sampling.md").read_text().splitlines() if line[:3] == "| `"]
+    values = {name: cells[1] for cells in rows for name in CODE.findall(cells[0])}
+    settings = {
+        **SamplingSettings.__annotations__,
+        **TokenSettings.__annotations__,
+        **ConstraintSettings.__annotations__,
+    }
+    assert values.keys() == settings.keys()
+    assert {name: values[name] for name in OPTIONS} == {name: option.rule for name, option in OPTIONS.items()}
 
 
 def test_a_name_that_is_gone_is_noticed() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
 
+from moesaic.bench.engine.storm import Storm, SumRunner, blown
 from moesaic.engine.engine import Engine
 from moesaic.engine.request import FinishReason, Load, Priority, Request, Row, Stopping
 from moesaic.engine.sampling import Sampling
+from moesaic.engine.scheduler import Scheduler
 
 
 def test_an_engine_without_requests_has_nothing_to_do() -> None:
@@ -38,70 +40,51 @@ def test_every_request_gets_its_own_tokens_in_any_order_of_arrival(seed: int) ->
     assert Counter(row.key for row in rows if row.finish) == Counter(wanted.keys()) and idle(engine)
 
 
-class Storm:
-    """Random submissions, aborts, forks, expiries and steps; after each the books are right."""
-
-    def __init__(self, seed: int) -> None:
-        self.chance, self.now, self.key = random.Random(seed), 0.0, 0
-        runner = FakeRunner(self.chance.randint(10, 40))
-        self.engine = Engine(
-            runner, (7,), num_slots=self.chance.randint(1, 6), step_tokens=self.chance.randint(1, 40),
-            now=lambda: self.now,
-        )  # fmt: skip
-        self.living: dict[int, Request] = {}
-        self.told: dict[tuple[int, int], list[int]] = {}
-        self.ended: set[tuple[int, int]] = set()  # single answers, from outside
-
-    def act(self) -> None:
-        what = self.chance.random()
-        if what < 0.3:
-            self.submit()
-        elif what < 0.4 and self.living:
-            gone = self.chance.choice(sorted(self.living))
-            self.engine.abort(gone)
-            del self.living[gone]
-        else:
-            self.step()
-        assert self.engine.scheduler.differences() == []
-
-    def submit(self) -> None:
-        chance = self.chance
-        beginning = [3, 1, 4, 1, 5, 9, 2, 6][: chance.choice([0, 0, 4, 8])]
-        prompt = (*beginning, *(chance.randrange(93) for _ in range(chance.randint(1, 20))))
-        self.living[self.key] = request(
-            self.key, prompt, chance.randint(1, 20), n=chance.choice([1, 1, 1, 2, 3]), caller=chance.choice("ab"),
-            salt=chance.choice(["", "s"]), priority=chance.choice(list(Priority)),
-            deadline_seconds=chance.choice([None, None, self.now + 5]), stopping={"ignore_eos": chance.random() < 0.5},
-        )  # fmt: skip
-        self.engine.add(self.living[self.key])
-        self.key += 1
-
-    def step(self) -> None:
-        self.now += self.chance.random()
-        for row in self.engine.step():
-            if row.key not in self.living:  # another answer to a request that one failure has ended
-                continue
-            assert (row.key, row.choice) not in self.ended
-            mine = self.told.setdefault((row.key, row.choice), [])
-            mine += row.token_ids
-            wanted = self.living[row.key]
-            assert mine == expected(wanted.prompt_ids, len(mine))
-            if row.finish in (FinishReason.FAILED, FinishReason.EXPIRED):
-                self.engine.abort(row.key)
-                del self.living[row.key]
-        for key, choice in [place for place in self.told if place[0] in self.living and self.chance.random() < 0.02]:
-            self.engine.abort(key, choice)
-            self.ended.add((key, choice))
-
-
 @pytest.mark.parametrize("seed", range(30))
 def test_whatever_happens_no_block_is_lost_and_tokens_are_right(seed: int) -> None:
-    storm = Storm(seed)
-    for _ in range(300):
-        storm.act()
-    for gone in storm.living:
-        storm.engine.abort(gone)
-    assert idle(storm.engine) and storm.engine.step() == []
+    """The storm raises what is wrong; that it can is the next test."""
+    assert blown(300, seed=1000 * seed)["what"]["steps"] > 100
+
+
+def test_the_storm_notices_a_block_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "_release", lambda self, sequence: setattr(sequence, "table", []))
+    with pytest.raises(RuntimeError, match="holders, the ledger says"):
+        blown(300)
+
+
+def test_the_storm_notices_a_block_that_two_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SumRunner, "copy", lambda self, pairs: None)
+    with pytest.raises(RuntimeError, match="got|lost"):
+        blown(3000)
+
+
+class Endings(Storm):
+    """Now and then one of a request's answers is ended from outside; nothing more may come of it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.gone: set[tuple[int, int]] = set()
+
+    def take(self, row: Row) -> None:
+        assert (row.key, row.choice) not in self.gone
+        super().take(row)
+        if (
+            row.finish is None
+            and self.ended[row.key] + 1 < self.living[row.key].sampling.n
+            and self.chance.random() < 0.1
+        ):
+            self.engine.abort(row.key, row.choice)
+            self.gone.add((row.key, row.choice))
+            self.ended[row.key] += 1
+
+
+def test_of_an_answer_that_was_ended_nothing_more_comes_and_no_block_is_lost() -> None:
+    storms = [Endings(seed) for seed in range(10)]
+    for storm in storms:
+        for _ in range(300):
+            storm.act()
+        storm.end()
+    assert sum(len(storm.gone) for storm in storms) > 20
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])

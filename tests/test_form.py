@@ -27,7 +27,7 @@ FAMILIES = ["llama", "opt"]
 def rows_of(kind: str, device: str = "cpu", family: str = "llama") -> Lockstep:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHAPES, "opt", OPT)  # type: ignore[arg-type]
+        patch.setitem(SHAPES, "opt", OPT)
         model = random_model("toy" if family == "llama" else family, kind, device, torch.float32)
     runner = ModelRunner(model, Lockstep.blocks(64, 4), 64, torch.float32)
     return Lockstep(runner, 4, 64)

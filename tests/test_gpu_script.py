@@ -2,10 +2,10 @@
 
 import fcntl
 import json
+import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,7 +206,7 @@ def test_a_contestant_that_crashes_hangs_or_raises_takes_no_other_with_it(
     rows = Rows(tmp_path / "rows.jsonl")
     limits = {"crashes": LONG, "raises": LONG, "hangs": SHORT, "good": LONG}
     short_is_until(lambda: rows.file.exists() and "hangs" in rows.file.read_text())
-    each_in_a_process(Plan(rows, time.monotonic() + 9 * LONG, dry=True), "toy_contest", limits)
+    each_in_a_process(Plan(rows, math.inf, dry=True), "toy_contest", limits)
     assert [row["contestant"] for row in figures(list(rows))] == list(limits)
     bad = {row["contestant"]: row["failed"] for row in rows if "failed" in row}
     assert bad["crashes"] == "ended with status -6" and bad["raises"] == "RuntimeError: no such kernel"
@@ -215,7 +215,7 @@ def test_a_contestant_that_crashes_hangs_or_raises_takes_no_other_with_it(
 
 def test_contestants_that_come_too_late_say_so(tmp_path: Path) -> None:
     rows = Rows(tmp_path / "rows.jsonl")
-    each_in_a_process(Plan(rows, time.monotonic(), dry=True), "none", {"first": 1.0, "second": 1.0})
+    each_in_a_process(Plan(rows, 0.0, dry=True), "none", {"first": 1.0, "second": 1.0})
     assert [row["skipped"] for row in rows] == ["the section's time was over"] * 2
 
 

@@ -50,6 +50,19 @@ def test_the_arrows_have_no_ring() -> None:
             del left[folder]
 
 
+def test_tests_look_at_no_clock() -> None:
+    """A busy machine has no time: `patience.py` waits for events, and has a clock that only sleeping moves."""
+    clocks = {"time.sleep", "time.monotonic", "time.perf_counter", "time.time"}
+    looking = {
+        file.name
+        for file in (ROOT / "tests").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if (isinstance(node, ast.Attribute) and ast.unparse(node) in clocks)
+        or (isinstance(node, ast.ImportFrom) and node.module == "time")
+    }
+    assert looking == {"patience.py", "echo_engine.py", "test_options.py"}  # the last: a drain that is no shorter
+
+
 def test_the_scheduler_knows_no_text() -> None:
     text = ("llm", "settings", "text", "defaults", "build", "guided", "request", "completion")
     for name in {file.stem for file in (ROOT / "engine").glob("*.py")} - {*text}:

@@ -55,12 +55,17 @@ def test_the_threads_are_those_of_torch(compiler: str) -> None:
 
 
 @pytest.mark.usefixtures("one_source")
-def test_two_builds_at_once_leave_one_library(compiler: str, tmp_path: Path) -> None:
+def test_two_builds_at_once_leave_one_library_and_each_is_announced(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "_say", said.append)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: build_library(compiler, tmp_path), range(2))
     assert first == second
     assert [path.name for path in first.parent.iterdir()] == ["libmoesaic.so"]
     assert ctypes.CDLL(str(first)).moesaic_isa() == 1
+    assert said and all("building the C++ kernels, once" in line for line in said)
 
 
 def test_a_library_that_is_there_is_not_built_again(compiler: str, tmp_path: Path) -> None:

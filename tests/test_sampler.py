@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moesaic.engine.candidates import cut_candidates
 from moesaic.engine.counter import philox, uniforms
 from moesaic.engine.cut import Options, cut
 from moesaic.engine.distribution import filtered_probabilities
@@ -124,11 +125,22 @@ def test_draws_follow_the_definition(limits: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("vocab", [1, 2, 63, 64, 65, 1000, 5000])
 def test_a_cut_keeps_what_the_definition_keeps_with_and_without_ties(limits: Mapping[str, Any], vocab: int) -> None:
     sampling = Sampling(**limits)
-    for logits in (peaked(vocab=vocab), (4 * peaked(vocab=vocab)).round() / 4, torch.zeros(1, vocab)):
-        weight = cut(logits, logits.amax(-1, keepdim=True), options_of(sampling, 1))[0]
+    guessed_wrong = -0.7 * (torch.arange(vocab) % 64 > 0).float()  # most of a block is just below its largest
+    ties = (4 * peaked(vocab=vocab)).round() / 4
+    for logits in (peaked(vocab=vocab), ties, torch.zeros(1, vocab), guessed_wrong.unsqueeze(0)):
+        best, options = logits.amax(-1, keepdim=True), options_of(sampling, 1)
+        few, few_ids = cut_candidates(logits, best, options)
         probabilities, ids = filtered_probabilities(logits[0], sampling)
         expected = torch.zeros(vocab).scatter(0, ids, probabilities.float())
-        assert torch.allclose(weight / weight.sum(), expected, atol=2e-4 if "typical_p" in limits else 1e-5)
+        for weight in (cut(logits, best, options)[0], torch.zeros(vocab).scatter_add(0, few_ids[0], few[0])):
+            assert torch.allclose(weight / weight.sum(), expected, atol=2e-4 if "typical_p" in limits else 1e-5)
+
+
+@pytest.mark.parametrize("limits", [{"top_p": 0.9}, {"typical_p": 0.9}, {"top_k": 50}, {"min_p": 0.05}], ids=str)
+def test_only_what_a_cut_may_keep_is_sorted(limits: Mapping[str, Any]) -> None:
+    logits = peaked(4, 20_000)
+    weight, _ = cut_candidates(logits, logits.amax(-1, keepdim=True), options_of(Sampling(**limits), 4))
+    assert weight.shape[1] <= 1.3 * int((weight > 0).sum(-1).max()) + 20
 
 
 @pytest.mark.parametrize("limits", [limits for limits in LIMITS if set(limits) - {"temperature"}], ids=str)
