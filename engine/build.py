@@ -25,7 +25,7 @@ from .request import Limits
 from .runner import ModelRunner
 from .threads import ThreadGovernor, is_crowded
 
-_FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
+FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def choose_blocks(
     """
     each = block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8")
     one = -(-max_context // BLOCK_TOKENS)
-    budget = options.kv_memory or int(free * _FREE_PART)
+    budget = options.kv_memory or int(free * FREE_PART)
     blocks = min(options.num_slots * one, budget // each)
     if blocks < one:
         raise SetupError(

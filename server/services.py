@@ -65,7 +65,7 @@ class GenerationService:
                 with model.admission.request():
                     asked = await checked(message, model.tokenizer, model.chat, terms)
                     with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)):
-                        running = model.engine.submit(_submitted(asked, record.arrived, context))
+                        running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
                         end = model.engine.end_answer
                         try:
                             async for chunk in answer(running, asked, model.tokenizer, record.arrived, end):
@@ -76,11 +76,10 @@ class GenerationService:
                             model.engine.release(running)
 
 
-def _submitted(asked: Asked, arrived: float, context: grpc.aio.ServicerContext) -> Request:
+def submitted(asked: Asked, arrived: float, now: float, context: grpc.aio.ServicerContext) -> Request:
     """The request with its caller, which is a connection while nobody has a name, and with the deadline of its call."""
     left = context.time_remaining()
-    waited = time.monotonic() - arrived
-    return replace(asked.arrived(arrived, None if left is None else left + waited), caller=context.peer())
+    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=context.peer())
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

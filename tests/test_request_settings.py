@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from moesaic.server.client import Client
 from moesaic.server.client_request import build_request
 from moesaic.server.config import read_config
 from moesaic.server.messages import request_of, row_of, step_message, submit_message
+from moesaic.server.services import submitted
 from moesaic.server.validation import PRIORITIES
 from moesaic.server.validation import settings_of as settings_of_message
 
@@ -116,6 +118,13 @@ def test_the_deadline_is_the_one_that_comes_first() -> None:
     asked, open_ended = asked_of((5,), SETTINGS, TERMS), asked_of((5,), {}, TERMS)
     assert [asked.arrived(10.0, left).deadline_seconds for left in (None, 1.0, 9.0)] == [12.5, 11.0, 12.5]
     assert [open_ended.arrived(10.0, left).deadline_seconds for left in (None, 1.0)] == [None, 11.0]
+
+
+@pytest.mark.parametrize(("left", "deadline"), [(None, 102.5), (1.0, 102.0), (9.0, 102.5)])
+def test_the_caller_and_the_deadline_of_a_call_go_to_the_engine(left: float | None, deadline: float) -> None:
+    context: Any = SimpleNamespace(time_remaining=lambda: left, peer=lambda: "ipv4:127.0.0.1:7")
+    request = submitted(asked_of((5,), SETTINGS, TERMS), 100.0, 101.0, context)
+    assert (request.caller, request.deadline_seconds) == ("ipv4:127.0.0.1:7", deadline)
 
 
 def test_a_row_brings_its_cached_tokens_and_its_point() -> None:
