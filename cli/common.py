@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.completion import Usage
-from ..engine.options import EngineOptions, ModelDescription
+from ..engine.options import KV_CACHES, EngineOptions, ModelDescription
 from ..engine.sampling import OPTIONS
 from ..engine.settings import GenerationSettings
+from ..engine.standing import PRIORITIES
 
 _DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
 
@@ -22,6 +23,7 @@ def add_engine_options(parser: argparse.ArgumentParser, slots: bool = True) -> N
     group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer together")
     if slots:
         group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
+        group.add_argument("--kv-cache", choices=KV_CACHES, help="keys and values as the activations are, or in int8")
         group.add_argument(
             "--step-share",
             type=float,
@@ -37,7 +39,7 @@ def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOption
     """The options that `add_engine_options` parsed."""
     return EngineOptions(
         args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots,
-        args.engine_seed or 0, args.step_share,
+        args.engine_seed or 0, args.step_share, args.kv_cache,
     )  # fmt: skip
 
 
@@ -53,9 +55,27 @@ def add_generation_options(parser: argparse.ArgumentParser, without: Container[s
     _add_token_rules(parser)
     _add_constraints(parser)
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    _add_compute(parser)
+    _add_standing(parser)
+
+
+def _add_compute(parser: argparse.ArgumentParser) -> None:
     dial = parser.add_mutually_exclusive_group()
     dial.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
     dial.add_argument("--share", type=float, metavar="S", help="or the part of the FFN's bytes: 0.6 lies between tiers")
+    floor = parser.add_mutually_exclusive_group()
+    floor.add_argument("--floor-tier", metavar="TIER", help="the engine may go down to this tier while others wait")
+    floor.add_argument("--floor-share", type=float, metavar="S", help="or down to this part of the FFN's bytes")
+    parser.add_argument("--prefill-tier", metavar="TIER", help="the tier at which the prompt is read; default: full")
+
+
+def _add_standing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("beside other requests")
+    group.add_argument("--priority", choices=PRIORITIES, help="the higher goes first while requests wait")
+    group.add_argument("--cache-salt", metavar="TEXT", help="share what was read with requests of this salt alone")
+    group.add_argument(
+        "--first-token-seconds", type=float, metavar="S", help="drop the request where its first token comes later"
+    )
 
 
 def _add_token_rules(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +140,12 @@ def byte_count(text: str) -> int:
 
 
 def describe_tier(usage: Usage) -> str:
-    """The tier that was used and, where the model has several, what it read."""
+    """The tier that was used, the one that was asked for where they differ, and, where the model has several, what it
+    read.
+    """
     tier = f"tier {usage.tier_used}" if usage.tier_used else "between tiers"
+    if usage.tier_asked not in ("", usage.tier_used):
+        tier += f" (asked for {usage.tier_asked})"
     if usage.ffn_bytes_share is None:
         return tier
     return f"{tier}, {usage.ffn_bytes_share:.0%} of the FFN's bytes"
@@ -133,5 +157,6 @@ def describe(name: str, model: ModelDescription) -> str:
     threads = f"{model.threads} thread{'s' * (model.threads != 1)}" if model.device == "cpu" else ""
     return (
         f"{name}: {model.family}, {model.num_parameters / 1e6:.4g}M parameters in {model.weight_bytes / 1e6:.4g} MB"
-        f"{stages}; {model.device} {model.dtype} {threads}; context {model.max_context}, {model.num_slots} slots"
+        f"{stages}; {model.device} {model.dtype} {threads}; context {model.max_context}, {model.num_slots} slots, "
+        f"{model.room}"
     )

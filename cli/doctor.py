@@ -49,6 +49,7 @@ def _checks() -> Iterator[tuple[str, str]]:
     yield from (_package(name) for name in PACKAGES)
     yield from _devices()
     yield _native()
+    yield _room()
     yield from _models()
     yield _port()
 
@@ -82,6 +83,14 @@ def _native() -> tuple[str, str]:
     if status.available:
         return "ok", f"native CPU kernels: {status.isa}, built by {status.compiler}, {status.path}"
     return "note", f"native CPU kernels are off ({status.reason}); int8 runs on torch, slower; install g++ or clang++"
+
+
+def _room() -> tuple[str, str]:
+    from ..engine.build import FREE_PART
+    from ..models.host_memory import memory_bytes
+
+    most = memory_bytes() * FREE_PART / 1e6
+    return "ok", f"keys and values of a model on the CPU may take {most:,.0f} MB, or what --kv-memory says"
 
 
 def _models() -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from ..engine.llm import LLM
 
     check_chat_options(args)
-    llm = LLM(args.path, engine_options(args, num_slots=1))
+    llm = LLM(args.path, engine_options(args, num_slots=max(1, args.n or 1)))
     say(describe(args.path, llm.description))
     settings = settings_of(args)
 

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..kernels.paged_attention import BLOCK_TOKENS
-from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
+from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_transformer, open_checkpoint
+from ..models.cost import token_cost
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
 from ..models.step_share import StepShare
@@ -24,7 +25,7 @@ from .request import Limits
 from .runner import ModelRunner
 from .threads import ThreadGovernor, is_crowded
 
-_FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
+FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     """
     options.check()
     checkpoint = open_checkpoint(path)
+    options = replace(options, kv_cache=options.kv_cache or checkpoint.record.kv_cache or "model")
+    options.check()
     step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
@@ -63,7 +66,8 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
         runner, eos_ids, options.seed, options.num_slots,
         watched=watched, forms=forms, guides=Guides(checkpoint.path, eos_ids),
     )  # fmt: skip
-    limits = Limits(checkpoint.spec.vocab_size, max_context)
+    cache_tokens = runner.num_blocks * runner.block_tokens
+    limits = Limits(checkpoint.spec.vocab_size, max_context, options.num_slots, cache_tokens, runner.block_tokens)
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
 
 
@@ -126,7 +130,7 @@ def choose_blocks(
     """
     each = block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8")
     one = -(-max_context // BLOCK_TOKENS)
-    budget = options.kv_memory or int(free * _FREE_PART)
+    budget = options.kv_memory or int(free * FREE_PART)
     blocks = min(options.num_slots * one, budget // each)
     if blocks < one:
         raise SetupError(
@@ -150,6 +154,9 @@ def _described(
     runner: ModelRunner,
     options: EngineOptions,
 ) -> ModelDescription:
+    element_bytes = dense_dtype(checkpoint, device, options.dtype).itemsize
+    read = token_cost(checkpoint.spec, element_bytes).bytes
+    other_bytes = token_cost(checkpoint.spec, element_bytes, ffn_shares=(0.0, 0.0)).bytes
     return ModelDescription(
         family=checkpoint.spec.family,
         num_parameters=sum(value.numel() for name, value in model.state_dict().items() if "scale" not in name),
@@ -164,4 +171,7 @@ def _described(
         num_slots=options.num_slots,
         kv_tokens=runner.num_blocks * runner.block_tokens,
         kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8"),
+        kv_cache=options.kv_cache or "model",
+        ffn_bytes=read - other_bytes,
+        other_bytes=other_bytes,
     )

@@ -8,13 +8,20 @@ from .request import FinishReason, Timing, TokenLogprobs
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """completion_tokens counts every token that was made for all answers, those that completed a stop included.
+    """A receipt: what was asked for beside what was done.
 
-    tier_used: "" between two tiers, where a share was asked for.
+    completion_tokens counts every token that was made for all answers, those that completed a stop included.
+    cached_prompt_tokens: of the prompt's, those that were not computed again.
+
+    tier_asked: "" between two tiers, where a share was asked for. tier_used: of the new tokens; "" between two tiers,
+    or where a floor let it change on the way.
 
     ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read, router included, by
     itself or with step_share together with the rows beside it, and of their neurons, what it computed; means over
-    the new tokens that were computed, None where the model has one tier only. A prompt is read at the full tier.
+    the new tokens that were computed, None where the model has one tier only.
+
+    weight_bytes_per_token: what a new token reads of the weights where it is computed alone, that share of the
+    feed-forward layers and all of attention, head and norms; None where the engine does not say.
     """
 
     prompt_tokens: int
@@ -22,6 +29,9 @@ class Usage:
     tier_used: str = "full"
     ffn_bytes_share: float | None = None
     ffn_neurons_share: float | None = None
+    tier_asked: str = "full"
+    cached_prompt_tokens: int = 0
+    weight_bytes_per_token: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,25 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     others: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A text that was read. logprobs: in nats, of token_ids, which are all of the text's but the first."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    timing: Timing
+
+    @classmethod
+    def of(cls, told: Sequence[TokenLogprobs], timing: Timing) -> "Scored":
+        """The same of what an engine told of a prompt."""
+        return cls(tuple(each.token_id for each in told), tuple(each.logprob for each in told), timing)
+
+    @property
+    def total(self) -> float:
+        """The log probability of the text behind its first token."""
+        return sum(self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)

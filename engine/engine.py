@@ -77,9 +77,11 @@ class Engine:
         else:
             self._refused.append(self._too_large(answer))
 
-    def abort(self, key: int) -> None:
-        """Forgets a request and frees what it holds; an unknown key is nothing to do."""
-        self.scheduler.abort(key)
+    def abort(self, key: int, choice: int | None = None) -> None:
+        """Forgets a request, or one of its answers once it has begun, and frees what that holds; an unknown one is
+        nothing to do.
+        """
+        self.scheduler.abort(key, choice)
         self._refused = [row for row in self._refused if row.key != key]
 
     def step(self) -> list[Row]:
@@ -225,7 +227,7 @@ class Engine:
             answer.request.key, tokens, finish, stop_token, error,
             timing=answer.timing(self._now()) if timed or finish else None,
             shares=answer.shares, choice=answer.choice, cached_tokens=answer.num_reused,
-            logprobs=_logprobs(drawn), prompt_logprobs=told,
+            logprobs=_logprobs(drawn), prompt_logprobs=told, operating_point=answer.lowered_point,
         )  # fmt: skip
 
     def _drawing(self, request: Request, choice: int) -> Drawing:

@@ -7,19 +7,22 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NoReturn, Unpack
 
 from ..models.chat import ChatTemplate, Message, message_violations, messages_of
-from ..models.errors import InvalidRequest, RequestFailed, Violation
+from ..models.errors import Expired, InvalidRequest, RequestFailed, Unsupported, Violation
 from ..models.locate import locate
+from ..models.progress import Count
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, Usage, joined
+from .completion import Chunk, Completion, Scored, joined
 from .defaults import sampling_defaults
 from .guided import check_constraint
 from .options import EngineOptions
+from .receipt import Receipt
 from .request import FinishReason, Request, Row, Timing
 from .settings import GenerationSettings, Terms, asked_of, check_names
+from .standing import TOO_LATE
 from .text import TextStream
 
 Prompt = str | Sequence[int]
@@ -32,7 +35,7 @@ class _Answer:
 
     request: Request
     texts: list[TextStream]
-    tier: str
+    receipt: Receipt
     open: set[int] = field(init=False)
     num_tokens: int = 0  # of all answers
     timing: Timing = Timing()
@@ -45,12 +48,15 @@ class _Answer:
         """The chunk of a row; a stop string in it ends its answer at the token that completed it.
 
         None for what the engine says of an answer that has ended by a stop string. Raises RequestFailed where the
-        engine failed on the request.
+        engine failed on the request, Expired where its first token would come too late.
         """
         if row.finish is FinishReason.FAILED:
             raise RequestFailed(f"the engine failed on this request: {row.error}")
+        if row.finish is FinishReason.EXPIRED:
+            raise Expired(TOO_LATE)
         if row.choice not in self.open:
             return None
+        self.receipt.note(row)
         self._clock(row)
         text = self.texts[row.choice]
         before = text.num_tokens_used
@@ -75,8 +81,7 @@ class _Answer:
         )
         if self.open:
             return chunk
-        usage = Usage(len(self.request.prompt_ids), self.num_tokens, self.tier, *(row.shares or (None, None)))
-        return replace(chunk, usage=usage, timing=self.timing)
+        return replace(chunk, usage=self.receipt.usage(self.num_tokens), timing=self.timing)
 
     def _clock(self, row: Row) -> None:
         """The engine's figures; decode is timed here, since a stop string ends a request without its knowledge."""
@@ -110,15 +115,18 @@ class LLM:
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
 
-    def generate(self, prompts: Sequence[Prompt], **settings: Unpack[GenerationSettings]) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], *, progress: Count | None = None, **settings: Unpack[GenerationSettings]
+    ) -> list[Completion]:
         """Continues every prompt, batched; answers come in the order of the prompts.
 
         A prompt is text (the begin token is added where the tokenizer adds one) or token ids, taken as they are.
-        What is left open comes from generation_config.json; temperature 0 is greedy.
+        What is left open comes from generation_config.json; temperature 0 is greedy. progress: called with the number
+        of prompts that are answered, and of how many, whenever one is.
         """
         many = [prompts] if isinstance(prompts, str) else prompts
         answers = [self._answer(prompt, GenerationSettings(**settings)) for prompt in many]
-        return self._whole(answers)
+        return self._whole(answers, progress)
 
     def stream(self, prompt: Prompt, **settings: Unpack[GenerationSettings]) -> Generator[Chunk, None, None]:
         """The same for one prompt, as it is made. Closing the iterator frees the slot."""
@@ -126,7 +134,11 @@ class LLM:
         return (chunk for _, chunk in self._run([answer]))
 
     def chat(
-        self, messages: Conversation | Sequence[Conversation], **settings: Unpack[GenerationSettings]
+        self,
+        messages: Conversation | Sequence[Conversation],
+        *,
+        progress: Count | None = None,
+        **settings: Unpack[GenerationSettings],
     ) -> list[Completion]:
         """Answers a conversation, or each of several, written out by the model's own chat template.
 
@@ -134,7 +146,8 @@ class LLM:
 
         Settings and answers as in `generate`. Raises Unsupported for a model without a template.
         """
-        return self._whole([self._chat_answer(each, GenerationSettings(**settings)) for each in _several(messages)])
+        answers = [self._chat_answer(each, GenerationSettings(**settings)) for each in _several(messages)]
+        return self._whole(answers, progress)
 
     def stream_chat(
         self, messages: Conversation, **settings: Unpack[GenerationSettings]
@@ -142,6 +155,23 @@ class LLM:
         """The answer to one conversation, as it is made. Closing the iterator frees the slot."""
         answer = self._chat_answer(messages, GenerationSettings(**settings))
         return (chunk for _, chunk in self._run([answer]))
+
+    def score(self, texts: Sequence[Prompt], *, tier: str | None = None, progress: Count | None = None) -> list[Scored]:
+        """What the model makes of texts that are there: log probabilities of their tokens but the first.
+
+        A text is read as a prompt of `generate` is, at the full tier or the one that is named; it leaves room for one
+        token of the context.
+        """
+        settings = GenerationSettings(temperature=0, max_new_tokens=1, prompt_logprobs=0, prefill_tier=tier)
+        answers = self.generate(texts, progress=progress, **settings)
+        return [Scored.of(answer.prompt_logprobs, answer.timing) for answer in answers]
+
+    def embed(self, texts: Sequence[Prompt]) -> NoReturn:
+        """Raises Unsupported: no model that runs here makes embeddings."""
+        raise Unsupported(
+            f"{self.description.family} continues text and makes no embeddings; that takes a family of encoders, "
+            "and models/families/registry.py has none yet"
+        )
 
     def chat_prompt(self, messages: object) -> list[int]:
         """The token ids that the model sees of a conversation, up to the header of the answer to come.
@@ -163,9 +193,9 @@ class LLM:
         asked = asked_of(self._ids(prompt), settings, self._terms, turn_end_ids=end_ids)
         if asked.request.constraint is not None:
             check_constraint(asked.request.constraint)
-        request = replace(asked.request, key=next(self._keys))
+        request = replace(asked.arrived(time.monotonic()), key=next(self._keys))
         texts = [asked.text_stream(self.tokenizer) for _ in range(request.sampling.n)]
-        return _Answer(request, texts, asked.tier)
+        return _Answer(request, texts, Receipt(request, self.description))
 
     def _ids(self, prompt: Prompt) -> tuple[int, ...]:
         try:
@@ -176,10 +206,14 @@ class LLM:
             message = f"is {str(prompt)[:40]!r}; it must be text in Unicode, or a sequence of token ids"
             raise InvalidRequest([Violation("prompt", message)]) from None
 
-    def _whole(self, answers: Sequence[_Answer]) -> list[Completion]:
+    def _whole(self, answers: Sequence[_Answer], progress: Count | None = None) -> list[Completion]:
         pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}
+        done = 0
         for key, chunk in self._run(answers):
             pieces[key].append(chunk)
+            if progress and chunk.usage is not None:
+                done += 1
+                progress(done, len(answers))
         return [joined(chunks) for chunks in pieces.values()]
 
     def _run(self, answers: Sequence[_Answer]) -> Iterator[tuple[int, Chunk]]:
@@ -195,9 +229,12 @@ class LLM:
                         if row.key in self._rows:
                             self._rows[row.key].append(row)
                 for key in [key for key in open_answers if self._rows[key]]:
-                    chunk = open_answers[key].take(self._rows[key].popleft())
-                    if not open_answers[key].open:
+                    answer = open_answers[key]
+                    chunk = answer.take(self._rows[key].popleft())
+                    if not answer.open:
                         self._forget(open_answers.pop(key))
+                    elif chunk is not None and chunk.finish_reason is FinishReason.STOP_STRING:
+                        self.engine.abort(key, chunk.choice)
                     if chunk is not None:
                         yield key, chunk
         finally:

@@ -28,7 +28,7 @@ class EngineOptions:
     this part of the FFN's bytes at most; an answer then depends on those beside it. None: each row computes what it
     would alone.
     kv_cache: of what type keys and values are kept: as the activations are ("model"), or "int8" in a quarter of the
-    memory of fp32, with a scale for each token and head.
+    memory of fp32, with a scale for each token and head. None: as the recipe that made the model asks, else "model".
     """
 
     device: str | None = None
@@ -39,19 +39,23 @@ class EngineOptions:
     num_slots: int = 8
     seed: int = 0
     step_share: float | None = None
-    kv_cache: str = "model"
+    kv_cache: str | None = None
 
     def check(self) -> None:
         """Raises SetupError for a number that no engine can be set up with, before anything is read or reserved."""
         for name, bound in BOUNDS.items():
             bound.check(name, getattr(self, name))
-        if self.kv_cache not in KV_CACHES:
+        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
             raise SetupError(f"kv_cache is {self.kv_cache!r}; {suggestion(self.kv_cache, KV_CACHES)}")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What is running, as it is told to clients and printed at start."""
+    """What is running, as it is told to clients and printed at start.
+
+    kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. ffn_bytes,
+    other_bytes: of the weights, what a token reads at the full tier: feed-forward layers, and all the rest.
+    """
 
     family: str
     num_parameters: int
@@ -66,8 +70,17 @@ class ModelDescription:
     num_slots: int
     kv_tokens: int = 0
     kv_bytes: int = 0
+    kv_cache: str = "model"
+    ffn_bytes: int = 0
+    other_bytes: int = 0
 
     @property
     def tiers(self) -> tuple[str, ...]:
         """Names of the tiers, the full one first."""
         return self.dial.names
+
+    @property
+    def room(self) -> str:
+        """How much its cache holds, in words."""
+        kept = " in int8" if self.kv_cache == "int8" else ""
+        return f"{self.kv_tokens:,} tokens of keys and values{kept} in {self.kv_bytes / 1e6:.4g} MB"

@@ -101,7 +101,8 @@ class Row:
     timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
     request's new tokens have used so far, a mean over them, or before there are any those of the prompt; None where the
     model has one tier only.
-    cached_tokens: of the prompt, that were not computed again.
+    cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
+    computed, where a floor lets it differ from the one asked for.
     """
 
     key: int
@@ -115,6 +116,7 @@ class Row:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = 0
+    operating_point: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,23 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model allows: ids below `vocab_size`, prompt plus new tokens within `max_context`."""
+    """What a model allows: ids below `vocab_size`, prompt plus new tokens within `max_context`.
+
+    And its engine: `num_slots` answers at a time, all tokens of a request in the blocks of a cache of `cache_tokens`;
+    None is no limit.
+    """
 
     vocab_size: int
     max_context: int
+    num_slots: int | None = None
+    cache_tokens: int | None = None
+    block_tokens: int = 1
+
+    def blocks(self, num_prompt: int, num_new: int, num_answers: int) -> int:
+        """What a request takes at its longest: whole blocks of its prompt once, the others for each answer."""
+        each = -(-min(num_prompt + num_new, self.max_context) // self.block_tokens)
+        shared = num_prompt // self.block_tokens
+        return shared + num_answers * (each - shared)
 
 
 def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
@@ -155,6 +170,7 @@ def violations(
         *sampling_violations(sampling),
         *_stopping_violations(stopping, limits),
         *_length_violations(sampling, stopping),
+        *_room_violations(len(prompt_ids), sampling.n, stopping.max_new_tokens, limits),
         *token_rule_violations(token_rules, limits.vocab_size),
     ]
 
@@ -165,6 +181,24 @@ def _length_violations(sampling: Sampling, stopping: Stopping) -> list[Violation
         return []
     rule = f"it must be at most max_new_tokens, {stopping.max_new_tokens}"
     return [Violation("sampling.min_new_tokens", f"is {sampling.min_new_tokens}, {rule}")]
+
+
+def _room_violations(num_prompt: int, num_answers: int, num_new: int, limits: Limits) -> list[Violation]:
+    """What no engine of this size could ever run; of one answer the context is the limit."""
+    if num_answers == 1 or not OPTIONS["n"].holds(num_answers) or num_new < 1:
+        return []
+    if limits.num_slots is not None and num_answers > limits.num_slots:
+        message = f"is {num_answers}, and {limits.num_slots} answers run at a time; ask for fewer, or raise num_slots"
+        return [Violation("sampling.n", message, "TOO_FEW_SLOTS")]
+    blocks = limits.blocks(num_prompt, num_new, num_answers)
+    if limits.cache_tokens is None or blocks * limits.block_tokens <= limits.cache_tokens:
+        return []
+    message = (
+        f"is {num_answers}: answers of {num_new} tokens behind a prompt of {num_prompt} take "
+        f"{blocks * limits.block_tokens} tokens of the cache, which holds {limits.cache_tokens}; ask for fewer or "
+        "shorter ones, or raise kv_memory"
+    )
+    return [Violation("sampling.n", message, "CACHE_TOO_SMALL")]
 
 
 def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Limits) -> list[Violation]:

@@ -12,6 +12,7 @@ from .pace import Pace
 from .prefix import Origin, PrefixCache
 from .pressure import Pressure
 from .queue import FairQueue
+from .request import Limits
 from .sequence import Sequence
 
 _SCORED_TOKENS = 64  # of a prompt in a step: each has logits for the whole vocabulary
@@ -55,7 +56,8 @@ class Scheduler:
         self.num_preempted = 0
         self._most_running, self._calm_steps = num_slots, 0
         self._compiling: list[Sequence] = []  # looked at in this step, and not ready
-        self._block_tokens, self._max_context, self._step_tokens = block_tokens, max_context, step_tokens
+        self._block_tokens, self._step_tokens = block_tokens, step_tokens
+        self._limits = Limits(0, max_context, num_slots, num_blocks * block_tokens, block_tokens)
 
     @property
     def slots_taken(self) -> int:
@@ -68,10 +70,8 @@ class Scheduler:
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether the request can run at all, alone."""
-        request = sequence.request
-        each = self._blocks(min(request.stopping.max_new_tokens + sequence.num_prompt, self._max_context))
-        shared = sequence.num_prompt // self._block_tokens
-        blocks = shared + sequence.num_answers * (each - shared)
+        new = sequence.request.stopping.max_new_tokens
+        blocks = self._limits.blocks(sequence.num_prompt, new, sequence.num_answers)
         return blocks <= self.ledger.total and sequence.num_answers <= self.num_slots
 
     def plan(self, now: float) -> Plan:
@@ -117,10 +117,14 @@ class Scheduler:
         self.running.remove(sequence)
         self._release(sequence)
 
-    def abort(self, key: int) -> None:
-        """Forgets a request with all its answers; an unknown key is nothing to do."""
-        self.waiting.remove(lambda sequence: sequence.request.key == key)
-        for sequence in [each for each in self.running if each.request.key == key]:
+    def abort(self, key: int, choice: int | None = None) -> None:
+        """Forgets a request with all its answers, or one of them; an unknown one is nothing to do."""
+
+        def meant(sequence: Sequence) -> bool:
+            return sequence.request.key == key and choice in (None, sequence.choice)
+
+        self.waiting.remove(meant)
+        for sequence in [each for each in self.running if meant(each)]:
             self.remove(sequence)
 
     def make_room(self) -> None:

@@ -19,7 +19,7 @@ READ_TOKENS = 512  # that go through the model together
 
 
 class Reader:
-    """One sequence of at most `max_context` tokens.
+    """One sequence of at most `max_context` tokens, its keys and values kept as an engine would by default.
 
     scored: of all that was computed at the model's operating point, (tokens, FFN bytes, neurons), the last two as sums
     of each token's share.
@@ -27,7 +27,8 @@ class Reader:
 
     def __init__(self, model: Transformer, max_context: int) -> None:
         self._table = range(-(-max_context // BLOCK_TOKENS))
-        self._runner = ModelRunner(model, len(self._table), max_context, model.norm.weight.dtype)
+        dtype, int8_pages = model.norm.weight.dtype, model.kv_cache == "int8"
+        self._runner = ModelRunner(model, len(self._table), max_context, dtype, int8_pages=int8_pages)
         self.model, self.max_context, self.device = model, max_context, self._runner.device
         self.vocab_size = self._runner.vocab_size
         self.scored = (0, 0.0, 0.0)

@@ -66,6 +66,11 @@ class Sequence:
             return self.read_shares
         return self.spent[0] / self.num_spent, self.spent[1] / self.num_spent
 
+    @property
+    def lowered_point(self) -> float | None:
+        """Of the last new token that was computed, where a floor lets it differ from the one asked for."""
+        return self.points[-1] if self.points and self.request.floor is not None else None
+
     def spend(self, shares: abc.Sequence[float]) -> None:
         """Notes what the last token that was computed has used."""
         used = shares[0], shares[1]

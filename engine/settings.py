@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,26 +10,26 @@ from ..models.dial import Dial
 from ..models.errors import InvalidRequest, Violation
 from ..models.suggestion import suggestion
 from .constraint import ConstraintSettings, constraint_of, constraint_violations
+from .points import ComputeSettings, points_of
 from .request import Limits, Request, Stopping, default_max_new_tokens, violations
 from .sampling import OPTIONS, SamplingSettings, sampling_of
+from .standing import PRIORITIES, StandingSettings, priority_of, standing_violations
 from .text import Decoder, TextStream, stop_string_violations
 from .token_rules import TokenSettings, token_rules_of
 
 
-class GenerationSettings(SamplingSettings, TokenSettings, ConstraintSettings, total=False):
+class GenerationSettings(
+    SamplingSettings, TokenSettings, ConstraintSettings, ComputeSettings, StandingSettings, total=False
+):
     """What may be asked of a generation, by name. What is left open comes from the model's generation_config.
 
-    temperature: 0 is greedy. seed: makes the draws repeatable. stop: strings that end the answer, which ends before
-    them. tier: how much of the feed-forward layers to spend, by name; or share: the part of their bytes that a token
-    shall read, 1 or less, down to that of the lowest tier.
+    stop: strings that end the answer, which ends before them. The rest is told where the parts of this are.
     """
 
     max_new_tokens: int | None
     stop: str | Sequence[str]
     stop_token_ids: Sequence[int]
     ignore_eos: bool
-    tier: str | None
-    share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that can succeed, without a key yet. tier: the name of its tier, "" between two."""
+    """A request that can succeed, without a key yet.
+
+    first_token_seconds: from its arrival on, until its first token must be there.
+    """
 
     request: Request
     stop_strings: tuple[str, ...]
-    tier: str
+    first_token_seconds: float | None = None
+
+    def arrived(self, now: float, seconds_left: float | None = None) -> Request:
+        """The request with its deadline: as it was asked for, or what its caller waits, whichever comes first."""
+        waits = [each for each in (self.first_token_seconds, seconds_left) if each is not None]
+        return replace(self.request, deadline_seconds=now + min(waits)) if waits else self.request
 
     def text_stream(self, tokenizer: Decoder) -> TextStream:
         """Where the tokens of its answer become text."""
@@ -66,21 +74,23 @@ def asked_of(
     """What the engine is asked. settings: by the names of GenerationSettings, absent or None is left open.
 
     turn_end_ids: of a chat, what ends an answer too. Raises InvalidRequest with what was found wrong before and all
-    that is wrong here, tier and share named behind `compute_path`; Unsupported for a tier that the model does not have.
+    that is wrong here, tiers and shares named behind `compute_path`; Unsupported for a tier that it does not have.
     """
     said, wrong = rightly_typed(settings)
     sampling = sampling_of(said, terms.defaults)
     stopping = _stopping(said, len(prompt_ids), terms.limits)
     stop_strings, rules = _strings(said.get("stop")), token_rules_of(said)
     wrong = [*found, *wrong, *violations(prompt_ids, sampling, stopping, terms.limits, rules)]
-    wrong += [*stop_string_violations(stop_strings), *constraint_violations(said)]
-    point = terms.dial.operating_point(said.get("tier"), said.get("share"), compute_path, wrong)
+    wrong += [*stop_string_violations(stop_strings), *constraint_violations(said), *standing_violations(said)]
+    points = points_of(said, terms.dial, compute_path, wrong)
     stopping = stopping.also_at(turn_end_ids)
     request = Request(
         0, tuple(prompt_ids), sampling, stopping,
-        operating_point=point, token_rules=rules, constraint=constraint_of(said),
+        operating_point=points.asked, prefill_point=points.prefill, floor=points.floor,
+        token_rules=rules, constraint=constraint_of(said),
+        priority=priority_of(said), salt=said.get("cache_salt") or "",
     )  # fmt: skip
-    return Asked(request, stop_strings, terms.dial.name(point))
+    return Asked(request, stop_strings, said.get("first_token_seconds"))
 
 
 def check_names(settings: Mapping[str, object]) -> None:
@@ -159,8 +169,10 @@ _WHOLE, _NUMBER = (_is_whole, "a whole number"), (_is_number, "a number")
 _TYPES: dict[str, tuple[Callable[[object], bool], str]] = {
     **{name: _WHOLE if option.kind is int else _NUMBER for name, option in OPTIONS.items()},
     "max_new_tokens": _WHOLE,
-    "share": _NUMBER,
-    "tier": (_is_text, "the name of a tier"),
+    **dict.fromkeys(("share", "floor_share", "first_token_seconds"), _NUMBER),
+    **dict.fromkeys(("tier", "floor_tier", "prefill_tier"), (_is_text, "the name of a tier")),
+    "priority": (lambda value: _is_text(value) and value in PRIORITIES, " or ".join(PRIORITIES)),
+    "cache_salt": (_is_text, "text"),
     "stop": (_are_strings, "a string or a list of strings"),
     "stop_token_ids": (_are_whole, "a list of whole numbers"),
     "logit_bias": (_are_numbers_by_id, "a mapping of token ids to numbers"),

@@ -145,6 +145,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
         if isinstance(module, Embedding | Int8Embedding):
             module.dtype = wanted
     pack_(model)
+    model.kv_cache = checkpoint.record.kv_cache or model.kv_cache
     return model.requires_grad_(False).eval()
 
 

@@ -10,6 +10,7 @@ from .record import TierRecord
 from .spec import FULL
 from .suggestion import likely
 
+BOTH = "comes with a tier; name a tier or a share, not both"
 _JUST_BEYOND = 1e-6  # the full tier
 
 
@@ -43,31 +44,16 @@ class Dial:
         """The share of bytes of each tier that calibration saw: 1 of the full one."""
         return (1.0, *(share for point, share in self.points[1:] if point.is_integer()))
 
-    def operating_point(
-        self, tier: str | None, share: float | None, prefix: str = "", found: Sequence[Violation] = ()
-    ) -> float:
+    def operating_point(self, tier: str | None, share: float | None, prefix: str = "") -> float:
         """The operating point of a tier by its name, or of a share of bytes; of the full tier without either.
 
-        Raises InvalidRequest with what else was found wrong with the request and what is wrong here, whose fields begin
-        with `prefix`; where nothing is, Unsupported for what this model does not have.
+        Raises InvalidRequest for what is no share, whose field begins with `prefix`; Unsupported for what this model
+        does not have.
         """
-        try:
-            point = self._operating_point(tier, share, prefix)
-        except InvalidRequest as error:
-            raise InvalidRequest([*found, *error.violations]) from None
-        except Unsupported:
-            if not found:
-                raise
-        if found:
-            raise InvalidRequest(found)
-        return point
-
-    def _operating_point(self, tier: str | None, share: float | None, prefix: str) -> float:
         if share is None:
             return float(self._index(tier or FULL))
         if tier:
-            message = "comes with a tier; name a tier or a share, not both"
-            raise InvalidRequest([Violation(f"{prefix}share", message)])
+            raise InvalidRequest([Violation(f"{prefix}share", BOTH)])
         if not 0 < share <= 1:  # a NaN too
             message = f"is {float(share)}; a share of the FFN's bytes lies above 0 and goes up to 1, the full tier"
             raise InvalidRequest([Violation(f"{prefix}share", message)])

@@ -7,6 +7,7 @@ MoesaicError              INTERNAL              our fault; what stands below is 
   Unsupported             FAILED_PRECONDITION   the model cannot do what was asked of it
   Overloaded              RESOURCE_EXHAUSTED    the same request may succeed later
   Unavailable             UNAVAILABLE           loading, draining or restarting: try again, or elsewhere
+    Expired               DEADLINE_EXCEEDED     its time is over, or would be before its first token
   RequestFailed           INTERNAL              the engine failed on this one request; the others go on
   SetupError              (at start only)       something outside the request is not as it must be
     CheckpointError                             the files on disk are not what their config says
@@ -75,6 +76,13 @@ class Unavailable(MoesaicError):
         self.reason = reason
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class Expired(Unavailable):
+    """The time that the caller gave is over, or would be before the first token was there."""
+
+    def __init__(self, message: str, reason: str = "DEADLINE_EXCEEDED", retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message, reason, retry_after_seconds)
 
 
 class RequestFailed(MoesaicError):

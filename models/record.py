@@ -126,6 +126,12 @@ class Record:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
 
+    @property
+    def kv_cache(self) -> str | None:
+        """How its recipe wants keys and values to be kept; None where it did not say."""
+        wishes = (stage.settings.get("kv_cache") for stage in reversed(self.stages))
+        return next((str(wish) for wish in wishes if wish), None)
+
     def with_measured(self, figures: Sequence[Mapping[str, Any]]) -> "Record":
         """The same with what was measured after each of the last stages, and after the last one at each tier."""
         first = len(self.stages) - len(figures)

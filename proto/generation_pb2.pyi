@@ -7,8 +7,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_NONE: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
+PRIORITY_NONE: Priority
+PRIORITY_HIGH: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_LOW: Priority
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("model", "request_id", "text", "token_ids", "messages", "sampling", "stopping", "compute", "token_rules", "constraint")
+    __slots__ = ("model", "request_id", "text", "token_ids", "messages", "sampling", "stopping", "compute", "token_rules", "constraint", "priority", "cache_salt", "first_token_seconds")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +30,9 @@ class GenerateRequest(_message.Message):
     COMPUTE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_RULES_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     text: str
@@ -29,7 +43,10 @@ class GenerateRequest(_message.Message):
     compute: Compute
     token_rules: TokenRules
     constraint: Constraint
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., messages: _Optional[_Union[ChatMessages, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stopping: _Optional[_Union[Stopping, _Mapping]] = ..., compute: _Optional[_Union[Compute, _Mapping]] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ...) -> None: ...
+    priority: Priority
+    cache_salt: str
+    first_token_seconds: float
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., messages: _Optional[_Union[ChatMessages, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stopping: _Optional[_Union[Stopping, _Mapping]] = ..., compute: _Optional[_Union[Compute, _Mapping]] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., priority: _Optional[_Union[Priority, str]] = ..., cache_salt: _Optional[str] = ..., first_token_seconds: _Optional[float] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -129,12 +146,18 @@ class Stopping(_message.Message):
     def __init__(self, max_new_tokens: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ...) -> None: ...
 
 class Compute(_message.Message):
-    __slots__ = ("tier", "share")
+    __slots__ = ("tier", "share", "floor_tier", "floor_share", "prefill_tier")
     TIER_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_TIER_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_SHARE_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_TIER_FIELD_NUMBER: _ClassVar[int]
     tier: str
     share: float
-    def __init__(self, tier: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+    floor_tier: str
+    floor_share: float
+    prefill_tier: str
+    def __init__(self, tier: _Optional[str] = ..., share: _Optional[float] = ..., floor_tier: _Optional[str] = ..., floor_share: _Optional[float] = ..., prefill_tier: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("request_id", "model", "text", "token_ids", "finish", "usage", "timing", "logprobs", "prompt_logprobs", "others")
@@ -229,18 +252,24 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., token_id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used", "ffn_bytes_share", "ffn_neurons_share")
+    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used", "ffn_bytes_share", "ffn_neurons_share", "tier_asked", "cached_prompt_tokens", "weight_bytes_per_token")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIER_USED_FIELD_NUMBER: _ClassVar[int]
     FFN_BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
     FFN_NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    TIER_ASKED_FIELD_NUMBER: _ClassVar[int]
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     completion_tokens: int
     tier_used: str
     ffn_bytes_share: float
     ffn_neurons_share: float
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ...) -> None: ...
+    tier_asked: str
+    cached_prompt_tokens: int
+    weight_bytes_per_token: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ..., tier_asked: _Optional[str] = ..., cached_prompt_tokens: _Optional[int] = ..., weight_bytes_per_token: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_seconds", "prefill_seconds", "decode_seconds", "total_seconds")
@@ -271,7 +300,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat", "tier_shares")
+    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat", "tier_shares", "kv_tokens", "kv_bytes", "kv_cache")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_NONE: _ClassVar[ModelInfo.State]
@@ -298,6 +327,9 @@ class ModelInfo(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     TIER_SHARES_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KV_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KV_CACHE_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     state: ModelInfo.State
@@ -312,16 +344,23 @@ class ModelInfo(_message.Message):
     load: Load
     chat: bool
     tier_shares: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ..., tier_shares: _Optional[_Iterable[float]] = ...) -> None: ...
+    kv_tokens: int
+    kv_bytes: int
+    kv_cache: str
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ..., tier_shares: _Optional[_Iterable[float]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("num_slots", "free_slots", "running", "waiting")
+    __slots__ = ("num_slots", "free_slots", "running", "waiting", "num_blocks", "free_blocks")
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     num_slots: int
     free_slots: int
     running: int
     waiting: int
-    def __init__(self, num_slots: _Optional[int] = ..., free_slots: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+    num_blocks: int
+    free_blocks: int
+    def __init__(self, num_slots: _Optional[int] = ..., free_slots: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ...) -> None: ...

@@ -1,24 +1,26 @@
 """From the tokens of one running request to the chunks that its caller sees."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from ..engine.request import FinishReason, Row
 from ..engine.settings import Asked
+from ..engine.standing import TOO_LATE
 from ..engine.text import TextStream
-from ..models.errors import RequestFailed
+from ..models.errors import Expired, RequestFailed
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
-from .fields import logprobs_message
+from .fields import logprobs_message, usage_message
 from .running import Running
 
 
 async def answer(
-    running: Running, asked: Asked, tokenizer: Tokenizer, arrived: float
+    running: Running, asked: Asked, tokenizer: Tokenizer, arrived: float, end: Callable[[Running, int], None]
 ) -> AsyncIterator[pb.GenerateChunk]:
     """Chunks up to the one with usage and timing. What waits while a chunk is sent goes out as one.
 
-    Raises RequestFailed when the engine failed on this request. `arrived` is a time.monotonic().
+    Raises RequestFailed when the engine failed on this request, Expired where its first token would come too late.
+    `arrived` is a time.monotonic(). end: called with the number of an answer that a stop string ends before others.
     """
     texts = {choice: asked.text_stream(tokenizer) for choice in range(asked.request.sampling.n)}
     waiting = set(texts)  # for their ends
@@ -26,13 +28,18 @@ async def answer(
         for row in await running.take():
             if row.finish is FinishReason.FAILED:
                 raise RequestFailed(row.error)
-            if row.choice not in waiting:  # a stop string has ended it, which the engine does not know
+            if row.finish is FinishReason.EXPIRED:
+                raise Expired(TOO_LATE)
+            if row.choice not in waiting:  # a stop string has ended it, which the engine did not know
                 continue
             chunk = _chunk(row, texts[row.choice])
             if chunk.HasField("finish"):
                 waiting.discard(row.choice)
+                if waiting:
+                    end(running, row.choice)
             if not waiting:
-                _use(chunk.usage, running, asked, sum(text.num_tokens_used for text in texts.values()))
+                tokens = sum(text.num_tokens_used for text in texts.values())
+                chunk.usage.CopyFrom(usage_message(running.receipt.usage(tokens)))
                 _time(chunk.timing, running, arrived)
             yield chunk
 
@@ -65,13 +72,6 @@ def _close(chunk: pb.GenerateChunk, text: TextStream, row: Row) -> None:
         chunk.finish.MergeFrom(pb.Finish(reason=row.finish.name))
         if row.stop_token_id is not None:
             chunk.finish.token_id = row.stop_token_id
-
-
-def _use(usage: pb.Usage, running: Running, asked: Asked, num_tokens: int) -> None:
-    usage.prompt_tokens, usage.completion_tokens = len(asked.request.prompt_ids), num_tokens
-    usage.tier_used = asked.tier
-    if running.shares is not None:
-        usage.ffn_bytes_share, usage.ffn_neurons_share = running.shares
 
 
 def _time(timing: pb.Timing, running: Running, arrived: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from ..engine.request import Limits
 from ..engine.settings import Terms
@@ -20,6 +21,10 @@ _STATES = {
     EngineState.RESTARTING: pb.ModelInfo.FAILED,
     EngineState.GIVEN_UP: pb.ModelInfo.FAILED,
 }
+_DESCRIBED = (
+    "family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype",
+    "kv_tokens", "kv_bytes", "kv_cache",
+)  # fmt: skip
 
 
 class ServedModel:
@@ -61,14 +66,13 @@ class ServedModel:
         info = pb.ModelInfo(name=self.name, state=state, chat=self.chat.available)
         description, load = self.engine.description, self.engine.load
         if description is not None:
-            for field in ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype"):
+            for field in _DESCRIBED:
                 setattr(info, field, getattr(description, field))
             info.stages.extend(description.stages)
             info.tiers.extend(description.tiers)
             info.tier_shares.extend(description.dial.shares)
         if load is not None and self.engine.state is EngineState.SERVING:
-            info.load.num_slots, info.load.free_slots = load.num_slots, load.free_slots
-            info.load.running, info.load.waiting = load.running, load.waiting
+            info.load.MergeFrom(pb.Load(**asdict(load)))
         return info
 
 

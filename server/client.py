@@ -9,14 +9,14 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..engine.completion import Answer, Chunk, Completion, Usage
+from ..engine.completion import Answer, Chunk, Completion
 from ..engine.request import FinishReason, Load, Timing
 from ..models.bounds import SECONDS_TO_WAIT
-from ..models.errors import AddressError, MoesaicError, NotFound, Overloaded, Unavailable
+from ..models.errors import AddressError, Expired, MoesaicError, NotFound, Overloaded, Unavailable
 from ..proto import generation_pb2 as pb
 from .address import Address, read_address
 from .client_request import Chat, Prompt, Settings, build_request
-from .fields import logprobs_of
+from .fields import load_of, logprobs_of, usage_of
 from .handlers import GENERATION, MODELS, stub
 from .status import error_of
 
@@ -35,7 +35,8 @@ class ModelInfo:
     """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs.
 
     tier_shares: of each tier, the part of the FFN's bytes that a token reads, as calibration saw it. chat: whether it
-    has a chat template.
+    has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model" where they
+    are as the activations, or "int8".
     """
 
     name: str
@@ -52,6 +53,9 @@ class ModelInfo:
     dtype: str
     load: Load | None
     chat: bool = False
+    kv_tokens: int = 0
+    kv_bytes: int = 0
+    kv_cache: str = "model"
 
 
 class Stream(Iterator[Chunk]):
@@ -101,8 +105,9 @@ class Client:
 
     The address is host:port; http:// may stand before it, and the port be left out (50051). No proxy of the environment
     is asked for an address of this machine. Every call raises what the server raised: InvalidRequest with its
-    violations, Overloaded, NotFound, Unavailable and so on; AddressError when nobody answers; Unavailable with reason
-    DEADLINE_EXCEEDED when `timeout` seconds are over. Nothing is tried twice.
+    violations, Overloaded, NotFound, Unavailable and so on; AddressError when nobody answers; Expired, which is an
+    Unavailable with reason DEADLINE_EXCEEDED, when `timeout` seconds are over, or would be before the first token.
+    Nothing is tried twice.
     """
 
     def __init__(self, address: str = "localhost:50051") -> None:
@@ -153,7 +158,7 @@ class Client:
 
     def _whole(self, request: pb.GenerateRequest, timeout: float | None) -> Completion:
         message = self._call(self._generate, request, timeout)
-        first, usage, timing = _answer(message), _usage(message.usage), _timing(message.timing)
+        first, usage, timing = _answer(message), usage_of(message.usage), _timing(message.timing)
         return Completion(
             first.text, first.token_ids, first.finish_reason, usage, timing, first.matched, first.logprobs,
             logprobs_of(message.prompt_logprobs), tuple(_answer(each) for each in message.others),
@@ -214,7 +219,7 @@ def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError
     if code is grpc.StatusCode.UNAVAILABLE:
         return address.nobody()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Unavailable("the time that the caller gave was over before the answer was there", code.name)
+        return Expired("the time that the caller gave was over before the answer was there")
     if code is grpc.StatusCode.CANCELLED:
         return Unavailable("the call was cancelled", code.name)
     if code is grpc.StatusCode.NOT_FOUND:
@@ -234,7 +239,7 @@ def _chunk(message: pb.GenerateChunk) -> Chunk:
         message.text,
         tuple(message.token_ids),
         _reason(message.finish) if message.HasField("finish") else None,
-        _usage(message.usage) if message.HasField("usage") else None,
+        usage_of(message.usage) if message.HasField("usage") else None,
         _timing(message.timing) if message.HasField("timing") else None,
         _matched(message.finish),
         message.choice,
@@ -254,18 +259,11 @@ def _matched(finish: pb.Finish) -> str | int | None:
     return finish.text if kind == "text" else finish.token_id
 
 
-def _usage(usage: pb.Usage) -> Usage:
-    told = usage.HasField("ffn_bytes_share")
-    shares = (usage.ffn_bytes_share, usage.ffn_neurons_share) if told else (None, None)
-    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.tier_used, *shares)
-
-
 def _timing(timing: pb.Timing) -> Timing:
     return Timing(timing.queue_seconds, timing.prefill_seconds, timing.decode_seconds)
 
 
 def _model(info: pb.ModelInfo) -> ModelInfo:
-    load = info.load
     return ModelInfo(
         name=info.name,
         state=pb.ModelInfo.State.Name(info.state),
@@ -279,6 +277,9 @@ def _model(info: pb.ModelInfo) -> ModelInfo:
         tier_shares=tuple(info.tier_shares),
         device=info.device,
         dtype=info.dtype,
-        load=Load(load.num_slots, load.free_slots, load.running, load.waiting) if info.HasField("load") else None,
+        load=load_of(info.load) if info.HasField("load") else None,
         chat=info.chat,
+        kv_tokens=info.kv_tokens,
+        kv_bytes=info.kv_bytes,
+        kv_cache=info.kv_cache,
     )

@@ -7,9 +7,11 @@ from typing import Any, Unpack
 from google.protobuf.message import Message
 
 from ..engine.constraint import constraint_of, constraint_violations
+from ..engine.request import Priority
 from ..engine.sampling import OPTIONS, SamplingSettings, option_violations
 from ..engine.settings import GenerationSettings, rightly_typed
 from ..models.chat import messages_of
+from ..models.dial import BOTH
 from ..models.errors import InvalidRequest, Violation
 from ..models.suggestion import suggestion
 from ..proto import generation_pb2 as pb
@@ -45,6 +47,12 @@ def build_request(
     ignore_eos: bool = False,
     tier: str | None = None,
     share: float | None = None,
+    floor_tier: str | None = None,
+    floor_share: float | None = None,
+    prefill_tier: str | None = None,
+    priority: str | None = None,
+    cache_salt: str | None = None,
+    first_token_seconds: float | None = None,
     request_id: str = "",
     logit_bias: Mapping[int, float] | None = None,
     allowed_token_ids: Sequence[int] | None = None,
@@ -63,10 +71,10 @@ def build_request(
     _put(request.sampling, _carried(_fitting(sampling, "sampling.", found), found), "sampling.", found)
     stopping = {"max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos}
     _put(request.stopping, _fitting(stopping, "stopping.", found), "stopping.", found)
-    compute = _fitting({"tier": tier, "share": share}, "compute.", found)
-    if compute.get("tier") and compute.get("share") is not None:  # the wire holds one of them
-        found.append(Violation("compute.share", "comes with a tier; name a tier or a share, not both"))
-    _put(request.compute, compute, "compute.", found)
+    floor = {"floor_tier": floor_tier, "floor_share": floor_share}
+    _put_compute(request.compute, {"tier": tier, "share": share, **floor, "prefill_tier": prefill_tier}, found)
+    seconds = {"first_token_seconds": first_token_seconds}
+    _put_standing(request, {"priority": priority, "cache_salt": cache_salt, **seconds}, found)
     stops = {"stop_strings": [stop] if isinstance(stop, str) else stop, "stop_token_ids": stop_token_ids}
     _extend(request.stopping, stops, "stopping.", found)
     ids = {"allowed_token_ids": allowed_token_ids, "banned_token_ids": banned_token_ids}
@@ -111,6 +119,22 @@ def _put_rules(message: pb.TokenRules, rules: Mapping[str, object], found: list[
         message.logit_bias.update({token: float(number) for token, number in bias.items()})
     except (TypeError, ValueError) as error:
         found.append(_misfit("token_rules.logit_bias", bias, error))
+
+
+def _put_compute(message: pb.Compute, values: Mapping[str, object], found: list[Violation]) -> None:
+    """The wire holds a tier or a share, so that both are refused here."""
+    right = _fitting(values, "compute.", found)
+    for name in ("", "floor_"):
+        if right.get(f"{name}tier") and right.get(f"{name}share") is not None:
+            found.append(Violation(f"compute.{name}share", BOTH))
+    _put(message, right, "compute.", found)
+
+
+def _put_standing(request: pb.GenerateRequest, values: Mapping[str, object], found: list[Violation]) -> None:
+    right = _fitting(values, "", found)
+    priority = right.get("priority")
+    number = None if priority is None else pb.Priority.Value(f"PRIORITY_{Priority(priority).name}")
+    _put(request, {**right, "priority": number}, "", found)
 
 
 def _put_constraint(message: pb.Constraint, kinds: Mapping[str, object], found: list[Violation]) -> None:

@@ -11,11 +11,13 @@ from dataclasses import asdict, replace
 from enum import Enum
 
 from ..engine.options import EngineOptions, ModelDescription
+from ..engine.receipt import Receipt
 from ..engine.request import Limits, Load, Request
 from ..models.errors import SetupError, Unavailable
 from ..proto import engine_pb2 as pb
+from .fields import load_of
 from .frames import FrameBuffer, frame
-from .messages import description_of, load_of, row_of, submit_message
+from .messages import description_of, limits_of, row_of, submit_message
 from .running import Running
 
 WORKER = (sys.executable, "-P", "-m", "moesaic.server.worker")
@@ -117,7 +119,9 @@ class EngineProcess:
     def submit(self, request: Request) -> Running:
         """Hands a request to the engine under a key of its own. Every one must be released."""
         self.refuse_unless_serving()
-        running = Running(self._next_key, request.sampling.n)
+        if self.description is None:
+            raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
+        running = Running(self._next_key, request.sampling.n, Receipt(request, self.description))
         self._next_key += 1
         if not self._has_work:
             self._progress_at = _now()
@@ -129,6 +133,11 @@ class EngineProcess:
         """Frees what the request holds; it is aborted if it still runs. Twice is once."""
         if self._running.pop(running.key, None) is not None and not running.ended:
             self._send(pb.Command(abort=pb.Abort(key=running.key)))
+
+    def end_answer(self, running: Running, choice: int) -> None:
+        """Has the engine make no more of one of a request's answers, which has ended here."""
+        if running.close(choice):
+            self._send(pb.Command(abort=pb.Abort(key=running.key, choice=choice)))
 
     def fail_running(self, error: Unavailable) -> None:
         """Ends every request in the engine with `error`; their handlers release them."""
@@ -198,7 +207,7 @@ class EngineProcess:
             self._ready.set_exception(SetupError(event.refused.message))
         else:
             self.description = description_of(event.ready)
-            self.limits = Limits(event.ready.vocab_size, event.ready.max_context)
+            self.limits = limits_of(event.ready)
             self.load = load_of(event.ready.load)
             self._ready.set_result(None)
 

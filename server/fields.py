@@ -1,13 +1,16 @@
 """What messages say, by the names of their fields, which are those of settings and dataclasses in Python."""
 
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from ..engine.request import TokenLogprobs
+from ..engine.completion import Usage
+from ..engine.request import Load, TokenLogprobs
 from ..engine.sampling import as_carried
+from ..proto import generation_pb2 as pb
 
 M = TypeVar("M")
 
@@ -18,6 +21,24 @@ def fields_of(message: Message) -> dict[str, Any]:
         field.name: as_carried(value) if field.type == FieldDescriptor.TYPE_FLOAT else value
         for field, value in message.ListFields()
     }
+
+
+def usage_message(usage: Usage) -> pb.Usage:
+    """What was used; None is left out."""
+    return pb.Usage(**asdict(usage))
+
+
+def usage_of(message: pb.Usage) -> Usage:
+    """What such a message says."""
+    known = message.DESCRIPTOR.fields
+    absent = {field.name for field in known if field.has_presence and not message.HasField(field.name)}
+    said: Any = {field.name: None if field.name in absent else getattr(message, field.name) for field in known}
+    return Usage(**said)
+
+
+def load_of(message: Any) -> Load:
+    """How full an engine is; both protos have such a message."""
+    return Load(**{field.name: getattr(message, field.name) for field in fields(Load)})
 
 
 def logprobs_message(kind: Callable[..., M], told: TokenLogprobs) -> M:

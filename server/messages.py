@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from ..engine.constraint import Constraint
 from ..engine.options import ModelDescription
-from ..engine.request import FinishReason, Limits, Load, Request, Row, Stopping, Timing
+from ..engine.request import FinishReason, Limits, Load, Priority, Request, Row, Stopping, Timing
 from ..engine.sampling import Sampling
 from ..engine.token_rules import TokenRules, token_rules_of
 from ..models.dial import Dial
@@ -26,6 +26,12 @@ def submit_message(request: Request) -> pb.Command:
         operating_point=request.operating_point,
         token_rules=_rules_message(request.token_rules),
         constraint=None if request.constraint is None else pb.Constraint(**asdict(request.constraint)),
+        prefill_point=request.prefill_point,
+        floor=request.floor,
+        priority=request.priority.name,
+        caller=request.caller,
+        salt=request.salt,
+        deadline_seconds=request.deadline_seconds,
     )
     return pb.Command(submit=submit)
 
@@ -40,6 +46,12 @@ def request_of(submit: pb.Submit) -> Request:
         submit.key, tuple(submit.prompt_ids), sampling, stopping, arrived, submit.operating_point,
         token_rules_of(fields_of(submit.token_rules)),
         Constraint(constraint.kind, tuple(constraint.texts)) if submit.HasField("constraint") else None,
+        submit.prefill_point,
+        submit.floor if submit.HasField("floor") else None,
+        Priority[submit.priority],
+        submit.caller,
+        submit.salt,
+        submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
     )  # fmt: skip
 
 
@@ -54,7 +66,10 @@ def step_message(rows: list[Row], load: Load) -> pb.Event:
 
 
 def _row_message(row: Row) -> pb.Row:
-    message = pb.Row(key=row.key, token_ids=row.token_ids, choice=row.choice)
+    message = pb.Row(
+        key=row.key, token_ids=row.token_ids, choice=row.choice,
+        cached_tokens=row.cached_tokens, operating_point=row.operating_point,
+    )  # fmt: skip
     message.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs)
     message.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
     if row.finish is not None:
@@ -85,17 +100,14 @@ def row_of(message: pb.Row) -> Row:
         choice=message.choice,
         logprobs=logprobs_of(message.logprobs),
         prompt_logprobs=logprobs_of(message.prompt_logprobs),
+        cached_tokens=message.cached_tokens,
+        operating_point=message.operating_point if message.HasField("operating_point") else None,
     )
 
 
 def load_message(load: Load) -> pb.Load:
     """How full the engine is."""
-    return pb.Load(num_slots=load.num_slots, free_slots=load.free_slots, running=load.running, waiting=load.waiting)
-
-
-def load_of(message: pb.Load) -> Load:
-    """How full the engine is."""
-    return Load(message.num_slots, message.free_slots, message.running, message.waiting)
+    return pb.Load(**asdict(load))
 
 
 def ready_message(description: ModelDescription, limits: Limits, load: Load) -> pb.Event:
@@ -113,8 +125,27 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         dtype=description.dtype,
         threads=description.threads,
         load=load_message(load),
+        kv_tokens=description.kv_tokens,
+        kv_bytes=description.kv_bytes,
+        kv_cache=description.kv_cache,
+        ffn_bytes=description.ffn_bytes,
+        other_bytes=description.other_bytes,
+        cache_tokens=limits.cache_tokens,
+        num_slots=limits.num_slots,
+        block_tokens=limits.block_tokens,
     )
     return pb.Event(ready=ready)
+
+
+def limits_of(ready: pb.Ready) -> Limits:
+    """What the model and its engine allow."""
+    return Limits(
+        ready.vocab_size,
+        ready.max_context,
+        ready.num_slots if ready.HasField("num_slots") else None,
+        ready.cache_tokens if ready.HasField("cache_tokens") else None,
+        ready.block_tokens,
+    )
 
 
 def description_of(ready: pb.Ready) -> ModelDescription:
@@ -131,4 +162,9 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         dtype=ready.dtype,
         threads=ready.threads,
         num_slots=ready.load.num_slots,
+        kv_tokens=ready.kv_tokens,
+        kv_bytes=ready.kv_bytes,
+        kv_cache=ready.kv_cache,
+        ffn_bytes=ready.ffn_bytes,
+        other_bytes=ready.other_bytes,
     )

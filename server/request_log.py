@@ -43,7 +43,9 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
             return {"total_seconds": total}
         usage, timing = self.last.usage, self.last.timing
         return {
+            "tier_asked": usage.tier_asked,
             "tier": usage.tier_used,
+            "cached_prompt_tokens": usage.cached_prompt_tokens,
             **({"ffn_bytes_share": round(usage.ffn_bytes_share, 6)} if usage.HasField("ffn_bytes_share") else {}),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import replace
 
+from ..engine.receipt import Receipt
 from ..engine.request import Row, Timing
 from ..models.errors import MoesaicError
 
@@ -14,15 +15,14 @@ class Running:
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
     """
 
-    def __init__(self, key: int, num_answers: int = 1) -> None:
-        self.key = key
+    def __init__(self, key: int, num_answers: int, receipt: Receipt) -> None:
+        self.key, self.receipt = key, receipt
         self._open = set(range(num_answers))
         self._rows: dict[int, Row] = {}  # of each answer what was not yet taken
         self._error: MoesaicError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timing: Timing | None = None
         self._first_at: float | None = None
-        self.shares: tuple[float, float] | None = None  # of the FFN's bytes and neurons, as they were last told
 
     @property
     def ended(self) -> bool:
@@ -42,12 +42,18 @@ class Running:
         if self._first_at is None and row.token_ids:
             self._first_at = time.monotonic()
         self._timing = row.timing or self._timing
-        self.shares = row.shares or self.shares
+        self.receipt.note(row)
         if row.finish is not None:
             self._open.discard(row.choice)
         before = self._rows.get(row.choice)
         self._rows[row.choice] = row if before is None else _together(before, row)
         self._wake()
+
+    def close(self, choice: int) -> bool:
+        """Whether the engine still had something to say of this answer; now it has not."""
+        was_open = choice in self._open
+        self._open.discard(choice)
+        return was_open
 
     def fail(self, error: MoesaicError) -> None:
         """Ends the request: `take` raises `error` from now on."""

@@ -188,7 +188,7 @@ def _say_serving(catalog: Catalog, address: str) -> None:
             _say(
                 f"{name}: {about.family}, {about.num_parameters:,} parameters, {about.weight_bytes:,} bytes, "
                 f"context {about.max_context}, {about.num_slots} slots, {about.threads} threads, "
-                f"{about.dtype} on {about.device}"
+                f"{about.dtype} on {about.device}, {about.room}"
             )
         _say(f"serving {name} on {address}")
 

@@ -1,11 +1,15 @@
 """The services of generation.proto. Every request has one owner here, which frees what it holds in `finally`."""
 
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 
+from ..engine.request import Request
+from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
 from .answer import answer
 from .catalog import Catalog
@@ -25,7 +29,7 @@ class GenerationService:
         request_id = message.request_id or uuid.uuid4().hex
         response = pb.GenerateResponse(request_id=request_id)
         texts: list[list[str]] = []
-        async with aclosing(self._chunks(message, request_id)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._chunks(message, request_id, context)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 while len(texts) <= chunk.choice:
                     texts.append([])
@@ -43,14 +47,16 @@ class GenerationService:
         """The answer as it is made."""
         request_id = message.request_id or uuid.uuid4().hex
         begun = False
-        async with aclosing(self._chunks(message, request_id)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._chunks(message, request_id, context)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 if not begun:
                     await context.send_initial_metadata((("x-request-id", request_id),))
                     begun = True
                 yield chunk
 
-    async def _chunks(self, message: pb.GenerateRequest, request_id: str) -> AsyncIterator[pb.GenerateChunk]:
+    async def _chunks(
+        self, message: pb.GenerateRequest, request_id: str, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateChunk]:
         """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
         with RequestRecord(request_id, message.model, self._log_requests) as record:
             with self._catalog.under_way(request_id):
@@ -59,14 +65,21 @@ class GenerationService:
                 with model.admission.request():
                     asked = await checked(message, model.tokenizer, model.chat, terms)
                     with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)):
-                        running = model.engine.submit(asked.request)
+                        running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
+                        end = model.engine.end_answer
                         try:
-                            async for chunk in answer(running, asked, model.tokenizer, record.arrived):
+                            async for chunk in answer(running, asked, model.tokenizer, record.arrived, end):
                                 if chunk.HasField("usage"):
                                     record.last = chunk
                                 yield chunk
                         finally:
                             model.engine.release(running)
+
+
+def submitted(asked: Asked, arrived: float, now: float, context: grpc.aio.ServicerContext) -> Request:
+    """The request with its caller, which is a connection while nobody has a name, and with the deadline of its call."""
+    left = context.time_remaining()
+    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=context.peer())
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 
 from ..models.errors import (
     AlreadyExists,
+    Expired,
     InvalidRequest,
     MoesaicError,
     NotFound,
@@ -37,6 +38,7 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (AlreadyExists, grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_RUNNING"),
     (Unsupported, grpc.StatusCode.FAILED_PRECONDITION, "UNSUPPORTED_BY_MODEL"),
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
+    (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
@@ -90,7 +92,7 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Unsupported):
         violation = rpc.PreconditionFailure.Violation(type="MODEL", description=message)
         yield rpc.PreconditionFailure(violations=[violation])
-    elif isinstance(error, Overloaded | Unavailable):
+    elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
             yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject="model", description=message)])
@@ -140,7 +142,7 @@ def _exception(
     if kind is NotFound:
         resource = details.get(rpc.ResourceInfo)
         return NotFound(message, resource.resource_name if isinstance(resource, rpc.ResourceInfo) else "")
-    if kind is Overloaded or kind is Unavailable:
+    if issubclass(kind, Overloaded | Unavailable):
         retry = details.get(rpc.RetryInfo)
         seconds = retry.retry_delay.ToMilliseconds() / 1000 if isinstance(retry, rpc.RetryInfo) else 0.0
         return kind(message, info.reason, seconds)

@@ -2,9 +2,12 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 
 from ..engine.guided import check_constraint
+from ..engine.request import Priority
 from ..engine.settings import Asked, Terms, asked_of
+from ..engine.standing import StandingSettings
 from ..models.chat import Message, message_violations
 from ..models.errors import InvalidRequest, Violation
 from ..models.tokenizer import Tokenizer
@@ -12,6 +15,9 @@ from ..proto import generation_pb2 as pb
 from .chat import ServedChat
 from .fields import fields_of
 
+PRIORITIES: Mapping[int, str] = {
+    pb.Priority.Value(f"PRIORITY_{priority.name}"): priority.value for priority in Priority
+}
 MAX_TEXT_BYTES = 1 << 20
 MAX_REQUEST_ID_CHARACTERS = 64
 _THREAD_FROM_CHARACTERS = 1 << 14  # tokenizing more than this would keep the other streams waiting
@@ -39,6 +45,9 @@ def settings_of(message: pb.GenerateRequest) -> dict[str, object]:
     """What was said of the generation, by the names of GenerationSettings; what is absent was left open."""
     parts = message.sampling, message.stopping, message.compute, message.token_rules, message.constraint
     said = {name: value for part in parts for name, value in fields_of(part).items()}
+    said |= {name: value for name, value in fields_of(message).items() if name in StandingSettings.__annotations__}
+    if "priority" in said:
+        said["priority"] = PRIORITIES.get(message.priority, message.priority)
     if "choices" in said:
         said["choices"] = list(message.constraint.choices.texts)
     return {"stop" if name == "stop_strings" else name: value for name, value in said.items()}

@@ -76,7 +76,8 @@ def _obey(engine: Engine, command: pb.Command) -> bool:
     if command.HasField("submit"):
         engine.add(request_of(command.submit))
     elif command.HasField("abort"):
-        engine.abort(command.abort.key)
+        abort = command.abort
+        engine.abort(abort.key, abort.choice if abort.HasField("choice") else None)
     return not command.HasField("shutdown")
 
 

@@ -52,8 +52,9 @@ class Echo:
     def add(self, request: Request) -> None:
         self.requests |= {(request.key, choice): (request, 0) for choice in range(request.sampling.n)}
 
-    def abort(self, key: int) -> None:
-        self.requests = {place: each for place, each in self.requests.items() if place[0] != key}
+    def abort(self, key: int, choice: int | None = None) -> None:
+        gone = {place for place in self.requests if place[0] == key and choice in (None, place[1])}
+        self.requests = {place: each for place, each in self.requests.items() if place not in gone}
 
     def step(self) -> list[Row]:
         time.sleep(STEP_SECONDS)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from echo_engine import Echo, told_of
+from echo_engine import HOLD, Echo, told_of
+from patience import eventually
 from server_harness import Server
 
 from moesaic.cli.main import main
@@ -147,3 +148,27 @@ def test_a_command_says_what_it_cannot_read(words: list[str], said: str, capsys:
     with pytest.raises(SystemExit):
         main(["generate", "hi", *words])
     assert said in capsys.readouterr().err
+
+
+def test_the_engine_makes_no_more_of_an_answer_that_a_stop_string_has_ended(offline: LLM) -> None:
+    """The first answer is held at its third token, at which the second has ended."""
+    tokens = [HOLD, 105, 33]
+    stop = offline.tokenizer.decode([33, HOLD])
+    with Server() as server, server.client() as client, server.held():
+        stream = client.stream(tokens, n=2, stop=stop, max_new_tokens=9)
+        assert any(chunk.finish_reason is FinishReason.STOP_STRING for chunk in stream)
+        eventually(lambda: (load := client.model().load) is not None and load.free_slots == load.num_slots - 1)
+        stream.close()
+
+
+def test_offline_too(offline: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[int, ...]] = []
+    abort = offline.engine.abort
+
+    def note(*place: int) -> None:
+        ended.append(place[1:])
+        abort(*place)
+
+    monkeypatch.setattr(offline.engine, "abort", note)
+    generated(offline, n=2, stop=offline.tokenizer.decode([33]), max_new_tokens=9)
+    assert ended == [(1,), ()]

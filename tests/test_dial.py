@@ -5,7 +5,7 @@ import torch
 
 from moesaic.models.compute import OperatingPoints
 from moesaic.models.dial import Dial
-from moesaic.models.errors import InvalidRequest, Unsupported, Violation
+from moesaic.models.errors import InvalidRequest, Unsupported
 from moesaic.models.record import TierRecord
 
 HIGH = TierRecord("high", 0.7, {"bytes_share": 0.71, "between": [[0.25, 0.9], [0.5, 0.8], [0.75, 0.74]]})
@@ -71,14 +71,6 @@ def test_a_dial_that_does_not_fall_takes_names_alone() -> None:
 def test_what_is_no_share_is_refused(share: float) -> None:
     with pytest.raises(InvalidRequest, match="above 0"):
         DIAL.operating_point(None, share)
-
-
-def test_what_else_is_wrong_with_a_request_is_told_with_its_share() -> None:
-    other = Violation("top_p", "is 2.0, it must be above 0 and at most 1")
-    for tier, share, fields in ((None, 2.0, ["top_p", "share"]), (None, 0.6, ["top_p"]), ("lowest", None, ["top_p"])):
-        with pytest.raises(InvalidRequest) as caught:
-            DIAL.operating_point(tier, share, found=[other])
-        assert [each.field for each in caught.value.violations] == fields
 
 
 def test_rows_between_tiers_take_what_lies_on_the_line() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
 
-from moesaic.bench.engine.storm import SumRunner, blown
+from moesaic.bench.engine.storm import Storm, SumRunner, blown
 from moesaic.engine.engine import Engine
 from moesaic.engine.request import FinishReason, Load, Priority, Request, Row, Stopping
 from moesaic.engine.sampling import Sampling
@@ -56,6 +56,35 @@ def test_the_storm_notices_a_block_that_two_write_to(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(SumRunner, "copy", lambda self, pairs: None)
     with pytest.raises(RuntimeError, match="got|lost"):
         blown(3000)
+
+
+class Endings(Storm):
+    """Now and then one of a request's answers is ended from outside; nothing more may come of it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.gone: set[tuple[int, int]] = set()
+
+    def take(self, row: Row) -> None:
+        assert (row.key, row.choice) not in self.gone
+        super().take(row)
+        if (
+            row.finish is None
+            and self.ended[row.key] + 1 < self.living[row.key].sampling.n
+            and self.chance.random() < 0.1
+        ):
+            self.engine.abort(row.key, row.choice)
+            self.gone.add((row.key, row.choice))
+            self.ended[row.key] += 1
+
+
+def test_of_an_answer_that_was_ended_nothing_more_comes_and_no_block_is_lost() -> None:
+    storms = [Endings(seed) for seed in range(10)]
+    for storm in storms:
+        for _ in range(300):
+            storm.act()
+        storm.end()
+    assert sum(len(storm.gone) for storm in storms) > 20
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
@@ -202,6 +231,16 @@ def test_a_conversation_goes_on_from_its_own_answer() -> None:
     longer = [*prompt, *tokens_of(finish(engine)[0]), 1, 2]
     engine.add(request(1, longer, new=1))
     assert finish(engine)[1][0].cached_tokens == 16
+
+
+def test_one_of_several_answers_can_be_ended_alone() -> None:
+    runner = FakeRunner()
+    engine = Engine(runner, num_slots=3)
+    engine.add(request(0, [1, 2], new=10, n=3))
+    while engine.load.running < 3:
+        engine.step()
+    engine.abort(0, 0)
+    assert engine.load.free_slots == 1 and {row.choice for row in finish(engine)[0]} == {1, 2} and idle(engine)
 
 
 @pytest.mark.parametrize("other", [{"salt": "other"}, {"prefill_point": 1.0}])

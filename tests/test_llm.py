@@ -14,6 +14,7 @@ from moesaic.engine.build import choose_device
 from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import FinishReason
+from moesaic.engine.scoring import Reader
 from moesaic.models.errors import InvalidRequest, RequestFailed, SetupError, Unsupported
 from moesaic.models.locate import locate
 
@@ -316,3 +317,35 @@ def test_the_package_offers_its_doors() -> None:
     assert moesaic.LLM is LLM
     with pytest.raises(AttributeError, match="no attribute 'LMM'"):
         moesaic.LMM  # noqa: B018
+
+
+def test_a_text_is_scored_by_the_probabilities_of_its_tokens(llm: LLM) -> None:
+    ids = llm.tokenizer.encode(OPENING)
+    reader = Reader(llm.model, len(ids))
+    wanted = reader.head(reader.read(ids, 0)).log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+    by_text, by_ids, alone = llm.score([OPENING, ids, [5]])
+    assert by_text.logprobs == by_ids.logprobs and by_text.token_ids == tuple(ids[1:])
+    assert by_text.logprobs == pytest.approx(wanted.tolist(), abs=1e-4) and by_text.total == sum(by_text.logprobs)
+    assert alone.logprobs == () and by_text.timing.prefill_seconds > 0
+
+
+@pytest.mark.parametrize("length", [2, 64, 65, 66, 129])
+def test_every_token_of_a_text_is_scored_wherever_its_parts_end(llm: LLM, length: int) -> None:
+    [scored] = llm.score([[5 + i % 80 for i in range(length)]])
+    assert len(scored.logprobs) == length - 1 and scored.total < 0
+
+
+def test_a_text_that_leaves_no_room_is_not_scored(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="512 prompt tokens and 1 new ones make 513"):
+        llm.score([[5] * 512])
+
+
+def test_progress_counts_the_prompts_that_are_answered(llm: LLM) -> None:
+    told: list[tuple[int, int]] = []
+    llm.generate(PROMPTS, n=2, max_new_tokens=3, progress=lambda done, total: told.append((done, total)))
+    assert told == [(i, 5) for i in range(1, 6)]
+
+
+def test_a_decoder_makes_no_embeddings(llm: LLM) -> None:
+    with pytest.raises(Unsupported, match="llama continues text and makes no embeddings; that takes a family of enc"):
+        llm.embed(["Once"])

@@ -13,9 +13,11 @@ from moesaic.bench.local_server import local_server
 from moesaic.cli.common import add_generation_options, settings_of
 from moesaic.cli.main import main
 from moesaic.engine.llm import LLM
+from moesaic.engine.points import ComputeSettings
 from moesaic.engine.request import Limits
 from moesaic.engine.sampling import OPTIONS, Option, Sampling, SamplingSettings, sampling_of, sampling_violations
 from moesaic.engine.settings import GenerationSettings, Terms, asked_of
+from moesaic.engine.standing import StandingSettings
 from moesaic.engine.token_rules import TokenRules
 from moesaic.models.dial import Dial
 from moesaic.models.errors import InvalidRequest, Violation
@@ -36,7 +38,8 @@ RULES: Mapping[str, Any] = {"logit_bias": {7: 0.1, 3: -100.0}, "allowed_token_id
 CONSTRAINTS: Mapping[str, Any] = {
     "json_schema": '{"type": "object"}', "regex": "a+", "grammar": 'start: "a"', "choices": ["yes", "no"]
 }  # fmt: skip
-OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", "tier", "share", *RULES, *CONSTRAINTS}
+BESIDE = {*ComputeSettings.__annotations__, *StandingSettings.__annotations__}
+OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", *BESIDE, *RULES, *CONSTRAINTS}
 GREEDY = ["", "--max-new-tokens", "40"]
 LIKELIEST = [*GREEDY, "--temperature", "2", "--min-p", "1"]
 
@@ -231,7 +234,7 @@ def test_a_seed_that_no_door_takes_is_refused_by_both_commands(
 
 def test_a_command_line_says_what_was_typed_and_leaves_the_rest_open() -> None:
     assert typed("--min-p", "0.25", "--stop", "x") == {
-        **dict.fromkeys([*OPTIONS, *RULES, *CONSTRAINTS, "max_new_tokens", "tier", "share"]),
+        **dict.fromkeys([*OPTIONS, *RULES, *CONSTRAINTS, *BESIDE, "max_new_tokens"]),
         "temperature": 0.0, "min_p": 0.25, "stop": ["x"]
     }  # fmt: skip
 

@@ -8,17 +8,23 @@ from typing import Any
 import grpc
 import pytest
 
+from moesaic.engine.options import ModelDescription
+from moesaic.engine.receipt import Receipt
 from moesaic.engine.request import FinishReason, Request, Row, Stopping, TokenLogprobs
 from moesaic.engine.sampling import Sampling
+from moesaic.models.dial import Dial
 from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
 from moesaic.proto import engine_pb2
 from moesaic.server import messages
 from moesaic.server.admission import Admission
+from moesaic.server.fields import load_of
 from moesaic.server.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
 from moesaic.server.interceptor import ErrorInterceptor
 from moesaic.server.options import ServeOptions, check, loopback
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
+
+RECEIPT = Receipt(Request(1, (5,)), ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1))
 
 
 @pytest.mark.parametrize("module", ["serve", "client", "worker", "engine_process"])
@@ -48,13 +54,13 @@ def test_a_request_survives_the_way_to_the_engine() -> None:
 def test_a_row_survives_the_way_back() -> None:
     told = TokenLogprobs(1, -0.5, ((3, -0.25), (1, -0.5))), TokenLogprobs(2, -1.5)
     row = Row(9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None, choice=3, logprobs=told, prompt_logprobs=told[1:])
-    load = messages.load_of(engine_pb2.Load())
+    load = load_of(engine_pb2.Load())
     assert messages.row_of(messages.step_message([row], load).step.rows[0]) == row
 
 
 def test_what_waits_is_taken_as_one_piece() -> None:
     async def scene() -> None:
-        running = Running(1)
+        running = Running(1, 1, RECEIPT)
         running.put(Row(1, (5,)))
         running.put(Row(1, (6, 7), FinishReason.LENGTH))
         [row] = await running.take()
@@ -65,7 +71,7 @@ def test_what_waits_is_taken_as_one_piece() -> None:
 
 def test_a_failed_request_raises_even_when_tokens_wait() -> None:
     async def scene() -> None:
-        running = Running(1)
+        running = Running(1, 1, RECEIPT)
         running.put(Row(1, (5,)))
         running.fail(Unavailable("gone", "ENGINE_RESTARTING"))
         with pytest.raises(Unavailable, match="gone"):

@@ -22,12 +22,13 @@ class QuantizeSettings(Strict):
     """linears: the format of every linear. embeddings: whether the table of tokens, and the head, follow.
 
     activations: `dynamic` rounds what enters a linear to int8 as it comes (W8A8), the head's excepted; by default
-    activations stay as they are.
+    activations stay as they are. kv_cache: how an engine keeps keys and values unless it is told otherwise.
     """
 
     linears: Literal["int8"]
     activations: Literal["dynamic"] | None = None
     embeddings: bool = True
+    kv_cache: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
