@@ -25,7 +25,7 @@ class ComputeSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Of new tokens, of the prompt, and the furthest to which the engine may go; None is not at all."""
+    """Operating points of new tokens, of the prompt, and the furthest that the engine may go to; None is not at all."""
 
     asked: float = 0.0
     prefill: float = 0.0

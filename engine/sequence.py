@@ -68,7 +68,7 @@ class Sequence:
 
     @property
     def lowered_point(self) -> float | None:
-        """Of the last new token that was computed, where a floor lets it differ from the one asked for."""
+        """The point of the last new token that was computed, where a floor lets it differ from the one asked for."""
         return self.points[-1] if self.points and self.request.floor is not None else None
 
     def spend(self, shares: abc.Sequence[float]) -> None:
