@@ -57,7 +57,7 @@ class Runner(Protocol):
         ...
 
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Of each pair of blocks, makes the second the same as the first."""
+        """Makes, of each pair of blocks, the second the same as the first."""
         ...
 
 
