@@ -140,6 +140,7 @@ def test_doctor_says_what_this_machine_offers(capsys: pytest.CaptureFixture[str]
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "torch" in shown and "models at hand: " in shown and "stories260k" in shown
+    assert "keys and values of a model on the CPU may take" in shown
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------

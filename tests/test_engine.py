@@ -358,6 +358,16 @@ def test_a_request_whose_time_is_over_costs_nothing() -> None:
     assert [row.finish for row in rows[1]] == [FinishReason.EXPIRED] and all(len(step) == 1 for step in runner.steps)
 
 
+def test_who_has_a_first_token_is_not_late_when_it_waits_again() -> None:
+    clock = [0.0]
+    engine = Engine(FakeRunner(), num_slots=1, now=lambda: clock[0])
+    engine.add(request(0, [1], deadline_seconds=2.0))
+    told = [*engine.step(), *engine.step()]
+    engine.scheduler._preempt(engine.scheduler.running[0])
+    clock[0] = 3.0
+    assert tokens_of([*told, *finish(engine)[0]]) == expected([1], 5)
+
+
 @pytest.mark.parametrize("jump", [-1e9, 1e9, 0.0])
 def test_a_clock_that_jumps_changes_no_token(jump: float) -> None:
     clock = iter([0.0, 1.0, 2.0, *[2.0 + jump] * 1000])

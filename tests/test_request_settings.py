@@ -4,6 +4,7 @@ import argparse
 import runpy
 import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,19 @@ def test_while_others_wait_a_request_goes_down_to_its_floor_and_not_below(model:
     assert last.ffn_bytes_share and first.ffn_bytes_share and kept.usage.ffn_bytes_share
     assert low - 0.15 < first.ffn_bytes_share < kept.usage.ffn_bytes_share
     assert (first.weight_bytes_per_token or 0) < (kept.usage.weight_bytes_per_token or 0)
+
+
+def test_a_server_lowers_those_that_allow_it_and_nobody_else(model: Path) -> None:
+    def ask(floor: str | None) -> Usage:
+        with Client(address) as client:
+            return client.generate("Once", floor_tier=floor, temperature=0, max_new_tokens=60, ignore_eos=True).usage
+
+    with local_server({"moe": model}, "--slots", "1") as address, ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(ask, ["low", None, "low", None, "low"]))
+    lowered, kept = found[::2], found[1::2]
+    assert "" in {each.tier_used for each in lowered} and {each.tier_asked for each in lowered} == {"full"}
+    assert [each.tier_used for each in kept] == ["full", "full"]
+    assert min(each.ffn_bytes_share or 0 for each in lowered) < min(each.ffn_bytes_share or 0 for each in kept)
 
 
 def test_a_prompt_is_read_at_full_unless_asked_otherwise(model: Path) -> None:
