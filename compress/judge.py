@@ -16,6 +16,7 @@ from ..evaluate.score import Memory, Score, score_documents
 from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.errors import CheckpointError
 from ..models.files import write_files
 from ..models.progress import Progress
 from ..models.spec import FULL
@@ -86,7 +87,10 @@ class Judge:
         if not file.exists():
             against = self._against if compared else None
             say = partial(self._progress, f"scoring {what}")
-            score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
+            try:
+                score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
+            except CheckpointError as error:
+                raise CheckpointError(f"scoring {what}: {error}") from None
             write_files(file.parent, {file.name: json.dumps(score.to_json()).encode()})
         return Score.from_json(json.loads(file.read_bytes()))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..models.checkpoint import Checkpoint, read_tensors, sha256_of
+from ..models.errors import CheckpointError
 from ..models.files import new_directory
 from ..models.progress import Progress
 from ..models.record import RECORD_NAME, Record, StageRecord
@@ -21,7 +22,10 @@ def write_stage(folder: Path, source: Checkpoint, before: Checkpoint, material: 
     overrides = spec_overrides(material.spec, source.default_spec)
     record = Record(overrides, (*before.record.stages, done), {}, "", material.tiers)
     with new_directory(folder, weight_bytes(material.spec, source)) as partial:
-        names = write_weights(partial, material.tensors(), source.family.their_name)
+        try:
+            names = write_weights(partial, material.tensors(), source.family.their_name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{done.name}: {error}") from None
         write_config(partial, source, material.spec)
         _save(record, partial, names)
 

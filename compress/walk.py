@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..models.context import CausalContext
 from ..models.ffn.dense import FFN
+from ..models.finite import NotFinite, check_range, in_range, naming
 from ..models.host_memory import give_back_freed_memory
 from ..models.progress import Count
 from ..models.transformer import Layer, Transformer
@@ -30,7 +31,8 @@ def walk(
     and the constant added that `visit` wants, if any.
 
     windows: token ids [sequences, length]. The states of all windows are in memory. Returns the shares of the FFN's
-    bytes and of its neurons that a token used.
+    bytes and of its neurons that a token used. Raises CheckpointError, with layer and tensor, where numbers pass what
+    fp32 holds: those of the model, or those that `visit` makes of them.
     """
     batches = list(batched(windows))
     states, turns = (list(each) for each in zip(*map(model.embed, batches), strict=True))
@@ -40,13 +42,16 @@ def walk(
             raise TypeError("a Transformer is made of layers")
         for n, turn in enumerate(turns):  # one batch at a time, so that the states of all lie in memory once
             states[n] = layer.attend(states[n], turn, CausalContext())
+        _check(model, i, states, batches)
         given = [layer.ffn_norm(x) for x in states]
-        constant = visit(i, layer.ffn, given)
+        with naming(model, f"layers.{i}.ffn"):
+            constant = visit(i, layer.ffn, given)
         for n, compute in enumerate(computes):
             given[n] = layer.ffn(given[n], compute)  # in its place: what the FFN gives
         added = None if constant is None else constant(given).to(given[0].dtype)
         for n in range(len(states)):
             states[n] = states[n] + (given[n] if added is None else given[n] + added)
+        _check(model, i, states, batches)
         del given
         give_back_freed_memory()
         if progress:
@@ -54,6 +59,15 @@ def walk(
     spent = [row for compute in computes for row in compute.spent.by_row]
     read, computed = (sum(part) / windows.numel() for part in zip(*spent, strict=True))
     return read / model.whole_ffn[0], computed / model.whole_ffn[1]
+
+
+def _check(model: Transformer, layer: int, states: Sequence[Tensor], batches: Sequence[Tensor]) -> None:
+    """Raises CheckpointError where states are out of range, with the tensor where the full model's first are."""
+    for x, ids in zip(states, batches, strict=True):
+        if not in_range(x):
+            check_range(model, ids)
+            with naming(model, f"layers.{layer}"):
+                raise NotFinite("at the tier that is being set it gives states beyond fp32")
 
 
 def batched(windows: Tensor) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..engine.scoring import Reader
 from ..models.checkpoint import dense_dtype
+from ..models.finite import PROBE_TOKENS, check_range
 from ..models.progress import Count, Progress
 from ..models.threads import torch_threads
 from ..models.transformer import Transformer
@@ -92,14 +93,15 @@ def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say
     check_ids(every, opened.checkpoint.spec.vocab_size)
     longest = max(map(len, every))
     return {
-        name: answer(task, encoded, _reader(model, opened, longest), _counter(say, task, name))
+        name: answer(task, encoded, _reader(model, opened, longest, every[0]), _counter(say, task, name))
         for name, model in models.items()
     }
 
 
 def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
     """One head for all, trained on the original where there is one: what it still gets right was kept."""
-    readers = {name: _reader(model, opened, HeadRecipe().max_tokens) for name, model in models.items()}
+    first = opened.tokenizer.encode(task.examples[0].text)
+    readers = {name: _reader(model, opened, HeadRecipe().max_tokens, first) for name, model in models.items()}
     owner = ORIGINAL if ORIGINAL in readers else MODEL
     head = train_head(readers[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
     return {
@@ -108,7 +110,9 @@ def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, s
     }
 
 
-def _reader(model: Transformer, opened: Opened, longest: int) -> Reader:
+def _reader(model: Transformer, opened: Opened, longest: int, ids: Sequence[int]) -> Reader:
+    """ids: some of what will be read; where these lead beyond what the arithmetic holds, that is told at once."""
+    check_range(model, ids[: min(PROBE_TOKENS, opened.window)])
     return Reader(model, min(opened.window, longest))
 
 

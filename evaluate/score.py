@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..engine.scoring import READ_TOKENS, Reader
 from ..models.errors import CheckpointError
+from ..models.finite import PROBE_TOKENS, check_range
 from ..models.progress import Count
 from ..models.transformer import Transformer
 
@@ -141,10 +142,13 @@ def score_together(
 ) -> list[Score]:
     """A score of each model on the same tokens, in one go; `original`: index of the one they are compared with.
 
-    memory: the original's, as in `score_documents`.
+    memory: the original's, as in `score_documents`. Raises CheckpointError for numbers that the arithmetic cannot hold.
     """
     longest = max((len(ids) for ids in encoded), default=0)
     size = max(2, min(window or models[0].spec.max_context, longest))
+    for i, model in enumerate(models):
+        if encoded and not (memory and i == original):
+            check_range(model, encoded[0][: min(PROBE_TOKENS, size)])
     readers = [Reader(model, size) for model in models]
     seconds = [0.0] * len(readers)
     pieces: list[list[DocumentScore]] = [[] for _ in models]
@@ -159,6 +163,7 @@ def score_together(
             pieces[i] += mine
             documents[i].append(sum(mine, DocumentScore()))
             if not math.isfinite(documents[i][-1].nats):
+                check_range(models[i], ids[:size])
                 raise CheckpointError(f"the model's logits are not finite in document {done}; its weights are damaged")
         if progress:
             progress(done, len(encoded))

@@ -165,7 +165,9 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkp
         return converted
     where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
     if torch.isfinite(tensor).all():
-        raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; choose another dtype")
+        narrow = dtype == torch.float16
+        way_out = "choose float32 or bfloat16" if narrow else "no dtype here holds them: scale them down"
+        raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; {way_out}")
     raise CheckpointError(f"{where} holds NaN or infinity; copy the weights again")
 
 

@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpoint
+from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_sparse_tensor
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
@@ -29,7 +31,7 @@ def write_weights(
     """Writes (our name, tensor) pairs as safetensors under the family's names; returns the file names.
 
     One shard is in memory at a time. More than one get an index, as Hugging Face readers expect. Tensors of experts go
-    to a file of their own.
+    to a file of their own. Raises CheckpointError for NaN and infinity, which no reader takes.
     """
     shards: list[list[str]] = []
     batch: dict[str, Tensor] = {}
@@ -44,6 +46,7 @@ def write_weights(
         held = 0
 
     for ours, tensor in tensors:
+        _check_finite(their_name(ours), tensor)
         if is_sparse_tensor(ours):
             experts[ours] = tensor.contiguous()
             continue
@@ -58,6 +61,15 @@ def write_weights(
         (folder / EXPERTS_NAME).parent.mkdir()
         _save(experts, folder / EXPERTS_NAME)
     return [*names, EXPERTS_NAME] if experts else names
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        dtype, end = str(tensor.dtype)[6:], torch.finfo(tensor.dtype).max
+        way_out = (
+            "bfloat16 and float32 go further" if tensor.dtype == torch.float16 else "copy the model's weights again"
+        )
+        raise CheckpointError(f"{name} would hold NaN or infinity in {dtype}, which ends at {end:.3g}; {way_out}")
 
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:

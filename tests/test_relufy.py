@@ -335,8 +335,9 @@ def test_a_model_that_is_relu_by_itself_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_ends_the_run_with_the_way_out(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "_loss", lambda *_: torch.tensor(math.nan, requires_grad=True))
-    with pytest.raises(RecipeError, match="relufy: the loss is nan with lr 0.5, so nothing is learned; lower lr"):
+    losses = iter([1.0] + [math.nan] * 1000)
+    monkeypatch.setattr(Trainer, "_loss", lambda *_: torch.tensor(next(losses), requires_grad=True))
+    with pytest.raises(RecipeError, match="relufy: the loss, nan, is no finite number with lr 0.5.*; lower lr"):
         made(model, tmp_path / "out", {"relufy": {**RELUFY, "lr": 0.5}})
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...models.files import new_directory
+from ...models.finite import NotFinite
 from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
 from ..material import Workshop
@@ -37,8 +38,9 @@ class Student:
         self._optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
     def step(self, rate: float, clip: float) -> None:
-        """One step along the gradients, which are cleared."""
-        nn.utils.clip_grad_norm_(list(self.parameters.values()), clip)
+        """One step along the gradients, which are cleared. Raises NotFinite where they are no numbers."""
+        if not nn.utils.clip_grad_norm_(list(self.parameters.values()), clip).isfinite():
+            raise NotFinite("the gradient of what is learned is not finite")
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()

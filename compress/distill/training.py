@@ -15,6 +15,7 @@ from torch import Tensor
 from ...models.checkpoint import load_transformer
 from ...models.errors import RecipeError
 from ...models.files import write_whole
+from ...models.finite import NotFinite, check_range, naming
 from ...models.spec import INT8_FORMATS, TransformerSpec
 from ...models.transformer import Transformer
 from ..material import Workshop
@@ -28,6 +29,7 @@ _FINAL_SHARE, _WARMUP_STEPS, _CLIP = 0.1, 100, 1.0
 _MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}  # of one backward pass
 _HEAD_ROWS = {"cpu": 256, "cuda": 4096}  # tokens whose logits are in memory at once
 _MOST_TOKENS = 1_000_000_000
+_LARGE = 1e6  # no model learns with such weights
 _EDGE = 5  # steps, at most, that the first and the last loss are means of
 
 
@@ -114,16 +116,21 @@ class Trainer:
         needed = steps * per_step if steps > 1 else min(settings.tokens, per_step)  # a batch may be larger than all
         windows = torch.split(workshop.calibration.stream(needed), settings.batch)
         losses = _resumed(student, workshop.scratch)
+        if not losses:
+            self._check_range((teacher, student.model), windows[0][:1])
         for step in range(len(losses), steps):
             losses.append(self._step(student, teacher, windows[step], lesson, step / steps))
-            student.step(learning_rate(Plan(steps), step, settings.lr, _FINAL_SHARE, _WARMUP_STEPS), _CLIP)
+            self._move(student, step, learning_rate(Plan(steps), step, settings.lr, _FINAL_SHARE, _WARMUP_STEPS))
             workshop.progress(f"{self.name}: KL {losses[-1]:.4f} nats a token", step + 1, steps)
             if (step + 1) % settings.save_every == 0 and step + 1 < steps:
                 _save(student, losses, workshop.scratch)
         return losses
 
     def _step(self, student: Student, teacher: Transformer, rows: Tensor, lesson: Lesson, progress: float) -> float:
-        """Gradients of a batch, a few windows at a time; the mean loss before the step."""
+        """Gradients of a batch, a few windows at a time; the mean loss before the step.
+
+        progress: 0 at the first step, before which nothing was learned.
+        """
         total, micro = 0.0, max(1, _MICRO_TOKENS[self.device.type] // rows.shape[1])
         for group in lesson.parts(rows):
             for part in torch.split(group.to(self.device), micro):
@@ -134,10 +141,32 @@ class Trainer:
                 (whole * share).backward()  # type: ignore[no-untyped-call]
                 total += loss.item() * share
         if not math.isfinite(total):
-            raise RecipeError(
-                f"{self.name}: the loss is {total} with lr {self.settings.lr:g}, so nothing is learned; lower lr"
-            )
+            if not progress:
+                self._check_range((student.model, teacher), rows)
+            raise self._out_of_range(f"loss, {total},", not progress)
         return total
+
+    def _move(self, student: Student, step: int, rate: float) -> None:
+        """Along the gradients. Where they are no numbers: CheckpointError for weights that were so from the start."""
+        try:
+            student.step(rate, _CLIP)
+        except NotFinite as error:
+            if not step and max(float(each.detach().abs().max()) for each in student.parameters.values()) > _LARGE:
+                with naming(student.model, "layers"):
+                    raise
+            raise self._out_of_range("gradient", not step) from error
+
+    def _check_range(self, models: Sequence[Transformer], rows: Tensor) -> None:
+        with torch.autocast(self.device.type, torch.bfloat16):
+            for model in models:
+                check_range(model, rows.to(self.device))
+
+    def _out_of_range(self, what: str, at_first: bool) -> RecipeError:
+        """At first nothing was learned yet, so that the rate is not at fault."""
+        settings = self.settings
+        given = f"lr {settings.lr:g}, losses {settings.losses.model_dump()}, temperature {settings.temperature:g}"
+        way_out = "bring losses and temperature nearer to 1" if at_first else "lower lr"
+        return RecipeError(f"{self.name}: the {what} is no finite number with {given}; {way_out}")
 
     def _loss(self, model: Transformer, teacher: Transformer, rows: Tensor) -> Tensor:
         weights = self.settings.losses

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ...models.finite import NotFinite
+
 _LLOYD_STEPS = 15
 _ASSIGNMENTS = 4  # at most: each begins at the means of the one before
 _SWAP_PASSES = 4
@@ -70,7 +72,7 @@ def _normalised(vectors: Tensor, size: int) -> Tensor:
     if size < 1 or not len(vectors):
         raise ValueError(f"an expert needs at least 1 neuron of at least 1, asked for {size} of {len(vectors)}")
     if not bool(torch.isfinite(vectors).all()):
-        raise ValueError("the vectors to cluster hold NaN or inf, which have no distance")
+        raise NotFinite("the vectors to cluster hold NaN or infinity, which have no distance")
     return functional.normalize(vectors.detach().to("cpu", torch.float32), dim=1)
 
 

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ...models.finite import NotFinite
 from .cluster import Split
 from .partition import cut_share, partition
 
@@ -40,14 +41,14 @@ class CoActivation:
         return self.counts.diagonal() / max(self.tokens, 1)
 
     def add(self, h: Tensor) -> None:
-        """Takes in activations [tokens, width]. NaN and inf raise ValueError."""
+        """Takes in activations [tokens, width]. NaN and inf raise NotFinite."""
         width = len(self.counts)
         if h.shape[1:] != (width,):
             raise ValueError(f"h {list(h.shape)} is not [tokens, {width}]")
         for part in torch.split(h.detach(), max(1, _ENTRIES // width)) if len(h) else ():
             strength = part.to("cpu", torch.float32).abs()
             if not bool(torch.isfinite(strength).all()):
-                raise ValueError("activations hold NaN or inf, which cannot be compared")
+                raise NotFinite("activations hold NaN or infinity, which cannot be compared")
             top = torch.topk(strength, self.active, dim=1)
             marks = torch.zeros_like(strength).scatter_(1, top.indices, (top.values > 0).float())
             self.counts.addmm_(marks.T, marks)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...models.context import CausalContext
+from ...models.finite import NotFinite, check_range, in_range, naming
 from ...models.linear import dense_weight, multiplied_out
 from ...models.progress import Count
 from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
@@ -31,7 +32,7 @@ def neuron_importance(
 
     The full tier is looked at: forward as it computes, back in fp32. One layer at a time is multiplied out and gone
     back through; beside the model are held F of every layer, and the states of 1,024 tokens, or of one longer window,
-    before every layer.
+    before every layer. Raises CheckpointError, with layer and tensor, where fp32 does not hold the model's numbers.
     """
     chosen = windows[: max(1, TOKENS // windows.shape[1])]
     fisher = _fisher(model, chosen, seed, progress)
@@ -76,6 +77,8 @@ def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterat
         states.append(x)
         x = layer(x, turn, CausalContext())
     turn = None if turn is None else (turn[0].float(), turn[1].float())
+    if not in_range(x):
+        check_range(model, ids)
     gradient = _through_head(model, x.float(), draw)
     spec = _dense_spec(model.spec)
     for i, layer in reversed(list(enumerate(_layers(model)))):
@@ -83,6 +86,13 @@ def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterat
         x = states.pop().float()
         if i > 0:
             gradient = _through_layer(_differentiable(layer, i, spec), x, turn, gradient)
+            _check(model, f"layers.{i}", gradient, "the gradient back through it holds NaN or infinity")
+
+
+def _check(model: Transformer, part: str, values: Tensor, seen: str) -> None:
+    with naming(model, part):
+        if not values.isfinite().all():
+            raise NotFinite(seen)
 
 
 @torch.enable_grad()
@@ -106,6 +116,8 @@ def _through_head(model: Transformer, x: Tensor, draw: torch.Generator) -> Tenso
 def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator) -> Tensor:
     """(onehot(label) - p) W, [tokens, hidden]"""
     off = torch.softmax(model.head(normed).float(), -1)
+    head = "embedding" if model.untied_head is None else "untied_head"
+    _check(model, head, off, "the chances of the next token hold NaN")
     labels = torch.multinomial(off, 1, generator=draw)
     off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
     table = model.embedding if model.untied_head is None else model.untied_head

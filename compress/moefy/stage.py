@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
-from ...models.errors import RecipeError
+from ...models.errors import CheckpointError, RecipeError
 from ...models.ffn.dense import FFN
+from ...models.finite import NotFinite
 from ...models.spec import FFNSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
@@ -93,7 +94,10 @@ class MoefyStage(Stage):
         names = [f"layers.{i}.ffn.{'gate' if ffn.gated else 'up'}.weight" for i, ffn in enumerate(ffns)]
         rows = _rows(source, names)
         for i, name in enumerate(names):
-            yield split(rows[name], self.settings.size, workshop.seed)
+            try:
+                yield split(rows[name], self.settings.size, workshop.seed)
+            except NotFinite as error:
+                raise CheckpointError(f"layer {i}: {source.family.their_name(name)}: {error}; make it again") from None
             workshop.progress(_WHAT, i + 1, len(names))
 
     def _by_text(self, source: Checkpoint, workshop: Workshop) -> list[Split]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...models.finite import NotFinite
+
 _BINS = 4096
 _BITS = 17  # of the 23 bits of a float's fraction: 64 bins an octave, each 0.8 to 1.6 % wide
 _LOWEST = (127 - 40) << (23 - _BITS)  # the first bin ends at 2^-40 (1 + 1/64), the last begins near 2^24
@@ -33,7 +35,7 @@ class ScoreHistogram:
     squares: bool = True  # are summed
 
     def add(self, scores: Tensor, sizes: Tensor | None = None) -> None:
-        """Takes in scores of any shape. Negative ones, NaN and inf raise ValueError.
+        """Takes in scores of any shape. Negative ones, NaN and inf raise NotFinite.
 
         sizes: fp64 [tiles], how many neurons a score [.., tiles] counts for; 1 where none are given.
         """
@@ -44,7 +46,7 @@ class ScoreHistogram:
             exact = flat[part].to("cpu", torch.float32)
             low, high = (float(each) for each in exact.aminmax())
             if not 0 <= low <= high < float("inf"):
-                raise ValueError(f"scores must be numbers of at least 0, these go from {low} to {high}")
+                raise NotFinite(f"scores of experts go from {low:.3g} to {high:.3g}, where 0 to 3e38 can be ranked")
             high_bits = _high_bits(exact)
             self.counts += _by_bin(high_bits, None if weights is None else weights[part])
             if self.squares:

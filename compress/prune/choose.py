@@ -80,7 +80,7 @@ def _check(scores: Sequence[Tensor], remove: float, minimum_keep: int, multiple:
         raise RecipeError(f"prune: minimum_keep ({minimum_keep}) and multiple ({multiple}) must be at least 1")
     for layer, each in enumerate(scores):
         if not bool(torch.isfinite(each).all()):
-            raise ValueError(f"the scores of layer {layer} hold NaN or inf, which have no rank")
+            raise ValueError(f"the scores of layer {layer} hold NaN or infinity, which have no rank")
 
 
 def _check_reach(steps: Sequence[_Step], wanted: int, multiple: int, keep: int, scores: Sequence[Tensor]) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...models.finite import NotFinite
+
 
 def flap_scores(variance: Tensor, down: Tensor) -> Tensor:
     """score[j] = Var(h_j) * ||D[:, j]||^2, fp64 [width]. variance: [width], down: [hidden, width].
@@ -30,9 +32,11 @@ def random_scores(width: int, seed: int) -> Tensor:
 def standardise(scores: Tensor) -> Tensor:
     """(s - mean) / std within a layer, so that layers of any scale meet in one ranking (FLAP); all 0 where std is 0.
 
-    std divides by one less than the width, as FLAP's does.
+    std divides by one less than the width, as FLAP's does. NaN and inf raise NotFinite.
     """
     exact = scores.double()
+    if not exact.isfinite().all():
+        raise NotFinite("the scores of its neurons hold NaN or infinity, which have no rank")
     if len(exact) < 2 or bool((exact == exact[0]).all()):
         return torch.zeros_like(exact)
     return (exact - exact.mean()) / exact.std()

@@ -11,10 +11,11 @@ from torch import Tensor
 from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
 from ...models.errors import RecipeError
 from ...models.ffn.dense import FFN
+from ...models.finite import naming
 from ...models.linear import dense_weight
 from ...models.spec import TransformerSpec
 from ...models.suggestion import suggestion
-from ...models.transformer import Layer
+from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..stage import Stage
@@ -85,7 +86,7 @@ class PruneStage(Stage):
                 progress=lambda n, _: workshop.progress("prune: watching neurons", n, count),
             )  # fmt: skip
         ffns = [layer.ffn for layer in model.layers if isinstance(layer, Layer)]
-        kept = self._chosen(ffns, found, workshop.seed)
+        kept = self._chosen(model, ffns, found, workshop.seed)
         changes = {i: self._layer(i, ffn, found[i], kept[i]) for i, ffn in enumerate(ffns)}
         widths = [len(each) for each in kept]
         notes = {"widths": widths, "removed": 1 - sum(widths) / sum(ffn.width for ffn in ffns)}
@@ -93,10 +94,15 @@ class PruneStage(Stage):
             self._spec(source.spec, widths), lambda: _pruned(read_tensors(source), kept, changes), notes=notes
         )
 
-    def _chosen(self, ffns: Sequence[FFN], found: Sequence[NeuronStatistics], seed: int) -> list[Tensor]:
+    def _chosen(
+        self, model: Transformer, ffns: Sequence[FFN], found: Sequence[NeuronStatistics], seed: int
+    ) -> list[Tensor]:
         """Per layer the neurons that stay."""
-        layers = [LayerNeurons(ffn, found[i], seed * 1000 + i) for i, ffn in enumerate(ffns)]
-        scores = [standardise(METHODS[self.settings.method].scores(layer)) for layer in layers]
+        scores = []
+        for i, ffn in enumerate(ffns):
+            with naming(model, f"layers.{i}.ffn"):
+                neurons = LayerNeurons(ffn, found[i], seed * 1000 + i)
+                scores.append(standardise(METHODS[self.settings.method].scores(neurons)))
         least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
         choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
         return choose(scores, self.settings.remove, least, self.settings.multiple)

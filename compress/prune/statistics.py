@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ...models.finite import NotFinite
+
 _ENTRIES = 1 << 22  # activations in fp64 at once: 32 MB
 
 
@@ -27,7 +29,7 @@ class NeuronStatistics:
         return cls(0, *(torch.zeros(width, dtype=torch.float64, device=device) for _ in range(2)))
 
     def add(self, h: Tensor) -> None:
-        """Takes in activations [tokens, width] of real tokens; leave padding out. NaN or inf raise ValueError."""
+        """Takes in activations [tokens, width] of real tokens; leave padding out. NaN or inf raise NotFinite."""
         if h.ndim != 2 or h.shape[1] != len(self.mean):
             raise ValueError(f"activations must be [tokens, {len(self.mean)}], these are {list(h.shape)}")
         for part in torch.split(h.detach(), max(1, _ENTRIES // max(1, h.shape[1]))):
@@ -57,5 +59,5 @@ class NeuronStatistics:
         mean = exact.mean(dim=0)
         if not bool(torch.isfinite(mean).all()):
             neuron = int((~torch.isfinite(mean)).nonzero()[0])
-            raise ValueError(f"the activations of neuron {neuron} hold NaN or inf; run the calibration in fp32 or bf16")
+            raise NotFinite(f"the activations of neuron {neuron} hold NaN or infinity")
         return cls(len(exact), mean, (exact - mean).square().sum(dim=0))
