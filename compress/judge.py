@@ -5,7 +5,7 @@ What is kept is whole, the sums of each document included, so that intervals nee
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from ..models.transformer import Transformer
 from .identity import code_sha256, content_sha256, dense_sha256
 from .recipe import EvaluationSettings
 
-Figures = Mapping[str, float | int]
 _FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
 _SOURCES = ("evaluate", "engine", "models", "kernels")
 
@@ -46,14 +45,6 @@ class Judge:
     @property
     def documents(self) -> list[str]:
         return [self._tokenizer.decode(ids) for ids in self.encoded]
-
-    def original(self) -> Figures:
-        """The original's own figures."""
-        return self.original_score().summary()
-
-    def tiers(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Figures]:
-        """The figures at each of these tiers, compared with the original."""
-        return {tier: score.summary() for tier, score in self.scores(what, checkpoint, tiers).items()}
 
     def original_score(self) -> Score:
         """The original's own score."""
@@ -76,6 +67,18 @@ class Judge:
             identity = [model_sha256, tier, content_sha256(self._original)]
             found[tier] = self.score(name, identity, partial(at, tier))
         return found
+
+    def score_at(self, what: str, checkpoint: Checkpoint, operating_point: float) -> Score:
+        """The score anywhere on the dial, compared with the original."""
+
+        def make() -> Transformer:
+            model = load_transformer(checkpoint, torch.device("cpu"))
+            model.operating_point = operating_point
+            return model
+
+        if not operating_point:
+            return self.scores(what, checkpoint, [FULL])[FULL]
+        return self.score(what, [content_sha256(checkpoint), operating_point, content_sha256(self._original)], make)
 
     def score(
         self, what: str, identity: Sequence[Any], make: Callable[[], Transformer], compared: bool = True

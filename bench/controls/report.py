@@ -55,6 +55,7 @@ def page(report: Report, picture: bytes) -> str:
     """Self-contained HTML."""
     return render(
         "recipe", f"{report['model']}: what the recipe kept", picture=picture, notes=notes(report),
+        notices=report.get("notices", []),
         tiers=tier_rows(report), stages=stage_rows(report), command=report["command"],
         controls=control_rows(report) if report["controls"] else None, verdicts=verdict_rows(report),
         speed=speed_rows(report) if report["speed"] else None,
