@@ -141,6 +141,10 @@ def _print_result(done: "Compression") -> None:
         head = ["tier", "FFN bytes", "FFN neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
         tiers = {"full": done.result, **done.tiers}
         print_table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()])
+    if done.tasks:
+        from ..bench.controls.report import task_rows
+
+        print_table(*task_rows(done.tasks))
     ratio = done.bytes_after / done.bytes_before
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
 

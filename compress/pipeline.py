@@ -25,6 +25,7 @@ class Compression:
     """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run.
 
     tiers: the score at each tier of the result, by name. notices: what one must know of it before any figure.
+    tasks: by the recipe's tasks, the figures of the original and of each tier.
     """
 
     out: Path
@@ -37,6 +38,7 @@ class Compression:
     tiers: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
     estimates: tuple[Estimate, ...] = ()
     notices: tuple[str, ...] = ()
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def compress(
@@ -93,7 +95,7 @@ def _compression(
     source: Checkpoint, target: Path, recipe: Recipe, measured: Mapping[str, Any], already_there: bool = False
 ) -> Compression:
     sizes = (source.weight_bytes, open_checkpoint(target).weight_bytes)
-    tiers, notices = measured.get("tiers", {}), tuple(measured.get("notices", ()))
     return Compression(
-        target, recipe, *sizes, measured["original"], measured["result"], already_there, tiers, notices=notices
-    )
+        target, recipe, *sizes, measured["original"], measured["result"], already_there, measured.get("tiers", {}),
+        notices=tuple(measured.get("notices", ())), tasks=measured.get("tasks", {}),
+    )  # fmt: skip

@@ -55,6 +55,7 @@ class Made:
     after: tuple[Score, ...]
     weight_bytes: tuple[int, ...]  # after each stage
     tiers: Mapping[str, Score]
+    tasks: Mapping[str, Any]
 
 
 class Run:
@@ -181,7 +182,8 @@ class Run:
             tiers = self.judge.scores(f"after {stage.name}", current, current.tiers if last else [FULL])
             after.append(tiers[FULL])
             sizes.append(current.weight_bytes)
-        return Made(current, original, tuple(after), tuple(sizes), tiers)
+        tasks = self.judge.tasks(current, self.recipe.seed)
+        return Made(current, original, tuple(after), tuple(sizes), tiers, tasks)
 
     def write(self, target: Path, made: Made, notices: Sequence[str]) -> Mapping[str, Any]:
         """Writes the result; what was measured of it: original, result, tiers, and what must be known of it first."""
@@ -192,6 +194,8 @@ class Run:
         measured[-1] |= {"original": made.original.summary()}
         if len(made.tiers) > 1:
             measured[-1] |= {"tiers": {name: score.summary() for name, score in made.tiers.items() if name != FULL}}
+        if made.tasks:
+            measured[-1] |= {"tasks": dict(made.tasks)}
         if notices:
             measured[-1] |= {"notices": list(notices)}
         record = made.checkpoint.record.with_measured(measured)

@@ -11,6 +11,7 @@ from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, load_transformer, open_checkpoint
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
+from ..models.spec import INT8
 from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     model = load_transformer(checkpoint, device, options.dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free)
-    runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == "int8")
+    runner = ModelRunner(model, num_blocks, max_context, dtype, step, keeps_int8(checkpoint, options))
     forms = Forms(runner) if device.type == "cuda" and step is None else None
     watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
@@ -117,6 +118,11 @@ def choose_context(checkpoint: Checkpoint, options: EngineOptions) -> int:
     return wanted
 
 
+def keeps_int8(checkpoint: Checkpoint, options: EngineOptions) -> bool:
+    """Whether keys and values are kept in int8: as asked, else as the model was made for."""
+    return (options.kv_cache or checkpoint.spec.kv_cache) == INT8
+
+
 def choose_blocks(
     checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions, max_context: int, free: int
 ) -> int:
@@ -124,7 +130,7 @@ def choose_blocks(
 
     Raises SetupError where one context does not fit, or where more is asked for than there is.
     """
-    each = block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8")
+    each = block_bytes(checkpoint.spec, dtype, keeps_int8(checkpoint, options))
     one = -(-max_context // BLOCK_TOKENS)
     budget = options.kv_memory or int(free * _FREE_PART)
     blocks = min(options.num_slots * one, budget // each)
@@ -163,5 +169,5 @@ def _described(
         threads=threads,
         num_slots=options.num_slots,
         kv_tokens=runner.num_blocks * runner.block_tokens,
-        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8"),
+        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, keeps_int8(checkpoint, options)),
     )

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
 from ..models.errors import SetupError
+from ..models.spec import KV_CACHES
 from ..models.suggestion import suggestion
-
-KV_CACHES = ("model", "int8")
 
 BOUNDS: Mapping[str, Bound] = {
     "threads": THREADS,
@@ -28,7 +27,7 @@ class EngineOptions:
     this part of the FFN's bytes at most; an answer then depends on those beside it. None: each row computes what it
     would alone.
     kv_cache: of what type keys and values are kept: as the activations are ("model"), or "int8" in a quarter of the
-    memory of fp32, with a scale for each token and head.
+    memory of fp32, with a scale for each token and head. None: as the recipe said that made the model.
     """
 
     device: str | None = None
@@ -39,13 +38,13 @@ class EngineOptions:
     num_slots: int = 8
     seed: int = 0
     step_share: float | None = None
-    kv_cache: str = "model"
+    kv_cache: str | None = None
 
     def check(self) -> None:
         """Raises SetupError for a number that no engine can be set up with, before anything is read or reserved."""
         for name, bound in BOUNDS.items():
             bound.check(name, getattr(self, name))
-        if self.kv_cache not in KV_CACHES:
+        if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
             raise SetupError(f"kv_cache is {self.kv_cache!r}; {suggestion(self.kv_cache, KV_CACHES)}")
 
 

@@ -22,12 +22,13 @@ class QuantizeSettings(Strict):
     """linears: the format of every linear. embeddings: whether the table of tokens, and the head, follow.
 
     activations: `dynamic` rounds what enters a linear to int8 as it comes (W8A8), the head's excepted; by default
-    activations stay as they are.
+    activations stay as they are. kv_cache: whether engines keep keys and values in int8, a scale a token and head.
     """
 
     linears: Literal["int8"]
     activations: Literal["dynamic"] | None = None
     embeddings: bool = True
+    kv_cache: Literal["int8"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class QuantizeStage(Stage):
         if done:
             raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
         wanted = INT8 if self.settings.activations is None else INT8_DYNAMIC
-        return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths})
+        kept = {"kv_cache": INT8} if self.settings.kv_cache else {}
+        return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths} | kept)
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return 0
