@@ -62,7 +62,7 @@ def tour_recipes(recipe: str) -> dict[str, Mapping[str, Any]]:
 def compress_all(model: str, out: Path, recipe: str, progress: Progress) -> dict[str, Compression]:
     """Each recipe's result in a folder of its own below `out`."""
     return {
-        name: compress(model, out / name.replace(" ", "-"), recipe, progress)
+        name: compress(model, out / name.replace(" ", "-"), recipe, progress, rival=False)
         for name, recipe in tour_recipes(recipe).items()
     }
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.completion import Usage
-from ..engine.options import KV_CACHES, EngineOptions, ModelDescription
+from ..engine.options import EngineOptions, ModelDescription
 from ..engine.sampling import OPTIONS
 from ..engine.settings import GenerationSettings
 from ..engine.standing import PRIORITIES
+from ..models.spec import KV_CACHES
 
 _DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
 

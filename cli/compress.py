@@ -41,6 +41,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
     )
+    parser.add_argument(
+        "--no-rival", action="store_true",
+        help="after stages that lost something, do not measure the recipe without them, which takes about as long",
+    )  # fmt: skip
     parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
     parser.set_defaults(run=run)
 
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = _recipe(args)
     groups = _checked_groups(args, recipe)
     with ProgressLine() as progress:
-        done = compress(args.model, args.out, recipe, progress, args.dry_run, _announce)
+        done = compress(args.model, args.out, recipe, progress, args.dry_run, _announce, not args.no_rival)
     if args.dry_run:
         _print_plan(args.recipe, done)
         _print_control_plan(args.model, done, groups)
@@ -128,6 +132,8 @@ def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) 
 def _print_result(done: "Compression") -> None:
     if done.already_there:
         print(f"{done.out} is already the result of this recipe on this model")
+    for notice in done.notices:
+        print(f"note: {notice}\n")
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     print_table(head, [_row(*each) for each in ends])
@@ -135,6 +141,10 @@ def _print_result(done: "Compression") -> None:
         head = ["tier", "FFN bytes", "FFN neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
         tiers = {"full": done.result, **done.tiers}
         print_table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()])
+    if done.tasks:
+        from ..bench.controls.report import task_rows
+
+        print_table(*task_rows(done.tasks))
     ratio = done.bytes_after / done.bytes_before
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
 

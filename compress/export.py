@@ -54,7 +54,7 @@ def _plain(source: Checkpoint) -> TransformerSpec:
     width = max(layer.ffn.width for layer in source.spec.layers)
     biased = any(layer.ffn.output_bias for layer in source.spec.layers)
     layers = tuple(_plain_layer(layer, width, biased) for layer in source.spec.layers)
-    return replace(source.spec, layers=layers, embedding=DENSE, head=DENSE, num_tiers=1)
+    return replace(source.spec, layers=layers, embedding=DENSE, head=DENSE, num_tiers=1, kv_cache="model")
 
 
 def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:

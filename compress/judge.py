@@ -6,13 +6,20 @@ What is kept is whole, the sums of each document included, so that intervals nee
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..evaluate.compare import verdict
+from ..evaluate.measure import compare_answers, score_task
+from ..evaluate.plan import ORIGINAL, Opened, Plan
+from ..evaluate.results import as_json, comparison_json
 from ..evaluate.score import Memory, Score, score_documents
+from ..evaluate.tasks.files import read_task
+from ..evaluate.tasks.items import TaskScore
 from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..kernels.cache import cache_folder
 from ..models.checkpoint import Checkpoint, load_transformer
@@ -25,7 +32,6 @@ from ..models.transformer import Transformer
 from .identity import code_sha256, content_sha256, dense_sha256
 from .recipe import EvaluationSettings
 
-Figures = Mapping[str, float | int]
 _FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
 _SOURCES = ("evaluate", "engine", "models", "kernels")
 
@@ -42,18 +48,12 @@ class Judge:
         documents = [each for file in files for each in read_documents([file], wanted.documents)]
         self._tokenizer = Tokenizer.open(original.path)
         self.encoded = encode_documents(documents, self._tokenizer, wanted.truncate, original.spec.vocab_size)
+        folder = wanted.tasks_dir
+        self._tasks = [read_task(name, folder, wanted.limit) for name in wanted.tasks]
 
     @property
     def documents(self) -> list[str]:
         return [self._tokenizer.decode(ids) for ids in self.encoded]
-
-    def original(self) -> Figures:
-        """The original's own figures."""
-        return self.original_score().summary()
-
-    def tiers(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Figures]:
-        """The figures at each of these tiers, compared with the original."""
-        return {tier: score.summary() for tier, score in self.scores(what, checkpoint, tiers).items()}
 
     def original_score(self) -> Score:
         """The original's own score."""
@@ -77,22 +77,56 @@ class Judge:
             found[tier] = self.score(name, identity, partial(at, tier))
         return found
 
+    def score_at(self, what: str, checkpoint: Checkpoint, operating_point: float) -> Score:
+        """The score anywhere on the dial, compared with the original."""
+
+        def make() -> Transformer:
+            model = load_transformer(checkpoint, torch.device("cpu"))
+            model.operating_point = operating_point
+            return model
+
+        if not operating_point:
+            return self.scores(what, checkpoint, [FULL])[FULL]
+        return self.score(what, [content_sha256(checkpoint), operating_point, content_sha256(self._original)], make)
+
+    def tasks(self, finished: Checkpoint, seed: int = 0) -> dict[str, dict[str, Any]]:
+        """Of each task the figures of the original, and of each tier with its difference from that."""
+        identity = [content_sha256(finished), content_sha256(self._original), repr(self._tasks), seed]
+        return self._kept(identity, lambda: self._answered(finished, seed)) if self._tasks else {}
+
+    def _answered(self, finished: Checkpoint, seed: int) -> dict[str, dict[str, Any]]:
+        opened = Opened(Plan(finished.path, self._original.path))
+        models = {ORIGINAL: self._against}
+        loaded = load_transformer(finished, torch.device("cpu"))
+        for tier in finished.tiers:
+            models[tier] = copy(loaded)  # over the same weights
+            models[tier].operating_point = finished.operating_point(tier)
+        return {task.name: _figures(score_task(task, models, opened, self._progress), seed) for task in self._tasks}
+
     def score(
         self, what: str, identity: Sequence[Any], make: Callable[[], Transformer], compared: bool = True
     ) -> Score:
         """The score of the model that `make` gives, at the tier that it is set to; from an earlier run where one made
         it of an equal identity: plain values that tell this model from every other."""
-        parts = [*identity, self.text_sha256, code_sha256(*_SOURCES)]
-        file = cache_folder() / "scores" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
-        if not file.exists():
-            against = self._against if compared else None
+
+        def scored() -> dict[str, Any]:
+            against, memory = (self._against, self._memory) if compared else (None, None)
             say = partial(self._progress, f"scoring {what}")
             try:
-                score = score_documents(make(), self.encoded, against, say, memory=self._memory if compared else None)
+                return score_documents(make(), self.encoded, against, say, memory=memory).to_json()
             except CheckpointError as error:
                 raise CheckpointError(f"scoring {what}: {error}") from None
-            write_files(file.parent, {file.name: json.dumps(score.to_json()).encode()})
-        return Score.from_json(json.loads(file.read_bytes()))
+
+        return Score.from_json(self._kept([*identity, self.text_sha256], scored))
+
+    def _kept(self, identity: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` gives, or gave in an earlier run."""
+        parts = [*identity, code_sha256(*_SOURCES)]
+        file = cache_folder() / "scores" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
+        if not file.exists():
+            write_files(file.parent, {file.name: json.dumps(make()).encode()})
+        found: dict[str, Any] = json.loads(file.read_bytes())
+        return found
 
     def load_original(self) -> Transformer:
         """The original, on the CPU."""
@@ -112,3 +146,14 @@ class Judge:
     def text_sha256(self) -> str:
         """Equal for equal token ids."""
         return hashlib.sha256(json.dumps(self.encoded).encode()).hexdigest()
+
+
+def _figures(scores: Mapping[str, TaskScore], seed: int) -> dict[str, Any]:
+    """Plain values, by whose they are."""
+    original, found = scores[ORIGINAL], {name: dict[str, Any](score.summary()) for name, score in scores.items()}
+    for name, score in scores.items():
+        held = compare_answers(score, original, seed) if name != ORIGINAL else None
+        if held:
+            found[name] |= {**comparison_json(held), "verdict": verdict("score", held)}
+    plain: dict[str, Any] = as_json(found)
+    return plain

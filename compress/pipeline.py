@@ -1,6 +1,7 @@
 """`moesaic compress`: a recipe's stages in order, the result written whole or not at all, and measured."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +15,17 @@ from ..models.record import Record, StageRecord
 from ..models.threads import choose_threads, torch_threads
 from .identity import content_sha256
 from .recipe import Recipe, read_recipe
+from .rival import rival_notice
 from .run import Announce, Estimate, Run
+from .stage import FewTokensWarning
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
     """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run.
 
-    tiers: the score at each tier of the result, by name.
+    tiers: the score at each tier of the result, by name. notices: what one must know of it before any figure.
+    tasks: by the recipe's tasks, the figures of the original and of each tier.
     """
 
     out: Path
@@ -33,6 +37,8 @@ class Compression:
     already_there: bool = False
     tiers: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
     estimates: tuple[Estimate, ...] = ()
+    notices: tuple[str, ...] = ()
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def compress(
@@ -42,13 +48,15 @@ def compress(
     progress: Progress | None = None,
     dry_run: bool = False,
     announce: Announce | None = None,
+    rival: bool = True,
 ) -> Compression:
     """Runs a recipe on a model directory or short name and writes a new directory.
 
     recipe is a shipped name, a YAML file, a mapping or a Recipe. A finished `out` of the same input and recipe is left
     as it is; stages that an earlier run finished are taken from the cache. `announce` hears of each other stage before
-    it begins. Raises SetupError (RecipeError, CheckpointError, TextError) before anything is written; afterwards `out`
-    is whole or absent.
+    it begins. rival: whether a recipe whose stages lost something is held against itself without them, which may take
+    as long again. Raises SetupError (RecipeError, CheckpointError, TextError) before anything is written; afterwards
+    `out` is whole or absent.
     """
     steps, target = read_recipe(recipe), Path(out).expanduser()
     source = open_checkpoint(model)
@@ -57,12 +65,17 @@ def compress(
     check_new(target)
     run = Run(source, steps, progress or (lambda what, done, total: None), announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
+        few = run.few_tokens()
+        if few:
+            warnings.warn(few, FewTokensWarning, stacklevel=2)
         if dry_run:
             planned = run.estimates[-1].bytes
             return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
         require_space(target, run.estimates[-1].bytes)
         run.check_disk()
-        return _compression(source, target, steps, run.finish(target))
+        made = run.make()
+        notices = [each for each in (rival and rival_notice(run, made), few) if each]
+        return _compression(source, target, steps, run.write(target, made, notices))
 
 
 def _finished_before(source: Checkpoint, target: Path, recipe: Recipe) -> Compression:
@@ -82,5 +95,7 @@ def _compression(
     source: Checkpoint, target: Path, recipe: Recipe, measured: Mapping[str, Any], already_there: bool = False
 ) -> Compression:
     sizes = (source.weight_bytes, open_checkpoint(target).weight_bytes)
-    tiers = measured.get("tiers", {})
-    return Compression(target, recipe, *sizes, measured["original"], measured["result"], already_there, tiers)
+    return Compression(
+        target, recipe, *sizes, measured["original"], measured["result"], already_there, measured.get("tiers", {}),
+        notices=tuple(measured.get("notices", ())), tasks=measured.get("tasks", {}),
+    )  # fmt: skip

@@ -27,11 +27,17 @@ STAGES: Mapping[str, type[Stage]] = {
 
 
 class EvaluationSettings(Strict):
-    """What the result is scored on: files, or the text that ships when none is named; of each the first documents."""
+    """What the result is scored on: files, or the text that ships when none is named; of each the first documents.
+
+    tasks: at the end the original and each tier answer the first `limit` items of each, a path or a name in tasks_dir.
+    """
 
     text: list[str] = []
     documents: int = Field(default=16, ge=1)
     truncate: int = Field(default=512, ge=2)
+    tasks: list[str] = []
+    tasks_dir: str | None = None
+    limit: int = Field(default=200, ge=1)
 
 
 class Recipe(Strict):

@@ -11,17 +11,35 @@ from .material import Material, Workshop
 from .strict import Strict
 
 
+class FewTokensWarning(UserWarning):
+    """A statistic is fitted on fewer tokens than are enough for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a stage learns from the calibration text, how many tokens are enough, and what is known then."""
+
+    what: str
+    tokens: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.tokens:,} are enough: {self.reason})"
+
+
 @dataclass(frozen=True, slots=True)
 class Stage(ABC):
     """A method with its settings in it. It joins recipes by its place in STAGES (recipe.py).
 
     name: what recipes call it; settings_type: what its settings are checked by; rounds_weights: whether weights that
-    it leaves are less exact than those that it was given; sources: what decides its bytes beside stage_cache.DECIDING.
+    it leaves are less exact than those that it was given; changes_model: whether it makes another model, where others
+    only round or arrange what is there; sources: what decides its bytes beside stage_cache.DECIDING.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Strict]]
     rounds_weights: ClassVar[bool] = False
+    changes_model: ClassVar[bool] = False
     sources: ClassVar[tuple[str, ...]] = ()
 
     settings: Strict
@@ -38,6 +56,10 @@ class Stage(ABC):
     @abstractmethod
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         """About how many tokens go through the model, for an estimate of the time; a backward pass counts twice."""
+
+    def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        """What it learns from the calibration text of such a model, the planned one; by default nothing."""
+        return ()
 
     @abstractmethod
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:

@@ -12,6 +12,7 @@ from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_tra
 from ..models.cost import token_cost
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
+from ..models.spec import INT8
 from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
@@ -46,7 +47,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     """
     options.check()
     checkpoint = open_checkpoint(path)
-    options = replace(options, kv_cache=options.kv_cache or checkpoint.record.kv_cache or "model")
+    options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
     options.check()
     step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
@@ -58,7 +59,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     model = load_transformer(checkpoint, device, options.dtype)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free)
-    runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == "int8")
+    runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
     watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
@@ -128,7 +129,7 @@ def choose_blocks(
 
     Raises SetupError where one context does not fit, or where more is asked for than there is.
     """
-    each = block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8")
+    each = block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8)
     one = -(-max_context // BLOCK_TOKENS)
     budget = options.kv_memory or int(free * FREE_PART)
     blocks = min(options.num_slots * one, budget // each)
@@ -170,7 +171,7 @@ def _described(
         threads=threads,
         num_slots=options.num_slots,
         kv_tokens=runner.num_blocks * runner.block_tokens,
-        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == "int8"),
+        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8),
         kv_cache=options.kv_cache or "model",
         ffn_bytes=read - other_bytes,
         other_bytes=other_bytes,

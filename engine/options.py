@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
 from ..models.errors import SetupError
+from ..models.spec import KV_CACHES
 from ..models.suggestion import suggestion
-
-KV_CACHES = ("model", "int8")
 
 BOUNDS: Mapping[str, Bound] = {
     "threads": THREADS,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..kernels.paged_attention import BLOCK_TOKENS, gathered
+from ..models.spec import INT8
 from ..models.transformer import Transformer
 from .pages import Pages
 from .runner import ModelRunner, Span
@@ -27,8 +28,8 @@ class Reader:
 
     def __init__(self, model: Transformer, max_context: int) -> None:
         self._table = range(-(-max_context // BLOCK_TOKENS))
-        dtype, int8_pages = model.norm.weight.dtype, model.kv_cache == "int8"
-        self._runner = ModelRunner(model, len(self._table), max_context, dtype, int8_pages=int8_pages)
+        int8 = model.spec.kv_cache == INT8  # as it is served
+        self._runner = ModelRunner(model, len(self._table), max_context, model.norm.weight.dtype, int8_pages=int8)
         self.model, self.max_context, self.device = model, max_context, self._runner.device
         self.vocab_size = self._runner.vocab_size
         self.scored = (0, 0.0, 0.0)

@@ -15,7 +15,7 @@ from .overlap import measure_overlap
 from .plan import MODEL, ORIGINAL, Opened, Plan
 from .results import Evaluation, TaskResult, TextResult
 from .score import Score, reader_of, score_together
-from .statistics import compare_means
+from .statistics import Comparison, compare_means
 from .tasks.answer import answer, encode_questions
 from .tasks.classify import HeadRecipe, score_head, train_head
 from .tasks.files import read_task
@@ -78,12 +78,20 @@ def _score_text(
 
 
 def _score_task(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> TaskResult:
-    scores = _classified(task, models, opened, say) if task.examples else _answered(task, models, opened, say)
-    comparison = None
-    if ORIGINAL in scores and scores[MODEL].num_items > 1:
-        mine, other = (scores[name].correct[scores[name].rule] for name in (MODEL, ORIGINAL))
-        comparison = compare_means(mine, other, seed=opened.plan.seed)
-    return TaskResult(task.name, scores, comparison)
+    scores = score_task(task, models, opened, say)
+    held = compare_answers(scores[MODEL], scores[ORIGINAL], opened.plan.seed) if ORIGINAL in scores else None
+    return TaskResult(task.name, scores, held)
+
+
+def score_task(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
+    """The score of each model; what needs a head has that of ORIGINAL, where it is among them."""
+    return (_classified if task.examples else _answered)(task, models, opened, say)
+
+
+def compare_answers(ours: TaskScore, theirs: TaskScore, seed: int = 0) -> Comparison | None:
+    """Paired bootstrap of the shares of right answers over items; None for a single one."""
+    mine, other = (score.correct[score.rule] for score in (ours, theirs))
+    return compare_means(mine, other, seed=seed) if len(mine) > 1 else None
 
 
 def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:

@@ -20,6 +20,13 @@ _JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx")
 
 
+def shipped_texts() -> dict[str, Path]:
+    """The texts that come with the package, by the names under which they may be asked for."""
+    root = Path(str(resources.files("moesaic")))
+    files = [file for folder in ("evaluate", "compress") for file in sorted((root / folder / "data").glob("*.txt"))]
+    return {file.stem: file for file in files}
+
+
 def embedded_text() -> Path:
     """A public-domain text that ships: chapters of Black Beauty (Anna Sewell, 1877)."""
     return Path(str(resources.files(__package__) / "data" / EMBEDDED_TEXT))
@@ -29,11 +36,12 @@ def read_documents(files: Sequence[str | Path], limit: int | None = None) -> lis
     """The documents of text files, in order, at most `limit`; those without a word are left out.
 
     A line `<|endoftext|>` ends a document; in `.jsonl` and `.ndjson` each line is one, in its field `text`; `.json`
-    holds such lines or a list. What a file holds is said by its suffix, in capitals too. Raises TextError.
+    holds such lines or a list. What a file holds is said by its suffix, in capitals too. Where there is no such file,
+    the name of a text that ships will do: `shipped_texts`. Raises TextError.
     """
     documents: list[str] = []
     for name in files:
-        documents += [text for text in _documents(Path(name)) if text.strip()]
+        documents += [text for text in _documents(_found(name)) if text.strip()]
         if limit is not None and len(documents) >= limit:
             return documents[:limit]
     if not documents:
@@ -83,11 +91,18 @@ def read_text(file: Path) -> str:
         unpack = _UNPACK.get(packed)
         return (unpack(raw) if unpack else raw).decode("utf-8-sig")
     except FileNotFoundError:
-        raise TextError(f"there is no text file {str(file)!r}") from None
+        known = ", ".join(shipped_texts())
+        raise TextError(
+            f"there is no text file {str(file)!r}; give a path, or the name of one that ships: {known}"
+        ) from None
     except UnicodeDecodeError as error:
         raise TextError(f"{file} is not UTF-8 (byte {error.start}); convert it first") from None
     except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
         raise TextError(f"{file} cannot be read: {error}") from None
+
+
+def _found(name: str | Path) -> Path:
+    return Path(name) if Path(name).exists() else shipped_texts().get(str(name), Path(name))
 
 
 def _documents(file: Path) -> list[str]:

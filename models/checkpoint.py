@@ -97,8 +97,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         default = family.spec(Config(config))
     try:
         spec = with_overrides(default, record.spec)
+        widest = max((layer.ffn.width for layer in spec.layers), default=0)
         for layer in spec.layers:
-            check_ffn(layer.ffn, spec.num_tiers)
+            check_ffn(layer.ffn, spec.num_tiers, widest)
+        for tier in record.tiers:
+            tier.check(len(spec.layers))
     except KeyError as error:
         raise CheckpointError(f"{RECORD_NAME}: the model has no {error.args[0]!r} to override") from None
     except ValueError as error:
@@ -145,7 +148,6 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
         if isinstance(module, Embedding | Int8Embedding):
             module.dtype = wanted
     pack_(model)
-    model.kv_cache = checkpoint.record.kv_cache or model.kv_cache
     return model.requires_grad_(False).eval()
 
 

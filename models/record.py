@@ -6,6 +6,7 @@ takes its own format and older ones; a newer one is refused with the way out.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from .spec import BIT_PLANES, NORM_REGRESSION
 RECORD_NAME = "moesaic.json"
 FORMAT = 3
 _SINCE = {BIT_PLANES: 2, NORM_REGRESSION: 3}  # the formats from which on their tiers mean what they mean
+_MAX_BYTES = 64 << 20
+_MOST_DIGITS = 20  # of a count; floating-point numbers are shorter
 _FIGURES = {"bytes_share", "neurons_share", "tokens", "active_by_layer"}  # what every calibration saw
+
+
+def _counted(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,16 @@ class TierRecord:
             raise TypeError("what steps read is no object")
         return {int(size): [(float(factor), float(share)) for factor, share in row] for size, row in known.items()}
 
-    def check(self) -> None:
+    def check(self, num_layers: int) -> None:
+        """Raises ValueError for what no calibration of a model of so many layers gives."""
+        active = self.calibrated["active_by_layer"]
+        figures = [self.share, self.calibrated["neurons_share"], self.calibrated["tokens"], *active]
+        if len(active) != num_layers:
+            raise ValueError(f"tier {self.name!r} has figures of {len(active)} layers, the model has {num_layers}")
+        if not all(type(each) in (int, float) and 0 <= each < math.inf for each in figures) or self.share > 1:
+            raise ValueError(f"tier {self.name!r} has figures that are no shares or counts")
+
+    def check_form(self) -> None:
         """Raises TypeError or ValueError for a record that was not written by us."""
         if not isinstance(self.name, str) or not all(
             isinstance(each, dict) for each in (self.calibrated, self.measured)
@@ -77,6 +95,8 @@ class TierRecord:
         if not _FIGURES <= self.calibrated.keys():
             missing = ", ".join(sorted(_FIGURES - self.calibrated.keys()))
             raise ValueError(f"tier {self.name!r} lacks {missing}")
+        if not isinstance(self.calibrated["active_by_layer"], list):
+            raise TypeError(f"tier {self.name!r} has no list of layers")
         if not all(0 <= part < 1 and share > 0 for part, share in [*self.between, (0.5, self.bytes_share)]):
             raise ValueError(f"tier {self.name!r} lies nowhere")
         for size, points in self.together.items():
@@ -102,7 +122,9 @@ class Record:
         if not file.exists():
             return cls()
         try:
-            values = json.loads(file.read_bytes())
+            if file.stat().st_size > _MAX_BYTES:
+                raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+            values = json.loads(file.read_bytes(), parse_int=_counted)
             if not isinstance(values["format"], int) or values["format"] > FORMAT:
                 raise CheckpointError(
                     f"{file} has format {values['format']!r}, this version reads up to {FORMAT}; update moesaic"
@@ -120,17 +142,11 @@ class Record:
                 raise TypeError("a stage's settings or figures are no object")
             tiers = tuple(TierRecord(**tier) for tier in values.get("tiers", ()))
             for tier in tiers:
-                tier.check()
+                tier.check_form()
             record = cls(dict(values["spec"]), stages, dict(values["files"]), str(values["recipe_sha256"]), tiers)
         except (ValueError, TypeError, KeyError, RecursionError, OSError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
-
-    @property
-    def kv_cache(self) -> str | None:
-        """How its recipe wants keys and values to be kept; None where it did not say."""
-        wishes = (stage.settings.get("kv_cache") for stage in reversed(self.stages))
-        return next((str(wish) for wish in wishes if wish), None)
 
     def with_measured(self, figures: Sequence[Mapping[str, Any]]) -> "Record":
         """The same with what was measured after each of the last stages, and after the last one at each tier."""

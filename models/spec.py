@@ -21,6 +21,7 @@ NO_ROUTER = "none"
 NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
 BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate
 ROUTERS = (NO_ROUTER, NORM_REGRESSION, BIT_PLANES)
+KV_CACHES = ("model", INT8)  # how keys and values are kept: as activations are, or int8 with a scale a token and head
 FULL = "full"  # the tier that every model has: all of every FFN
 ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 _CHOICES = {
@@ -28,6 +29,7 @@ _CHOICES = {
     "norm": ("rms", "layer"),
     "scaling": ("default", "linear", "llama3"),
     "router": ROUTERS,
+    "kv_cache": KV_CACHES,
 }
 
 
@@ -107,7 +109,7 @@ class TransformerSpec:
     """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
     num_tiers: names on the dial, the full one included. With the full one alone, tiles are no more
-    than an order of the neurons.
+    than an order of the neurons. kv_cache: how an engine keeps keys and values unless it is told otherwise.
     """
 
     family: str
@@ -124,6 +126,7 @@ class TransformerSpec:
     embedding: str = DENSE
     head: str = DENSE
     num_tiers: int = 1
+    kv_cache: str = "model"
 
 
 def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:

@@ -104,7 +104,6 @@ class Transformer(TensorModule):
         super().__init__()
         self.spec = spec
         self.operating_point: float = 0  # on the dial: 0 is the full tier, 1 the next; models/dial.py
-        self.kv_cache = "model"  # how keys and values are kept, unless an engine is told otherwise
         self.whole_ffn = (0, 0)  # bytes and neurons of all FFNs, once the weights are loaded
         self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
         rows = spec.max_context + spec.position_offset

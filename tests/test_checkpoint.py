@@ -292,7 +292,7 @@ def test_weights_too_large_for_the_dtype_are_refused(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"].fill_(1e6)
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="too large for float16; choose another dtype"):
+    with pytest.raises(CheckpointError, match="too large for float16; choose float32 or bfloat16"):
         load(folder, dtype="float16")
 
 

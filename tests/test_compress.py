@@ -112,7 +112,8 @@ def test_what_was_done_and_measured_is_written_down(model: Path, tmp_path: Path)
     done = compress(model, tmp_path / "out", QUICK)
     record = open_checkpoint(tmp_path / "out").record
     [stage] = record.stages
-    assert (stage.name, stage.settings) == ("quantize", {"linears": "int8", "activations": None, "embeddings": True})
+    settings = {"linears": "int8", "activations": None, "embeddings": True, "kv_cache": None}
+    assert (stage.name, stage.settings) == ("quantize", settings)
     assert stage.measured == {"original": done.original, "result": done.result, "weight_bytes": done.bytes_after}
     assert set(record.files) == {"model.safetensors"} and len(stage.input_sha256) == 64
 

@@ -161,7 +161,8 @@ def test_less_compute_is_a_worse_model_and_more_a_better_one(stories: dict[str, 
     from moesaic.compress.recipe import EvaluationSettings
 
     judge = Judge(open_checkpoint("stories260k"), EvaluationSettings(documents=4, truncate=128), lambda *_: None)
-    found = judge.tiers("", open_checkpoint(stories[kind]), ["full", "high", "low"])
+    scores = judge.scores("", open_checkpoint(stories[kind]), ["full", "high", "low"])
+    found = {name: score.summary() for name, score in scores.items()}
     assert found["full"]["kl_nats_per_token"] < found["high"]["kl_nats_per_token"] < found["low"]["kl_nats_per_token"]
     assert 1 > found["high"]["ffn_bytes_share"] > found["low"]["ffn_bytes_share"]
 

@@ -59,6 +59,8 @@ def collect(
     plain: Report = as_json({
         "model": Path(model).name,
         "command": command,
+        "notices": list(done.notices),
+        "tasks": dict(done.tasks),
         "recipe": done.recipe.model_dump(),
         "recipe_sha256": done.recipe.sha256(),
         "evaluation": {

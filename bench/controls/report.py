@@ -55,6 +55,7 @@ def page(report: Report, picture: bytes) -> str:
     """Self-contained HTML."""
     return render(
         "recipe", f"{report['model']}: what the recipe kept", picture=picture, notes=notes(report),
+        notices=report.get("notices", []), tasks=task_rows(report["tasks"]) if report.get("tasks") else None,
         tiers=tier_rows(report), stages=stage_rows(report), command=report["command"],
         controls=control_rows(report) if report["controls"] else None, verdicts=verdict_rows(report),
         speed=speed_rows(report) if report["speed"] else None,
@@ -104,6 +105,20 @@ def verdict_rows(report: Report) -> Table:
 
 def _names(controls: Sequence[Mapping[str, Any]], figure: str, verdict: str) -> str:
     return "; ".join(each["name"] for each in controls if each["tier_against_it"][figure]["verdict"] == verdict)
+
+
+def task_rows(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the original and each tier answer rightly, by task."""
+    head = ["task", "", "items", "score", "above chance", "score - original's"]
+    return head, [
+        [
+            task, tier, _shown("count", figures["items"]), _shown("percent", figures["score"]),
+            _shown("percent", figures["above_chance"]),
+            _worth(figures, "difference") if "difference" in figures else "",
+        ]
+        for task, scores in tasks.items()
+        for tier, figures in scores.items()
+    ]  # fmt: skip
 
 
 def speed_rows(report: Report) -> Table:

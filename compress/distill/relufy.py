@@ -43,6 +43,7 @@ class RelufyStage(Stage):
 
     name = "relufy"
     settings_type = RelufySettings
+    changes_model = True
 
     settings: RelufySettings
 

@@ -6,7 +6,9 @@ from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.spec import TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
-from ..stage import Stage
+from ..moefy.importance import importance_fit
+from ..moefy.tiers import THRESHOLDS
+from ..stage import Fit, Stage
 from .recovery import TierLesson, TierSettings
 from .student import learned_tensors, trainable
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
@@ -24,6 +26,7 @@ class DistillStage(Stage):
 
     name = "distill"
     settings_type = DistillSettings
+    changes_model = True
 
     settings: DistillSettings
 
@@ -36,6 +39,9 @@ class DistillStage(Stage):
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return self.settings.tokens * COST
+
+    def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        return () if self.settings.at is None else (THRESHOLDS, importance_fit(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         trainer = Trainer("distill", self.settings, workshop, accelerator())

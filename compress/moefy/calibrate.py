@@ -16,12 +16,12 @@ from ...models.spec import BIT_PLANES, TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
-from ..stage import Stage
+from ..stage import Fit, Stage
 from ..walk import BATCH_TOKENS
 from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
 from .methods import TIER_SETTERS
 from .settings import MoefySettings
-from .tiers import TierSetter
+from .tiers import THRESHOLDS, TierSetter
 
 MODEL_PART, _CALIBRATED_PART, FP32_BYTES = 1.3, 2.1, 4
 LOADED_BYTES = 96 << 20  # tokenizer, kernels and modules that are first needed on the way
@@ -45,6 +45,9 @@ class CalibrateStage(Stage):
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return calibration.windows.numel() * self._kind.passes(len(self.settings.tiers))
+
+    def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        return (THRESHOLDS, *self._kind.fits(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec = self.plan(source.spec)

@@ -30,7 +30,7 @@ class CoActivation:
     @classmethod
     def empty(cls, width: int, active: int | None = None) -> Self:
         """Counts of no token yet. By default a token marks one neuron in 8."""
-        chosen = max(1, width // _ACTIVE_PART) if active is None else min(active, width)
+        chosen = marked(width, active)
         if width < 1 or chosen < 1:
             raise ValueError(f"a token marks at least 1 neuron of at least 1, asked for {active} of {width}")
         return cls(chosen, 0, torch.zeros(width, width))
@@ -57,6 +57,11 @@ class CoActivation:
     def of(self, members: Tensor) -> "CoActivation":
         """The counts of these neurons alone."""
         return CoActivation(self.active, self.tokens, self.counts[members][:, members])
+
+
+def marked(width: int, active: int | None = None) -> int:
+    """How many neurons of so many a token marks."""
+    return max(1, width // _ACTIVE_PART) if active is None else min(active, width)
 
 
 def coactivation_split(found: CoActivation, size: int, seed: int = 0, neighbours: int = NEIGHBOURS) -> Split:

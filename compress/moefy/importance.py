@@ -12,12 +12,18 @@ from ...models.linear import dense_weight, multiplied_out
 from ...models.progress import Count
 from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer
+from ..stage import Fit
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
 BACKWARD_TOKENS = 1024  # whose states at every layer are in memory
 HEAD_TOKENS = 128  # whose logits are
 HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
+
+
+def importance_fit(hidden: int) -> Fit:
+    """What `neuron_importance` needs of a model of this hidden size."""
+    return Fit("importance of neurons", min(hidden, TOKENS), f"a gradient for each of {hidden:,} directions")
 
 
 def neuron_importance(

@@ -9,14 +9,16 @@ from torch import Tensor
 from ...models.ffn.dense import FFN
 from ...models.ffn.planes import PlaneFFN
 from ...models.record import TierRecord
+from ..stage import Fit
 from ..walk import walk
 from .budget import Allocation, PlaneScores, thresholds_for
 from .fit import fitted
-from .importance import neuron_importance
+from .importance import importance_fit, neuron_importance
 from .steps import StepScores, together
 from .tiers import Decided, TierSetter, TierWalk
 
 _FIRST_WINDOWS = 8
+_COARSE = Fit("what the high bits are worth", 512, "the doubt that they leave to sqrt(1 / 1024), 3 %")
 
 
 class PlaneTiers(TierSetter[PlaneFFN]):
@@ -28,6 +30,10 @@ class PlaneTiers(TierSetter[PlaneFFN]):
     def passes(tiers: int) -> float:
         """Counts the fit, and for each tier a walk and a quarter over the text that compute every FFN twice."""
         return 2 + 2.5 * tiers
+
+    @staticmethod
+    def fits(hidden: int) -> tuple[Fit, ...]:
+        return (_COARSE, importance_fit(hidden))
 
     def prepare(self) -> dict[str, Any]:
         """Fits every layer on what the dense model gives it; notes how far off the coarse products are."""

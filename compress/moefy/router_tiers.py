@@ -10,6 +10,7 @@ from torch import Tensor
 from ...models.ffn.dense import FFN
 from ...models.ffn.routed import RoutedFFN
 from ...models.record import TierRecord
+from ..stage import Fit
 from ..walk import walk
 from .thresholds import ScoreHistogram
 from .tiers import Decided, TierSetter, TierWalk
@@ -27,6 +28,11 @@ class RouterTiers(TierSetter[RoutedFFN]):
     def passes(tiers: int) -> float:
         """Counts routers, scores, and for each tier a walk over the text that computes every FFN twice."""
         return 2 + 2 * tiers
+
+    @staticmethod
+    def fits(hidden: int) -> tuple[Fit, ...]:
+        """A line through so many inputs owes the part inputs / tokens of its error to chance."""
+        return (Fit("routers", 16 * hidden, f"16 for each of {hidden:,} inputs, 6 % of the error by chance"),)
 
     def prepare(self) -> dict[str, Any]:
         """Trains the routers on what the dense model's FFNs are given and give."""

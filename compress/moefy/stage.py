@@ -14,11 +14,11 @@ from ...models.spec import FFNSpec, TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..prune.stage import select_neurons
-from ..stage import Stage
+from ..stage import Fit, Stage
 from ..walk import BATCH_TOKENS, walk
 from .calibrate import FP32_BYTES, LOADED_BYTES, MODEL_PART, CalibrateStage
 from .cluster import Split, balanced_kmeans
-from .coactivation import CoActivation, coactivation_split
+from .coactivation import CoActivation, coactivation_split, marked
 from .patterns import pattern_split
 from .settings import MoefySettings
 
@@ -52,6 +52,14 @@ class MoefyStage(Stage):
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return calibration.windows.numel() if self.settings.split_needs_text else 0
+
+    def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        """Of a neuron that is marked on one token in n, in the mean, 16 n tokens."""
+        if not self.settings.split_needs_text:
+            return ()
+        width = max(layer.ffn.width for layer in spec.layers)
+        tokens = 16 * -(-width // marked(width, self.settings.marks))
+        return (Fit("which neurons fire together", tokens, "a neuron fires 16 times"),)
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.size

@@ -15,10 +15,12 @@ from ...models.progress import Count
 from ...models.record import TierRecord
 from ...models.transformer import Layer, Transformer
 from ..material import Workshop
+from ..stage import Fit
 from ..walk import Constant, walk
 from .settings import MoefySettings
 from .union import expected_unions
 
+THRESHOLDS = Fit("thresholds of tiers", 1024, "a tier's share of bytes to about half a percent of all")
 Twin = TypeVar("Twin", bound=SparseFFN)
 
 
@@ -43,6 +45,11 @@ class TierSetter(ABC, Generic[Twin]):
     @abstractmethod
     def passes(tiers: int) -> float:
         """How often the calibration text goes through the model."""
+
+    @staticmethod
+    @abstractmethod
+    def fits(hidden: int) -> tuple[Fit, ...]:
+        """What it learns from the text beside thresholds, of a model of this hidden size."""
 
     @abstractmethod
     def prepare(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ...models.suggestion import suggestion
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
-from ..stage import Stage
+from ..stage import Fit, Stage
 from ..strict import Strict
 from ..walk import walk
 from .choose import choose_neurons, choose_neurons_uniform
@@ -28,6 +28,7 @@ from .scores import standardise
 from .statistics import NeuronStatistics
 
 _LEAST_KEPT = 8  # a layer keeps at least a part of 1 / 8
+_VARIANCES = Fit("means and variances of neurons", 1024, "a variance to sqrt(2 / 1024), 4 %")
 
 
 class PruneSettings(Strict):
@@ -58,6 +59,7 @@ class PruneStage(Stage):
 
     name = "prune"
     settings_type = PruneSettings
+    changes_model = True
 
     settings: PruneSettings
 
@@ -70,6 +72,9 @@ class PruneStage(Stage):
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         needed = METHODS[self.settings.method].needs_text or self.settings.compensate
         return calibration.windows.numel() if needed else 0
+
+    def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        return (_VARIANCES,) if METHODS[self.settings.method].needs_text or self.settings.compensate else ()
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         model = load_transformer(source, torch.device("cpu"))

@@ -48,7 +48,8 @@ class QuantizeStage(Stage):
         if done:
             raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
         wanted = INT8 if self.settings.activations is None else INT8_DYNAMIC
-        return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths})
+        kept = {"kv_cache": INT8} if self.settings.kv_cache else {}
+        return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths} | kept)
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return 0

@@ -43,7 +43,9 @@ def find_task(name: str | Path, folder: str | Path | None = None) -> Path:
         sorted(each.name.split(".")[0] for each in Path(folder).iterdir()) if folder and Path(folder).is_dir() else []
     )
     where = (
-        f" or in {folder}; {suggestion(str(name), known)}" if folder else "; give a path, or a folder with --tasks-dir"
+        f" or in {folder}; {suggestion(str(name), known)}"
+        if folder
+        else "; give a path, or a folder with --tasks-dir (tasks_dir in a recipe)"
     )
     raise TextError(f"there is no task {str(name)!r} here{where}")
 

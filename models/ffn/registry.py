@@ -21,8 +21,10 @@ def ffn_of(hidden_size: int, spec: FFNSpec, num_tiers: int) -> FFN:
     return FFN(hidden_size, spec)
 
 
-def check_ffn(spec: FFNSpec, num_tiers: int) -> None:
-    """Raises ValueError for tiles that no twin can have."""
+def check_ffn(spec: FFNSpec, num_tiers: int, widest: int) -> None:
+    """Raises ValueError for tiles that no twin can have, in a model whose widest FFN has so many neurons."""
+    if spec.experts.size > widest:
+        raise ValueError(f"experts.size is {spec.experts.size:,}, and the widest FFN has {widest:,} neurons")
     twin = SPARSE_FFNS.get(spec.experts.router)
     if twin:
         twin.check(spec.experts)
