@@ -46,7 +46,8 @@ class ScoreHistogram:
             exact = flat[part].to("cpu", torch.float32)
             low, high = (float(each) for each in exact.aminmax())
             if not 0 <= low <= high < float("inf"):
-                raise NotFinite(f"scores of experts must be at least 0 and at most 3e38; they go from {low:.3g} to {high:.3g}")
+                seen = f"{low:.3g} to {high:.3g}"
+                raise NotFinite(f"scores of experts must be at least 0 and finite; they go from {seen}")
             high_bits = _high_bits(exact)
             self.counts += _by_bin(high_bits, None if weights is None else weights[part])
             if self.squares:
