@@ -69,7 +69,7 @@ def test_rows_beyond_eight_are_a_group_of_their_own() -> None:
 @pytest.mark.parametrize("table", [{"1": [[1, 0.5]]}, {"2": []}, {"2": [[0.5, 0.5]]}, {"2": [[2, 0.5], [1, 0.6]]}])
 def test_tables_that_we_did_not_write_are_refused(table: Any) -> None:
     with pytest.raises(ValueError, match="no thresholds for steps"):
-        tier(table).check()
+        tier(table).check_form()
 
 
 # --- a model ----------------------------------------------------------------------------------------------------------
