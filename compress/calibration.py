@@ -12,6 +12,7 @@ from torch import Tensor
 from ..evaluate.texts import encode_documents, read_documents
 from ..models.checkpoint import Checkpoint
 from ..models.errors import TextError
+from ..models.seeds import SEED_LIMIT
 from ..models.tokenizer import Tokenizer
 from .strict import Strict
 
@@ -24,7 +25,7 @@ class CalibrationSettings(Strict):
     text: list[str] = []
     sequences: int = Field(default=64, ge=1)
     length: int = Field(default=256, ge=2)
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=SEED_LIMIT)
 
 
 def embedded_text() -> Path:

@@ -7,9 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from ..models.errors import RecipeError
+from ..models.seeds import SEED_LIMIT
 from ..models.suggestion import suggestion
 from ..models.yaml_file import read_mapping
 from .calibration import CalibrationSettings
@@ -48,14 +49,14 @@ class Recipe(Strict):
     calibration: CalibrationSettings = CalibrationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     stages: list[Stage] = Field(min_length=1)
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=SEED_LIMIT)
 
     @field_validator("stages", mode="before")
     @classmethod
     def _parsed(cls, stages: Any) -> Any:
         if not isinstance(stages, list):
             return stages
-        return [each if isinstance(each, Stage) else _stage(f"stage {i}", each) for i, each in enumerate(stages, 1)]
+        return [_stage(f"stage {i}", each) for i, each in enumerate(stages, 1)]
 
     @field_serializer("stages")
     def _as_given(self, stages: list[Stage]) -> list[dict[str, Any]]:
@@ -88,16 +89,26 @@ def shipped_recipes() -> dict[str, Path]:
 def read_recipe(recipe: "str | Path | Mapping[str, Any] | Recipe") -> Recipe:
     """A recipe from a shipped name, a YAML file or a mapping. Raises RecipeError with every mistake and its place."""
     if isinstance(recipe, Recipe):
-        return recipe
-    where, values = ("recipe", recipe) if isinstance(recipe, Mapping) else _read_yaml(recipe)
+        where, values = "recipe", _as_values(recipe)
+    else:
+        where, values = ("recipe", recipe) if isinstance(recipe, Mapping) else _read_yaml(recipe)
     try:
         return Recipe.model_validate(dict(values))
     except ValidationError as error:
         raise as_recipe_error(error, where) from None
 
 
+def _as_values(recipe: Recipe) -> Mapping[str, Any]:
+    """For a second check: a copy with other values (`model_copy`) was never checked."""
+    return {
+        name: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value for name, value in recipe
+    }
+
+
 def _stage(where: str, entry: Any) -> Stage:
     """The stage of {name: settings}. Raises ValueError with what is wrong, and where."""
+    if isinstance(entry, Stage):
+        return _with_settings(where, type(entry), entry.settings.model_dump(exclude_unset=True))
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is {entry!r}, it must be {{name: settings}}")
     if len(entry) != 1:
@@ -105,10 +116,14 @@ def _stage(where: str, entry: Any) -> Stage:
     name, settings = next(iter(entry.items()))
     if name not in STAGES:
         raise ValueError(f"{where} is {name!r}; {suggestion(str(name), list(STAGES))}")
+    return _with_settings(where, STAGES[name], settings)
+
+
+def _with_settings(where: str, stage: type[Stage], settings: Any) -> Stage:
     try:
-        return STAGES[name](STAGES[name].settings_type.model_validate(settings))
+        return stage(stage.settings_type.model_validate(settings))
     except ValidationError as error:
-        raise ValueError(str(as_recipe_error(error, f"{where}, {name}"))) from None
+        raise ValueError(str(as_recipe_error(error, f"{where}, {stage.name}"))) from None
 
 
 def _read_yaml(recipe: str | Path) -> tuple[str, Mapping[str, Any]]:

@@ -25,8 +25,8 @@ DECIDING = (  # the sources that decide a byte of what a stage leaves; a change 
     "compress/prune", "compress/quantize", "compress/schedule.py", "compress/walk.py", "evaluate/texts.py", "kernels",
     "models/checkpoint.py", "models/compute.py", "models/context.py", "models/families", "models/ffn",
     "models/linear.py", "models/packing.py", "models/record.py", "models/rope.py", "models/safetensors_header.py",
-    "models/spec.py", "models/surplus.py", "models/tensor_reader.py", "models/tokenizer.py", "models/transformer.py",
-    "models/writer.py",
+    "models/seeds.py", "models/spec.py", "models/surplus.py", "models/tensor_reader.py", "models/tokenizer.py",
+    "models/transformer.py", "models/writer.py",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..models.seeds import folded
 from .drawing import Drawing
 from .form import Forms
 from .guided import Guides
@@ -232,7 +233,7 @@ class Engine:
 
     def _drawing(self, request: Request, choice: int) -> Drawing:
         guide = self._guides.start(request.constraint) if self._guides else None
-        return Drawing(request, choice, hash((self._seed, request.key)) & (2**63 - 1), self._eos_ids, guide)
+        return Drawing(request, choice, folded(self._seed, request.key), self._eos_ids, guide)
 
 
 def _logprobs(drawn: Drawn | None) -> tuple[TokenLogprobs, ...]:

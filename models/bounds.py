@@ -44,7 +44,7 @@ class Bound:
 
 
 def _shown(limit: float) -> str:
-    return f"{limit:,.0f}" if limit == int(limit) else f"{limit:g}"
+    return f"{int(limit):,}" if limit == int(limit) else f"{limit:g}"
 
 
 _CHOOSE = f"there are {PROCESSORS} processors: leave it out to have it chosen"

@@ -15,11 +15,11 @@ from ...compress.calibration import Calibration, CalibrationSettings
 from ...compress.identity import code_sha256, content_sha256
 from ...evaluate.provenance import provenance
 from ...evaluate.texts import encode_documents, read_documents
-from ...models.bounds import Bound
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
 from ...models.files import append_line
 from ...models.progress import Progress
+from ...models.seeds import DRAWN_SEED
 from ...models.spec import INT8_FORMATS
 from ...models.threads import choose_threads, torch_threads
 from ...models.tokenizer import Tokenizer
@@ -28,7 +28,6 @@ from .lab import Lab, Point
 from .method import Method, NotHere
 
 DENSE = "dense int8"  # its FFNs
-_SEED = Bound(0, (1 << 62) - 1)
 _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 
 
@@ -103,7 +102,8 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
 def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     least = {"windows": (plan.windows, 1), "length": (plan.length, 2), "calibration": (plan.calibration, 1)}
     least |= {"seeds": (plan.seeds, 1)}
-    _SEED.check("seed", plan.seed)
+    DRAWN_SEED.check("seed", plan.seed)
+    DRAWN_SEED.check("the last of seeds", plan.seed + max(plan.seeds, 1) - 1)
     for name, (value, limit) in least.items():
         if value < limit:
             raise RecipeError(f"{name} is {value}, it must be at least {limit}")

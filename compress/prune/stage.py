@@ -13,6 +13,7 @@ from ...models.errors import RecipeError
 from ...models.ffn.dense import FFN
 from ...models.finite import naming
 from ...models.linear import dense_weight
+from ...models.seeds import folded
 from ...models.spec import TransformerSpec
 from ...models.suggestion import suggestion
 from ...models.transformer import Layer, Transformer
@@ -106,7 +107,7 @@ class PruneStage(Stage):
         scores = []
         for i, ffn in enumerate(ffns):
             with naming(model, f"layers.{i}.ffn"):
-                neurons = LayerNeurons(ffn, found[i], seed * 1000 + i)
+                neurons = LayerNeurons(ffn, found[i], folded(seed, i))
                 scores.append(standardise(METHODS[self.settings.method].scores(neurons)))
         least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
         choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
