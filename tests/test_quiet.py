@@ -27,7 +27,8 @@ OLD_VARIABLE = {"HF_HUB_ENABLE_HF_TRANSFER": "1"}  # of which huggingface_hub wa
 
 def python(code: str, options: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> str:
     """What a process of ours that runs this says on stdout and stderr together."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "GRPC_VERBOSITY")}
+    asking = ("PYTHONWARNINGS", "GRPC_VERBOSITY", "HF_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(asking)}
     done = subprocess.run(
         [sys.executable, *options, "-c", code],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, env={**clean, **(environment or {})},
