@@ -9,17 +9,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
-
 from ..models.seeds import folded
 from .drawing import Drawing
 from .form import Forms
 from .guided import Guides
-from .isolation import Done, Outcome, apart, span_of
+from .isolation import Done, Outcome, apart, copied, drawn_apart, span_of, told
 from .logprobs import prompt_logprobs
 from .request import FinishReason, Load, Request, Row, TokenLogprobs
 from .runner import Runner
-from .sampler import Drawn, draw
+from .sampler import Drawn
 from .scheduler import Plan, Scheduler, Work
 from .sequence import Sequence as Answer
 
@@ -72,7 +70,12 @@ class Engine:
         """Puts a request behind the waiting ones."""
         arrived = self._now() if request.arrived_seconds is None else request.arrived_seconds
         ids = list(request.prompt_ids)
-        answer = Answer(request, self._drawing(request, 0), arrived, num_answers=request.sampling.n, ids=ids)
+        try:
+            drawing = self._drawing(request, 0)
+        except Exception as error:  # a thread that compiles a grammar may not be there to be had
+            self._refused.append(Row(request.key, finish=FinishReason.FAILED, error=told(error)))
+            return
+        answer = Answer(request, drawing, arrived, num_answers=request.sampling.n, ids=ids)
         if self.scheduler.fits(answer):
             self.scheduler.waiting.push(answer)
         else:
@@ -98,7 +101,7 @@ class Engine:
         outcome = self._computed(plan)
         self._learn(plan.work, self._now() - began)
         rows += self._accepted(outcome.drawn)
-        rows += [self._failed(work.sequence, error) for work, error in outcome.failed]
+        rows += [self._failed(work.sequence, told(error)) for work, error in outcome.failed]
         rows += self._drawn(outcome.done)
         if outcome.out_of_memory:
             self.scheduler.make_room()
@@ -115,10 +118,13 @@ class Engine:
         return self._row(answer, finish=FinishReason.FAILED, error=error)
 
     def _computed(self, plan: Plan) -> Outcome:
-        if plan.copies:
-            self._runner.copy(plan.copies)
+        failed, work = copied(self._runner, plan)
+        if not work:
+            return Outcome(failed=failed)
         with self._watched():
-            return self._in_form(plan.work) or apart(self._runner, plan.work)
+            outcome = self._in_form(work) or apart(self._runner, work)
+        outcome.failed += failed
+        return outcome
 
     def _in_form(self, work: Sequence[Work]) -> Outcome | None:
         """A step of fixed size, tokens and all; None where this is none, or where it failed and is to be repeated."""
@@ -144,18 +150,19 @@ class Engine:
     def _drawn(self, done: Sequence[Done]) -> list[Row]:
         """The rows of all whose tokens are computed, with a token for each that is ready for one."""
         ready: list[tuple[Answer, Done]] = []
+        rows: list[Row] = []
         for each in done:
             last = each.work.last
-            self._score(each)
+            try:
+                self._score(each)
+            except Exception as error:
+                rows.append(self._failed(each.work.sequence, told(error)))
+                continue
             self.scheduler.done(each.work)
             if last:
                 ready += [(answer, each) for answer in (each.work.sequence, *self._forks(each.work.sequence))]
-        if not ready:
-            return []
-        logits = torch.stack([each.logits[-1] for _, each in ready])
-        shares = [each.shares for _, each in ready if each.shares is not None]
-        drawn = draw(logits, [answer.drawing for answer, _ in ready], torch.stack(shares) if shares else None)
-        return [self._advanced(answer, token) for (answer, _), token in zip(ready, drawn, strict=True)]
+        drawn = drawn_apart([(answer.drawing, each) for answer, each in ready])
+        return rows + [self._advanced(answer, token) for (answer, _), token in zip(ready, drawn, strict=True)]
 
     def _accepted(self, drawn: Sequence[tuple[Work, Drawn]]) -> list[Row]:
         """The rows of a step that has drawn its tokens itself."""
@@ -187,7 +194,7 @@ class Engine:
     def _advanced(self, answer: Answer, drawn: Drawn) -> Row:
         """Appends the next token and ends the answer where it must end."""
         if drawn.error:
-            return self._failed(answer, ValueError(drawn.error))
+            return self._failed(answer, drawn.error)
         if drawn.beside:
             answer.spend(drawn.beside)
         request, token = answer.request, drawn.token
@@ -196,7 +203,10 @@ class Engine:
         if token in request.stopping.stop_token_ids or (token in self._eos_ids and not request.stopping.ignore_eos):
             return self._finished(answer, (), FinishReason.STOP_TOKEN, stop_token=token)
         answer.ids.append(token)
-        answer.drawing.take(token)
+        try:
+            answer.drawing.take(token)
+        except Exception as error:
+            return self._failed(answer, told(error))
         if answer.num_new >= request.stopping.max_new_tokens:
             return self._finished(answer, (token,), FinishReason.LENGTH, drawn=drawn)
         if answer.num_cached >= self._runner.max_context:
@@ -208,9 +218,9 @@ class Engine:
         self.scheduler.finish(answer)
         return row
 
-    def _failed(self, answer: Answer, error: Exception) -> Row:
+    def _failed(self, answer: Answer, error: str) -> Row:
         self.scheduler.remove(answer)
-        return self._row(answer, finish=FinishReason.FAILED, error=f"{type(error).__name__}: {error}")
+        return self._row(answer, finish=FinishReason.FAILED, error=error)
 
     def _row(
         self,

@@ -1,4 +1,4 @@
-"""A pass that fails is tried again in halves, until only those fail who made it fail."""
+"""What fails in a step is tried again in halves, until only those fail who made it fail."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .drawing import Drawing
 from .runner import Runner, Span
-from .sampler import Drawn
-from .scheduler import Work
+from .sampler import Drawn, draw
+from .scheduler import Plan, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,43 @@ def apart(runner: Runner, work: Sequence[Work]) -> Outcome:
     outcome = Outcome()
     _compute(runner, work, outcome)
     return outcome
+
+
+def copied(runner: Runner, plan: Plan) -> tuple[list[tuple[Work, Exception]], list[Work]]:
+    """Makes the copies of a plan, before anything is computed; whose blocks could not be made, and all other work."""
+    if not plan.copies:
+        return [], plan.work
+    try:
+        runner.copy(plan.copies)
+    except Exception as error:
+        targets = {target for _, target in plan.copies}
+        lost = [each for each in plan.work if targets & set(each.sequence.table)]
+        return [(each, error) for each in lost], [each for each in plan.work if each not in lost]
+    return [], plan.work
+
+
+def drawn_apart(ready: Sequence[tuple[Drawing, Done]]) -> list[Drawn]:
+    """The next token of every row; an exception is an error of the row alone that raises it."""
+    try:
+        return _drawn(ready)
+    except Exception as error:
+        if len(ready) == 1:
+            return [Drawn(-1, True, error=told(error))]
+    middle = len(ready) // 2
+    return [*drawn_apart(ready[:middle]), *drawn_apart(ready[middle:])]
+
+
+def _drawn(ready: Sequence[tuple[Drawing, Done]]) -> list[Drawn]:
+    if not ready:
+        return []
+    shares = [each.shares for _, each in ready if each.shares is not None]
+    logits = torch.stack([each.logits[-1] for _, each in ready])
+    return draw(logits, [drawing for drawing, _ in ready], torch.stack(shares) if shares else None)
+
+
+def told(error: Exception) -> str:
+    """An exception in the words of a row."""
+    return f"{type(error).__name__}: {error}"
 
 
 def _compute(runner: Runner, work: Sequence[Work], outcome: Outcome) -> None:

@@ -149,7 +149,9 @@ def changed_(logits: Tensor, drawings: Sequence[Drawing]) -> Tensor:
     flat = (torch.cat([ids for ids, _ in parts]) + rows * logits.shape[-1]).to(logits.device)
     factor, summand = torch.cat([numbers for _, numbers in parts], 1).to(logits.device)
     before = logits.view(-1)[flat]
-    logits.view(-1)[flat] = torch.where(before > 0, before / factor, before * factor) + summand
+    largest = torch.finfo(logits.dtype).max  # a penalty may not make an infinity, from which no ban takes anything away
+    penalised = torch.where(before > 0, before / factor, before * factor).clamp(-largest, largest)
+    logits.view(-1)[flat] = penalised + summand
     for row, drawing in enumerate(drawings):
         allowed = drawing.allowed(logits.shape[-1], logits.device)
         if allowed is not None:

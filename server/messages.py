@@ -1,6 +1,7 @@
 """Engine dataclasses to engine.proto messages and back. Imports no torch."""
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 
 from ..engine.constraint import Constraint
 from ..engine.options import ModelDescription
@@ -10,6 +11,8 @@ from ..engine.token_rules import TokenRules, token_rules_of
 from ..models.dial import Dial
 from ..proto import engine_pb2 as pb
 from .fields import fields_of, logprobs_message, logprobs_of
+
+_MOST_TOLD = 1 << 15  # tokens of prompts in a frame: with 20 likeliest each, half of what a frame may hold
 
 
 def submit_message(request: Request) -> pb.Command:
@@ -60,8 +63,29 @@ def _rules_message(rules: TokenRules) -> pb.TokenRules:
     return pb.TokenRules(logit_bias=dict(rules.logit_bias), allowed_token_ids=allowed, banned_token_ids=banned)
 
 
-def step_message(rows: list[Row], load: Load) -> pb.Event:
-    """One step of the engine with all its rows."""
+def step_messages(rows: Sequence[Row], load: Load) -> Iterator[pb.Event]:
+    """One step of the engine with all its rows; more than one where its prompts' log probabilities fill a frame."""
+    part, told = list[Row](), 0
+    for piece in (piece for row in rows for piece in _pieces(row)):
+        if told + len(piece.prompt_logprobs) > _MOST_TOLD:
+            yield step_message(part, load)
+            part, told = [], 0
+        part.append(piece)
+        told += len(piece.prompt_logprobs)
+    yield step_message(part, load)
+
+
+def _pieces(row: Row) -> Iterator[Row]:
+    """A row as it is, or behind others that bring no more than what its prompt has too much of."""
+    told, rest = row.prompt_logprobs, max(0, len(row.prompt_logprobs) - _MOST_TOLD)
+    for begin in range(0, rest, _MOST_TOLD):
+        part = told[begin : min(begin + _MOST_TOLD, rest)]
+        yield Row(row.key, choice=row.choice, cached_tokens=row.cached_tokens, prompt_logprobs=part)
+    yield replace(row, prompt_logprobs=told[rest:]) if rest else row
+
+
+def step_message(rows: Sequence[Row], load: Load) -> pb.Event:
+    """Rows of one step."""
     return pb.Event(step=pb.Step(rows=[_row_message(row) for row in rows], load=load_message(load)))
 
 

@@ -19,6 +19,7 @@ class Running:
         self.key, self.receipt = key, receipt
         self._open = set(range(num_answers))
         self._rows: dict[int, Row] = {}  # of each answer what was not yet taken
+        self._begun: dict[int, Row] = {}  # of each answer what its first token waits for
         self._error: MoesaicError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timing: Timing | None = None
@@ -45,8 +46,12 @@ class Running:
         self.receipt.note(row)
         if row.finish is not None:
             self._open.discard(row.choice)
-        before = self._rows.get(row.choice)
-        self._rows[row.choice] = row if before is None else _together(before, row)
+        before = self._rows.get(row.choice) or self._begun.pop(row.choice, None)
+        whole = row if before is None else _together(before, row)
+        if not (whole.token_ids or whole.finish):  # a part of a prompt's log probabilities, which come with a token
+            self._begun[row.choice] = whole
+            return
+        self._rows[row.choice] = whole
         self._wake()
 
     def close(self, choice: int) -> bool:

@@ -21,7 +21,7 @@ from ..models.errors import MoesaicError, SetupError
 from ..models.quiet import quiet_libraries
 from ..proto import engine_pb2 as pb
 from .frames import FrameBuffer, frame
-from .messages import ready_message, request_of, step_message
+from .messages import ready_message, request_of, step_messages
 
 if TYPE_CHECKING:
     from ..engine.build import BuiltEngine
@@ -60,7 +60,8 @@ def _loop(connection: socket.socket, engine: Engine) -> None:
             wait = False
         # After an abort there may be no work, but the load has changed and is told.
         rows = engine.step() if engine.has_work else []
-        connection.sendall(frame(step_message(rows, engine.load)))
+        for message in step_messages(rows, engine.load):
+            connection.sendall(frame(message))
 
 
 def _read(connection: socket.socket, wait: bool) -> bytes | None:

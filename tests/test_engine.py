@@ -9,10 +9,14 @@ import pytest
 from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
 
 from moesaic.bench.engine.storm import Storm, SumRunner, blown
+from moesaic.engine.constraint import Constraint
+from moesaic.engine.drawing import Drawing
 from moesaic.engine.engine import Engine
+from moesaic.engine.guided import Guides
 from moesaic.engine.request import FinishReason, Load, Priority, Request, Row, Stopping
 from moesaic.engine.sampling import Sampling
 from moesaic.engine.scheduler import Scheduler
+from moesaic.engine.token_rules import TokenRules
 
 
 def test_an_engine_without_requests_has_nothing_to_do() -> None:
@@ -183,6 +187,69 @@ def test_no_memory_at_all_fails_the_request_and_not_the_engine() -> None:
     engine.add(request(0, [1]))
     [row] = finish(engine)[0]
     assert row.finish is FinishReason.FAILED and "none at all" in row.error and idle(engine)
+
+
+@pytest.mark.parametrize("method", ["take", "uniform", "allowed"])
+def test_an_exception_in_a_draw_fails_only_who_caused_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = getattr(Drawing, method)
+
+    def broken(drawing: Drawing, *rest: Any) -> Any:
+        if drawing.request.key == 2:
+            raise MemoryError("no room to draw")
+        return true.fget(drawing) if isinstance(true, property) else true(drawing, *rest)
+
+    monkeypatch.setattr(Drawing, method, property(broken) if isinstance(true, property) else broken)
+    engine, sampling = Engine(FakeRunner()), Sampling(temperature=1e-3, n=2)
+    rules = TokenRules(banned_token_ids=(96,))
+    for key in range(5):
+        engine.add(Request(key, (key, 5), sampling, Stopping(5), token_rules=rules))
+    rows = finish(engine)
+    assert rows[2][-1].finish is FinishReason.FAILED and "no room" in rows[2][-1].error and idle(engine)
+    assert all(tokens_of(rows[key], 1) == expected([key, 5], 5) for key in range(5) if key != 2)
+
+
+def test_an_exception_in_scoring_fails_only_who_caused_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise MemoryError("no room to score")
+
+    monkeypatch.setattr("moesaic.engine.engine.prompt_logprobs", broken)
+    engine = Engine(FakeRunner())
+    engine.add(Request(0, (1, 2), Sampling(temperature=0, prompt_logprobs=1), Stopping(5)))
+    engine.add(request(1, [3, 4]))
+    rows = finish(engine)
+    assert "no room to score" in rows[0][-1].error and tokens_of(rows[1]) == expected([3, 4], 5) and idle(engine)
+
+
+class NoCopies(FakeRunner):  # type: ignore[misc]
+    def copy(self, pairs: Any) -> None:
+        raise MemoryError("no room for a copy")
+
+
+def test_a_copy_that_fails_fails_only_whose_block_it_was() -> None:
+    engine = Engine(NoCopies())
+    engine.add(request(0, [1, 2, 3], n=2))
+    engine.add(request(1, [3, 4]))
+    rows = finish(engine)
+    assert sum("room for a copy" in row.error for row in rows[0]) == 1 and idle(engine)
+    assert tokens_of(rows[1]) == expected([3, 4], 5)
+
+
+class NoThreads(Guides):
+    def __init__(self) -> None:
+        pass
+
+    def start(self, constraint: Any) -> Any:
+        if constraint:
+            raise RuntimeError("can't start new thread")
+
+
+def test_a_request_that_cannot_begin_fails_alone() -> None:
+    engine = Engine(FakeRunner(), guides=NoThreads())
+    engine.add(request(0, [1], constraint=Constraint("regex", ("a",))))
+    engine.add(request(1, [3, 4]))
+    rows = finish(engine)
+    assert rows[0] == [Row(0, finish=FinishReason.FAILED, error="RuntimeError: can't start new thread")]
+    assert tokens_of(rows[1]) == expected([3, 4], 5) and idle(engine)
 
 
 # --- blocks --------------------------------------------------------------------------------------------------------

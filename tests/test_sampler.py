@@ -268,6 +268,14 @@ def test_a_bias_is_added_and_a_ban_is_final() -> None:
     assert torch.equal(changed(peaked()[0], Sampling(), [5, 3], rules=rules), expected)
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_ban_is_final_beside_a_penalty_that_would_make_an_infinity(temperature: float) -> None:
+    sampling = Sampling(temperature=temperature, repetition_penalty=1e-38)
+    one = drawing(sampling, prompt=[3, 4], rules=TokenRules(banned_token_ids=(3,)))
+    [drawn] = draw(peaked().abs() + 9, [one])
+    assert not drawn.error and drawn.token == 4
+
+
 def test_what_is_allowed_alone_may_come() -> None:
     rules = TokenRules(allowed_token_ids=(3, 900), banned_token_ids=(3,))
     assert changed(peaked()[0], Sampling(), rules=rules).isfinite().nonzero().flatten().tolist() == [900]

@@ -58,6 +58,29 @@ def test_a_row_survives_the_way_back() -> None:
     assert messages.row_of(messages.step_message([row], load).step.rows[0]) == row
 
 
+def test_a_prompt_whose_log_probabilities_fill_a_frame_comes_in_several_and_is_told_as_one() -> None:
+    told = (TokenLogprobs(1, -0.5, tuple((30_000 + i, -0.25) for i in range(20))),) * 70_000
+    events = [*messages.step_messages([Row(1, (5,), prompt_logprobs=told)], load_of(engine_pb2.Load()))]
+    assert len(events) == 3 and max(len(frame(event)) for event in events) < MAX_FRAME_BYTES
+    running = Running(1, 1, RECEIPT)
+    for event in events:
+        running.put(messages.row_of(event.step.rows[0]))
+    [row] = asyncio.run(running.take())
+    assert row.token_ids == (5,) and len(row.prompt_logprobs) == 70_000
+
+
+def test_a_part_of_a_prompts_log_probabilities_waits_for_the_token() -> None:
+    async def scene() -> None:
+        running = Running(1, 1, RECEIPT)
+        running.put(Row(1, prompt_logprobs=(TokenLogprobs(1, -0.5),)))
+        taking = asyncio.create_task(running.take())
+        await asyncio.sleep(0)
+        running.put(Row(1, (5,)))
+        assert [row.token_ids for row in await taking] == [(5,)]
+
+    asyncio.run(scene())
+
+
 def test_what_waits_is_taken_as_one_piece() -> None:
     async def scene() -> None:
         running = Running(1, 1, RECEIPT)
