@@ -3,10 +3,13 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from moesaic.bench.engine.storm import Storm, SumRunner, blown
 from moesaic.engine.constraint import Constraint
@@ -192,11 +195,12 @@ def test_no_memory_at_all_fails_the_request_and_not_the_engine() -> None:
 @pytest.mark.parametrize("method", ["take", "uniform", "allowed"])
 def test_an_exception_in_a_draw_fails_only_who_caused_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true = getattr(Drawing, method)
+    read = getattr(true, "fget", true)
 
     def broken(drawing: Drawing, *rest: Any) -> Any:
         if drawing.request.key == 2:
             raise MemoryError("no room to draw")
-        return true.fget(drawing) if isinstance(true, property) else true(drawing, *rest)
+        return read(drawing, *rest)
 
     monkeypatch.setattr(Drawing, method, property(broken) if isinstance(true, property) else broken)
     engine, sampling = Engine(FakeRunner()), Sampling(temperature=1e-3, n=2)
@@ -249,6 +253,16 @@ def test_a_request_that_cannot_begin_fails_alone() -> None:
     engine.add(request(1, [3, 4]))
     rows = finish(engine)
     assert rows[0] == [Row(0, finish=FinishReason.FAILED, error="RuntimeError: can't start new thread")]
+    assert tokens_of(rows[1]) == expected([3, 4], 5) and idle(engine)
+
+
+def test_a_tokenizer_that_forms_cannot_be_read_from_fails_their_requests_alone(tmp_path: Path) -> None:
+    Tokenizer(WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    engine = Engine(FakeRunner(), guides=Guides(tmp_path, ()))
+    engine.add(request(0, [1], constraint=Constraint("regex", ("a",))))
+    engine.add(request(1, [3, 4]))
+    rows = finish(engine)
+    assert rows[0][-1].finish is FinishReason.FAILED and "decoder" in rows[0][-1].error
     assert tokens_of(rows[1]) == expected([3, 4], 5) and idle(engine)
 
 
