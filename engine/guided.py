@@ -8,6 +8,8 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _KEPT = 64  # compiled constraints, which requests of one form share
 _MOST_REASON = 300
+_MOST_REMAINDERS = 20_000  # a tenth of a second of the library's, which its own limits do not bound
 
 
 def check_constraint(constraint: Constraint) -> None:
@@ -36,6 +39,9 @@ def check_constraint(constraint: Constraint) -> None:
         raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
     from llguidance import LLMatcher
 
+    if _remainders(constraint) > _MOST_REMAINDERS:
+        message = f"asks for multiples whose remainders are more than {_MOST_REMAINDERS}; lower multipleOf"
+        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
     try:
         matcher = LLMatcher(_bytes(), grammar_of(constraint), log_level=0, limits=_limits())
         matcher.compute_bitmask()  # what is too wide shows at its first step, or where it first has a choice
@@ -47,6 +53,35 @@ def check_constraint(constraint: Constraint) -> None:
     if reason:
         message = f"cannot be followed: {_in_one_line(reason)}"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+
+
+def _remainders(constraint: Constraint) -> int:
+    """States that the library makes for all multipleOf of the schemas of a constraint, powers of 2 and 5 left out."""
+    found: list[Decimal] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        found.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
+
+    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=Decimal, parse_float=Decimal)
+    text = constraint.texts[0] if constraint.kind in ("json_schema", "grammar") else ""
+    begins = (
+        [len(text) - len(text.lstrip())]
+        if constraint.kind == "json_schema"
+        else [each.end() for each in re.finditer(r"%json\s*", text)]
+    )
+    for begin in begins:
+        with suppress(ValueError, RecursionError):  # no JSON, or nested too deep: the library says so
+            decoder.raw_decode(text, begin)
+    return sum(map(_odd_part, found))
+
+
+def _odd_part(number: Decimal) -> int:
+    digits = number.as_tuple().digits
+    part = int("".join(map(str, digits[:20])))
+    for factor in (2, 5):
+        while part and part % factor == 0:
+            part //= factor
+    return part
 
 
 def grammar_of(constraint: Constraint) -> str:

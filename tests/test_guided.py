@@ -14,7 +14,7 @@ from server_harness import Server
 from moesaic.engine import guided
 from moesaic.engine.constraint import Constraint
 from moesaic.engine.drawing import Drawing
-from moesaic.engine.guided import Guide, Guides, check_constraint
+from moesaic.engine.guided import Guide, Guides, _remainders, check_constraint
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Stopping
 from moesaic.engine.sampler import draw
@@ -149,6 +149,24 @@ def test_a_form_that_cannot_be_followed_fails_its_request_with_the_reason(
         assert violation.field == f"constraint.{field}" and said in violation.message
         assert len(violation.message) < 400 and "\n" not in violation.message
     assert online.generate([5], max_new_tokens=2).token_ids == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json_schema", ' {"type": "integer", "multiple\\u004ff": 999983}'),
+        ("json_schema", '{"items": [{"multipleOf": 0.19937}, {"multipleOf": 19937e3}]}'),
+        ("grammar", 'start: %json {"type": "integer", "multipleOf": 99999989}'),
+    ],
+)
+def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, text: str) -> None:
+    with pytest.raises(InvalidRequest, match="lower multipleOf"):
+        check_constraint(Constraint(kind, (text,)))
+
+
+@pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300"])
+def test_multiples_of_few_remainders_are_not_refused_for_them(number: str) -> None:
+    assert _remainders(Constraint("json_schema", (f'{{"multipleOf": {number}}}',))) < 10_000
 
 
 def test_a_form_that_explodes_later_fails_its_row_alone(guides: Guides) -> None:
