@@ -259,7 +259,7 @@ class Scheduler:
         sequence.table, sequence.num_cached = [], 0
 
     def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self._block_tokens)
+        return -(-min(tokens, self._limits.max_context) // self._block_tokens)
 
 
 def _origin(sequence: Sequence) -> Origin:

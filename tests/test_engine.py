@@ -499,6 +499,12 @@ def test_a_prompt_that_fills_the_context_still_gives_a_token() -> None:
     assert tokens == expected(range(CONTEXT), 1) and last.finish is FinishReason.CONTEXT_FULL
 
 
+def test_a_prompt_that_fills_the_context_needs_no_block_behind_it() -> None:
+    engine = Engine(FakeRunner(CONTEXT // FakeRunner.block_tokens))
+    engine.add(request(0, [1] * CONTEXT, 1))
+    assert tokens_of(finish(engine)[0]) == expected([1] * CONTEXT, 1) and idle(engine)
+
+
 def test_the_clock_tells_waiting_prefill_and_decode_apart() -> None:
     ticks = iter(range(1000))
     engine = Engine(FakeRunner(), num_slots=1, now=lambda: float(next(ticks)))
