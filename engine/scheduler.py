@@ -88,7 +88,9 @@ class Scheduler:
         self._read(plan, now)
         if not plan.work and self.running:
             self._preempt(self._victim())  # all hold blocks, and nobody can go on
-            return self.plan(now)
+            again = self.plan(now)
+            again.expired = [*plan.expired, *again.expired]
+            return again
         plan.work.sort(key=lambda work: work.operating_point > 0)
         return plan
 

@@ -28,7 +28,7 @@ from ...models.transformer import Transformer
 from ..machine import machine_facts
 
 RECIPE: dict[str, Any] = {
-    "calibration": {"sequences": 12, "length": 48},
+    "calibration": {"sequences": 24, "length": 48},
     "evaluation": {"documents": 1, "truncate": 24},
     "stages": [
         {"quantize": {"linears": "int8"}},
