@@ -1,11 +1,12 @@
-"""`moesaic export PATH OUT --to dense`: a directory that other loaders open."""
+"""`moesaic export PATH OUT --to dense|compressed-tensors|gguf`: a directory that other loaders open."""
 
 import argparse
 from typing import Any
 
 EXAMPLES = """examples:
   moesaic export out/pruned out/plain --to dense
-  moesaic export out/all-four out/plain --to dense --dtype float32"""
+  moesaic export out/all-four out/plain --to dense --dtype float32
+  moesaic export out/w8a8 out/int8 --to compressed-tensors"""
 
 
 def add_parser(commands: Any) -> None:
@@ -15,15 +16,21 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("path", help="model directory or short name")
     parser.add_argument("out", help="new directory; it appears whole or not at all")
-    parser.add_argument("--to", choices=["dense"], required=True, help="dense: 16 or 32 bit, equal layers, no experts")
-    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument(
+        "--to", choices=["dense", "compressed-tensors", "gguf"], required=True,
+        help="dense: 16 or 32 bit, equal layers, no experts; compressed-tensors: int8 weights and activations, as "
+        "transformers reads them; gguf: says how",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="of what is not int8"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes it and says what it is."""
-    from ..compress.export import export_dense
+    from ..compress.export import export
 
-    spec = export_dense(args.path, args.out, args.dtype)
+    spec = export(args.path, args.out, args.to, args.dtype)
     print(f"{args.out}: {spec.family}, {len(spec.layers)} layers, FFN {spec.layers[0].ffn.width}, {args.dtype}")
     return 0

@@ -1,10 +1,12 @@
-"""`moesaic export --to dense`: a directory that any loader of the family opens, from one that only moesaic does."""
+"""`moesaic export`: a directory that other loaders open, from one that only moesaic does."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,22 +18,72 @@ from ..models.families.config import Config
 from ..models.families.registry import is_sparse_tensor
 from ..models.files import new_directory
 from ..models.linear import multiplied_out
-from ..models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
+from ..models.spec import DENSE, INT8_DYNAMIC, ExpertSpec, LayerSpec, TransformerSpec
+from ..models.suggestion import suggestion
 from ..models.writer import SIDE_FILES, write_weights
 from .sizes import dense_bytes
 
+TO = ("dense", "compressed-tensors", "gguf")
+_W8A8 = {  # in the words of compressed-tensors: int8 weights, a scale a row; activations as they come, a scale a token
+    "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {"group_0": {
+        "targets": ["Linear"],
+        "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+        "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+    }},
+}  # fmt: skip
+_LINEAR = re.compile(r"layers\.\d+\.(attention|ffn)\.\w+\.weight")
 
-def export_dense(model: str | Path, out: str | Path, dtype: str = "bfloat16") -> TransformerSpec:
-    """Writes the full tier in floating point under the family's own names and config; returns its spec.
 
-    int8 weights are multiplied out. Layers of unequal width are padded to the widest with neurons that give 0; a bias
-    that pruning left is kept where the family's config can say so. Raises CheckpointError where it cannot.
+def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "bfloat16") -> TransformerSpec:
+    """Writes the full tier for other loaders, under the family's own names and config; returns its spec.
+
+    to: one of TO. dense multiplies int8 weights out, as the others do what is no linear of a layer; compressed-tensors
+    keeps those int8. Layers of unequal width are padded to the widest with neurons that give 0; a bias that pruning
+    left is kept where the family's config can say so. Raises CheckpointError where it cannot.
     """
     source, target = open_checkpoint(model), Path(out).expanduser()
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
-    spec, config = _plain(source), dict(source.config)
-    config = {key: value for key, value in config.items() if key != "quantization_config"}
+    _check_form(source, to)
+    spec = _plain(source)
+    config = _config(source, spec, dtype) | ({} if to == "dense" else {"quantization_config": _W8A8})
+    with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
+        write_weights(folder, _tensors(source, spec, DTYPES[dtype], to != "dense"), source.family.their_name)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in SIDE_FILES:
+            if (source.path / name).is_file():
+                shutil.copyfile(source.path / name, folder / name)
+    return spec
+
+
+def _check_form(source: Checkpoint, to: str) -> None:
+    if to not in TO:
+        raise CheckpointError(f"there is no format {to!r}; {suggestion(to, TO)}")
+    if to == "gguf":
+        raise CheckpointError(
+            "gguf is not written here; export --to dense --dtype float16, and convert what comes of it with "
+            "convert_hf_to_gguf.py of llama.cpp"
+        )
+    linears = {name: tensor_format for name, tensor_format in _formats(source.spec) if tensor_format != INT8_DYNAMIC}
+    if to == "compressed-tensors" and linears:
+        name, found = next(iter(linears.items()))
+        raise CheckpointError(
+            f"{source.path.name}: {name} is {found}, and compressed-tensors is written of int8 weights with int8 "
+            "activations; compress with `quantize: {linears: int8, activations: dynamic}`, or export --to dense"
+        )
+
+
+def _formats(spec: TransformerSpec) -> Iterator[tuple[str, str]]:
+    for i, layer in enumerate(spec.layers):
+        for part, names in (("attention", ("query", "key", "value", "output")), ("ffn", ("up", "gate", "down"))):
+            for name in names if layer.ffn.gated or part == "attention" else ("up", "down"):
+                yield f"layers.{i}.{part}.{name}", getattr(getattr(layer, part), name)
+
+
+def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, Any]:
+    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     config |= {source.family.width_key: spec.layers[0].ffn.width, "torch_dtype": dtype, "dtype": dtype}
     if source.family.bias_key:
         config[source.family.bias_key] = spec.layers[0].ffn.output_bias
@@ -40,13 +92,7 @@ def export_dense(model: str | Path, out: str | Path, dtype: str = "bfloat16") ->
             f"{source.path.name}: the config of the family {source.spec.family} cannot say what this model is (its FFN "
             "biases or formats differ); it stays a directory for moesaic"
         )
-    with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
-        write_weights(folder, _tensors(source, spec, DTYPES[dtype]), source.family.their_name)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in SIDE_FILES:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, folder / name)
-    return spec
+    return config
 
 
 def _plain(source: Checkpoint) -> TransformerSpec:
@@ -65,15 +111,21 @@ def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
     return LayerSpec(attention, ffn)
 
 
-def _tensors(source: Checkpoint, spec: TransformerSpec, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The source's tensors, multiplied out and padded, then the biases that it lacks."""
+def _tensors(
+    source: Checkpoint, spec: TransformerSpec, dtype: torch.dtype, keep_int8: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """The source's tensors, multiplied out and padded, then the biases that it lacks. keep_int8: of layers' linears."""
     scales = {name: tensor for name, tensor in read_tensors(source) if name.endswith("_scale")}
     width, present = spec.layers[0].ffn.width, set()
     for name, tensor in read_tensors(source):
         if is_sparse_tensor(name) or name in scales:
             continue
         present.add(name)
-        yield name, _padded(name, multiplied_out(name, tensor, scales), width).to(dtype)
+        if keep_int8 and _LINEAR.fullmatch(name):
+            yield name, _padded(name, tensor, width)
+            yield f"{name}_scale", _padded(name, scales[f"{name}_scale"].unsqueeze(1), width, is_scale=True)
+        else:
+            yield name, _padded(name, multiplied_out(name, tensor, scales), width).to(dtype)
     for i, layer in enumerate(spec.layers):
         sizes = {"up": width, "gate": width, "down": spec.hidden_size} if layer.ffn.output_bias else {}
         for linear, size in sizes.items():
@@ -82,10 +134,10 @@ def _tensors(source: Checkpoint, spec: TransformerSpec, dtype: torch.dtype) -> I
                 yield name, torch.zeros(size, dtype=dtype)
 
 
-def _padded(name: str, tensor: Tensor, width: int) -> Tensor:
-    """FFN tensors with neurons of zeros behind theirs."""
+def _padded(name: str, tensor: Tensor, width: int, is_scale: bool = False) -> Tensor:
+    """FFN tensors, or the scales of their rows, with neurons of zeros behind theirs."""
     _, _, leaf = name.partition(".ffn.")
-    if leaf == "down.weight":
+    if leaf == "down.weight" and not is_scale:
         return functional.pad(tensor, (0, width - tensor.shape[1]))
     if leaf in ("up.weight", "gate.weight"):
         return functional.pad(tensor, (0, 0, 0, width - tensor.shape[0]))

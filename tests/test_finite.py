@@ -10,7 +10,7 @@ from builders import llama, opt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moesaic.compress.export import export_dense
+from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe, shipped_recipes
 from moesaic.compress.run import Run
@@ -178,9 +178,9 @@ def test_a_loss_that_the_recipe_itself_makes_infinite_is_not_blamed_on_the_rate(
 
 def test_an_export_into_a_dtype_that_cannot_hold_it_leaves_nothing(tmp_path: Path) -> None:
     model = spoiled(tmp_path / "model", DOWN, one(1e6))
-    told = refused(lambda: export_dense(model, tmp_path / "out", "float16"))
+    told = refused(lambda: export(model, tmp_path / "out", dtype="float16"))
     assert "down_proj.weight would hold NaN or infinity in float16, which ends at 6.55e+04; bfloat16" in told
-    assert not (tmp_path / "out").exists() and export_dense(model, tmp_path / "out", "bfloat16")
+    assert not (tmp_path / "out").exists() and export(model, tmp_path / "out", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

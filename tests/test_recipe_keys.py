@@ -9,7 +9,7 @@ import torch
 import yaml
 from builders import llama, opt
 
-from moesaic.compress.export import export_dense
+from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
 from moesaic.compress.recipe import read_recipe
 from moesaic.engine.llm import LLM
@@ -132,5 +132,5 @@ def test_what_is_scored_is_kept_as_it_is_served(kept: Path) -> None:
 
 
 def test_a_dense_export_forgets_how_keys_and_values_were_kept(kept: Path, tmp_path: Path) -> None:
-    export_dense(kept, tmp_path / "plain", "float32")
+    export(kept, tmp_path / "plain", dtype="float32")
     assert open_checkpoint(tmp_path / "plain").spec.kv_cache == "model"

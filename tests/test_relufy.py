@@ -18,7 +18,7 @@ from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean
 from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.tier_ffn import TierFFN, threshold_for_share
 from moesaic.compress.distill.training import Trainer, accelerator
-from moesaic.compress.export import export_dense
+from moesaic.compress.export import export
 from moesaic.compress.material import Workshop
 from moesaic.compress.moefy.settings import MoefySettings
 from moesaic.compress.pipeline import compress
@@ -111,7 +111,7 @@ def test_other_loaders_compute_the_relu_model_that_moesaic_made(
     family(tmp_path / "model", num_hidden_layers=1, **changes)
     out = made(tmp_path / "model", tmp_path / "out", {"relufy": {**RELUFY, "tokens": 128, "shift": shift}})
     assert all(layer.ffn.activation == "relu" for layer in open_checkpoint(out).spec.layers)
-    export_dense(out, tmp_path / "plain", "float32")
+    export(out, tmp_path / "plain", dtype="float32")
     ids = torch.arange(30).unsqueeze(0)
     ours = load(out)(ids)
     for folder in [tmp_path / "plain"] if shift and family is llama else [out, tmp_path / "plain"]:
