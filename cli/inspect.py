@@ -73,6 +73,8 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     )
     dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
+    for notice in checkpoint.record.notices:
+        print(f"note: {notice}")
     print()
     print_table(*_layer_table(checkpoint))
     if experts:

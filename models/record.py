@@ -148,6 +148,12 @@ class Record:
             raise CheckpointError(f"{file} is damaged ({error}); make the checkpoint again") from None
         return record
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the recipe's run found that must be known of the result before any figure."""
+        found = self.stages[-1].measured.get("notices", ()) if self.stages else ()
+        return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
+
     def with_measured(self, figures: Sequence[Mapping[str, Any]]) -> "Record":
         """The same with what was measured after each of the last stages, and after the last one at each tier."""
         first = len(self.stages) - len(figures)

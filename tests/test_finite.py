@@ -116,8 +116,10 @@ def test_every_shipped_recipe_refuses_such_a_model_at_once(tmp_path: Path, name:
     assert told.startswith("scoring the original: layer 1: model.") and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [(float("nan"), torch.float32), (float("inf"), torch.float16), (-float("inf"), torch.bfloat16)],
+)
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float, dtype: torch.dtype) -> None:
     model = spoiled(tmp_path / "model", UP, one(value, dtype))
     told = refused(lambda: compress(model, tmp_path / "out", {**TEXTS, "stages": [INT8]}))
@@ -143,10 +145,8 @@ def test_eval_names_what_it_cannot_score(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
-@pytest.mark.parametrize(("names", "factor"), [(DOWN, 1e20), (UP, 1e37)])
-def test_every_stage_names_layer_and_tensor_itself(
-    tmp_path: Path, stages: Any, names: tuple[str, ...], factor: float
-) -> None:
+def test_every_stage_names_layer_and_tensor_itself(tmp_path: Path, stages: Any) -> None:
+    names, factor = (UP, 1e37) if "moefy" in stages[0] else (DOWN, 1e20)
     source = open_checkpoint(spoiled(tmp_path / "model", names, times(factor)))
     run = Run(source, read_recipe({**TEXTS, "seed": 3, "stages": stages}), lambda what, done, total: None)
     told = refused(run.checkpoint)

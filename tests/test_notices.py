@@ -129,8 +129,8 @@ def test_the_notice_is_the_first_that_is_seen_in_every_place(
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.index("On this model prune cost") < page.index("<table")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["notices"] == list(costly.notices)
-    last = open_checkpoint(costly.out).record.stages[-1]
-    assert last.measured["notices"] == list(costly.notices)
+    assert open_checkpoint(costly.out).record.notices == costly.notices
+    assert main(["inspect", str(costly.out)]) == 0 and "note: On this model prune cost" in capsys.readouterr().out
 
 
 def test_a_recipe_that_ships_is_named_where_it_wins(tmp_path: Path) -> None:
