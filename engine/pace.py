@@ -1,8 +1,8 @@
 """How much of the prompts a step may read, so that it ends in time. No torch."""
 
 _LONGEST_STEP_SECONDS = 0.25  # of a step in which nobody decodes: a new or cancelled request waits no longer
-_STALL = 0.7  # what reading may add to a step of those who decode, as a part of its length
-_LEAST_TOKENS, _FIRST_TOKENS = 16, 64
+_STALL = 0.6  # what reading may add to a step of those who decode, as a part of its length
+_LEAST_TOKENS, _FIRST_TOKENS = 8, 64
 _WEIGHT = 0.2  # of the newest measurement
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 _CROWDED, _CALM = 0.12, 0.05  # parts of a step that its thread was kept off its processor
 _WATCHED_SECONDS = 0.03  # of steps, before they are judged
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 16.0
-_LOAD_FILE = Path("/proc/loadavg")
+_LOAD_FILE, _OWN_THREADS = Path("/proc/loadavg"), Path("/proc/self/task")
 
 
 class ThreadGovernor:
@@ -67,13 +67,22 @@ class ThreadGovernor:
         self._set_threads(count)
 
 
-def is_crowded(threads: int, processors: int, load_file: Path = _LOAD_FILE) -> bool:
-    """Whether so many threads beside what runs now are more than there are processors.
+def is_crowded(threads: int, processors: int, load_file: Path = _LOAD_FILE, own: Path = _OWN_THREADS) -> bool:
+    """Whether so many threads beside what others run now are more than there are processors.
 
     False where the system does not say how many run.
     """
     try:
         running = int(load_file.read_text().split()[3].partition("/")[0])
+        ours = sum(_runs(file) for file in own.glob("*/stat"))
     except (OSError, IndexError, ValueError):
         return False
-    return running - 1 + threads > processors  # one of those that run is ours
+    return running - ours + threads > processors
+
+
+def _runs(file: Path) -> bool:
+    """Whether this thread runs, by its line in /proc: its state stands behind the name in brackets."""
+    try:
+        return file.read_text().rpartition(")")[2].split()[0] == "R"
+    except (OSError, IndexError):  # it has ended meanwhile
+        return False

@@ -57,11 +57,24 @@ def test_one_late_step_in_a_calm_minute_costs_a_second_at_most() -> None:
     assert machine.counts[-1] == 1 and machine.steps(10) == 2
 
 
-@pytest.mark.parametrize(("running", "threads", "crowded"), [(1, 2, False), (2, 2, True), (3, 2, True), (3, 1, True)])
-def test_what_runs_beside_us_is_counted(running: int, threads: int, crowded: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("running", "ours", "threads", "crowded"),
+    [
+        (1, "R", 2, False),
+        (2, "R", 2, True),
+        (3, "R", 2, True),
+        (3, "R", 1, True),
+        (3, "RR", 1, False),
+        (2, "RSR", 2, False),
+    ],
+)
+def test_what_others_run_is_counted(running: int, ours: str, threads: int, crowded: bool, tmp_path: Path) -> None:
     file = tmp_path / "loadavg"
     file.write_text(f"0.20 0.18 0.12 {running}/80 11206\n")
-    assert is_crowded(threads, 2, file) is crowded
+    for number, state in enumerate(ours):
+        (tmp_path / f"task/{number}").mkdir(parents=True)
+        (tmp_path / f"task/{number}/stat").write_text(f"{number} (a (b) c) {state} 1 2 3\n")
+    assert is_crowded(threads, 2, file, tmp_path / "task") is crowded
 
 
 @pytest.mark.parametrize("text", [None, "", "0.2 0.1 0.1", "a b c d/e f"])
@@ -69,4 +82,4 @@ def test_where_nothing_is_said_nothing_is_crowded(text: str | None, tmp_path: Pa
     file = tmp_path / "loadavg"
     if text is not None:
         file.write_text(text)
-    assert not is_crowded(2, 2, file)
+    assert not is_crowded(2, 2, file, tmp_path)

@@ -20,7 +20,7 @@ from typing import Any
 from ...models.files import write_whole
 from ..machine import machine_facts
 
-_NEW, _ROUNDS = 128, 3
+_NEW, _ROUNDS, _FIXED_ROUNDS = 96, 3, 1  # what does not follow the load takes minutes beside busy loops
 _SPEED = re.compile(r"([\d.e+]+) tokens/s")
 
 
@@ -52,11 +52,12 @@ def run_speed(model: str, threads: int | None) -> float:
 def measured(model: str) -> dict[str, Any]:
     """Medians of some runs, each way, and what is left of the quiet speed."""
     processors = os.cpu_count() or 1
-    found: dict[str, Any] = {"model": model, "busy_loops": processors, "new_tokens": _NEW, "rounds": _ROUNDS}
+    found: dict[str, Any] = {"model": model, "busy_loops": processors, "new_tokens": _NEW}
     for name, threads in (("by_load", None), (f"{processors}_threads", processors), ("1_thread", 1)):
-        quiet = [run_speed(model, threads) for _ in range(_ROUNDS)]
+        rounds = _ROUNDS if threads is None else _FIXED_ROUNDS
+        quiet = [run_speed(model, threads) for _ in range(rounds)]
         with busy_loops(processors):
-            busy = [run_speed(model, threads) for _ in range(_ROUNDS)]
+            busy = [run_speed(model, threads) for _ in range(rounds)]
         found[name] = {
             "quiet_tokens_per_second": median(quiet), "busy_tokens_per_second": median(busy),
             "quiet": quiet, "busy": busy, "kept": median(busy) / median(quiet),

@@ -26,6 +26,7 @@ MARKDOWN = {
     "bench/results/retention/README.md": "retention",
     "bench/results/evaluation/README.md": "evaluation",
     "bench/results/memory/README.md": "memory",
+    "bench/results/engine/README.md": "engine",
 }
 Page = Callable[[], str]
 
