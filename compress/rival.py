@@ -1,6 +1,6 @@
 """Whether stages that change what a model computes pay: the result beside its recipe without them, at equal bytes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ..evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, compare_scores, verdict
@@ -12,6 +12,7 @@ from .recipe import Recipe, read_recipe, shipped_recipes
 from .run import Made, Run
 
 _NOT_REACHED = ""
+_TOGETHER = "together"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +42,21 @@ class _Beside:
 def rival_notice(run: Run, made: Made) -> str:
     """At which tiers the recipe without its changing stages keeps more, measured on the same text; and its name.
 
-    "" where those stages lost nothing beyond noise, where they pay at every tier that can be compared, and where
+    "" where none of those stages lost more than noise, where they pay at every tier that can be compared, and where
     nothing of equal bytes is left without them. Makes and scores the rival only after a loss was seen.
     """
-    changing = [i for i, stage in enumerate(run.stages) if stage.changes_model]
-    over, found = compare_scores(made.after[changing[-1]], made.original, run.recipe.seed) if changing else ("", {})
-    lost = found.get(PERPLEXITY)
-    rest = run.without_changes() if lost and verdict(PERPLEXITY, lost) == BEHIND else None
-    if lost is None or rest is None or not _has_equal_bytes(made, rest):
+    over, found = _compared(run, made)
+    rest = run.without_changes() if any(verdict(PERPLEXITY, each) == BEHIND for each in found.values()) else None
+    if rest is None or not _has_equal_bytes(made, rest):
         return ""
-    cost = _cost(run, made, changing, lost)
+    cost = _cost(found)
     try:
         held = list(_beside(run, made, rest, rest.checkpoint()))
     except SetupError as error:
-        return f"{cost} The recipe without {_names(run)} cannot be measured: {error}"
+        return f"{cost} The recipe without {_names(run)}, which may keep more, cannot be measured: {error}"
     if not any(each.verdict == BEHIND for each in held):
         return ""
-    return f"{cost} {_told(held, run, rest.recipe)} Paired 95 % intervals over {over}."
+    return f"{_told(held, run, rest.recipe)} {cost} Paired 95 % intervals over {over}."
 
 
 def _has_equal_bytes(made: Made, rest: Run) -> bool:
@@ -65,19 +64,33 @@ def _has_equal_bytes(made: Made, rest: Run) -> bool:
     return bool(rest.recipe.tiers()) or _neurons(made.checkpoint.spec) == _neurons(rest.planned[-1])
 
 
-def _cost(run: Run, made: Made, changing: list[int], lost: Comparison) -> str:
-    before = [made.original, *made.after]
-    each = [made.after[i].nats_per_token - before[i].nats_per_token for i in changing]
-    parts = ", ".join(f"{run.stages[i].name} {nats:+.4f}" for i, nats in zip(changing, each, strict=True))
-    low, high = lost.difference_interval.low, lost.difference_interval.high
-    interval = f"{low:.4f} to {high:.4f}" + (f"; {parts}" if len(changing) > 1 else "")
-    return f"On this model {_names(run)} cost {lost.difference:.4f} nats a token ({interval})."
+def _compared(run: Run, made: Made) -> tuple[str, dict[str, Comparison]]:
+    """What the comparisons are over; each changing stage beside the model before it, and all beside the original."""
+    changing = [i for i, stage in enumerate(run.stages) if stage.changes_model]
+    before, unit = [made.original, *made.after], ""
+    pairs = {run.stages[i].name: (made.after[i], before[i]) for i in changing}
+    if len(changing) > 1:
+        pairs[_TOGETHER] = (made.after[changing[-1]], made.original)
+    found = dict[str, Comparison]()
+    for name, pair in pairs.items():
+        unit, comparisons = compare_scores(*pair, run.recipe.seed)
+        found |= {name: comparisons[PERPLEXITY]} if comparisons else {}
+    return unit, found
+
+
+def _cost(found: Mapping[str, Comparison]) -> str:
+    """In nats a token."""
+    parts = [
+        f"{name} {each.difference:+.4f} ({each.difference_interval.low:+.4f} to {each.difference_interval.high:+.4f})"
+        for name, each in found.items()
+    ]
+    return f"Stages on this model, nats a token: {', '.join(parts)}."
 
 
 def _told(held: list[_Beside], run: Run, rest: Recipe) -> str:
     name, way = _name_and_way(run, rest)
     groups = {
-        f"At equal bytes {name} keeps more; this result's perplexity beside its:": BEHIND,
+        f"At equal bytes {name} keeps more than this result, whose perplexity beside its is:": BEHIND,
         "It keeps less:": AHEAD,
         "No difference is shown:": NO_DIFFERENCE,
         "It has no tier as low as": _NOT_REACHED,

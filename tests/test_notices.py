@@ -104,10 +104,10 @@ def costly(tmp_path_factory: pytest.TempPathFactory) -> Compression:
 def test_a_stage_that_loses_at_equal_bytes_is_told_with_what_wins(costly: Compression) -> None:
     (told,) = costly.notices
     assert (
-        told.startswith("On this model prune cost 0.") and "At equal bytes this recipe without prune keeps more" in told
+        told.startswith("At equal bytes this recipe without prune keeps more than this result") and "prune +0." in told
     )
     assert "full (0.800 of the FFN's bytes) x1." in told and "It has no tier as low as low (0.4" in told
-    assert "To have it: delete prune from its stages. Paired 95 % intervals over documents." in told
+    assert "To have it: delete prune from its stages." in told and told.endswith("95 % intervals over documents.")
 
 
 def test_what_is_told_was_measured(costly: Compression) -> None:
@@ -125,12 +125,15 @@ def test_the_notice_is_the_first_that_is_seen_in_every_place(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(COSTLY))
     arguments = ["compress", "stories260k", str(costly.out), "--recipe", str(tmp_path / "recipe.yaml")]
     assert main([*arguments, "--report", str(tmp_path / "report")]) == 0
-    assert capsys.readouterr().out.split("\n")[1].startswith("note: On this model prune cost")
+    assert capsys.readouterr().out.split("\n")[1].startswith("note: At equal bytes this recipe without prune")
     page = (tmp_path / "report" / "report.html").read_text()
-    assert page.index("On this model prune cost") < page.index("<table")
+    assert page.index("At equal bytes this recipe without prune") < page.index("<table")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["notices"] == list(costly.notices)
     assert open_checkpoint(costly.out).record.notices == costly.notices
-    assert main(["inspect", str(costly.out)]) == 0 and "note: On this model prune cost" in capsys.readouterr().out
+    assert (
+        main(["inspect", str(costly.out)]) == 0
+        and "note: At equal bytes this recipe without prune" in capsys.readouterr().out
+    )
 
 
 def test_a_recipe_that_ships_is_named_where_it_wins(tmp_path: Path) -> None:
@@ -138,6 +141,13 @@ def test_a_recipe_that_ships_is_named_where_it_wins(tmp_path: Path) -> None:
     done = compress("stories260k", tmp_path / "out", {"stages": stages, "evaluation": TEXTS["evaluation"]})
     assert "At equal bytes the recipe 'int8' keeps more" in done.notices[0]
     assert "To have it: --recipe int8." in done.notices[0]
+
+
+def test_a_stage_that_alone_made_it_worse_is_judged_though_the_next_one_helped(tmp_path: Path) -> None:
+    stages = [PRUNE, {"distill": {"tokens": 1024, "lr": 1.0e-3, "batch": 2}}, PLANES, INT8]
+    (told,) = compress("stories260k", tmp_path / "out", {**TEXTS, "stages": stages}).notices
+    assert "this recipe without prune and distill keeps more" in told
+    assert "prune +0." in told and "distill -0." in told and "together +0." in told
 
 
 def test_a_loss_inside_the_noise_is_not_called_one_and_nothing_else_is_made(tmp_path: Path) -> None:
@@ -178,7 +188,7 @@ def test_where_the_stages_pay_elsewhere_both_are_told(
 
     monkeypatch.setattr(Judge, "score_at", worse_at_high)
     (told,) = compress("stories260k", tmp_path / "out", COSTLY).notices
-    assert "beside its: full (0.800" in told and "It keeps less: high (0.5" in told
+    assert "beside its is: full (0.800" in told and "It keeps less: high (0.5" in told
 
 
 def test_a_rival_that_cannot_be_made_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,4 +197,4 @@ def test_a_rival_that_cannot_be_made_costs_no_result(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Run, "checkpoint", full)
     (told,) = compress("stories260k", tmp_path / "out", COSTLY).notices
-    assert "prune cost 0." in told and told.endswith("cannot be measured: the disk is full")
+    assert "prune +0." in told and told.endswith("cannot be measured: the disk is full")
