@@ -33,7 +33,7 @@ TYPED: list[tuple[str, set[str]]] = [
     ("run stories260k --ti", {"--tier"}),
     ("run stories260k --tier ", {"full", "high", "balanced", "low"}),
     ("eval stories260k --against sm", {"smollm2"}),
-    ("export stories260k out --to ", {"dense"}),
+    ("export stories260k out --to ", {"dense", "compressed-tensors", "gguf"}),
     ("export stories260k out --dtype b", {"bfloat16"}),
     ("compress stories260k ", {"my-model"}),
     ("compress stories260k out --recipe ", {*RECIPES, "my-model", "notes.txt"}),

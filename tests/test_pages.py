@@ -22,7 +22,14 @@ RESULTS = ROOT / "bench/results"
 CONTENT: dict[str, dict[str, Any]] = {
     "evaluation": {"figures": TABLE, "notes": [HOSTILE], "picture": b"png"},
     "recipe": dict.fromkeys(("tiers", "controls", "verdicts", "speed", "stages"), TABLE)
-    | {"notes": [HOSTILE], "recipe": HOSTILE, "command": HOSTILE, "picture": b"png"},
+    | {
+        "notes": [HOSTILE],
+        "notices": [HOSTILE],
+        "tasks": TABLE,
+        "recipe": HOSTILE,
+        "command": HOSTILE,
+        "picture": b"png",
+    },
     "curves": {"shares": [("55%", TABLE)], "notes": [HOSTILE], "picture": b""},
     "tour": {"tiers": TABLE, "notes": [HOSTILE], "picture": b""},
 }

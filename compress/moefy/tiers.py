@@ -47,9 +47,9 @@ class TierSetter(ABC, Generic[Twin]):
         """How often the calibration text goes through the model."""
 
     @staticmethod
-    @abstractmethod
     def fits(hidden: int) -> tuple[Fit, ...]:
-        """What it learns from the text beside thresholds, of a model of this hidden size."""
+        """What it learns from the text beside thresholds, of a model of this hidden size; by default nothing."""
+        return ()
 
     @abstractmethod
     def prepare(self) -> dict[str, Any]:
