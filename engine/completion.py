@@ -3,7 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .request import FinishReason, Timing, TokenLogprobs
+from ..models.errors import Expired, InvalidRequest, RequestFailed, Violation
+from .request import FinishReason, Request, Row, Timing, TokenLogprobs
+
+_TOO_LATE = "the first token could not be there in the time that was given, so nothing was computed; give it more time"
+
+
+def check_row(row: Row, request: Request) -> None:
+    """Raises what ended the request without an answer: RequestFailed where the engine failed on it, Expired where its
+    first token would come too late, InvalidRequest where its own rules leave no token.
+    """
+    if row.finish is FinishReason.FAILED:
+        raise RequestFailed(f"the engine failed on this request: {row.error}")
+    if row.finish is FinishReason.EXPIRED:
+        raise Expired(_TOO_LATE)
+    if row.finish is FinishReason.REFUSED:
+        field = "token_rules" if request.constraint is None else "constraint"
+        raise InvalidRequest([Violation(field, f"cannot be followed any further: {row.error}", "NO_TOKEN_LEFT")])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ A step computes the next token of every request that decodes and, with what is l
 of those that begin: scheduler.py says which, runner.py computes them, sampler.py draws.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -21,6 +22,7 @@ from .sampler import Drawn
 from .scheduler import Plan, Scheduler, Work
 from .sequence import Sequence as Answer
 
+_log = logging.getLogger(__name__)
 _COMPILING_SECONDS = 0.001
 STEP_TOKENS = 512  # of a step, at most, unless more requests decode
 
@@ -139,6 +141,7 @@ class Engine:
                 [drawing.uniform for drawing in drawings],
             )
         except Exception:
+            _log.exception("a step of fixed size failed and is repeated without one")
             return None
         return Outcome(drawn=list(zip(work, found, strict=True)))
 
@@ -194,7 +197,7 @@ class Engine:
     def _advanced(self, answer: Answer, drawn: Drawn) -> Row:
         """Appends the next token and ends the answer where it must end."""
         if drawn.error:
-            return self._failed(answer, drawn.error)
+            return self._failed(answer, drawn.error, FinishReason.REFUSED if drawn.refused else FinishReason.FAILED)
         if drawn.beside:
             answer.spend(drawn.beside)
         request, token = answer.request, drawn.token
@@ -218,9 +221,9 @@ class Engine:
         self.scheduler.finish(answer)
         return row
 
-    def _failed(self, answer: Answer, error: str) -> Row:
+    def _failed(self, answer: Answer, error: str, why: FinishReason = FinishReason.FAILED) -> Row:
         self.scheduler.remove(answer)
-        return self._row(answer, finish=FinishReason.FAILED, error=error)
+        return self._row(answer, finish=why, error=error)
 
     def _row(
         self,

@@ -99,7 +99,7 @@ def span_of(work: Work) -> Span:
     sequence = work.sequence
     begin = sequence.num_cached
     ids = sequence.ids[begin : begin + work.count]
-    return Span(ids, begin, sequence.table, work.operating_point, _scored(work))
+    return Span(ids, begin, sequence.table, work.operating_point, _scored(work), sequence.decodes)
 
 
 def _scored(work: Work) -> int:

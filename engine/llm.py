@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from ..models.chat import ChatTemplate, Message, message_violations, messages_of
-from ..models.errors import Expired, InvalidRequest, RequestFailed, Unsupported, Violation
+from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..models.locate import locate
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
-from .completion import Chunk, Completion, Scored, joined
+from .completion import Chunk, Completion, Scored, check_row, joined
 from .defaults import sampling_defaults
 from .guided import check_constraint
 from .options import EngineOptions
 from .receipt import Receipt
 from .request import FinishReason, Request, Row, Timing
 from .settings import GenerationSettings, Terms, asked_of, check_names
-from .standing import TOO_LATE
 from .text import TextStream
 
 Prompt = str | Sequence[int]
@@ -47,13 +46,9 @@ class _Answer:
     def take(self, row: Row) -> Chunk | None:
         """The chunk of a row; a stop string in it ends its answer at the token that completed it.
 
-        None for what the engine says of an answer that has ended by a stop string. Raises RequestFailed where the
-        engine failed on the request, Expired where its first token would come too late.
+        None for what the engine says of an answer that has ended by a stop string. Raises what `check_row` raises.
         """
-        if row.finish is FinishReason.FAILED:
-            raise RequestFailed(f"the engine failed on this request: {row.error}")
-        if row.finish is FinishReason.EXPIRED:
-            raise Expired(TOO_LATE)
+        check_row(row, self.request)
         if row.choice not in self.open:
             return None
         self.receipt.note(row)

@@ -29,6 +29,6 @@ class Lockstep:
     def spans(self, token_ids: Sequence[int], position: int, operating_point: float = 0.0) -> list[Span]:
         """What `decode` computes."""
         return [
-            Span([token], position, table, operating_point)
+            Span([token], position, table, operating_point, decodes=True)
             for token, table in zip(token_ids, self._tables, strict=False)
         ]

@@ -81,12 +81,6 @@ class PrefixCache:
                     done, progress = done + 1, True
         return done
 
-    def clear(self) -> None:
-        """Forgets everything; blocks that requests hold stay theirs."""
-        self._ledger.give(self.blocks)
-        self._roots.clear()
-        self._nodes.clear()
-
     def _path(self, ids: Sequence[int], origin: Origin) -> list[_Node]:
         path: list[_Node] = []
         known = self._roots.get(origin, {})

@@ -63,13 +63,16 @@ class Request:
 
 
 class FinishReason(Enum):
-    """Why a request ended. STOP_STRING is decided at the edge, where text is known."""
+    """Why a request ended. STOP_STRING is decided at the edge, where text is known. REFUSED is by its own rules, which
+    leave no token that may come.
+    """
 
     STOP_TOKEN = "stop_token"
     STOP_STRING = "stop_string"
     LENGTH = "length"
     CONTEXT_FULL = "context_full"
     EXPIRED = "expired"
+    REFUSED = "refused"
     FAILED = "failed"
 
 

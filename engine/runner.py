@@ -19,7 +19,8 @@ from .pages import Pages
 class Span:
     """What one sequence does in a step: these tokens, the first at position `start`, over the blocks of its table.
 
-    operating_point: at which they are computed. scored: of how many of the last ones logits are wanted.
+    operating_point: at which they are computed. scored: of how many of the last ones logits are wanted. decodes:
+    whether it is the next token of an answer, which may choose its neurons together with those of others.
     """
 
     token_ids: Sequence[int]
@@ -27,6 +28,7 @@ class Span:
     table: Sequence[int]
     operating_point: float = 0.0
     scored: int = 1
+    decodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:
+        sparse = [span.decodes for span in spans if span.operating_point]
+        if self._step and len(set(sparse)) > 1:  # a pass has one way of choosing
+            first = [span for span in spans if not span.decodes]
+            return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
         states, compute = self.states(spans)
         counts = [len(span.token_ids) for span in spans]
         logits = self.model.head(states if counts == [span.scored for span in spans] else states[_scored(spans)])
@@ -110,7 +116,18 @@ class ModelRunner:
         if self.model.spec.num_tiers == 1:
             return None
         points = [span.operating_point for span in spans for _ in span.token_ids]
-        return self.model.compute_of(points, self._step.factors(points) if self._step else ())
+        together = self._step and any(span.decodes and span.operating_point for span in spans)
+        return self.model.compute_of(points, self._step.factors(points) if self._step and together else ())
+
+
+def _in_order(spans: Sequence[Span], parts: Sequence[Forward]) -> Forward:
+    """What two passes gave, of the spans that do not decode and of those that do, in the order of all."""
+    order = sorted(range(len(spans)), key=lambda i: spans[i].decodes)
+    scored = [spans[i].scored for i in order]
+    logits = torch.split(torch.cat([part.logits for part in parts]), scored)
+    shares = torch.cat([part.shares for part in parts if part.shares is not None])
+    back = sorted(range(len(order)), key=lambda place: order[place])
+    return Forward(torch.cat([logits[place] for place in back]), shares[back])
 
 
 def means(columns: Tensor, counts: Sequence[int]) -> Tensor:

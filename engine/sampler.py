@@ -29,7 +29,8 @@ NO_TOKEN = "the rules of this request leave no token that may come"
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The next token of a row. finite: whether the model's logits are. error: why there is no token, else "".
+    """The next token of a row. finite: whether the model's logits are. error: why there is no token, else "", and
+    refused: whether the rules of the request are.
 
     logprob, top: of the token and of the likeliest ones, (id, logprob), by the model's own distribution; where asked.
     """
@@ -39,6 +40,7 @@ class Drawn:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
+    refused: bool = False
     beside: tuple[float, ...] = ()
 
 
@@ -70,8 +72,10 @@ def draw(logits: Tensor, drawings: Sequence[Drawing], beside: Tensor | None = No
 def _drawn(row: Sequence[float], drawing: Drawing, num_beside: int) -> Drawn:
     token, finite, best, *told = row[: len(row) - num_beside]
     beside = tuple(row[len(row) - num_beside :])
-    if not finite or best == -math.inf:
-        return Drawn(-1, bool(finite), error=(drawing.error or NO_TOKEN) if finite else NOT_FINITE)
+    if not finite:
+        return Drawn(-1, False, error=NOT_FINITE)
+    if best == -math.inf:
+        return Drawn(-1, True, error=drawing.error or NO_TOKEN, refused=True)
     count = drawing.request.sampling.logprobs
     if count is None:
         return Drawn(int(token), True, beside=beside)

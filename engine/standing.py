@@ -9,7 +9,6 @@ from .request import Priority
 
 PRIORITIES = tuple(priority.value for priority in Priority)
 MAX_SALT_CHARACTERS = 64
-TOO_LATE = "the first token could not be there in the time that was given, so nothing was computed; give it more time"
 FIRST_TOKEN_SECONDS = Bound(0, 1e9, whole=False, above=True)
 
 

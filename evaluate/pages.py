@@ -17,12 +17,17 @@ def render(template: str, title: str, **content: object) -> str:
     return _environment().get_template(f"{template}.html.j2").render(title=title, **content)
 
 
-@cache
-def _environment() -> Environment:
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+def environment(templates: Path, autoescape: bool) -> Environment:
+    """How templates are read: a name without a value is an error, and a line of control leaves none behind."""
+    return Environment(
+        loader=FileSystemLoader(templates), autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+
+
+@cache
+def _environment() -> Environment:
+    found = environment(TEMPLATES, autoescape=True)
     found.filters["column_kinds"] = _column_kinds
     found.filters["base64"] = _base64
     return found

@@ -3,11 +3,10 @@
 import time
 from collections.abc import AsyncIterator, Callable
 
-from ..engine.request import FinishReason, Row
+from ..engine.completion import check_row
+from ..engine.request import Row
 from ..engine.settings import Asked
-from ..engine.standing import TOO_LATE
 from ..engine.text import TextStream
-from ..models.errors import Expired, RequestFailed
 from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .fields import logprobs_message, usage_message
@@ -19,17 +18,14 @@ async def answer(
 ) -> AsyncIterator[pb.GenerateChunk]:
     """Chunks up to the one with usage and timing. What waits while a chunk is sent goes out as one.
 
-    Raises RequestFailed when the engine failed on this request, Expired where its first token would come too late.
-    `arrived` is a time.monotonic(). end: called with the number of an answer that a stop string ends before others.
+    Raises what `check_row` raises. `arrived` is a time.monotonic(). end: called with the number of an answer that a
+    stop string ends before others.
     """
     texts = {choice: asked.text_stream(tokenizer) for choice in range(asked.request.sampling.n)}
     waiting = set(texts)  # for their ends
     while waiting:
         for row in await running.take():
-            if row.finish is FinishReason.FAILED:
-                raise RequestFailed(row.error)
-            if row.finish is FinishReason.EXPIRED:
-                raise Expired(TOO_LATE)
+            check_row(row, asked.request)
             if row.choice not in waiting:  # a stop string has ended it, which the engine did not know
                 continue
             chunk = _chunk(row, texts[row.choice])

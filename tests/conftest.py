@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from moesaic.kernels.cache import cache_folder
 
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if item.get_closest_marker(name):
                     item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """One thread, but for real models: beside small operands torch's second one costs more than it brings."""
+    if item.get_closest_marker("real") is None:
+        torch.set_num_threads(1)
 
 
 def is_of_a_kernel(item: pytest.Item) -> bool:

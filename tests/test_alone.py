@@ -1,10 +1,8 @@
 """Tokens depend neither on the rows beside them nor on what becomes of blocks: a real model in int8 with tiers."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from fake_runner import finish
+from engine_harness import finish
 
 from moesaic.bench.engine.crowd import compared, small_engine, tiny_model
 from moesaic.engine.lockstep import Lockstep
@@ -12,14 +10,7 @@ from moesaic.engine.request import Request, Stopping
 from moesaic.engine.runner import ModelRunner
 from moesaic.engine.sampling import Sampling
 from moesaic.engine.scoring import Reader
-from moesaic.models.threads import torch_threads
 from moesaic.models.transformer import Transformer
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with torch_threads(1):  # for a model so small
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import llama
 from chat_forms import CHATML, CONTROL, LLAMA_2, write_tokenizer
 from patience import eventually
@@ -29,11 +28,6 @@ TALK = [
 ]
 SHORT: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12}
 HANG = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def chat_model(folder: Path, template: object = CHATML, **config: object) -> Path:

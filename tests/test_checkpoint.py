@@ -22,11 +22,6 @@ from moesaic.models.safetensors_header import MAX_HEADER_BYTES, read_header
 HEADER_JSON = '{{"a": {{"dtype": "F32", "shape": [2], "data_offsets": [{}, {}]}}, "b": {{"dtype": "F32", "shape": [2], "data_offsets": [{}, {}]}}}}'  # noqa: E501
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small sound Llama, to be damaged."""

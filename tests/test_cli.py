@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from builders import llama
 from patience import PATIENCE_SECONDS
 
@@ -21,11 +20,6 @@ OPENING = "Once upon a time, there was a little girl named Lily."
 NAMES = {"evaluate": "eval", "import_gguf": "import"}
 MODULES = [module.__name__.rpartition(".")[2] for module in SUBCOMMANDS]
 COMMANDS = [NAMES.get(name, name) for name in MODULES]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

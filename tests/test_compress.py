@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import edit_json, llama
 
 import moesaic
@@ -29,11 +28,6 @@ QUICK: dict[str, Any] = {
     "stages": [{"quantize": {"linears": "int8"}}],
     "evaluation": {"documents": 1, "truncate": 16},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -57,11 +57,6 @@ RECIPE = {**TEXTS, "stages": [{"prune": {"remove": 0.05}}, MOE, INT8]}
 ALL = groups_for(read_recipe(RECIPE))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Compression:
     return compress("stories260k", tmp_path_factory.mktemp("stories") / "moe", RECIPE)

@@ -27,11 +27,6 @@ TIERS = {"high": 0.8, "low": 0.5}
 TEXT = "Once upon a time, there was a little girl named Lily. She liked to play with her ball in the park. " * 40
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experts of 8 neurons, the last of each layer of 4."""
@@ -197,7 +192,6 @@ def test_a_part_of_a_text_is_taken_from_all_of_it(moe: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found(moe: Path) -> Diagnosis:
-    torch.set_num_threads(1)
     return diagnose(open_checkpoint(moe), passages(moe), quiet)
 
 

@@ -9,11 +9,6 @@ from torch import Tensor, nn
 from moesaic.compress.distill.loss import forward_kl, hidden_ratio
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

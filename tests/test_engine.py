@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runner import CONTEXT, FakeRunner, expected, finish, idle, request, tokens_of
+from engine_harness import finish, idle, tokens_of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from moesaic.bench.engine.storm import Storm, SumRunner, blown
+from moesaic.bench.engine.storm import CONTEXT, Storm, SumRunner, blown, expected, request
 from moesaic.engine.constraint import Constraint
 from moesaic.engine.drawing import Drawing
 from moesaic.engine.engine import Engine
@@ -23,7 +23,7 @@ from moesaic.engine.token_rules import TokenRules
 
 
 def test_an_engine_without_requests_has_nothing_to_do() -> None:
-    engine = Engine(FakeRunner(), num_slots=3)
+    engine = Engine(SumRunner(), num_slots=3)
     assert engine.step() == [] and not engine.has_work and engine.load == Load(3, 3, 0, 0, 30, 30)
 
 
@@ -31,7 +31,7 @@ def test_an_engine_without_requests_has_nothing_to_do() -> None:
 def test_every_request_gets_its_own_tokens_in_any_order_of_arrival(seed: int) -> None:
     chance = random.Random(seed)
     engine = Engine(
-        FakeRunner(chance.randint(10, 40)), num_slots=chance.randint(1, 5), step_tokens=chance.randint(1, 20)
+        SumRunner(chance.randint(10, 40)), num_slots=chance.randint(1, 5), step_tokens=chance.randint(1, 20)
     )
     waiting = [
         request(key, [chance.randrange(90) for _ in range(chance.randint(1, 20))], chance.randint(1, 15))
@@ -96,7 +96,7 @@ def test_of_an_answer_that_was_ended_nothing_more_comes_and_no_block_is_lost() -
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 20, 100])
 def test_a_prompt_is_read_in_chunks(chunk: int) -> None:
-    runner, prompt = FakeRunner(), range(20)
+    runner, prompt = SumRunner(), range(20)
     engine = Engine(runner, num_slots=1, step_tokens=chunk)
     engine.add(request(0, prompt, new=1))
     assert tokens_of(finish(engine)[0]) == expected(prompt, 1)
@@ -104,7 +104,7 @@ def test_a_prompt_is_read_in_chunks(chunk: int) -> None:
 
 
 def test_those_who_decode_get_a_token_in_every_step_beside_a_long_prompt() -> None:
-    engine = Engine(FakeRunner(), num_slots=2, step_tokens=4)
+    engine = Engine(SumRunner(), num_slots=2, step_tokens=4)
     engine.add(request(0, [1], new=10))
     engine.step()
     engine.add(request(1, range(20)))
@@ -112,7 +112,7 @@ def test_those_who_decode_get_a_token_in_every_step_beside_a_long_prompt() -> No
 
 
 def test_a_short_prompt_is_not_held_up_by_a_long_one() -> None:
-    engine = Engine(FakeRunner(), step_tokens=16)
+    engine = Engine(SumRunner(), step_tokens=16)
     engine.add(request(0, range(39), new=1))
     engine.add(request(1, [1, 2]))
     assert {row.key for row in engine.step()} == {1}
@@ -120,7 +120,7 @@ def test_a_short_prompt_is_not_held_up_by_a_long_one() -> None:
 
 @pytest.mark.parametrize("steps", [0, 2, 6])
 def test_an_abort_frees_a_request_that_waits_reads_or_decodes(steps: int) -> None:
-    engine = Engine(FakeRunner(), num_slots=1, step_tokens=4)
+    engine = Engine(SumRunner(), num_slots=1, step_tokens=4)
     engine.add(request(0, range(12), new=20))
     for _ in range(steps):
         engine.step()
@@ -129,21 +129,21 @@ def test_an_abort_frees_a_request_that_waits_reads_or_decodes(steps: int) -> Non
 
 
 def test_an_abort_of_an_unknown_request_is_nothing() -> None:
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     engine.add(request(0, [1, 2]))
     engine.abort(5)
     assert tokens_of(finish(engine)[0]) == expected([1, 2], 5)
 
 
 def test_requests_are_admitted_in_the_order_of_arrival() -> None:
-    engine = Engine(FakeRunner(), num_slots=1)
+    engine = Engine(SumRunner(), num_slots=1)
     for key in range(4):
         engine.add(request(key, [key]))
     assert list(finish(engine)) == [0, 1, 2, 3]
 
 
 def test_logits_that_are_not_finite_fail_only_their_row() -> None:
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     for key, prompt in enumerate(([1, 2], [91], [5])):
         engine.add(request(key, prompt))
     rows = finish(engine)
@@ -153,7 +153,7 @@ def test_logits_that_are_not_finite_fail_only_their_row() -> None:
 
 @pytest.mark.parametrize("bad", range(5))
 def test_an_exception_in_a_pass_fails_only_who_caused_it(bad: int) -> None:
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     for key in range(5):
         engine.add(request(key, [key, 90 if key == bad else 5]))
     rows = finish(engine)
@@ -163,7 +163,7 @@ def test_an_exception_in_a_pass_fails_only_who_caused_it(bad: int) -> None:
     assert all(tokens_of(rows[key]) == expected([key, 5], 5) for key in range(5) if key != bad) and idle(engine)
 
 
-class SmallMemory(FakeRunner):  # type: ignore[misc]
+class SmallMemory(SumRunner):
     """Has memory for two spans a pass."""
 
     def forward(self, spans: Any) -> Any:
@@ -180,7 +180,7 @@ def test_too_little_memory_costs_a_place_and_no_answer() -> None:
     assert [tokens_of(rows[key]) for key in range(4)] == [expected([key, 3], 5) for key in range(4)] and idle(engine)
 
 
-class NoMemory(FakeRunner):  # type: ignore[misc]
+class NoMemory(SumRunner):
     def forward(self, spans: Any) -> Any:
         raise MemoryError("none at all")
 
@@ -203,7 +203,7 @@ def test_an_exception_in_a_draw_fails_only_who_caused_it(method: str, monkeypatc
         return read(drawing, *rest)
 
     monkeypatch.setattr(Drawing, method, property(broken) if isinstance(true, property) else broken)
-    engine, sampling = Engine(FakeRunner()), Sampling(temperature=1e-3, n=2)
+    engine, sampling = Engine(SumRunner()), Sampling(temperature=1e-3, n=2)
     rules = TokenRules(banned_token_ids=(96,))
     for key in range(5):
         engine.add(Request(key, (key, 5), sampling, Stopping(5), token_rules=rules))
@@ -217,14 +217,14 @@ def test_an_exception_in_scoring_fails_only_who_caused_it(monkeypatch: pytest.Mo
         raise MemoryError("no room to score")
 
     monkeypatch.setattr("moesaic.engine.engine.prompt_logprobs", broken)
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     engine.add(Request(0, (1, 2), Sampling(temperature=0, prompt_logprobs=1), Stopping(5)))
     engine.add(request(1, [3, 4]))
     rows = finish(engine)
     assert "no room to score" in rows[0][-1].error and tokens_of(rows[1]) == expected([3, 4], 5) and idle(engine)
 
 
-class NoCopies(FakeRunner):  # type: ignore[misc]
+class NoCopies(SumRunner):
     def copy(self, pairs: Any) -> None:
         raise MemoryError("no room for a copy")
 
@@ -248,7 +248,7 @@ class NoThreads(Guides):
 
 
 def test_a_request_that_cannot_begin_fails_alone() -> None:
-    engine = Engine(FakeRunner(), guides=NoThreads())
+    engine = Engine(SumRunner(), guides=NoThreads())
     engine.add(request(0, [1], constraint=Constraint("regex", ("a",))))
     engine.add(request(1, [3, 4]))
     rows = finish(engine)
@@ -258,7 +258,7 @@ def test_a_request_that_cannot_begin_fails_alone() -> None:
 
 def test_a_tokenizer_that_forms_cannot_be_read_from_fails_their_requests_alone(tmp_path: Path) -> None:
     Tokenizer(WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
-    engine = Engine(FakeRunner(), guides=Guides(tmp_path, ()))
+    engine = Engine(SumRunner(), guides=Guides(tmp_path, ()))
     engine.add(request(0, [1], constraint=Constraint("regex", ("a",))))
     engine.add(request(1, [3, 4]))
     rows = finish(engine)
@@ -270,7 +270,7 @@ def test_a_tokenizer_that_forms_cannot_be_read_from_fails_their_requests_alone(t
 
 
 def test_requests_that_outgrow_the_blocks_are_preempted_and_get_the_same_tokens() -> None:
-    engine = Engine(FakeRunner(num_blocks=12), num_slots=4)
+    engine = Engine(SumRunner(num_blocks=12), num_slots=4)
     for key in range(4):
         engine.add(request(key, [key, 1, 2], new=20))
     rows = finish(engine)
@@ -279,7 +279,7 @@ def test_requests_that_outgrow_the_blocks_are_preempted_and_get_the_same_tokens(
 
 
 def test_the_least_urgent_is_preempted() -> None:
-    engine = Engine(FakeRunner(num_blocks=10), num_slots=2)
+    engine = Engine(SumRunner(num_blocks=10), num_slots=2)
     engine.add(request(0, [1], new=30, priority=Priority.LOW))
     engine.add(request(1, [2], new=30, priority=Priority.HIGH))
     rows = [row for _ in range(40) for row in engine.step()]
@@ -288,7 +288,7 @@ def test_the_least_urgent_is_preempted() -> None:
 
 @pytest.mark.parametrize(("new", "n"), [(30, 2), (5, 9), (1000, 4)])
 def test_what_can_never_fit_is_refused_by_name_and_harms_nobody(new: int, n: int) -> None:
-    engine = Engine(FakeRunner(num_blocks=10))
+    engine = Engine(SumRunner(num_blocks=10))
     engine.add(request(0, range(10), new, n=n))
     engine.add(request(1, [4]))
     rows = finish(engine)
@@ -296,7 +296,7 @@ def test_what_can_never_fit_is_refused_by_name_and_harms_nobody(new: int, n: int
 
 
 def test_the_second_request_reads_only_what_the_first_had_not() -> None:
-    runner = FakeRunner()
+    runner = SumRunner()
     engine = Engine(runner)
     engine.add(request(0, range(18), new=1))
     finish(engine)
@@ -306,7 +306,7 @@ def test_the_second_request_reads_only_what_the_first_had_not() -> None:
 
 
 def test_a_conversation_goes_on_from_its_own_answer() -> None:
-    runner, prompt = FakeRunner(), list(range(8))
+    runner, prompt = SumRunner(), list(range(8))
     engine = Engine(runner)
     engine.add(request(0, prompt, new=9))
     longer = [*prompt, *tokens_of(finish(engine)[0]), 1, 2]
@@ -315,7 +315,7 @@ def test_a_conversation_goes_on_from_its_own_answer() -> None:
 
 
 def test_one_of_several_answers_can_be_ended_alone() -> None:
-    runner = FakeRunner()
+    runner = SumRunner()
     engine = Engine(runner, num_slots=3)
     engine.add(request(0, [1, 2], new=10, n=3))
     while engine.load.running < 3:
@@ -326,7 +326,7 @@ def test_one_of_several_answers_can_be_ended_alone() -> None:
 
 @pytest.mark.parametrize("other", [{"salt": "other"}, {"prefill_point": 1.0}])
 def test_what_another_salt_or_tier_wrote_is_not_reused(other: Any) -> None:
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     engine.add(request(0, range(18), new=1))
     finish(engine)
     engine.add(request(1, range(18), new=1, **other))
@@ -334,7 +334,7 @@ def test_what_another_salt_or_tier_wrote_is_not_reused(other: Any) -> None:
 
 
 def test_what_a_lower_tier_computed_is_no_prefix_for_the_full_one() -> None:
-    engine = Engine(FakeRunner())
+    engine = Engine(SumRunner())
     engine.add(request(0, range(8), new=9, operating_point=2.0))
     tokens = tokens_of(finish(engine)[0])
     engine.add(request(1, [*range(8), *tokens, 5], new=1))
@@ -342,7 +342,7 @@ def test_what_a_lower_tier_computed_is_no_prefix_for_the_full_one() -> None:
 
 
 def test_kept_blocks_are_free_for_whoever_needs_them() -> None:
-    engine = Engine(FakeRunner(num_blocks=10))
+    engine = Engine(SumRunner(num_blocks=10))
     for key in range(5):
         engine.add(request(key, range(key, key + 30), new=5))
     rows = finish(engine)
@@ -350,7 +350,7 @@ def test_kept_blocks_are_free_for_whoever_needs_them() -> None:
 
 
 def test_several_answers_share_the_blocks_of_their_prompt() -> None:
-    runner = FakeRunner(num_blocks=13)  # five of the prompt, two for each answer
+    runner = SumRunner(num_blocks=13)  # five of the prompt, two for each answer
     engine = Engine(runner, num_slots=4)
     engine.add(request(0, range(22), new=6, n=4))
     rows = finish(engine)[0]
@@ -361,12 +361,12 @@ def test_several_answers_share_the_blocks_of_their_prompt() -> None:
 # --- tiers ---------------------------------------------------------------------------------------------------------
 
 
-def points(runner: FakeRunner) -> list[list[tuple[int, float]]]:
+def points(runner: SumRunner) -> list[list[tuple[int, float]]]:
     return [[(len(span.token_ids), span.operating_point) for span in step] for step in runner.steps]
 
 
 def test_a_prompt_is_read_at_full_and_a_tier_is_what_decoding_spends() -> None:
-    runner = FakeRunner()
+    runner = SumRunner()
     engine = Engine(runner)
     engine.add(request(0, range(5), new=3, operating_point=2.0))
     finish(engine)
@@ -374,19 +374,19 @@ def test_a_prompt_is_read_at_full_and_a_tier_is_what_decoding_spends() -> None:
 
 
 def test_after_a_preemption_each_token_is_computed_at_its_own_tier_again() -> None:
-    runner = FakeRunner()
+    runner = SumRunner()
     engine = Engine(runner)
     engine.add(request(0, range(5), new=6, operating_point=2.0))
     for _ in range(4):
         engine.step()
     engine.scheduler._preempt(engine.scheduler.running[0])
-    engine.scheduler.prefix.clear()
+    engine.scheduler.prefix.evict(engine.scheduler.ledger.total)
     tokens = tokens_of(finish(engine)[0])
     assert points(runner)[4:7] == [[(5, 0.0)], [(3, 2.0)], [(1, 2.0)]] and tokens == expected(range(5), 6)[4:]
 
 
 def test_a_prompt_is_scored_once_whatever_becomes_of_its_blocks() -> None:
-    engine, prompt = Engine(FakeRunner(), step_tokens=16), tuple(range(3, 23))
+    engine, prompt = Engine(SumRunner(), step_tokens=16), tuple(range(3, 23))
     engine.add(Request(0, prompt, Sampling(temperature=0, prompt_logprobs=1), Stopping(3)))
     engine.step()
     engine.scheduler._preempt(engine.scheduler.running[0])
@@ -397,7 +397,7 @@ def test_a_prompt_is_scored_once_whatever_becomes_of_its_blocks() -> None:
 
 
 def test_under_load_a_request_is_lowered_step_by_step_to_its_floor_and_no_further() -> None:
-    runner = FakeRunner(num_blocks=60)
+    runner = SumRunner(num_blocks=60)
     engine = Engine(runner, num_slots=2)
     engine.add(request(0, [1], new=38, floor=1.5))
     engine.add(request(1, [2], new=38))
@@ -413,7 +413,7 @@ def test_under_load_a_request_is_lowered_step_by_step_to_its_floor_and_no_furthe
 
 
 def test_callers_take_turns_however_many_requests_one_of_them_has() -> None:
-    engine = Engine(FakeRunner(), num_slots=1)
+    engine = Engine(SumRunner(), num_slots=1)
     for key in range(8):
         engine.add(request(key, [1], new=30, caller="greedy"))
     engine.add(request(8, [1], new=30, caller="modest"))
@@ -422,14 +422,14 @@ def test_callers_take_turns_however_many_requests_one_of_them_has() -> None:
 
 
 def test_a_higher_priority_goes_first() -> None:
-    engine = Engine(FakeRunner(), num_slots=1)
+    engine = Engine(SumRunner(), num_slots=1)
     for key, priority in enumerate((Priority.LOW, Priority.NORMAL, Priority.HIGH)):
         engine.add(request(key, [1], priority=priority))
     assert list(finish(engine)) == [2, 1, 0]
 
 
 def test_a_request_whose_time_is_over_costs_nothing() -> None:
-    runner, clock = FakeRunner(), [0.0]
+    runner, clock = SumRunner(), [0.0]
     engine = Engine(runner, num_slots=1, now=lambda: clock[0])
     engine.add(request(0, [1], new=3))
     engine.add(request(1, [2], deadline_seconds=2.0))
@@ -441,7 +441,7 @@ def test_a_request_whose_time_is_over_costs_nothing() -> None:
 
 def test_who_has_a_first_token_is_not_late_when_it_waits_again() -> None:
     clock = [0.0]
-    engine = Engine(FakeRunner(), num_slots=1, now=lambda: clock[0])
+    engine = Engine(SumRunner(), num_slots=1, now=lambda: clock[0])
     engine.add(request(0, [1], deadline_seconds=2.0))
     told = [*engine.step(), *engine.step()]
     engine.scheduler._preempt(engine.scheduler.running[0])
@@ -452,7 +452,7 @@ def test_who_has_a_first_token_is_not_late_when_it_waits_again() -> None:
 @pytest.mark.parametrize("jump", [-1e9, 1e9, 0.0])
 def test_a_clock_that_jumps_changes_no_token(jump: float) -> None:
     clock = iter([0.0, 1.0, 2.0, *[2.0 + jump] * 1000])
-    engine = Engine(FakeRunner(), now=lambda: next(clock))
+    engine = Engine(SumRunner(), now=lambda: next(clock))
     for key in range(3):
         engine.add(request(key, range(key, key + 9)))
     rows = finish(engine)
@@ -463,7 +463,7 @@ def test_a_clock_that_jumps_changes_no_token(jump: float) -> None:
 
 
 def ending(prompt: Sequence[int], eos: tuple[int, ...] = (), new: int = 8, **stopping: Any) -> tuple[list[int], Row]:
-    engine = Engine(FakeRunner(), eos)
+    engine = Engine(SumRunner(), eos)
     engine.add(request(0, prompt, new, stopping))
     rows = finish(engine)[0]
     return tokens_of(rows), rows[-1]
@@ -500,14 +500,14 @@ def test_a_prompt_that_fills_the_context_still_gives_a_token() -> None:
 
 
 def test_a_prompt_that_fills_the_context_needs_no_block_behind_it() -> None:
-    engine = Engine(FakeRunner(CONTEXT // FakeRunner.block_tokens))
+    engine = Engine(SumRunner(CONTEXT // SumRunner.block_tokens))
     engine.add(request(0, [1] * CONTEXT, 1))
     assert tokens_of(finish(engine)[0]) == expected([1] * CONTEXT, 1) and idle(engine)
 
 
 def test_the_clock_tells_waiting_prefill_and_decode_apart() -> None:
     ticks = iter(range(1000))
-    engine = Engine(FakeRunner(), num_slots=1, now=lambda: float(next(ticks)))
+    engine = Engine(SumRunner(), num_slots=1, now=lambda: float(next(ticks)))
     engine.add(request(0, [1]))
     engine.add(request(1, [2]))
     rows = finish(engine)
@@ -520,7 +520,7 @@ def test_the_clock_tells_waiting_prefill_and_decode_apart() -> None:
 
 def sampled(seed: int | None, beside: int, key: int = 50) -> list[int]:
     """The tokens of one sampled request with others beside it."""
-    engine = Engine(FakeRunner(40), num_slots=4)
+    engine = Engine(SumRunner(40), num_slots=4)
     for other in range(beside):
         engine.add(Request(other, (other,), Sampling(temperature=1.5, seed=other), Stopping(12)))
     engine.add(Request(key, (5, 6), Sampling(temperature=2.0, seed=seed), Stopping(10)))

@@ -23,11 +23,6 @@ TWO = "The first.\nStill the first.\n<|endoftext|>\n\nThe second, é 日本.\n"
 WANTED = ["The first.\nStill the first.", "The second, é 日本."]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def packed(name: str, text: str) -> bytes:
     """The bytes of a file of this name."""
     raw = text.encode()

@@ -31,11 +31,6 @@ STORY = "Once upon a time, there was a little girl named Lily. She loved to play
 WORDS = [f"w{i}" for i in range(100)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def texts(tmp_path: Path) -> list[Path]:
     """Two corpora: twelve short documents, and one long one."""
@@ -228,7 +223,6 @@ def test_mistakes_are_one_sentence(arguments: str, said: str, capsys: pytest.Cap
 
 @pytest.fixture(scope="module")
 def answers() -> Answers:
-    torch.set_num_threads(1)
     return Answers("stories260k")
 
 

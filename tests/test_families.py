@@ -212,11 +212,6 @@ REFUSED: list[tuple[Variant, str]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def made(variant: Variant, folder: Path) -> Path:
     build, sizes, changes = variant
     build(folder, num_hidden_layers=1, **sizes)

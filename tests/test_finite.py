@@ -45,11 +45,6 @@ STAGES: dict[str, list[dict[str, Any]]] = {
 UP, DOWN = ("mlp.up_proj", "fc1"), ("mlp.down_proj", "fc2")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def spoiled(
     folder: Path, names: tuple[str, ...], change: Callable[[Tensor], Tensor], family: Any = llama, **sizes: int
 ) -> Path:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from engine_harness import finish, tokens_of
 from fake_gpu import Recorder, fake_gpu
-from fake_runner import finish, tokens_of
 
 from moesaic.bench.gpu.random_models import KINDS, LOW, SHAPES, random_model
 from moesaic.engine.engine import Engine
@@ -14,6 +14,7 @@ from moesaic.engine.form import Form, Forms, FormSize, size_for
 from moesaic.engine.lockstep import Lockstep
 from moesaic.engine.request import Request, Stopping
 from moesaic.engine.runner import ModelRunner, Span
+from moesaic.engine.sampler import Drawn
 from moesaic.engine.sampling import Sampling
 
 OPT = {
@@ -67,6 +68,19 @@ def test_an_engine_draws_the_same_tokens_in_forms(kind: str) -> None:
     assert found[0] == found[1]
 
 
+def test_a_form_that_fails_is_told_and_costs_no_token(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Forms):
+        def step(self, *_: object) -> list[Drawn]:
+            raise RuntimeError("no such kernel")
+
+    found = []
+    for forms in (None, Broken(rows_of("dense").runner)):
+        engine = Engine(rows_of("dense").runner, forms=forms)
+        engine.add(Request(0, (3, 4), Sampling(temperature=0), Stopping(5, ignore_eos=True)))
+        found.append(tokens_of(finish(engine)[0]))
+    assert found[0] == found[1] and "no such kernel" in caplog.text
+
+
 def test_rows_that_are_filling_touch_nobody() -> None:
     rows = rows_of("dense")
     held = [(layer.keys.clone(), layer.values.clone()) for layer in rows.runner.pages.layers]
@@ -100,15 +114,15 @@ def recorded(form: Form, spans: Sequence[Span], temperature: float) -> list[str]
     return [str(each) for each in recorder.seen]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("full", "sparse"), [(2, 0), (0, 2), (2, 2)])
+@pytest.mark.parametrize(
+    ("kind", "full", "sparse"),
+    [*((kind, 2, 0) for kind in KINDS), *((kind, full, 2) for kind in ("tiles", "planes") for full in (0, 2))],
+)
 def test_two_steps_with_other_numbers_are_the_same_operations(
     kind: str, family: str, full: int, sparse: int, fake: None
 ) -> None:
     rows = rows_of(kind, "cuda", family)
-    if rows.runner.model.spec.num_tiers == 1 and sparse:
-        pytest.skip("one tier only")
     form = Form(rows.runner, FormSize(full, sparse, 4))
 
     def spans(token: int, start: int, point: float, count: int) -> list[Span]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from builders import edit_json, llama
 from transformers import GenerationConfig
 
@@ -19,11 +18,6 @@ from moesaic.engine.defaults import GenerationConfigWarning, sampling_defaults
 from moesaic.engine.sampling import OPTIONS, sampling_of, sampling_violations
 
 DRAWN = {"do_sample": True}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def defaults(folder: Path, **values: Any) -> dict[str, float | int]:

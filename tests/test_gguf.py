@@ -30,7 +30,6 @@ from moesaic.models.intake.gguf_model import import_gguf
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
-torch.set_num_threads(1)
 LLAMA_CPP = json.loads(Path(__file__).with_name("llama_cpp_tokens.json").read_text())
 SMOLLM2_SHA256 = "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b"  # of its weights in bf16
 WRITTEN = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0", "MXFP4")

@@ -24,11 +24,6 @@ from moesaic.models.transformer import Layer, Transformer
 TEXT = "Tom and Lily went to the park. They saw a big dog. The dog said: hello! " * 12
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experts of one neuron, tiers and all."""

@@ -22,11 +22,6 @@ OPENING = "Once upon a time, there was a little girl named Lily. She loved to pl
 PROMPTS = ["", "Once upon a time", "Tom and his dog", "The sun was", "One day, Sue"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def llm() -> LLM:
     return LLM("stories260k")

@@ -27,7 +27,6 @@ from moesaic.models.intake.registry import SOURCES, Source
 from moesaic.models.locate import EMBEDDED, locate
 from moesaic.models.tokenizer import Tokenizer
 
-torch.set_num_threads(1)
 FOLDER = "tiny_model/data"
 
 

@@ -26,11 +26,6 @@ SPLITS = [balanced_kmeans, random_split]
 Splitter = Callable[..., Split]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -41,11 +41,6 @@ def by_patterns(found: CoActivation, size: int) -> Split:
 SPLITS: list[Splitter] = [coactivation_split, by_patterns]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from builders import llama
 from safetensors.torch import load_file, save_file
@@ -29,11 +28,6 @@ TEXTS: dict[str, Any] = {
     "calibration": {"sequences": 16, "length": 64}, "evaluation": {"documents": 16, "truncate": 128},
 }  # fmt: skip
 COSTLY: dict[str, Any] = {**TEXTS, "stages": [PRUNE, PLANES, INT8]}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -97,7 +91,6 @@ def test_too_few_tokens_warn_before_the_work_and_are_written_down(tmp_path: Path
 
 @pytest.fixture(scope="module")
 def costly(tmp_path_factory: pytest.TempPathFactory) -> Compression:
-    torch.set_num_threads(1)
     return compress("stories260k", tmp_path_factory.mktemp("costly") / "out", COSTLY)
 
 

@@ -1,6 +1,6 @@
 """Attention over blocks: one answer from torch and from C++, that depends on nothing but a token's own sequence."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -29,15 +29,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 MIXED = [(0, 40), (33, 7), (128, 1), (0, 1), (200, 129)]  # of each sequence: tokens before, and new ones
 NATIVE = [isa for isa in ISAS if isa != "avx512_bf16"]  # which is avx512 here
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Operands are small: on a busy machine torch's second thread would cost more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,6 @@ NEVER, ALWAYS = float("inf"), -1.0
 TOLERANCE = 1e-5  # of the largest value: the sums of down run in another order
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)  # small products are slower on two
-
-
 def weights_of(
     hidden: int, width: int, gated: bool = True, biased: bool = False, seed: int = 0, refined: int = 8
 ) -> PlaneWeights:

@@ -105,7 +105,6 @@ def test_fitted_products_are_nearer_on_tokens_that_no_fit_has_seen(bits: int) ->
 
 def test_importance_foretells_what_leaving_a_neuron_out_costs() -> None:
     """Half the squared value times importance, in nats of KL divergence, summed over single neurons of each layer."""
-    torch.set_num_threads(1)
     checkpoint = open_checkpoint("stories260k")
     ids = torch.randint(3, 500, (8, 64), generator=torch.Generator().manual_seed(0))
     model = load_transformer(checkpoint, torch.device("cpu"))

@@ -20,11 +20,6 @@ RECIPE: dict[str, Any] = {
 LINEARS_ONLY: dict[str, Any] = {**RECIPE, "stages": [{"quantize": {"linears": "int8", "embeddings": False}}]}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (123, 5), (64, 64), (0, 4)])
 @pytest.mark.parametrize("size", [1e-42, 1e-38, 1e-30, 1e-3, 1.0, 1e5, 1e37])
 def test_every_weight_is_within_half_a_step(shape: tuple[int, int], size: float) -> None:

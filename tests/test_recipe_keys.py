@@ -35,11 +35,6 @@ INT8_KEPT: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
     folder = tmp_path / "tasks"

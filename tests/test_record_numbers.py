@@ -29,7 +29,6 @@ Place = tuple[str | int, ...]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made")
     texts = {"calibration": {"sequences": 16, "length": 64}, "evaluation": {"documents": 1, "truncate": 40}}
     for name, stages in STAGES.items():

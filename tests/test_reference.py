@@ -31,11 +31,6 @@ LLAMA = OPT | {"family": "llama", "ffn_width": 64, "heads": 4, "kv_heads": 2}
 QUIET: list[str] = []
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def trained(out: Path, values: dict[str, Any], limit: Limit | None = None, threads: int = 1) -> Description:
     description = read_description(values)
     text = [embedded_text()]

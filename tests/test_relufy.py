@@ -38,11 +38,6 @@ EXPERTS = {"expert_size": 1, "router": "bit_planes", "tiers": {"low": 0.7}}
 PLANES: list[dict[str, Any]] = [{"moefy": EXPERTS}, {"quantize": {"linears": "int8"}}]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     llama(tmp_path / "model", num_hidden_layers=2)

@@ -294,6 +294,17 @@ def test_answers_beyond_the_slots_are_refused_at_the_edge(online: Client) -> Non
         online.generate("x", model="dense", n=9)
 
 
+@pytest.mark.parametrize("door", ["offline", "online"])
+def test_rules_that_come_to_leave_no_token_are_the_callers_mistake(door: str, model: Path, online: Client) -> None:
+    """Nothing may come but the end, which may not come yet."""
+    rules: Any = {"allowed_token_ids": [2], "min_new_tokens": 3, "max_new_tokens": 5}
+    with pytest.raises(InvalidRequest, match="token_rules.* cannot be followed any further: .* leave no token"):
+        if door == "online":
+            online.generate("Once", model="moe", **rules)
+        else:
+            LLM(model).generate(["Once"], **rules)
+
+
 def test_keys_and_values_are_kept_as_the_recipe_asks_unless_told_otherwise(model: Path, online: Client) -> None:
     assert LLM(model).description.kv_cache == "int8" == online.model("moe").kv_cache
     assert LLM(model, EngineOptions(kv_cache="model")).description.kv_cache == "model"

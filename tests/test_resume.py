@@ -35,7 +35,6 @@ class Cut(Exception):
 @pytest.fixture
 def caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Switches to a cache of its own, by name."""
-    torch.set_num_threads(1)
     root, native = tmp_path_factory.mktemp("caches"), cache_folder() / "native"
 
     def use(name: str) -> Path:

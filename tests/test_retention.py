@@ -39,7 +39,6 @@ def silent(what: str, done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def lab() -> Lab:
-    torch.set_num_threads(1)
     ids = torch.randint(3, 500, (4, 48), generator=torch.Generator().manual_seed(0))
     return Lab(open_checkpoint("stories260k"), ids[:2], ids[2:], 0, silent)
 

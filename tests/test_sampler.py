@@ -28,11 +28,6 @@ LIMITS: list[Mapping[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def peaked(rows: int = 1, vocab: int = VOCAB, seed: int = 0) -> Tensor:
     """Logits whose order is not that of ids, a few of them far above the rest."""
     generator = torch.Generator().manual_seed(seed)

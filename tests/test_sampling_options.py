@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 import pytest
-import torch
 
 from moesaic.bench.local_server import local_server
 from moesaic.cli.common import add_generation_options, settings_of
@@ -42,11 +41,6 @@ BESIDE = {*ComputeSettings.__annotations__, *StandingSettings.__annotations__}
 OTHERS = {"max_new_tokens", "stop", "stop_token_ids", "ignore_eos", *BESIDE, *RULES, *CONSTRAINTS}
 GREEDY = ["", "--max-new-tokens", "40"]
 LIKELIEST = [*GREEDY, "--temperature", "2", "--min-p", "1"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

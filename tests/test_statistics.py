@@ -25,11 +25,6 @@ from moesaic.models.tokenizer import Tokenizer
 PEPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "text" / "valid" / "valid_docs_peps.txt"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def pairs(shift: float, count: int = 200, seed: int = 0) -> tuple[Any, Any]:
     generator = np.random.default_rng(seed)
     theirs = generator.normal(3, 1, count)

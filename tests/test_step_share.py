@@ -9,6 +9,8 @@ import torch
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
+from moesaic.engine.request import Request, Stopping
+from moesaic.engine.sampling import Sampling
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import SetupError
 from moesaic.models.record import TierRecord
@@ -17,11 +19,6 @@ from moesaic.models.step_share import StepShare, threshold_factor
 TABLE = {"2": [[1.0, 0.8], [2.0, 0.6]], "8": [[1.0, 0.95], [2.0, 0.7], [4.0, 0.5]]}
 PROMPTS = ["Once upon a time", "Lily had a red ball", "The dog ran to", "One day, a boy"]
 EVALUATION = {"documents": 1, "truncate": 24}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +102,24 @@ def test_an_engine_that_is_given_a_share_reads_it(planes: Path) -> None:
         assert [len(answer.token_ids) for answer in answers] == [24] * 4
         read.append(sum(answer.usage.ffn_bytes_share or 0 for answer in answers) / 4)
     assert read[1] < 0.9 * read[0]
+
+
+def test_a_prompt_read_at_a_tier_chooses_alone_whoever_decodes_beside_it(planes: Path) -> None:
+    """Its states are in its blocks, so what follows it shows them: a token at full."""
+    found = []
+    for beside in (0, 5):
+        llm = LLM(planes, EngineOptions(step_share=0.5))
+        for key in range(beside):
+            llm.engine.add(
+                Request(
+                    100 + key, (key + 5, 9), Sampling(temperature=0), Stopping(30, ignore_eos=True), operating_point=2
+                )
+            )
+        for _ in range(3 * bool(beside)):
+            llm.engine.step()
+        settings: Any = {"temperature": 0, "max_new_tokens": 4, "logprobs": 2, "prefill_tier": "low"}
+        found.append(llm.generate([PROMPTS[0] * 3], **settings)[0].logprobs)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("given", [["--step-share", "0.7"], ["--config", "{}"]])

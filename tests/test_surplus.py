@@ -22,11 +22,6 @@ ROTARY = "model.layers.{}.self_attn.rotary_emb.inv_freq"
 Weights = dict[str, torch.Tensor]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def edit_weights(folder: Path, edit: Callable[[Weights], Any]) -> None:
     weights = load_file(folder / "model.safetensors")
     edit(weights)

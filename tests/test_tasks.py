@@ -32,11 +32,6 @@ CHOICE = {"query": "Two and two is", "choices": ["four", "a long time ago", "red
 OPTIONS = {"context_options": ["Tom ate", "The rock ate"], "continuation": "a bun.", "gold": 0}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def written(file: Path, *rows: Any) -> Path:
     file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     return file

@@ -82,7 +82,6 @@ class MagnitudeTiers(TierSetter[MagnitudeFFN]):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     return tmp_path_factory.mktemp("third") / "model"
 
 

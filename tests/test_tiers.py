@@ -37,11 +37,6 @@ BY_PLANES = {"moefy": {"expert_size": 1, "router": "bit_planes", "bits": 3, "tie
 INT8 = {"quantize": {"linears": "int8"}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def made(model: str | Path, out: Path, *stages: Mapping[str, Any]) -> Path:
     compress(model, out, {
         "calibration": {"sequences": 12, "length": 48}, "evaluation": {"documents": 1, "truncate": 24},

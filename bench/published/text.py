@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
+from ...evaluate.pages import environment
 from . import figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -99,10 +100,7 @@ LOOKUPS = (figures.result, figures.curves, figures.pooled, figures.recipe)
 
 @cache
 def _environment() -> Environment:
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+    found = environment(TEMPLATES, autoescape=False)
     found.filters.update({each.__name__: each for each in FILTERS})
     found.globals.update({each.__name__: each for each in LOOKUPS})
     return found

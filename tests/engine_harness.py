@@ -1,13 +1,9 @@
-"""Engines over the model of bench/engine/storm.py, run to their end."""
+"""Engines run to their end, and what is left of them."""
 
 from collections.abc import Sequence
 
-from moesaic.bench.engine.storm import CONTEXT, SumRunner, expected, request
 from moesaic.engine.engine import Engine
 from moesaic.engine.request import Row
-
-FakeRunner = SumRunner
-__all__ = ["CONTEXT", "FakeRunner", "expected", "finish", "idle", "request", "tokens_of"]
 
 
 def finish(engine: Engine, limit: int = 10_000) -> dict[int, list[Row]]:
