@@ -27,7 +27,7 @@ from . import (
     run,
     serve,
 )
-from .parser import Parser
+from .parser import Parser, commands_of, share_examples
 from .streams import drop_output, keep_streams
 from .terminal import say, say_error, say_warning
 
@@ -46,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for module in SUBCOMMANDS:
         module.add_parser(commands)
+    for command in commands_of(parser).values():
+        share_examples(command)
     return parser
 
 

@@ -7,6 +7,7 @@ from ..models.intake.registry import DTYPES
 from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
+  moesaic models list
   moesaic models get smollm2
   moesaic run smollm2 "The capital of France is"
 

@@ -49,6 +49,15 @@ def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argume
     return next((each.choices for each in parser._actions if isinstance(each, argparse._SubParsersAction)), {})
 
 
+def share_examples(parser: argparse.ArgumentParser) -> None:
+    """Gives every word below a command those of the command's examples that begin with it."""
+    for word, below in commands_of(parser).items():
+        lines = [line for line in (parser.epilog or "").splitlines() if f" {word} " in f"{line} "]
+        if lines and not below.epilog:
+            below.epilog = "\n".join(["examples:", *lines])
+            below.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
 def _asked(parser: argparse.ArgumentParser, found: argparse.Namespace) -> argparse.ArgumentParser:
     """The parser of the command that was typed."""
     for word in (str(found.command), str(getattr(found, "action", ""))):

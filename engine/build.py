@@ -48,17 +48,15 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     options.check()
     checkpoint = open_checkpoint(path)
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
-    options.check()
     step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
     dtype = compute_dtype(checkpoint, device, options.dtype)
     max_context = choose_context(checkpoint, options)
-    choose_blocks(checkpoint, dtype, options, max_context, memory_bytes())  # refuses before anything is loaded
+    choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))  # refuses before anything is loaded
     model = load_transformer(checkpoint, device, options.dtype)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
-    num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free)
+    num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
     watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
@@ -111,6 +109,13 @@ def choose_device(wanted: str | None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise SetupError(f"device {name!r} cannot be used ({reason}); try --device cpu") from None
     return device
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a device has for keys and values: on a GPU what is free now, on a CPU all memory, since blocks take theirs
+    when they are used.
+    """
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_bytes()
 
 
 def choose_context(checkpoint: Checkpoint, options: EngineOptions) -> int:

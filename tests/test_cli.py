@@ -15,11 +15,13 @@ from patience import PATIENCE_SECONDS
 
 from moesaic.cli.common import byte_count
 from moesaic.cli.main import SUBCOMMANDS, build_parser, main
+from moesaic.cli.parser import commands_of
 
 OPENING = "Once upon a time, there was a little girl named Lily."
 NAMES = {"evaluate": "eval", "import_gguf": "import"}
 MODULES = [module.__name__.rpartition(".")[2] for module in SUBCOMMANDS]
 COMMANDS = [NAMES.get(name, name) for name in MODULES]
+BELOW = [f"{name} {word}" for name, each in commands_of(build_parser()).items() for word in commands_of(each)]
 
 
 @pytest.fixture
@@ -244,14 +246,14 @@ def test_demo_follows_no_link(tmp_path: Path) -> None:
 def examples(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The lines of a command's help that show how it is called."""
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     return [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  moesaic ")]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *BELOW])
 def test_every_help_has_examples_that_the_command_line_takes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = examples(command, capsys)
-    assert found
+    assert any(line.startswith(f"moesaic {command}") for line in found)
     for line in found:
         words = shlex.split(re.split(r"[>|]", line)[0], comments=True)
         assert build_parser().parse_args(words[1:]).command

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   moesaic reference train relu-3m out/relu-3m --text train/*.txt.xz --valid valid/*.txt --minutes 70 --nice 10
   moesaic reference train relu-3m out/relu-3m    # goes on where it was killed
   moesaic reference train my.yaml out/mine --text books.txt --steps 2000 --seed 1
+  moesaic reference pack relu-3m out/relu-3m --text train/*.txt.xz --valid valid/*.txt
   moesaic reference export out/relu-3m           # the model of the last saved state
 named descriptions: relu-30m relu-10m relu-3m relu-2m swiglu-10m"""
 
