@@ -8,26 +8,22 @@ A number of b bits is cut into fields of 4, 2 and 1 bits, highest first; fields 
 """
 
 import ctypes
-import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..pages import LINE, on_large_pages
 from .bytes import WHOLE_BITS
 from .coarse import CoarseFit
 
 GROUP = 16  # neurons
-LINE = 64  # bytes
 FIELDS = (4, 2, 1)  # widths in bits
 MAX_HIDDEN = 65536  # above it a dot product may leave int32
 PACKED_BITS = (1, 2, 3, 4)
-HUGE_PAGE = 2 << 20  # bytes
 
 
 class Layer(ctypes.Structure):
@@ -122,7 +118,7 @@ def pack_planes(
     groups = _padded(torch.cat([_group_planes(high, bits), _group_vectors(fitted)], dim=-1), LINE)
     exact = torch.stack([vector.detach().float() for vector in vectors], dim=1)
     parts = [groups, _neuron_planes(low, refined_bits - bits), exact, _padded(matrix.T, LINE)]
-    groups, low, exact, rows = _on_large_pages(parts)
+    groups, low, exact, rows = on_large_pages(parts)
     return PackedPlanes(
         groups=groups,
         low=low,
@@ -195,23 +191,3 @@ def _joined(slots: Tensor, width: int, dim: int) -> Tensor:
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:
     return functional.pad(rows, (0, -rows.shape[-1] % multiple)).contiguous()
-
-
-def _on_large_pages(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies, one after the other on lines of their own, that begin where Linux may map pages of 2 MiB.
-
-    The last such page is asked for only if more than half of it is used.
-    """
-    places = [0, *accumulate(-(-tensor.nbytes // LINE) * LINE for tensor in tensors)]
-    memory = mmap.mmap(-1, places[-1] + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    begin = -whole.data_ptr() % HUGE_PAGE
-    large = (places[-1] + HUGE_PAGE // 2) // HUGE_PAGE * HUGE_PAGE
-    if large and hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE, begin, min(large, len(memory) - begin))
-    copies = []
-    for tensor, place in zip(tensors, places, strict=False):
-        copy = whole[begin + place : begin + place + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-        copies.append(copy.copy_(tensor))
-    return copies

@@ -1,0 +1,168 @@
+"""A linear layer with int8 weights of which each token reads as many bits of each input as that input is worth.
+
+Input k of a token matters by |x_k|, so the bits of its weights are read level by level while |x_k| worth[l, k] is above
+the token's threshold (graded/worth.py). What is read counts as c(w), the middle of what the weight may be:
+
+    y[n] = scale[n] step sum_k q_k c_k(w[n, k]) + bias[n],  q = round(x / step),  step = max|x| / 32639
+
+q has two digits of int8 (graded/digits.py), 2 c = 2 (high bits) + (a number of the level, the same for all outputs), so
+that the sum is one of integers, with one written way into floating point after it. A row has the same bits alone, in
+any batch and on any device. A threshold of 0 is the whole int8 linear, exactly.
+
+On the CPU the C++ of cpp/graded_linear.cpp reads the bits that are asked for and nothing else. The rest of the world
+unpacks the weights block by block, and multiplies as integers where it can.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .graded.bytes import MAX_INPUTS as MAX_INPUTS
+from .graded.bytes import WHOLE_BITS, level_bits
+from .graded.digits import Digits, digits_of, graded_levels
+from .graded.layout import BLOCK, PackedGraded
+from .graded.worth import halves
+from .int8_dynamic_linear import CUDA_ROWS, choose_int8_dynamic_linear, cpu_products_are_exact
+
+BLOCK_BYTES = 8 << 20  # of weights that are unpacked at a time
+Implementation = Literal["integers", "torch"]
+
+
+@dataclass(frozen=True)
+class GradedWeights:
+    """packed: the only copy of the int8 weights [outputs, inputs]; scale: fp32 [outputs]; worth: fp32 [levels, inputs].
+
+    bias: floating point [outputs] or None. Raises TypeError and ValueError for what does not fit together.
+    """
+
+    packed: PackedGraded
+    scale: Tensor
+    worth: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        outputs, levels = self.packed.outputs, (len(self.packed.planes), self.packed.inputs)
+        _check_tensor("scale", self.scale, (outputs,), torch.float32)
+        _check_tensor("worth", self.worth, levels, torch.float32)
+        if self.bias is not None:
+            _check_tensor("bias", self.bias, (outputs,), None)
+
+
+@dataclass(frozen=True)
+class GradedResult:
+    """y: [tokens, outputs], in the dtype of x. bits: int64 [tokens], over all inputs those read of each of its weights.
+
+    A token reads bits / 8 * outputs bytes of weights, and 8 bits of every input at most.
+    """
+
+    y: Tensor
+    bits: Tensor
+
+
+def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> GradedResult:
+    """The equation above. x: floating point [tokens, inputs]; thresholds: fp32 [tokens]. No gradient passes.
+
+    A token that is all zero gives the bias, one that is not finite or whose threshold is no number gives NaN and harms
+    no other. Raises TypeError for dtypes, ValueError for shapes and devices.
+    """
+    _check(x, weights, thresholds)
+    device, (tokens, inputs) = "cpu" if x.is_cpu else x.device.type, x.shape
+    exact = device != "cpu" or cpu_products_are_exact()
+    if choose_graded_linear(device, tokens, inputs, weights.packed.outputs, exact) == "integers":
+        return _in_integers(x, weights, thresholds)
+    return graded_linear_torch(x, weights, thresholds)
+
+
+def choose_graded_linear(device: str, tokens: int, inputs: int, outputs: int, exact: bool) -> Implementation:
+    """Which implementation answers; exact: whether this processor's integer product is one. All give the same bits."""
+    return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"
+
+
+def graded_linear_torch(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> GradedResult:
+    """The same in fp64, where every one of these integers is exact: it judges, and runs anywhere."""
+    digits, levels = digits_of(x, thresholds), graded_levels(x, weights.worth, thresholds)
+    planes = weights.packed.planes
+    chosen = [torch.where(levels == level, digits.q, 0.0).double() for level in range(1, len(planes) + 1)]
+    parts = []
+    for rows in _blocks(weights.packed):
+        weight = weights.packed.unpacked(rows)
+        coarse = [halves(weight, bits).double() for bits in level_bits(planes)[1:]]
+        parts.append(sum(functional.linear(*pair) for pair in zip(chosen, coarse, strict=True)))
+    return _finished(torch.cat(parts, dim=-1), digits, levels, weights, x.dtype)
+
+
+def _in_integers(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> GradedResult:
+    """The same by integer products: high bits of the inputs of each level, and one number a token for the middles."""
+    digits, levels = digits_of(x, thresholds), graded_levels(x, weights.worth, thresholds)
+    both = torch.cat([digits.high, digits.low]).to(torch.int8)
+    chosen = {}
+    middle = torch.zeros_like(digits.step, dtype=torch.int64)
+    for level, bits in enumerate(level_bits(weights.packed.planes)[1:], start=1):
+        here = levels == level
+        middle += ((1 << (WHOLE_BITS - bits)) - 1) * torch.where(here, digits.q, 0.0).long().sum(-1, keepdim=True)
+        if not x.is_cpu or bool(here.any()):  # elsewhere nobody waits for an answer
+            chosen[bits] = torch.where(torch.cat([here, here]), both, 0)
+    parts = [_doubled(chosen, weights.packed.unpacked(rows), middle) for rows in _blocks(weights.packed)]
+    return _finished(torch.cat(parts, dim=-1), digits, levels, weights, x.dtype)
+
+
+def _doubled(chosen: dict[int, Tensor], weight: Tensor, middle: Tensor) -> Tensor:
+    """2 sum_k q_k c_k(w) in int64 [tokens, outputs]; chosen: by bits, both digits int8 [2 tokens, inputs]."""
+    tokens = len(middle)
+    total = torch.zeros(2 * tokens, len(weight), dtype=torch.int32, device=weight.device)
+    for bits, digits in chosen.items():
+        under = WHOLE_BITS - bits
+        total += _product(digits, weight >> under << under)
+    high, low = total.long().split(tokens)
+    return 512 * high + 2 * low + middle
+
+
+def _product(rows: Tensor, weight: Tensor) -> Tensor:
+    """int32 [rows, outputs]."""
+    count = len(rows)
+    if rows.is_cuda and count < CUDA_ROWS:
+        rows = functional.pad(rows, (0, 0, 0, CUDA_ROWS - count))
+    product: Tensor = torch._int_mm(rows, weight.t())
+    return product[:count]
+
+
+def _finished(
+    doubled: Tensor, digits: Digits, levels: Tensor, weights: GradedWeights, dtype: torch.dtype
+) -> GradedResult:
+    """The one way from twice the sum, a whole number in int64 or fp64, to the result."""
+    y = doubled.float() * (digits.step * 0.5 * weights.scale)
+    if weights.bias is not None:
+        y = y + weights.bias.float()
+    bits = torch.zeros(len(levels), dtype=torch.int64, device=levels.device)
+    for level, width in enumerate(weights.packed.planes):
+        bits += width * (levels > level).sum(-1)
+    return GradedResult(y.to(dtype), bits)
+
+
+def _blocks(packed: PackedGraded) -> list[slice]:
+    """Outputs whose weights are unpacked at a time."""
+    rows = max(1, BLOCK_BYTES // packed.inputs // BLOCK) * BLOCK
+    return [slice(begin, begin + rows) for begin in range(0, packed.outputs, rows)]
+
+
+def _check(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> None:
+    inputs = weights.packed.inputs
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating point, it is {x.dtype}")
+    if x.dim() != 2 or x.shape[1] != inputs:
+        raise ValueError(f"x must be [tokens, {inputs}] for these weights, it is {list(x.shape)}")
+    _check_tensor("thresholds", thresholds, (len(x),), torch.float32)
+    for name, tensor in (("weights", weights.packed.rows), ("thresholds", thresholds)):
+        if tensor.device != x.device:
+            raise ValueError(f"x is on {x.device}, {name} on {tensor.device}: move one of them")
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    """dtype None: any floating point."""
+    if tensor.dtype != dtype if dtype else not tensor.is_floating_point():
+        raise TypeError(f"{name} must be {dtype or 'floating point'}, it is {tensor.dtype}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must be {list(shape)}, it is {list(tensor.shape)}")
