@@ -14,21 +14,26 @@ unpacks the weights block by block, and multiplies as integers where it can.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .graded.bytes import MAX_INPUTS as MAX_INPUTS
 from .graded.bytes import WHOLE_BITS, level_bits
-from .graded.digits import Digits, digits_of, graded_levels
+from .graded.digits import Digits, digits_of
+from .graded.digits import graded_levels as graded_levels  # callers find it here
 from .graded.layout import BLOCK, PackedGraded
+from .graded.native import Layer, graded_linear_native, layer_of
 from .graded.worth import halves
 from .int8_dynamic_linear import CUDA_ROWS, choose_int8_dynamic_linear, cpu_products_are_exact
+from .native import native
+from .planes.native import PLANE_ISAS, plane_isa
 
 BLOCK_BYTES = 8 << 20  # of weights that are unpacked at a time
-Implementation = Literal["integers", "torch"]
+NATIVE_TOKENS = 8  # above it the weights are better unpacked once and multiplied as a matrix
+Implementation = Literal["native", "integers", "torch"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,16 @@ class GradedWeights:
         if self.bias is not None:
             _check_tensor("bias", self.bias, (outputs,), None)
 
+    @cached_property
+    def layer(self) -> Layer:
+        """The addresses of all of it, for the C++: valid as long as this object lives."""
+        return layer_of(self.packed, *self._vectors)
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        bias = None if self.bias is None else self.bias.detach().float().contiguous()
+        return self.scale.detach().contiguous(), self.worth.detach().contiguous(), bias
+
 
 @dataclass(frozen=True)
 class GradedResult:
@@ -69,15 +84,26 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     no other. Raises TypeError for dtypes, ValueError for shapes and devices.
     """
     _check(x, weights, thresholds)
-    device, (tokens, inputs) = "cpu" if x.is_cpu else x.device.type, x.shape
+    packed, (tokens, inputs) = weights.packed, x.shape
+    device, library = ("cpu", native()) if x.is_cpu else (x.device.type, None)
+    isa = plane_isa(library) if library else None
     exact = device != "cpu" or cpu_products_are_exact()
-    if choose_graded_linear(device, tokens, inputs, weights.packed.outputs, exact) == "integers":
-        return _in_integers(x, weights, thresholds)
-    return graded_linear_torch(x, weights, thresholds)
+    choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, exact)
+    if choice == "native" and library and isa:
+        return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
+    return (_in_integers if choice == "integers" else graded_linear_torch)(x, weights, thresholds)
 
 
-def choose_graded_linear(device: str, tokens: int, inputs: int, outputs: int, exact: bool) -> Implementation:
-    """Which implementation answers; exact: whether this processor's integer product is one. All give the same bits."""
+def choose_graded_linear(
+    device: str, tokens: int, inputs: int, outputs: int, isa: str | None, exact: bool
+) -> Implementation:
+    """Which implementation answers; all of them give the same bits.
+
+    isa: one of PLANE_ISAS, None where the C++ library is missing; exact: whether this processor's integer product is
+    one. Without vector instructions torch's products are faster.
+    """
+    if device == "cpu" and isa in PLANE_ISAS[1:] and 0 < tokens <= NATIVE_TOKENS:
+        return "native"
     return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"
 
 
@@ -90,7 +116,8 @@ def graded_linear_torch(x: Tensor, weights: GradedWeights, thresholds: Tensor) -
     for rows in _blocks(weights.packed):
         weight = weights.packed.unpacked(rows)
         coarse = [halves(weight, bits).double() for bits in level_bits(planes)[1:]]
-        parts.append(sum(functional.linear(*pair) for pair in zip(chosen, coarse, strict=True)))
+        products = [functional.linear(*pair) for pair in zip(chosen, coarse, strict=True)]
+        parts.append(torch.stack(products).sum(0))
     return _finished(torch.cat(parts, dim=-1), digits, levels, weights, x.dtype)
 
 
@@ -116,8 +143,8 @@ def _doubled(chosen: dict[int, Tensor], weight: Tensor, middle: Tensor) -> Tenso
     for bits, digits in chosen.items():
         under = WHOLE_BITS - bits
         total += _product(digits, weight >> under << under)
-    high, low = total.long().split(tokens)
-    return 512 * high + 2 * low + middle
+    high, low = torch.split(total.long(), tokens)
+    return high * 512 + low * 2 + middle
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_rows.restype = None
     library.moesaic_plane_ffn.argtypes = [*[pointer] * 6, size, size, flag, flag, flag]
     library.moesaic_plane_ffn.restype = flag
+    library.moesaic_graded_linear.argtypes = [*[pointer] * 5, size, size, flag]
+    library.moesaic_graded_linear.restype = flag
     scale = ctypes.c_double
     library.moesaic_paged_attention.argtypes = [*[pointer] * 11, *[size] * 15, scale, size, flag, flag]
     library.moesaic_paged_attention.restype = flag

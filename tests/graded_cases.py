@@ -1,5 +1,7 @@
 """Operands that the tests of graded linears share."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,9 @@ from moesaic.kernels.graded.layout import pack_graded
 from moesaic.kernels.graded.worth import worth_of
 from moesaic.kernels.graded_linear import GradedWeights
 
+ALL_PLANES = sorted(
+    planes for length in range(2, 9) for planes in itertools.product((1, 2, 4), repeat=length) if sum(planes) == 8
+)
 # tokens, inputs, outputs
 SHAPES = [(1, 64, 128), (1, 1, 1), (3, 37, 17), (2, 5, 63), (9, 65, 65), (5, 200, 129), (4, 130, 193), (8, 33, 330)]
 

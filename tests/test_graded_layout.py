@@ -1,9 +1,8 @@
 """The layout of graded weights: one copy, from which every plane can be read and the plain rows come back."""
 
-import itertools
-
 import pytest
 import torch
+from graded_cases import ALL_PLANES
 from torch import Tensor
 
 from moesaic.kernels.graded.bytes import (
@@ -14,10 +13,6 @@ from moesaic.kernels.graded.bytes import (
     level_bits,
 )
 from moesaic.kernels.graded.layout import BLOCK, pack_graded, plane_starts, runs
-
-ALL_PLANES = sorted(
-    planes for length in range(2, 9) for planes in itertools.product((1, 2, 4), repeat=length) if sum(planes) == 8
-)
 
 
 def weight_of(outputs: int, inputs: int) -> Tensor:

@@ -3,19 +3,25 @@
 import pytest
 import torch
 from fake_gpu import fake_gpu
-from graded_cases import SHAPES, thresholds_of, tokens_of, weights_of
+from graded_cases import ALL_PLANES, SHAPES, thresholds_of, tokens_of, weights_of
+from kernel_harness import library, on_threads, poison_new_tensors
 from torch import Tensor
 
 from moesaic.kernels import graded_linear as graded_linear_module
+from moesaic.kernels.graded.bytes import MAX_INPUTS
 from moesaic.kernels.graded.layout import PackedGraded, pack_graded
+from moesaic.kernels.graded.native import graded_linear_native
 from moesaic.kernels.graded_linear import (
+    NATIVE_TOKENS,
     GradedResult,
     GradedWeights,
+    _in_integers,
     choose_graded_linear,
     graded_levels,
     graded_linear,
     graded_linear_torch,
 )
+from moesaic.kernels.planes.native import PLANE_ISAS, plane_isa
 
 PLANES = [(4, 2, 2), (2, 2, 4), (1, 1, 2, 4), (1,) * 8]
 FULL = torch.zeros(1)
@@ -23,6 +29,13 @@ FULL = torch.zeros(1)
 
 def same(found: GradedResult, expected: GradedResult) -> bool:
     return torch.equal(found.y, expected.y) and torch.equal(found.bits, expected.bits)
+
+
+def by_native(x: Tensor, weights: GradedWeights, thresholds: Tensor, isa: str) -> GradedResult:
+    loaded = library()
+    if PLANE_ISAS.index(isa) > PLANE_ISAS.index(plane_isa(loaded)):
+        pytest.skip(f"this processor has no {isa}")
+    return GradedResult(*graded_linear_native(x, weights.layer, thresholds, weights.packed.outputs, loaded, isa))
 
 
 # --- one function ---------------------------------------------------------------------------------------------------
@@ -35,6 +48,25 @@ def test_the_door_gives_the_bits_of_the_judge(planes: tuple[int, ...], dtype: to
         weights, x = weights_of(inputs, outputs, planes, biased=number % 2 == 1), tokens_of(count, inputs).to(dtype)
         found, judged = (op(x, weights, thresholds_of(x, weights)) for op in (graded_linear, graded_linear_torch))
         assert same(found, judged) and found.y.dtype == dtype
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("planes", ALL_PLANES, ids=str)
+def test_native_gives_the_bits_of_the_judge(isa: str, planes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    poison_new_tensors(monkeypatch)
+    for number, (count, inputs, outputs) in enumerate(SHAPES):
+        weights, x = weights_of(inputs, outputs, planes, biased=number % 2 == 1), tokens_of(count, inputs)
+        thresholds = thresholds_of(x, weights)
+        assert same(by_native(x, weights, thresholds, isa), graded_linear_torch(x, weights, thresholds))
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+def test_native_gives_the_bits_of_the_judge_on_any_number_of_threads(isa: str) -> None:
+    weights, x = weights_of(300, 1000), tokens_of(19, 300)
+    thresholds = thresholds_of(x, weights)
+    judged = graded_linear_torch(x, weights, thresholds).y
+    found = on_threads(lambda: by_native(x, weights, thresholds, isa).y)
+    assert all(torch.equal(each, judged) for each in found)
 
 
 def test_the_judge_is_the_equation() -> None:
@@ -90,7 +122,7 @@ def test_a_higher_threshold_reads_no_more() -> None:
     thresholds = torch.tensor([-1.0, 0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0, float("inf")])
     bits = graded_linear(x, weights, thresholds).bits
     assert (bits.diff() <= 0).all() and bits[0] == bits[1] == 8 * (x[0] != 0).sum() and bits[-1] == 0
-    assert len(bits.unique()) > 3
+    assert len(set(bits.tolist())) > 3
 
 
 def test_bits_are_those_of_the_levels_that_pass() -> None:
@@ -148,11 +180,15 @@ def test_no_tokens_give_no_rows() -> None:
     assert result.y.shape == (0, 5) and result.bits.shape == (0,)
 
 
-def test_the_largest_sums_are_exact() -> None:
-    weight = torch.full((64, 65536), -128, dtype=torch.int8)
-    weights = GradedWeights(pack_graded(weight), torch.ones(64), torch.ones(3, 65536))
-    for x in (torch.ones(1, 65536), -torch.ones(1, 65536)):
-        assert same(graded_linear(x, weights, FULL), graded_linear_torch(x, weights, FULL))
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+def test_the_largest_sums_are_exact(isa: str) -> None:
+    for value in (-128, 127):
+        packed = pack_graded(torch.full((64, MAX_INPUTS), value, dtype=torch.int8))
+        weights = GradedWeights(packed, torch.ones(64), torch.ones(3, MAX_INPUTS))
+        x = torch.ones(2, MAX_INPUTS) * torch.tensor([[1.0], [-1.0]])
+        judged = graded_linear_torch(x, weights, torch.zeros(2))
+        assert same(by_native(x, weights, torch.zeros(2), isa), judged)
+        assert same(_in_integers(x, weights, torch.zeros(2)), judged)
 
 
 def operands() -> tuple[Tensor, GradedWeights, Tensor]:
@@ -189,11 +225,19 @@ def test_weights_that_do_not_fit_together_are_refused() -> None:
 # --- which way ------------------------------------------------------------------------------------------------------
 
 
-def test_integers_answer_where_the_machine_has_them() -> None:
-    assert choose_graded_linear("cpu", 5, 37, 7, exact=True) == "integers"
-    assert choose_graded_linear("cuda", 5, 64, 8, exact=True) == "integers"
-    unfit = [("cuda", 5, 37, 8, True), ("cuda", 5, 64, 7, True), ("cpu", 0, 8, 8, True), ("cpu", 5, 8, 8, False)]
-    assert {choose_graded_linear(*case) for case in unfit} == {"torch"}
+def test_the_library_answers_for_few_tokens_and_integers_for_many() -> None:
+    for isa in PLANE_ISAS[1:]:
+        assert choose_graded_linear("cpu", 1, 37, 7, isa, exact=True) == "native"
+        assert choose_graded_linear("cpu", NATIVE_TOKENS, 37, 7, isa, exact=False) == "native"
+        assert choose_graded_linear("cpu", NATIVE_TOKENS + 1, 37, 7, isa, exact=True) == "integers"
+    assert choose_graded_linear("cpu", 1, 37, 7, "portable", exact=True) == "integers"
+    assert choose_graded_linear("cpu", 1, 37, 7, None, exact=True) == "integers"
+    assert choose_graded_linear("cuda", 5, 64, 8, None, exact=True) == "integers"
+
+
+def test_whole_numbers_in_fp64_answer_where_nothing_else_can() -> None:
+    unfit = [("cuda", 5, 37, 8, True), ("cuda", 5, 64, 7, True), ("cpu", 0, 8, 8, True), ("cpu", 50, 8, 8, False)]
+    assert {choose_graded_linear(*case[:4], None, case[4]) for case in unfit} == {"torch"}
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 72), (37, 7)])

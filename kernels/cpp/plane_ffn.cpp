@@ -2,11 +2,10 @@
 //
 // The high planes of 16 neurons (a group) lie side by side and are read from end to end; a lane of a sum is a neuron.
 // The low planes of a neuron and its row of down are read where they are needed, each in one piece.
-#include <cstdlib>
-
 #include "activation.h"
 #include "parallel.h"
 #include "plane_isa.h"
+#include "scratch.h"
 
 struct PlaneLayer {
   const uint8_t* groups;    // [width / 16, group_bytes]: high planes of gate and up, and as bf16 their fit
@@ -52,8 +51,6 @@ constexpr int64_t MINIMUM_WORK = 1 << 16;     // multiplications that pay for wa
 
 #define INLINE_MEMBER inline __attribute__((always_inline))
 
-static int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Lines of one plane of a group: each has 8 / width slots, shared by the rows (gate and up), of four inputs.
 static int64_t group_lines(int64_t hidden, int64_t width, int64_t rows) {
   return ceil_divide(ceil_divide(hidden, 4), 8 / width / rows);
@@ -93,22 +90,6 @@ static const Kernel& kernel_for(int isa) {
 #endif
   return portable::KERNEL;
 }
-
-// Memory to work in, kept from call to call by each thread that calls.
-struct Scratch {
-  char* memory = nullptr;
-  int64_t size = 0;
-  ~Scratch() { free(memory); }
-
-  bool holds(int64_t wanted) {
-    if (wanted > size) {
-      free(memory);
-      memory = static_cast<char*>(aligned_alloc(64, wanted));
-      size = memory ? wanted : 0;
-    }
-    return memory;
-  }
-};
 
 // Gives a job its arrays, one after the other. False when there is no memory.
 static bool place(PlaneJob& job, Scratch& scratch) {

@@ -35,7 +35,7 @@ def level_errors(weight: Tensor, importance: Tensor, planes: tuple[int, ...]) ->
     """e[level, input] = sum_n importance[n] (w - c(w))^2: fp64 [1 + planes, inputs]."""
     total = weight.new_zeros(1 + len(planes), weight.shape[1], dtype=torch.float64)
     rows = max(1, _BLOCK_WEIGHTS // weight.shape[1])
-    for part, factor in zip(weight.split(rows), importance.double().split(rows), strict=True):
+    for part, factor in zip(torch.split(weight, rows), torch.split(importance.double(), rows), strict=True):
         for level, bits in enumerate(level_bits(planes)[:-1]):  # the last one leaves nothing
             off = part.double() - (halves(part, bits).double() / 2)
             total[level] += factor @ off.square()

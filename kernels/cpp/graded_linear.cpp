@@ -1,0 +1,227 @@
+// The graded linear of kernels/graded_linear.py, on weights laid out by kernels/graded/layout.py.
+//
+// For each token the inputs of every level are listed, then their rows are read, four at a time, as far as the level
+// goes: bytes of four rows are interleaved in registers, so that a dot product of four bytes is one of four inputs.
+#include "graded_isa.h"
+#include "parallel.h"
+#include "scratch.h"
+
+constexpr int MAX_LEVELS = 8;
+
+struct GradedLayer {
+  const uint8_t* rows;  // [inputs, row_bytes]: the planes of w + 128, the first over all outputs, then the next
+  const float* scale;   // [outputs]
+  const float* worth;   // [levels, inputs]
+  const float* bias;    // [outputs] or null
+  int64_t inputs, outputs, row_bytes, levels;
+  int64_t widths[MAX_LEVELS];  // of the planes, in bits
+};
+
+struct Pass {         // over some planes, for the inputs whose level lies between two
+  int32_t least, most;
+  int first, count;   // planes
+  int scale;          // of what is multiplied, where bytes have to be narrow
+  int32_t mask[3];    // of each plane's field
+  int32_t turn[2][3][2][16];  // [blocks of 128 and of 64][plane][half of a byte]: bits by which lanes are turned left
+};
+
+struct Token {
+  float half_step;
+  int64_t bits, constant;          // over all inputs; what is added to twice the sum
+  int64_t begin[MAX_LEVELS + 1];   // the first quad of each pass
+  const uint8_t** row;             // of each input of each quad
+  int32_t *high, *low;             // digits of each quad
+};
+
+struct GradedJob;
+using AddPass = void (*)(const GradedJob&, const Pass&, const Token&, int64_t, int64_t);
+
+struct GradedJob {
+  const GradedLayer& layer;
+  int64_t whole_blocks, num_blocks;        // of 128; with the last, of 64
+  int64_t sums_stride;                     // from sums with the high digit to those with the low one
+  int32_t* sums;                           // [2, num_blocks * 128]
+  int64_t num_passes;
+  Pass pass[MAX_LEVELS];
+  AddPass add[MAX_LEVELS];
+  int64_t plane_start[MAX_LEVELS];         // bytes from the beginning of a row
+};
+
+struct Work {  // of one token, [inputs] each
+  int32_t *q, *level;
+  uint32_t *word, *entry;  // entry: [quads * 4 of all passes]
+};
+
+struct GradedKernel {
+  int widest;  // bits of a byte that may be multiplied
+  void (*prepare)(const GradedJob&, const float* x, float threshold, const Work&, Token&);
+  AddPass (*pass_for)(int64_t, int64_t, int64_t);
+  void (*finish)(const GradedJob&, const Token&, int64_t begin, int64_t end, float* y);
+};
+
+constexpr int64_t BLOCK = 128;                 // outputs
+constexpr int64_t CHUNK = 8;                   // quads that are read over all blocks before the next ones
+constexpr int64_t AHEAD = 4 * CHUNK;           // rows
+constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
+constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
+constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
+
+// Pieces of 16 bytes of a block of 32 * groups outputs in a plane.
+constexpr int lanes_of(int groups, int64_t width) { return groups * width < 4 ? 1 : int(groups * width / 4); }
+
+template <class T>
+constexpr T least(T a, T b) {
+  return a < b ? a : b;
+}
+
+namespace portable {
+#define TARGET TARGET_PORTABLE
+#include "graded_body.h"
+#undef TARGET
+}  // namespace portable
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define TARGET TARGET_AVX2
+#include "graded_body.h"
+#undef TARGET
+}  // namespace avx2
+
+namespace avx512_vnni {
+#define TARGET TARGET_AVX512_VNNI
+#include "graded_body.h"
+#undef TARGET
+}  // namespace avx512_vnni
+#endif
+
+static const GradedKernel& graded_kernel_for(int isa) {
+#if defined(__x86_64__)
+  if (isa == PLANE_AVX512_VNNI) return avx512_vnni::KERNEL;
+  if (isa == PLANE_AVX2) return avx2::KERNEL;
+#endif
+  return portable::KERNEL;
+}
+
+static int64_t bits_above(const GradedLayer& layer, int64_t plane) {
+  int64_t bits = 0;
+  for (int64_t p = 0; p < plane; ++p) bits += layer.widths[p];
+  return bits;
+}
+
+// Planes [first, first + count) in one pass: where their fields go in the byte that is multiplied.
+static void set_pass(const GradedLayer& layer, int widest, Pass& pass) {
+  const int64_t lowest = 8 - bits_above(layer, pass.first + pass.count), base = widest < 8 ? lowest : 0;
+  pass.scale = 1 << base;
+  for (int p = 0; p < pass.count; ++p) {
+    const int64_t width = layer.widths[pass.first + p];
+    const int64_t place = 8 - bits_above(layer, pass.first + p + 1) - base;
+    pass.mask[p] = int32_t(0x01010101u * uint32_t(((1 << width) - 1) << place));
+    for (int small = 0; small < 2; ++small)
+      for (int half = 0; half < 2; ++half)
+        for (int lane = 0; lane < 16; ++lane) {
+          const int64_t slot = 4 / width * half + lane / 4 / lanes_of(small ? 2 : 4, width);
+          pass.turn[small][p][half][lane] = int32_t((place - width * slot) & 31);
+        }
+  }
+}
+
+// One pass for each level as far as there is code for all of its planes together, then one for each plane that is left.
+static void plan(GradedJob& job, const GradedKernel& kernel) {
+  const GradedLayer& layer = job.layer;
+  const int64_t* w = layer.widths;
+  const int32_t levels = int32_t(layer.levels);
+  int32_t together = 1;
+  while (together < least(levels, 3) && bits_above(layer, together + 1) <= kernel.widest &&
+         kernel.pass_for(w[0], w[1], together == 2 ? w[2] : 0))
+    ++together;
+  job.num_passes = levels;
+  for (int32_t l = 1; l <= levels; ++l) {
+    Pass& pass = job.pass[l - 1];
+    pass.least = l, pass.most = l < together ? l : levels;
+    pass.first = l <= together ? 0 : l - 1, pass.count = l <= together ? l : 1;
+    set_pass(layer, kernel.widest, pass);
+    const int64_t* of = w + pass.first;
+    job.add[l - 1] = kernel.pass_for(of[0], pass.count > 1 ? of[1] : 0, pass.count > 2 ? of[2] : 0);
+  }
+}
+
+static void measure(GradedJob& job) {
+  const int64_t whole = job.layer.outputs / BLOCK, left = job.layer.outputs % BLOCK;
+  job.whole_blocks = whole + (2 * left > BLOCK);
+  job.num_blocks = whole + (left > 0);
+  job.sums_stride = job.num_blocks * BLOCK;
+  int64_t start = 0;
+  for (int64_t p = 0; p < job.layer.levels; ++p) {
+    const int64_t width = job.layer.widths[p];
+    job.plane_start[p] = start;
+    start += 16 * (job.whole_blocks * width + (job.num_blocks - job.whole_blocks) * lanes_of(2, width));
+  }
+}
+
+static int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }
+
+// Gives `tokens` tokens their arrays, one after the other. False when there is no memory.
+static bool place(GradedJob& job, Work& work, Token* token, int64_t tokens, Scratch& scratch) {
+  const int64_t inputs = job.layer.inputs, entries = job.num_passes * (inputs + 3) + 16;
+  const int64_t each = lines(4 * inputs), rows = lines(8 * (entries + AHEAD)), digits = lines(entries);
+  const int64_t wanted = 3 * each + lines(4 * entries) + lines(8 * job.sums_stride) + tokens * (rows + 2 * digits);
+  if (!scratch.holds(wanted)) return false;
+  char* at = scratch.memory;
+  const auto take = [&at](int64_t bytes) { return at += bytes, at - bytes; };
+  work.q = reinterpret_cast<int32_t*>(take(each));
+  work.level = reinterpret_cast<int32_t*>(take(each));
+  work.word = reinterpret_cast<uint32_t*>(take(each));
+  work.entry = reinterpret_cast<uint32_t*>(take(lines(4 * entries)));
+  job.sums = reinterpret_cast<int32_t*>(take(lines(8 * job.sums_stride)));
+  for (int64_t t = 0; t < tokens; ++t) {
+    token[t].row = reinterpret_cast<const uint8_t**>(take(rows));
+    token[t].high = reinterpret_cast<int32_t*>(take(digits));
+    token[t].low = reinterpret_cast<int32_t*>(take(digits));
+  }
+  return true;
+}
+
+// Blocks [first, last) of all tokens; several tokens find the weights of a few blocks in the cache.
+static void run(const GradedJob& job, const GradedKernel& kernel, const Token* token, int64_t tokens, int64_t first,
+                int64_t last, float* y) {
+  const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1, step = tokens > 1 ? near : last - first;
+  for (int64_t b = first; b < last; b += step) {
+    const int64_t end = least(b + step, last);
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t half = 0; half < 2; ++half)
+        memset(job.sums + half * job.sums_stride + b * BLOCK, 0, (end - b) * BLOCK * sizeof *job.sums);
+      for (int64_t p = 0; p < job.num_passes; ++p) job.add[p](job, job.pass[p], token[t], b, end);
+      kernel.finish(job, token[t], b * BLOCK, least(end * BLOCK, job.layer.outputs), y + t * job.layer.outputs);
+    }
+  }
+}
+
+constexpr int64_t MAX_TOKENS = 16;  // whose lists stand in memory at a time
+
+extern "C" {
+// x: [tokens, inputs]; thresholds: [tokens]; y: [tokens, outputs]; bits: [tokens]. isa: of `enum PlaneIsa`.
+// 1 for success, 0 when there is no memory to work in.
+int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* bits,
+                          int64_t tokens, int64_t threads, int isa) {
+  static thread_local Scratch scratch;
+  const GradedKernel& kernel = graded_kernel_for(isa);
+  GradedJob job{*layer, 0, 0, 0, nullptr, 0, {}, {}, {}};
+  Work work;
+  Token token[MAX_TOKENS];
+  measure(job);
+  plan(job, kernel);
+  for (int64_t t = 0; t < tokens; t += MAX_TOKENS) {
+    const int64_t now = least(MAX_TOKENS, tokens - t);
+    if (!place(job, work, token, now, scratch)) return 0;
+    for (int64_t i = 0; i < now; ++i) {
+      kernel.prepare(job, x + (t + i) * layer->inputs, thresholds[t + i], work, token[i]);
+      bits[t + i] = token[i].bits;
+    }
+    const int64_t useful = now * layer->inputs * layer->outputs / MINIMUM_WORK + 1;
+    parallel_ranges(job.num_blocks, 1, least(threads, useful), [&](int64_t first, int64_t last) {
+      run(job, kernel, token, now, first, last, y + t * layer->outputs);
+    });
+  }
+  return 1;
+}
+}

@@ -1,0 +1,62 @@
+"""The call into cpp/graded_linear.cpp."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from ..native import Native
+from ..planes.native import PLANE_ISAS
+from .layout import PackedGraded
+
+MAX_LEVELS = 8
+
+
+class Layer(ctypes.Structure):
+    """`struct GradedLayer` of cpp/graded_linear.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("rows", "scale", "worth", "bias")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "row_bytes", "levels")),
+        ("widths", ctypes.c_int64 * MAX_LEVELS),
+    ]
+
+
+def layer_of(packed: PackedGraded, scale: Tensor, worth: Tensor, bias: Tensor | None) -> Layer:
+    """The addresses of contiguous fp32 tensors: valid as long as they live."""
+    return Layer(
+        packed.rows.data_ptr(),
+        scale.data_ptr(),
+        worth.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        packed.inputs,
+        packed.outputs,
+        packed.rows.stride(0),
+        len(packed.planes),
+        (ctypes.c_int64 * MAX_LEVELS)(*packed.planes),
+    )
+
+
+def graded_linear_native(
+    x: Tensor, layer: Layer, thresholds: Tensor, outputs: int, library: Native, isa: str
+) -> tuple[Tensor, Tensor]:
+    """(y [tokens, outputs] in the dtype of x, bits int64 [tokens]).
+
+    The caller has checked the operands. Raises MemoryError when there is none to work in.
+    """
+    tokens = len(x)
+    source, thresholds = x.detach().float().contiguous(), thresholds.contiguous()
+    y, bits = source.new_empty(tokens, outputs), torch.empty(tokens, dtype=torch.int64)
+    done = library.library.moesaic_graded_linear(
+        ctypes.byref(layer),
+        source.data_ptr(),
+        thresholds.data_ptr(),
+        y.data_ptr(),
+        bits.data_ptr(),
+        tokens,
+        torch.get_num_threads(),
+        PLANE_ISAS.index(isa),
+    )
+    if not done:
+        raise MemoryError(f"no memory for the sums of {tokens} tokens of {outputs} values")
+    return y if y.dtype == x.dtype else y.to(x.dtype), bits
