@@ -103,64 +103,146 @@ TARGET static void prepare(const GradedJob& job, const float* x, float threshold
   list_quads(job, work.level, work.word, work.entry, token);
 }
 
-// Bytes of four rows side by side: four vectors, each of four bytes of a lane of the rows.
-template <class V, int N>
+// Bytes of four rows side by side, of the lower or the upper eight of each lane: two vectors of four inputs each.
+template <class V, int N, int UPPER>
 TARGET GRADED_INLINE void interleave(const uint8_t* const* row, int64_t at, typename V::Bytes* out) {
-  for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD] + at, 0, 2);
   const auto a = V::template lanes<N>(row[0] + at), b = V::template lanes<N>(row[1] + at);
   const auto c = V::template lanes<N>(row[2] + at), d = V::template lanes<N>(row[3] + at);
-  const auto low_ab = V::low8(a, b), low_cd = V::low8(c, d), high_ab = V::high8(a, b), high_cd = V::high8(c, d);
-  out[0] = V::low16(low_ab, low_cd), out[1] = V::high16(low_ab, low_cd);
-  out[2] = V::low16(high_ab, high_cd), out[3] = V::high16(high_ab, high_cd);
+  const auto ab = UPPER ? V::high8(a, b) : V::low8(a, b), cd = UPPER ? V::high8(c, d) : V::low8(c, d);
+  out[0] = V::low16(ab, cd), out[1] = V::high16(ab, cd);
 }
 
-// Adds quads [begin, end) of a token to the sums of one vector's part of a block of 32 G outputs.
-template <class V, int G, int... W>
-TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token& token, int64_t begin, int64_t end,
-                             int64_t block, int part) {
-  using Bytes = typename V::Bytes;
-  constexpr int COUNT = sizeof...(W), WIDTHS[] = {W...};
-  int64_t at[COUNT];
-  const int32_t* turn[COUNT][2];
-  for (int p = 0; p < COUNT; ++p) {
-    at[p] = job.plane_start[pass.first + p] + block * 16 * WIDTHS[p] +
-            V::LANES * part % lanes_of(G, WIDTHS[p]) * 16;
-    for (int s = 0; s < 2; ++s) turn[p][s] = pass.turn[G == 2][p][s] + 4 * V::LANES * part;
+template <class V, int KIND>
+TARGET GRADED_INLINE typename V::Bytes two_planes(typename V::Bytes first, typename V::Bytes second,
+                                                  const Planes& planes) {
+  constexpr int32_t MASK = int32_t(0xCCCCCCCC);
+  if constexpr (KIND == 2) return V::field(first, planes.turn[0], MASK);
+  return V::halves(first, planes.turn[0], second, planes.turn[1], MASK);
+}
+
+// Four bits of each weight, both halves of a byte: of one plane of 4 bits (KIND 4), of one of 2 with nothing below it
+// (2), or of two of 2 (22).
+template <class V, int G, int KIND, int UPPER>
+TARGET GRADED_INLINE void half_bytes(const uint8_t* const* row, const Planes& planes, int first,
+                                     typename V::Bytes* out) {
+  constexpr int N = least(V::LANES, lanes_of(G, KIND == 4 ? 4 : 2));
+  interleave<V, N, UPPER>(row, planes.at[first], out);
+  if constexpr (KIND != 4) {
+    typename V::Bytes other[2];
+    if constexpr (KIND == 22) interleave<V, N, UPPER>(row, planes.at[first + 1], other);
+    out[0] = two_planes<V, KIND>(out[0], other[0], planes), out[1] = two_planes<V, KIND>(out[1], other[1], planes);
   }
-  int32_t* to = job.sums + block * BLOCK + 4 * V::LANES * part;
-  Bytes high[8], low[8];
-  for (int a = 0; a < 8; ++a) high[a] = V::load(to + 4 * G * a), low[a] = V::load(to + 4 * G * a + job.sums_stride);
-  const Bytes scale = V::scale_of(pass.scale);
-  for (int64_t q = begin; q < end; ++q) {
-    const uint8_t* const* row = token.row + 4 * q;
-    const Bytes x_high = V::four_alike(token.high[q]), x_low = V::four_alike(token.low[q]);
-    Bytes bytes[COUNT][4];
-    int plane = 0;
-    ((interleave<V, least(V::LANES, lanes_of(G, W))>(row, at[plane], bytes[plane]), ++plane), ...);
-#pragma GCC unroll 8
-    for (int a = 0; a < 8; ++a) {
-      Bytes weights = V::field(bytes[0][a % 4], turn[0][a / 4], pass.mask[0]);
-#pragma GCC unroll 4
-      for (int p = 1; p < COUNT; ++p)
-        weights = V::with_field(weights, bytes[p][a % 4], turn[p][a / 4], pass.mask[p]);
-      high[a] = V::dot(high[a], weights, x_high, scale);
-      low[a] = V::dot(low[a], weights, x_low, scale);
+}
+
+// The sums of a vector's part of a block: of outputs [sum][lane, 4].
+template <class V>
+struct Sums {
+  typename V::Bytes high[8], low[8];
+};
+
+template <class V, int... A>
+TARGET GRADED_INLINE void load_sums(const int32_t* from, int64_t stride, int step, Sums<V>& sums, Indices<A...>) {
+  ((sums.high[A] = V::load(from + step * A), sums.low[A] = V::load(from + step * A + stride)), ...);
+}
+
+template <class V, int... A>
+TARGET GRADED_INLINE void store_sums(int32_t* to, int64_t stride, int step, const Sums<V>& sums, Indices<A...>) {
+  ((V::store(to + step * A, sums.high[A]), V::store(to + step * A + stride, sums.low[A])), ...);
+}
+
+template <class V, bool BELOW, int HALF>
+TARGET GRADED_INLINE void add_half(typename V::Bytes above, typename V::Bytes below, typename V::Bytes x_high,
+                                   typename V::Bytes x_low, typename V::Bytes& high, typename V::Bytes& low) {
+  const auto sixteen = V::scale_of(16), one = V::scale_of(1);
+  if constexpr (BELOW && WHOLE) {
+    const auto weights = V::template joined<HALF>(above, below);
+    high = V::dot(high, weights, x_high, one), low = V::dot(low, weights, x_low, one);
+  } else {
+    const auto weights = V::template upper<HALF>(above);
+    high = V::dot(high, weights, x_high, sixteen), low = V::dot(low, weights, x_low, sixteen);
+    if constexpr (BELOW) {
+      const auto more = V::template upper<HALF>(below);
+      high = V::dot(high, more, x_high, one), low = V::dot(low, more, x_low, one);
     }
   }
-  for (int a = 0; a < 8; ++a) V::store(to + 4 * G * a, high[a]), V::store(to + 4 * G * a + job.sums_stride, low[a]);
+}
+
+template <class V, int G, int ABOVE, int BELOW, int UPPER>
+TARGET GRADED_INLINE void add_quad(const uint8_t* const* row, const Planes& planes, typename V::Bytes x_high,
+                                   typename V::Bytes x_low, Sums<V>& sums) {
+  typename V::Bytes above[2], below[2];
+  if constexpr (BELOW != 0) half_bytes<V, G, BELOW, UPPER>(row, planes, ABOVE == 22 ? 2 : 1, below);
+  half_bytes<V, G, ABOVE, UPPER>(row, planes, 0, above);
+  add_half<V, BELOW != 0, 0>(above[0], below[0], x_high, x_low, sums.high[2 * UPPER], sums.low[2 * UPPER]);
+  add_half<V, BELOW != 0, 1>(above[0], below[0], x_high, x_low, sums.high[2 * UPPER + 4], sums.low[2 * UPPER + 4]);
+  add_half<V, BELOW != 0, 0>(above[1], below[1], x_high, x_low, sums.high[2 * UPPER + 1], sums.low[2 * UPPER + 1]);
+  add_half<V, BELOW != 0, 1>(above[1], below[1], x_high, x_low, sums.high[2 * UPPER + 5], sums.low[2 * UPPER + 5]);
+}
+
+template <class V, int SUM>
+TARGET GRADED_INLINE void add_field(typename V::Bytes found, const Planes& planes, int half, typename V::Bytes x_high,
+                                    typename V::Bytes x_low, Sums<V>& sums) {
+  const auto weights = V::field(found, planes.turn[half], planes.mask), scale = V::scale_of(planes.scale);
+  sums.high[SUM] = V::dot(sums.high[SUM], weights, x_high, scale);
+  sums.low[SUM] = V::dot(sums.low[SUM], weights, x_low, scale);
+}
+
+// One plane by itself, wherever its bits belong.
+template <class V, int G, int WIDTH, int UPPER>
+TARGET GRADED_INLINE void add_plane(const uint8_t* const* row, const Planes& planes, typename V::Bytes x_high,
+                                    typename V::Bytes x_low, Sums<V>& sums) {
+  typename V::Bytes found[2];
+  interleave<V, least(V::LANES, lanes_of(G, WIDTH)), UPPER>(row, planes.at[0], found);
+  add_field<V, 2 * UPPER>(found[0], planes, 0, x_high, x_low, sums);
+  add_field<V, 2 * UPPER + 1>(found[1], planes, 0, x_high, x_low, sums);
+  add_field<V, 2 * UPPER + 4>(found[0], planes, 1, x_high, x_low, sums);
+  add_field<V, 2 * UPPER + 5>(found[1], planes, 1, x_high, x_low, sums);
+}
+
+// Adds quads [begin, end) of a token to the sums of one vector's part of a block of 32 G outputs. ABOVE is a kind of
+// `half_bytes`, as is BELOW unless 0, or the width of a plane by itself where BELOW is -1.
+template <class V, int G, int ABOVE, int BELOW>
+TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token& token, int64_t begin, int64_t end,
+                             int64_t block, int part) {
+  Planes planes;
+  for (int p = 0; p < pass.count; ++p) {
+    const int64_t width = job.layer.widths[pass.first + p];
+    planes.at[p] = job.plane_start[pass.first + p] + (block * width + V::LANES * part % lanes_of(G, width)) * 16;
+  }
+  for (int i = 0; i < 2; ++i) planes.turn[i] = pass.turn[G == 2][i] + 4 * V::LANES * part;
+  planes.scale = pass.scale, planes.mask = pass.mask;
+  int32_t* to = job.sums + block * BLOCK + 4 * V::LANES * part;
+  Sums<V> sums;
+  load_sums<V>(to, job.sums_stride, 4 * G, sums, EIGHT);
+  for (int64_t q = begin; q < end; ++q) {
+    const uint8_t* const* row = token.row + 4 * q;
+    const auto x_high = V::four_alike(token.high[q]), x_low = V::four_alike(token.low[q]);
+    for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)
+      for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD] + planes.at[p], 0, 2);
+    if constexpr (BELOW < 0) {
+      add_plane<V, G, ABOVE, 0>(row, planes, x_high, x_low, sums);
+      add_plane<V, G, ABOVE, 1>(row, planes, x_high, x_low, sums);
+    } else {
+      add_quad<V, G, ABOVE, BELOW, 0>(row, planes, x_high, x_low, sums);
+      add_quad<V, G, ABOVE, BELOW, 1>(row, planes, x_high, x_low, sums);
+    }
+  }
+  store_sums<V>(to, job.sums_stride, 4 * G, sums, EIGHT);
 }
 
 // All quads of a token in a pass, over blocks [first, last).
-template <int... W>
+template <int ABOVE, int BELOW>
 TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token& token, int64_t first, int64_t last) {
   const int64_t index = &pass - job.pass;
   for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += CHUNK) {
     const int64_t end = least(q + CHUNK, token.begin[index + 1]);
     for (int64_t b = first; b < last; ++b)
       if (b < job.whole_blocks)
-        for (int part = 0; part < 4 / Whole::LANES; ++part) add_block<Whole, 4, W...>(job, pass, token, q, end, b, part);
+        for (int part = 0; part < 4 / Whole::LANES; ++part)
+          add_block<Whole, 4, ABOVE, BELOW>(job, pass, token, q, end, b, part);
       else
-        for (int part = 0; part < 2 / Part::LANES; ++part) add_block<Part, 2, W...>(job, pass, token, q, end, b, part);
+        for (int part = 0; part < 2 / Part::LANES; ++part)
+          add_block<Part, 2, ABOVE, BELOW>(job, pass, token, q, end, b, part);
   }
 }
 
@@ -177,16 +259,22 @@ TARGET static void finish(const GradedJob& job, const Token& token, int64_t begi
     for (int64_t n = begin; n < end; ++n) y[n] += job.layer.bias[n];
 }
 
-static AddPass pass_for(int64_t first_width, int64_t second_width, int64_t third_width) {
-  switch (100 * first_width + 10 * second_width + third_width) {
-    case 100: return add_pass<1>;
-    case 200: return add_pass<2>;
-    case 400: return add_pass<4>;
-    case 420: return add_pass<4, 2>;
-    case 422: return add_pass<4, 2, 2>;
-    case 440: return add_pass<4, 4>;
+static AddPass pass_for(int above, int below) {
+  switch (100 * above + below) {
+    case 99: return add_pass<1, -1>;
+    case 199: return add_pass<2, -1>;
+    case 399: return add_pass<4, -1>;
+    case 200: return add_pass<2, 0>;
+    case 2200: return add_pass<22, 0>;
+    case 2202: return add_pass<22, 2>;
+    case 2204: return add_pass<22, 4>;
+    case 2222: return add_pass<22, 22>;
+    case 400: return add_pass<4, 0>;
+    case 402: return add_pass<4, 2>;
+    case 404: return add_pass<4, 4>;
+    case 422: return add_pass<4, 22>;
     default: return nullptr;
   }
 }
 
-constexpr GradedKernel KERNEL{WIDEST, prepare, pass_for, finish};
+constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish};

@@ -6,11 +6,13 @@
 //   lanes<N>     N lanes from memory, repeated to fill all
 //   low8, high8, low16, high16   two vectors interleaved by bytes or pairs of bytes, lower or upper halves of lanes
 //   field        bytes turned left by so many bits in their group of four, and masked
-//   with_field   the same, joined to what is there
+//   halves       the same of two vectors, the first where a mask is set and the second elsewhere
 //   dot          sum + scale * (products of unsigned bytes and signed ones, four and four)
-//   alike, four_alike, load, store
+//   upper        half 0 or 1 of each byte, as its upper half where bytes are WHOLE, else as its lower half
+//   joined       half 0 or 1 of each byte of two vectors, as the upper and the lower half of bytes
+//   four_alike, scale_of, load, store
 // and every namespace has
-//   WIDEST       the most bits that a byte may have in `dot`
+//   WHOLE        whether `dot` takes all bytes exactly; else those of at most 7 bits, in units that `scale` says
 //   Whole, Part  the vectors for blocks of 128 outputs and for the last of 64
 //   listed       the words of inputs whose level lies between two, in order
 #pragma once
@@ -20,7 +22,7 @@
 #define GRADED_INLINE static inline __attribute__((always_inline))
 
 namespace portable {
-constexpr int WIDEST = 8;
+constexpr bool WHOLE = true;
 struct Vector2 {
   static constexpr int LANES = 2;
   union Bytes {
@@ -65,10 +67,23 @@ struct Vector2 {
     return v;
   }
 
-  GRADED_INLINE Bytes with_field(Bytes there, Bytes v, const int32_t* turn, int32_t mask) {
-    v = field(v, turn, mask);
-    for (int i = 0; i < 8; ++i) there.four[i] |= v.four[i];
-    return there;
+  GRADED_INLINE Bytes halves(Bytes v, const int32_t* turn, Bytes other, const int32_t* other_turn, int32_t mask) {
+    v = field(v, turn, mask), other = field(other, other_turn, ~mask);
+    for (int i = 0; i < 8; ++i) v.four[i] |= other.four[i];
+    return v;
+  }
+
+  template <int HALF>
+  GRADED_INLINE Bytes upper(Bytes v) {
+    for (uint8_t& byte : v.byte) byte = HALF ? byte & 0xF0 : uint8_t(byte << 4);
+    return v;
+  }
+
+  template <int HALF>
+  GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
+    v = upper<HALF>(v);
+    for (int i = 0; i < 32; ++i) v.byte[i] |= HALF ? other.byte[i] >> 4 : other.byte[i] & 15;
+    return v;
   }
 
   GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
@@ -109,7 +124,7 @@ static inline int64_t listed(const int32_t* level, const uint32_t* word, int64_t
 
 #if defined(__x86_64__)
 namespace avx2 {
-constexpr int WIDEST = 7;  // two products of bytes meet in 16 bits
+constexpr bool WHOLE = false;  // two products of bytes meet in 16 bits
 using portable::listed;
 struct Vector2 {
   static constexpr int LANES = 2;
@@ -132,8 +147,14 @@ struct Vector2 {
     return _mm256_and_si256(turned, _mm256_set1_epi32(mask));
   }
 
-  TARGET_AVX2 GRADED_INLINE Bytes with_field(Bytes there, Bytes v, const int32_t* turn, int32_t mask) {
-    return _mm256_or_si256(there, field(v, turn, mask));
+  TARGET_AVX2 GRADED_INLINE Bytes halves(Bytes v, const int32_t* turn, Bytes other, const int32_t* other_turn,
+                                         int32_t mask) {
+    return _mm256_or_si256(field(v, turn, mask), field(other, other_turn, ~mask));
+  }
+
+  template <int HALF>
+  TARGET_AVX2 GRADED_INLINE Bytes upper(Bytes v) {
+    return _mm256_and_si256(HALF ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
   }
 
   TARGET_AVX2 GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes scale) {
@@ -157,7 +178,7 @@ using Part = Vector2;
 }  // namespace avx2
 
 namespace avx512_vnni {
-constexpr int WIDEST = 8;
+constexpr bool WHOLE = true;
 struct Vector4 {
   static constexpr int LANES = 4;
   using Bytes = __m512i;
@@ -178,8 +199,21 @@ struct Vector4 {
     return _mm512_and_si512(_mm512_rolv_epi32(v, load(turn)), _mm512_set1_epi32(mask));
   }
 
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes with_field(Bytes there, Bytes v, const int32_t* turn, int32_t mask) {
-    return _mm512_ternarylogic_epi32(there, _mm512_rolv_epi32(v, load(turn)), _mm512_set1_epi32(mask), 0xF8);
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes halves(Bytes v, const int32_t* turn, Bytes other, const int32_t* other_turn,
+                                                int32_t mask) {
+    const Bytes first = _mm512_rolv_epi32(v, load(turn)), second = _mm512_rolv_epi32(other, load(other_turn));
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(mask), first, second, 0xCA);
+  }
+
+  template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes upper(Bytes v) {
+    return _mm512_and_si512(HALF ? v : _mm512_slli_epi16(v, 4), _mm512_set1_epi8(char(0xF0)));
+  }
+
+  template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
+    const Bytes first = HALF ? v : _mm512_slli_epi16(v, 4), second = HALF ? _mm512_srli_epi16(other, 4) : other;
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(char(0xF0)), first, second, 0xCA);
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
@@ -211,8 +245,21 @@ struct Vector2 {
     return _mm256_and_si256(_mm256_rolv_epi32(v, load(turn)), _mm256_set1_epi32(mask));
   }
 
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes with_field(Bytes there, Bytes v, const int32_t* turn, int32_t mask) {
-    return _mm256_ternarylogic_epi32(there, _mm256_rolv_epi32(v, load(turn)), _mm256_set1_epi32(mask), 0xF8);
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes halves(Bytes v, const int32_t* turn, Bytes other, const int32_t* other_turn,
+                                                int32_t mask) {
+    const Bytes first = _mm256_rolv_epi32(v, load(turn)), second = _mm256_rolv_epi32(other, load(other_turn));
+    return _mm256_ternarylogic_epi32(_mm256_set1_epi32(mask), first, second, 0xCA);
+  }
+
+  template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes upper(Bytes v) {
+    return _mm256_and_si256(HALF ? v : _mm256_slli_epi16(v, 4), _mm256_set1_epi8(char(0xF0)));
+  }
+
+  template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
+    const Bytes first = HALF ? v : _mm256_slli_epi16(v, 4), second = HALF ? _mm256_srli_epi16(other, 4) : other;
+    return _mm256_ternarylogic_epi32(_mm256_set1_epi8(char(0xF0)), first, second, 0xCA);
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {

@@ -2,6 +2,8 @@
 //
 // For each token the inputs of every level are listed, then their rows are read, four at a time, as far as the level
 // goes: bytes of four rows are interleaved in registers, so that a dot product of four bytes is one of four inputs.
+#include <utility>
+
 #include "graded_isa.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -20,9 +22,14 @@ struct GradedLayer {
 struct Pass {         // over some planes, for the inputs whose level lies between two
   int32_t least, most;
   int first, count;   // planes
-  int scale;          // of what is multiplied, where bytes have to be narrow
-  int32_t mask[3];    // of each plane's field
-  int32_t turn[2][3][2][16];  // [blocks of 128 and of 64][plane][half of a byte]: bits by which lanes are turned left
+  int32_t scale, mask;    // of a plane by itself: what a unit of its field is worth, and its field in each byte
+  int32_t turn[2][2][16];  // [blocks of 128 and of 64]: bits by which lanes are turned left, of two halves or two planes
+};
+
+struct Planes {  // of a pass, for one vector's part of a block
+  int64_t at[4];
+  const int32_t* turn[2];
+  int32_t scale, mask;
 };
 
 struct Token {
@@ -53,9 +60,9 @@ struct Work {  // of one token, [inputs] each
 };
 
 struct GradedKernel {
-  int widest;  // bits of a byte that may be multiplied
+  bool whole;  // whether all bits of a byte may be multiplied at once
   void (*prepare)(const GradedJob&, const float* x, float threshold, const Work&, Token&);
-  AddPass (*pass_for)(int64_t, int64_t, int64_t);
+  AddPass (*pass_for)(int above, int below);
   void (*finish)(const GradedJob&, const Token&, int64_t begin, int64_t end, float* y);
 };
 
@@ -68,6 +75,13 @@ constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
 // Pieces of 16 bytes of a block of 32 * groups outputs in a plane.
 constexpr int lanes_of(int groups, int64_t width) { return groups * width < 4 ? 1 : int(groups * width / 4); }
+
+// Planes of a kind of `half_bytes`.
+constexpr int planes_of(int kind) { return kind > 4 ? 2 : kind > 0; }
+
+template <int... A>
+using Indices = std::integer_sequence<int, A...>;
+constexpr Indices<0, 1, 2, 3, 4, 5, 6, 7> EIGHT;  // spelled out, so that sums stay in registers
 
 template <class T>
 constexpr T least(T a, T b) {
@@ -102,46 +116,64 @@ static const GradedKernel& graded_kernel_for(int isa) {
   return portable::KERNEL;
 }
 
+// The bits of the planes above one.
 static int64_t bits_above(const GradedLayer& layer, int64_t plane) {
   int64_t bits = 0;
   for (int64_t p = 0; p < plane; ++p) bits += layer.widths[p];
   return bits;
 }
 
-// Planes [first, first + count) in one pass: where their fields go in the byte that is multiplied.
-static void set_pass(const GradedLayer& layer, int widest, Pass& pass) {
-  const int64_t lowest = 8 - bits_above(layer, pass.first + pass.count), base = widest < 8 ? lowest : 0;
-  pass.scale = 1 << base;
-  for (int p = 0; p < pass.count; ++p) {
-    const int64_t width = layer.widths[pass.first + p];
-    const int64_t place = 8 - bits_above(layer, pass.first + p + 1) - base;
-    pass.mask[p] = int32_t(0x01010101u * uint32_t(((1 << width) - 1) << place));
-    for (int small = 0; small < 2; ++small)
-      for (int half = 0; half < 2; ++half)
-        for (int lane = 0; lane < 16; ++lane) {
-          const int64_t slot = 4 / width * half + lane / 4 / lanes_of(small ? 2 : 4, width);
-          pass.turn[small][p][half][lane] = int32_t((place - width * slot) & 31);
-        }
-  }
+// Lanes of a plane of this width are turned so that slot 4 / width * half of the first lies at bit `place`.
+static void set_turn(int64_t width, int64_t half, int64_t place, int which, Pass& pass) {
+  for (int small = 0; small < 2; ++small)
+    for (int lane = 0; lane < 16; ++lane) {
+      const int64_t slot = 4 / width * half + lane / 4 / lanes_of(small ? 2 : 4, width);
+      pass.turn[small][which][lane] = int32_t((place - width * slot) & 31);
+    }
 }
 
-// One pass for each level as far as there is code for all of its planes together, then one for each plane that is left.
+// The kind of `half_bytes` that planes [first, last) are, 0 for none, -1 for one that has no code.
+static int kind_of(const GradedLayer& layer, int64_t first, int64_t last) {
+  int kind = 0;
+  for (int64_t p = first; p < last; ++p) kind = 10 * kind + int(layer.widths[p]);
+  return kind == 0 || kind == 2 || kind == 22 || kind == 4 ? kind : -1;
+}
+
+// Code for the first planes of a weight together, or null.
+static AddPass together(const GradedLayer& layer, const GradedKernel& kernel, int64_t count, Pass& pass) {
+  int64_t split = 0;
+  while (split < count && bits_above(layer, split) < 4) ++split;
+  const int above = kind_of(layer, 0, split), below = kind_of(layer, split, count);
+  if (above <= 0 || below < 0) return nullptr;
+  set_turn(2, 0, 2, 0, pass), set_turn(2, 0, 0, 1, pass);
+  return kernel.pass_for(above, below);
+}
+
+// Code for one plane by itself.
+static AddPass alone(const GradedLayer& layer, const GradedKernel& kernel, int64_t plane, Pass& pass) {
+  const int64_t width = layer.widths[plane], under = 8 - bits_above(layer, plane + 1), place = kernel.whole ? under : 0;
+  pass.scale = 1 << under;
+  pass.mask = int32_t(0x01010101u * uint32_t(((1 << width) - 1) << place));
+  for (int half = 0; half < 2; ++half) set_turn(width, half, place, half, pass);
+  return kernel.pass_for(int(width), -1);
+}
+
+// A pass for each level where there is code for its planes together, else for each plane.
 static void plan(GradedJob& job, const GradedKernel& kernel) {
-  const GradedLayer& layer = job.layer;
-  const int64_t* w = layer.widths;
-  const int32_t levels = int32_t(layer.levels);
-  int32_t together = 1;
-  while (together < least(levels, 3) && bits_above(layer, together + 1) <= kernel.widest &&
-         kernel.pass_for(w[0], w[1], together == 2 ? w[2] : 0))
-    ++together;
-  job.num_passes = levels;
+  const int32_t levels = int32_t(job.layer.levels);
+  bool fits = true;
   for (int32_t l = 1; l <= levels; ++l) {
-    Pass& pass = job.pass[l - 1];
-    pass.least = l, pass.most = l < together ? l : levels;
-    pass.first = l <= together ? 0 : l - 1, pass.count = l <= together ? l : 1;
-    set_pass(layer, kernel.widest, pass);
-    const int64_t* of = w + pass.first;
-    job.add[l - 1] = kernel.pass_for(of[0], pass.count > 1 ? of[1] : 0, pass.count > 2 ? of[2] : 0);
+    job.pass[l - 1].least = job.pass[l - 1].most = l;
+    job.pass[l - 1].first = 0, job.pass[l - 1].count = l;
+    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1]);
+    fits = fits && job.add[l - 1];
+  }
+  job.num_passes = levels;
+  if (fits) return;
+  for (int32_t l = 1; l <= levels; ++l) {
+    job.pass[l - 1].most = levels;
+    job.pass[l - 1].first = l - 1, job.pass[l - 1].count = 1;
+    job.add[l - 1] = alone(job.layer, kernel, l - 1, job.pass[l - 1]);
   }
 }
 
