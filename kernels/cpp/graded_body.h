@@ -134,7 +134,8 @@ TARGET GRADED_INLINE void half_bytes(const uint8_t* const* row, const Planes& pl
   }
 }
 
-// The sums of a vector's part of a block: of outputs [sum][lane, 4].
+// The sums of a vector's part of a block, of outputs [sum][lane, 4]. They are named one by one, so that they stay in
+// registers.
 template <class V>
 struct Sums {
   typename V::Bytes high[8], low[8];
@@ -199,6 +200,26 @@ TARGET GRADED_INLINE void add_plane(const uint8_t* const* row, const Planes& pla
   add_field<V, 2 * UPPER + 5>(found[1], planes, 1, x_high, x_low, sums);
 }
 
+// The sums of quads [begin, end) in the lower eight bytes of each lane, in the upper, or in both.
+template <class V, int G, int ABOVE, int BELOW, bool LOWER, bool UPPER, class Which>
+TARGET GRADED_INLINE void add_quads(const Token& token, const Planes& planes, int64_t begin, int64_t end, int32_t* to,
+                                    int64_t stride, Which which) {
+  Sums<V> sums;
+  load_sums<V>(to, stride, 4 * G, sums, which);
+  for (int64_t q = begin; q < end; ++q) {
+    const uint8_t* const* row = token.row + 4 * q;
+    const auto x_high = V::four_alike(token.high[q]), x_low = V::four_alike(token.low[q]);
+    if constexpr (LOWER)
+      for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)
+        for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD] + planes.at[p]);
+    if constexpr (LOWER && BELOW < 0) add_plane<V, G, ABOVE, 0>(row, planes, x_high, x_low, sums);
+    if constexpr (UPPER && BELOW < 0) add_plane<V, G, ABOVE, 1>(row, planes, x_high, x_low, sums);
+    if constexpr (LOWER && BELOW >= 0) add_quad<V, G, ABOVE, BELOW, 0>(row, planes, x_high, x_low, sums);
+    if constexpr (UPPER && BELOW >= 0) add_quad<V, G, ABOVE, BELOW, 1>(row, planes, x_high, x_low, sums);
+  }
+  store_sums<V>(to, stride, 4 * G, sums, which);
+}
+
 // Adds quads [begin, end) of a token to the sums of one vector's part of a block of 32 G outputs. ABOVE is a kind of
 // `half_bytes`, as is BELOW unless 0, or the width of a plane by itself where BELOW is -1.
 template <class V, int G, int ABOVE, int BELOW>
@@ -212,30 +233,24 @@ TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token
   for (int i = 0; i < 2; ++i) planes.turn[i] = pass.turn[G == 2][i] + 4 * V::LANES * part;
   planes.scale = pass.scale, planes.mask = pass.mask;
   int32_t* to = job.sums + block * BLOCK + 4 * V::LANES * part;
-  Sums<V> sums;
-  load_sums<V>(to, job.sums_stride, 4 * G, sums, EIGHT);
-  for (int64_t q = begin; q < end; ++q) {
-    const uint8_t* const* row = token.row + 4 * q;
-    const auto x_high = V::four_alike(token.high[q]), x_low = V::four_alike(token.low[q]);
-    for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)
-      for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD] + planes.at[p], 0, 2);
-    if constexpr (BELOW < 0) {
-      add_plane<V, G, ABOVE, 0>(row, planes, x_high, x_low, sums);
-      add_plane<V, G, ABOVE, 1>(row, planes, x_high, x_low, sums);
-    } else {
-      add_quad<V, G, ABOVE, BELOW, 0>(row, planes, x_high, x_low, sums);
-      add_quad<V, G, ABOVE, BELOW, 1>(row, planes, x_high, x_low, sums);
-    }
+  const int64_t stride = job.sums_stride;
+  if constexpr (REGISTERS == 32) {
+    const Indices<0, 1, 2, 3, 4, 5, 6, 7> all;
+    add_quads<V, G, ABOVE, BELOW, true, true>(token, planes, begin, end, to, stride, all);
+  } else {
+    const Indices<0, 1, 4, 5> lower;
+    const Indices<2, 3, 6, 7> upper;
+    add_quads<V, G, ABOVE, BELOW, true, false>(token, planes, begin, end, to, stride, lower);
+    add_quads<V, G, ABOVE, BELOW, false, true>(token, planes, begin, end, to, stride, upper);
   }
-  store_sums<V>(to, job.sums_stride, 4 * G, sums, EIGHT);
 }
 
 // All quads of a token in a pass, over blocks [first, last).
 template <int ABOVE, int BELOW>
 TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token& token, int64_t first, int64_t last) {
   const int64_t index = &pass - job.pass;
-  for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += CHUNK) {
-    const int64_t end = least(q + CHUNK, token.begin[index + 1]);
+  for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += job.chunk) {
+    const int64_t end = least(q + job.chunk, token.begin[index + 1]);
     for (int64_t b = first; b < last; ++b)
       if (b < job.whole_blocks)
         for (int part = 0; part < 4 / Whole::LANES; ++part)

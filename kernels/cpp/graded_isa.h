@@ -13,6 +13,7 @@
 //   four_alike, scale_of, load, store
 // and every namespace has
 //   WHOLE        whether `dot` takes all bytes exactly; else those of at most 7 bits, in units that `scale` says
+//   REGISTERS    for vectors
 //   Whole, Part  the vectors for blocks of 128 outputs and for the last of 64
 //   listed       the words of inputs whose level lies between two, in order
 #pragma once
@@ -23,6 +24,7 @@
 
 namespace portable {
 constexpr bool WHOLE = true;
+constexpr int REGISTERS = 16;
 struct Vector2 {
   static constexpr int LANES = 2;
   union Bytes {
@@ -125,6 +127,7 @@ static inline int64_t listed(const int32_t* level, const uint32_t* word, int64_t
 #if defined(__x86_64__)
 namespace avx2 {
 constexpr bool WHOLE = false;  // two products of bytes meet in 16 bits
+constexpr int REGISTERS = 16;
 using portable::listed;
 struct Vector2 {
   static constexpr int LANES = 2;
@@ -179,6 +182,7 @@ using Part = Vector2;
 
 namespace avx512_vnni {
 constexpr bool WHOLE = true;
+constexpr int REGISTERS = 32;
 struct Vector4 {
   static constexpr int LANES = 4;
   using Bytes = __m512i;

@@ -46,6 +46,7 @@ using AddPass = void (*)(const GradedJob&, const Pass&, const Token&, int64_t, i
 struct GradedJob {
   const GradedLayer& layer;
   int64_t whole_blocks, num_blocks;        // of 128; with the last, of 64
+  int64_t chunk;                           // quads that are read over all blocks before the next ones
   int64_t sums_stride;                     // from sums with the high digit to those with the low one
   int32_t* sums;                           // [2, num_blocks * 128]
   int64_t num_passes;
@@ -67,8 +68,9 @@ struct GradedKernel {
 };
 
 constexpr int64_t BLOCK = 128;                 // outputs
-constexpr int64_t CHUNK = 8;                   // quads that are read over all blocks before the next ones
-constexpr int64_t AHEAD = 4 * CHUNK;           // rows
+constexpr int64_t AHEAD = 16;                  // rows: all bytes that are read have been asked for
+constexpr int64_t WIDE_BYTES = 1024;           // of a row
+constexpr int64_t CHUNK = 4, WIDE_CHUNK = 1;   // quads that are read over all blocks before the next ones, measured
 constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
 constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
@@ -81,7 +83,6 @@ constexpr int planes_of(int kind) { return kind > 4 ? 2 : kind > 0; }
 
 template <int... A>
 using Indices = std::integer_sequence<int, A...>;
-constexpr Indices<0, 1, 2, 3, 4, 5, 6, 7> EIGHT;  // spelled out, so that sums stay in registers
 
 template <class T>
 constexpr T least(T a, T b) {
@@ -182,6 +183,7 @@ static void measure(GradedJob& job) {
   job.whole_blocks = whole + (2 * left > BLOCK);
   job.num_blocks = whole + (left > 0);
   job.sums_stride = job.num_blocks * BLOCK;
+  job.chunk = job.layer.row_bytes > WIDE_BYTES ? WIDE_CHUNK : CHUNK;
   int64_t start = 0;
   for (int64_t p = 0; p < job.layer.levels; ++p) {
     const int64_t width = job.layer.widths[p];
@@ -237,7 +239,7 @@ int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float*
                           int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
   const GradedKernel& kernel = graded_kernel_for(isa);
-  GradedJob job{*layer, 0, 0, 0, nullptr, 0, {}, {}, {}};
+  GradedJob job{*layer, 0, 0, 0, 0, nullptr, 0, {}, {}, {}};
   Work work;
   Token token[MAX_TOKENS];
   measure(job);
