@@ -1,7 +1,6 @@
 """Instructions of the graded kernel's inner loops for each weight that is read, written and as compiled.
 
-A turn of a loop takes four inputs of one level over the outputs of a block. What it must do, where four rows of P planes
-are interleaved (a vector has V bytes; on AVX-512 a block is one vector of it, 128 outputs, on AVX2 it is 64):
+A turn of a loop takes four inputs of one level, of P planes, over 128 outputs (AVX-512) or 64 (AVX2). What it must do:
 
     loads       4 P; as many again are operands of the interleaving
     interleave  8 P
@@ -9,8 +8,8 @@ are interleaved (a vector has V bytes; on AVX-512 a block is one vector of it, 1
     products    2 digits for each of 8 vectors of sums; with AVX2 each takes 3 instructions, and 8 bits are two products
     lists       4 rows and 4 rows ahead, 4 P prefetches, 2 digits, the loop
 
-The written count is `COUNTS`; `compiled_counts` reads the built library with objdump, and a test holds one to the other.
-What is compiled moves registers as well: up to a third more for 8 bits.
+The written count is `COUNTS`; `compiled_counts` reads the built library with objdump, and a test holds one to the
+other. What is compiled moves registers as well: up to a third more for 8 bits.
 """
 
 import re
