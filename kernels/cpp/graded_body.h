@@ -67,9 +67,10 @@ TARGET static void count_levels(const GradedLayer& layer, const int32_t* level, 
   }
 }
 
-// Rows and digits of four inputs each, pass after pass; what does not fill four repeats a row with digits of zero.
-TARGET static void list_quads(const GradedJob& job, const int32_t* level, const uint32_t* word, uint32_t* entry,
-                              Token& token) {
+// Rows of four inputs each, pass after pass; what does not fill four repeats a row, with nothing above the 16 bits of
+// its number. Returns how many there are.
+TARGET static int64_t list_rows(const GradedJob& job, const int32_t* level, const uint32_t* word, uint32_t* entry,
+                                Token& token) {
   int64_t count = 0;
   for (int64_t p = 0; p < job.num_passes; ++p) {
     token.begin[p] = count / 4;
@@ -77,30 +78,40 @@ TARGET static void list_quads(const GradedJob& job, const int32_t* level, const 
     for (; count % 4; ++count) entry[count] = entry[count - 1] & 0xFFFF;
   }
   token.begin[job.num_passes] = count / 4;
-  int8_t* high = reinterpret_cast<int8_t*>(token.high);
-  int8_t* low = reinterpret_cast<int8_t*>(token.low);
   const uint64_t row_bytes = job.layer.row_bytes;
-  for (int64_t i = 0; i < count; ++i) high[i] = int8_t(entry[i] >> 16);
-  for (int64_t i = 0; i < count; ++i) low[i] = int8_t(entry[i] >> 24);
   for (int64_t i = 0; i < count; ++i) token.row[i] = job.layer.rows + (entry[i] & 0xFFFF) * row_bytes;
   for (int64_t i = count; i < count + AHEAD; ++i) token.row[i] = count ? token.row[i - count] : nullptr;
+  return count;
 }
 
-TARGET static void prepare(const GradedJob& job, const float* x, float threshold, const Work& work, Token& token) {
+// The same with the digits of each input.
+TARGET static void list_quads(const GradedJob& job, const Work& work, Token& token) {
+  const int64_t count = list_rows(job, work.level, work.word, work.entry, token);
+  int8_t* high = reinterpret_cast<int8_t*>(token.high);
+  int8_t* low = reinterpret_cast<int8_t*>(token.low);
+  for (int64_t i = 0; i < count; ++i) high[i] = int8_t(work.entry[i] >> 16);
+  for (int64_t i = 0; i < count; ++i) low[i] = int8_t(work.entry[i] >> 24);
+}
+
+// Digits and levels of a token in `work`, and what its sums become; false for one that is no number and reads nothing.
+TARGET static bool measure_token(const GradedJob& job, const float* x, float threshold, const Work& work,
+                                 Token& token) {
   const GradedLayer& layer = job.layer;
   float largest;
   token.bits = token.constant = 0;
-  if (!sound(x, layer.inputs, threshold, largest)) {
-    token.half_step = __builtin_nanf("");
-    for (int64_t& begin : token.begin) begin = 0;
-    return;
-  }
+  token.half_step = __builtin_nanf("");
+  if (!sound(x, layer.inputs, threshold, largest)) return false;
   const float step = largest / 32639.0f > LEAST_STEP ? largest / 32639.0f : LEAST_STEP;
   token.half_step = step * 0.5f;
   quantize(x, layer.inputs, step, work.q, work.word);
   choose_levels(layer, x, threshold, work.level);
   count_levels(layer, work.level, work.q, token);
-  list_quads(job, work.level, work.word, work.entry, token);
+  return true;
+}
+
+TARGET static void prepare(const GradedJob& job, const float* x, float threshold, const Work& work, Token& token) {
+  if (measure_token(job, x, threshold, work, token)) return list_quads(job, work, token);
+  for (int64_t& begin : token.begin) begin = 0;
 }
 
 // Bytes of four rows side by side, of the lower or the upper eight of each lane: two vectors of four inputs each.
@@ -220,11 +231,8 @@ TARGET GRADED_INLINE void add_quads(const Token& token, const Planes& planes, in
   store_sums<V>(to, stride, 4 * G, sums, which);
 }
 
-// Adds quads [begin, end) of a token to the sums of one vector's part of a block of 32 G outputs. ABOVE is a kind of
-// `half_bytes`, as is BELOW unless 0, or the width of a plane by itself where BELOW is -1.
-template <class V, int G, int ABOVE, int BELOW>
-TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token& token, int64_t begin, int64_t end,
-                             int64_t block, int part) {
+template <class V, int G>
+TARGET static Planes planes_at(const GradedJob& job, const Pass& pass, int64_t block, int part) {
   Planes planes;
   for (int p = 0; p < pass.count; ++p) {
     const int64_t width = job.layer.widths[pass.first + p];
@@ -232,6 +240,15 @@ TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token
   }
   for (int i = 0; i < 2; ++i) planes.turn[i] = pass.turn[G == 2][i] + 4 * V::LANES * part;
   planes.scale = pass.scale, planes.mask = pass.mask;
+  return planes;
+}
+
+// Adds quads [begin, end) of a token to the sums of one vector's part of a block of 32 G outputs. ABOVE is a kind of
+// `half_bytes`, as is BELOW unless 0, or the width of a plane by itself where BELOW is -1.
+template <class V, int G, int ABOVE, int BELOW>
+TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token& token, int64_t begin, int64_t end,
+                             int64_t block, int part) {
+  const Planes planes = planes_at<V, G>(job, pass, block, part);
   int32_t* to = job.sums + block * BLOCK + 4 * V::LANES * part;
   const int64_t stride = job.sums_stride;
   if constexpr (REGISTERS == 32) {
@@ -262,9 +279,9 @@ TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token&
 }
 
 // The one way from sums to the result, of outputs [begin, end).
-TARGET static void finish(const GradedJob& job, const Token& token, int64_t begin, int64_t end, float* y) {
-  const int32_t* high = job.sums;
-  const int32_t* low = job.sums + job.sums_stride;
+TARGET static void finish(const GradedJob& job, const Token& token, const int32_t* high, int64_t begin, int64_t end,
+                          float* y) {
+  const int32_t* low = high + job.sums_stride;
   const double constant = double(token.constant);
   for (int64_t n = begin; n < end; ++n) {  // in fp64 every one of these whole numbers is exact
     const float doubled = float(512.0 * high[n] + 2.0 * low[n] + constant);
@@ -291,5 +308,3 @@ static AddPass pass_for(int above, int below) {
     default: return nullptr;
   }
 }
-
-constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish};

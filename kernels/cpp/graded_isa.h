@@ -10,6 +10,7 @@
 //   dot          sum + scale * (products of unsigned bytes and signed ones, four and four)
 //   upper        half 0 or 1 of each byte, as its upper half where bytes are WHOLE, else as its lower half
 //   joined       half 0 or 1 of each byte of two vectors, as the upper and the lower half of bytes
+//   masked       four bytes after four (where there are 32 registers)
 //   four_alike, scale_of, load, store
 // and every namespace has
 //   WHOLE        whether `dot` takes all bytes exactly; else those of at most 7 bits, in units that `scale` says
@@ -224,6 +225,10 @@ struct Vector4 {
     return _mm512_dpbusd_epi32(sum, weights, x);
   }
 
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
+    return _mm512_and_si512(v, _mm512_set1_epi32(mask));
+  }
+
   TARGET_AVX512_VNNI GRADED_INLINE Bytes four_alike(int32_t value) { return _mm512_set1_epi32(value); }
   TARGET_AVX512_VNNI GRADED_INLINE Bytes scale_of(int) { return _mm512_setzero_si512(); }
   TARGET_AVX512_VNNI GRADED_INLINE Bytes load(const int32_t* from) { return _mm512_loadu_si512(from); }
@@ -268,6 +273,10 @@ struct Vector2 {
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
     return _mm256_dpbusd_epi32(sum, weights, x);
+  }
+
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
+    return _mm256_and_si256(v, _mm256_set1_epi32(mask));
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes four_alike(int32_t value) { return _mm256_set1_epi32(value); }

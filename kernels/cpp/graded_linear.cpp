@@ -40,7 +40,16 @@ struct Token {
   int32_t *high, *low;             // digits of each quad
 };
 
+struct Crowd {  // several tokens that read rows together
+  Token* token;
+  Token all;                     // the rows of all of them
+  int32_t *high, *low, *mask;    // [quads, MAX_TOKENS]
+  int32_t* most;                 // [inputs], the level that any of them reads
+  uint32_t* word;                // [tokens, inputs]
+};
+
 struct GradedJob;
+using AddCrowd = void (*)(const GradedJob&, const Pass&, const Crowd&, int64_t tokens, int64_t, int64_t);
 using AddPass = void (*)(const GradedJob&, const Pass&, const Token&, int64_t, int64_t);
 
 struct GradedJob {
@@ -52,6 +61,7 @@ struct GradedJob {
   int64_t num_passes;
   Pass pass[MAX_LEVELS];
   AddPass add[MAX_LEVELS];
+  AddCrowd add_crowd[MAX_LEVELS];          // null where tokens are computed one by one
   int64_t plane_start[MAX_LEVELS];         // bytes from the beginning of a row
 };
 
@@ -64,7 +74,9 @@ struct GradedKernel {
   bool whole;  // whether all bits of a byte may be multiplied at once
   void (*prepare)(const GradedJob&, const float* x, float threshold, const Work&, Token&);
   AddPass (*pass_for)(int above, int below);
-  void (*finish)(const GradedJob&, const Token&, int64_t begin, int64_t end, float* y);
+  void (*finish)(const GradedJob&, const Token&, const int32_t* sums, int64_t begin, int64_t end, float* y);
+  void (*prepare_crowd)(const GradedJob&, const float* x, const float* thresholds, const Work&, int64_t tokens, Crowd&);
+  AddCrowd (*crowd_for)(int above, int below);
 };
 
 constexpr int64_t BLOCK = 128;                 // outputs
@@ -73,6 +85,8 @@ constexpr int64_t WIDE_BYTES = 1024;           // of a row
 constexpr int64_t CHUNK = 4, WIDE_CHUNK = 1;   // quads that are read over all blocks before the next ones, measured
 constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
+constexpr int64_t MAX_TOKENS = 8;              // whose lists stand in memory at a time
+constexpr int64_t TILE_QUADS = 16;             // that are interleaved before tokens multiply them
 constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
 // Pieces of 16 bytes of a block of 32 * groups outputs in a plane.
@@ -92,6 +106,7 @@ constexpr T least(T a, T b) {
 namespace portable {
 #define TARGET TARGET_PORTABLE
 #include "graded_body.h"
+constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, nullptr, nullptr};
 #undef TARGET
 }  // namespace portable
 
@@ -99,12 +114,15 @@ namespace portable {
 namespace avx2 {
 #define TARGET TARGET_AVX2
 #include "graded_body.h"
+constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, nullptr, nullptr};
 #undef TARGET
 }  // namespace avx2
 
 namespace avx512_vnni {
 #define TARGET TARGET_AVX512_VNNI
 #include "graded_body.h"
+#include "graded_together_body.h"
+constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, prepare_crowd, crowd_for};
 #undef TARGET
 }  // namespace avx512_vnni
 #endif
@@ -141,12 +159,14 @@ static int kind_of(const GradedLayer& layer, int64_t first, int64_t last) {
 }
 
 // Code for the first planes of a weight together, or null.
-static AddPass together(const GradedLayer& layer, const GradedKernel& kernel, int64_t count, Pass& pass) {
+static AddPass together(const GradedLayer& layer, const GradedKernel& kernel, int64_t count, Pass& pass,
+                        AddCrowd& crowd) {
   int64_t split = 0;
   while (split < count && bits_above(layer, split) < 4) ++split;
   const int above = kind_of(layer, 0, split), below = kind_of(layer, split, count);
   if (above <= 0 || below < 0) return nullptr;
   set_turn(2, 0, 2, 0, pass), set_turn(2, 0, 0, 1, pass);
+  crowd = kernel.crowd_for ? kernel.crowd_for(above, below) : nullptr;
   return kernel.pass_for(above, below);
 }
 
@@ -166,7 +186,7 @@ static void plan(GradedJob& job, const GradedKernel& kernel) {
   for (int32_t l = 1; l <= levels; ++l) {
     job.pass[l - 1].least = job.pass[l - 1].most = l;
     job.pass[l - 1].first = 0, job.pass[l - 1].count = l;
-    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1]);
+    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1], job.add_crowd[l - 1]);
     fits = fits && job.add[l - 1];
   }
   job.num_passes = levels;
@@ -174,6 +194,7 @@ static void plan(GradedJob& job, const GradedKernel& kernel) {
   for (int32_t l = 1; l <= levels; ++l) {
     job.pass[l - 1].most = levels;
     job.pass[l - 1].first = l - 1, job.pass[l - 1].count = 1;
+    job.add_crowd[l - 1] = nullptr;
     job.add[l - 1] = alone(job.layer, kernel, l - 1, job.pass[l - 1]);
   }
 }
@@ -194,11 +215,13 @@ static void measure(GradedJob& job) {
 
 static int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }
 
-// Gives `tokens` tokens their arrays, one after the other. False when there is no memory.
-static bool place(GradedJob& job, Work& work, Token* token, int64_t tokens, Scratch& scratch) {
+// Gives the tokens their arrays, one after the other. False when there is no memory.
+static bool place(GradedJob& job, Work& work, Crowd& crowd, int64_t tokens, Scratch& scratch) {
   const int64_t inputs = job.layer.inputs, entries = job.num_passes * (inputs + 3) + 16;
   const int64_t each = lines(4 * inputs), rows = lines(8 * (entries + AHEAD)), digits = lines(entries);
-  const int64_t wanted = 3 * each + lines(4 * entries) + lines(8 * job.sums_stride) + tokens * (rows + 2 * digits);
+  const int64_t sums = tokens * lines(8 * job.sums_stride), shared = MAX_TOKENS * digits;
+  const int64_t wanted = 4 * each + lines(4 * entries) + sums + (tokens + 1) * rows + 2 * tokens * digits +
+                         3 * shared + tokens * each;
   if (!scratch.holds(wanted)) return false;
   char* at = scratch.memory;
   const auto take = [&at](int64_t bytes) { return at += bytes, at - bytes; };
@@ -206,31 +229,66 @@ static bool place(GradedJob& job, Work& work, Token* token, int64_t tokens, Scra
   work.level = reinterpret_cast<int32_t*>(take(each));
   work.word = reinterpret_cast<uint32_t*>(take(each));
   work.entry = reinterpret_cast<uint32_t*>(take(lines(4 * entries)));
-  job.sums = reinterpret_cast<int32_t*>(take(lines(8 * job.sums_stride)));
+  job.sums = reinterpret_cast<int32_t*>(take(sums));
   for (int64_t t = 0; t < tokens; ++t) {
-    token[t].row = reinterpret_cast<const uint8_t**>(take(rows));
-    token[t].high = reinterpret_cast<int32_t*>(take(digits));
-    token[t].low = reinterpret_cast<int32_t*>(take(digits));
+    crowd.token[t].row = reinterpret_cast<const uint8_t**>(take(rows));
+    crowd.token[t].high = reinterpret_cast<int32_t*>(take(digits));
+    crowd.token[t].low = reinterpret_cast<int32_t*>(take(digits));
   }
+  crowd.all.row = reinterpret_cast<const uint8_t**>(take(rows));
+  crowd.high = reinterpret_cast<int32_t*>(take(shared));
+  crowd.low = reinterpret_cast<int32_t*>(take(shared));
+  crowd.mask = reinterpret_cast<int32_t*>(take(shared));
+  crowd.most = reinterpret_cast<int32_t*>(take(each));
+  crowd.word = reinterpret_cast<uint32_t*>(take(tokens * each));
   return true;
 }
 
-// Blocks [first, last) of all tokens; several tokens find the weights of a few blocks in the cache.
-static void run(const GradedJob& job, const GradedKernel& kernel, const Token* token, int64_t tokens, int64_t first,
-                int64_t last, float* y) {
+static void clear(const GradedJob& job, int64_t token, int64_t first, int64_t last) {
+  for (int64_t half = 0; half < 2; ++half)
+    memset(job.sums + (2 * token + half) * job.sums_stride + first * BLOCK, 0, (last - first) * BLOCK * sizeof *job.sums);
+}
+
+// Blocks [first, last), token by token; several tokens find the weights of a few blocks in the cache.
+static void run_alone(const GradedJob& job, const GradedKernel& kernel, const Token* token, int64_t tokens,
+                      int64_t first, int64_t last, float* y) {
   const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1, step = tokens > 1 ? near : last - first;
   for (int64_t b = first; b < last; b += step) {
     const int64_t end = least(b + step, last);
     for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t half = 0; half < 2; ++half)
-        memset(job.sums + half * job.sums_stride + b * BLOCK, 0, (end - b) * BLOCK * sizeof *job.sums);
+      clear(job, 0, b, end);
       for (int64_t p = 0; p < job.num_passes; ++p) job.add[p](job, job.pass[p], token[t], b, end);
-      kernel.finish(job, token[t], b * BLOCK, least(end * BLOCK, job.layer.outputs), y + t * job.layer.outputs);
+      kernel.finish(job, token[t], job.sums, b * BLOCK, least(end * BLOCK, job.layer.outputs),
+                    y + t * job.layer.outputs);
     }
   }
 }
 
-constexpr int64_t MAX_TOKENS = 16;  // whose lists stand in memory at a time
+static void run_together(const GradedJob& job, const GradedKernel& kernel, const Crowd& crowd, int64_t tokens,
+                         int64_t first, int64_t last, float* y) {
+  for (int64_t t = 0; t < tokens; ++t) clear(job, t, first, last);
+  for (int64_t p = 0; p < job.num_passes; ++p) job.add_crowd[p](job, job.pass[p], crowd, tokens, first, last);
+  const int64_t outputs = job.layer.outputs, end = least(last * BLOCK, outputs);
+  for (int64_t t = 0; t < tokens; ++t)
+    kernel.finish(job, crowd.token[t], job.sums + 2 * t * job.sums_stride, first * BLOCK, end, y + t * outputs);
+}
+
+// At most MAX_TOKENS tokens.
+static void compute(const GradedJob& job, const GradedKernel& kernel, const Work& work, Crowd& crowd, const float* x,
+                    const float* thresholds, int64_t tokens, int64_t threads, float* y, int64_t* bits) {
+  const GradedLayer& layer = job.layer;
+  const bool together = tokens > 1 && job.add_crowd[0];
+  if (together) kernel.prepare_crowd(job, x, thresholds, work, tokens, crowd);
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (!together) kernel.prepare(job, x + t * layer.inputs, thresholds[t], work, crowd.token[t]);
+    bits[t] = crowd.token[t].bits;
+  }
+  const int64_t useful = tokens * layer.inputs * layer.outputs / MINIMUM_WORK + 1;
+  parallel_ranges(job.num_blocks, 1, least(threads, useful), [&](int64_t first, int64_t last) {
+    if (together) return run_together(job, kernel, crowd, tokens, first, last, y);
+    run_alone(job, kernel, crowd.token, tokens, first, last, y);
+  });
+}
 
 extern "C" {
 // x: [tokens, inputs]; thresholds: [tokens]; y: [tokens, outputs]; bits: [tokens]. isa: of `enum PlaneIsa`.
@@ -239,22 +297,17 @@ int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float*
                           int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
   const GradedKernel& kernel = graded_kernel_for(isa);
-  GradedJob job{*layer, 0, 0, 0, 0, nullptr, 0, {}, {}, {}};
+  GradedJob job{*layer, 0, 0, 0, 0, nullptr, 0, {}, {}, {}, {}};
   Work work;
   Token token[MAX_TOKENS];
+  Crowd crowd{token, {}, nullptr, nullptr, nullptr, nullptr, nullptr};
   measure(job);
   plan(job, kernel);
   for (int64_t t = 0; t < tokens; t += MAX_TOKENS) {
     const int64_t now = least(MAX_TOKENS, tokens - t);
-    if (!place(job, work, token, now, scratch)) return 0;
-    for (int64_t i = 0; i < now; ++i) {
-      kernel.prepare(job, x + (t + i) * layer->inputs, thresholds[t + i], work, token[i]);
-      bits[t + i] = token[i].bits;
-    }
-    const int64_t useful = now * layer->inputs * layer->outputs / MINIMUM_WORK + 1;
-    parallel_ranges(job.num_blocks, 1, least(threads, useful), [&](int64_t first, int64_t last) {
-      run(job, kernel, token, now, first, last, y + t * layer->outputs);
-    });
+    if (!place(job, work, crowd, now, scratch)) return 0;
+    compute(job, kernel, work, crowd, x + t * layer->inputs, thresholds + t, now, threads, y + t * layer->outputs,
+            bits + t);
   }
   return 1;
 }
