@@ -32,7 +32,6 @@ from .native import native
 from .planes.native import PLANE_ISAS, plane_isa
 
 BLOCK_BYTES = 8 << 20  # of weights that are unpacked at a time
-NATIVE_TOKENS = 8  # above it the weights are better unpacked once and multiplied as a matrix
 Implementation = Literal["native", "integers", "torch"]
 
 
@@ -100,9 +99,9 @@ def choose_graded_linear(
     """Which implementation answers; all of them give the same bits.
 
     isa: one of PLANE_ISAS, None where the C++ library is missing; exact: whether this processor's integer product is
-    one. Without vector instructions torch's products are faster.
+    one. The library is ahead of torch at any number of tokens, unless it has no vector instructions.
     """
-    if device == "cpu" and isa in PLANE_ISAS[1:] and 0 < tokens <= NATIVE_TOKENS:
+    if device == "cpu" and isa in PLANE_ISAS[1:] and tokens:
         return "native"
     return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"
 

@@ -55,13 +55,13 @@ TARGET static void count_level(const int32_t* level, const int32_t* q, int64_t i
 
 // bits and constant of a token. A weight is w + 128 in memory and stands for twice itself and a middle in the sum.
 TARGET static void count_levels(const GradedLayer& layer, const int32_t* level, const int32_t* q, Token& token) {
-  int64_t middle = 256, before = 0;  // of twice the weight, what its unread bits are, and 256 too much
+  int64_t before = 0;
   for (int64_t l = 0, under = 8; l < layer.levels; ++l) {
     int32_t count, sum;
     count_level(level, q, layer.inputs, int32_t(l) + 1, count, sum);
     under -= layer.widths[l];
     token.bits += layer.widths[l] * count;
-    middle = ((int64_t(1) << under) - 1) - 256;
+    const int64_t middle = ((int64_t(1) << under) - 1) - 256;
     token.constant += sum * (middle - before);
     before = middle;
   }

@@ -86,6 +86,7 @@ constexpr int64_t CHUNK = 4, WIDE_CHUNK = 1;   // quads that are read over all b
 constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
 constexpr int64_t MAX_TOKENS = 8;              // whose lists stand in memory at a time
+constexpr int64_t TOGETHER_TOKENS = 4;         // from here on they interleave rows once, measured
 constexpr int64_t TILE_QUADS = 16;             // that are interleaved before tokens multiply them
 constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
@@ -277,7 +278,7 @@ static void run_together(const GradedJob& job, const GradedKernel& kernel, const
 static void compute(const GradedJob& job, const GradedKernel& kernel, const Work& work, Crowd& crowd, const float* x,
                     const float* thresholds, int64_t tokens, int64_t threads, float* y, int64_t* bits) {
   const GradedLayer& layer = job.layer;
-  const bool together = tokens > 1 && job.add_crowd[0];
+  const bool together = tokens >= TOGETHER_TOKENS && job.add_crowd[0];
   if (together) kernel.prepare_crowd(job, x, thresholds, work, tokens, crowd);
   for (int64_t t = 0; t < tokens; ++t) {
     if (!together) kernel.prepare(job, x + t * layer.inputs, thresholds[t], work, crowd.token[t]);
