@@ -45,7 +45,7 @@ struct Vector2 {
   GRADED_INLINE Bytes by_bytes(Bytes a, Bytes b) {
     Bytes v;
     for (int i = 0; i < 32; i += 16)
-      for (int k = 0; k < 8; ++k) v.byte[i + 2 * k] = a.byte[i + FROM + k], v.byte[i + 2 * k + 1] = b.byte[i + FROM + k];
+      for (int k = 0; k < 16; ++k) v.byte[i + k] = (k % 2 ? b : a).byte[i + FROM + k / 2];
     return v;
   }
 
@@ -53,7 +53,7 @@ struct Vector2 {
   GRADED_INLINE Bytes by_pairs(Bytes a, Bytes b) {
     Bytes v;
     for (int i = 0; i < 16; i += 8)
-      for (int k = 0; k < 4; ++k) v.pair[i + 2 * k] = a.pair[i + FROM + k], v.pair[i + 2 * k + 1] = b.pair[i + FROM + k];
+      for (int k = 0; k < 8; ++k) v.pair[i + k] = (k % 2 ? b : a).pair[i + FROM + k / 2];
     return v;
   }
 

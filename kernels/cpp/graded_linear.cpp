@@ -23,7 +23,7 @@ struct Pass {         // over some planes, for the inputs whose level lies betwe
   int32_t least, most;
   int first, count;   // planes
   int32_t scale, mask;    // of a plane by itself: what a unit of its field is worth, and its field in each byte
-  int32_t turn[2][2][16];  // [blocks of 128 and of 64]: bits by which lanes are turned left, of two halves or two planes
+  int32_t turn[2][2][16];  // [blocks of 128 and of 64][halves or planes]: bits by which lanes are turned left
 };
 
 struct Planes {  // of a pass, for one vector's part of a block
@@ -128,76 +128,14 @@ constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, prepare_crowd, c
 }  // namespace avx512_vnni
 #endif
 
+#include "graded_plan.h"
+
 static const GradedKernel& graded_kernel_for(int isa) {
 #if defined(__x86_64__)
   if (isa == PLANE_AVX512_VNNI) return avx512_vnni::KERNEL;
   if (isa == PLANE_AVX2) return avx2::KERNEL;
 #endif
   return portable::KERNEL;
-}
-
-// The bits of the planes above one.
-static int64_t bits_above(const GradedLayer& layer, int64_t plane) {
-  int64_t bits = 0;
-  for (int64_t p = 0; p < plane; ++p) bits += layer.widths[p];
-  return bits;
-}
-
-// Lanes of a plane of this width are turned so that slot 4 / width * half of the first lies at bit `place`.
-static void set_turn(int64_t width, int64_t half, int64_t place, int which, Pass& pass) {
-  for (int small = 0; small < 2; ++small)
-    for (int lane = 0; lane < 16; ++lane) {
-      const int64_t slot = 4 / width * half + lane / 4 / lanes_of(small ? 2 : 4, width);
-      pass.turn[small][which][lane] = int32_t((place - width * slot) & 31);
-    }
-}
-
-// The kind of `half_bytes` that planes [first, last) are, 0 for none, -1 for one that has no code.
-static int kind_of(const GradedLayer& layer, int64_t first, int64_t last) {
-  int kind = 0;
-  for (int64_t p = first; p < last; ++p) kind = 10 * kind + int(layer.widths[p]);
-  return kind == 0 || kind == 2 || kind == 22 || kind == 4 ? kind : -1;
-}
-
-// Code for the first planes of a weight together, or null.
-static AddPass together(const GradedLayer& layer, const GradedKernel& kernel, int64_t count, Pass& pass,
-                        AddCrowd& crowd) {
-  int64_t split = 0;
-  while (split < count && bits_above(layer, split) < 4) ++split;
-  const int above = kind_of(layer, 0, split), below = kind_of(layer, split, count);
-  if (above <= 0 || below < 0) return nullptr;
-  set_turn(2, 0, 2, 0, pass), set_turn(2, 0, 0, 1, pass);
-  crowd = kernel.crowd_for ? kernel.crowd_for(above, below) : nullptr;
-  return kernel.pass_for(above, below);
-}
-
-// Code for one plane by itself.
-static AddPass alone(const GradedLayer& layer, const GradedKernel& kernel, int64_t plane, Pass& pass) {
-  const int64_t width = layer.widths[plane], under = 8 - bits_above(layer, plane + 1), place = kernel.whole ? under : 0;
-  pass.scale = 1 << under;
-  pass.mask = int32_t(0x01010101u * uint32_t(((1 << width) - 1) << place));
-  for (int half = 0; half < 2; ++half) set_turn(width, half, place, half, pass);
-  return kernel.pass_for(int(width), -1);
-}
-
-// A pass for each level where there is code for its planes together, else for each plane.
-static void plan(GradedJob& job, const GradedKernel& kernel) {
-  const int32_t levels = int32_t(job.layer.levels);
-  bool fits = true;
-  for (int32_t l = 1; l <= levels; ++l) {
-    job.pass[l - 1].least = job.pass[l - 1].most = l;
-    job.pass[l - 1].first = 0, job.pass[l - 1].count = l;
-    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1], job.add_crowd[l - 1]);
-    fits = fits && job.add[l - 1];
-  }
-  job.num_passes = levels;
-  if (fits) return;
-  for (int32_t l = 1; l <= levels; ++l) {
-    job.pass[l - 1].most = levels;
-    job.pass[l - 1].first = l - 1, job.pass[l - 1].count = 1;
-    job.add_crowd[l - 1] = nullptr;
-    job.add[l - 1] = alone(job.layer, kernel, l - 1, job.pass[l - 1]);
-  }
 }
 
 static void measure(GradedJob& job) {
@@ -246,8 +184,8 @@ static bool place(GradedJob& job, Work& work, Crowd& crowd, int64_t tokens, Scra
 }
 
 static void clear(const GradedJob& job, int64_t token, int64_t first, int64_t last) {
-  for (int64_t half = 0; half < 2; ++half)
-    memset(job.sums + (2 * token + half) * job.sums_stride + first * BLOCK, 0, (last - first) * BLOCK * sizeof *job.sums);
+  int32_t* sums = job.sums + 2 * token * job.sums_stride + first * BLOCK;
+  for (int half = 0; half < 2; ++half) memset(sums + half * job.sums_stride, 0, (last - first) * BLOCK * sizeof *sums);
 }
 
 // Blocks [first, last), token by token; several tokens find the weights of a few blocks in the cache.
