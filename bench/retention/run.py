@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from .method import Method, NotHere
 from .store import PointStore
 
 DENSE = "dense int8"  # its FFNs
+N = TypeVar("N", bound="Named")
 _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 
 
@@ -143,6 +144,10 @@ def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store
 
 def _without(method: Method, share: float, reason: str) -> Point:
     return Point(method.name, method.group, share, 0.0, 0.0, [], [], [], reason)
+
+
+class Named(Protocol):
+    name: str
 
 
 def chosen(methods: Sequence[N], only: Sequence[str]) -> list[N]:
