@@ -9,26 +9,28 @@ from ...evaluate.files import as_png
 from .grid import DRAWN
 
 COLOURS = {
+    "graded inputs": "#1f4e9c", "both sides": "#5b8c2a",
     "bit planes": "#0f7b6c", "experts": "#d9a441", "gate": "#7a4fa3", "inputs": "#c2553d", "static pruning": "#8a8f98",
     "fewer bits": "#4a7fb5",
 }  # fmt: skip
+FFN = "the FFN's int8 bytes, routing included,"
 _MARKERS = "os^vDP*X<>hpd"
 _LOWEST = 0.5  # what is drawn of top-1 relative to dense
 
 
-def draw(report: Mapping[str, Any]) -> bytes:
-    """A PNG, made of plain values. Needs matplotlib."""
+def draw(report: Mapping[str, Any], drawn: Sequence[str] = DRAWN, whole: str = FFN) -> bytes:
+    """A PNG, made of plain values. drawn: the methods; whole: what shares are of. Needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), dpi=110, layout="constrained")
     panel = figure.subplots()
     panel.axhline(1.0, color="#cccccc", linewidth=1)
     markers = iter(_MARKERS * 4)
-    for name in DRAWN:
+    for name in drawn:
         found = [each for each in report["points"] if each["method"] == name and not each["reason"]]
         _line(panel, found, next(markers))
     panel.set_ylim(_LOWEST, 1.02)
-    panel.set_xlabel("share of the FFN's int8 bytes that a token reads, routing included")
+    panel.set_xlabel(f"share of {whole} that a token reads")
     panel.set_ylabel("next-token top-1 accuracy, relative to dense")
     panel.set_title(f"{report['model']}: {report['tokens']:,} tokens", loc="left")
     panel.spines[["top", "right"]].set_visible(False)

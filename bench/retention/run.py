@@ -123,7 +123,9 @@ def check_plan(plan: CurvePlan, checkpoint: Checkpoint) -> None:
         )
 
 
-def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: PointStore[Point], progress: Progress) -> None:
+def _measure(
+    lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: PointStore[Point], progress: Progress
+) -> None:
     if (DENSE, 1.0) not in store.points:
         store.add(lab.dense())
     for method in map(copy.deepcopy, methods):  # of which one is kept at a time: it holds the model's FFNs once more

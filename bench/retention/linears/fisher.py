@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from ....models.context import CausalContext
 from ....models.transformer import Layer, Transformer
@@ -33,7 +34,7 @@ def _add_gradients_(
     model: Transformer, places: Sequence[Place], sums: Sequence[Tensor], ids: Tensor, draw: torch.Generator
 ) -> Tensor:
     """Adds the squares to `sums`; gives the sum of p (1 - p) over these tokens."""
-    hooked = [_Hooked(place, total) for place, total in zip(places, sums, strict=True)]
+    hooks = [_hooked(place, total) for place, total in zip(places, sums, strict=True)]
     x, turn = model.embed(ids)
     x = x.detach().float().requires_grad_()
     turn = None if turn is None else (turn[0].clone(), turn[1].clone())
@@ -43,24 +44,20 @@ def _add_gradients_(
     logs = torch.log_softmax(model.head(model.norm(x)).float().flatten(0, 1), -1)
     chances = logs.detach().exp()
     labels = torch.multinomial(chances, 1, generator=draw)
-    logs.gather(1, labels).sum().backward()
-    for each in hooked:
+    torch.autograd.backward(logs.gather(1, labels).sum())
+    for each in hooks:
         each.remove()
     return (chances * (1 - chances)).sum(0)
 
 
-class _Hooked:
-    """A place whose outputs' gradients are squared and added to a total."""
+def _hooked(place: Place, total: Tensor) -> RemovableHandle:
+    """Adds the squared gradients of what a place gives to a total, until it is removed."""
 
-    def __init__(self, place: Place, total: Tensor) -> None:
-        self._total = total
-        self._handle = place.register_forward_hook(lambda _module, _given, y: self._watch(y))
+    def add(gradient: Tensor) -> Tensor:
+        total.add_(gradient.flatten(0, -2).square().sum(0))
+        return gradient
 
-    def remove(self) -> None:
-        self._handle.remove()
+    def watch(_module: object, _given: object, y: Tensor) -> None:
+        torch.Tensor.register_hook(y, add)  # type: ignore[no-untyped-call]
 
-    def _watch(self, y: Tensor) -> None:
-        y.register_hook(self._add)
-
-    def _add(self, gradient: Tensor) -> None:
-        self._total += gradient.flatten(0, -2).square().sum(0)
+    return place.register_forward_hook(watch)

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2023): a matrix rounded column by column, each error made up for by the columns still to come."""
+"""GPTQ (Frantar et al. 2023): a matrix rounded column by column, each error made up for by those still to come."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ _SHRINKS = tuple(1 - 0.02 * i for i in range(11))  # of a group's largest value,
 
 
 def gptq(weight: Tensor, hessian: Tensor, bits: int, columns: int, ordered: bool = True) -> Tensor:
-    """The rounded weight in fp32 [outputs, inputs], symmetric, with an fp16 scale for each `columns` of a row.
+    """The rounded weight in fp32 [outputs, inputs], symmetric, an fp16 scale for each `columns` of a row.
 
     hessian: the sum of x x' over calibration text, [inputs, inputs]. ordered: columns with the largest entry of its
-    diagonal first, with the scales of the groups as they stand (static groups), so that nothing is gathered when served.
+    diagonal first, with the scales of the groups as they stand (static groups), so that nothing is gathered.
     """
     w, h = weight.float().clone(), hessian.float().clone()
     scale = group_scales(w, bits, columns, h.diagonal())
@@ -54,10 +54,11 @@ def group_scales(w: Tensor, bits: int, columns: int, importance: Tensor) -> Tens
     by importance [inputs].
     """
     pad = -w.shape[1] % columns
-    groups = torch.nn.functional.pad(w, (0, pad)).unflatten(1, (-1, columns))
+    groups = torch.nn.functional.pad(w, (0, pad)).view(len(w), -1, columns)
     weight = torch.nn.functional.pad(importance, (0, pad)).view(-1, columns)
     widest = groups.abs().amax(-1) / (2 ** (bits - 1) - 1)
-    best, least = widest, torch.full_like(widest, float("inf"))
+    best: Tensor = widest
+    least = torch.full_like(widest, float("inf"))
     for part in _SHRINKS:
         scale = (part * widest).half().float()
         error = ((nearest(groups, scale.unsqueeze(-1), bits) - groups).square() * weight).sum(-1)

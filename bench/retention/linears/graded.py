@@ -14,13 +14,16 @@ from torch import Tensor
 
 from ....models.progress import Progress
 from ..method import NotHere
-from .matrices import AXES, ATTENTION_OUT, FFN_OUT, INT8_BITS, Form, Matrix, Read
+from .matrices import ATTENTION_OUT, AXES, FFN_OUT, INT8_BITS, Form, Matrix, Read
 from .thresholds import by_step, fixed_bytes, threshold_for
 
 Sensitivity = Literal["fisher", "fisher by output", "relative error", "none"]
 Stream = Literal["", "out", "all"]
 DEFAULT_LEVELS = (0, 4, 6, 8)
 _SAMPLE = 256
+_SENSITIVITIES: dict[Sensitivity, str] = {
+    "fisher": "", "fisher by output": "Fisher by output", "relative error": "relative error", "none": "no sensitivity",
+}  # fmt: skip
 
 
 @dataclass
@@ -49,11 +52,11 @@ class Graded:
     _threshold: dict[int, float] = field(default_factory=dict)  # by the id of a matrix that is graded
 
     def __post_init__(self) -> None:
-        said = [] if self.sensitivity == "fisher" else [self.sensitivity if self.sensitivity != "none" else "no sensitivity"]
-        said += ["|x| alone"] * (not self.column) + [f"beside the stream, {self.stream}"] * bool(self.stream)
-        said += ["the same share everywhere"] * (not self.one_price)
-        said += ["a fitted scale"] * self.fitted + ["a constant"] * self.constant
-        self.name = self.name or ", ".join([f"inputs at {named(self.levels)} bits", *said])
+        said = [_SENSITIVITIES[self.sensitivity], "" if self.column else "|x| alone"]
+        said += [f"beside the stream, {self.stream}" if self.stream else ""]
+        said += ["" if self.one_price else "the same share everywhere"]
+        said += ["a fitted scale" if self.fitted else "", "a constant" if self.constant else ""]
+        self.name = self.name or ", ".join([f"inputs at {named(self.levels)} bits", *filter(None, said)])
 
     def learn(self, matrices: Sequence[Matrix], progress: Progress) -> None:
         self._matrices, self._worth = matrices, []
@@ -144,15 +147,15 @@ def worth(errors: Tensor, levels: Sequence[int], outputs: int) -> Tensor:
     """What |x| = 1 is worth at each step up, [levels - 1, inputs]: the root of the error that a byte takes away.
 
     Made falling in the steps by the slopes of the convex hull below (bytes, error): a level above it is passed over,
-    since its step and the next then have the same worth. slope of step l = min over i < l of max over j >= l of the
+    since its step and the next then have the same worth. slope of a step = min over i below of max over j above of the
     mean slope from i to j (the min-max formula of isotonic regression).
     """
     size = [outputs * bits / INT8_BITS for bits in levels]
     steps = []
-    for l in range(1, len(levels)):
+    for step in range(1, len(levels)):
         slopes = [
-            torch.stack([(errors[i] - errors[j]) / (size[j] - size[i]) for j in range(l, len(levels))]).amax(0)
-            for i in range(l)
+            torch.stack([(errors[i] - errors[j]) / (size[j] - size[i]) for j in range(step, len(levels))]).amax(0)
+            for i in range(step)
         ]
         steps.append(torch.stack(slopes).amin(0))
     return torch.stack(steps).clamp(min=0).sqrt()
@@ -189,4 +192,3 @@ def _fitted(matrix: Matrix, weights: Tensor) -> Tensor:
     """a[n] with the least sum over k of (q - a c)^2."""
     c = weights.float()
     return (c * matrix.levels.float()).sum(1) / c.square().sum(1).clamp(min=1e-30)
-

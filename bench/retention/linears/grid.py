@@ -48,17 +48,25 @@ def rivals() -> Sequence[Method]:
     return [*gptq, FewerBits(4, by_gptq=True, ordered=False), *nearest, PlainPlan(), *whole_or_not()]
 
 
+DRAWN = (  # in the picture
+    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 4 and 8 bits", "inputs at fixed shares of levels",
+    "int4 by GPTQ, groups of 32", "int5 by GPTQ, groups of 32", "int4 to nearest, groups of 32",
+    "int5 to nearest, groups of 32", "int6 to nearest, groups of 32", "TEAL", "WINA", "TEAL and WINA at one price",
+    "neurons by planes, high 4 bits, then 6", "neurons by planes, high 3 bits, then 6",
+)  # fmt: skip
 NAMES = (
-    "Inputs at 0, 4, 6 and 8 bits: of each column of an int8 matrix so many high bits are read as the size of its input "
-    "is worth, at one price of a byte for all matrices; what an error of an output costs is the mean Fisher information "
-    "of its matrix, on calibration text. Query, key and value share their inputs, gate and up too. Its other lines change "
-    "one part: levels; Fisher by output, the error relative to what a matrix gives, or no sensitivity; |x| without the "
-    "column; inputs beside the rms of the stream; the same share in every matrix; a scale fitted for each row and level; "
-    "the mean of what is left out added as a constant. At fixed shares: by rank, unpriced.",
+    "Inputs at 0, 4, 6 and 8 bits: of each column of an int8 matrix so many high bits are read as the size of its "
+    "input is worth, at one price of a byte for all matrices; what an error of an output costs is the mean Fisher "
+    "information of its matrix, on calibration text. Query, key and value share their inputs, gate and up too. Its "
+    "other lines change one part: levels; Fisher by output, the error relative to what a matrix gives, or no "
+    "sensitivity; |x| without the column; inputs beside the rms of the stream; the same share in every matrix; a scale "
+    "fitted for each row and level; the mean of what is left out added as a constant. At fixed shares: by rank, "
+    "unpriced.",
     "GPTQ is a re-implementation (columns by falling diagonal of the Hessian, static groups, 1 % damping, scales by a "
-    "search weighted by that diagonal, inputs of the matrices before it as they were rounded), on the calibration text "
-    "that ships; to nearest has the same search of scales. A group has a 16-bit scale. TEAL and WINA read an input's "
-    "column whole or not at all, the same share in every matrix, with no search of shares; at one price they have ours.",
+    "search weighted by that diagonal, inputs of a matrix as those before it give them rounded), on the calibration "
+    "text that ships; to nearest has the same search of scales. A group has a 16-bit scale. TEAL and WINA read an "
+    "input's column whole or not at all, the same share in every matrix, with no search of shares; at one price they "
+    "have ours.",
     "Neurons by planes: as recipes had them, of the FFN, with attention whole in int8. Both sides: a first look at the "
     "inputs at a higher price foresees the neurons, and only those that are worth it get the rest.",
 )

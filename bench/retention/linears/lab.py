@@ -17,20 +17,22 @@ from .neurons import BothSides, FFNPlace, WholePlanes
 
 _WINDOWS, _HEAD_TOKENS = 8, 256  # that are computed together
 KEPT_TOKENS = 2048  # of the calibration text, that every matrix keeps its inputs of
-FISHER_TOKENS = 2560
+FISHER_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """A method at a share, on the evaluation text, by window: nats, correct, tokens; kl and agreed: beside int8.
 
-    parts: the share of the int8 bytes of each kind of matrix that was read; bytes_share: of those of the axis.
+    parts: the share of the int8 bytes of each kind of matrix that was read; bytes_share: of those of the axis;
+    whole_share: of those of linears and head.
     """
 
     method: str
     group: str
     share: float
     bytes_share: float
+    whole_share: float
     nats: list[float]
     correct: list[int]
     tokens: list[int]
@@ -123,11 +125,12 @@ class Lab:
             found += [self._window(*each) for each in zip(ids, x, dense, strict=True)]
         parts = self._parts(len(self._calibration.flatten()) if calibrates else 0)
         nats, correct, tokens, kl, agreed = (list(each) for each in zip(*found, strict=True))
-        return Point(name, group, share, self.share_of(axis, parts), nats, correct, tokens, kl, agreed, parts)
+        shares = (self._share(AXES[axis], parts), self._share(tuple(parts), parts))
+        return Point(name, group, share, *shares, nats, correct, tokens, kl, agreed, parts)
 
-    def share_of(self, axis: str, parts: dict[str, float]) -> float:
-        """The share of an axis's bytes, from those of its kinds."""
-        sizes = {kind: self._size(kind) for kind in AXES[axis]}
+    def _share(self, kinds: Sequence[str], parts: dict[str, float]) -> float:
+        """The share of the bytes of some kinds of matrices, from that of each."""
+        sizes = {kind: self._size(kind) for kind in kinds}
         return sum(parts[kind] * size for kind, size in sizes.items()) / sum(sizes.values())
 
     def _size(self, kind: str) -> int:

@@ -1,7 +1,7 @@
-"""The linears of a model as matrices that can be read in part: int8 rows, those that share an input on top of each other.
+"""The linears of a model as matrices that can be read in part: int8 rows, stacked where they share an input.
 
 Products are made in bf16 of integers, which bf16 holds exactly: inputs are rounded to 8 bits of mantissa, weights are
-not, and a CPU with bf16 dot products is three times as fast as in fp32. The model that all is compared with does the same.
+not, and a CPU with bf16 dot products is three times as fast as in fp32. What all is compared with does the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,7 @@ Form = Callable[[Tensor, Tensor], Read]  # of inputs [tokens, inputs], and the r
 
 @dataclass
 class Matrix:
-    """scale[n] q[n, k]: `levels` are the integers q in bf16 [outputs, inputs], scale [outputs]; original: bf16, as it came.
+    """scale[n] q[n, k]: `levels` are the integers q in bf16 [outputs, inputs], scale [outputs]; original: in bf16.
 
     inputs, stream: what the int8 model gives it on calibration text, [tokens, inputs] in bf16, and the rms of the
     stream beside each token. fisher: what a unit of error of an output costs in nats, twice, fp32 [outputs].
@@ -91,7 +91,8 @@ class Matrix:
         if bits == 0:
             return torch.zeros_like(self.levels)
         step = 2 ** (INT8_BITS - bits)
-        return torch.floor(self.levels / step) * step + (step - 1) / 2
+        middle: Tensor = torch.floor(self.levels / step) * step + (step - 1) / 2
+        return middle
 
 
 class Place(TensorModule):
@@ -140,9 +141,9 @@ def place_(model: Transformer) -> tuple[list[LayerPlaces], Place]:
     gives what stands in their place.
     """
     places = [_places(i, layer) for i, layer in enumerate(model.layers) if isinstance(layer, Layer)]
-    tied = model.untied_head is None
-    head = Place(Matrix.of(HEAD, len(places), [model.embedding if tied else model.untied_head]))
-    if tied:
+    table: TensorModule = model.embedding if model.untied_head is None else model.untied_head
+    head = Place(Matrix.of(HEAD, len(places), [table]))
+    if model.untied_head is None:
         matrix = head.matrix
         model.embedding.weight = torch.nn.Parameter(matrix.levels.float() * matrix.scale.unsqueeze(1), False)
     return places, head
@@ -156,12 +157,12 @@ def _places(index: int, layer: Layer) -> LayerPlaces:
         Place(Matrix.of(kind, index, linears))
         for kind, linears in zip(LINEARS, (into, [attention.output], wide, [ffn.down]), strict=True)
     ]
-    attention.packed, attention.output = (places[0],), places[1]
+    attention.packed, attention._modules["output"] = (places[0],), places[1]
     if ffn.gate is None:
-        ffn.up = places[2]
+        ffn._modules["up"] = places[2]
     else:
         ffn.packed = (places[2],)
-    ffn.down = places[3]
+    ffn._modules["down"] = places[3]
     for each in (*into, *(wide if ffn.gate is not None else [])):
         each.weight = torch.nn.Parameter(torch.empty(0), False)
     return LayerPlaces((places[0], places[1]), (places[2], places[3]))

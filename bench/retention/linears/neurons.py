@@ -1,4 +1,4 @@
-"""Ways to spend bytes that look at whole neurons: bit planes as they were, and both sides, neurons beside graded inputs."""
+"""Ways to spend bytes that look at whole neurons: bit planes as they were, and both sides beside graded inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -176,7 +176,9 @@ class BothSides:
             spent = self._form(matrix)(x, stream).bytes
             if matrix.kind == FFN[0]:
                 down = next(m for m in self._matrices if (m.kind, m.layer) == (FFN[1], matrix.layer))
-                _, spent = self._neurons(self.dense[matrix.layer], matrix, down, self._first(matrix), self._form(matrix), x)
+                _, spent = self._neurons(
+                    self.dense[matrix.layer], matrix, down, self._first(matrix), self._form(matrix), x
+                )
             read += float(spent.mean())
         return read / sum(m.whole_bytes for m in self._matrices if m.kind in self._axis)
 

@@ -2,9 +2,9 @@
 
     python -m moesaic.bench.retention.linears.off_grid MODEL OUT --seed N
 
-A model that comes from a 4-bit file lies on 16 values a block of 32 inputs, which flatters whatever reads four bits. Every
-weight of attention and FFN gets uniform noise of half a step either way, where step = (max - min) / 15 of its block, and
-becomes bf16. What comes out is taken as an original of its own: it is not the model as it was trained.
+A model that comes from a 4-bit file lies on 16 values a block of 32 inputs, which flatters whatever reads four bits.
+Every weight of attention and FFN gets uniform noise of half a step either way, where step = (max - min) / 15 of its
+block, and becomes bf16. What comes out is taken as an original of its own: it is not the model as it was trained.
 """
 
 import argparse

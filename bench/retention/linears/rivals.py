@@ -1,4 +1,4 @@
-"""Rivals over all linears: fewer bits for every weight, plain shares of levels, and inputs that are read whole or not."""
+"""Rivals over all linears: fewer bits for every weight, plain shares of levels, inputs read whole or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

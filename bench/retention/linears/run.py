@@ -58,7 +58,12 @@ def draw_linear_curves(plan: CurvePlan, axis: str, progress: Progress) -> Linear
 
 
 def _measure(
-    lab: Lab, methods: Sequence[Method], axis: str, shares: Sequence[float], store: PointStore[Point], progress: Progress
+    lab: Lab,
+    methods: Sequence[Method],
+    axis: str,
+    shares: Sequence[float],
+    store: PointStore[Point],
+    progress: Progress,
 ) -> None:
     dense = lab.dense()  # always: the others' distance from it needs its states
     if (DENSE, 1.0) not in store.points:
@@ -71,7 +76,7 @@ def _measure(
             try:
                 store.add(lab.point(method, axis, share))
             except NotHere as error:
-                store.add(Point(method.name, method.group, share, 0.0, [], [], [], reason=str(error)))
+                store.add(Point(method.name, method.group, share, 0.0, 0.0, [], [], [], reason=str(error)))
 
 
 def _facts(
