@@ -42,8 +42,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="methods whose name holds one of these")
     parser.add_argument("--full", action="store_true", help="every split, router, rule and tile size")
     parser.add_argument(
-        "--over", choices=OVER, default=OVER[0], help="whose bytes: the FFN's neurons, every split and router (default), "
-        "or, for inputs that are graded and their rivals, those of all linears, of the FFN's, or of the head",
+        "--over", choices=OVER, default=OVER[0], help="shares of neurons (default): of an FFN's bytes, by every "
+        "split and router; else graded inputs and their rivals, by bytes of all linears, of FFNs, or of the head",
     )  # fmt: skip
     parser.set_defaults(run=run)
 

@@ -13,8 +13,11 @@ from .matrices import FFN_AXIS, HEAD_AXIS
 from .neurons import BothSides, WholePlanes
 from .rivals import FewerBits, PlainPlan, whole_or_not
 
-SHARES = {"linears": (0.62, 0.55, 0.50), "ffn": (0.20, 0.14, 0.12), "head": (0.75, 0.62, 0.55)}
-LEVELS = ((0, 4, 8), (0, 4, 6, 8), (0, 2, 4, 6, 8), (0, 3, 5, 8), (0, 4, 5, 6, 7, 8), (0, 3, 4, 5, 6, 7, 8))
+SHARES = {"linears": (0.80, 0.75, 0.68, 0.62, 0.55, 0.50), "ffn": (0.20, 0.14, 0.12), "head": (0.75, 0.62, 0.55)}
+LEVELS = (
+    (0, 4, 8), (0, 4, 6, 8), (0, 2, 4, 6, 8), (0, 3, 5, 8), (0, 4, 5, 6, 8), (0, 4, 5, 6, 7, 8), (0, 3, 4, 6, 8),
+    (0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 4, 5, 6, 7, 8),
+)  # fmt: skip
 PLAIN_LEVELS = ((0, 1, 2, 4, 8), (0, 1, 2, 3, 4, 6, 8))  # for FFNs whose neurons are mostly off
 BITS_OF_PLANES = (4, 3, 2)
 

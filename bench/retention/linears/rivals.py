@@ -23,7 +23,7 @@ from .matrices import (
     Read,
 )
 
-_NEAR = 0.1  # between the share that is asked and that of weights which have one
+_NEAR = 0.04  # between the share that is asked and that of weights which have one
 _TOKENS = 2048
 _PLANS = {  # by the share of the bytes of all linears: (share of inputs, bits), the most important first
     0.55: ([(0.15, 8), (0.35, 6), (0.5, 4)], [(0.15, 7), (0.45, 5), (0.4, 3)], [(0.1, 7), (0.3, 5), (0.4, 3)]),
