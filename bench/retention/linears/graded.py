@@ -93,9 +93,12 @@ class Graded:
         return self._threshold[id(matrix)] / self._worth[index].clamp(min=1e-30)
 
     def sizes(self, matrix: Matrix, x: Tensor, stream: Tensor) -> Tensor:
-        """|x|, beside the stream where that is asked."""
+        """|x|, beside the stream where that is asked: times usual / rms, whose square is 1 on average."""
         beside = self.stream == "all" or (self.stream == "out" and matrix.kind in (ATTENTION_OUT, FFN_OUT))
-        return x.abs() / stream.unsqueeze(1) if beside else x.abs()
+        if not beside:
+            return x.abs()
+        usual = matrix.stream.square().reciprocal().mean().rsqrt()
+        return x.abs() * (usual / stream).unsqueeze(1)
 
 
 @dataclass
