@@ -90,7 +90,9 @@ def test_more_bytes_are_nearer_to_int8(lab: Lab) -> None:
 
 
 def test_the_fisher_information_is_worth_its_backward_pass(lab: Lab) -> None:
-    known, relative = (lab.point(learned(lab, each), "linears", 0.55) for each in (Graded(), Graded(sensitivity="none")))
+    known, relative = (
+        lab.point(learned(lab, each), "linears", 0.55) for each in (Graded(), Graded(sensitivity="none"))
+    )
     assert sum(known.kl) < sum(relative.kl)
 
 
@@ -165,7 +167,9 @@ def test_prices_choose_the_levels_of_least_error_and_bytes() -> None:
 
 def test_gptq_errs_less_than_rounding_to_nearest_on_inputs_that_hang_together() -> None:
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(400, 8, generator=draw) @ torch.randn(8, 64, generator=draw) + 0.1 * torch.randn(400, 64, generator=draw)
+    x = torch.randn(400, 8, generator=draw) @ torch.randn(8, 64, generator=draw) + 0.1 * torch.randn(
+        400, 64, generator=draw
+    )
     w = torch.randn(32, 64, generator=draw)
     plain = nearest(w, group_scales(w, 4, 32, torch.ones(64)).repeat_interleave(32, 1), 4)
     errors = [(x @ (w - found).T).norm() for found in (gptq(w, x.T @ x, 4, 32), gptq(w, x.T @ x, 4, 32, False), plain)]

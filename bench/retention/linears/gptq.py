@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_DAMPING, _BLOCK = 0.01, 128
+_DAMPING, _BLOCK = 0.01, 32
 _SHRINKS = tuple(1 - 0.02 * i for i in range(11))  # of a group's largest value, for its scale: 1 to 0.8
 
 
@@ -22,23 +22,23 @@ def gptq(weight: Tensor, hessian: Tensor, bits: int, columns: int, ordered: bool
     h = h[order][:, order]
     h.diagonal().add_(_DAMPING * h.diagonal().mean())
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
-    rounded = _sweep(w[:, order], upper, scale.repeat_interleave(columns, 1)[:, : len(h)][:, order], bits)
-    return rounded[:, order.argsort()]
+    scales = scale.repeat_interleave(columns, 1)[:, : len(h)]
+    rounded = _sweep(w[:, order].T.contiguous(), upper, scales[:, order].T.contiguous(), bits)
+    return rounded.T[:, order.argsort()]
 
 
-def _sweep(w: Tensor, upper: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """upper: the Cholesky factor of the inverse Hessian."""
+def _sweep(w: Tensor, upper: Tensor, scales: Tensor, bits: int) -> Tensor:
+    """w, scales: [inputs, outputs], so that a column lies side by side. upper: Cholesky of the inverse Hessian."""
     found = torch.empty_like(w)
-    for begin in range(0, w.shape[1], _BLOCK):
-        end = min(begin + _BLOCK, w.shape[1])
-        block, errors = w[:, begin:end].T.contiguous(), torch.empty(end - begin, len(w))
+    for begin in range(0, len(w), _BLOCK):
+        end = min(begin + _BLOCK, len(w))
+        block, errors = w[begin:end], torch.empty(end - begin, w.shape[1])
         for j in range(end - begin):
-            column = begin + j
-            q = nearest(block[j], scale[:, column], bits)
-            found[:, column] = q
-            errors[j] = (block[j] - q) / upper[column, column]
-            block[j + 1 :].addr_(upper[column, column + 1 : end], errors[j], alpha=-1)
-        w[:, end:] -= errors.T @ upper[begin:end, end:]
+            row = upper[begin + j]
+            found[begin + j] = nearest(block[j], scales[begin + j], bits)
+            errors[j] = (block[j] - found[begin + j]) / row[begin + j]
+            block[j + 1 :].addr_(row[begin + j + 1 : end], errors[j], alpha=-1)
+        w[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
     return found
 
 
