@@ -30,7 +30,9 @@ def methods_for(axis: str, checkpoint: Checkpoint, windows: torch.Tensor, seed: 
     if axis == FFN_AXIS:
         planes = [WholePlanes(default_method(checkpoint.spec, 0.2), checkpoint, windows, seed)]
         plain = [Graded(levels) for levels in (*LEVELS[1:3], *PLAIN_LEVELS)]
-        return [*plain, *planes, *(BothSides(Graded(PLAIN_LEVELS[1]), *each) for each in ((2.0,), (8.0,), (4.0, 2)))]
+        both = [BothSides(Graded(PLAIN_LEVELS[1]), *each) for each in ((2.0,), (8.0,), (16.0,), (8.0, 2))]
+        both += [BothSides(Graded(levels), 8.0) for levels in (LEVELS[2], PLAIN_LEVELS[0])]
+        return [*plain, *planes, *both]
     both = [BothSides(Graded(LEVELS[2]), ratio) for ratio in (2.0, 4.0)]
     return [Graded(), *graded(), *rivals(), *planes, *both]
 
