@@ -138,7 +138,7 @@ COMPARED = (
 
 def _bits_by_inputs() -> Iterator[str]:
     off, rest, grid = pooled(*OFF_GRID), curves("linears-off-grid-rest"), curves("linears-smollm2")
-    yield f"on {count(off.tokens)} tokens of Kubernetes proposals and WikiText-2, over {WORDS[len(OFF_GRID)]} seeds of noise,"
+    yield f"{count(off.tokens)} tokens of Kubernetes proposals and WikiText-2, {WORDS[len(OFF_GRID)]} seeds of noise"
     yield "none, 4, 6 or 8, at one price of a byte"
     for label, method, share in JUDGED:
         yield _interval_row(label, off.kept(method, share))
