@@ -236,9 +236,10 @@ def test_bytes_of_what_is_not_counted_are_refused(tmp_path: Path) -> None:
         draw_linear_curves(plan(tmp_path), "router", silent)
 
 
-def test_the_picture_over_linears_shows_what_is_measured() -> None:
-    checkpoint = open_checkpoint("stories260k")
-    made = {each.name: each.group for axis in AXES for each in methods_for(axis, checkpoint, IDS, 0)}
+def test_the_picture_over_linears_shows_what_is_measured(tmp_path: Path) -> None:
+    opt(tmp_path)
+    found = [open_checkpoint("stories260k"), open_checkpoint(tmp_path)]
+    made = {each.name: each.group for one in found for axis in AXES for each in methods_for(axis, one, IDS, 0)}
     assert set(DRAWN) <= set(made) and set(made.values()) <= set(COLOURS)
 
 

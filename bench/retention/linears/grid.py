@@ -54,10 +54,12 @@ def rivals() -> Sequence[Method]:
 
 
 DRAWN = (  # in the picture
-    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 4 and 8 bits", "inputs at fixed shares of levels",
-    "int4 by GPTQ, groups of 32", "int5 by GPTQ, groups of 32", "int4 to nearest, groups of 32",
-    "int5 to nearest, groups of 32", "int6 to nearest, groups of 32", "TEAL", "WINA", "TEAL and WINA at one price",
-    "neurons by planes, high 4 bits, then 6", "neurons by planes, high 3 bits, then 6",
+    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 2, 4, 6 and 8 bits",
+    "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 8 times the price",
+    "neurons by planes, high 1 bit, then 4", "neurons by planes, high 3 bits, then 6",
+    "neurons by planes, high 4 bits, then 6", "inputs at fixed shares of levels", "int4 by GPTQ, groups of 32",
+    "int5 by GPTQ, groups of 32", "int4 to nearest, groups of 32", "int5 to nearest, groups of 32",
+    "int6 to nearest, a row", "TEAL", "WINA", "TEAL and WINA at one price",
 )  # fmt: skip
 NAMES = (
     "Inputs at 0, 4, 6 and 8 bits: of each column of an int8 matrix so many high bits are read as the size of its "

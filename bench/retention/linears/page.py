@@ -9,10 +9,11 @@ from ....evaluate.pages import render
 from ....evaluate.statistics import compare_means, compare_perplexities
 from ....models.files import write_files
 from ..page import Table, shares_of, shown
-from ..picture import draw
+from ..picture import picture
 from .grid import DRAWN, NAMES
 from .matrices import FFN_AXIS, HEAD_AXIS, LINEARS_AXIS
 
+_SHOWN = (0.99, 1.25)  # of perplexity, in the picture
 _WHOLE = {
     LINEARS_AXIS: "the int8 bytes of all linears", FFN_AXIS: "the int8 bytes of the FFNs' linears",
     HEAD_AXIS: "the int8 bytes of the head",
@@ -21,19 +22,19 @@ _WHOLE = {
 
 def write_curves(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes curves.json, curves.png and curves.html; gives their paths. Needs matplotlib."""
-    picture = draw(report, DRAWN, whole_of(report))
+    drawn = picture(report, DRAWN, whole_of(report), "perplexity_relative", _SHOWN)
     return write_files(folder, {
         "curves.json": json.dumps(report, indent=1).encode() + b"\n",
-        "curves.png": picture,
-        "curves.html": page(report, picture).encode(),
+        "curves.png": drawn,
+        "curves.html": page(report, drawn).encode(),
     })  # fmt: skip
 
 
-def page(report: Mapping[str, Any], picture: bytes) -> str:
-    """Self-contained HTML: a table for each share, best first. picture: b"" where there is none."""
+def page(report: Mapping[str, Any], drawn: bytes) -> str:
+    """Self-contained HTML: a table for each share, best first. drawn: b"" where there is no picture."""
     title = f"{report['model']}: what a model keeps for the bytes it reads of {_WHOLE[report['axis']][19:]}"
     tables = [(f"{share:.0%}", rows(report, share)) for share in shares_of(dict(report))]
-    return render("curves", title, shares=tables, whole=whole_of(report), notes=notes(report), picture=picture)
+    return render("curves", title, shares=tables, whole=whole_of(report), notes=notes(report), picture=drawn)
 
 
 def whole_of(report: Mapping[str, Any]) -> str:
