@@ -1,7 +1,7 @@
 """Every figure of README.md and docs/ is that of a file below bench/results/, or of the code; there is no other."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -137,37 +137,28 @@ COMPARED = (
 
 
 def _bits_by_inputs() -> Iterator[str]:
-    off, rest, grid = pooled(*OFF_GRID), curves("linears-off-grid-rest"), curves("linears-smollm2")
+    off, first = pooled(*OFF_GRID), curves(OFF_GRID[0])
     yield f"{count(off.tokens)} tokens of Kubernetes proposals and WikiText-2, {WORDS[len(OFF_GRID)]} seeds of noise"
     yield "none, 4, 6 or 8, at one price of a byte"
-    for label, method, share in JUDGED:
-        yield _interval_row(label, off.kept(method, share))
-    for label, method, share in BESIDE:
-        yield _interval_row(label, rest.kept(method, share))
+    yield from (_interval_row(label, off.kept(method, share)) for label, method, share in JUDGED)
+    yield from (_interval_row(label, first.kept(method, share)) for label, method, share in BESIDE)
     ahead = off.against(GPTQ, INPUTS, 0.55)
-    beside = (
-        f"{ratios(ahead.perplexity)} times the perplexity of graded inputs, and {ratios(ahead.top1)} of their top-1"
-    )
-    yield f"GPTQ has {beside}"
-    yield f"graded inputs {_at(grid.kept(INPUTS, 0.55))}, GPTQ {_at(grid.kept(GPTQ, 0.55))}"
-    yield from _choice()
-    yield from _relu()
-
-
-def _choice() -> Iterator[str]:
-    """KL, nats a token, of the points that decided the form."""
-    run = result("retention/linears-choice/curves")
-    kl = {(point["method"], point["share"]): point.get("kl_per_token") for point in run["points"]}
-    yield f"on {count(run['tokens'])} tokens of other text"
-    for said, method in CHOICES.items():
-        yield said.format(fixed(kl[method, 0.55], 4))
-
-
-def _relu() -> Iterator[str]:
-    found = curves("linears-relu-10m")
+    top1 = f"{ratios(ahead.top1)} of their top-1"
+    yield f"GPTQ has {ratios(ahead.perplexity)} times the perplexity of graded inputs, and {top1}"
+    for folder, said in CHOICES.items():
+        yield from _kl("linears-choice" + folder, said)
+    relu = curves("linears-relu-10m")
     for share in (0.2, 0.14, 0.12):
-        both, planes = (found.kept(method, share) for method in (BOTH, PLANES))
-        yield f"| {fixed(share, 2)} | {_at(both)} | {_at(planes)} | {_at(found.kept(RELU_INPUTS, share))} |"
+        kept_by = (_at(relu.kept(method, share)) for method in (BOTH, PLANES, RELU_INPUTS))
+        yield f"| {fixed(share, 2)} | {' | '.join(kept_by)} |"
+
+
+def _kl(folder: str, said: Mapping[str, str]) -> Iterator[str]:
+    """What decided the form: KL from int8 at 0.55, in nats a token."""
+    run = result(f"retention/{folder}/curves")
+    kl = {point["method"]: point["kl_per_token"] for point in run["points"] if point["share"] == 0.55}
+    yield f"{count(run['tokens'])} tokens"
+    yield from (f"{label} {fixed(kl[method], 4)}" for label, method in said.items())
 
 
 def _interval_row(label: str, found: Kept | None) -> str:
@@ -186,40 +177,37 @@ def _at(found: Kept | None) -> str:
 
 OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
-BOTH, PLANES = (
-    "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 8 times the price",
-    "neurons by planes, high 1 bit, then 4",
-)
-RELU_INPUTS = "inputs at 0, 2, 4, 6 and 8 bits"
+RELU_INPUTS, PLANES = "inputs at 0, 2, 4, 6 and 8 bits", "neurons by planes, high 1 bit, then 4"
+BOTH = f"both sides, {RELU_INPUTS}, first at 8 times the price"
 JUDGED = (
     ("graded inputs, asked for 0.62", INPUTS, 0.62),
     ("graded inputs, asked for 0.55", INPUTS, 0.55),
     ("graded inputs, asked for 0.50", INPUTS, 0.5),
     ("int4 by GPTQ, groups of 32", GPTQ, 0.55),
-    ("int5 by GPTQ, groups of 32", "int5 by GPTQ, groups of 32", 0.68),
-    ("TEAL", "TEAL", 0.55),
 )
 BESIDE = (
-    ("WINA", "WINA", 0.55),
-    ("TEAL and WINA at our prices", "TEAL and WINA at one price", 0.55),
-    ("int4 to nearest, groups of 32", "int4 to nearest, groups of 32", 0.55),
-    ("int6 to nearest, a scale a row", "int6 to nearest, a row", 0.75),
-    ("neurons by planes, high 4 bits, then 6, attention whole", "neurons by planes, high 4 bits, then 6", 0.68),
+    ("int5 by GPTQ, groups of 32, one seed", "int5 by GPTQ, groups of 32", 0.68),
+    ("TEAL, one seed", "TEAL", 0.55),
 )
-CHOICES = {
-    "the default {}": INPUTS,
-    "0, 4 and 8 bits {}": "inputs at 0, 4 and 8 bits",
-    "0, 2, 4, 6 and 8 bits {}": "inputs at 0, 2, 4, 6 and 8 bits",
-    "0 and 3 to 8 bits {}": "inputs at 0, 3, 4, 5, 6, 7 and 8 bits",
-    "Fisher information output by output {}": f"{INPUTS}, Fisher by output",
-    "no sensitivity {}": f"{INPUTS}, no sensitivity",
-    "the error relative to what a matrix gives {}": f"{INPUTS}, relative error",
-    "the input alone, without its column {}": f"{INPUTS}, |x| alone",
-    "the same share in every matrix {}": f"{INPUTS}, the same share everywhere",
-    "a scale fitted for each row and level {}": f"{INPUTS}, a fitted scale",
-    "a constant for what is left out {}": f"{INPUTS}, a constant",
-    "inputs beside the rms of the stream {}": f"{INPUTS}, beside the stream, all",
-    "fixed shares by rank {}": "inputs at fixed shares of levels",
+CHOICES = {  # what the page says before the figure: the method
+    "": {
+        "the default has": INPUTS,
+        "0, 4 and 8 bits": "inputs at 0, 4 and 8 bits",
+        "none and 3 to 8 bits": "inputs at 0, 3, 4, 5, 6, 7 and 8 bits",
+        "Fisher information output by output": f"{INPUTS}, Fisher by output",
+        "the error relative to what a matrix gives": f"{INPUTS}, relative error",
+        "a scale fitted for each row and level": f"{INPUTS}, a fitted scale",
+        "the mean of what is left out": f"{INPUTS}, a constant",
+    },
+    "-again": {
+        "the default": INPUTS,
+        "the input alone": f"{INPUTS}, |x| alone",
+        "the same share in every matrix": f"{INPUTS}, the same share everywhere",
+        "no sensitivity": f"{INPUTS}, no sensitivity",
+        "beside the rms of the stream": f"{INPUTS}, beside the stream, all",
+        "0, 2, 4, 6 and 8 bits": "inputs at 0, 2, 4, 6 and 8 bits",
+        "fixed shares by rank": "inputs at fixed shares of levels",
+    },
 }
 PASSAGES = {
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
