@@ -149,6 +149,9 @@ def _bits_by_inputs() -> Iterator[str]:
     yield f"asked for 0.50, by seed, {', '.join(_perplexity(curves(seed).kept(INPUTS, 0.5)) for seed in OFF_GRID)}"
     yield f"On {count(rest.tokens)} tokens of the first seed, asked for 0.50"
     yield from (f"{label} {_perplexity(rest.kept(method, share))}" for label, method, share in BESIDE)
+    grid = curves("linears-smollm2")
+    both = (_perplexity(grid.kept(method, 0.55)) for method in (INPUTS, GPTQ))
+    yield f"graded inputs {next(both)}, GPTQ in four bits {next(both)}"
     yield "in nats a token, at 0.55 of the bytes asked for"
     for folder, said in CHOICES.items():
         yield from _kl("linears-choice" + folder, said)
@@ -210,6 +213,9 @@ BESIDE = (
     ("WINA", "WINA", 0.55),
     ("inputs read whole or not at our prices", "TEAL and WINA at one price", 0.55),
     ("int4 to nearest in groups of 32", "int4 to nearest, groups of 32", 0.55),
+    ("neurons by planes with attention whole", "neurons by planes, high 4 bits, then 6", 0.68),
+    ("where graded inputs have", INPUTS, 0.68),
+    ("int6 to nearest with a scale a row", "int6 to nearest, a row", 0.75),
 )
 CHOICES = {  # what the page says before the figure: the method
     "": {
