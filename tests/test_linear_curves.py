@@ -26,7 +26,7 @@ from moesaic.bench.retention.planes import Planes
 from moesaic.bench.retention.run import CurvePlan
 from moesaic.compress.pipeline import compress
 from moesaic.evaluate.texts import embedded_text
-from moesaic.models.checkpoint import open_checkpoint, read_tensors
+from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import RecipeError
 
 
@@ -52,16 +52,10 @@ def learned(lab: Lab, method: Method) -> Method:
 def test_the_lab_in_int8_scores_what_the_int8_model_does(lab: Lab, tmp_path: Path) -> None:
     recipe = {"evaluation": {"documents": 1, "truncate": 24}, "stages": [{"quantize": {"linears": "int8"}}]}
     compress("stories260k", tmp_path / "int8", recipe)
-    model, ids = moesaic_load(tmp_path / "int8"), IDS[3:]
+    model, ids = load(tmp_path / "int8"), IDS[3:]
     logs = torch.log_softmax(model(ids)[:, :-1], -1)
     nats = -logs.gather(-1, ids[:, 1:, None]).sum((1, 2))
     assert lab.dense().nats == pytest.approx(nats.tolist(), rel=2e-3)
-
-
-def moesaic_load(path: Path) -> torch.nn.Module:
-    from moesaic.models.checkpoint import load
-
-    return load(path).requires_grad_(False)
 
 
 @pytest.mark.parametrize("method", [Graded(), Graded((0, 3, 5, 8)), BothSides(Graded(), 1.0)], ids=lambda m: m.name)
@@ -252,7 +246,7 @@ def test_linears_with_biases_and_one_matrix_before_the_neurons_are_computed_too(
         assert biased.point(learned(biased, method), "ffn", 1.0).nats == pytest.approx(dense.nats, rel=1e-3)
 
 
-def test_one_window_more_text_is_asked_for_before_anything_is_learned(tmp_path: Path) -> None:
+def test_a_plan_over_linears_that_makes_no_sense_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="windows is 0, it must be at least 1"):
         draw_linear_curves(replace(plan(tmp_path), windows=0), "linears", silent)
     assert not list(tmp_path.iterdir())

@@ -210,6 +210,8 @@ BESIDE = (
     ("without the columns", f"{INPUTS}, |x| alone", 0.5),
     ("the default goes on to", INPUTS, 0.45),
     ("and", INPUTS, 0.4),
+    ("both sides", "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 4 times the price", 0.55),
+    ("beside the default's", INPUTS, 0.55),
     ("WINA", "WINA", 0.55),
     ("inputs read whole or not at our prices", "TEAL and WINA at one price", 0.55),
     ("int4 to nearest in groups of 32", "int4 to nearest, groups of 32", 0.55),
