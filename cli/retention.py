@@ -2,13 +2,19 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .terminal import ProgressLine, print_table
 
+if TYPE_CHECKING:
+    from ..bench.retention.run import CurvePlan
+
+OVER = ("neurons", "linears", "ffn", "head")
+
 EXAMPLES = """examples:
   moesaic retention stories260k --text held_out.txt --out out/curves --full
-  moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only "high" TEAL FLAP"""
+  moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only "high" TEAL FLAP
+  moesaic retention smollm2 --text a.txt --over linears --out out/linears"""
 
 
 def add_parser(commands: Any) -> None:
@@ -35,6 +41,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="PART", help="methods whose name holds one of these")
     parser.add_argument("--full", action="store_true", help="every split, router, rule and tile size")
+    parser.add_argument(
+        "--over", choices=OVER, default=OVER[0], help="shares of neurons (default): of an FFN's bytes, by every "
+        "split and router; else graded inputs and their rivals, by bytes of all linears, of FFNs, or of the head",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -51,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
+    if args.over != OVER[0]:
+        return _over_linears(plan, args.over)
     with ProgressLine() as progress:
         curves = as_json(draw_curves(plan, progress))
     for share in shares_of(curves):
@@ -59,4 +71,21 @@ def run(args: argparse.Namespace) -> int:
     for line in notes(curves):
         print(line)
     print("written: " + ", ".join(map(str, write_curves(curves, args.out))))
+    return 0
+
+
+def _over_linears(plan: "CurvePlan", axis: str) -> int:
+    from ..bench.retention.linears.page import notes, rows, whole_of, write_curves
+    from ..bench.retention.linears.plain import as_json
+    from ..bench.retention.linears.run import draw_linear_curves
+    from ..bench.retention.page import shares_of
+
+    with ProgressLine() as progress:
+        curves = as_json(draw_linear_curves(plan, axis, progress))
+    for share in shares_of(curves):
+        print(f"{share:.0%} of {whole_of(curves)}")
+        print_table(*rows(curves, share))
+    for line in notes(curves):
+        print(line)
+    print("written: " + ", ".join(map(str, write_curves(curves, plan.out))))
     return 0

@@ -30,7 +30,7 @@ CONTENT: dict[str, dict[str, Any]] = {
         "command": HOSTILE,
         "picture": b"png",
     },
-    "curves": {"shares": [("55%", TABLE)], "notes": [HOSTILE], "picture": b""},
+    "curves": {"shares": [("55%", TABLE)], "whole": "the bytes", "notes": [HOSTILE], "picture": b""},
     "tour": {"tiers": TABLE, "notes": [HOSTILE], "picture": b""},
 }
 

@@ -1,7 +1,7 @@
 """Every figure of README.md and docs/ is that of a file below bench/results/, or of the code; there is no other."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +9,9 @@ import pytest
 from house import ROOT
 
 from moesaic.bench.gpu.run import SECONDS
-from moesaic.bench.published.figures import curves, recipe, result
+from moesaic.bench.published.figures import Kept, curves, pooled, recipe, result
 from moesaic.bench.published.run import MARKDOWN
-from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent
+from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent, percents, ratios, times
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
 
@@ -134,7 +134,113 @@ COMPARED = (
     ("TEAL", "TEAL", "TEAL"),
     ("neurons, perfect router", "neurons, perfect", "neurons, perfect"),
 )
+
+
+def _bits_by_inputs() -> Iterator[str]:
+    off, first, rest = pooled(*OFF_GRID), curves(OFF_GRID[0]), curves("linears-off-grid-rest")
+    yield f"{count(off.tokens)} tokens of Kubernetes proposals and WikiText-2, {WORDS[len(OFF_GRID)]} seeds of noise"
+    yield "none, 4, 6 or 8, at one price of a byte"
+    yield "| | of the linears' bytes | top-1 (95 %) | perplexity (95 %) |"
+    yield from (_interval_row(label, off.kept(method, share)) for label, method, share in JUDGED)
+    yield _interval_row("int5 by GPTQ, groups of 32, one seed", first.kept("int5 by GPTQ, groups of 32", 0.68))
+    ahead = off.against(GPTQ, INPUTS, 0.55)
+    top1 = f"{ratios(ahead.top1)} of their top-1"
+    yield f"GPTQ has {ratios(ahead.perplexity)} times the perplexity of graded inputs, and {top1}"
+    yield f"asked for 0.50, by seed, {', '.join(_perplexity(curves(seed).kept(INPUTS, 0.5)) for seed in OFF_GRID)}"
+    yield f"On {count(rest.tokens)} tokens of the first seed, asked for 0.50"
+    yield from (f"{label} {_perplexity(rest.kept(method, share))}" for label, method, share in BESIDE)
+    grid = curves("linears-smollm2")
+    both = (_perplexity(grid.kept(method, 0.55)) for method in (INPUTS, GPTQ))
+    yield f"graded inputs {next(both)}, GPTQ in four bits {next(both)}"
+    yield "in nats a token, at 0.55 of the bytes asked for"
+    for folder, said in CHOICES.items():
+        yield from _kl("linears-choice" + folder, said)
+    yield from _relu()
+
+
+def _perplexity(found: Kept | None) -> str:
+    assert found
+    return f"{times(found.perplexity.value)} at {fixed(found.bytes, 3)}"
+
+
+def _relu() -> Iterator[str]:
+    found = curves("linears-relu-10m")
+    for share in (0.2, 0.14, 0.12):
+        kept_by = (_at(found.kept(method, share)) for method in (BOTH, PLANES, RELU_INPUTS))
+        yield f"| {fixed(share, 2)} | {' | '.join(kept_by)} |"
+        yield f"{ratios(found.against(BOTH, PLANES, share).perplexity)} times that of planes at {fixed(share, 2)}"
+
+
+def _kl(folder: str, said: Mapping[str, str]) -> Iterator[str]:
+    """What decided the form: KL from int8 at 0.55, in nats a token."""
+    run = result(f"retention/{folder}/curves")
+    kl = {point["method"]: point["kl_per_token"] for point in run["points"] if point["share"] == 0.55}
+    yield f"{count(run['tokens'])} tokens"
+    yield from (f"{label} {fixed(kl[method], 4)}" for label, method in said.items())
+
+
+def _interval_row(label: str, found: Kept | None) -> str:
+    assert found
+    top1, perplexity = found.top1, found.perplexity
+    return (
+        f"| {label} | {fixed(found.bytes, 3)} | {percent(top1.value)} ({percents(top1)}) "
+        f"| {times(perplexity.value)} ({ratios(perplexity)}) |"
+    )
+
+
+def _at(found: Kept | None) -> str:
+    assert found
+    return f"{percent(found.top1.value)}, {times(found.perplexity.value)} at {fixed(found.bytes, 3)}"
+
+
+OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
+INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
+RELU_INPUTS, PLANES = "inputs at 0, 2, 4, 6 and 8 bits", "neurons by planes, high 1 bit, then 4"
+BOTH = f"both sides, {RELU_INPUTS}, first at 8 times the price"
+JUDGED = (
+    ("graded inputs, asked for 0.62", INPUTS, 0.62),
+    ("graded inputs, asked for 0.55", INPUTS, 0.55),
+    ("graded inputs, asked for 0.50", INPUTS, 0.5),
+    ("int4 by GPTQ, groups of 32", GPTQ, 0.55),
+    ("TEAL", "TEAL", 0.55),
+)
+BESIDE = (
+    ("the default", INPUTS, 0.5),
+    ("with a level of 5 bits more", "inputs at 0, 4, 5, 6 and 8 bits", 0.5),
+    ("without the columns", f"{INPUTS}, |x| alone", 0.5),
+    ("the default goes on to", INPUTS, 0.45),
+    ("and", INPUTS, 0.4),
+    ("both sides", "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 4 times the price", 0.55),
+    ("beside the default's", INPUTS, 0.55),
+    ("WINA", "WINA", 0.55),
+    ("inputs read whole or not at our prices", "TEAL and WINA at one price", 0.55),
+    ("int4 to nearest in groups of 32", "int4 to nearest, groups of 32", 0.55),
+    ("neurons by planes with attention whole", "neurons by planes, high 4 bits, then 6", 0.68),
+    ("where graded inputs have", INPUTS, 0.68),
+    ("int6 to nearest with a scale a row", "int6 to nearest, a row", 0.75),
+)
+CHOICES = {  # what the page says before the figure: the method
+    "": {
+        "the default has": INPUTS,
+        "0, 4 and 8 bits": "inputs at 0, 4 and 8 bits",
+        "none and 3 to 8 bits": "inputs at 0, 3, 4, 5, 6, 7 and 8 bits",
+        "Fisher information output by output": f"{INPUTS}, Fisher by output",
+        "the error relative to what a matrix gives": f"{INPUTS}, relative error",
+        "a scale fitted for each row and level": f"{INPUTS}, a fitted scale",
+        "the mean of what is left out": f"{INPUTS}, a constant",
+    },
+    "-again": {
+        "the default": INPUTS,
+        "the input alone": f"{INPUTS}, |x| alone",
+        "the same share in every matrix": f"{INPUTS}, the same share everywhere",
+        "no sensitivity": f"{INPUTS}, no sensitivity",
+        "beside the rms of the stream": f"{INPUTS}, beside the stream, all",
+        "0, 2, 4, 6 and 8 bits": "inputs at 0, 2, 4, 6 and 8 bits",
+        "fixed shares by rank": "inputs at fixed shares of levels",
+    },
+}
 PASSAGES = {
+    "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
     "docs/how-it-works.md": _how_it_works,

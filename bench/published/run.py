@@ -17,6 +17,7 @@ from ...models.files import write_whole
 from ..controls import report as recipe_report
 from ..reference.card import model_card
 from ..retention import page as curves_page
+from ..retention.linears import page as linears_page
 from .figures import RESULTS
 from .text import render
 
@@ -39,8 +40,13 @@ def pages() -> dict[Path, Page]:
     for file in sorted(RESULTS.glob("compress/*/report.json")):
         found[file.with_suffix(".html")] = partial(_html, recipe_report.page, file)
     for file in sorted(RESULTS.glob("retention/*/curves.json")):
-        found[file.with_suffix(".html")] = partial(_html, curves_page.page, file)
+        found[file.with_suffix(".html")] = partial(_html, _curves, file)
     return found
+
+
+def _curves(report: Any, picture: bytes) -> str:
+    made = linears_page.page if "axis" in report else curves_page.page
+    return made(report, picture)
 
 
 def _card(file: Path) -> str:

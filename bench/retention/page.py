@@ -30,7 +30,8 @@ def page(report: Report, picture: bytes) -> str:
     """Self-contained HTML: a table for each share, best first. picture: b"" where there is none."""
     title = f"{report['model']}: what an FFN keeps for the bytes it reads"
     shares = [(f"{share:.0%}", rows(report, share)) for share in shares_of(report)]
-    return render("curves", title, shares=shares, notes=notes(report), picture=picture)
+    whole = "the FFN's int8 bytes"
+    return render("curves", title, shares=shares, whole=whole, notes=notes(report), picture=picture)
 
 
 def shares_of(report: Report) -> list[float]:
@@ -84,7 +85,7 @@ def _row(report: Report, point: Mapping[str, Any], beside: Mapping[str, Any] | N
     spread = point["top1_relative"].get("by_seed")
     return [
         point["method"], f"{point['bytes_share']:.3f}", f"{point['neurons_share']:.3f}",
-        _shown(point["top1_relative"]), _shown(point["perplexity_relative"]),
+        shown(point["top1_relative"]), shown(point["perplexity_relative"]),
         *([_spread(spread)] if report["seeds"] > 1 else []), _ahead(point, beside),
     ]  # fmt: skip
 
@@ -100,10 +101,11 @@ def _ahead(point: Mapping[str, Any], beside: Mapping[str, Any] | None) -> str:
     if beside is None or beside is point:
         return "itself"
     found = compare_means(point["correct"], beside["correct"], point["tokens"])
-    return _shown({"value": found.ratio, "low": found.ratio_interval.low, "high": found.ratio_interval.high})
+    return shown({"value": found.ratio, "low": found.ratio_interval.low, "high": found.ratio_interval.high})
 
 
-def _shown(figure: Mapping[str, float]) -> str:
+def shown(figure: Mapping[str, float]) -> str:
+    """A ratio and its interval."""
     if not math.isfinite(figure["value"]):
         return "no figure"
     return f"{figure['value']:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from ...evaluate.provenance import provenance
 from ...evaluate.texts import encode_documents, read_documents
 from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError, TextError
-from ...models.files import append_line
 from ...models.progress import Progress
 from ...models.seeds import DRAWN_SEED
 from ...models.spec import INT8_FORMATS
@@ -26,8 +25,10 @@ from ...models.tokenizer import Tokenizer
 from .grid import default_method, methods_for, shares_for
 from .lab import Lab, Point
 from .method import Method, NotHere
+from .store import PointStore
 
 DENSE = "dense int8"  # its FFNs
+N = TypeVar("N", bound="Named")
 _SOURCES = ("bench/retention", "compress", "evaluate", "kernels", "models")
 
 
@@ -74,17 +75,17 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     Raises RecipeError for a plan that makes no sense, TextError for text too short, CheckpointError for the model.
     """
     checkpoint = open_checkpoint(plan.model)
-    _check(plan, checkpoint)
-    evaluation, ffn = _evaluation(plan, checkpoint), checkpoint.spec.layers[0].ffn
-    methods, shares = _chosen(methods_for(checkpoint.spec, plan.full), plan.only), plan.shares or shares_for(ffn)
+    check_plan(plan, checkpoint)
+    evaluation, ffn = evaluation_windows(plan, checkpoint), checkpoint.spec.layers[0].ffn
+    methods, shares = chosen(methods_for(checkpoint.spec, plan.full), plan.only), plan.shares or shares_for(ffn)
     defaults = {share: default_method(checkpoint.spec, share).name for share in shares}
     found = []
     with torch_threads(choose_threads(None, checkpoint.weight_bytes)):
         for seed in range(plan.seed, plan.seed + plan.seeds):
             settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=seed)
             calibration = Calibration(settings, checkpoint).windows
-            store = _Store(plan, _key(checkpoint, seed, calibration, evaluation))
-            if store.missing(methods, shares):
+            store = PointStore(plan.out, key_of(checkpoint, seed, calibration, evaluation), Point)
+            if store.missing([(DENSE, 1.0), *((each.name, share) for each in methods for share in shares)]):
                 lab = Lab(checkpoint, calibration, evaluation, seed, progress)
                 _measure(lab, methods, shares, store, progress)
             found.append(store.points)
@@ -99,7 +100,7 @@ def draw_curves(plan: CurvePlan, progress: Progress) -> Curves:
     return Curves(plan, found[0][DENSE, 1.0], [found[0][each] for each in wanted], facts, defaults, again)
 
 
-def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
+def check_plan(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     least = {"windows": (plan.windows, 1), "length": (plan.length, 2), "calibration": (plan.calibration, 1)}
     least |= {"seeds": (plan.seeds, 1)}
     DRAWN_SEED.check("seed", plan.seed)
@@ -122,7 +123,9 @@ def _check(plan: CurvePlan, checkpoint: Checkpoint) -> None:
         )
 
 
-def _measure(lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: "_Store", progress: Progress) -> None:
+def _measure(
+    lab: Lab, methods: Sequence[Method], shares: Sequence[float], store: PointStore[Point], progress: Progress
+) -> None:
     if (DENSE, 1.0) not in store.points:
         store.add(lab.dense())
     for method in map(copy.deepcopy, methods):  # of which one is kept at a time: it holds the model's FFNs once more
@@ -145,36 +148,11 @@ def _without(method: Method, share: float, reason: str) -> Point:
     return Point(method.name, method.group, share, 0.0, 0.0, [], [], [], reason)
 
 
-class _Store:
-    """points.jsonl of the output folder, a line each, for one key: another key begins it anew."""
-
-    def __init__(self, plan: CurvePlan, key: str) -> None:
-        self._file = plan.out / f"points-{key[:12]}.jsonl"
-        text = self._file.read_text() if self._file.exists() else ""
-        self._end_of_last = "" if not text or text.endswith("\n") else "\n"  # a kill may have cut it off
-        found = (Point(**each) for each in map(_parsed, text.splitlines()) if each)
-        self.points = {(point.method, point.share): point for point in found}
-
-    def missing(self, methods: Sequence[Method], shares: Sequence[float]) -> bool:
-        names = [(method.name, share) for method in methods for share in shares]
-        return any(each not in self.points for each in [(DENSE, 1.0), *names])
-
-    def add(self, point: Point) -> None:
-        self.points[point.method, point.share] = point
-        append_line(self._file, f"{self._end_of_last}{json.dumps(point.to_json())}")
-        self._end_of_last = ""
+class Named(Protocol):
+    name: str
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
-    """The object of a line, or None for one that a kill cut off."""
-    try:
-        found: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return found
-
-
-def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
+def chosen(methods: Sequence[N], only: Sequence[str]) -> list[N]:
     """The methods whose name holds one of these parts; a part that is a whole name means that method alone."""
     names = {method.name for method in methods}
     found = [
@@ -189,8 +167,8 @@ def _chosen(methods: list[Method], only: Sequence[str]) -> list[Method]:
     return found
 
 
-def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
-    """[windows, length] of each file, drawn by the seed."""
+def evaluation_windows(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
+    """[windows, length] of each file, drawn by the seed. Raises TextError for text too short."""
     tokenizer, parts = Tokenizer.open(checkpoint.path), []
     for file in plan.text:
         encoded = encode_documents(read_documents([file]), tokenizer, None, checkpoint.spec.vocab_size)
@@ -211,7 +189,8 @@ def _evaluation(plan: CurvePlan, checkpoint: Checkpoint) -> Tensor:
     return torch.cat(parts)
 
 
-def _key(checkpoint: Checkpoint, seed: int, *windows: Tensor) -> str:
+def key_of(checkpoint: Checkpoint, seed: int, *windows: Tensor) -> str:
+    """Equal for equal weights, windows, seed and code."""
     parts = [content_sha256(checkpoint), seed, code_sha256(*_SOURCES)]
     parts += [hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in windows]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
