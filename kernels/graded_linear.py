@@ -1,6 +1,6 @@
 """A linear layer with int8 weights of which each token reads as many bits of each input as that input is worth.
 
-Input k of a token matters by |x_k|, so the bits of its weights are read level by level while |x_k| worth[l, k] is above
+Input k of a token matters by |x_k|, so the bits of its weights are read level by level while |x_k| worth[l] is above
 the token's threshold (graded/worth.py). What is read counts as c(w), the middle of what the weight may be:
 
     y[n] = scale[n] step sum_k q_k c_k(w[n, k]) + bias[n],  q = round(x / step),  step = max|x| / 32639
@@ -37,7 +37,7 @@ Implementation = Literal["native", "integers", "torch"]
 
 @dataclass(frozen=True)
 class GradedWeights:
-    """packed: the only copy of the int8 weights [outputs, inputs]; scale: fp32 [outputs]; worth: fp32 [levels, inputs].
+    """packed: the only copy of the int8 weights [outputs, inputs]; scale: fp32 [outputs]; worth: fp32 [levels].
 
     bias: floating point [outputs] or None. Raises TypeError and ValueError for what does not fit together.
     """
@@ -48,7 +48,7 @@ class GradedWeights:
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
-        outputs, levels = self.packed.outputs, (len(self.packed.planes), self.packed.inputs)
+        outputs, levels = self.packed.outputs, (len(self.packed.planes),)
         _check_tensor("scale", self.scale, (outputs,), torch.float32)
         _check_tensor("worth", self.worth, levels, torch.float32)
         if self.bias is not None:
@@ -130,28 +130,28 @@ def _in_integers(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grade
         here = levels == level
         middle += ((1 << (WHOLE_BITS - bits)) - 1) * torch.where(here, digits.q, 0.0).long().sum(-1, keepdim=True)
         if not x.is_cpu or bool(here.any()):  # elsewhere nobody waits for an answer
-            chosen[bits] = torch.where(torch.cat([here, here]), both, 0)
-    parts = [_doubled(chosen, weights.packed.unpacked(rows), middle) for rows in _blocks(weights.packed)]
-    return _finished(torch.cat(parts, dim=-1), digits, levels, weights, x.dtype)
+            chosen[level] = torch.where(torch.cat([here, here]), both, 0)
+    high, low = torch.split(_summed(chosen, weights.packed, len(both)).long(), len(x))
+    return _finished(high * 512 + low * 2 + middle, digits, levels, weights, x.dtype)
 
 
-def _doubled(chosen: dict[int, Tensor], weight: Tensor, middle: Tensor) -> Tensor:
-    """2 sum_k q_k c_k(w) in int64 [tokens, outputs]; chosen: by bits, both digits int8 [2 tokens, inputs]."""
-    tokens = len(middle)
-    total = torch.zeros(2 * tokens, len(weight), dtype=torch.int32, device=weight.device)
-    for bits, digits in chosen.items():
-        under = WHOLE_BITS - bits
-        total += _product(digits, weight >> under << under)
-    high, low = torch.split(total.long(), tokens)
-    return high * 512 + low * 2 + middle
+def _summed(chosen: dict[int, Tensor], packed: PackedGraded, rows: int) -> Tensor:
+    """sum_k chosen[level][.., k] high bits of w: int32 [rows, outputs]; chosen: by level, int8 [rows, inputs]."""
+    total = torch.zeros(rows, packed.outputs, dtype=torch.int32, device=packed.rows.device)
+    step = max(1, BLOCK_BYTES // packed.outputs)
+    for begin in range(0, packed.inputs, step):
+        some = packed.inputs_only(slice(begin, begin + step))
+        for level, digits in chosen.items():
+            total += _product(digits[:, begin : begin + step], some.by_input(level))
+    return total
 
 
 def _product(rows: Tensor, weight: Tensor) -> Tensor:
-    """int32 [rows, outputs]."""
+    """int32 [rows, outputs] of weight int8 [inputs, outputs]."""
     count = len(rows)
     if rows.is_cuda and count < CUDA_ROWS:
         rows = functional.pad(rows, (0, 0, 0, CUDA_ROWS - count))
-    product: Tensor = torch._int_mm(rows, weight.t())
+    product: Tensor = torch._int_mm(rows.contiguous(), weight)
     return product[:count]
 
 

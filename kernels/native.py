@@ -129,6 +129,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_plane_ffn.restype = flag
     library.moesaic_graded_linear.argtypes = [*[pointer] * 5, size, size, flag]
     library.moesaic_graded_linear.restype = flag
+    library.moesaic_graded_unpack.argtypes = [pointer, pointer, *[size] * 4, pointer, size, size]
+    library.moesaic_graded_unpack.restype = None
+    library.moesaic_graded_pack.argtypes = [pointer, pointer, *[size] * 4, pointer, size]
+    library.moesaic_graded_pack.restype = None
     scale = ctypes.c_double
     library.moesaic_paged_attention.argtypes = [*[pointer] * 11, *[size] * 15, scale, size, flag, flag]
     library.moesaic_paged_attention.restype = flag

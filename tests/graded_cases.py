@@ -36,7 +36,7 @@ def tokens_of(count: int, inputs: int) -> Tensor:
 
 def thresholds_of(x: Tensor, weights: GradedWeights) -> Tensor:
     """fp32 [tokens], of all tiers side by side: full, what drops some of the levels, and what drops everything."""
-    values = (x.abs().float().unsqueeze(1) * weights.worth).flatten(1)
+    values = (x.abs().float().unsqueeze(1) * weights.worth.unsqueeze(1)).flatten(1)
     shares = torch.tensor([0.0, 0.3, 0.6, 0.9, 1.0])
     found = [float(values[t].quantile(shares[t % 5])) if t % 5 else 0.0 for t in range(len(x))]
     return torch.tensor(found)

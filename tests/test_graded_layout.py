@@ -86,8 +86,27 @@ def test_a_step_through_outputs_is_refused() -> None:
         pack_graded(weight_of(9, 2)).unpacked(slice(0, 9, 2))
 
 
-def test_all_bits_are_the_bytes_of_int8_and_the_table() -> None:
+def test_all_bits_are_the_bytes_of_int8_and_what_they_are_worth() -> None:
     shape = GradedShape(576, 960, biased=True)
-    assert graded_linear_bytes(shape, 8 * 576) == int8_linear_bytes(shape) + 4 * 3 * 576
+    assert graded_linear_bytes(shape, 8 * 576) == int8_linear_bytes(shape) + 4 * 3
     assert graded_linear_bytes(shape, 4 * 576) - graded_linear_bytes(shape, 0) == 576 * 960 / 2
     assert level_bits(PLANES) == (0, 4, 6, 8)
+
+
+@pytest.mark.parametrize("outputs", [1, 64, 65, 128, 130, 200, 320])
+@pytest.mark.parametrize("planes", [(4, 2, 2), (4, 4), (2, 1, 1, 4)])
+def test_rows_are_looked_up_and_unpacked_by_input_as_they_were(outputs: int, planes: tuple[int, ...]) -> None:
+    weight = torch.randint(-128, 128, (outputs, 40), dtype=torch.int8, generator=torch.Generator().manual_seed(outputs))
+    packed, some = pack_graded(weight, planes), torch.randint(0, outputs, (7,))
+    assert torch.equal(packed.at(some), weight[some])
+    for level in range(1, len(planes) + 1):
+        under = 8 - sum(planes[:level])
+        assert torch.equal(packed.by_input(level), (weight >> under << under).T)
+
+
+def test_planes_made_by_torch_and_by_cpp_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randint(-128, 128, (200, 33), dtype=torch.int8)
+    native = pack_graded(weight)
+    monkeypatch.setattr("moesaic.kernels.graded.layout.native", lambda: None)
+    plain = pack_graded(weight)
+    assert torch.equal(plain.rows, native.rows) and torch.equal(plain.by_input(2), native.by_input(2))

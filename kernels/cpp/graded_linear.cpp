@@ -13,7 +13,7 @@ constexpr int MAX_LEVELS = 8;
 struct GradedLayer {
   const uint8_t* rows;  // [inputs, row_bytes]: the planes of w + 128, the first over all outputs, then the next
   const float* scale;   // [outputs]
-  const float* worth;   // [levels, inputs]
+  const float* worth;   // [levels]
   const float* bias;    // [outputs] or null
   int64_t inputs, outputs, row_bytes, levels;
   int64_t widths[MAX_LEVELS];  // of the planes, in bits

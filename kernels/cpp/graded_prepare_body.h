@@ -34,8 +34,8 @@ TARGET static void choose_levels(const GradedLayer& layer, const float* x, float
   }
   for (int64_t k = 0; k < inputs; ++k) level[k] = 0;
   for (int64_t l = 0; l < levels; ++l) {
-    const float* worth = layer.worth + l * inputs;
-    for (int64_t k = 0; k < inputs; ++k) level[k] += __builtin_fabsf(x[k]) * worth[k] > threshold;
+    const float worth = layer.worth[l];
+    for (int64_t k = 0; k < inputs; ++k) level[k] += __builtin_fabsf(x[k]) * worth > threshold;
   }
 }
 

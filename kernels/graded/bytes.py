@@ -22,20 +22,15 @@ class GradedShape:
 def graded_linear_bytes(shape: GradedShape, bits: float) -> float:
     """Bytes that a lone token reads where it reads so many `bits` over all inputs (`GradedResult.bits`).
 
-    The bits of every output, scales and biases, and the worth of every level of every input. Planes that do not fill
+    The bits of every output, scales and biases, and the worth of every level. Planes that do not fill
     their lines of 64 bytes read up to a line more an input, which belongs to a layout and is not counted.
     """
-    return bits / 8 * shape.outputs + _vector_bytes(shape) + worth_bytes(shape)
+    return bits / 8 * shape.outputs + _vector_bytes(shape) + 4 * len(shape.planes)
 
 
 def int8_linear_bytes(shape: GradedShape) -> int:
     """Bytes of weights, scales and biases in plain int8."""
     return shape.inputs * shape.outputs + _vector_bytes(shape)
-
-
-def worth_bytes(shape: GradedShape) -> int:
-    """Bytes of the table that decides how far an input is read, which every token reads: fp32 [levels, inputs]."""
-    return 4 * len(shape.planes) * shape.inputs
 
 
 def level_bits(planes: Sequence[int]) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def digits_of(x: Tensor, thresholds: Tensor) -> Digits:
 
 
 def graded_levels(x: Tensor, worth: Tensor, thresholds: Tensor) -> Tensor:
-    """int64 [tokens, inputs], how many levels of an input are read: those where |x[t, k]| worth[l, k] > thresholds[t].
+    """int64 [tokens, inputs], how many levels of an input are read: those where |x[t, k]| worth[l] > thresholds[t].
 
     At a threshold of 0 or less all levels of every input but zeros. Nothing of a token that is no number.
     """
@@ -47,8 +47,8 @@ def graded_levels(x: Tensor, worth: Tensor, thresholds: Tensor) -> Tensor:
     size = torch.where(_sound(wide, thresholds), wide.abs(), 0.0)
     whole = (size > 0) & (limit <= 0)
     levels = torch.zeros(size.shape, dtype=torch.int64, device=x.device)
-    for row in worth:
-        levels += ((limit > 0) & (size * row > limit)) | whole
+    for each in worth:
+        levels += ((limit > 0) & (size * each > limit)) | whole
     return levels
 
 

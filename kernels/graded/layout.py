@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..native import native
 from ..pages import LINE, on_large_pages
 from .bytes import MAX_INPUTS, PLANES, WHOLE_BITS, check_planes
+from .rows import pack_native, unpacked_native
 
 BLOCK = 128  # outputs
 _GROUP = 4  # outputs side by side
@@ -64,6 +66,27 @@ class PackedGraded:
     def num_bytes(self) -> int:
         """The bytes of memory, padding included."""
         return self.rows.nbytes
+
+    def inputs_only(self, inputs: slice) -> "PackedGraded":
+        """A view of some of the inputs."""
+        return PackedGraded(self.rows[inputs], self.outputs, self.planes)
+
+    def by_input(self, level: int | None = None) -> Tensor:
+        """The weights again, transposed: int8 [inputs, outputs]; as far as `level` reads them, bits beyond it 0."""
+        read, library = len(self.planes) if level is None else level, native() if self.rows.is_cpu else None
+        if library is not None:
+            return unpacked_native(self.rows, self.outputs, self.planes, read, library)
+        under = WHOLE_BITS - sum(self.planes[:read])
+        return (self.unpacked() >> under << under).T
+
+    def at(self, outputs: Tensor) -> Tensor:
+        """The weights of some outputs, int64 [n], in any order: int8 [n, inputs]."""
+        whole, under, starts = torch.zeros_like(self.rows[:, :1]), WHOLE_BITS, plane_starts(self.outputs, self.planes)
+        for start, width in zip(starts, self.planes, strict=False):
+            under -= width
+            byte, bit = _places(outputs, self.outputs, width)
+            whole = whole | (self.rows[:, start + byte] >> bit.to(torch.uint8) & ((1 << width) - 1)) << under
+        return (whole ^ _SIGN).view(torch.int8).T.contiguous()
 
     def unpacked(self, rows: slice = slice(None)) -> Tensor:
         """The weights of these outputs again: int8 [outputs, inputs]. Whole blocks of 128 waste nothing."""
@@ -111,6 +134,10 @@ def pack_graded(weight: Tensor, planes: tuple[int, ...] = PLANES) -> PackedGrade
     size = plane_starts(outputs, planes)[-1]
     rows = torch.zeros(inputs, -(-size // LINE) * LINE, dtype=torch.uint8, device=weight.device)
     rows = on_large_pages([rows])[0] if rows.is_cpu else rows
+    library = native() if rows.is_cpu else None
+    if library is not None:
+        pack_native(weight, rows, planes, library)
+        return PackedGraded(rows, outputs, tuple(planes))
     for begin in range(0, inputs, _PACKED_INPUTS):
         part = slice(begin, begin + _PACKED_INPUTS)
         rows[part, :size] = _planes_of(weight[:, part].T.contiguous().view(torch.uint8) ^ _SIGN, planes)
@@ -172,6 +199,20 @@ def _fields(plane: Tensor, run: Run, width: int) -> Tensor:
         halves.append(torch.stack(turns, dim=2))  # [inputs, blocks, turns, lanes, 4, 4]
     fields = torch.stack(halves, dim=2) & ((1 << width) - 1)
     return fields.permute(0, 1, 2, 5, 3, 4, 6).flatten(1)
+
+
+def _places(outputs: Tensor, count: int, width: int) -> tuple[Tensor, Tensor]:
+    """Of each output its byte in a plane of this width, and its bit there."""
+    byte, bit = torch.zeros_like(outputs), torch.zeros_like(outputs)
+    for run in runs(count):
+        lanes, n = run.lanes(width), outputs - run.first
+        block, n = n // run.outputs, n % run.outputs
+        group, here = n // _GROUP % run.groups, n // (_GROUP * run.groups) % 4
+        place = _LANE * (group % lanes) + n % _GROUP + _GROUP * here + _before(run, width) + block * _LANE * lanes
+        turn = width * (4 // width * (n // (16 * run.groups)) + group // lanes)
+        inside = (outputs >= run.first) & (outputs < run.first + run.blocks * run.outputs)
+        byte, bit = torch.where(inside, place, byte), torch.where(inside, turn, bit)
+    return byte, bit
 
 
 def _shift(half: int, turn: int, width: int) -> int:

@@ -4,10 +4,11 @@ A weight w of which b bits are read counts as the middle of what it may be,
 
     c_b(w) = floor(w / 2^(8-b)) 2^(8-b) + (2^(8-b) - 1) / 2,  c_0 = 0,  c_8 = w,
 
-so that input k, read at b bits, leaves the error x_k^2 e[b, k], e[b, k] = sum_n F_n scale_n^2 (w - c_b(w))^2, with F_n
-the sensitivity of output n. At one price for every byte of a model, level l is read where |x_k| worth[l, k] is above
-one number, with worth[l, k]^2 the error that the step to l removes for a byte, made falling in l: a step that removes
-more than the one before is taken together with it.
+so that input k, read at b bits, leaves the error x_k^2 e[b, k] with e[b, k] = sum_n F_n scale_n^2 (w - c_b(w))^2, F_n
+the sensitivity of output n. What the low bits leave is much the same for every input, so e[b] is the mean over them. At
+one price for every byte of a model, level l is read where |x_k| worth[l] is above one number, with worth[l]^2 the error
+that the step to l removes for a byte, made falling in l: a step that removes more than the one before is taken together
+with it.
 """
 
 import torch
@@ -19,7 +20,7 @@ _BLOCK_WEIGHTS = 1 << 20  # at a time
 
 
 def worth_of(weight: Tensor, scale: Tensor, sensitivity: Tensor | float, planes: tuple[int, ...] = PLANES) -> Tensor:
-    """fp32 [levels, inputs] by the equation above. weight: int8 [outputs, inputs]; scale: fp32 [outputs].
+    """fp32 [levels] by the equation above. weight: int8 [outputs, inputs]; scale: fp32 [outputs].
 
     sensitivity: F_n, fp32 [outputs], or one number for all. Raises ValueError for planes and for shapes.
     """
@@ -28,7 +29,7 @@ def worth_of(weight: Tensor, scale: Tensor, sensitivity: Tensor | float, planes:
         raise ValueError(f"scale must be [{len(weight)}] for this weight, it is {list(scale.shape)}")
     errors = level_errors(weight, scale.double().square() * sensitivity, planes)
     costs = [len(weight) * width / WHOLE_BITS for width in planes]
-    return falling(errors, costs).sqrt().float()
+    return falling(errors.mean(1), costs).sqrt().float()
 
 
 def level_errors(weight: Tensor, importance: Tensor, planes: tuple[int, ...]) -> Tensor:
@@ -51,7 +52,7 @@ def halves(weight: Tensor, bits: int) -> Tensor:
 
 
 def falling(errors: Tensor, costs: list[float]) -> Tensor:
-    """The error that each step removes for its cost, at least 0: [levels, inputs] of errors [1 + levels, inputs].
+    """The error that each step removes for its cost, at least 0: [levels] of errors [1 + levels].
 
     The slopes of the concave hull of what is removed over what is paid: on step l the least, over where one may begin
     before it, of the most that one may gain a unit by going on from there to l or further.
