@@ -14,6 +14,7 @@ from ..engine.llm import LLM
 from ..evaluate.files import as_png
 from ..evaluate.pages import render
 from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.cost import token_cost
 from ..models.extras import can_draw
 from ..models.files import write_files
 from ..models.locate import DEFAULT_MODEL, by_short_name
@@ -31,13 +32,13 @@ _PROMPT = "The old horse stood at the gate and"
 class Row:
     """One model at a tier: whose it is, its tier, bytes on disk, and figures on text that nothing was chosen on.
 
-    ffn_bytes: of the dense model's FFN in this precision, the share that a token reads.
+    read: of the bytes that a token reads of the model in int8, all weights and the head, the part that it reads here.
     """
 
     name: str
     tier: str
     weight_bytes: int
-    ffn_bytes: float
+    read: float
     perplexity: float
     top1: float
     tokens_per_second: float = 0.0
@@ -49,7 +50,7 @@ def tour_model() -> str:
 
 
 def tour_recipes(recipe: str) -> dict[str, Mapping[str, Any]]:
-    """The recipe, int8 alone, and static pruning that reads what the lowest tier reads."""
+    """The recipe, int8 alone, and static pruning that leaves of the FFN the share that the lowest tier reads of all."""
     steps = read_recipe(recipe)
     lowest = min(steps.tiers().values())
     return {
@@ -70,13 +71,13 @@ def compress_all(model: str, out: Path, recipe: str, progress: Progress) -> dict
 def rows(model: str, done: Mapping[str, Compression]) -> list[Row]:
     """The dense model, its company, and every tier of the result."""
     first = done["all four"]
-    original = open_checkpoint(model)
-    found = [_row("dense", FULL, original.weight_bytes, 1.0, first.original)]
+    whole = _read(open_checkpoint(done["int8 alone"].out), {})
+    found = [_row("dense", FULL, open_checkpoint(model).weight_bytes, 1.0, first.original)]
     for name, each in reversed(list(done.items())):
-        kept = _neurons(open_checkpoint(each.out)) / _neurons(original)  # the rest was pruned
-        found.append(_row(name, FULL, each.bytes_after, kept, each.result))
+        made = open_checkpoint(each.out)
+        found.append(_row(name, FULL, each.bytes_after, _read(made, {}) / whole, each.result))
         for tier, figures in each.tiers.items():
-            found.append(_row(name, tier, each.bytes_after, kept * figures["ffn_bytes_share"], figures))
+            found.append(_row(name, tier, each.bytes_after, _read(made, figures) / whole, figures))
     return found
 
 
@@ -99,11 +100,11 @@ def measure_speeds(paths: Mapping[str, str | Path], points: Sequence[Row], progr
 def as_table(points: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """What people read: accuracy relative to the dense model."""
     dense = points[0]
-    head = ["", "tier", "weights, MB", "FFN bytes a token", "perplexity", "top-1", "of dense", "tokens/s"]
+    head = ["", "tier", "weights, MB", "bytes a token", "perplexity", "top-1", "of dense", "tokens/s"]
     cells = [
         [
             point.name, point.tier, f"{point.weight_bytes / 1e6:,.1f}",
-            "as dense" if point is dense else f"{point.ffn_bytes:.3f} of int8", f"{point.perplexity:.2f}",
+            "as dense" if point is dense else f"{point.read:.3f} of int8", f"{point.perplexity:.2f}",
             f"{point.top1:.2%}", f"{point.top1 / dense.top1:.1%}",
             f"{point.tokens_per_second:,.4g}" if point.tokens_per_second else "",
         ]
@@ -125,7 +126,7 @@ def write_report(
 
 
 def draw(points: Sequence[Row], title: str) -> bytes:
-    """A PNG: accuracy relative to dense against the share of the FFN's bytes. Needs matplotlib."""
+    """A PNG: accuracy relative to dense against the bytes that a token reads. Needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
@@ -133,18 +134,16 @@ def draw(points: Sequence[Row], title: str) -> bytes:
     dense, rest = points[0], points[1:]
     panel.axhline(100, color="#8a8f98", linewidth=1, label="dense")
     for name, (color, mark) in _MARKS.items():
-        mine = sorted((point for point in rest if point.name == name), key=lambda point: point.ffn_bytes)
-        panel.plot(
-            [p.ffn_bytes for p in mine], [100 * p.top1 / dense.top1 for p in mine], mark, color=color, label=name
-        )
+        mine = sorted((point for point in rest if point.name == name), key=lambda point: point.read)
+        panel.plot([p.read for p in mine], [100 * p.top1 / dense.top1 for p in mine], mark, color=color, label=name)
         for point in mine if name == "all four" else ():
             panel.annotate(
                 point.tier,
-                (point.ffn_bytes, 100 * point.top1 / dense.top1),
+                (point.read, 100 * point.top1 / dense.top1),
                 textcoords="offset points",
                 xytext=(6, -12),
             )
-    panel.set_xlabel("share of the FFN's int8 bytes that a token reads")
+    panel.set_xlabel("part of the int8 model's bytes that a token reads")
     panel.set_ylabel("next-token accuracy, % of dense")
     panel.set_title(title, loc="left", fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
@@ -156,13 +155,15 @@ def _alone(recipe: Recipe, stages: list[dict[str, Any]]) -> dict[str, Any]:
     return {**recipe.model_dump(), "stages": stages}
 
 
-def _row(name: str, tier: str, weight_bytes: int, ffn_bytes: float, figures: Mapping[str, float | int]) -> Row:
-    return Row(name, tier, weight_bytes, ffn_bytes, figures["perplexity"], figures["top1_accuracy"])
+def _row(name: str, tier: str, weight_bytes: int, read: float, figures: Mapping[str, float | int]) -> Row:
+    return Row(name, tier, weight_bytes, read, figures["perplexity"], figures["top1_accuracy"])
 
 
 def _with_speed(row: Row, rate: float) -> Row:
-    return Row(row.name, row.tier, row.weight_bytes, row.ffn_bytes, row.perplexity, row.top1, rate)
+    return Row(row.name, row.tier, row.weight_bytes, row.read, row.perplexity, row.top1, rate)
 
 
-def _neurons(checkpoint: Checkpoint) -> int:
-    return sum(layer.ffn.width for layer in checkpoint.spec.layers)
+def _read(checkpoint: Checkpoint, figures: Mapping[str, float | int]) -> int:
+    """Bytes that a token reads of all weights, at the tier of these figures or at full."""
+    shares = (figures.get("bytes_share", 1.0), figures.get("neurons_share", 1.0))
+    return token_cost(checkpoint.spec, 2, ffn_shares=shares).bytes

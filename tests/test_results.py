@@ -55,7 +55,7 @@ def held(document: Path) -> list[str]:
 
 
 def _readme() -> Iterator[str]:
-    run, smol = result("smollm2-2-cpu-cores"), curves("smollm2")
+    run, off = result("smollm2-2-cpu-cores"), pooled(*OFF_GRID)
     machine, tokens = run["machine"], run["retention"]["int8"]["tokens"]
     yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, one run"
     yield f"scored on {count(tokens)} tokens of Python documentation"
@@ -63,15 +63,13 @@ def _readme() -> Iterator[str]:
     yield from (_row(label, *names) for label, names in ROWS.items())
     limit = machine["read_bandwidth_gb_per_s"] * 1e9 / run["bytes"]["int8"]
     yield f"| the limit: int8 weights read once a token | | | | {count(limit)} | |"
-    planes, int4, teal, static = (
-        smol.kept(method, 0.55)
-        for method in ("high 4 bits, then 6", "int4 to nearest, groups of 32", "TEAL", "Fisher pruning")
-    )
-    assert planes and int4 and teal and static
+    inputs, int4, teal = off.kept(INPUTS, 0.55), off.kept(GPTQ, 0.55), off.kept("TEAL", 0.55)
+    assert inputs and int4 and teal
     yield (
-        f"With {percent(planes.share, 0)} of the FFN's bytes read for a token, and no training, the int8 model keeps "
-        f"{percent(planes.top1.value)} of its right next tokens; int4 in groups of 32 keeps {percent(int4.top1.value)} "
-        f"at {percent(int4.bytes, 0)}, TEAL {percent(teal.top1.value)}, static pruning {percent(static.top1.value)}:"
+        f"With {percent(0.55, 0)} of the linears' bytes read for a token, and nothing trained, int8 keeps "
+        f"{percent(inputs.top1.value)} of its right next tokens and has {times(inputs.perplexity.value)} its perplexity"
+        f"; int4 by GPTQ in groups of 32 has {times(int4.perplexity.value)} at {percent(int4.bytes, 0)}, "
+        f"TEAL {times(teal.perplexity.value)} at {percent(teal.bytes, 0)}."
     )
     yield f"small on {WORDS[machine['processors']]} cores"
     yield f"measures everything on a GPU in {WORDS[int(SECONDS) // 60]} minutes"
