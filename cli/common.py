@@ -62,11 +62,13 @@ def add_generation_options(parser: argparse.ArgumentParser, without: Container[s
 
 def _add_compute(parser: argparse.ArgumentParser) -> None:
     dial = parser.add_mutually_exclusive_group()
-    dial.add_argument("--tier", metavar="TIER", help="how much of the FFN to spend: a tier the model lists")
-    dial.add_argument("--share", type=float, metavar="S", help="or the part of the FFN's bytes: 0.6 lies between tiers")
+    dial.add_argument("--tier", metavar="TIER", help="how much of the weights to read: a tier the model lists")
+    dial.add_argument(
+        "--share", type=float, metavar="S", help="or the part of the bytes that tiers govern: 0.6 lies between tiers"
+    )
     floor = parser.add_mutually_exclusive_group()
     floor.add_argument("--floor-tier", metavar="TIER", help="the engine may go down to this tier while others wait")
-    floor.add_argument("--floor-share", type=float, metavar="S", help="or down to this part of the FFN's bytes")
+    floor.add_argument("--floor-share", type=float, metavar="S", help="or down to this part of the bytes")
     parser.add_argument("--prefill-tier", metavar="TIER", help="the tier at which the prompt is read; default: full")
 
 
@@ -147,9 +149,9 @@ def describe_tier(usage: Usage) -> str:
     tier = f"tier {usage.tier_used}" if usage.tier_used else "between tiers"
     if usage.tier_asked not in ("", usage.tier_used):
         tier += f" (asked for {usage.tier_asked})"
-    if usage.ffn_bytes_share is None:
+    if usage.bytes_share is None:
         return tier
-    return f"{tier}, {usage.ffn_bytes_share:.0%} of the FFN's bytes"
+    return f"{tier}, {usage.bytes_share:.0%} of the bytes that tiers govern"
 
 
 def describe(name: str, model: ModelDescription) -> str:

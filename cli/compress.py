@@ -138,7 +138,7 @@ def _print_result(done: "Compression") -> None:
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     print_table(head, [_row(*each) for each in ends])
     if done.tiers:
-        head = ["tier", "FFN bytes", "FFN neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
+        head = ["tier", "bytes read", "neurons", "perplexity", "top-1", "relative top-1", "KL, nats/token"]
         tiers = {"full": done.result, **done.tiers}
         print_table(head, [_tier_row(name, figures, done.original) for name, figures in tiers.items()])
     if done.tasks:
@@ -161,7 +161,7 @@ def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[
 def _tier_row(name: str, figures: Mapping[str, float | int], original: Mapping[str, float | int]) -> list[str]:
     whole = original["top1_accuracy"]
     return [
-        name, f"{figures.get('ffn_bytes_share', 1):.3f}", f"{figures.get('ffn_neurons_share', 1):.3f}",
+        name, f"{figures.get('bytes_share', 1):.3f}", f"{figures.get('neurons_share', 1):.3f}",
         f"{figures['perplexity']:.4f}", f"{figures['top1_accuracy']:.2%}",
         f"{figures['top1_accuracy'] / whole:.4f}" if whole else "", f"{figures['kl_nats_per_token']:.5f}",
     ]  # fmt: skip

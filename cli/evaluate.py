@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--training-text", nargs="+", default=[], metavar="FILE", help="say how much of the texts it has"
     )
-    parser.add_argument("--tier", default="full", metavar="TIER", help="how much of the FFN to spend")
+    parser.add_argument("--tier", default="full", metavar="TIER", help="how much of the weights to read")
     parser.add_argument("--json", metavar="FILE", help="write the figures, per document too")
     parser.add_argument("--report", metavar="DIR", help="write report.json, report.png and report.html")
     add_engine_options(parser, slots=False)

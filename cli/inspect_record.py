@@ -14,7 +14,7 @@ _KEPT = {  # figures of a text: what heads their column, and how they are writte
     "kl_nats_per_token": ("KL, nats/token", "{:.5f}"),
     "top1_agreement": ("agreement", "{:.2%}"),
 }
-_READ = {"ffn_bytes_share": ("FFN bytes", "{:.3f}"), "ffn_neurons_share": ("FFN neurons", "{:.3f}")}
+_READ = {"bytes_share": ("bytes read", "{:.3f}"), "neurons_share": ("neurons", "{:.3f}")}
 
 
 def print_record(record: "Record") -> None:

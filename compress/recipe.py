@@ -69,7 +69,7 @@ class Recipe(Strict):
         return [*self.stages, *(stage for stage in asked if stage is not None)]
 
     def tiers(self) -> dict[str, float]:
-        """The tiers that the result will have beside the full one, with their shares of the FFN's bytes."""
+        """The tiers that the result will have beside the full one, with their shares of the bytes that they govern."""
         found = [stage.settings.tiers for stage in self.stages if isinstance(stage, MoefyStage)]
         return dict(found[0]) if found else {}
 

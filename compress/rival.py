@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..evaluate.compare import AHEAD, BEHIND, NO_DIFFERENCE, PERPLEXITY, compare_scores, verdict
 from ..evaluate.statistics import Comparison
 from ..models.checkpoint import Checkpoint
+from ..models.cost import governed_bytes
 from ..models.errors import InvalidRequest, SetupError, Unsupported
 from ..models.spec import FULL, TransformerSpec
 from .recipe import Recipe, read_recipe, shipped_recipes
@@ -19,7 +20,7 @@ _TOGETHER = "together"
 class _Beside:
     """A tier of the result beside the rival at as many bytes; no comparison where the rival has no such point.
 
-    share: of the FFN's bytes as they were before pruning.
+    share: of the bytes that tiers govern, as they were before pruning.
     """
 
     tier: str
@@ -32,11 +33,9 @@ class _Beside:
 
     def __str__(self) -> str:
         if self.comparison is None:
-            return f"{self.tier} ({self.share:.3f} of the FFN's bytes)"
+            return f"{self.tier} ({self.share:.3f} of the bytes)"
         times, interval = self.comparison.ratio, self.comparison.ratio_interval
-        return (
-            f"{self.tier} ({self.share:.3f} of the FFN's bytes) x{times:.4f}, {interval.low:.4f} to {interval.high:.4f}"
-        )
+        return f"{self.tier} ({self.share:.3f} of the bytes) x{times:.4f}, {interval.low:.4f} to {interval.high:.4f}"
 
 
 def rival_notice(run: Run, made: Made) -> str:
@@ -113,7 +112,7 @@ def _names(run: Run) -> str:
 
 
 def _beside(run: Run, made: Made, rest: Run, rival: Checkpoint) -> Iterator[_Beside]:
-    kept = _neurons(made.checkpoint.spec) / _neurons(rival.spec)
+    kept = _governed(made.checkpoint.spec) / _governed(rival.spec)
     shares = {FULL: 1.0} | {tier.name: tier.bytes_share for tier in made.checkpoint.record.tiers}
     for tier, score in made.tiers.items():
         share = kept * shares[tier]
@@ -122,9 +121,14 @@ def _beside(run: Run, made: Made, rest: Run, rival: Checkpoint) -> Iterator[_Bes
         except (InvalidRequest, Unsupported):
             yield _Beside(tier, share)
             continue
-        name = f"the recipe without {_names(run)}, {share:.3f} of the FFN's bytes"
+        name = f"the recipe without {_names(run)}, {share:.3f} of the bytes"
         _, found = compare_scores(score, rest.judge.score_at(name, rival, point), run.recipe.seed)
         yield _Beside(tier, share, found.get(PERPLEXITY))
+
+
+def _governed(spec: TransformerSpec) -> int:
+    """What shares are shares of: bytes of graded linears, or neurons."""
+    return governed_bytes(spec, 2) if spec.is_graded else _neurons(spec)
 
 
 def _neurons(spec: TransformerSpec) -> int:

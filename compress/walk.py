@@ -56,9 +56,9 @@ def walk(
         give_back_freed_memory()
         if progress:
             progress(i + 1, len(model.layers))
-    spent = [row for compute in computes for row in compute.spent.by_row]
-    read, computed = (sum(part) / windows.numel() for part in zip(*spent, strict=True))
-    return read / model.whole_ffn[0], computed / model.whole_ffn[1]
+    spent = [row for compute in computes for row in compute.spent.shares(windows.shape[1])]
+    read, computed = (sum(part) / len(windows) for part in zip(*spent, strict=True))
+    return read, computed
 
 
 def _check(model: Transformer, layer: int, states: Sequence[Tensor], batches: Sequence[Tensor]) -> None:

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 
 from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_transformer, open_checkpoint
-from ..models.cost import token_cost
+from ..models.cost import governed_bytes, token_cost
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
 from ..models.spec import INT8
@@ -162,10 +163,10 @@ def _described(
 ) -> ModelDescription:
     element_bytes = dense_dtype(checkpoint, device, options.dtype).itemsize
     read = token_cost(checkpoint.spec, element_bytes).bytes
-    other_bytes = token_cost(checkpoint.spec, element_bytes, ffn_shares=(0.0, 0.0)).bytes
+    tier_bytes = governed_bytes(checkpoint.spec, element_bytes)
     return ModelDescription(
         family=checkpoint.spec.family,
-        num_parameters=sum(value.numel() for name, value in model.state_dict().items() if "scale" not in name),
+        num_parameters=sum(prod(entry.shape) for name, entry in checkpoint.entries.items() if "scale" not in name),
         weight_bytes=checkpoint.weight_bytes,
         vocab_size=checkpoint.spec.vocab_size,
         max_context=runner.max_context,
@@ -178,6 +179,6 @@ def _described(
         kv_tokens=runner.num_blocks * runner.block_tokens,
         kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8),
         kv_cache=options.kv_cache or "model",
-        ffn_bytes=read - other_bytes,
-        other_bytes=other_bytes,
+        tier_bytes=tier_bytes,
+        other_bytes=read - tier_bytes,
     )

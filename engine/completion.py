@@ -32,7 +32,7 @@ class Usage:
     tier_asked: "" between two tiers, where a share was asked for. tier_used: of the new tokens; "" between two tiers,
     or where a floor let it change on the way.
 
-    ffn_bytes_share, ffn_neurons_share: of the feed-forward layers' weights, what a token read, router included, by
+    bytes_share, neurons_share: of the feed-forward layers' weights, what a token read, router included, by
     itself or with step_share together with the rows beside it, and of their neurons, what it computed; means over
     the new tokens that were computed, None where the model has one tier only.
 
@@ -43,8 +43,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     tier_used: str = "full"
-    ffn_bytes_share: float | None = None
-    ffn_neurons_share: float | None = None
+    bytes_share: float | None = None
+    neurons_share: float | None = None
     tier_asked: str = "full"
     cached_prompt_tokens: int = 0
     weight_bytes_per_token: int | None = None

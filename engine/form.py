@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
-from ..models.compute import Compute, OperatingPoints, Spending
+from ..models.compute import Compute, OperatingPoints
 from .paged_context import PagedContext
 from .runner import ModelRunner, Span
 from .sampler import NOT_FINITE, Drawn, plainly_drawn
@@ -85,7 +85,7 @@ class Form:
         tokens = PagedTokens(tables, self._row, positions.to(torch.int32), [1] * self.size.rows, longest)
         context = PagedContext(self._runner.pages, tokens)
         ids = self._integers[:, _ID].unsqueeze(1)
-        logits = model.head(model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0])
+        logits = model.head(model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0], compute)
         drawn = plainly_drawn(logits, self._numbers[:, _TEMPERATURE], self._numbers[:, _UNIFORM])
         shares = [compute.spent.columns(1, logits.device)] if compute else []
         return torch.cat([drawn, *shares], 1)
@@ -98,7 +98,8 @@ class Form:
     def _compute(self) -> Compute:
         parts = self._numbers[:, _PART].float().unsqueeze(1)
         asked = OperatingPoints.of_form(self._integers[:, _TIER], parts, self.size.full)
-        return Compute(asked, Spending(asked.num_rows, asked.sparse, self._runner.model.whole_ffn))
+        model = self._runner.model
+        return Compute.of(asked, model.whole, model.thresholds)
 
 
 class Forms:

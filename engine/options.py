@@ -52,8 +52,8 @@ class EngineOptions:
 class ModelDescription:
     """What is running, as it is told to clients and printed at start.
 
-    kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. ffn_bytes,
-    other_bytes: of the weights, what a token reads at the full tier: feed-forward layers, and all the rest.
+    kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
+    other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
     """
 
     family: str
@@ -70,7 +70,7 @@ class ModelDescription:
     kv_tokens: int = 0
     kv_bytes: int = 0
     kv_cache: str = "model"
-    ffn_bytes: int = 0
+    tier_bytes: int = 0
     other_bytes: int = 0
 
     @property

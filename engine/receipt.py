@@ -33,8 +33,8 @@ class Receipt:
             len(request.prompt_ids),
             completion_tokens,
             tier_used=dial.name(*used) if len(used) == 1 else "",
-            ffn_bytes_share=bytes_share,
-            ffn_neurons_share=neurons_share,
+            bytes_share=bytes_share,
+            neurons_share=neurons_share,
             tier_asked=dial.name(request.operating_point),
             cached_prompt_tokens=self._cached_tokens,
             weight_bytes_per_token=self._weight_bytes(shares),
@@ -56,4 +56,4 @@ class Receipt:
         model = self._model
         if not model.other_bytes or (shares is None and len(model.tiers) > 1):
             return None
-        return model.other_bytes + round(model.ffn_bytes * (shares[0] if shares else 1.0))
+        return model.other_bytes + round(model.tier_bytes * (shares[0] if shares else 1.0))

@@ -101,9 +101,9 @@ class Row:
     choice: which of a request's n answers. logprobs: of token_ids, where they were asked for; prompt_logprobs: of the
     prompt's tokens but the first, with the first row.
 
-    timing comes with the first token and with the last row. shares: of the FFN's bytes and of its neurons, what this
-    request's new tokens have used so far, a mean over them, or before there are any those of the prompt; None where the
-    model has one tier only.
+    timing comes with the first token and with the last row. shares: of the bytes that tiers govern and of
+    the FFN's neurons, what this request's new tokens have used so far, a mean over them, or before there are any those
+    of the prompt; None where the model has one tier only.
     cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
     computed, where a floor lets it differ from the one asked for.
     """

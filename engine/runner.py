@@ -35,8 +35,8 @@ class Span:
 class Forward:
     """logits: [scored tokens, vocab], span after span.
 
-    shares: fp64 [spans, 2], of the FFN's bytes and of its neurons the parts that a span's tokens used, their means;
-    None where the model has one tier only. They stay on the device until somebody asks.
+    shares: fp64 [spans, 2], of the bytes that tiers govern and of the FFN's neurons the parts that a span's tokens
+    used, their means; None where the model has one tier only. They stay on the device until somebody asks.
     """
 
     logits: Tensor
@@ -94,7 +94,8 @@ class ModelRunner:
             return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
         states, compute = self.states(spans)
         counts = [len(span.token_ids) for span in spans]
-        logits = self.model.head(states if counts == [span.scored for span in spans] else states[_scored(spans)])
+        rows = None if counts == [span.scored for span in spans] else torch.tensor(_scored(spans), device=self.device)
+        logits = self.model.head(states if rows is None else states[rows], compute, rows)
         return Forward(logits, means(compute.spent.columns(1, self.device), counts) if compute else None)
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ READ_TOKENS = 512  # that go through the model together
 class Reader:
     """One sequence of at most `max_context` tokens, its keys and values kept as an engine would by default.
 
-    scored: of all that was computed at the model's operating point, (tokens, FFN bytes, neurons), the last two as sums
+    scored: of all that was computed at the model's operating point, (tokens, bytes, neurons), the last two as sums
     of each token's share.
     """
 
@@ -73,11 +73,19 @@ class Reader:
 
     @torch.inference_mode()
     def head(self, states: Tensor) -> Tensor:
-        """Logits [tokens, vocab] of states [tokens, hidden]."""
-        return self.model.head(states)
+        """Logits [tokens, vocab] of states [tokens, hidden], at the model's operating point."""
+        point = self.model.operating_point
+        if not point or self.model.thresholds is None:
+            return self.model.head(states)
+        compute = self.model.compute_of([point] * len(states))
+        logits = self.model.head(states, compute)
+        read = compute.spent.columns(1, self.device)[:, 0]
+        tokens, num_bytes, neurons = self.scored
+        self.scored = (tokens, num_bytes + float(read.sum()), neurons)
+        return logits
 
     def _note(self, shares: Tensor | None, tokens: int) -> None:
-        """shares: [tokens, 2] of FFN bytes and neurons; None is all of them."""
+        """shares: [tokens, 2] of bytes and neurons; None is all of them."""
         num_bytes, neurons = (tokens, tokens) if shares is None else shares.sum(0).tolist()
         before = self.scored
         self.scored = (before[0] + tokens, before[1] + num_bytes, before[2] + neurons)

@@ -27,7 +27,7 @@ class Sequence:
     num_reused: int = 0  # of the prompt, found in the prefix cache
     admitted: float | None = None
     decoding_since: float | None = None
-    read_shares: tuple[float, float] | None = None  # of FFN bytes and neurons, of the last tokens of the prompt
+    read_shares: tuple[float, float] | None = None  # of bytes and neurons, of the last tokens of the prompt
     spent: tuple[float, float] = (0.0, 0.0)  # sums over new tokens of the same
     num_spent: int = 0
     num_scored: int = 0  # of the prompt

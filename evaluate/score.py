@@ -45,8 +45,8 @@ class DocumentScore:
 class Score:
     """What a model makes of a text. `documents` and, for long documents, `pieces` are kept for intervals.
 
-    seconds: what the model's own passes took. ffn_shares: of the FFN's bytes and of its neurons, what a token used, a
-    mean over the tokens read; (1, 1) for a model with one tier.
+    seconds: what the model's own passes took. ffn_shares: of the bytes that tiers govern and of the FFN's neurons,
+    what a token used, a mean over the tokens read; (1, 1) for a model with one tier.
     """
 
     documents: tuple[DocumentScore, ...]
@@ -97,7 +97,7 @@ class Score:
             "top1_accuracy": self.top1_accuracy,
         }
         if self.ffn_shares != (1.0, 1.0):
-            figures["ffn_bytes_share"], figures["ffn_neurons_share"] = self.ffn_shares
+            figures["bytes_share"], figures["neurons_share"] = self.ffn_shares
         if total.num_words:
             figures["nats_per_word"] = total.nats / total.num_words
             figures["word_perplexity"] = _exp(total.nats / total.num_words)

@@ -14,7 +14,7 @@ def main(model: str, prompt: str) -> None:
     llm = moesaic.LLM(model)
     for tier in llm.description.tiers:
         answer = llm.generate([prompt], tier=tier, max_new_tokens=32, temperature=0)[0]
-        share = answer.usage.ffn_bytes_share
+        share = answer.usage.bytes_share
         print(f"{tier}, {1 if share is None else share:.0%} of the bytes: {prompt}{answer.text}")
 
 

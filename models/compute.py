@@ -1,4 +1,4 @@
-"""What each row of a batch asks of its feed-forward layers, and what it spent there."""
+"""What each row of a batch asks of the layers, and what it spent there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 class Prices(NamedTuple):
-    """Bytes that a lone token reads of an FFN: anyway, and for each unit of each part: of its neurons computed, which
-    come first, of its neurons refined, or of whatever else a sparse FFN counts.
+    """Bytes that a lone token reads of a part of the model: anyway, and for each unit of each part: of an FFN's neurons
+    computed, which come first, of its neurons refined, of the bits of a graded input, or of whatever else is counted.
     """
 
     fixed: float
@@ -50,12 +50,12 @@ class OperatingPoints:
         """
         self = cls.__new__(cls)
         self._set(tiers, parts, list(range(num_full, len(tiers))))
-        self._factors = None
+        self._is_form, self._factors = True, None
         return self
 
     def _set(self, tiers: Tensor, parts: Tensor | None, sparse: list[int]) -> None:
         self._tiers, self._parts, self.sparse = tiers, parts, sparse
-        self.num_rows, self.num_full = len(tiers), len(tiers) - len(sparse)
+        self.num_rows, self.num_full, self._is_form = len(tiers), len(tiers) - len(sparse), False
         self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
 
     @property
@@ -70,6 +70,25 @@ class OperatingPoints:
         parts = self._parts[self.sparse_rows] if self.num_full else self._parts
         return torch.lerp(table[tiers], table[(tiers + 1).clamp(max=len(table) - 1)], parts)
 
+    def of_all(self, table: Tensor) -> Tensor:
+        """The values of a table [tiers] for every row, full ones too: [rows]."""
+        found = table[self._tiers]
+        if self._parts is not None:
+            found = torch.lerp(found, table[(self._tiers + 1).clamp(max=len(table) - 1)], self._parts[:, 0])
+        if self._is_form and self.num_full:  # whose numbers say nothing of the full rows
+            found = torch.cat([table[:1].expand(self.num_full), found[self.num_full :]])
+        return found
+
+    def back(self, device: torch.device) -> Tensor | slice:
+        """Where each row stands when the full ones come first."""
+        if isinstance(self.full_rows, slice) or isinstance(self.sparse_rows, slice):
+            return slice(None)
+        return torch.cat([self.full_rows, self.sparse_rows]).argsort()
+
+    @property
+    def device(self) -> torch.device:
+        return self._tiers.device
+
     @property
     def together(self) -> bool:
         """Whether rows choose together."""
@@ -80,92 +99,100 @@ class OperatingPoints:
         return thresholds if self._factors is None else thresholds * self._factors
 
 
+class Whole(NamedTuple):
+    """What a token at the full tier reads and computes: bytes of the weights that tiers govern, neurons of all FFNs.
+
+    fixed_bytes, fixed_neurons: the part of them that no tier leaves out.
+    """
+
+    bytes: float
+    neurons: int
+    fixed_bytes: float = 0.0
+    fixed_neurons: int = 0
+
+
 class Spending:
     """An account of what the rows of a batch used, summed over tokens and layers.
 
-    sparse: the rows that are not full. whole: what one token spends on the FFNs at the full tier: bytes and neurons.
-    Neurons are counted in integers, so that no sum depends on its order.
+    sparse: the rows that are not full; full ones are charged `whole` a token. Bits and neurons are counted in integers,
+    so that no sum depends on its order.
     """
 
-    def __init__(self, num_rows: int, sparse: Sequence[int], whole: tuple[int, int]) -> None:
-        self._num_rows, self._sparse, self._whole = num_rows, sparse, whole
-        self._by_all, self._by_full, self._fixed = [0, 0], [0, 0], 0.0  # of one row
-        self._counts: dict[Prices, Tensor] = {}  # int64 [parts, sparse rows]
-
-    def note_whole(self, num_bytes: int, neurons: int, tokens: int, full_alone: bool = False) -> None:
-        """`tokens` tokens of each row, or of each at the full tier, went through a whole FFN."""
-        account = self._by_full if full_alone else self._by_all
-        account[0] += num_bytes * tokens
-        account[1] += neurons * tokens
+    def __init__(self, asked: OperatingPoints, whole: Whole) -> None:
+        self._asked, self._whole, self._fixed = asked, whole, 0.0  # fixed: of one row
+        self._counts: dict[Prices, list[Tensor]] = {}  # int64 [parts, sparse rows] each
+        self._bits: dict[float, list[Tensor]] = {}  # int64 [rows * tokens] each, by the bytes that a bit reads
+        self._neurons: list[Tensor] = []  # int64 [rows * tokens] each
 
     def note_sparse(self, prices: Prices, counts: Tensor, tokens: int) -> None:
-        """counts: units of each part that has a price, int64 [parts, sparse rows * tokens]."""
+        """counts: units of each part that has a price, int64 [parts, sparse rows * tokens]; the first are neurons."""
         of_rows = counts.view(len(counts), -1, tokens).sum(-1) if tokens > 1 else counts
-        known = self._counts.get(prices)
-        self._counts[prices] = of_rows if known is None else known + of_rows
+        self._counts.setdefault(prices, []).append(of_rows)
         self._fixed += prices.fixed * tokens
 
+    def note_graded(
+        self, price: Prices, bits: Tensor, neurons: Tensor | None, tokens: int, rows: Tensor | None = None
+    ) -> None:
+        """bits, and neurons where inputs are neurons: of every row, full ones too, int64 [rows * tokens]; or bits of
+        one token of each of `rows`.
+        """
+        if rows is not None:
+            bits = bits.new_zeros(self._asked.num_rows).index_copy(0, rows, bits)
+        self._bits.setdefault(price.parts[0], []).append(bits)
+        self._fixed += price.fixed * tokens
+        if neurons is not None:
+            self._neurons.append(neurons)
+
     def columns(self, tokens: int, device: torch.device) -> Tensor:
-        """For each row the mean share of the FFN's bytes and of its neurons, over `tokens` tokens: fp64 [rows, 2].
+        """For each row the mean share of all bytes and of all neurons, over `tokens` tokens: fp64 [rows, 2].
 
         Nothing is brought from or to the host.
         """
-        read, neurons = self._sums(device)
-        return torch.stack([read / (self._whole[0] * tokens), neurons / (self._whole[1] * tokens)], 1)
+        whole, num_full = self._whole, self._asked.num_full
+        read, neurons = self._sums(tokens, device)
+        found = torch.stack([read / (whole.bytes * tokens), neurons / (whole.neurons * tokens)], 1)
+        if not num_full:
+            return found
+        ones = torch.ones(num_full, 2, dtype=torch.float64, device=device)
+        return torch.cat([ones, found])[self._asked.back(device)]
 
-    def _sums(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Bytes and neurons of each row, fp64 [rows]."""
-        num_full = self._num_rows - len(self._sparse)
-        found = []
-        for part in range(2):
-            every, sums = self._by_all[part], torch.zeros(len(self._sparse), dtype=torch.float64, device=device)
-            for prices, counts in self._counts.items():
-                if part == 0:
-                    sums += sum(count.double() * price for count, price in zip(counts, prices.parts, strict=True))
-                else:
-                    sums += counts[0]
-            sums += every + (self._fixed if part == 0 else 0.0)
-            full = torch.full((num_full,), float(every + self._by_full[part]), dtype=torch.float64, device=device)
-            found.append(torch.cat([full, sums])[self._order(device)])
-        return found[0], found[1]
+    def _sums(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Bytes and neurons of each row that is not full, fp64 [sparse rows]."""
+        size = len(self._asked.sparse)
+        read = torch.full((size,), self._whole.fixed_bytes * tokens + self._fixed, dtype=torch.float64, device=device)
+        neurons = torch.full((size,), float(self._whole.fixed_neurons * tokens), dtype=torch.float64, device=device)
+        for prices, noted in self._counts.items():
+            counts = torch.stack(noted).sum(0)
+            read += sum(count.double() * price for count, price in zip(counts, prices.parts, strict=True))
+            neurons += counts[0]
+        for price, noted in self._bits.items():
+            read += self._of_sparse(noted, tokens) * price
+        if self._neurons:
+            neurons += self._of_sparse(self._neurons, tokens)
+        return read, neurons
 
-    def _order(self, device: torch.device) -> Tensor | slice:
-        """Where each row stands when the full ones come first."""
-        if not self._sparse or self._sparse[0] == self._num_rows - len(self._sparse):
-            return slice(None)
-        full = [row for row in range(self._num_rows) if row not in set(self._sparse)]
-        return torch.tensor([*full, *self._sparse], device=device).argsort()
-
-    @property
-    def by_row(self) -> list[tuple[float, float]]:
-        """The bytes of FFN weights, router included, that each row would have read alone, and the neurons computed for
-        it: sums over tokens and layers.
-        """
-        device = next(iter(self._counts.values())).device if self._counts else torch.device("cpu")
-        read, neurons = self._sums(device)
-        return list(zip(read.tolist(), neurons.tolist(), strict=True))
+    def _of_sparse(self, noted: Sequence[Tensor], tokens: int) -> Tensor:
+        of_rows = torch.stack(list(noted)).sum(0).view(-1, tokens).sum(1)
+        return of_rows[self._asked.sparse_rows].double()
 
     def shares(self, tokens: int) -> list[tuple[float, float]]:
-        """The mean shares of the FFN's bytes and of its neurons that each row used, over `tokens` tokens."""
-        num_bytes, neurons = self._whole
-        return [(read / tokens / num_bytes, active / tokens / neurons) for read, active in self.by_row]
+        """`columns` on the host."""
+        rows = self.columns(tokens, self._asked.device).tolist()
+        return [(read, neurons) for read, neurons in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What the layers of a forward pass are handed: what its rows ask, and the account that each layer writes into."""
+    """What the layers of a forward pass are handed: what its rows ask, and the account that each layer writes into.
+
+    thresholds: fp32 [rows] for linears that grade their inputs, 0 for full rows; None in a model without such.
+    """
 
     asked: OperatingPoints
     spent: Spending
+    thresholds: Tensor | None = None
 
     @classmethod
-    def of(
-        cls,
-        operating_points: Sequence[float],
-        whole: tuple[int, int],
-        device: torch.device,
-        factors: Sequence[float] = (),
-    ) -> "Compute":
-        """An account for rows at these operating points, with nothing spent."""
-        asked = OperatingPoints(operating_points, device, factors)
-        return cls(asked, Spending(asked.num_rows, asked.sparse, whole))
+    def of(cls, asked: OperatingPoints, whole: Whole, table: Tensor | None = None) -> "Compute":
+        """An account for rows that ask so, with nothing spent. table: fp32 [tiers], the thresholds of each."""
+        return cls(asked, Spending(asked, whole), None if table is None else asked.of_all(table))

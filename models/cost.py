@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..kernels.cost import Cost
-from .spec import BIT_PLANES, DENSE, NORM_REGRESSION, AttentionSpec, FFNSpec, TransformerSpec
+from .spec import BIT_PLANES, DENSE, GRADED, NORM_REGRESSION, AttentionSpec, FFNSpec, TransformerSpec
 
 _SCALE_BYTES = 4  # one fp32 scale a row of an int8 weight
 
@@ -23,6 +23,15 @@ class _Matrix:
         return Cost(size, 2 * self.outputs * self.inputs)
 
 
+def governed_bytes(spec: TransformerSpec, element_bytes: int) -> int:
+    """Bytes of the weights that tiers govern: of graded linears, where there are some, else of the FFNs."""
+    ffns = [matrix for layer in spec.layers for matrix in _ffn(layer.ffn, spec.hidden_size)]
+    if not spec.is_graded:
+        return sum(matrix.cost(element_bytes).bytes for matrix in ffns)
+    every = [*ffns, *_other_matrices(spec)]
+    return sum(matrix.cost(element_bytes).bytes for matrix in every if matrix.format == GRADED)
+
+
 def token_cost(
     spec: TransformerSpec, element_bytes: int, context: int = 0, ffn_shares: tuple[float, float] = (1.0, 1.0)
 ) -> Cost:
@@ -30,10 +39,26 @@ def token_cost(
 
     element_bytes is what a dense weight, a key or a value takes in memory. Of the embedding one row is read; the head
     is read whole, tied or not. Counted are the matrices, attention over the context, and the bytes of norms; the few
-    FLOPs of norms, activations and rotations are not. ffn_shares: of the FFN's bytes and of its neurons, what a tier
-    uses; with bit planes every neuron's high bits are multiplied as well.
+    FLOPs of norms, activations and rotations are not. ffn_shares: of the bytes that tiers govern and of the FFN's
+    neurons, what a tier uses; with bit planes every neuron's high bits are multiplied as well.
     """
+    if spec.is_graded:
+        return _graded_cost(spec, element_bytes, context, ffn_shares)
     used = [_ffn_cost(layer.ffn, spec.hidden_size, element_bytes, ffn_shares) for layer in spec.layers]
+    return _with_the_rest(spec, element_bytes, context, used)
+
+
+def _graded_cost(spec: TransformerSpec, element_bytes: int, context: int, shares: tuple[float, float]) -> Cost:
+    """Fewer bits of any linear are fewer bytes, not fewer FLOPs; a neuron of no bits is a row of down less."""
+    whole = [_ffn_cost(layer.ffn, spec.hidden_size, element_bytes, (1.0, 1.0)) for layer in spec.layers]
+    cost = _with_the_rest(spec, element_bytes, context, whole)
+    down = sum(2 * layer.ffn.width * spec.hidden_size for layer in spec.layers)
+    left_out = governed_bytes(spec, element_bytes) * (1 - shares[0])
+    return Cost(cost.bytes - round(left_out), cost.flops - round(down * (1 - shares[1])))
+
+
+def _with_the_rest(spec: TransformerSpec, element_bytes: int, context: int, used: list[Cost]) -> Cost:
+    """used: what the FFNs cost."""
     linears = used + [matrix.cost(element_bytes) for matrix in _other_matrices(spec)]
     widths = [layer.attention.num_heads * layer.attention.head_size for layer in spec.layers]
     kv_widths = [2 * layer.attention.num_kv_heads * layer.attention.head_size for layer in spec.layers]

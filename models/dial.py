@@ -1,4 +1,4 @@
-"""From a share of the FFN's bytes to an operating point between two tiers. No torch: a front end may import it."""
+"""From a share of bytes to an operating point between two tiers. No torch: a front end may import it."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ _JUST_BEYOND = 1e-6  # the full tier
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """What a request may spend on the FFN. An operating point is a number: 0 is the full tier, 1 the next, 1.25 a
-    quarter of the way from that to the one after it: of thresholds and constants, the line between two tiers.
+    """What a request may read of the weights that tiers govern. An operating point is a number: 0 is the full tier, 1
+    the next, 1.25 a quarter of the way from that to the one after it: of thresholds and constants, the line between two
+    tiers.
 
     names: of the tiers, which are the operating points 0, 1, ... points: (operating point, share of bytes that
     calibration saw there), rising; on straight lines between them a share finds its own. The first is just beyond the
@@ -55,7 +56,7 @@ class Dial:
         if tier:
             raise InvalidRequest([Violation(f"{prefix}share", BOTH)])
         if not 0 < share <= 1:  # a NaN too
-            message = f"is {float(share)}; a share of the FFN's bytes lies above 0 and goes up to 1, the full tier"
+            message = f"is {float(share)}; a share of the bytes lies above 0 and goes up to 1, the full tier"
             raise InvalidRequest([Violation(f"{prefix}share", message)])
         return self._between(share, prefix)
 
@@ -76,7 +77,7 @@ class Dial:
             return 0.0
         if len(self.names) == 1:
             raise Unsupported(
-                "this model has no tiers, so no share of its FFN can be left out; a stage moefy makes some"
+                "this model has no tiers, so no share of its bytes can be left out; a stage moefy makes some"
             )
         shares = [each for _, each in self.points]
         if not all(before >= after for before, after in pairwise(shares)):
@@ -84,7 +85,8 @@ class Dial:
             raise Unsupported(f"of this model's tiers one reads more than the one before it; name one: {known}")
         if share < shares[-1]:
             message = (
-                f"is {share}; this model's lowest tier, {self.names[-1]}, reads {shares[-1]:.3f} of the FFN's bytes"
+                f"is {share}; this model's lowest tier, {self.names[-1]}, reads {shares[-1]:.3f} of the bytes that "
+                "tiers govern"
             )
             raise InvalidRequest([Violation(f"{prefix}share", message)])
         if share >= shares[0]:

@@ -4,16 +4,20 @@ Whoever builds one says its sizes; the weights come from the checkpoint, so they
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels.dense_linear import dense_linear
+from ..kernels.graded.bytes import PLANES, GradedShape, graded_linear_bytes, int8_linear_bytes
+from ..kernels.graded.layout import pack_graded
+from ..kernels.graded_linear import GradedWeights, graded_linear
 from ..kernels.int8_dynamic_linear import int8_dynamic_linear
 from ..kernels.int8_linear import int8_linear
-from .spec import DENSE, INT8, INT8_DYNAMIC
+from .compute import Compute, Prices
+from .spec import DENSE, GRADED, INT8, INT8_DYNAMIC
 
 
 class TensorModule(nn.Module):
@@ -31,7 +35,7 @@ class Linear(TensorModule):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return dense_linear(x, self.weight, self.bias)
 
 
@@ -47,15 +51,94 @@ class Int8Linear(TensorModule):
         self.register_buffer("weight_scale", torch.empty(outputs, dtype=torch.float32))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return int8_linear(x, self.weight, self.weight_scale, self.bias)
 
 
 class Int8DynamicLinear(Int8Linear):
     """The same weights with activations that are rounded to int8 as they come, one scale a token (W8A8)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return int8_dynamic_linear(x, self.weight, self.weight_scale, self.bias)
+
+
+class Graded(TensorModule):
+    """int8 rows of which a token reads as many high bits for each input as that is worth to it.
+
+    worth: fp32 [levels], kernels/graded_linear.py. Once loaded weights are packed, planes are their only copy,
+    this module's or that of the group it joined; `weight` is empty then.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    worth: Tensor
+    bias: nn.Parameter | None
+
+    def grade(self, inputs: int, outputs: int, biased: bool) -> None:
+        """Adds what grading needs to int8 rows [outputs, inputs]."""
+        self.register_buffer("worth", torch.empty(len(PLANES), dtype=torch.float32))
+        self.num_inputs, self.num_outputs = inputs, outputs
+        self.counts_neurons = False  # whether its inputs are the neurons of an FFN
+        self.held: GradedWeights | None = None
+        self.is_part, self.rows = False, slice(0, outputs)  # of what is held
+        shape = GradedShape(inputs, outputs, biased)
+        self.whole_bytes = int8_linear_bytes(shape)
+        self.prices = Prices(graded_linear_bytes(shape, 0), (outputs / 8,))  # of a bit of every weight of an input
+
+    def take(self, int8: nn.Module, worth: Tensor) -> Self:
+        """Takes the weights of a loaded int8 module."""
+        for name, tensor in (*int8.named_parameters(), *int8.named_buffers()):
+            replace_tensor(self, name, tensor.data)
+        replace_tensor(self, "worth", worth)
+        return self
+
+    def pack(self) -> None:
+        """Turns loaded weights into planes."""
+        bias = None if self.bias is None else self.bias.data
+        self.held = GradedWeights(pack_graded(self.weight), self.weight_scale, self.worth, bias)
+        replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
+
+    def join(self, group: "Graded", rows: slice) -> None:
+        """Gives up its own weights for these rows of a packed group."""
+        self.held, self.is_part, self.rows = group.held, True, rows
+        replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
+
+    def int8_rows(self, rows: slice = slice(None)) -> Tensor:
+        """The int8 weights [outputs, inputs], or these rows of them, wherever they are held."""
+        if self.held is None:
+            return self.weight[rows]
+        begin, end, _ = rows.indices(self.num_outputs)
+        return self.held.packed.unpacked(slice(self.rows.start + begin, self.rows.start + end))
+
+    def multiply(self, x: Tensor, compute: Compute | None, rows: Tensor | None = None) -> Tensor:
+        """What the rows of a pass read of the weights at their thresholds, all of it without an account.
+
+        x: [.., tokens, inputs], the tokens of every row of the pass; or [n, inputs], one token of each of `rows`, or of
+        all rows without.
+        """
+        if self.held is None or self.is_part:
+            return int8_linear(x, self.int8_rows(), self.weight_scale, self.bias)
+        flat, tokens = x.flatten(0, -2), x.shape[-2] if x.dim() > 2 else 1
+        if compute is None or compute.thresholds is None or compute.asked.all_full:
+            every = torch.zeros(len(flat), device=x.device)
+            return graded_linear(flat, self.held, every).y.view(*x.shape[:-1], -1)
+        asked = compute.thresholds if rows is None else compute.thresholds[rows]
+        thresholds = asked.repeat_interleave(tokens) if tokens > 1 else asked
+        found = graded_linear(flat, self.held, thresholds)
+        read = (flat.abs() * self.worth[0] > thresholds.unsqueeze(1)).sum(-1) if self.counts_neurons else None
+        compute.spent.note_graded(self.prices, found.bits, read, tokens, rows)
+        return found.y.view(*x.shape[:-1], -1)
+
+
+class GradedLinear(Graded, Int8Linear):
+    """The twin of Int8Linear that grades its inputs."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.grade(inputs, outputs, bias)
+
+    def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
+        return self.multiply(x, compute, rows)
 
 
 class Embedding(TensorModule):
@@ -70,7 +153,7 @@ class Embedding(TensorModule):
         rows = functional.embedding(ids, self.weight)
         return rows if self.dtype is None else rows.to(self.dtype)
 
-    def project(self, hidden: Tensor) -> Tensor:
+    def project(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return dense_linear(hidden, self.weight)
 
 
@@ -90,8 +173,27 @@ class Int8Embedding(TensorModule):
         rows = functional.embedding(ids, self.weight).float()
         return (rows * self.weight_scale[ids].unsqueeze(-1)).to(self.dtype)
 
-    def project(self, hidden: Tensor) -> Tensor:
+    def project(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return int8_linear(hidden, self.weight, self.weight_scale)
+
+
+class GradedEmbedding(Graded, Int8Embedding):
+    """The twin of Int8Embedding whose head grades its inputs; a row is looked up in the planes, whole."""
+
+    bias = None
+
+    def __init__(self, rows: int, hidden_size: int) -> None:
+        super().__init__(rows, hidden_size)
+        self.grade(hidden_size, rows, False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.held is None:
+            return Int8Embedding.forward(self, ids)
+        rows = self.held.packed.at(ids.flatten()).view(*ids.shape, -1).float()
+        return (rows * self.weight_scale[ids].unsqueeze(-1)).to(self.dtype)
+
+    def project(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
+        return self.multiply(hidden, compute, rows)
 
 
 def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
@@ -107,7 +209,7 @@ def dense_weight(linear: TensorModule, rows: slice = slice(None)) -> Tensor:
     weight, scale = linear.weight, getattr(linear, "weight_scale", None)
     if not isinstance(weight, Tensor):
         raise TypeError("a linear has a weight")
-    some = weight[rows].float()
+    some = (linear.int8_rows(rows) if isinstance(linear, Graded) else weight[rows]).float()
     return some if scale is None else some * scale[rows].unsqueeze(1)
 
 
@@ -121,9 +223,11 @@ LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {
     DENSE: Linear,
     INT8: Int8Linear,
     INT8_DYNAMIC: Int8DynamicLinear,
+    GRADED: GradedLinear,
 }
 EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {
     DENSE: Embedding,
     INT8: Int8Embedding,
     INT8_DYNAMIC: Int8Embedding,
+    GRADED: GradedEmbedding,
 }

@@ -8,17 +8,23 @@ from collections.abc import Sequence
 import torch
 
 from .ffn.dense import FFN
-from .linear import Int8Linear, Linear, TensorModule, replace_tensor
+from .linear import Graded, GradedLinear, Int8Linear, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
 
 
 def pack_(model: Transformer) -> None:
-    """Packs query, key, value and gate, up of every layer where a group has one format. Weights must be loaded."""
+    """Packs query, key, value and gate, up of every layer where a group has one format. Weights must be loaded.
+
+    Graded linears turn into planes, each group as one.
+    """
     for module in model.modules():
         if isinstance(module, Attention):
             module.packed = packed([module.query, module.key, module.value])
         elif isinstance(module, FFN):
             module.packed = None if module.gate is None else packed([module.gate, module.up])
+    for module in model.modules():
+        if isinstance(module, Graded) and module.held is None:
+            module.pack()
     model.prepare()
 
 
@@ -28,6 +34,8 @@ def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
     alike = isinstance(first, Linear | Int8Linear) and all(type(linear) is type(first) for linear in linears)
     if not alike or len({linear.bias is None for linear in linears}) > 1:
         return None
+    if isinstance(first, GradedLinear):
+        return _graded([each for each in linears if isinstance(each, GradedLinear)])
     names = [name for name, _ in (*first.named_parameters(), *first.named_buffers())]
     with torch.device("meta"):
         whole = type(first)(1, 1, first.bias is not None)
@@ -37,4 +45,23 @@ def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
         parts = torch.split(joined, [len(getattr(linear, name)) for linear in linears])
         for linear, part in zip(linears, parts, strict=True):
             replace_tensor(linear, name, part)
+    return (whole,)
+
+
+def _graded(linears: Sequence[GradedLinear]) -> tuple[TensorModule] | None:
+    """Planes of all rows; what an input is worth has to be the same to each."""
+    worth = linears[0].worth
+    if not all(linear.worth is worth or torch.equal(linear.worth, worth) for linear in linears):
+        return None
+    sizes, biases = [linear.weight.shape[0] for linear in linears], [linear.bias for linear in linears]
+    with torch.device("meta"):
+        whole = GradedLinear(linears[0].num_inputs, sum(sizes), biases[0] is not None)
+    replace_tensor(whole, "worth", worth)
+    for name in ("weight", "weight_scale", *(["bias"] if biases[0] is not None else [])):
+        replace_tensor(whole, name, torch.cat([getattr(linear, name).data for linear in linears]))
+    whole.pack()
+    begin = 0
+    for linear, size in zip(linears, sizes, strict=True):
+        linear.join(whole, slice(begin, begin + size))
+        begin += size
     return (whole,)

@@ -1,6 +1,6 @@
 """moesaic.json: what was done to a checkpoint. Facts are written here, never guessed from names.
 
-Format 3: {"format": 3, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
+Format 4: {"format": 4, "moesaic": version, "spec": overrides, "stages": [...], "files": {name: sha256}}. A reader
 takes its own format and older ones; a newer one is refused with the way out.
 """
 
@@ -16,7 +16,7 @@ from .errors import CheckpointError
 from .spec import BIT_PLANES, NORM_REGRESSION
 
 RECORD_NAME = "moesaic.json"
-FORMAT = 3
+FORMAT = 4
 _SINCE = {BIT_PLANES: 2, NORM_REGRESSION: 3}  # the formats from which on their tiers mean what they mean
 _MAX_BYTES = 64 << 20
 _MOST_DIGITS = 20  # of a count; floating-point numbers are shorter
@@ -46,7 +46,7 @@ class StageRecord:
 
 @dataclass(frozen=True, slots=True)
 class TierRecord:
-    """A named operating point. share: the part of the FFN's bytes that a lone token should read.
+    """A named operating point. share: the part of the bytes that tiers govern that a lone token should read.
 
     calibrated: what it does on the calibration text, above all `bytes_share` and `neurons_share`. measured: what it
     keeps on the recipe's evaluation text, above all `perplexity`, and `top1_agreement` with the original.

@@ -15,8 +15,9 @@ Scalar = str | int | float | bool | None
 DENSE = "dense"  # 16 or 32 bit floating point
 INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
 INT8_DYNAMIC = "int8_dynamic"  # the same weights; activations become int8 as they come, one scale a token
-FORMATS = (DENSE, INT8, INT8_DYNAMIC)
-INT8_FORMATS = (INT8, INT8_DYNAMIC)
+GRADED = "int8_graded"  # the same weights; a token reads as many of their high bits as each input is worth to it
+FORMATS = (DENSE, INT8, INT8_DYNAMIC, GRADED)
+INT8_FORMATS = (INT8, INT8_DYNAMIC, GRADED)
 NO_ROUTER = "none"
 NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
 BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate
@@ -127,6 +128,13 @@ class TransformerSpec:
     head: str = DENSE
     num_tiers: int = 1
     kv_cache: str = "model"
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether tiers govern the linears that grade their inputs; else they govern the FFNs."""
+        parts = [each for layer in self.layers for each in (layer.attention, layer.ffn)]
+        formats = {value for part in parts for value in dataclasses.asdict(part).values() if isinstance(value, str)}
+        return GRADED in formats | {self.embedding, self.head}
 
 
 def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .compute import Compute
+from .compute import Compute, OperatingPoints, Whole
 from .context import CausalContext, Context
 from .ffn.dense import FFN
 from .ffn.registry import ffn_of
-from .linear import EMBEDDINGS, LINEARS, Embedding, TensorModule
+from .linear import EMBEDDINGS, LINEARS, Embedding, Graded, GradedLinear, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, LayerSpec, TransformerSpec
 
@@ -50,10 +50,15 @@ class Attention(TensorModule):
         self.counts = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         self.packed: tuple[TensorModule] | None = None  # query, key and value as one linear; see packing.py
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
-        query, key, value = self._apart(x, turn) if self.packed is None else self._together(self.packed[0](x), turn)
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
+    ) -> Tensor:
+        if self.packed is None:
+            query, key, value = self._apart(x, turn, compute)
+        else:
+            query, key, value = self._together(self.packed[0](x, compute), turn)
         mixed = context.attend(self.index, query, key, value)
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        return self.output(mixed.transpose(1, 2).flatten(2), compute)
 
     def _together(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
         """Query, key and value, made side by side; query and key are turned in one go."""
@@ -62,8 +67,8 @@ class Attention(TensorModule):
             turned = rotate(turned, *turn)
         return (*torch.split(turned, self.counts[:2], dim=1), value)
 
-    def _apart(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
-        query, key, value = (self._heads(linear(x)) for linear in (self.query, self.key, self.value))
+    def _apart(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, compute: Compute | None) -> Sequence[Tensor]:
+        query, key, value = (self._heads(linear(x, compute)) for linear in (self.query, self.key, self.value))
         return (query, key, value) if turn is None else (rotate(query, *turn), rotate(key, *turn), value)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -84,12 +89,14 @@ class Layer(TensorModule):
     def forward(
         self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
     ) -> Tensor:
-        x = self.attend(x, turn, context)
+        x = self.attend(x, turn, context, compute)
         return x + self.ffn(self.ffn_norm(x), compute)
 
-    def attend(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context) -> Tensor:
+    def attend(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
+    ) -> Tensor:
         """The first half alone."""
-        return x + self.attention(self.attention_norm(x), turn, context)
+        return x + self.attention(self.attention_norm(x), turn, context, compute)
 
 
 class Transformer(TensorModule):
@@ -99,12 +106,13 @@ class Transformer(TensorModule):
     """
 
     frequencies: Tensor
+    thresholds: Tensor | None
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
         self.spec = spec
         self.operating_point: float = 0  # on the dial: 0 is the full tier, 1 the next; models/dial.py
-        self.whole_ffn = (0, 0)  # bytes and neurons of all FFNs, once the weights are loaded
+        self.whole = Whole(0.0, 0)  # what a token at the full tier costs, once the weights are loaded
         self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
         rows = spec.max_context + spec.position_offset
         self.positions = None if spec.rope else Embedding(rows, spec.hidden_size)
@@ -116,6 +124,8 @@ class Transformer(TensorModule):
             with torch.device("cpu"):
                 table = inverse_frequencies(spec.rope, spec.layers[0].attention.head_size)
             self.register_buffer("frequencies", table, persistent=False)
+        graded = any(isinstance(module, Graded) for module in self.modules())
+        self.register_buffer("thresholds", torch.empty(spec.num_tiers, dtype=torch.float32) if graded else None)
 
     def forward(
         self,
@@ -128,7 +138,9 @@ class Transformer(TensorModule):
 
         compute: what each row asks; by default all stand at `operating_point`, that of the model as it was loaded.
         """
-        return self.head(self.hidden(token_ids, positions, context, compute))
+        if compute is None and self.operating_point:
+            compute = self.compute_of([self.operating_point] * len(token_ids))
+        return self.head(self.hidden(token_ids, positions, context, compute), compute)
 
     def hidden(
         self,
@@ -157,15 +169,34 @@ class Transformer(TensorModule):
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""
-        return Compute.of(operating_points, self.whole_ffn, self.norm.weight.device, factors)
+        asked = OperatingPoints(operating_points, self.norm.weight.device, factors)
+        return Compute.of(asked, self.whole, self.thresholds)
 
     def prepare(self) -> None:
         """Makes ready what depends on the weights; call it once they are loaded."""
-        ffns = [module for module in self.modules() if isinstance(module, FFN)]
-        for ffn in ffns:
-            ffn.prepare()
-        self.whole_ffn = (sum(ffn.whole_bytes for ffn in ffns), sum(ffn.width for ffn in ffns))
+        for layer in self.layers:
+            if isinstance(layer, Layer):
+                layer.ffn.prepare()
+        self.whole = whole_of(self)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocab] of normalised states [..., hidden]."""
-        return self.embedding.project(hidden) if self.untied_head is None else self.untied_head(hidden)
+    def head(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
+        """Logits [..., vocab] of normalised states [..., hidden], those of every row of a pass or of `rows` of it.
+
+        Without an account all of the head is read.
+        """
+        if self.untied_head is None:
+            return self.embedding.project(hidden, compute, rows)
+        return self.untied_head(hidden, compute, rows)
+
+
+def whole_of(model: Transformer) -> Whole:
+    """What tiers govern: all graded linears where there are some, else the FFNs."""
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+    ffns, neurons = [layer.ffn for layer in layers], sum(layer.ffn.width for layer in layers)
+    if model.thresholds is None:
+        dense = [ffn for ffn in ffns if type(ffn) is FFN]
+        fixed = (sum(ffn.whole_bytes for ffn in dense), sum(ffn.width for ffn in dense))
+        return Whole(sum(ffn.whole_bytes for ffn in ffns), neurons, *fixed)
+    graded = [module for module in model.modules() if isinstance(module, Graded)]  # parts of groups, not groups
+    computed = sum(ffn.width for ffn in ffns if not isinstance(ffn.down, GradedLinear))
+    return Whole(sum(linear.whole_bytes for linear in graded), neurons, 0.0, computed)

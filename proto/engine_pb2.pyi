@@ -130,7 +130,7 @@ class Event(_message.Message):
     def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial", "kv_tokens", "kv_bytes", "kv_cache", "ffn_bytes", "other_bytes", "cache_tokens", "num_slots", "block_tokens")
+    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial", "kv_tokens", "kv_bytes", "kv_cache", "tier_bytes", "other_bytes", "cache_tokens", "num_slots", "block_tokens")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -146,7 +146,7 @@ class Ready(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_CACHE_FIELD_NUMBER: _ClassVar[int]
-    FFN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TIER_BYTES_FIELD_NUMBER: _ClassVar[int]
     OTHER_BYTES_FIELD_NUMBER: _ClassVar[int]
     CACHE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
@@ -166,12 +166,12 @@ class Ready(_message.Message):
     kv_tokens: int
     kv_bytes: int
     kv_cache: str
-    ffn_bytes: int
+    tier_bytes: int
     other_bytes: int
     cache_tokens: int
     num_slots: int
     block_tokens: int
-    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ..., dial: _Optional[_Iterable[_Union[DialPoint, _Mapping]]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ..., ffn_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., cache_tokens: _Optional[int] = ..., num_slots: _Optional[int] = ..., block_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ..., dial: _Optional[_Iterable[_Union[DialPoint, _Mapping]]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ..., tier_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., cache_tokens: _Optional[int] = ..., num_slots: _Optional[int] = ..., block_tokens: _Optional[int] = ...) -> None: ...
 
 class DialPoint(_message.Message):
     __slots__ = ("operating_point", "share")
@@ -190,7 +190,7 @@ class Step(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
 
 class Row(_message.Message):
-    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "ffn_bytes_share", "ffn_neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point")
+    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
@@ -199,8 +199,8 @@ class Row(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PREFILL_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    FFN_BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
-    FFN_NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
@@ -214,14 +214,14 @@ class Row(_message.Message):
     queue_seconds: float
     prefill_seconds: float
     decode_seconds: float
-    ffn_bytes_share: float
-    ffn_neurons_share: float
+    bytes_share: float
+    neurons_share: float
     choice: int
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprobs]
     cached_tokens: int
     operating_point: float
-    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ...) -> None: ...
+    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("token_id", "logprob", "top_ids", "top_logprobs")

@@ -252,24 +252,24 @@ class Finish(_message.Message):
     def __init__(self, reason: _Optional[_Union[Finish.Reason, str]] = ..., token_id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used", "ffn_bytes_share", "ffn_neurons_share", "tier_asked", "cached_prompt_tokens", "weight_bytes_per_token")
+    __slots__ = ("prompt_tokens", "completion_tokens", "tier_used", "bytes_share", "neurons_share", "tier_asked", "cached_prompt_tokens", "weight_bytes_per_token")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIER_USED_FIELD_NUMBER: _ClassVar[int]
-    FFN_BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
-    FFN_NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SHARE_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_SHARE_FIELD_NUMBER: _ClassVar[int]
     TIER_ASKED_FIELD_NUMBER: _ClassVar[int]
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_PER_TOKEN_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     completion_tokens: int
     tier_used: str
-    ffn_bytes_share: float
-    ffn_neurons_share: float
+    bytes_share: float
+    neurons_share: float
     tier_asked: str
     cached_prompt_tokens: int
     weight_bytes_per_token: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ..., ffn_bytes_share: _Optional[float] = ..., ffn_neurons_share: _Optional[float] = ..., tier_asked: _Optional[str] = ..., cached_prompt_tokens: _Optional[int] = ..., weight_bytes_per_token: _Optional[int] = ...) -> None: ...
+    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., tier_used: _Optional[str] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., tier_asked: _Optional[str] = ..., cached_prompt_tokens: _Optional[int] = ..., weight_bytes_per_token: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_seconds", "prefill_seconds", "decode_seconds", "total_seconds")

@@ -34,9 +34,9 @@ NO_PROXY = (("grpc.enable_http_proxy", 0),)
 class ModelInfo:
     """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs.
 
-    tier_shares: of each tier, the part of the FFN's bytes that a token reads, as calibration saw it. chat: whether it
-    has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model" where they
-    are as the activations, or "int8".
+    tier_shares: of each tier, the part of the bytes that tiers govern that a token reads, as calibration saw it. chat:
+    whether it has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model"
+    where they are as the activations, or "int8".
     """
 
     name: str

@@ -106,7 +106,7 @@ def _row_message(row: Row) -> pb.Row:
         message.prefill_seconds = row.timing.prefill_seconds
         message.decode_seconds = row.timing.decode_seconds
     if row.shares is not None:
-        message.ffn_bytes_share, message.ffn_neurons_share = row.shares
+        message.bytes_share, message.neurons_share = row.shares
     return message
 
 
@@ -120,7 +120,7 @@ def row_of(message: pb.Row) -> Row:
         stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         error=message.error,
         timing=None if timing == Timing() else timing,
-        shares=(message.ffn_bytes_share, message.ffn_neurons_share) if message.HasField("ffn_bytes_share") else None,
+        shares=(message.bytes_share, message.neurons_share) if message.HasField("bytes_share") else None,
         choice=message.choice,
         logprobs=logprobs_of(message.logprobs),
         prompt_logprobs=logprobs_of(message.prompt_logprobs),
@@ -152,7 +152,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         kv_tokens=description.kv_tokens,
         kv_bytes=description.kv_bytes,
         kv_cache=description.kv_cache,
-        ffn_bytes=description.ffn_bytes,
+        tier_bytes=description.tier_bytes,
         other_bytes=description.other_bytes,
         cache_tokens=limits.cache_tokens,
         num_slots=limits.num_slots,
@@ -189,6 +189,6 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         kv_tokens=ready.kv_tokens,
         kv_bytes=ready.kv_bytes,
         kv_cache=ready.kv_cache,
-        ffn_bytes=ready.ffn_bytes,
+        tier_bytes=ready.tier_bytes,
         other_bytes=ready.other_bytes,
     )

@@ -46,7 +46,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
             "tier_asked": usage.tier_asked,
             "tier": usage.tier_used,
             "cached_prompt_tokens": usage.cached_prompt_tokens,
-            **({"ffn_bytes_share": round(usage.ffn_bytes_share, 6)} if usage.HasField("ffn_bytes_share") else {}),
+            **({"bytes_share": round(usage.bytes_share, 6)} if usage.HasField("bytes_share") else {}),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "finish": pb.Finish.Reason.Name(self.last.finish.reason),

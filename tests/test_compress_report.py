@@ -93,7 +93,7 @@ def test_static_pruning_takes_the_bytes_that_the_tier_reads(report: Report, name
     static, ours = of(report, name, tier), tier_of(report, tier)
     assert static["ffn_bytes"] == pytest.approx(ours["ffn_bytes"], rel=0.01)
     assert static["ffn_bytes"] == int(static["ffn_bytes"]) and static["neurons_share"] < 0.9
-    share = ours["figures"]["ffn_bytes_share"] * tier_of(report, "full")["ffn_share"]
+    share = ours["figures"]["bytes_share"] * tier_of(report, "full")["ffn_share"]
     assert ours["ffn_share"] == pytest.approx(share)
 
 
@@ -106,7 +106,7 @@ def test_a_perfect_router_is_at_least_as_good_as_chance_for_the_same_neurons(rep
         assert each["neurons_share"] == pytest.approx(tier_of(report, tier)["neurons_share"], abs=0.03)
         figures = each["figures"]
         constant = constant_bytes(64) / int8_ffn_bytes(FFNShape(64, 172, gated=True))  # no router is read
-        assert figures["ffn_bytes_share"] == pytest.approx(figures["ffn_neurons_share"] + constant, abs=1e-3)
+        assert figures["bytes_share"] == pytest.approx(figures["neurons_share"] + constant, abs=1e-3)
 
 
 def test_a_control_that_cannot_run_is_named_with_its_reason(report: Report) -> None:

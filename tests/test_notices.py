@@ -99,7 +99,7 @@ def test_a_stage_that_loses_at_equal_bytes_is_told_with_what_wins(costly: Compre
     assert (
         told.startswith("At equal bytes this recipe without prune keeps more than this result") and "prune +0." in told
     )
-    assert "full (0.800 of the FFN's bytes) x1." in told and "It has no tier as low as low (0.4" in told
+    assert "full (0.800 of the bytes) x1." in told and "It has no tier as low as low (0.4" in told
     assert "To have it: delete prune from its stages." in told and told.endswith("95 % intervals over documents.")
 
 

@@ -9,12 +9,13 @@ from torch.nn import functional
 
 from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, thresholds_for
 from moesaic.compress.moefy.fit import Regression, fitted
-from moesaic.compress.moefy.importance import _gradients, neuron_importance
+from moesaic.compress.moefy.importance import gradients, neuron_importance
 from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
 from moesaic.kernels.planes.choice import NeuronScores
 from moesaic.kernels.planes.coarse import CoarseFit, foresee
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
+from moesaic.models.compute import Compute
 from moesaic.models.context import CausalContext
 from moesaic.models.transformer import Layer, Transformer
 
@@ -125,7 +126,7 @@ def _left_out(model: Transformer, ids: Tensor, index: int, neuron: int, worth: T
     values: list[Tensor] = []
     dense, hidden = torch.log_softmax(model(ids), -1), layer.ffn.hidden
 
-    def without(x: Tensor) -> Tensor:
+    def without(x: Tensor, compute: Compute | None = None) -> Tensor:
         h = hidden(x).clone()
         values.append(h[..., neuron].clone())
         h[..., neuron] = 0
@@ -141,7 +142,7 @@ def _left_out(model: Transformer, ids: Tensor, index: int, neuron: int, worth: T
 def test_going_back_layer_by_layer_gives_what_one_pass_through_the_model_does() -> None:
     model = load_transformer(open_checkpoint("stories260k"), torch.device("cpu"), "float32")
     ids = torch.randint(3, 500, (2, 32), generator=torch.Generator().manual_seed(0))
-    found = list(_gradients(model, ids, torch.Generator().manual_seed(1)))[::-1]
+    found = list(gradients(model, ids, torch.Generator().manual_seed(1)))[::-1]
     (x, turn), given = model.embed(ids), []
     for layer in model.layers:
         given.append(layer(x.requires_grad_(), turn, CausalContext()))

@@ -184,7 +184,7 @@ def test_a_floor_where_the_choice_is_lowers_nothing() -> None:
 
 
 def receipt(**request: Any) -> Receipt:
-    about = ModelDescription("x", 1, 1, 9, 9, (), DIAL, "cpu", "float32", 1, 1, ffn_bytes=1000, other_bytes=50)
+    about = ModelDescription("x", 1, 1, 9, 9, (), DIAL, "cpu", "float32", 1, 1, tier_bytes=1000, other_bytes=50)
     return Receipt(Request(0, (1, 2), **request), about)
 
 
@@ -194,7 +194,7 @@ def test_a_receipt_is_a_mean_over_the_tokens_of_all_answers() -> None:
         for _ in range(count):
             taken.note(Row(0, (3,), choice=choice, shares=(share, share / 2), cached_tokens=1))
     usage = taken.usage(6)
-    assert (usage.ffn_bytes_share, usage.ffn_neurons_share) == (0.875, 0.4375)
+    assert (usage.bytes_share, usage.neurons_share) == (0.875, 0.4375)
     assert usage.weight_bytes_per_token == 50 + 875 and usage.cached_prompt_tokens == 1
 
 
@@ -222,8 +222,8 @@ def test_while_others_wait_a_request_goes_down_to_its_floor_and_not_below(model:
     [kept] = llm.generate(["Once"], **settings)
     low = llm.description.dial.shares[-1]
     assert (first.tier_asked, first.tier_used) == ("full", "") and kept.usage.tier_used == "full"
-    assert last.ffn_bytes_share and first.ffn_bytes_share and kept.usage.ffn_bytes_share
-    assert low - 0.15 < first.ffn_bytes_share < kept.usage.ffn_bytes_share
+    assert last.bytes_share and first.bytes_share and kept.usage.bytes_share
+    assert low - 0.15 < first.bytes_share < kept.usage.bytes_share
     assert (first.weight_bytes_per_token or 0) < (kept.usage.weight_bytes_per_token or 0)
 
 
@@ -237,7 +237,7 @@ def test_a_server_lowers_those_that_allow_it_and_nobody_else(model: Path) -> Non
     lowered, kept = found[::2], found[1::2]
     assert "" in {each.tier_used for each in lowered} and {each.tier_asked for each in lowered} == {"full"}
     assert [each.tier_used for each in kept] == ["full", "full"]
-    assert min(each.ffn_bytes_share or 0 for each in lowered) < min(each.ffn_bytes_share or 0 for each in kept)
+    assert min(each.bytes_share or 0 for each in lowered) < min(each.bytes_share or 0 for each in kept)
 
 
 def test_a_prompt_is_read_at_full_unless_asked_otherwise(model: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_served_request_is_given_a_receipt(model: Path, online: Client) -> Non
     assert (served.tier_asked, served.tier_used) == ("high", "high") == (alone.tier_asked, alone.tier_used)
     assert served.weight_bytes_per_token == alone.weight_bytes_per_token != None  # noqa: E711
     dense = online.generate("One day", model="dense", max_new_tokens=2).usage
-    assert dense.weight_bytes_per_token and dense.tier_asked == "full" and dense.ffn_bytes_share is None
+    assert dense.weight_bytes_per_token and dense.tier_asked == "full" and dense.bytes_share is None
 
 
 def test_a_first_token_that_cannot_come_in_time_is_one_refusal_at_both_doors(online: Client) -> None:

@@ -52,8 +52,8 @@ def test_tiers_mix_in_a_batch_and_answer_as_they_do_offline(model: Path, address
         alone = llm.generate(prompt, tier=tier, temperature=0, max_new_tokens=30)[0]
         assert answer.token_ids == alone.token_ids and answer.usage.tier_used == alone.usage.tier_used
         # attention over a padded batch rounds otherwise than alone, and may move a neuron across its threshold
-        assert answer.usage.ffn_bytes_share == pytest.approx(alone.usage.ffn_bytes_share, abs=1e-3)
-        assert answer.usage.ffn_neurons_share == pytest.approx(alone.usage.ffn_neurons_share, abs=2e-3)
+        assert answer.usage.bytes_share == pytest.approx(alone.usage.bytes_share, abs=1e-3)
+        assert answer.usage.neurons_share == pytest.approx(alone.usage.neurons_share, abs=2e-3)
     assert len({answer.token_ids for answer in served}) > len(PROMPTS)
 
 
@@ -61,9 +61,9 @@ def test_usage_tells_tier_and_shares_on_the_wire(address: str) -> None:
     with Client(address) as client:
         usage = {tier: client.generate("One day", model="moe", tier=tier, max_new_tokens=8).usage for tier in TIERS}
         plain = client.generate("One day", model="dense", max_new_tokens=8).usage
-    shares = [usage[tier].ffn_bytes_share or 0.0 for tier in TIERS]
+    shares = [usage[tier].bytes_share or 0.0 for tier in TIERS]
     assert shares[0] == pytest.approx(1.0) and shares[0] > shares[1] > shares[2] > 0.3
-    assert [usage[tier].tier_used for tier in TIERS] == list(TIERS) and plain.ffn_bytes_share is None
+    assert [usage[tier].tier_used for tier in TIERS] == list(TIERS) and plain.bytes_share is None
 
 
 def test_a_tier_that_is_nearly_right_is_answered_with_the_right_one(address: str) -> None:
@@ -76,7 +76,7 @@ def test_a_stream_that_a_stop_string_ends_still_tells_its_shares(address: str) -
         *_, last = client.stream(
             "Once upon a time", model="moe", tier="low", temperature=0, stop="e", max_new_tokens=30
         )
-    assert last.usage is not None and last.usage.ffn_bytes_share == pytest.approx(0.48, abs=0.12)
+    assert last.usage is not None and last.usage.bytes_share == pytest.approx(0.48, abs=0.12)
 
 
 def test_the_model_lists_its_tiers_and_refuses_others(address: str) -> None:
@@ -96,7 +96,7 @@ def test_a_share_between_two_tiers_reads_about_that_much_and_answers_as_it_does_
     settings: Any = {"temperature": 0, "max_new_tokens": 30, "ignore_eos": True}
     with Client(address) as client:
         answers = {share: client.generate("Once upon a time", model="moe", share=share, **settings) for share in DIAL}
-    read = [answer.usage.ffn_bytes_share or 0.0 for answer in answers.values()]
+    read = [answer.usage.bytes_share or 0.0 for answer in answers.values()]
     assert read == sorted(read, reverse=True) and read == pytest.approx(DIAL, abs=0.06)
     assert {answer.usage.tier_used for answer in answers.values()} == {""}
     alone = LLM(model).generate("Once upon a time", share=0.6, **settings)[0]

@@ -100,7 +100,7 @@ def test_an_engine_that_is_given_a_share_reads_it(planes: Path) -> None:
         llm = LLM(planes, EngineOptions(step_share=share))
         answers = llm.generate(PROMPTS, tier="high", temperature=0, max_new_tokens=24, ignore_eos=True)
         assert [len(answer.token_ids) for answer in answers] == [24] * 4
-        read.append(sum(answer.usage.ffn_bytes_share or 0 for answer in answers) / 4)
+        read.append(sum(answer.usage.bytes_share or 0 for answer in answers) / 4)
     assert read[1] < 0.9 * read[0]
 
 

@@ -17,7 +17,7 @@ from moesaic.engine.llm import LLM
 from moesaic.kernels.plane_ffn import tile_scores
 from moesaic.models import spec
 from moesaic.models.checkpoint import load, open_checkpoint
-from moesaic.models.compute import Prices, Spending
+from moesaic.models.compute import OperatingPoints, Prices, Spending, Whole
 from moesaic.models.errors import CheckpointError
 from moesaic.models.ffn.planes import PlaneFFN
 from moesaic.models.ffn.registry import SPARSE_FFNS
@@ -116,7 +116,7 @@ def test_it_is_served_at_its_tiers_and_between_them(made: Path) -> None:
     llm = LLM(made)
     for share in (1.0, 0.9, 0.75, 0.72):
         (answer,) = llm.generate(["Once upon a time"], share=share, temperature=0, max_new_tokens=16)
-        assert answer.usage.ffn_bytes_share == pytest.approx(share, abs=0.04)
+        assert answer.usage.bytes_share == pytest.approx(share, abs=0.04)
 
 
 def test_its_rows_share_a_batch_with_rows_of_other_tiers(made: Path) -> None:
@@ -146,6 +146,6 @@ def test_where_it_has_left_its_models_are_refused_with_what_there_is(
 
 
 def test_an_account_has_a_price_for_each_part_that_a_twin_counts() -> None:
-    spent = Spending(2, [1], (100, 10))
+    spent = Spending(OperatingPoints([0, 1], torch.device("cpu")), Whole(100, 10))
     spent.note_sparse(Prices(5.0, (1.0, 2.0, 0.5)), torch.tensor([[2, 1], [1, 1], [4, 0]]), 2)
-    assert spent.by_row == [(0.0, 0.0), (10.0 + 3.0 + 4.0 + 2.0, 3.0)]
+    assert spent.shares(2) == [(1.0, 1.0), ((10.0 + 3.0 + 4.0 + 2.0) / 200, 3.0 / 20)]

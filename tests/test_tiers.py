@@ -159,7 +159,7 @@ def test_less_compute_is_a_worse_model_and_more_a_better_one(stories: dict[str, 
     scores = judge.scores("", open_checkpoint(stories[kind]), ["full", "high", "low"])
     found = {name: score.summary() for name, score in scores.items()}
     assert found["full"]["kl_nats_per_token"] < found["high"]["kl_nats_per_token"] < found["low"]["kl_nats_per_token"]
-    assert 1 > found["high"]["ffn_bytes_share"] > found["low"]["ffn_bytes_share"]
+    assert 1 > found["high"]["bytes_share"] > found["low"]["bytes_share"]
 
 
 @pytest.mark.parametrize("kind", ["router", "planes"])
@@ -193,7 +193,7 @@ def test_a_row_of_planes_has_the_same_bits_beside_rows_of_other_tiers(stories: d
         for row in (row for row in range(count) if tiers[row]):
             own = model.compute_of(tiers[row : row + 1])
             assert torch.equal(ffn(x[row : row + 1], own)[0], together[row])
-            assert own.spent.by_row[0] == account.spent.by_row[row]
+            assert own.spent.shares(x.shape[1])[0] == account.spent.shares(x.shape[1])[row]
 
 
 def finished(engine: Engine, requests: list[Request]) -> dict[int, list[int]]:
@@ -209,10 +209,10 @@ def finished(engine: Engine, requests: list[Request]) -> dict[int, list[int]]:
 def test_usage_says_tier_and_shares(stories: dict[str, Path]) -> None:
     llm = LLM(stories["planes"])
     full, low = (llm.generate("Once upon", max_new_tokens=8, temperature=0, tier=tier)[0] for tier in (None, "low"))
-    assert full.usage.tier_used == "full" and full.usage.ffn_bytes_share == pytest.approx(1.0)
-    assert low.usage.tier_used == "low" and low.usage.ffn_bytes_share == pytest.approx(0.5, abs=0.15)
-    assert low.usage.ffn_neurons_share is not None and 0 < low.usage.ffn_neurons_share < 1
-    assert LLM("stories260k").generate("Once", max_new_tokens=2)[0].usage.ffn_bytes_share is None
+    assert full.usage.tier_used == "full" and full.usage.bytes_share == pytest.approx(1.0)
+    assert low.usage.tier_used == "low" and low.usage.bytes_share == pytest.approx(0.5, abs=0.15)
+    assert low.usage.neurons_share is not None and 0 < low.usage.neurons_share < 1
+    assert LLM("stories260k").generate("Once", max_new_tokens=2)[0].usage.bytes_share is None
 
 
 @pytest.mark.parametrize(("kind", "tier"), [("planes", "lowest"), ("int8", "low")])
@@ -265,7 +265,11 @@ def test_dead_neurons_and_one_that_always_fires_make_tiers_too(tmp_path: Path, s
         ([INT8, {"distill": {"tokens": 10}}], "distill before quantize"),
         ([INT8, INT8], "int8 already"),
         ([{"moefy": {"expert_size": 500}}], "widest FFN has 172 neurons; lower it"),
-        ([{"moefy": {}}], "reads int8 weights, .* add .- quantize: {linears: int8}. to the stages"),
+        (
+            [{"moefy": {"router": "bit_planes"}}],
+            "reads int8 weights, .* add .- quantize: {linears: int8}. to the stages",
+        ),
+        ([{"moefy": {}}], "layers.0.attention.query is dense, .* add .- quantize: {linears: int8}. to the stages"),
         ([{"moefy": {"expert_size": 64, "tiers": {"low": 0.001}}}], "the router alone reads"),
         ([{"moefy": {"expert_size": 64, "router_width": 1, "tiers": {"low": 0.005}}}, INT8], "the router alone reads"),
         (

@@ -20,10 +20,11 @@ from ...evaluate.score import Score
 from ...evaluate.speed import Contestant, decode_speeds
 from ...evaluate.texts import EMBEDDED_TEXT, read_documents
 from ...models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ...models.errors import RecipeError
 from ...models.progress import Progress
 from ...models.spec import FULL
 from ...models.threads import choose_threads, torch_threads
-from .derive import groups_for
+from .derive import ALONE, groups_for
 from .run import Control, Controls, ffn_bytes, ffn_neurons, is_ffn_weight, original_ffn_bytes
 
 Report = dict[str, Any]
@@ -47,6 +48,12 @@ def collect(
     """
     groups_for(done.recipe, controls)
     source, finished = open_checkpoint(model), open_checkpoint(done.out)
+    of_neurons = sorted(set(controls) - {ALONE})
+    if finished.spec.is_graded and of_neurons:
+        raise RecipeError(
+            f"controls: {', '.join(of_neurons)} leave out neurons, and the tiers of this result leave out bits; "
+            f"choose {ALONE}, or compare by `moesaic retention`"
+        )
     say = progress or (lambda what, done, total: None)
     with torch_threads(choose_threads(None, source.weight_bytes)):
         judge = Judge(source, done.recipe.evaluation, say)

@@ -53,6 +53,10 @@ def groups_for(recipe: Recipe, wanted: Sequence[str] | None = None) -> tuple[str
         lacking |= dict.fromkeys(_OF_TIERS, "tiers; a stage moefy makes them")
         if PruneStage.name not in _names(recipe):
             lacking |= dict.fromkeys((STATIC, STATIC_DISTILLED), "tiers and no pruning; a stage moefy or prune does it")
+    settings = moefy_settings(recipe)
+    if settings is not None and settings.grain == "inputs":
+        of_neurons = [name for name in GROUPS if name != ALONE]
+        lacking |= dict.fromkeys(of_neurons, "tiers of neurons; a stage moefy with grain: neurons makes them")
     if DistillStage.name not in _names(recipe):
         lacking[STATIC_DISTILLED] = "distillation; a stage distill does it"
     for name in wanted or ():

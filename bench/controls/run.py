@@ -20,6 +20,7 @@ from ...compress.run import Announce, Run
 from ...compress.sizes import weight_bytes
 from ...evaluate.score import Score
 from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.cost import governed_bytes
 from ...models.errors import RecipeError, SetupError
 from ...models.families.registry import is_sparse_tensor
 from ...models.progress import Progress
@@ -44,7 +45,7 @@ from .derive import (
 )
 from .stand_ins import STAND_INS, StandIn, layer_shares, with_stand_ins_
 
-_FFN = ".ffn."
+_FFN, _FLOAT_BYTES = ".ffn.", 2
 _SOURCES = ("bench/controls", "bench/retention/masks.py", "compress")
 
 
@@ -67,7 +68,9 @@ class Control:
 
 
 def ffn_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes on disk of the weights of all FFNs, routers not included."""
+    """Bytes on disk of the weights that tiers govern: of all FFNs, routers not included, or of graded linears."""
+    if checkpoint.spec.is_graded:
+        return governed_bytes(checkpoint.spec, _FLOAT_BYTES)
     return sum(entry.num_bytes for name, entry in checkpoint.entries.items() if is_ffn_weight(name))
 
 
@@ -82,8 +85,10 @@ def ffn_neurons(spec: TransformerSpec) -> int:
 
 
 def original_ffn_bytes(source: Checkpoint, recipe: Recipe, judge: Judge) -> int:
-    """Bytes of the original's FFNs in the format in which the recipe leaves them: what shares are shares of."""
+    """Bytes of the original in the format in which the recipe leaves it, of what tiers govern: what shares are of."""
     final = Run(source, recipe, _silent, judge=judge).planned[-1]
+    if final.is_graded:
+        return governed_bytes(_with_widths(final, source.spec), _FLOAT_BYTES)
     return weight_bytes(_with_widths(final, source.spec), source, _FFN)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compress.moefy.input_tiers import grade_linears_
 from ...models.families.config import Config
 from ...models.families.registry import family_of
 from ...models.ffn.dense import FFN
@@ -16,7 +17,16 @@ from ...models.ffn.routed import RoutedFFN
 from ...models.ffn.sparse import SparseFFN
 from ...models.linear import Embedding, Int8Embedding
 from ...models.packing import pack_
-from ...models.spec import BIT_PLANES, INT8, NORM_REGRESSION, ExpertSpec, FFNSpec, TransformerSpec, with_overrides
+from ...models.spec import (
+    BIT_PLANES,
+    GRADED,
+    INT8,
+    NORM_REGRESSION,
+    ExpertSpec,
+    FFNSpec,
+    TransformerSpec,
+    with_overrides,
+)
 from ...models.transformer import Layer, Transformer
 
 LOW = 1  # the tier that computes SHARE of the neurons
@@ -24,6 +34,7 @@ SHARE = 0.25
 EXPERT, ROUTER_WIDTH = 64, 64
 PLANE_BITS, REFINED_BITS = 4, 6
 CALIBRATED_TOKENS = 64
+GRADED_THRESHOLD = 0.5
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048,
@@ -39,17 +50,20 @@ TOY = SMOLLM2 | {
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
 SHAPES: Mapping[str, Mapping[str, Any]] = {"smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY}
-KINDS = ("dense", "int8", "tiles", "planes")
+KINDS = ("dense", "int8", "tiles", "planes")  # that have kernels for a GPU
+EVERY_KIND = (*KINDS, "graded")
 _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
 
 
 def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Transformer:
-    """kind: dense; int8, the head too; tiles and planes: int8 in experts, whose tier LOW computes SHARE of them."""
+    """kind: dense; int8, the head too; tiles and planes: int8 in experts, whose tier LOW computes SHARE of them;
+    graded: int8 linears, whose tier LOW reads some bits of most inputs.
+    """
     values = SHAPES[shape]
     spec = family_of(values).spec(Config({**values, "architectures": [family_of(values).architecture]}))
     if kind != "dense":
         head = "embedding" if spec.tied_head else "head"
-        spec = with_overrides(spec, {f"layers.*.{name}": INT8 for name in _LINEARS} | {head: INT8})
+        spec = with_overrides(spec, {f"layers.*.{name}": INT8 for name in _linears(spec)} | {head: INT8})
     with torch.device("meta"):
         model = Transformer(spec)
     model.load_state_dict(random_weights(model, device, dtype), strict=True, assign=True)
@@ -60,6 +74,8 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
             module.dtype = dtype
     pack_(model)
     model.requires_grad_(False).eval()
+    if kind == "graded":
+        return with_grades(model, device)
     return model if kind in ("dense", "int8") else in_experts(model, kind, device)
 
 
@@ -94,6 +110,22 @@ def in_experts(model: Transformer, kind: str, device: str) -> Transformer:
             layer.ffn = _twin(layer.ffn, model.spec, spec.ffn, device, model.norm.weight.dtype)
     model.prepare()
     return model
+
+
+def with_grades(model: Transformer, device: str) -> Transformer:
+    """The same with every linear graded, each output felt alike."""
+    graded = with_overrides(model.spec, {f"layers.*.{name}": GRADED for name in _linears(model.spec)})
+    graded = with_overrides(graded, {"embedding" if graded.tied_head else "head": GRADED})
+    parts = {name: getattr(each, "weight_scale", None) for name, each in model.named_modules()}
+    rows = {name: scale for name, scale in parts.items() if isinstance(scale, Tensor)}
+    felt = {name: torch.ones_like(scale) for name, scale in rows.items()}
+    grade_linears_(model, replace(graded, num_tiers=LOW + 1), felt)
+    model.thresholds = torch.tensor([0.0, GRADED_THRESHOLD], device=device)
+    return model
+
+
+def _linears(spec: TransformerSpec) -> Sequence[str]:
+    return [name for name in _LINEARS if name != "ffn.gate" or spec.layers[0].ffn.gated]
 
 
 def _twin(ffn: FFN, spec: TransformerSpec, wanted: FFNSpec, device: str, dtype: torch.dtype) -> SparseFFN:

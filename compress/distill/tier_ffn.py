@@ -61,7 +61,7 @@ class TierFFN(FFN):
             return self.sparse(x.flatten(0, -2)).view(x.shape)
         return self.dense(x)
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, compute: Compute | None = None) -> Tensor:
         up = functional.linear(x, fake_int8(_weight(self.up)), _bias(self.up))
         if self.gate is None:
             return self.activation(up)

@@ -13,12 +13,13 @@ from ...models.ffn.registry import SPARSE_FFNS
 from ...models.host_memory import give_back_freed_memory
 from ...models.record import TierRecord
 from ...models.spec import BIT_PLANES, TransformerSpec
-from ...models.transformer import Layer, Transformer
+from ...models.transformer import Layer, Transformer, whole_of
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..stage import Fit, Stage
 from ..walk import BATCH_TOKENS
 from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
+from .input_tiers import graded_material, graded_memory, graded_passes, graded_spec
 from .methods import TIER_SETTERS
 from .settings import MoefySettings
 from .tiers import THRESHOLDS, TierSetter
@@ -40,17 +41,25 @@ class CalibrateStage(Stage):
     settings: MoefySettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        if self.settings.grain_of(spec) == "inputs":
+            return graded_spec(spec, self.settings)
         self.settings.check(spec)
         return replace(spec, num_tiers=1 + len(self.settings.tiers))
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        if self.settings.grain_of(spec) == "inputs":
+            return graded_passes(len(self.settings.tiers), calibration)
         return calibration.windows.numel() * self._kind.passes(len(self.settings.tiers))
 
     def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        if spec.is_graded:
+            return (THRESHOLDS,)
         return (THRESHOLDS, *self._kind.fits(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec = self.plan(source.spec)
+        if spec.is_graded:
+            return graded_material(source, spec, self.settings, workshop)
         model = load_transformer(source, torch.device("cpu"))
         with_sparse_ffns_(model, spec)
         give_back_freed_memory()
@@ -67,6 +76,8 @@ class CalibrateStage(Stage):
         products of every neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and
         logits. What lies freed between pieces is counted as much again.
         """
+        if spec.is_graded:
+            return graded_memory(original, planned, spec)
         tokens, ffns, hidden = calibration.windows.numel(), [layer.ffn for layer in spec.layers], spec.hidden_size
         width, routed = max(ffn.width for ffn in ffns), ffns[0].experts.router != BIT_PLANES
         experts = max(ffn.experts.count(ffn.width) for ffn in ffns)
@@ -89,7 +100,7 @@ def with_sparse_ffns_(model: Transformer, spec: TransformerSpec) -> None:
         if isinstance(layer, Layer):
             twin = SPARSE_FFNS[wanted.ffn.experts.router]
             layer.ffn = twin.of(layer.ffn, spec.hidden_size, wanted.ffn, spec.num_tiers)
-    model.spec = spec
+    model.spec, model.whole = spec, whole_of(model)
 
 
 def _with_sparse_ffns(source: Checkpoint, model: Transformer) -> Iterator[tuple[str, Tensor]]:

@@ -1,6 +1,6 @@
 """What a unit of a neuron's value is worth to the whole model, so that neurons of all layers meet in one ranking."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,8 @@ BACKWARD_TOKENS = 1024  # whose states at every layer are in memory
 HEAD_TOKENS = 128  # whose logits are
 HEAD_ROWS = 8192  # of the vocabulary, multiplied out at once
 _SHRINKAGE = 0.01
+Watch = Callable[[int, Layer], None]  # of a layer's number and its differentiable twin, before gradients go through it
+Look = Callable[[Tensor], None]  # of gradients by logits, [tokens, vocab]
 
 
 def importance_fit(hidden: int) -> Fit:
@@ -64,7 +66,7 @@ def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | No
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
     draw = torch.Generator(device).manual_seed(seed)
     for part in torch.split(windows.to(device, copy=True), max(1, BACKWARD_TOKENS // windows.shape[1])):
-        for total, gradient in zip(reversed(sums), _gradients(model, part, draw), strict=True):
+        for total, gradient in zip(reversed(sums), gradients(model, part, draw), strict=True):
             total += gradient.T @ gradient
         done += len(part)
         if progress:
@@ -72,10 +74,13 @@ def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | No
     return [each.div_(windows.numel()) for each in sums]
 
 
-def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterator[Tensor]:
+def gradients(
+    model: Transformer, ids: Tensor, draw: torch.Generator, watch: Watch | None = None, look: Look | None = None
+) -> Iterator[Tensor]:
     """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
 
-    An FFN's output is added to the state, so that it has the gradient of the state after it.
+    An FFN's output is added to the state, so that it has the gradient of the state after it. With a watch, who is shown
+    each layer, gradients go through the first one too; `look` is shown those by logits.
     """
     x, turn = model.embed(ids)
     states = []  # before each layer
@@ -85,13 +90,16 @@ def _gradients(model: Transformer, ids: Tensor, draw: torch.Generator) -> Iterat
     turn = None if turn is None else (turn[0].float(), turn[1].float())
     if not in_range(x):
         check_range(model, ids)
-    gradient = _through_head(model, x.float(), draw)
+    gradient = _through_head(model, x.float(), draw, look)
     spec = _dense_spec(model.spec)
     for i, layer in reversed(list(enumerate(_layers(model)))):
         yield gradient.flatten(0, 1)
         x = states.pop().float()
-        if i > 0:
-            gradient = _through_layer(_differentiable(layer, i, spec), x, turn, gradient)
+        if i > 0 or watch:
+            twin = _differentiable(layer, i, spec)
+            if watch:
+                watch(i, twin)
+            gradient = _through_layer(twin, x, turn, gradient)
             _check(model, f"layers.{i}", gradient, "the gradient back through it holds NaN or infinity")
 
 
@@ -109,23 +117,25 @@ def _through_layer(layer: Layer, x: Tensor, turn: tuple[Tensor, Tensor] | None, 
     return found
 
 
-def _through_head(model: Transformer, x: Tensor, draw: torch.Generator) -> Tensor:
+def _through_head(model: Transformer, x: Tensor, draw: torch.Generator, look: Look | None) -> Tensor:
     """The gradient of log p(labels) by the state after the last layer, for labels that the model draws."""
     with torch.enable_grad():
         normed = model.norm(x.requires_grad_())
     parts = torch.split(normed.detach().flatten(0, 1), HEAD_TOKENS)
-    by_normed = torch.cat([_by_normed(model, part, draw) for part in parts])
+    by_normed = torch.cat([_by_normed(model, part, draw, look) for part in parts])
     found: Tensor = torch.autograd.grad(normed, x, by_normed.view_as(normed))[0]
     return found
 
 
-def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator) -> Tensor:
+def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator, look: Look | None) -> Tensor:
     """(onehot(label) - p) W, [tokens, hidden]"""
     off = torch.softmax(model.head(normed).float(), -1)
     head = "embedding" if model.untied_head is None else "untied_head"
     _check(model, head, off, "the chances of the next token hold NaN")
     labels = torch.multinomial(off, 1, generator=draw)
     off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
+    if look:
+        look(off)
     table = model.embedding if model.untied_head is None else model.untied_head
     found = torch.zeros_like(normed, dtype=off.dtype)
     for begin in range(0, off.shape[1], HEAD_ROWS):

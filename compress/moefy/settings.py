@@ -2,9 +2,9 @@
 
 import re
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ...kernels.planes.bytes import WHOLE_BITS, FFNShape, constant_bytes, int8_ffn_bytes, plane_ffn_bytes
 from ...models.errors import RecipeError
@@ -20,23 +20,37 @@ _MORE, _REFINED, _LEAST_MORE = 3, 6, 2  # bits of a neuron in doubt: so many mor
 _GROUPED_SIZE, _MOST_UNITS = 64, 128
 
 Grouping = Literal["weight_kmeans", "coactivation", "patterns"]
+Grain = Literal["inputs", "neurons", "tiles"]
+_OF_EXPERTS = (
+    "split", "split_active", "expert_size", "router", "router_width", "bits", "refined_bits", "allocation",
+    "compensate",
+)  # fmt: skip
 
 
 class MoefySettings(Strict):
-    """Experts of `expert_size` neurons, who routes to them, and the tiers: the share of FFN bytes that each may read.
+    """Which parts of a layer a token computes, and the tiers: the share of bytes that each may read.
 
-    split: how neurons are grouped: by their weights, by which fire together on the calibration text (both Zhang et
-    al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025, without shared experts). For
-    the last two, `split_active` of a token's neurons count as firing; None: one in 8, and for patterns the published
-    10; co-activation where nothing is said. router: `norm_regression` is a small network (Szatkowski et al. 2024) with
-    `router_width` hidden units, None: as many as experts, up to 128; `bit_planes` reads the high `bits` of the int8
-    weights themselves, and `refined_bits` of a neuron that is in doubt. None: single neurons by bit planes, and where
-    an expert_size above 1, a split or router_width is named, norm regression for experts of that size, or of 64.
-    allocation: the same share in every layer, thresholds that discard the same share of each layer's energy (trained
-    routers), or bytes where they save most of the whole model's expected loss (`global`, bit planes). compensate: what
-    is left out is replaced by its mean. None: chosen by what measured best for the model's kind.
+    grain: `inputs` reads of every linear as many high bits for each input as that is worth to the token, none for some,
+    so that a neuron of small value reads no row of down; shares are of the bytes of all linears that are graded. keep:
+    those left whole, by their paths: layers.0.*, *.ffn.down. The other grains leave out of the FFN, and shares are of
+    its bytes: `neurons`, by their own high bits, or `tiles` of them, by a router. None: neurons for an FFN of plain
+    ReLU, whose zeros few bits foresee, inputs for all others, and where a setting of experts is named, what it is of.
+
+    Experts have `expert_size` neurons. split: how neurons are grouped: by their weights, by which fire together on
+    the calibration text (both Zhang et al. 2022), or by the tokens they are strongest for (CMoE, Pei et al. 2025,
+    without shared experts). For the last two, `split_active` of a token's neurons count as firing; None: one in 8,
+    and for patterns the published 10; co-activation where nothing is said. router: `norm_regression` is a small
+    network (Szatkowski et al. 2024) with `router_width` hidden units, None: as many as experts, up to 128;
+    `bit_planes` reads the high `bits` of the int8 weights themselves, and `refined_bits` of a neuron that is in
+    doubt. None: single neurons by bit planes, and where an expert_size above 1, a split or router_width is named,
+    norm regression for experts of that size, or of 64. allocation: the same share in every layer, thresholds that
+    discard the same share of each layer's energy (trained routers), or bytes where they save most of the whole
+    model's expected loss (`global`, bit planes). compensate: what is left out is replaced by its mean. None: chosen
+    by what measured best for the model's kind.
     """
 
+    grain: Grain | None = None
+    keep: list[str] = []
     split: Grouping | None = None
     split_active: int | None = Field(default=None, ge=1)
     expert_size: int | None = Field(default=None, ge=1)
@@ -73,6 +87,27 @@ class MoefySettings(Strict):
             raise ValueError("names no tier; give at least one, such as {balanced: 0.5}")
         return dict(sorted(tiers.items(), key=lambda tier: -tier[1]))
 
+    @model_validator(mode="after")
+    def _of_one_grain(self) -> Self:
+        named = [name for name in _OF_EXPERTS if getattr(self, name) is not None]
+        if self.grain == "inputs" and named:
+            raise ValueError(f"grain is 'inputs', and {named[0]} is a setting of experts; leave one of them out")
+        if self.keep and (self.grain in ("neurons", "tiles") or named):
+            raise ValueError("keep is for grain: inputs; the other grains leave all linears but the FFN's as they are")
+        if self.grain == "neurons" and self.size > 1:
+            raise ValueError(f"grain is 'neurons', and expert_size is {self.size}; say grain: tiles, or expert_size: 1")
+        if self.grain == "tiles" and self.size == 1:
+            raise ValueError("grain is 'tiles', and expert_size is 1; say grain: neurons, or a larger expert_size")
+        return self
+
+    def grain_of(self, spec: TransformerSpec) -> Grain:
+        """The grain that is named, or the one that measured best for such a model."""
+        if self.grain:
+            return self.grain
+        if any(getattr(self, name) is not None for name in _OF_EXPERTS):
+            return "neurons" if self.size == 1 else "tiles"
+        return "neurons" if all(_is_plain_relu(layer.ffn) for layer in spec.layers) else "inputs"
+
     @property
     def by_planes(self) -> bool:
         return self.routed_by == BIT_PLANES
@@ -87,7 +122,8 @@ class MoefySettings(Strict):
         """How many neurons an expert has."""
         if self.expert_size is not None:
             return self.expert_size
-        grouped = self.router == NORM_REGRESSION or any((self.split, self.split_active, self.router_width))
+        grouped = self.grain == "tiles" or self.router == NORM_REGRESSION
+        grouped = grouped or any((self.split, self.split_active, self.router_width))
         return _GROUPED_SIZE if grouped else 1
 
     @property

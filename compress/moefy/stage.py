@@ -36,9 +36,11 @@ class MoefyStage(Stage):
     settings: MoefySettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
-        """A model that has experts is refused."""
+        """A model that has experts is refused. Grading inputs changes nothing yet: `calibrate` does it."""
         if any(layer.ffn.experts.size for layer in spec.layers):
             raise RecipeError("moefy: this model has experts already; start from the model before it was MoEfied")
+        if self.settings.grain_of(spec) == "inputs":
+            return spec
         widest = max(layer.ffn.width for layer in spec.layers)
         if self.settings.size > widest:
             raise RecipeError(
@@ -64,7 +66,8 @@ class MoefyStage(Stage):
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.size
         if size == 1:
-            return Material(spec, lambda: read_tensors(source), notes={"experts": _counts(spec)})
+            counts = {"experts": _counts(spec)} if any(_counts(spec)) else {}
+            return Material(spec, lambda: read_tensors(source), notes=counts)
         splits = list(self.splits(source, workshop))
         orders = [split.order for split in splits]
         short = [layer.ffn.width % size for layer in spec.layers]

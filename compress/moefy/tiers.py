@@ -103,7 +103,7 @@ class TierWalk:
             return mean_left_out(ffn, given, self.operating_point) if compensate else None
 
         read, neurons = walk(model, self.windows, visit, self.operating_point, progress)
-        whole = model.whole_ffn[0]
+        whole = model.whole.bytes
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
             "bytes_share": read, "neurons_share": neurons, "tokens": self.windows.numel(), "union_by_batch": union,

@@ -10,7 +10,8 @@ from ..spec import TransformerSpec
 from . import llama, opt
 from .config import Config
 
-_SPARSE_TENSOR = re.compile(r"layers\.\d+\.ffn\.(?!(?:gate|up|down)\.).+")  # all that a dense FFN lacks
+# All that a dense FFN lacks, and what graded linears add to int8 ones.
+_SPARSE_TENSOR = re.compile(r"layers\.\d+\.ffn\.(?!(?:gate|up|down)\.).+|.+\.worth|thresholds")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -51,7 +52,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def is_sparse_tensor(name: str) -> bool:
-    """Whether it is a sparse FFN's own, and so kept apart from the weights, where other loaders do not look."""
+    """Whether tiers need it and no dense model: it is kept apart from the weights, where other loaders do not look."""
     return _SPARSE_TENSOR.fullmatch(name) is not None
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ...kernels.activations import ACTIVATIONS
 from ..compute import Compute
-from ..linear import LINEARS, TensorModule
+from ..linear import LINEARS, GradedLinear, TensorModule
 from ..spec import FFNSpec
 
 
@@ -18,23 +18,26 @@ class FFN(TensorModule):
         self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
         self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
         self.down = LINEARS[spec.down](spec.width, hidden_size, spec.output_bias)
+        if isinstance(self.down, GradedLinear):
+            self.down.counts_neurons = True
         self.packed: tuple[TensorModule] | None = None  # gate and up as one linear; see packing.py
         self.whole_bytes = 0  # of the weights, once they are loaded
 
     def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
-        if compute is not None:
-            compute.spent.note_whole(self.whole_bytes, self.width, x.shape[1])
-        return self.dense(x)
+        return self.down(self.hidden(x, compute), compute)
 
     def dense(self, x: Tensor) -> Tensor:
-        """All neurons, whatever the tier."""
+        """All of it, whatever the tier."""
         return self.down(self.hidden(x))
 
-    def hidden(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor, compute: Compute | None = None) -> Tensor:
         """What the neurons give, [batch, tokens, width]."""
         if self.gate is None:
-            return self.activation(self.up(x))
-        gate, up = self.packed[0](x).chunk(2, dim=-1) if self.packed else (self.gate(x), self.up(x))
+            return self.activation(self.up(x, compute))
+        if self.packed:
+            gate, up = self.packed[0](x, compute).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate(x, compute), self.up(x, compute)
         return self.activation(gate) * up
 
     def prepare(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ....compress.quantize.int8 import quantize_rows
+from ....models.compute import Compute
 from ....models.linear import TensorModule, dense_weight
 from ....models.transformer import Layer, Transformer
 
@@ -112,7 +113,7 @@ class Place(TensorModule):
     def set(self, make: Callable[[Matrix, Tensor, Tensor], Form] | None) -> None:
         self.make, self.form, self.read = make, None, []
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, compute: Compute | None = None) -> Tensor:
         flat = x.flatten(0, -2)
         if self.seen is not None:
             self.seen(flat, self.stream)

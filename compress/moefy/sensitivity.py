@@ -1,0 +1,68 @@
+"""How much the whole model's answer feels a unit of error in what each linear gives."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...models.progress import Count
+from ...models.transformer import Layer, Transformer
+from .importance import BACKWARD_TOKENS, TOKENS, gradients
+
+LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.gate", "ffn.up", "ffn.down")
+HEADS = ("embedding", "untied_head")  # of a model whose head is tied, and of others
+GROUPS = {  # of linears that read the same input
+    "attention.input": LINEARS[:3],
+    "attention.output": LINEARS[3:4],
+    "ffn.input": LINEARS[4:6],
+    "ffn.down": LINEARS[6:],
+}
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def sensitivities(
+    model: Transformer, windows: Tensor, seed: int = 0, progress: Count | None = None
+) -> dict[str, Tensor]:
+    """By path of a linear, the head too, the mean over tokens of g^2, fp32 [outputs], on at most TOKENS tokens.
+
+    g is the gradient of log p(label) by what the linear gives, for labels drawn from the model itself: the diagonal of
+    the Fisher information (Amari 1998), so that errors e of the outputs cost about sum_n g_n^2 e_n^2 / 2 nats of KL
+    divergence a token. Raises what `neuron_importance` raises.
+    """
+    chosen = windows[: max(1, TOKENS // windows.shape[1])]
+    seen = _Squares(HEADS[model.untied_head is not None])
+    draw = torch.Generator(model.norm.weight.device).manual_seed(seed)
+    done = 0
+    for part in torch.split(chosen, max(1, BACKWARD_TOKENS // windows.shape[1])):
+        for _ in gradients(model, part.to(model.norm.weight.device, copy=True), draw, seen.watch, seen.look):
+            pass
+        done += len(part)
+        if progress:
+            progress(done, len(chosen))
+    return {path: total / chosen.numel() for path, total in seen.sums.items()}
+
+
+class _Squares:
+    """Sums of squares of what comes back to each linear of a twin, and to the head."""
+
+    def __init__(self, head: str) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self._head = head
+
+    def look(self, gradient: Tensor) -> None:
+        self._add(self._head, gradient)
+
+    def watch(self, index: int, twin: Layer) -> None:
+        there = dict(twin.named_modules())
+        for name in LINEARS:
+            if name in there:
+                there[name].register_forward_hook(partial(self._follow, f"layers.{index}.{name}"))
+
+    def _follow(self, path: str, module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        made.register_hook(partial(self._add, path))  # type: ignore[no-untyped-call]
+
+    def _add(self, path: str, gradient: Tensor) -> None:
+        squares = gradient.flatten(0, -2).square().sum(0)
+        known = self.sums.get(path)
+        self.sums[path] = squares if known is None else known + squares
