@@ -81,7 +81,7 @@ struct GradedKernel {
 
 constexpr int64_t BLOCK = 128;                 // outputs
 constexpr int64_t AHEAD = 16;                  // rows: all bytes that are read have been asked for
-constexpr int64_t WIDE_BYTES = 1024;           // of a row
+constexpr int64_t WIDE_BYTES = 8192;           // of a row, whose sums no longer stay in the first cache
 constexpr int64_t CHUNK = 4, WIDE_CHUNK = 1;   // quads that are read over all blocks before the next ones, measured
 constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
