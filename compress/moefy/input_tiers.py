@@ -24,8 +24,8 @@ from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from .grading import GradedScores, Walk, threshold_for
-from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS, TOKENS
-from .sensitivity import GROUPS, HEADS, LINEARS, sensitivities
+from .importance import HEAD_ROWS, HEAD_TOKENS, TOKENS
+from .sensitivity import GROUPS, HEADS, LINEARS, PASS_TOKENS, sensitivities
 from .settings import MoefySettings
 
 FULL_WINDOWS, TIER_WINDOWS = 16, 16  # of the calibration text: a share is a mean over all inputs of all linears
@@ -79,7 +79,7 @@ def graded_passes(tiers: int, calibration: Calibration) -> float:
 def graded_memory(original: int, planned: int, spec: TransformerSpec) -> int:
     """The model, planes beside the rows that they are made of, and what gradients take."""
     hidden, head = spec.hidden_size, 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * spec.hidden_size
-    gradients = len(spec.layers) * hidden * BACKWARD_TOKENS + head
+    gradients = len(spec.layers) * hidden * PASS_TOKENS + head
     return int(_MODEL_PART * max(original, planned)) + 2 * _FP32_BYTES * gradients + _LOADED_BYTES
 
 

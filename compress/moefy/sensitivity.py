@@ -5,11 +5,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ...models.host_memory import give_back_freed_memory
 from ...models.progress import Count
 from ...models.transformer import Layer, Transformer
-from .importance import BACKWARD_TOKENS, TOKENS, gradients
+from .importance import TOKENS, gradients
 
 LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.gate", "ffn.up", "ffn.down")
+PASS_TOKENS = 256  # whose states and gradients are in memory
 HEADS = ("embedding", "untied_head")  # of a model whose head is tied, and of others
 GROUPS = {  # of linears that read the same input
     "attention.input": LINEARS[:3],
@@ -34,9 +36,10 @@ def sensitivities(
     seen = _Squares(HEADS[model.untied_head is not None])
     draw = torch.Generator(model.norm.weight.device).manual_seed(seed)
     done = 0
-    for part in torch.split(chosen, max(1, BACKWARD_TOKENS // windows.shape[1])):
+    for part in torch.split(chosen, max(1, PASS_TOKENS // windows.shape[1])):
         for _ in gradients(model, part.to(model.norm.weight.device, copy=True), draw, seen.watch, seen.look):
             pass
+        give_back_freed_memory()
         done += len(part)
         if progress:
             progress(done, len(chosen))
