@@ -102,11 +102,13 @@ def _architecture() -> Iterator[str]:
 
 
 def _how_it_works() -> Iterator[str]:
-    memory = result("memory/smollm2-moe")
-    minutes = sum(part["seconds"] for part in memory["parts"]) / 60
+    planes, memory = result("memory/smollm2-moe"), result("memory/smollm2-graded")
+    minutes = sum(part["seconds"] for part in planes["parts"]) / 60
+    seconds = sum(part["seconds"] for part in memory["parts"])
     yield f"{MODEL_PART} times the original model and a buffer"
     yield f"three tiers of SmolLM2 take {megabytes(memory['peak'])} beyond Python and torch"
-    yield f"and {minutes:.1f} minutes on {WORDS[memory['threads']]} cores"
+    yield f"and {seconds:.0f} seconds on {WORDS[memory['threads']]} cores where inputs choose bits"
+    yield f"{megabytes(planes['peak'])} and {minutes:.1f} minutes where neurons are chosen by planes"
     yield f"in {WORDS[int(SECONDS) // 60]} minutes on a machine with torch"
 
 
