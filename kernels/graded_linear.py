@@ -67,13 +67,20 @@ class GradedWeights:
 
 @dataclass(frozen=True)
 class GradedResult:
-    """y: [tokens, outputs], in the dtype of x. bits: int64 [tokens], over all inputs those read of each of its weights.
-
-    A token reads bits / 8 * outputs bytes of weights, and 8 bits of every input at most.
-    """
+    """y: [tokens, outputs], in the dtype of x. counts: int64 [2, tokens], of inputs read, and of their bits."""
 
     y: Tensor
-    bits: Tensor
+    counts: Tensor
+
+    @property
+    def read(self) -> Tensor:
+        """Inputs of which any bit is read: int64 [tokens]."""
+        return self.counts[0]
+
+    @property
+    def bits(self) -> Tensor:
+        """Bits read of each weight over all inputs, int64 [tokens]: bits / 8 * outputs bytes, 8 an input at most."""
+        return self.counts[1]
 
 
 def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> GradedResult:
@@ -162,10 +169,9 @@ def _finished(
     y = doubled.float() * (digits.step * 0.5 * weights.scale)
     if weights.bias is not None:
         y = y + weights.bias.float()
-    bits = torch.zeros(len(levels), dtype=torch.int64, device=levels.device)
-    for level, width in enumerate(weights.packed.planes):
-        bits += width * (levels > level).sum(-1)
-    return GradedResult(y.to(dtype), bits)
+    by_level = [(levels > level).sum(-1) for level in range(len(weights.packed.planes))]
+    bits = [width * count for width, count in zip(weights.packed.planes, by_level, strict=True)]
+    return GradedResult(y.to(dtype), torch.stack([by_level[0], torch.stack(bits).sum(0)]))
 
 
 def _blocks(packed: PackedGraded) -> list[slice]:

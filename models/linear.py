@@ -125,8 +125,7 @@ class Graded(TensorModule):
         asked = compute.thresholds if rows is None else compute.thresholds[rows]
         thresholds = asked.repeat_interleave(tokens) if tokens > 1 else asked
         found = graded_linear(flat, self.held, thresholds)
-        read = (flat.abs() * self.worth[0] > thresholds.unsqueeze(1)).sum(-1) if self.counts_neurons else None
-        compute.spent.note_graded(self.prices, found.bits, read, tokens, rows)
+        compute.spent.note_graded(self.prices, found.bits, found.read if self.counts_neurons else None, tokens, rows)
         return found.y.view(*x.shape[:-1], -1)
 
 

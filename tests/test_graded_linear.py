@@ -28,7 +28,7 @@ FULL = torch.zeros(1)
 
 
 def same(found: GradedResult, expected: GradedResult) -> bool:
-    return torch.equal(found.y, expected.y) and torch.equal(found.bits, expected.bits)
+    return torch.equal(found.y, expected.y) and torch.equal(found.counts, expected.counts)
 
 
 def by_native(x: Tensor, weights: GradedWeights, thresholds: Tensor, isa: str) -> GradedResult:
@@ -151,7 +151,7 @@ def test_bits_are_those_of_the_levels_that_pass() -> None:
     x, thresholds = torch.tensor([[0.25, -0.3, 0.6, 1.5]]), torch.tensor([1.0])
     assert graded_levels(x, worth, thresholds).tolist() == [[0, 1, 2, 3]]
     weights = GradedWeights(weights_of(4, 3).packed, torch.ones(3), worth)
-    assert graded_linear(x, weights, thresholds).bits.tolist() == [0 + 4 + 6 + 8]
+    assert graded_linear(x, weights, thresholds).counts.tolist() == [[3], [0 + 4 + 6 + 8]]
 
 
 def test_full_reads_inputs_that_are_worth_nothing() -> None:

@@ -34,7 +34,7 @@ struct Planes {  // of a pass, for one vector's part of a block
 
 struct Token {
   float half_step;
-  int64_t bits, constant;          // over all inputs; what is added to twice the sum
+  int64_t read, bits, constant;    // inputs; bits over all of them; what is added to twice the sum
   int64_t begin[MAX_LEVELS + 1];   // the first quad of each pass
   const uint8_t** row;             // of each input of each quad
   int32_t *high, *low;             // digits of each quad
@@ -214,13 +214,13 @@ static void run_together(const GradedJob& job, const GradedKernel& kernel, const
 
 // At most MAX_TOKENS tokens.
 static void compute(const GradedJob& job, const GradedKernel& kernel, const Work& work, Crowd& crowd, const float* x,
-                    const float* thresholds, int64_t tokens, int64_t threads, float* y, int64_t* bits) {
+                    const float* thresholds, int64_t tokens, int64_t threads, float* y, int64_t* read, int64_t* bits) {
   const GradedLayer& layer = job.layer;
   const bool together = tokens >= TOGETHER_TOKENS && job.add_crowd[0];
   if (together) kernel.prepare_crowd(job, x, thresholds, work, tokens, crowd);
   for (int64_t t = 0; t < tokens; ++t) {
     if (!together) kernel.prepare(job, x + t * layer.inputs, thresholds[t], work, crowd.token[t]);
-    bits[t] = crowd.token[t].bits;
+    read[t] = crowd.token[t].read, bits[t] = crowd.token[t].bits;
   }
   const int64_t useful = tokens * layer.inputs * layer.outputs / MINIMUM_WORK + 1;
   parallel_ranges(job.num_blocks, 1, least(threads, useful), [&](int64_t first, int64_t last) {
@@ -230,9 +230,10 @@ static void compute(const GradedJob& job, const GradedKernel& kernel, const Work
 }
 
 extern "C" {
-// x: [tokens, inputs]; thresholds: [tokens]; y: [tokens, outputs]; bits: [tokens]. isa: of `enum PlaneIsa`.
+// x: [tokens, inputs]; thresholds: [tokens]; y: [tokens, outputs]; counts: [2, tokens], of inputs read and of their
+// bits. isa: of `enum PlaneIsa`.
 // 1 for success, 0 when there is no memory to work in.
-int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* bits,
+int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* counts,
                           int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
   const GradedKernel& kernel = graded_kernel_for(isa);
@@ -246,7 +247,7 @@ int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float*
     const int64_t now = least(MAX_TOKENS, tokens - t);
     if (!place(job, work, crowd, now, scratch)) return 0;
     compute(job, kernel, work, crowd, x + t * layer->inputs, thresholds + t, now, threads, y + t * layer->outputs,
-            bits + t);
+            counts + t, counts + tokens + t);
   }
   return 1;
 }

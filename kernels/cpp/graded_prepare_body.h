@@ -51,12 +51,13 @@ TARGET static void count_level(const int32_t* level, const int32_t* q, int64_t i
   count = found, sum = total;
 }
 
-// bits and constant of a token. A weight is w + 128 in memory and stands for twice itself and a middle in the sum.
+// read, bits and constant of a token. A weight is w + 128 in memory and stands for twice itself and a middle in the sum.
 TARGET static void count_levels(const GradedLayer& layer, const int32_t* level, const int32_t* q, Token& token) {
   int64_t before = 0;
   for (int64_t l = 0, under = 8; l < layer.levels; ++l) {
     int32_t count, sum;
     count_level(level, q, layer.inputs, int32_t(l) + 1, count, sum);
+    if (l == 0) token.read = count;
     under -= layer.widths[l];
     token.bits += layer.widths[l] * count;
     const int64_t middle = ((int64_t(1) << under) - 1) - 256;
@@ -96,7 +97,7 @@ TARGET static bool measure_token(const GradedJob& job, const float* x, float thr
                                  Token& token) {
   const GradedLayer& layer = job.layer;
   float largest;
-  token.bits = token.constant = 0;
+  token.read = token.bits = token.constant = 0;
   token.half_step = __builtin_nanf("");
   if (!sound(x, layer.inputs, threshold, largest)) return false;
   const float step = largest / 32639.0f > LEAST_STEP ? largest / 32639.0f : LEAST_STEP;

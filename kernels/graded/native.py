@@ -40,23 +40,23 @@ def layer_of(packed: PackedGraded, scale: Tensor, worth: Tensor, bias: Tensor | 
 def graded_linear_native(
     x: Tensor, layer: Layer, thresholds: Tensor, outputs: int, library: Native, isa: str
 ) -> tuple[Tensor, Tensor]:
-    """(y [tokens, outputs] in the dtype of x, bits int64 [tokens]).
+    """(y [tokens, outputs] in the dtype of x, counts int64 [2, tokens]): graded_linear.GradedResult.
 
     The caller has checked the operands. Raises MemoryError when there is none to work in.
     """
     tokens = len(x)
     source, thresholds = x.detach().float().contiguous(), thresholds.contiguous()
-    y, bits = source.new_empty(tokens, outputs), torch.empty(tokens, dtype=torch.int64)
+    y, counts = source.new_empty(tokens, outputs), torch.empty(2, tokens, dtype=torch.int64)
     done = library.library.moesaic_graded_linear(
         ctypes.byref(layer),
         source.data_ptr(),
         thresholds.data_ptr(),
         y.data_ptr(),
-        bits.data_ptr(),
+        counts.data_ptr(),
         tokens,
         torch.get_num_threads(),
         PLANE_ISAS.index(isa),
     )
     if not done:
         raise MemoryError(f"no memory for the sums of {tokens} tokens of {outputs} values")
-    return y if y.dtype == x.dtype else y.to(x.dtype), bits
+    return y if y.dtype == x.dtype else y.to(x.dtype), counts

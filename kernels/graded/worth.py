@@ -52,7 +52,7 @@ def halves(weight: Tensor, bits: int) -> Tensor:
 
 
 def falling(errors: Tensor, costs: list[float]) -> Tensor:
-    """The error that each step removes for its cost, at least 0: [levels] of errors [1 + levels].
+    """The error that each step removes for its cost, at least 0: [levels, ..] of errors [1 + levels, ..].
 
     The slopes of the concave hull of what is removed over what is paid: on step l the least, over where one may begin
     before it, of the most that one may gain a unit by going on from there to l or further.
