@@ -7,11 +7,13 @@ and c_b is the middle of what b high bits leave open. A byte is spent where it t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ....kernels.graded.worth import falling
 from ....models.progress import Progress
 from ..method import NotHere
 from .matrices import ATTENTION_OUT, AXES, FFN_OUT, INT8_BITS, Form, Matrix, Read
@@ -147,21 +149,10 @@ def column_errors(matrix: Matrix, levels: Sequence[int], fisher: Tensor) -> Tens
 
 
 def worth(errors: Tensor, levels: Sequence[int], outputs: int) -> Tensor:
-    """What |x| = 1 is worth at each step up, [levels - 1, inputs]: the root of the error that a byte takes away.
-
-    Made falling in the steps by the slopes of the convex hull below (bytes, error): a level above it is passed over,
-    since its step and the next then have the same worth. slope of a step = min over i below of max over j above of the
-    mean slope from i to j (the min-max formula of isotonic regression).
+    """What |x| = 1 is worth at each step up, [levels - 1, inputs]: the root of the error that a byte takes away, made
+    falling in the steps, so that a level above the hull is passed over.
     """
-    size = [outputs * bits / INT8_BITS for bits in levels]
-    steps = []
-    for step in range(1, len(levels)):
-        slopes = [
-            torch.stack([(errors[i] - errors[j]) / (size[j] - size[i]) for j in range(step, len(levels))]).amax(0)
-            for i in range(step)
-        ]
-        steps.append(torch.stack(slopes).amin(0))
-    return torch.stack(steps).clamp(min=0).sqrt()
+    return falling(errors, [outputs * (more - bits) / INT8_BITS for bits, more in pairwise(levels)]).sqrt()
 
 
 def named(levels: Sequence[int]) -> str:
