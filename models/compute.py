@@ -50,12 +50,12 @@ class OperatingPoints:
         """
         self = cls.__new__(cls)
         self._set(tiers, parts, list(range(num_full, len(tiers))))
-        self._is_form, self._factors = True, None
+        self._factors = None
         return self
 
     def _set(self, tiers: Tensor, parts: Tensor | None, sparse: list[int]) -> None:
         self._tiers, self._parts, self.sparse = tiers, parts, sparse
-        self.num_rows, self.num_full, self._is_form = len(tiers), len(tiers) - len(sparse), False
+        self.num_rows, self.num_full = len(tiers), len(tiers) - len(sparse)
         self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
 
     @property
@@ -75,11 +75,12 @@ class OperatingPoints:
         found = table[self._tiers]
         if self._parts is not None:
             found = torch.lerp(found, table[(self._tiers + 1).clamp(max=len(table) - 1)], self._parts[:, 0])
-        if self._is_form and self.num_full:  # whose numbers say nothing of the full rows
+        if self.num_full and isinstance(self.full_rows, slice):  # of which a form's numbers say nothing
             found = torch.cat([table[:1].expand(self.num_full), found[self.num_full :]])
         return found
 
-    def back(self, device: torch.device) -> Tensor | slice:
+    @property
+    def back(self) -> Tensor | slice:
         """Where each row stands when the full ones come first."""
         if isinstance(self.full_rows, slice) or isinstance(self.sparse_rows, slice):
             return slice(None)
@@ -114,8 +115,7 @@ class Whole(NamedTuple):
 class Spending:
     """An account of what the rows of a batch used, summed over tokens and layers.
 
-    sparse: the rows that are not full; full ones are charged `whole` a token. Bits and neurons are counted in integers,
-    so that no sum depends on its order.
+    Full rows are charged `whole` a token. Bits and neurons are counted in integers, so that no sum depends on an order.
     """
 
     def __init__(self, asked: OperatingPoints, whole: Whole) -> None:
@@ -154,7 +154,7 @@ class Spending:
         if not num_full:
             return found
         ones = torch.ones(num_full, 2, dtype=torch.float64, device=device)
-        return torch.cat([ones, found])[self._asked.back(device)]
+        return torch.cat([ones, found])[self._asked.back]
 
     def _sums(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Bytes and neurons of each row that is not full, fp64 [sparse rows]."""

@@ -164,7 +164,6 @@ def _grade_group(layer: Layer, names: Sequence[str], felt: Sequence[Tensor]) -> 
         owner, leaf = name.split(".")
         with torch.device("meta"):
             twin = GradedLinear(each.weight.shape[1], len(each.weight), each.bias is not None)
-        twin.counts_neurons = name == "ffn.down"
         setattr(layer.get_submodule(owner), leaf, twin.take(each, worth))
 
 

@@ -82,7 +82,7 @@ class MoefySettings(Strict):
                     "which every model has"
                 )
             if not 0 < share < 1:
-                raise ValueError(f"tier {name!r} is {share}, it must be a share of the FFN's bytes between 0 and 1")
+                raise ValueError(f"tier {name!r} is {share}, it must be a share of bytes between 0 and 1")
         if not tiers:
             raise ValueError("names no tier; give at least one, such as {balanced: 0.5}")
         return dict(sorted(tiers.items(), key=lambda tier: -tier[1]))

@@ -18,8 +18,6 @@ class FFN(TensorModule):
         self.gate = LINEARS[spec.gate](hidden_size, spec.width, spec.bias) if spec.gated else None
         self.up = LINEARS[spec.up](hidden_size, spec.width, spec.bias)
         self.down = LINEARS[spec.down](spec.width, hidden_size, spec.output_bias)
-        if isinstance(self.down, GradedLinear):
-            self.down.counts_neurons = True
         self.packed: tuple[TensorModule] | None = None  # gate and up as one linear; see packing.py
         self.whole_bytes = 0  # of the weights, once they are loaded
 
@@ -41,7 +39,13 @@ class FFN(TensorModule):
         return self.activation(gate) * up
 
     def prepare(self) -> None:
-        """Counts the bytes of the weights; call it once they are loaded."""
-        linears = [linear for linear in (self.gate, self.up, self.down) if linear is not None]
-        tensors = [each for linear in linears for each in (*linear.parameters(), *linear.buffers())]
-        self.whole_bytes = sum(each.nbytes for each in tensors)
+        """Counts the bytes of the weights, and has down count neurons; call it once they are loaded."""
+        if isinstance(self.down, GradedLinear):
+            self.down.counts_neurons = True
+        self.whole_bytes = sum(_bytes(linear) for linear in (self.gate, self.up, self.down) if linear is not None)
+
+
+def _bytes(linear: TensorModule) -> int:
+    if isinstance(linear, GradedLinear):  # whose weights are planes
+        return linear.whole_bytes
+    return sum(each.nbytes for each in (*linear.parameters(), *linear.buffers()))
