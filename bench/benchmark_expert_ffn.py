@@ -155,12 +155,9 @@ def row(
 def measure(quick: bool) -> list[dict[str, Any]]:
     """Every contestant at every share, as rows; fewer shapes when `quick`. What cannot run says why in `skipped`."""
     shapes, tokens_list = (SHAPES[:1], TOKENS[:1]) if quick else (SHAPES, TOKENS)
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    with quiet():
+    with quiet(THREADS):
         points = [(shape, tokens, share) for shape in shapes for tokens in tokens_list for share in SHARES]
         rows = [row for point in points for row in measure_point(*point)]
-    torch.set_num_threads(before)
     return rows
 
 
@@ -179,8 +176,7 @@ def test_expert_ffn(
 ) -> None:
     """The table shows rounds over all layers; `extra_info` has the time of one call and the speedup."""
     benchmark.group = f"{shape[0]}x{shape[1]}, {tokens} tokens, share {share}"
-    torch.set_num_threads(THREADS)
-    with quiet():
+    with quiet(THREADS):
         runs = {c.name: one_round(c, shape, tokens, share) for c in (DENSE, contestant)}
         benchmark.pedantic(runs[contestant.name][0], rounds=5)
         benchmark.extra_info.update(row(contestant, shape, tokens, share, interleaved(runs)))

@@ -143,16 +143,15 @@ def row(contestant: str, case: Case, tokens: int, seconds: dict[str, list[float]
 
 def measure(quick: bool) -> list[dict[str, Any]]:
     """Both contestants in every case, as rows; one token only when `quick`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    rows = []
-    with quiet():
-        for case in CASES:
-            for tokens in TOKENS[:1] if quick else TOKENS:
-                seconds = interleaved({each: one_round(each, case, tokens) for each in CONTESTANTS})
-                rows += [row(each, case, tokens, seconds) for each in CONTESTANTS]
-    torch.set_num_threads(before)
-    return rows
+    points = [(case, tokens) for case in CASES for tokens in (TOKENS[:1] if quick else TOKENS)]
+    with quiet(THREADS):
+        return [each for point in points for each in measure_point(*point)]
+
+
+def measure_point(case: Case, tokens: int) -> list[dict[str, Any]]:
+    """Both contestants in one case, in turns."""
+    seconds = interleaved({each: one_round(each, case, tokens) for each in CONTESTANTS})
+    return [row(each, case, tokens, seconds) for each in CONTESTANTS]
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -160,8 +159,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 def test_graded_linear(benchmark: Any, case: Case, tokens: int) -> None:
     """The table shows rounds over all layers; `extra_info` has the time of one call and the ratio."""
     benchmark.group = f"{case.name}, {tokens} tokens"
-    torch.set_num_threads(THREADS)
-    with quiet():
+    with quiet(THREADS):
         runs = {each: one_round(each, case, tokens) for each in CONTESTANTS}
         benchmark.pedantic(runs[OURS][0], rounds=5)
         benchmark.extra_info.update(row(OURS, case, tokens, interleaved(runs)))

@@ -224,15 +224,12 @@ def row(contestant: Contestant, case: Case, tokens: int, seconds: dict[str, list
 
 def measure(quick: bool) -> list[dict[str, Any]]:
     """Every contestant in every case, as rows; one token only when `quick`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
     rows = []
-    with quiet():
+    with quiet(THREADS):
         for case in CASES:
             for tokens in TOKENS[:1] if quick else TOKENS:
                 seconds = interleaved({each.name: one_round(each, case, tokens) for each in CONTESTANTS})
                 rows += [row(each, case, tokens, seconds) for each in CONTESTANTS]
-    torch.set_num_threads(before)
     return rows
 
 
@@ -242,8 +239,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
 def test_plane_ffn(benchmark: Any, case: Case, tokens: int, contestant: Contestant) -> None:
     """The table shows rounds over all layers; `extra_info` has the time of one call and the ratio."""
     benchmark.group = f"{case.name}, {tokens} tokens"
-    torch.set_num_threads(THREADS)
-    with quiet():
+    with quiet(THREADS):
         runs = {each.name: one_round(each, case, tokens) for each in (DENSE, contestant)}
         benchmark.pedantic(runs[contestant.name][0], rounds=5)
         benchmark.extra_info.update(row(contestant, case, tokens, interleaved(runs)))

@@ -21,11 +21,16 @@ Round = tuple[Callable[[], None], int]  # calls the contestant once on each of i
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Others' deprecation warnings are not what is measured, and gradients are not wanted."""
+def quiet(threads: int | None = None) -> Iterator[None]:
+    """Others' deprecation warnings are not what is measured, and gradients are not wanted; on so many threads."""
+    before = torch.get_num_threads()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        yield
+        torch.set_num_threads(threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def interleaved(runs: dict[str, Round]) -> dict[str, list[float]]:
