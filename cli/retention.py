@@ -2,12 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 from .terminal import ProgressLine, print_table
-
-if TYPE_CHECKING:
-    from ..bench.retention.run import CurvePlan
 
 OVER = ("neurons", "linears", "ffn", "head")
 
@@ -50,8 +48,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures what is missing, prints a table for each share and names the files."""
-    from ..bench.retention.page import notes, rows, shares_of, write_curves
-    from ..bench.retention.plain import as_json
+    from ..bench.retention import page as neurons_page
+    from ..bench.retention import plain
+    from ..bench.retention.linears import page as linears_page
+    from ..bench.retention.linears import plain as linears_plain
+    from ..bench.retention.linears.run import draw_linear_curves
     from ..bench.retention.run import CurvePlan, draw_curves
     from ..evaluate.files import check_can_report
 
@@ -61,31 +62,17 @@ def run(args: argparse.Namespace) -> int:
         args.full,
         tuple(args.share), tuple(args.only),
     )  # fmt: skip
-    if args.over != OVER[0]:
-        return _over_linears(plan, args.over)
+    page: ModuleType
     with ProgressLine() as progress:
-        curves = as_json(draw_curves(plan, progress))
-    for share in shares_of(curves):
-        print(f"{share:.0%} of the FFN's int8 bytes")
-        print_table(*rows(curves, share))
-    for line in notes(curves):
+        if args.over == OVER[0]:
+            page, curves, whole = neurons_page, plain.as_json(draw_curves(plan, progress)), "the FFN's int8 bytes"
+        else:
+            page, curves = linears_page, linears_plain.as_json(draw_linear_curves(plan, args.over, progress))
+            whole = linears_page.whole_of(curves)
+    for share in page.shares_of(curves):
+        print(f"{share:.0%} of {whole}")
+        print_table(*page.rows(curves, share))
+    for line in page.notes(curves):
         print(line)
-    print("written: " + ", ".join(map(str, write_curves(curves, args.out))))
-    return 0
-
-
-def _over_linears(plan: "CurvePlan", axis: str) -> int:
-    from ..bench.retention.linears.page import notes, rows, whole_of, write_curves
-    from ..bench.retention.linears.plain import as_json
-    from ..bench.retention.linears.run import draw_linear_curves
-    from ..bench.retention.page import shares_of
-
-    with ProgressLine() as progress:
-        curves = as_json(draw_linear_curves(plan, axis, progress))
-    for share in shares_of(curves):
-        print(f"{share:.0%} of {whole_of(curves)}")
-        print_table(*rows(curves, share))
-    for line in notes(curves):
-        print(line)
-    print("written: " + ", ".join(map(str, write_curves(curves, plan.out))))
+    print("written: " + ", ".join(map(str, page.write_curves(curves, args.out))))
     return 0
