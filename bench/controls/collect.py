@@ -82,6 +82,7 @@ def collect(
             "score": original.to_json(),
         },
         "ffn_format": _ffn_format(finished),
+        "governed": "graded linears" if finished.spec.is_graded else "FFNs",
         "speed": speed,
         "stages": _stages(finished),
         "tiers": [teller.tier(finished, name) for name in finished.tiers],

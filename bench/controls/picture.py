@@ -37,7 +37,7 @@ def draw(report: Mapping[str, Any]) -> bytes:
 
 
 def _kept(panel: Any, report: Mapping[str, Any]) -> None:
-    """Top-1 accuracy relative to the original against the share of its FFN bytes, with 95 % intervals."""
+    """Top-1 accuracy relative to the original against the share of the bytes that tiers govern, with 95 % intervals."""
     panel.axhline(1.0, color="#cccccc", linewidth=1)
     bottom = max(0.0, min((each["relative_top1"] or 0.0 for each in report["tiers"]), default=0.0) - _ROOM)
     for name, (colour, marker) in _STYLES.items():
@@ -46,7 +46,7 @@ def _kept(panel: Any, report: Mapping[str, Any]) -> None:
         _line(panel, name, seen, colour, marker, " (others below)" if len(seen) < len(found) else "")
     _line(panel, "tiers", report["tiers"], _OURS, "o")
     panel.set_ylim(bottom=bottom)
-    panel.set_xlabel(f"share of the FFN's {report['ffn_format']} bytes that a token reads")
+    panel.set_xlabel(f"share of the {report['ffn_format']} bytes of the {governed(report)} that a token reads")
     panel.set_title("top-1 accuracy, relative to the original", loc="left", fontsize=11)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=8)
@@ -86,3 +86,8 @@ def _layers(panel: Any, tiers: Sequence[Entry]) -> None:
     else:
         panel.text(0.5, 0.5, "this recipe makes no tiers", ha="center", transform=panel.transAxes, color="#666666")
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def governed(report: Mapping[str, Any]) -> str:
+    """What tiers choose among; reports from before there was a choice do not say it."""
+    return str(report.get("governed", "FFNs"))

@@ -16,7 +16,7 @@ from ...evaluate.pages import render
 from ...models.files import write_files
 from .collect import Report
 from .derive import ALONE, EXPERTS_OF_64, RANDOM_EXPERTS, ROUTERS, STATIC, STATIC_DISTILLED
-from .picture import draw
+from .picture import draw, governed
 
 Table = tuple[list[str], list[list[str]]]
 FORMATS = {
@@ -154,10 +154,10 @@ def notes(report: Report) -> list[str]:
         f"{', '.join(text['text'])}; calibrated on {calibration['text']}, windows of {count(calibration['length'])} "
         f"tokens, at most {count(calibration['sequences'])}.",
         _about_overlap(text["overlap_with_calibration"]),
-        "Bytes and neurons are what a lone token reads and computes of the FFNs, routers included, as shares of the "
-        f"original's in the format of the result ({report['ffn_format']}, {_shown('bytes', whole)} bytes). Relative: "
-        "top-1 accuracy as a share of the original's. Bytes, set: the share of the result's own FFNs that the recipe "
-        "names.",
+        f"Bytes are what a lone token reads of the {governed(report)}, routing included, neurons what it computes of "
+        f"the FFNs, as shares of the original's in the format of the result ({report['ffn_format']}, "
+        f"{_shown('bytes', whole)} bytes). Relative: top-1 accuracy as a share of the original's. Bytes, set: the "
+        f"share of the result's own {governed(report)} that the recipe names.",
         _about_intervals(report),
         *(_ABOUT[group] for group in report["control_groups"]),
         *(f"{_title(each)}: not run: {each['reason']}" for each in report["controls"] if each["reason"]),
