@@ -166,4 +166,4 @@ def _with_speed(row: Row, rate: float) -> Row:
 def _read(checkpoint: Checkpoint, figures: Mapping[str, float | int]) -> int:
     """Bytes that a token reads of all weights, at the tier of these figures or at full."""
     shares = (figures.get("bytes_share", 1.0), figures.get("neurons_share", 1.0))
-    return token_cost(checkpoint.spec, 2, ffn_shares=shares).bytes
+    return token_cost(checkpoint.spec, 2, shares=shares).bytes

@@ -25,10 +25,10 @@ def footprint(
     element_bytes: int,
     num_tokens: int = 0,
     seconds: float = 0.0,
-    ffn_shares: tuple[float, float] = (1.0, 1.0),
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> Footprint:
     """The footprint of a model that scored num_tokens in this many seconds; the rest is as in `token_cost`."""
-    cost = token_cost(spec, element_bytes, ffn_shares=ffn_shares)
+    cost = token_cost(spec, element_bytes, shares=shares)
     speed = num_tokens / seconds if seconds else None
     return Footprint(bytes_on_disk, cost.bytes, cost.flops, peak_memory_bytes(), speed)
 

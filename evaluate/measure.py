@@ -132,6 +132,6 @@ def _footprints(opened: Opened, texts: Sequence[TextResult]) -> dict[str, Footpr
             scores = [text.scores[name] for text in texts]
             tokens, seconds = sum(each.total.num_tokens for each in scores), sum(each.seconds for each in scores)
             element = dense_dtype(checkpoint, opened.device, opened.plan.dtype).itemsize
-            shares = scores[0].ffn_shares if scores else (1.0, 1.0)
+            shares = scores[0].shares if scores else (1.0, 1.0)
             found[name] = footprint(checkpoint.spec, checkpoint.weight_bytes, element, tokens, seconds, shares)
     return found

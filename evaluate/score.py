@@ -45,7 +45,7 @@ class DocumentScore:
 class Score:
     """What a model makes of a text. `documents` and, for long documents, `pieces` are kept for intervals.
 
-    seconds: what the model's own passes took. ffn_shares: of the bytes that tiers govern and of the FFN's neurons,
+    seconds: what the model's own passes took. shares: of the bytes that tiers govern and of the FFN's neurons,
     what a token used, a mean over the tokens read; (1, 1) for a model with one tier.
     """
 
@@ -53,7 +53,7 @@ class Score:
     compared: bool = False
     pieces: tuple[DocumentScore, ...] = field(default=(), compare=False)
     seconds: float = field(default=0.0, compare=False)
-    ffn_shares: tuple[float, float] = (1.0, 1.0)
+    shares: tuple[float, float] = (1.0, 1.0)
 
     @property
     def total(self) -> DocumentScore:
@@ -83,7 +83,7 @@ class Score:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """What `to_json` gave. Raises KeyError or TypeError for anything else."""
         documents, pieces = (tuple(DocumentScore(**row) for row in values[key]) for key in ("documents", "pieces"))
-        share, neurons = values["ffn_shares"]
+        share, neurons = values["shares"]
         return cls(documents, values["compared"], pieces, values["seconds"], (share, neurons))
 
     def summary(self) -> dict[str, float | int]:
@@ -96,8 +96,8 @@ class Score:
             "perplexity": self.perplexity,
             "top1_accuracy": self.top1_accuracy,
         }
-        if self.ffn_shares != (1.0, 1.0):
-            figures["bytes_share"], figures["neurons_share"] = self.ffn_shares
+        if self.shares != (1.0, 1.0):
+            figures["bytes_share"], figures["neurons_share"] = self.shares
         if total.num_words:
             figures["nats_per_word"] = total.nats / total.num_words
             figures["word_perplexity"] = _exp(total.nats / total.num_words)

@@ -33,18 +33,18 @@ def governed_bytes(spec: TransformerSpec, element_bytes: int) -> int:
 
 
 def token_cost(
-    spec: TransformerSpec, element_bytes: int, context: int = 0, ffn_shares: tuple[float, float] = (1.0, 1.0)
+    spec: TransformerSpec, element_bytes: int, context: int = 0, shares: tuple[float, float] = (1.0, 1.0)
 ) -> Cost:
     """One new token at batch 1 after `context` tokens: bytes of weights, keys and values read, FLOPs that are active.
 
     element_bytes is what a dense weight, a key or a value takes in memory. Of the embedding one row is read; the head
     is read whole, tied or not. Counted are the matrices, attention over the context, and the bytes of norms; the few
-    FLOPs of norms, activations and rotations are not. ffn_shares: of the bytes that tiers govern and of the FFN's
+    FLOPs of norms, activations and rotations are not. shares: of the bytes that tiers govern and of the FFN's
     neurons, what a tier uses; with bit planes every neuron's high bits are multiplied as well.
     """
     if spec.is_graded:
-        return _graded_cost(spec, element_bytes, context, ffn_shares)
-    used = [_ffn_cost(layer.ffn, spec.hidden_size, element_bytes, ffn_shares) for layer in spec.layers]
+        return _graded_cost(spec, element_bytes, context, shares)
+    used = [_ffn_cost(layer.ffn, spec.hidden_size, element_bytes, shares) for layer in spec.layers]
     return _with_the_rest(spec, element_bytes, context, used)
 
 

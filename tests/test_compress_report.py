@@ -91,10 +91,10 @@ def test_every_group_has_its_controls(report: Report) -> None:
 @pytest.mark.parametrize("name", ["static pruning", "static pruning by magnitude", "static pruning by chance"])
 def test_static_pruning_takes_the_bytes_that_the_tier_reads(report: Report, name: str, tier: str) -> None:
     static, ours = of(report, name, tier), tier_of(report, tier)
-    assert static["ffn_bytes"] == pytest.approx(ours["ffn_bytes"], rel=0.01)
-    assert static["ffn_bytes"] == int(static["ffn_bytes"]) and static["neurons_share"] < 0.9
-    share = ours["figures"]["bytes_share"] * tier_of(report, "full")["ffn_share"]
-    assert ours["ffn_share"] == pytest.approx(share)
+    assert static["tier_bytes"] == pytest.approx(ours["tier_bytes"], rel=0.01)
+    assert static["tier_bytes"] == int(static["tier_bytes"]) and static["neurons_share"] < 0.9
+    share = ours["figures"]["bytes_share"] * tier_of(report, "full")["bytes_share"]
+    assert ours["bytes_share"] == pytest.approx(share)
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -154,7 +154,7 @@ def test_a_recipe_without_tiers_is_held_against_pruning_to_its_own_bytes(tmp_pat
     found = collect("stories260k", made, groups_for(made.recipe))
     static = [each for each in found["controls"] if each["group"] == STATIC]
     assert [each["tier"] for each in static] == ["full"] * 3 and found["speed"] is None
-    assert all(each["reason"] or each["ffn_bytes"] == tier_of(found, "full")["ffn_bytes"] for each in static)
+    assert all(each["reason"] or each["tier_bytes"] == tier_of(found, "full")["tier_bytes"] for each in static)
     assert sum("figures" in each for each in static) >= 2
     assert {row[0] for row in verdict_rows(found)[1]} == {"full"}
 

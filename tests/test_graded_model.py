@@ -195,7 +195,7 @@ def test_controls_that_leave_out_neurons_say_nothing_of_bits(graded: Path, tmp_p
     ):
         collect("stories260k", done, ["static"])
     report = collect("stories260k", done, ["alone"])
-    shares = [tier["ffn_share"] for tier in report["tiers"]]
+    shares = [tier["bytes_share"] for tier in report["tiers"]]
     assert shares == sorted(shares, reverse=True) and shares[-1] == pytest.approx(TIERS["low"], rel=0.05)
 
 

@@ -109,7 +109,7 @@ def test_what_is_told_was_measured(costly: Compression) -> None:
     judge = Judge(open_checkpoint("stories260k"), costly.recipe.evaluation, silent)
     at = judge.score_at("", open_checkpoint(rest.out), open_checkpoint(rest.out).dial.operating_point(None, 0.8))
     assert f"x{costly.result['perplexity'] / at.perplexity:.4f}" in costly.notices[0] and ratio < 1
-    assert at.ffn_shares[0] == pytest.approx(0.8, abs=0.02) and rest.notices == ()
+    assert at.shares[0] == pytest.approx(0.8, abs=0.02) and rest.notices == ()
 
 
 def test_the_notice_is_the_first_that_is_seen_in_every_place(

@@ -115,8 +115,8 @@ def test_a_tier_reads_its_share_of_bytes_on_text_it_was_not_set_on(stories: dict
         model = load(stories[kind], tier=tier.name)
         encoded = encode_documents(read_documents([embedded_text()], 2), Tokenizer.open(stories[kind]), 200)
         assert tier.calibrated["bytes_share"] == pytest.approx(tier.share, abs=0.01)
-        assert score_documents(model, encoded).ffn_shares[0] == pytest.approx(tier.share, abs=0.1)
-        assert score_documents(load(stories[kind]), encoded).ffn_shares == (1.0, 1.0)
+        assert score_documents(model, encoded).shares[0] == pytest.approx(tier.share, abs=0.1)
+        assert score_documents(load(stories[kind]), encoded).shares == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["router", "planes"])

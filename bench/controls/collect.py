@@ -25,7 +25,7 @@ from ...models.progress import Progress
 from ...models.spec import FULL
 from ...models.threads import choose_threads, torch_threads
 from .derive import ALONE, groups_for
-from .run import Control, Controls, ffn_bytes, ffn_neurons, is_ffn_weight, original_ffn_bytes
+from .run import Control, Controls, ffn_neurons, is_ffn_weight, original_tier_bytes, tier_bytes
 
 Report = dict[str, Any]
 _FORMATS = {"I8": "int8", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -62,7 +62,7 @@ def collect(
         company = Controls(source, done.recipe, finished, scores, judge, say, announce)
         found = list(company.run(controls))
         speed = _speed(finished, judge, speed_rounds, say) if speed_rounds else None
-        teller = _Teller(source, original, scores, original_ffn_bytes(source, done.recipe, judge), done.recipe.seed)
+        teller = _Teller(source, original, scores, original_tier_bytes(source, done.recipe, judge), done.recipe.seed)
     plain: Report = as_json({
         "model": Path(model).name,
         "command": command,
@@ -78,7 +78,7 @@ def collect(
         "calibration": _calibration(source, done),
         "provenance": provenance(),
         "original": {
-            "weight_bytes": source.weight_bytes, "ffn_bytes": teller.whole, "figures": original.summary(),
+            "weight_bytes": source.weight_bytes, "tier_bytes": teller.whole, "figures": original.summary(),
             "score": original.to_json(),
         },
         "ffn_format": _ffn_format(finished),
@@ -102,12 +102,12 @@ class _Teller:
     def tier(self, finished: Checkpoint, name: str) -> Report:
         record = next((each for each in finished.record.tiers if each.name == name), None)
         score = self._tiers[name]
-        computed = score.ffn_shares[1] * ffn_neurons(finished.spec)
+        computed = score.shares[1] * ffn_neurons(finished.spec)
         return {
             "name": name,
             "share": record.share if record else 1.0,
             "calibrated": dict(record.calibrated) if record else {},
-            **self._scored(score, score.ffn_shares[0] * ffn_bytes(finished), computed),
+            **self._scored(score, score.shares[0] * tier_bytes(finished), computed),
         }
 
     def control(self, control: Control) -> Report:
@@ -120,15 +120,15 @@ class _Teller:
         }
         if control.score is None:
             return about
-        about |= self._scored(control.score, control.ffn_bytes, control.neurons)
+        about |= self._scored(control.score, control.tier_bytes, control.neurons)
         beside = self._tiers[control.tier] if control.tier else None
         return about | {"tier_against_it": self._compared(beside, control.score) if beside else None}
 
     def _scored(self, score: Score, read: float, computed: float) -> Report:
         figures = score.summary()
         return {
-            "ffn_bytes": read,
-            "ffn_share": read / self.whole,
+            "tier_bytes": read,
+            "bytes_share": read / self.whole,
             "neurons_share": computed / self._neurons,
             "relative_top1": _quotient(figures[TOP1], self._original.top1_accuracy),
             "figures": figures,

@@ -53,7 +53,9 @@ def _kept(panel: Any, report: Mapping[str, Any]) -> None:
 
 
 def _line(panel: Any, name: str, entries: Sequence[Entry], colour: str, marker: str, note: str = "") -> None:
-    points = sorted((e["ffn_share"], e["relative_top1"], *_reach(e)) for e in entries if e["relative_top1"] is not None)
+    points = sorted(
+        (e["bytes_share"], e["relative_top1"], *_reach(e)) for e in entries if e["relative_top1"] is not None
+    )
     if not points and note:
         panel.plot([], [], label=f"{name} (below)", color=colour, marker=marker)
     if points:

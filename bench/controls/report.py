@@ -147,7 +147,7 @@ def stage_rows(report: Report) -> Table:
 
 def notes(report: Report) -> list[str]:
     """What one must know to read the tables."""
-    text, calibration, whole = report["evaluation"], report["calibration"], report["original"]["ffn_bytes"]
+    text, calibration, whole = report["evaluation"], report["calibration"], report["original"]["tier_bytes"]
     count = "{:,}".format
     said = [
         f"Scored on {count(text['tokens'])} tokens of {count(text['documents'])} documents of "
@@ -211,13 +211,13 @@ def _title(control: Mapping[str, Any]) -> str:
 
 
 def _original(report: Report) -> Mapping[str, Any]:
-    return {"ffn_share": 1.0, "neurons_share": 1.0, "relative_top1": 1.0, "figures": report["original"]["figures"]}
+    return {"bytes_share": 1.0, "neurons_share": 1.0, "relative_top1": 1.0, "figures": report["original"]["figures"]}
 
 
 def _measured(entry: Mapping[str, Any]) -> list[str]:
     """Share of bytes and of neurons, perplexity, top-1, relative top-1, KL."""
     perplexity, top1, kl, _ = _figures(entry["figures"])
-    shares = [_shown("share", entry[key]) for key in ("ffn_share", "neurons_share")]
+    shares = [_shown("share", entry[key]) for key in ("bytes_share", "neurons_share")]
     return [*shares, perplexity, top1, _shown("relative", entry["relative_top1"]), kl]
 
 

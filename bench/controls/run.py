@@ -53,7 +53,7 @@ _SOURCES = ("bench/controls", "bench/retention/masks.py", "compress")
 class Control:
     """What a tier is held against (tier "": no one tier), with its score, or with the reason why there is none.
 
-    ffn_bytes: of FFN weights that a lone token reads; neurons: that it computes, in all layers together. recipe: None
+    tier_bytes: of what tiers govern, read by a lone token; neurons: that it computes, in all layers. recipe: None
     for a selection on the finished model.
     """
 
@@ -63,11 +63,11 @@ class Control:
     recipe: Recipe | None = None
     reason: str = ""
     score: Score | None = None
-    ffn_bytes: float = 0.0
+    tier_bytes: float = 0.0
     neurons: float = 0.0
 
 
-def ffn_bytes(checkpoint: Checkpoint) -> int:
+def tier_bytes(checkpoint: Checkpoint) -> int:
     """Bytes on disk of the weights that tiers govern: of all FFNs, routers not included, or of graded linears."""
     if checkpoint.spec.is_graded:
         return governed_bytes(checkpoint.spec, _FLOAT_BYTES)
@@ -84,7 +84,7 @@ def ffn_neurons(spec: TransformerSpec) -> int:
     return sum(layer.ffn.width for layer in spec.layers)
 
 
-def original_ffn_bytes(source: Checkpoint, recipe: Recipe, judge: Judge) -> int:
+def original_tier_bytes(source: Checkpoint, recipe: Recipe, judge: Judge) -> int:
     """Bytes of the original in the format in which the recipe leaves it, of what tiers govern: what shares are of."""
     final = Run(source, recipe, _silent, judge=judge).planned[-1]
     if final.is_graded:
@@ -136,7 +136,7 @@ class Controls:
         A result without tiers is pruned to its own bytes.
         """
         for tier in [each.name for each in self._tiers] or [FULL]:
-            wanted = self._scores[tier].ffn_shares[0] * ffn_bytes(self._finished)
+            wanted = self._scores[tier].shares[0] * tier_bytes(self._finished)
             for method in methods:
                 template = static_pruning(self._recipe, 0.5, method, distilled)
                 try:
@@ -208,7 +208,7 @@ class Controls:
     def _selected(self, kind: str, tier: TierRecord) -> Score:
         settings = moefy_settings(self._recipe)
         calibration = self._calibration
-        shares = layer_shares(tier, self._scores[tier.name].ffn_shares[1])
+        shares = layer_shares(tier, self._scores[tier.name].shares[1])
         compensate = settings is not None and settings.compensates(self._finished.spec.layers[0].ffn.gated)
         wanted = StandIn(kind, shares, calibration.windows, compensate, self._recipe.seed)
         identity: list[Any] = [
@@ -226,9 +226,9 @@ class Controls:
 
 
 def _scored(control: Control, score: Score, checkpoint: Checkpoint) -> Control:
-    read, computed = score.ffn_shares
-    read, computed = read * ffn_bytes(checkpoint), computed * ffn_neurons(checkpoint.spec)
-    return replace(control, score=score, ffn_bytes=read, neurons=computed)
+    read, computed = score.shares
+    read, computed = read * tier_bytes(checkpoint), computed * ffn_neurons(checkpoint.spec)
+    return replace(control, score=score, tier_bytes=read, neurons=computed)
 
 
 def _failed(variant: Variant, tier: str, error: SetupError) -> Control:

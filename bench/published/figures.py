@@ -123,10 +123,10 @@ class RecipeResult:
         tier = next(each for each in self.values["tiers"] if each["name"] == name)
         beside = tier["against_original"]
         ratios = [Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH)]
-        return Kept(name, tier["share"], tier["ffn_share"], *ratios)
+        return Kept(name, tier["share"], tier["bytes_share"], *ratios)
 
     def control(self, name: str, tier: str) -> Mapping[str, Any]:
-        """A control beside a tier: its ffn_share and relative_top1 among others."""
+        """A control beside a tier: its bytes_share and relative_top1 among others."""
         found: Mapping[str, Any] = next(
             each for each in self.values["controls"] if (each["name"], each["tier"]) == (name, tier)
         )
