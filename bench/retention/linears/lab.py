@@ -1,18 +1,18 @@
 """A model whose every linear is computed by a form: text scored, bytes counted, beside the same model in int8."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ....compress.moefy.sensitivity import GROUPS, HEADS, sensitivities
 from ....models.checkpoint import Checkpoint, load_transformer
 from ....models.context import CausalContext
 from ....models.progress import Progress
 from ....models.transformer import Layer
-from .fisher import note_fisher_
-from .matrices import AXES, FFN, LINEARS_AXIS, Form, Matrix, Place, place_
+from .matrices import AXES, FFN, LINEARS, LINEARS_AXIS, Form, Matrix, Place, place_
 from .neurons import BothSides, FFNPlace, WholePlanes
 
 _WINDOWS, _HEAD_TOKENS = 8, 256  # that are computed together
@@ -77,12 +77,16 @@ class Lab:
     ) -> None:
         self._model = load_transformer(checkpoint, torch.device("cpu"))
         self._calibration, self._evaluation, self._progress = calibration, evaluation, progress
+        used = calibration[: max(1, FISHER_TOKENS // calibration.shape[1])]
+        felt = sensitivities(self._model, used, seed, lambda n, of: progress("sensitivity", n, of))
         self._layers, self._head = place_(self._model)
         self._places = [place for layer in self._layers for place in layer]
         self.matrices = [place.matrix for place in (*self._places, self._head)]
         self._ffns: list[FFNPlace] = []  # of the layers, where a method computes those whole
         self._dense: list[Tensor] = []  # the states that int8 gives the head, by batch
-        self._learn(seed)
+        for matrix in self.matrices:
+            matrix.fisher = torch.cat([felt[path] for path in _paths(matrix, felt)])
+        self._keep_inputs()
 
     def dense(self) -> Point:
         """The int8 model."""
@@ -95,7 +99,7 @@ class Lab:
         method.aim(axis, share)
         return self._score(method.name, method.group, axis, share, method)
 
-    def _learn(self, seed: int) -> None:
+    def _keep_inputs(self) -> None:
         windows = self._calibration
         some = windows[: max(1, KEPT_TOKENS // windows.shape[1])]
         for place in (*self._places, self._head):
@@ -104,10 +108,6 @@ class Lab:
             pass
         for place in (*self._places, self._head):
             place.seen = None
-        self._progress("sensitivity", 0, 1)
-        used = windows[: max(1, FISHER_TOKENS // windows.shape[1])]
-        note_fisher_(self._model, self._places, self._head, used, seed)
-        self._progress("sensitivity", 1, 1)
 
     @torch.inference_mode()
     def _score(self, name: str, group: str, axis: str, share: float, method: Method | None) -> Point:
@@ -194,6 +194,13 @@ class Lab:
             agreed += int((best == theirs.argmax(-1)).sum())
             kl += float((theirs.exp() * (theirs - ours)).sum(dtype=torch.float64))
         return nats, correct, len(ids) - 1, kl, agreed
+
+
+def _paths(matrix: Matrix, there: Collection[str]) -> list[str]:
+    """Of the linears that a matrix stacks."""
+    groups = dict(zip(LINEARS, GROUPS.values(), strict=True))
+    names = [f"layers.{matrix.layer}.{name}" for name in groups[matrix.kind]] if matrix.kind in groups else HEADS
+    return [name for name in names if name in there]
 
 
 class _Keeper:
