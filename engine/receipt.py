@@ -45,7 +45,7 @@ class Receipt:
         computed = {choice: rows - 1 for choice, rows in self._num_rows.items()}
         if not computed:
             return None
-        if not any(computed.values()):  # the shares of the prompt
+        if not any(computed.values()):  # the shares of the prompt's last token
             computed = dict.fromkeys(computed, 1)
         total = sum(computed.values())
         sums = [sum(self._shares[choice][i] * count for choice, count in computed.items()) for i in range(2)]

@@ -103,7 +103,7 @@ class Row:
 
     timing comes with the first token and with the last row. shares: of the bytes that tiers govern and of
     the FFN's neurons, what this request's new tokens have used so far, a mean over them, or before there are any those
-    of the prompt; None where the model has one tier only.
+    of the prompt's last; None where the model has one tier only.
     cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
     computed, where a floor lets it differ from the one asked for.
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -35,8 +36,8 @@ class Span:
 class Forward:
     """logits: [scored tokens, vocab], span after span.
 
-    shares: fp64 [spans, 2], of the bytes that tiers govern and of the FFN's neurons the parts that a span's tokens
-    used, their means; None where the model has one tier only. They stay on the device until somebody asks.
+    shares: fp64 [spans, 2], of the bytes that tiers govern and of the FFN's neurons the parts that the last token of a
+    span used; None where the model has one tier only. They stay on the device until somebody asks.
     """
 
     logits: Tensor
@@ -96,7 +97,7 @@ class ModelRunner:
         counts = [len(span.token_ids) for span in spans]
         rows = None if counts == [span.scored for span in spans] else torch.tensor(_scored(spans), device=self.device)
         logits = self.model.head(states if rows is None else states[rows], compute, rows)
-        return Forward(logits, means(compute.spent.columns(1, self.device), counts) if compute else None)
+        return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
 
     @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
@@ -131,11 +132,11 @@ def _in_order(spans: Sequence[Span], parts: Sequence[Forward]) -> Forward:
     return Forward(torch.cat([logits[place] for place in back]), shares[back])
 
 
-def means(columns: Tensor, counts: Sequence[int]) -> Tensor:
+def last_of_each(columns: Tensor, counts: Sequence[int]) -> Tensor:
     """[groups, n] of columns [rows, n], `counts` rows after one another belonging together."""
     if len(counts) == len(columns):
         return columns
-    return torch.stack([group.mean(0) for group in torch.split(columns, list(counts))])
+    return columns[torch.tensor([end - 1 for end in accumulate(counts)], device=columns.device)]
 
 
 def _scored(spans: Sequence[Span]) -> list[int]:

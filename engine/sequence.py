@@ -27,7 +27,7 @@ class Sequence:
     num_reused: int = 0  # of the prompt, found in the prefix cache
     admitted: float | None = None
     decoding_since: float | None = None
-    read_shares: tuple[float, float] | None = None  # of bytes and neurons, of the last tokens of the prompt
+    read_shares: tuple[float, float] | None = None  # of bytes and neurons, of the last token of the prompt
     spent: tuple[float, float] = (0.0, 0.0)  # sums over new tokens of the same
     num_spent: int = 0
     num_scored: int = 0  # of the prompt
@@ -59,8 +59,8 @@ class Sequence:
 
     @property
     def shares(self) -> tuple[float, float] | None:
-        """Means over the new tokens that were computed, those of the prompt before there are any; None where nothing
-        was told.
+        """Means over the new tokens that were computed, before there are any those of the prompt's last token; None
+        where nothing was told.
         """
         if not self.num_spent:
             return self.read_shares

@@ -140,6 +140,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     for name, tensor in read_tensors(checkpoint):
         if tensor.is_floating_point():
             tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
+            _check_grades(name, tensor, checkpoint)
         weights[name] = tensor.to(device)
     model.load_state_dict(weights, strict=True, assign=True)
     if checkpoint.spec.rope:
@@ -172,6 +173,19 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkp
         way_out = "choose float32 or bfloat16" if narrow else "no dtype here holds them: scale them down"
         raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; {way_out}")
     raise CheckpointError(f"{where} holds NaN or infinity; copy the weights again")
+
+
+def _check_grades(name: str, tensor: Tensor, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for what no grading gives: a full tier that leaves bits out, bits worth more than higher
+    ones.
+    """
+    where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
+    if name == "thresholds" and (tensor[0] != 0 or (tensor < 0).any()):
+        raise CheckpointError(
+            f"{where} is {tensor.tolist()}, it must be 0 for the full tier and no less for others; copy it again"
+        )
+    if name.endswith(".worth") and ((tensor < 0).any() or (tensor.diff() > 0).any()):
+        raise CheckpointError(f"{where} is {tensor.tolist()}, it must fall and be no less than 0; copy it again")
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:

@@ -1,12 +1,14 @@
 """Models whose linears grade their inputs: int8 at the full tier, fewer bytes at others, a row the same anywhere."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders import llama, opt
+from builders import edit_json, llama, opt
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moesaic.bench.controls.collect import collect
@@ -19,6 +21,7 @@ from moesaic.evaluate.texts import embedded_text, encode_documents, read_documen
 from moesaic.models.checkpoint import EXPERTS_NAME, load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError
 from moesaic.models.linear import GradedLinear, dense_weight
+from moesaic.models.record import RECORD_NAME
 from moesaic.models.tokenizer import Tokenizer
 
 TIERS = {"high": 0.75, "balanced": 0.6, "low": 0.45}
@@ -43,6 +46,11 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "out"
     compress("stories260k", out, {"evaluation": {"documents": 1, "truncate": 24}, "stages": [INT8]})
     return out
+
+
+def copied(model: Path, to: Path) -> Path:
+    shutil.copytree(model, to, copy_function=shutil.copyfile)
+    return to
 
 
 def some_text(path: Path, windows: int = 8, length: int = 64) -> Tensor:
@@ -105,6 +113,14 @@ def test_an_answer_says_what_it_read(graded: Path) -> None:
     assert low.bytes_share == pytest.approx(TIERS["low"], abs=0.08) and 0 < (low.neurons_share or 0) < 1
     assert low.weight_bytes_per_token is not None and full.weight_bytes_per_token is not None
     assert low.weight_bytes_per_token < 0.7 * full.weight_bytes_per_token
+
+
+def test_what_the_first_token_read_is_told_however_much_of_its_prompt_was_known(graded: Path) -> None:
+    asked: Any = {"tier": "low", "prefill_tier": "low", "max_new_tokens": 1, "temperature": 0}
+    prompt, llm = "Once upon a time there was a big dog and a cat who had a red ball and a blue hat", LLM(graded)
+    first, again = (llm.generate([prompt], **asked)[0].usage for _ in range(2))
+    assert first.cached_prompt_tokens == 0 < again.cached_prompt_tokens
+    assert (first.bytes_share, first.neurons_share) == (again.bytes_share, again.neurons_share)
 
 
 def test_what_is_kept_by_name_stays_whole(tmp_path: Path) -> None:
@@ -170,14 +186,29 @@ def test_settings_that_make_no_sense_are_refused_before_any_work(
 
 
 def test_a_graded_checkpoint_without_its_worth_is_refused(graded: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in graded.iterdir():
-        if file.is_file():
-            (copy / file.name).write_bytes(file.read_bytes())
-    assert (graded / EXPERTS_NAME).is_file()
+    copy = copied(graded, tmp_path / "copy")
+    (copy / EXPERTS_NAME).unlink()
     with pytest.raises(CheckpointError, match="worth|thresholds"):
         open_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("thresholds", [0.1, 0.2, 0.3, 0.4], "it must be 0 for the full tier and no less for others"),
+        ("thresholds", [0.0, 0.1, -0.2, 0.3], "it must be 0 for the full tier and no less for others"),
+        ("layers.1.ffn.up.worth", [0.1, 0.3, 0.2], "it must fall and be no less than 0"),
+        ("layers.1.ffn.up.worth", [0.1, 0.0, -0.2], "it must fall and be no less than 0"),
+    ],
+)
+def test_grades_that_no_calibration_gives_are_refused(
+    graded: Path, tmp_path: Path, name: str, values: list[float], message: str
+) -> None:
+    copy = copied(graded, tmp_path / "copy")
+    save_file({**load_file(copy / EXPERTS_NAME), name: torch.tensor(values)}, copy / EXPERTS_NAME)
+    edit_json(copy / RECORD_NAME, files={})
+    with pytest.raises(CheckpointError, match=f"{name} is .*{message}"):
+        load(copy)
 
 
 def test_a_model_with_tiers_is_not_graded_again(graded: Path, tmp_path: Path) -> None:
