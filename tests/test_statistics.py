@@ -10,9 +10,10 @@ import torch
 
 from moesaic.evaluate.corpus import encode_corpus
 from moesaic.evaluate.results import as_json
-from moesaic.evaluate.score import Score, score_together
+from moesaic.evaluate.score import score_together
 from moesaic.evaluate.statistics import (
     Comparison,
+    Floats,
     SeedSpread,
     compare_means,
     compare_perplexities,
@@ -99,32 +100,39 @@ def test_three_seeds_give_a_mean_and_a_spread() -> None:
         SeedSpread((10.0,))
 
 
-def beside(name: str | Path, files: list[Path], documents: int) -> dict[str, Comparison]:
-    """A model with one layer's weights 1 % too large, and the model in bf16, each against the model itself."""
+def beside(name: str | Path, files: list[Path], documents: int) -> tuple[Comparison, float]:
+    """A model with one layer's weights 1 % too large against the model itself; and how often chance is called real.
+
+    The chance is the differences that a bf16 cast makes in each document, their signs drawn. Whether the cast itself
+    is harmful no test can ask: a machine's own rounding decides that.
+    """
     folder = locate(name)
     corpus = encode_corpus("text", read_documents(files, documents), Tokenizer.open(folder), 512)
     planted = load(folder)
     for weight in planted.layers[0].parameters():
         weight.data.mul_(1.01 if weight.dim() == 2 else 1)
-    original, *others = score_together([load(folder), planted, load(folder, dtype="bfloat16")], corpus.ids)
-    return {what: compared(score, original) for what, score in zip(("planted", "cast"), others, strict=True)}
+    scores = score_together([load(folder), planted, load(folder, dtype="bfloat16")], corpus.ids)
+    counts = [document.num_tokens for document in scores[0].documents]
+    original, changed, cast = (np.array([document.nats for document in score.documents]) for score in scores)
+    return compare_perplexities(changed, original, counts), called_real(cast - original, original, counts)
 
 
-def compared(score: Score, original: Score) -> Comparison:
-    ours, theirs = ([document.nats for document in each.documents] for each in (score, original))
-    return compare_perplexities(ours, theirs, [document.num_tokens for document in original.documents])
+def called_real(differences: Floats, original: Floats, counts: list[int]) -> float:
+    signs = np.random.default_rng(0).choice((-1, 1), (200, len(differences)))
+    found = [compare_perplexities(original + each * differences, original, counts, resamples=1000) for each in signs]
+    return float(np.mean([each.sign != 0 for each in found]))
 
 
-def test_an_error_of_one_percent_in_one_layer_is_significant_and_a_bf16_cast_is_not() -> None:
-    found = beside("stories260k", [embedded_text()], 60)
-    assert found["planted"].sign != 0 and found["cast"].sign == 0
+def test_an_error_of_one_percent_in_one_layer_is_significant_and_chance_is_not() -> None:
+    planted, chance = beside("stories260k", [embedded_text()], 60)
+    assert planted.sign != 0 and 0.01 <= chance <= 0.12
 
 
 @pytest.mark.real
-def test_on_a_real_model_too_an_error_is_significant_and_a_bf16_cast_is_not() -> None:
+def test_on_a_real_model_too_an_error_is_significant_and_chance_is_not() -> None:
     torch.set_num_threads(2)
     folder = locate("smollm2")
     if not PEPS.exists():
         pytest.skip(f"the text {PEPS.name} is not at hand")
-    found = beside(folder, [PEPS], 20)
-    assert found["planted"].sign != 0 and found["cast"].sign == 0
+    planted, chance = beside(folder, [PEPS], 20)
+    assert planted.sign != 0 and 0.01 <= chance <= 0.15
