@@ -19,7 +19,7 @@ from .cache import cache_folder
 
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")  # no contraction: the same sum everywhere
+FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-pthread")  # no contraction: the same sum everywhere
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")  # the order of `enum Isa` in cpp/isa.h
 BUILD_SECONDS = 900  # it takes half a minute, on a busy machine several; this ends a compiler that hangs
 _say: Callable[[str], object] = str  # who hears of a build; nobody, until someone asks to
@@ -129,6 +129,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_plane_ffn.restype = flag
     library.moesaic_graded_linear.argtypes = [*[pointer] * 5, size, size, flag]
     library.moesaic_graded_linear.restype = flag
+    library.moesaic_digit_linear.argtypes = [*[pointer] * 3, size, size, flag]
+    library.moesaic_digit_linear.restype = flag
     library.moesaic_graded_unpack.argtypes = [pointer, pointer, *[size] * 4, pointer, size, size]
     library.moesaic_graded_unpack.restype = None
     library.moesaic_graded_pack.argtypes = [pointer, pointer, *[size] * 4, pointer, size]

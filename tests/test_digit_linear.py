@@ -1,0 +1,110 @@
+"""The int8 linear of two digits: exact integers, the same bits everywhere."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from moesaic.kernels import native as native_module
+from moesaic.kernels.digit_linear import (
+    DigitWeights,
+    digit_linear,
+    digit_linear_torch,
+    pack_digits,
+)
+from moesaic.kernels.graded.layout import pack_graded
+from moesaic.kernels.graded_linear import GradedWeights, graded_linear_torch
+from moesaic.kernels.planes import native as planes_native
+from moesaic.models.threads import torch_threads
+
+SHAPES = [(16, 4), (1, 1), (17, 5), (576, 576), (100, 1536), (3072, 64), (40, 1027)]  # outputs, inputs
+
+
+def some(outputs: int, inputs: int, tokens: int = 1, bias: bool = False) -> tuple[Tensor, DigitWeights]:
+    generator = torch.Generator().manual_seed(outputs * 7 + inputs)
+    weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=generator)
+    scale, offset = torch.rand(outputs, generator=generator), torch.randn(outputs, generator=generator)
+    return torch.randn(tokens, inputs, generator=generator), pack_digits(weight, scale, offset if bias else None)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_weights_are_the_weights(shape: tuple[int, int]) -> None:
+    weight = torch.randint(-128, 128, shape, dtype=torch.int8)
+    packed = pack_digits(weight, torch.ones(shape[0]))
+    assert packed.unpacked().equal(weight) and packed.unpacked(slice(0, 3)).equal(weight[:3])
+    rows = torch.randint(0, shape[0], (5,))
+    assert packed.at(rows).equal(weight[rows])
+
+
+@pytest.mark.parametrize("isa", range(3))
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 7, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_the_judge_bit_for_bit(
+    shape: tuple[int, int], tokens: int, isa: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = native_module.native()
+    if library is None or isa > planes_native.PLANE_ISAS.index(planes_native.plane_isa(library)):
+        pytest.skip("this processor has no such instructions")
+    monkeypatch.setattr("moesaic.kernels.digit_linear.plane_isa", lambda _: planes_native.PLANE_ISAS[isa])
+    x, weights = some(*shape, tokens, bias=tokens % 2 == 0)
+    assert digit_linear(x, weights).equal(digit_linear_torch(x, weights))
+
+
+def test_it_is_the_graded_linear_at_the_full_tier() -> None:
+    x, weights = some(300, 200, 4)
+    graded = GradedWeights(pack_graded(weights.unpacked()), weights.scale, torch.ones(3))
+    assert digit_linear(x, weights).equal(graded_linear_torch(x, graded, torch.zeros(4)).y)
+
+
+def test_a_row_has_the_same_bits_alone_and_on_any_number_of_threads() -> None:
+    x, weights = some(1000, 576, 33)
+    together = digit_linear(x, weights)
+    with torch_threads(1):
+        assert torch.cat([digit_linear(row, weights).unsqueeze(0) for row in x]).equal(together)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
+def test_a_row_that_is_no_number_harms_no_other(bad: float) -> None:
+    x, weights = some(64, 32, 3)
+    alone, x[1, 5] = digit_linear(x[2], weights), bad
+    found = digit_linear(x, weights)
+    assert found[1].isnan().all() and found[2].equal(alone) and not found[0].isnan().any()
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1.0, 1e38])
+def test_numbers_of_any_size_are_kept(size: float) -> None:
+    x, weights = some(32, 64, 2, bias=True)
+    found, judge = digit_linear(x * size, weights), digit_linear_torch(x * size, weights)
+    assert found.equal(judge) and (size > 0 or found.equal(weights.bias.expand(2, -1)))  # type: ignore[union-attr]
+
+
+def test_it_is_near_to_the_product_in_floating_point() -> None:
+    x, weights = some(200, 576, 8)
+    exact = x.double() @ (weights.unpacked().double() * weights.scale.double().unsqueeze(1)).T
+    assert (digit_linear(x, weights) - exact).norm() < 3e-5 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_any_leading_shape_and_dtype(dtype: torch.dtype) -> None:
+    x, weights = some(20, 12, 6)
+    found = digit_linear(x.to(dtype).view(2, 3, 12), weights)
+    assert found.shape == (2, 3, 20) and found.dtype == dtype
+    assert digit_linear(x[:0], weights).shape == (0, 20)
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale", "said"),
+    [
+        (torch.zeros(2, 3), torch.ones(2), "must be int8"),
+        (torch.zeros(2, 0, dtype=torch.int8), torch.ones(2), "1 to 65536 inputs"),
+        (torch.zeros(2, 3, dtype=torch.int8), torch.ones(3), "scale must be"),
+    ],
+)
+def test_weights_that_no_layout_takes_are_refused(weight: Tensor, scale: Tensor, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        pack_digits(weight, scale)
+
+
+@pytest.mark.parametrize(("x", "said"), [(torch.zeros(2, 5), r"\[..., 4\]"), (torch.zeros(4).long(), "floating")])
+def test_activations_that_do_not_fit_are_refused(x: Tensor, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        digit_linear(x, pack_digits(torch.zeros(2, 4, dtype=torch.int8), torch.ones(2)))
