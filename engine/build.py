@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 import torch
@@ -60,7 +61,9 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
-    watched = _govern(threads) if options.threads is None and device.type == "cpu" else nullcontext
+    set_threads = _thread_setter(runner)
+    set_threads(threads)
+    watched = _govern(threads, set_threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
     engine = Engine(
         runner, eos_ids, options.seed, options.num_slots,
@@ -71,12 +74,20 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
 
 
-def _govern(threads: int) -> Callable[[], AbstractContextManager[None]]:
+def _thread_setter(runner: ModelRunner) -> Callable[[int], None]:
+    """What gives a step its threads: a program has a team of its own, beside which torch's would only be in the way."""
+    if runner.program is None:
+        return torch.set_num_threads
+    torch.set_num_threads(1)
+    return partial(setattr, runner, "threads")
+
+
+def _govern(threads: int, set_threads: Callable[[int], None]) -> Callable[[], AbstractContextManager[None]]:
     """What is entered around each step so that the number of threads follows the load; nothing for one thread."""
     if threads == 1:
         return nullcontext
     processors = os.cpu_count() or threads
-    return ThreadGovernor(threads, torch.set_num_threads, lambda count: is_crowded(count, processors)).step
+    return ThreadGovernor(threads, set_threads, lambda count: is_crowded(count, processors)).step
 
 
 def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:

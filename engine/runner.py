@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.paged_attention import BLOCK_TOKENS
+from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute
+from ..models.program import NoProgramError, StepProgram
 from ..models.step_share import StepShare
 from ..models.transformer import Transformer
 from .paged_context import PagedContext, tokens_of
@@ -68,6 +69,8 @@ class ModelRunner:
     """The Transformer over pages. Tokens of a step do not see each other's sequences, unless rows choose together.
 
     step: what the rows that decode at sparse tiers may read together in a step. spare: a block that is nobody's.
+    programmed: whether a pass is one call of the C++ where it can be (models/program.py), which packs the model's
+    weights; without_program: why it is none.
     """
 
     block_tokens = BLOCK_TOKENS
@@ -80,12 +83,15 @@ class ModelRunner:
         dtype: torch.dtype,
         step: StepShare | None = None,
         int8_pages: bool = False,
+        programmed: bool = True,
     ) -> None:
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size
         self.device = model.norm.weight.device
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
+        self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")
+        self.threads: int | None = None  # of a program; None: as many as torch has
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:
@@ -93,21 +99,41 @@ class ModelRunner:
         if self._step and len(set(sparse)) > 1:  # a pass has one way of choosing
             first = [span for span in spans if not span.decodes]
             return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
-        states, compute = self.states(spans)
         counts = [len(span.token_ids) for span in spans]
-        rows = None if counts == [span.scored for span in spans] else torch.tensor(_scored(spans), device=self.device)
-        logits = self.model.head(states if rows is None else states[rows], compute, rows)
+        scored = torch.tensor(_scored(spans), device=self.device)
+        if self.program is None:
+            states, compute = self.states(spans)
+            every = len(scored) == len(states)
+            logits = self.model.head(states if every else states[scored], compute, None if every else scored)
+        else:
+            compute, threads = self._compute(spans), self.threads or torch.get_num_threads()
+            logits = self.program.run(self._ids(spans), self._tokens(spans), compute, scored, threads)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
 
     @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
-        """States [tokens, hidden] of all tokens of the spans, and the account of what they used, where there is one."""
-        ids = [token for span in spans for token in span.token_ids]
-        tokens = tokens_of([(span.start, len(span.token_ids), span.table) for span in spans], self.device)
-        compute = self._compute(spans)
-        rows = torch.tensor(ids, device=self.device).unsqueeze(1)
+        """States [tokens, hidden] of all tokens of the spans, module by module, and the account of what they used, where
+        there is one.
+        """
+        tokens, compute = self._tokens(spans), self._compute(spans)
         context = PagedContext(self.pages, tokens)
-        return self.model.hidden(rows, tokens.positions.unsqueeze(1), context, compute)[:, 0], compute
+        ids, positions = self._ids(spans).unsqueeze(1), tokens.positions.unsqueeze(1)
+        return self.model.hidden(ids, positions, context, compute)[:, 0], compute
+
+    def _ids(self, spans: Sequence[Span]) -> Tensor:
+        return torch.tensor([token for span in spans for token in span.token_ids], device=self.device)
+
+    def _tokens(self, spans: Sequence[Span]) -> PagedTokens:
+        return tokens_of([(span.start, len(span.token_ids), span.table) for span in spans], self.device)
+
+    def _programmed(self, step: StepShare | None) -> tuple[StepProgram | None, str]:
+        """The model as a program, else why there is none."""
+        try:
+            if step is not None:
+                raise NoProgramError("rows choose their neurons together")
+            return StepProgram(self.model, self.pages.layers), ""
+        except NoProgramError as error:
+            return None, str(error)
 
     @torch.inference_mode()
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:

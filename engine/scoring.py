@@ -29,7 +29,8 @@ class Reader:
     def __init__(self, model: Transformer, max_context: int) -> None:
         self._table = range(-(-max_context // BLOCK_TOKENS))
         int8 = model.spec.kv_cache == INT8  # as it is served
-        self._runner = ModelRunner(model, len(self._table), max_context, model.norm.weight.dtype, int8_pages=int8)
+        dtype = model.norm.weight.dtype
+        self._runner = ModelRunner(model, len(self._table), max_context, dtype, int8_pages=int8, programmed=False)
         self.model, self.max_context, self.device = model, max_context, self._runner.device
         self.vocab_size = self._runner.vocab_size
         self.scored = (0, 0.0, 0.0)

@@ -131,6 +131,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_graded_linear.restype = flag
     library.moesaic_digit_linear.argtypes = [*[pointer] * 3, size, size, flag]
     library.moesaic_digit_linear.restype = flag
+    library.moesaic_program.argtypes = [pointer, size, pointer, size, flag, flag]
+    library.moesaic_program.restype = flag
     library.moesaic_graded_unpack.argtypes = [pointer, pointer, *[size] * 4, pointer, size, size]
     library.moesaic_graded_unpack.restype = None
     library.moesaic_graded_pack.argtypes = [pointer, pointer, *[size] * 4, pointer, size]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels.dense_linear import dense_linear
+from ..kernels.digit_linear import DigitWeights, digit_linear, pack_digits
 from ..kernels.graded.bytes import PLANES, GradedShape, graded_linear_bytes, int8_linear_bytes
 from ..kernels.graded.layout import pack_graded
 from ..kernels.graded_linear import GradedWeights, graded_linear
@@ -39,20 +40,57 @@ class Linear(TensorModule):
         return dense_linear(x, self.weight, self.bias)
 
 
-class Int8Linear(TensorModule):
-    """y = scale * (x Q^T) + b, Q int8 [outputs, inputs], scale fp32 [outputs]; x keeps its dtype."""
+class Int8Rows(TensorModule):
+    """int8 rows [outputs, inputs] with a scale each. Once packed for two digits, that is their only copy, this module's
+    or that of the group it joined; `weight` is empty then.
+    """
 
     weight: Tensor
     weight_scale: Tensor
 
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
+    def hold(self, inputs: int, outputs: int) -> None:
+        """Makes room for the rows."""
         self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.empty(outputs, dtype=torch.float32))
+        self.digits: DigitWeights | None = None
+        self.digit_rows = slice(0, outputs)  # of what is packed
+
+    def pack_digits(self) -> DigitWeights:
+        """Packs loaded weights."""
+        bias = getattr(self, "bias", None)
+        self.digits = pack_digits(self.weight, self.weight_scale, None if bias is None else bias.data)
+        replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
+        return self.digits
+
+    def join_digits(self, digits: DigitWeights, rows: slice) -> None:
+        """Gives up its own weights for these rows of a packed group."""
+        self.digits, self.digit_rows = digits, rows
+        replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
+
+    def by_rows(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product with all rows."""
+        if self.digits is None:
+            return int8_linear(x, self.weight, self.weight_scale, bias)
+        return digit_linear(x, self.digits)[..., self.digit_rows]
+
+    def int8_rows(self, rows: slice = slice(None)) -> Tensor:
+        """The int8 weights [outputs, inputs], or these rows of them, wherever they are held."""
+        if self.digits is None:
+            return self.weight[rows]
+        begin, end, _ = rows.indices(self.digit_rows.stop - self.digit_rows.start)
+        return self.digits.unpacked(slice(self.digit_rows.start + begin, self.digit_rows.start + end))
+
+
+class Int8Linear(Int8Rows):
+    """y = scale * (x Q^T) + b, Q int8 [outputs, inputs], scale fp32 [outputs]; x keeps its dtype."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.hold(inputs, outputs)
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
-        return int8_linear(x, self.weight, self.weight_scale, self.bias)
+        return self.by_rows(x, self.bias)
 
 
 class Int8DynamicLinear(Int8Linear):
@@ -156,24 +194,23 @@ class Embedding(TensorModule):
         return dense_linear(hidden, self.weight)
 
 
-class Int8Embedding(TensorModule):
+class Int8Embedding(Int8Rows):
     """The int8 twin of Embedding: one scale per row serves the lookup and the tied head alike."""
-
-    weight: Tensor
-    weight_scale: Tensor
 
     def __init__(self, rows: int, hidden_size: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.empty(rows, hidden_size, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.empty(rows, dtype=torch.float32))
+        self.hold(hidden_size, rows)
         self.dtype = torch.float32  # of what is looked up; `load` sets it to the model's
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = functional.embedding(ids, self.weight).float()
+        if self.digits is None:
+            rows = functional.embedding(ids, self.weight).float()
+        else:
+            rows = self.digits.at(ids.flatten()).view(*ids.shape, -1).float()
         return (rows * self.weight_scale[ids].unsqueeze(-1)).to(self.dtype)
 
     def project(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
-        return int8_linear(hidden, self.weight, self.weight_scale)
+        return self.by_rows(hidden)
 
 
 class GradedEmbedding(Graded, Int8Embedding):
@@ -208,7 +245,7 @@ def dense_weight(linear: TensorModule, rows: slice = slice(None)) -> Tensor:
     weight, scale = linear.weight, getattr(linear, "weight_scale", None)
     if not isinstance(weight, Tensor):
         raise TypeError("a linear has a weight")
-    some = (linear.int8_rows(rows) if isinstance(linear, Graded) else weight[rows]).float()
+    some = (linear.int8_rows(rows) if isinstance(linear, Graded | Int8Rows) else weight[rows]).float()
     return some if scale is None else some * scale[rows].unsqueeze(1)
 
 

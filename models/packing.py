@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .ffn.dense import FFN
-from .linear import Graded, GradedLinear, Int8Linear, Linear, TensorModule, replace_tensor
+from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
 
 
@@ -26,6 +26,30 @@ def pack_(model: Transformer) -> None:
         if isinstance(module, Graded) and module.held is None:
             module.pack()
     model.prepare()
+
+
+def pack_digits_(model: Transformer) -> None:
+    """Packs plain int8 linears for two digits, each group as one. FFNs that pick rows of their own keep theirs."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            _as_digits(module.packed, [module.query, module.key, module.value])
+        elif type(module) is FFN and module.gate is not None:
+            _as_digits(module.packed, [module.gate, module.up])
+    for module in model.modules():
+        if type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module.digits is None:
+            module.pack_digits()
+
+
+def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
+    """A group that is one linear, and its parts as rows of it."""
+    if whole is None or not isinstance(whole[0], Int8Linear) or type(whole[0]) is not Int8Linear:
+        return
+    digits, begin = whole[0].digits or whole[0].pack_digits(), 0
+    for part in parts:
+        if isinstance(part, Int8Linear):
+            size = part.digit_rows.stop - part.digit_rows.start
+            part.join_digits(digits, slice(begin, begin + size))
+            begin += size
 
 
 def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:

@@ -59,7 +59,8 @@ using Rows = void (*)(const Linear&, int64_t, int64_t);
 template <typename Weight>
 static Rows rows_for(int isa, bool bf16) {
 #if defined(__x86_64__)
-  if (bf16) return avx512_bf16::rows<Weight>;
+  if constexpr (!std::is_same_v<Weight, float>)
+    if (bf16) return avx512_bf16::rows<Weight>;
   if (isa >= AVX512) return avx512::rows<Weight>;
   if (isa >= AVX2) return avx2::rows<Weight>;
 #endif
@@ -71,11 +72,14 @@ int moesaic_isa() { return best_isa(); }
 
 int moesaic_has_threads() { return has_threads(); }
 
-// bf16_x is 1 for bf16 x and y (needs isa AVX512_BF16), 0 for fp32; bf16_weight is 1 for bf16 weights, 0 for int8.
+// x_is_bf16: of x and y (needs isa AVX512_BF16), else fp32; weight_kind: 0 for int8, 1 for bf16, 2 for fp32 under fp32.
 void moesaic_linear(const void* x, const void* weight, const float* scale, const float* bias, void* y, int64_t tokens,
-                    int64_t inputs, int64_t outputs, int64_t threads, int isa, int bf16_x, int bf16_weight) {
+                    int64_t inputs, int64_t outputs, int64_t threads, int isa, int x_is_bf16, int weight_kind) {
   const Linear job{x, weight, scale, bias, y, tokens, inputs, outputs};
-  const Rows rows = bf16_weight ? rows_for<Bf16>(isa, bf16_x != 0) : rows_for<int8_t>(isa, bf16_x != 0);
+  const bool bf16 = x_is_bf16 != 0;
+  const Rows rows = weight_kind == 2   ? rows_for<float>(isa, false)
+                    : weight_kind == 1 ? rows_for<Bf16>(isa, bf16)
+                                       : rows_for<int8_t>(isa, bf16);
   const int64_t useful = tokens * inputs * outputs / MINIMUM_WORK + 1;
   parallel_ranges(outputs, 8, threads < useful ? threads : useful,
                   [&](int64_t begin, int64_t end) { rows(job, begin, end); });

@@ -1,0 +1,190 @@
+#include "program.h"
+
+#include <cstring>
+
+#include "activation.h"
+#include "digit_linear.h"
+#include "isa.h"
+#include "parallel.h"
+
+constexpr int64_t MINIMUM_VALUES = 1 << 14;  // that pay for another thread
+
+struct GradedLayer;
+extern "C" {
+int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* counts,
+                          int64_t tokens, int64_t threads, int isa);
+void moesaic_linear(const void* x, const void* weight, const float* scale, const float* bias, void* y, int64_t tokens,
+                    int64_t inputs, int64_t outputs, int64_t threads, int isa, int x_is_bf16, int weight_kind);
+int moesaic_paged_attention(const void* query, const void* key, const void* value, void* out, void* keys, void* values,
+                            float* key_scale, float* value_scale, const int32_t* tables, const int32_t* row,
+                            const int32_t* positions, int64_t query_token, int64_t query_head, int64_t key_token,
+                            int64_t key_head, int64_t value_token, int64_t value_head, int64_t table_stride,
+                            int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t padded,
+                            int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t threads, int isa,
+                            int activation);
+}
+
+namespace portable {
+#define TARGET TARGET_PORTABLE
+#include "activation_body.h"
+#include "program_body.h"
+#undef TARGET
+}  // namespace portable
+
+#if defined(__x86_64__)
+namespace avx2 {
+#define TARGET TARGET_AVX2
+#include "activation_body.h"
+#include "program_body.h"
+#undef TARGET
+}  // namespace avx2
+
+namespace avx512 {
+#define TARGET TARGET_AVX512
+#include "activation_body.h"
+#include "program_body.h"
+#undef TARGET
+}  // namespace avx512
+#endif
+
+namespace {
+struct RowKernels {
+  decltype(&portable::norm_row) norm;
+  decltype(&portable::rotate_row) rotate;
+  decltype(&portable::add_row) add;
+  decltype(&portable::activate) activate;
+};
+
+struct Machine {
+  const Run& run;
+  int64_t rows;                // of the instructions from here on
+  const float* thresholds;     // of these rows
+  const int64_t* origin;       // the row of the step that each of them is; null: itself
+  int64_t threads;
+  int isa, plane_isa;
+  RowKernels kernels;
+
+  float* at(const View& view, int64_t row = 0) const {
+    return run.places[view.place] + row * view.stride + view.offset;
+  }
+  // body(row) for every row
+  template <typename Body>
+  void each_row(int64_t values, const Body& body) const {
+    const int64_t useful = rows * values / MINIMUM_VALUES + 1;
+    parallel_ranges(rows, 1, threads < useful ? threads : useful, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) body(row);
+    });
+  }
+  int does(const Instruction& each);
+  int graded(const Instruction& each);
+  int attend(const Instruction& each);
+  void dense(const Instruction& each);
+  void activate(const Instruction& each);
+  void gather(const Instruction& each);
+};
+
+const float* floats(const void* from) { return static_cast<const float*>(from); }
+
+RowKernels kernels_for(int isa) {
+#if defined(__x86_64__)
+  if (isa >= AVX512) return {avx512::norm_row, avx512::rotate_row, avx512::add_row, avx512::activate};
+  if (isa >= AVX2) return {avx2::norm_row, avx2::rotate_row, avx2::add_row, avx2::activate};
+#endif
+  return {portable::norm_row, portable::rotate_row, portable::add_row, portable::activate};
+}
+
+// sizes: price, whether inputs are neurons. operands: a GradedLayer.
+int Machine::graded(const Instruction& each) {
+  const auto* layer = static_cast<const GradedLayer*>(each.operands[0]);
+  if (!moesaic_graded_linear(layer, at(each.from), thresholds, at(each.to), run.counts, rows, threads, plane_isa))
+    return PROGRAM_NO_MEMORY;
+  int64_t* bits = run.bits + each.sizes[0] * run.rows;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t where = origin ? origin[row] : row;
+    bits[where] += run.counts[rows + row];
+    if (each.sizes[1]) run.neurons[where] += run.counts[row];
+  }
+  return PROGRAM_DONE;
+}
+
+// from, second, third: query, key, value. sizes: heads, heads of keys, size of a head, size as stored. operands: keys,
+// values and their scales.
+int Machine::attend(const Instruction& each) {
+  const int64_t heads = each.sizes[0], kv_heads = each.sizes[1], size = each.sizes[2], padded = each.sizes[3];
+  void* kept[4];
+  for (int i = 0; i < 4; ++i) kept[i] = const_cast<void*>(each.operands[i]);
+  return moesaic_paged_attention(at(each.from), at(each.second), at(each.third), at(each.to), kept[0], kept[1],
+                                 static_cast<float*>(kept[2]), static_cast<float*>(kept[3]), run.tables, run.row,
+                                 run.positions, each.from.stride, size, each.second.stride, size, each.third.stride,
+                                 size, run.table_stride, rows, heads, kv_heads, size, padded, run.sequences, run.width,
+                                 run.blocks, each.number, threads, isa, 0)
+             ? PROGRAM_DONE
+             : PROGRAM_UNSOUND;
+}
+
+// sizes: inputs, outputs, what weights are. operands: weight, bias.
+void Machine::dense(const Instruction& each) {
+  moesaic_linear(at(each.from), each.operands[0], nullptr, floats(each.operands[1]), at(each.to), rows, each.sizes[0],
+                 each.sizes[1], threads, isa, 0, int(each.sizes[2]));
+}
+
+// to = act(from), or act(second) * from where sizes say so. sizes: width, activation, whether there are gates.
+void Machine::activate(const Instruction& each) {
+  const int64_t width = each.sizes[0];
+  each_row(4 * width, [&](int64_t row) {
+    memcpy(at(each.to, row), at(each.from, row), width * sizeof(float));
+    kernels.activate(int(each.sizes[1]), each.sizes[2] ? at(each.second, row) : nullptr, at(each.to, row), int(width));
+  });
+}
+
+// From here on only the rows that are kept. sizes: width.
+void Machine::gather(const Instruction& each) {
+  for (int64_t i = 0; i < run.scored; ++i) {
+    memcpy(at(each.to, i), at(each.from, run.kept[i]), each.sizes[0] * sizeof(float));
+    run.kept_thresholds[i] = run.thresholds[run.kept[i]];
+  }
+  rows = run.scored, origin = run.kept, thresholds = run.kept_thresholds;
+}
+
+int Machine::does(const Instruction& each) {
+  switch (each.kind) {
+    case NORM:
+      each_row(each.sizes[0], [&](int64_t row) {
+        kernels.norm(at(each.from, row), floats(each.operands[0]), floats(each.operands[1]), each.sizes[0],
+                     each.sizes[1] != 0, float(each.number), at(each.to, row));
+      });
+      return PROGRAM_DONE;
+    case DIGIT:
+      return moesaic_digit_linear(static_cast<const DigitLayer*>(each.operands[0]), at(each.from), at(each.to), rows,
+                                  threads, plane_isa)
+                 ? PROGRAM_DONE
+                 : PROGRAM_NO_MEMORY;
+    case ROTATE:
+      each_row(each.sizes[0] * each.sizes[1], [&](int64_t row) {
+        const int64_t turn = run.positions[row] * each.sizes[1];
+        kernels.rotate(at(each.to, row), run.cosine + turn, run.sine + turn, each.sizes[0], each.sizes[1]);
+      });
+      return PROGRAM_DONE;
+    case ADD:
+      each_row(each.sizes[0], [&](int64_t row) { kernels.add(at(each.from, row), each.sizes[0], at(each.to, row)); });
+      return PROGRAM_DONE;
+    case GRADED: return graded(each);
+    case ATTEND: return attend(each);
+    case DENSE: return dense(each), PROGRAM_DONE;
+    case ACTIVATE: return activate(each), PROGRAM_DONE;
+    default: return gather(each), PROGRAM_DONE;
+  }
+}
+}  // namespace
+
+extern "C" {
+// isa: of `enum Isa`; plane_isa: of `enum PlaneIsa`. Returns one of `enum ProgramFailure`.
+int moesaic_program(const Instruction* instructions, int64_t count, const Run* run, int64_t threads, int isa,
+                    int plane_isa) {
+  const InTeam team;
+  Machine machine{*run, run->rows, run->thresholds, nullptr, threads, isa, plane_isa, kernels_for(isa)};
+  for (int64_t i = 0; i < count; ++i)
+    if (const int failure = machine.does(instructions[i])) return failure;
+  return PROGRAM_DONE;
+}
+}

@@ -1,0 +1,31 @@
+// One pass of a model over the rows of a step, as a list of instructions: kernels/native_program.py writes it.
+#pragma once
+
+#include <cstdint>
+
+enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER };
+enum ProgramFailure { PROGRAM_DONE, PROGRAM_NO_MEMORY, PROGRAM_UNSOUND };
+
+struct View {  // rows of fp32 in one of the places of a run
+  int64_t place, stride, offset;
+};
+
+struct Instruction {
+  int64_t kind;
+  View from, second, third, to;
+  int64_t sizes[4];
+  double number;
+  const void* operands[4];
+};
+
+struct Run {
+  int64_t rows, scored;           // rows of the step; those that are kept by GATHER
+  float* const* places;           // [places] of [rows, width]
+  const float* thresholds;        // [rows]
+  const float *cosine, *sine;     // [positions, size of a head]
+  const int32_t *tables, *row, *positions;
+  int64_t table_stride, sequences, width, blocks;
+  const int64_t* kept;            // [scored], rows
+  float* kept_thresholds;         // [scored]
+  int64_t *counts, *bits, *neurons;  // [2, rows] to work in; [prices, rows] and [rows], to be added to
+};

@@ -1,0 +1,53 @@
+// Included by program.cpp inside the namespace of each instruction set, with TARGET set to its attribute.
+//
+// Sums are of sixteen chains in fp64 that end in one tree: the same bits in vectors of any width.
+
+constexpr int CHAINS = 16;
+
+TARGET static double tree(double* sum) {
+  for (int half = CHAINS / 2; half; half /= 2)
+    for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+  return sum[0];
+}
+
+// The sum of (x - mean)^2, or of x where `power` is 1.
+template <int POWER>
+TARGET static double total(const float* x, int64_t width, double mean) {
+  double sum[CHAINS] = {};
+  int64_t k = 0;
+  for (; k + CHAINS <= width; k += CHAINS)
+    for (int i = 0; i < CHAINS; ++i) {
+      const double value = double(x[k + i]) - mean;
+      sum[i] += POWER == 1 ? value : value * value;
+    }
+  for (int i = 0; k + i < width; ++i) {
+    const double value = double(x[k + i]) - mean;
+    sum[i] += POWER == 1 ? value : value * value;
+  }
+  return tree(sum);
+}
+
+TARGET static void norm_row(const float* x, const float* weight, const float* bias, int64_t width, bool layer,
+                            float eps, float* to) {
+  const double mean = layer ? total<1>(x, width, 0.0) / double(width) : 0.0;
+  const float square = float(total<2>(x, width, mean) / double(width));
+  const float scale = 1.0f / __builtin_sqrtf(square + eps), middle = float(mean);
+  for (int64_t k = 0; k < width; ++k) to[k] = (x[k] - middle) * scale * weight[k];
+  if (bias)
+    for (int64_t k = 0; k < width; ++k) to[k] += bias[k];
+}
+
+// Turns each pair (x[i], x[i + size / 2]) of each head by its angle.
+TARGET static void rotate_row(float* x, const float* cosine, const float* sine, int64_t heads, int64_t size) {
+  const int64_t half = size / 2;
+  for (int64_t head = 0; head < heads; ++head, x += size)
+    for (int64_t i = 0; i < half; ++i) {
+      const float first = x[i], second = x[i + half];
+      x[i] = first * cosine[i] + second * sine[i];
+      x[i + half] = second * cosine[i + half] + first * sine[i + half];
+    }
+}
+
+TARGET static void add_row(const float* from, int64_t width, float* to) {
+  for (int64_t k = 0; k < width; ++k) to[k] += from[k];
+}

@@ -1,0 +1,223 @@
+"""A pass of a model as a list of instructions, run by one call into cpp/program.cpp.
+
+A place is a table of rows in fp32 that instructions read and write; a view is some columns of it. Whoever writes a
+program makes its places, then its instructions in order, each with the operands of the module that it stands for.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .digit_linear import DigitWeights
+from .graded_linear import GradedWeights
+from .native import Native
+from .native_expert_ffn import CODES
+from .paged_attention import KVPages, PagedTokens
+from .planes.native import PLANE_ISAS, plane_isa
+
+KINDS = ("norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather")  # cpp/program.h
+WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
+_NO_MEMORY, _UNSOUND = 1, 2
+
+
+class _View(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("place", "stride", "offset")]
+
+
+class _Instruction(ctypes.Structure):
+    _fields_ = [
+        ("kind", ctypes.c_int64),
+        *((name, _View) for name in ("source", "second", "third", "target")),
+        ("sizes", ctypes.c_int64 * 4),
+        ("number", ctypes.c_double),
+        ("operands", ctypes.c_void_p * 4),
+    ]
+
+
+class _Run(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "scored")),
+        *((name, ctypes.c_void_p) for name in ("places", "thresholds", "cosine", "sine")),
+        *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
+        *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("kept", "kept_thresholds", "counts", "bits", "neurons")),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`width` columns of a place, from `offset` on; rows are `stride` apart."""
+
+    place: int
+    width: int
+    stride: int
+    offset: int = 0
+
+    def columns(self, offset: int, width: int) -> "View":
+        """Some of these columns."""
+        return View(self.place, width, self.stride, self.offset + offset)
+
+    def joined(self, following: "View") -> "View":
+        """These columns and those that follow them."""
+        return View(self.place, self.width + following.width, self.stride, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What graded linears read. bits: int64 [prices, rows]; neurons: int64 [rows]."""
+
+    bits: Tensor
+    neurons: Tensor
+
+
+class Program:
+    """Instructions over places. The first place is what goes in, the last one that is written what comes out."""
+
+    def __init__(self, library: Native, width: int) -> None:
+        self._library, self._isa = library, PLANE_ISAS.index(plane_isa(library))
+        self._instructions: list[_Instruction] = []
+        self._kept: list[object] = []  # what instructions point to
+        self._widths: list[int] = []
+        self._memory = torch.empty(0)
+        self._listed: Any = None  # the same, side by side
+        self.num_prices = 0
+        self.input = self.output = self.place(width)
+
+    def __len__(self) -> int:
+        return len(self._instructions)
+
+    def place(self, width: int) -> View:
+        """A new table of so many columns."""
+        self._widths.append(width)
+        return View(len(self._widths) - 1, width, width)
+
+    def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
+        """RMS norm, or layer norm: statistics in fp64."""
+        operands = [_fp32(weight), None if bias is None else _fp32(bias)]
+        self._add("norm", source, target, sizes=(source.width, layer), number=eps, operands=operands)
+
+    def digit_linear(self, source: View, target: View, weights: DigitWeights) -> None:
+        self._kept.append(weights)
+        self._add("digit", source, target, operands=[weights.layer])
+
+    def graded_linear(self, source: View, target: View, weights: GradedWeights, price: int, neurons: bool) -> None:
+        """price: the row of `Counted.bits` that it counts in; neurons: whether its inputs are neurons."""
+        self._kept.append(weights)
+        self.num_prices = max(self.num_prices, price + 1)
+        self._add("graded", source, target, sizes=(price, neurons), operands=[weights.layer])
+
+    def dense_linear(self, source: View, target: View, weight: Tensor, bias: Tensor | None) -> None:
+        """weight: bf16 or fp32 [outputs, inputs], contiguous."""
+        outputs, inputs = weight.shape
+        operands = [weight.detach(), None if bias is None else _fp32(bias)]
+        self._add("dense", source, target, sizes=(inputs, outputs, WEIGHT_KINDS[weight.dtype]), operands=operands)
+
+    def rotate(self, target: View, size: int) -> None:
+        """Turns heads of so many values, in place."""
+        self._add("rotate", target, target, sizes=(target.width // size, size))
+
+    def attend(self, query: View, key: View, value: View, target: View, pages: KVPages, size: int) -> None:
+        """Stores keys and values, then attends; size: of a head."""
+        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1])
+        operands = [pages.keys, pages.values, pages.key_scale, pages.value_scale]
+        self._add("attend", query, target, key, value, sizes=sizes, number=size**-0.5, operands=operands)
+
+    def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
+        """act(source), or act(gate) * source."""
+        sizes = (source.width, CODES.index(activation), gate is not None)
+        self._add("activate", source, target, gate, sizes=sizes)
+
+    def add(self, source: View, target: View) -> None:
+        self._add("add", source, target, sizes=(source.width,))
+
+    def gather(self, source: View, target: View) -> None:
+        """From here on only the rows that are scored."""
+        self._add("gather", source, target, sizes=(source.width,))
+
+    def _add(
+        self,
+        kind: str,
+        source: View,
+        target: View,
+        second: View | None = None,
+        third: View | None = None,
+        sizes: Sequence[int] = (),
+        number: float = 0.0,
+        operands: Sequence[Any] = (),
+    ) -> None:
+        self._kept += operands
+        views = [_view(each or source) for each in (source, second, third, target)]
+        addresses = [_address(each) for each in operands]
+        filled = (ctypes.c_int64 * 4)(*sizes), number, (ctypes.c_void_p * 4)(*addresses)
+        self._instructions.append(_Instruction(KINDS.index(kind), *views, *filled))
+        self.output = target
+
+    def run(
+        self,
+        x: Tensor,
+        tokens: PagedTokens,
+        blocks: int,
+        turn: tuple[Tensor, Tensor] | None,
+        thresholds: Tensor,
+        kept: Tensor,
+        threads: int,
+    ) -> tuple[Tensor, Counted]:
+        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, size]; thresholds: fp32
+        [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
+
+        Raises IndexError where tables, rows or positions point outside, MemoryError where there is none.
+        """
+        rows, scored = len(x), len(kept)
+        found = x.new_empty(scored, self.output.width)
+        places = self._places(x, found)
+        counted = Counted(torch.zeros(self.num_prices, rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64))
+        work = torch.empty(2, rows, dtype=torch.int64), torch.empty(scored)
+        cosine, sine = turn or (x, x)
+        tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
+        run = _Run(
+            rows, scored, ctypes.addressof(places), *(_address(each) for each in (thresholds, cosine, sine)),
+            *(_address(each) for each in (tables, row, positions)), tables.stride(0), *tables.shape, blocks,
+            *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
+        )  # fmt: skip
+        self._call(run, threads)
+        return found, counted
+
+    def _call(self, run: _Run, threads: int) -> None:
+        if self._listed is None:
+            self._listed = (_Instruction * len(self))(*self._instructions)
+        failed = self._library.library.moesaic_program(
+            self._listed, len(self), ctypes.byref(run), threads, self._library.isa, self._isa
+        )
+        if failed == _UNSOUND:
+            raise IndexError("tables, rows or positions of the tokens point outside the pool, or positions do not rise")
+        if failed == _NO_MEMORY:
+            raise MemoryError(f"no memory for the sums of {run.rows} tokens")
+
+    def _places(self, x: Tensor, found: Tensor) -> Any:
+        """The address of each place: of what goes in and what comes out, and between them of memory that is kept."""
+        rows, between = len(x), self._widths[1:-1]
+        if self._memory.numel() < rows * sum(between):
+            self._memory = x.new_empty(rows * sum(between))
+        at, addresses = self._memory.data_ptr(), [x.data_ptr()]
+        for width in between:
+            addresses.append(at)
+            at += rows * width * x.element_size()
+        return (ctypes.c_void_p * len(self._widths))(*addresses, found.data_ptr())
+
+
+def _view(view: View) -> _View:
+    return _View(view.place, view.stride, view.offset)
+
+
+def _address(operand: Any) -> int | None:
+    if operand is None:
+        return None
+    return operand.data_ptr() if isinstance(operand, Tensor) else ctypes.addressof(operand)
+
+
+def _fp32(vector: Tensor) -> Tensor:
+    return vector.detach().float().contiguous()
