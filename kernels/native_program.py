@@ -48,6 +48,9 @@ class _Run(ctypes.Structure):
     ]
 
 
+INSTRUCTION_BYTES, RUN_BYTES = ctypes.sizeof(_Instruction), ctypes.sizeof(_Run)
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """`width` columns of a place, from `offset` on; rows are `stride` apart."""

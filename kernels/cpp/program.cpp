@@ -178,6 +178,9 @@ int Machine::does(const Instruction& each) {
 }  // namespace
 
 extern "C" {
+// Bytes of an instruction (0) and of a run (1).
+int moesaic_sizeof(int which) { return which ? sizeof(Run) : sizeof(Instruction); }
+
 // isa: of `enum Isa`; plane_isa: of `enum PlaneIsa`. Returns one of `enum ProgramFailure`.
 int moesaic_program(const Instruction* instructions, int64_t count, const Run* run, int64_t threads, int isa,
                     int plane_isa) {

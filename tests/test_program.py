@@ -1,0 +1,210 @@
+"""The step as a program: what it gives is what the modules give, and a row's bits depend on nothing but the row."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moesaic.bench.gpu.random_models import LOW, SHAPES, random_model
+from moesaic.engine.runner import ModelRunner, Span
+from moesaic.kernels import native_program
+from moesaic.kernels.digit_linear import digit_linear, pack_digits
+from moesaic.kernels.graded_linear import graded_linear
+from moesaic.kernels.activations import ACTIVATIONS
+from moesaic.kernels.native import ISAS, native
+from moesaic.kernels.native_program import Program
+from moesaic.kernels.paged_attention import KVPages, PagedTokens, paged_attention
+from moesaic.models.rope import rotate, rotation
+from moesaic.models.spec import TransformerSpec
+from moesaic.models.transformer import Norm
+
+from graded_cases import thresholds_of, weights_of
+
+LIBRARY = native()
+if LIBRARY is None or ISAS[LIBRARY.isa] == "portable":
+    pytest.skip("a program needs the C++ library and vector instructions", allow_module_level=True)
+
+OPT = {
+    "model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 192, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "activation_function": "relu",
+    "do_layer_norm_before": True, "tie_word_embeddings": True,
+}  # fmt: skip
+KINDS = ["dense", "int8", "graded"]
+SPANS = [(0, [3, 4, 5, 6, 7, 8], range(0, 4)), (0, [9], range(4, 8)), (0, list(range(10, 45)), range(8, 12))]
+
+
+def runner_of(kind: str, shape: str = "toy", programmed: bool = True, int8_pages: bool = False) -> ModelRunner:
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "opt", OPT)
+        model = random_model(shape, kind, "cpu", torch.float32)
+    return ModelRunner(model, 16, 64, torch.float32, int8_pages=int8_pages, programmed=programmed)
+
+
+def spans_at(point: float = 0.0, scored: int = 1) -> list[Span]:
+    return [Span(ids, start, table, point, scored) for start, ids, table in SPANS]
+
+
+def alone(write: Callable[[Program], None], x: Tensor, thresholds: Tensor | None = None) -> Tensor:
+    """What one instruction makes of rows, followed by a copy of all of them."""
+    assert LIBRARY is not None
+    program = Program(LIBRARY, x.shape[1])
+    write(program)
+    rows, last = len(x), program.output
+    program.gather(last, program.place(last.width))
+    places = torch.zeros(rows, 1, dtype=torch.int32), torch.arange(rows, dtype=torch.int32) % 1, torch.arange(rows)
+    tokens = PagedTokens(places[0][:1], places[1], places[2].int(), [rows], rows)
+    turn = turns(rows, x.shape[1])
+    return program.run(x.clone(), tokens, 1, turn, torch.zeros(rows) if thresholds is None else thresholds,
+                       torch.arange(rows), 2)[0]  # fmt: skip
+
+
+def turns(rows: int, size: int) -> tuple[Tensor, Tensor]:
+    cosine, sine = rotation(torch.arange(rows).unsqueeze(0), torch.rand(size // 2) + 0.1, torch.float32)
+    return cosine[0, 0].contiguous(), sine[0, 0].contiguous()
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_a_norm_is_that_of_the_module(kind: str) -> None:
+    spec = TransformerSpec("llama", 9, 83, 9, kind, 1e-5, True, (), norm_bias=kind == "layer")  # type: ignore[arg-type]
+    norm, x = Norm(spec), torch.randn(5, 83) * 10 + 3
+    for vector in norm.parameters():
+        vector.data.normal_()
+    found = alone(lambda p: p.norm(p.input, p.place(83), norm.weight, norm.bias, 1e-5, kind == "layer"), x)
+    assert torch.allclose(found, norm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_linears_are_their_kernels_bit_for_bit() -> None:
+    x, weights = torch.randn(7, 65), weights_of(65, 130, biased=True)
+    asked = thresholds_of(x, weights)
+    found = alone(lambda p: p.graded_linear(p.input, p.place(130), weights, 0, False), x, asked)
+    assert found.equal(graded_linear(x, weights, asked).y)
+    digits = pack_digits(weights.packed.unpacked(), weights.scale, weights.bias)
+    assert alone(lambda p: p.digit_linear(p.input, p.place(130), digits), x).equal(digit_linear(x, digits))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dense_linear_is_torchs(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.randn(7, 65), torch.randn(30, 65).to(dtype), torch.randn(30)
+    found = alone(lambda p: p.dense_linear(p.input, p.place(30), weight, bias), x)
+    assert torch.allclose(found, functional.linear(x, weight.float(), bias), atol=1e-4)
+
+
+def test_heads_are_turned_as_rope_turns_them() -> None:
+    torch.manual_seed(1)
+    x = torch.randn(6, 16)
+    found = alone(lambda p: p.rotate(p.input, 16), x)
+    torch.manual_seed(1)
+    torch.randn(6, 16)
+    cosine, sine = turns(6, 16)
+    assert torch.allclose(found, rotate(x, cosine, sine), atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("gated", [True, False])
+def test_activations_are_those_of_the_ffn(activation: str, gated: bool) -> None:
+    x = torch.randn(4, 24) * 5
+    act = ACTIVATIONS[activation]
+
+    def write(p: Program) -> None:
+        gate = p.input.columns(0, 12) if gated else None
+        p.activate(p.input.columns(12, 12), p.place(12), activation, gate)
+
+    wanted = act(x[:, :12]) * x[:, 12:] if gated else act(x[:, 12:])
+    assert torch.allclose(alone(write, x), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_attention_is_the_kernel_bit_for_bit(int8: bool) -> None:
+    x = torch.randn(9, 4 * 16)  # two heads of queries, one of keys, one of values
+    shape, tokens = (
+        (1, 1, 16, 16),
+        PagedTokens(torch.zeros(1, 1).int(), torch.zeros(9).int(), torch.arange(9).int(), [9], 9),
+    )
+
+    def pages() -> KVPages:
+        kept = [torch.zeros(shape, dtype=torch.int8 if int8 else torch.float32) for _ in range(2)]
+        return KVPages(*kept, *(torch.zeros(shape[:3]) for _ in range(2))) if int8 else KVPages(*kept)
+
+    query, key, value = (part.reshape(9, -1, 16) for part in torch.split(x, [32, 16, 16], 1))
+    wanted = paged_attention(query, key, value, pages(), tokens).flatten(1)
+
+    def write(p: Program) -> None:
+        views = [p.input.columns(at, width) for at, width in ((0, 32), (32, 16), (48, 16))]
+        p.attend(*views, p.place(32), pages(), 16)  # type: ignore[misc]
+
+    assert alone(write, x).equal(wanted)
+
+
+@pytest.mark.parametrize("shape", ["toy", "opt"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("int8_pages", [False, True])
+def test_a_program_gives_the_logits_of_the_modules(kind: str, shape: str, int8_pages: bool) -> None:
+    program, modules = (runner_of(kind, shape, way, int8_pages) for way in (True, False))
+    assert program.program is not None and modules.program is None
+    found, wanted = (each.forward(spans_at(scored=1)).logits for each in (program, modules))
+    assert (found - wanted).norm() < (1e-2 if int8_pages else 1e-3) * wanted.norm()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_threads(kind: str) -> None:
+    runner = runner_of(kind)
+    point = LOW if kind == "graded" else 0.0
+    runner.threads = 2
+    together = runner.forward(spans_at(point)).logits
+    runner.threads = 1
+    each = torch.cat([runner.forward([span]).logits for span in spans_at(point)])
+    assert together.equal(each)
+
+
+def test_a_prompt_leaves_the_same_bits_in_chunks() -> None:
+    runner, (_, ids, table) = runner_of("int8"), SPANS[2]
+    whole = runner.forward([Span(ids, 0, table)]).logits
+    for start in range(0, 35, 7):
+        parts = runner.forward([Span(ids[start : start + 7], start, range(12, 16))]).logits
+    assert parts.equal(whole)
+
+
+def test_rows_of_all_tiers_are_charged_as_by_the_modules() -> None:
+    found = []
+    for way in (True, False):
+        runner = runner_of("graded", programmed=way)
+        spans = [Span(ids, 0, table, point) for (_, ids, table), point in zip(SPANS, (0.0, 0.5, LOW), strict=True)]
+        found.append(runner.forward(spans).shares)
+    assert torch.allclose(found[0], found[1], atol=0.02) and found[0][0].tolist() == [1, 1]
+
+
+def test_only_the_rows_that_are_scored_pass_the_head() -> None:
+    runner = runner_of("int8")
+    all_rows = runner.forward([Span(SPANS[2][1], 0, SPANS[2][2], scored=35)]).logits
+    assert runner.forward([Span(SPANS[2][1], 0, SPANS[2][2], scored=3)]).logits.equal(all_rows[-3:])
+
+
+@pytest.mark.parametrize("kind", ["planes", "tiles"])
+def test_a_model_that_no_program_takes_says_why_and_runs(kind: str) -> None:
+    runner = runner_of(kind)
+    assert runner.program is None and runner.without_program == "FFNs choose their neurons"
+    assert runner.forward(spans_at()).logits.isfinite().all()
+
+
+def test_tables_that_point_outside_are_refused() -> None:
+    runner = runner_of("int8")
+    with pytest.raises(IndexError, match="point outside the pool"):
+        runner.forward([Span([1], 0, [99])])
+
+
+def test_a_row_that_is_no_number_harms_no_other() -> None:
+    runner = runner_of("int8")
+    wanted = runner.forward([Span([3], 0, [1])]).logits
+    runner.model.embedding.weight_scale[7] = torch.nan
+    found = runner.forward([Span([7], 0, [0]), Span([3], 0, [1])]).logits
+    others = [token for token in range(found.shape[1]) if token != 7]  # the head is tied
+    assert found[0].isnan().all() and found[1, others].equal(wanted[0, others])
+
+
+def test_the_c_structures_are_as_long_as_here() -> None:
+    assert LIBRARY is not None
+    sizes = [LIBRARY.library.moesaic_sizeof(which) for which in range(2)]
+    assert sizes == [native_program.INSTRUCTION_BYTES, native_program.RUN_BYTES]
