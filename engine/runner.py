@@ -112,9 +112,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
-        """States [tokens, hidden] of all tokens of the spans, module by module, and the account of what they used, where
-        there is one.
-        """
+        """States [tokens, hidden] of all tokens, module by module, and the account of what they used."""
         tokens, compute = self._tokens(spans), self._compute(spans)
         context = PagedContext(self.pages, tokens)
         ids, positions = self._ids(spans).unsqueeze(1), tokens.positions.unsqueeze(1)

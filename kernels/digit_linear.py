@@ -3,9 +3,9 @@
     y[n] = scale[n] step sum_k q_k w[n, k] + bias[n],  q = round(x / step),  step = max|x| / 32639,  q = 256 h + l
 
 It is `graded_linear` at the full tier, bit for bit, on weights that are read whole: a row has the same bits alone, in
-any batch, on any number of threads and on any instruction set. Against fp32 activations it errs by 2^-16 of the largest.
+any batch, on any number of threads and on any instruction set. Against fp32 activations it errs by 2^-16.
 
-Weights are packed once, as w + 128 in blocks of 16 outputs, four inputs of each side by side: what one instruction of
+Weights are packed once, as w + 128 in blocks of 32 outputs, four inputs of each side by side: what one instruction of
 a processor multiplies with four digits (VNNI). The packed weights are the only copy.
 """
 
@@ -24,7 +24,7 @@ from .native import Native, native
 from .pages import on_large_pages
 from .planes.native import PLANE_ISAS, plane_isa
 
-BLOCK, QUAD = 16, 4  # outputs and inputs that stand together
+BLOCK, QUAD = 32, 4  # outputs and inputs that stand together
 _OFFSET = 128
 
 
@@ -39,7 +39,7 @@ class Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class DigitWeights:
-    """tiles: uint8 [blocks, quads, BLOCK, QUAD], w + 128; scale: fp32 [outputs]; bias: floating point [outputs] or None."""
+    """tiles: uint8 [blocks, quads, BLOCK, QUAD], w + 128; scale: fp32 [outputs]; bias: floating point or None."""
 
     tiles: Tensor
     inputs: int
@@ -59,8 +59,10 @@ class DigitWeights:
 
     @cached_property
     def _vectors(self) -> tuple[Tensor, Tensor | None]:
-        bias = None if self.bias is None else self.bias.detach().float().contiguous()
-        return self.scale.detach().contiguous(), bias
+        """Scale and bias of whole blocks."""
+        fill = (0, -self.outputs % BLOCK)
+        bias = None if self.bias is None else functional.pad(self.bias.detach().float(), fill).contiguous()
+        return functional.pad(self.scale.detach(), fill).contiguous(), bias
 
     def unpacked(self, rows: slice = slice(None)) -> Tensor:
         """int8 [outputs, inputs], or these rows of it."""
@@ -103,7 +105,7 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
 
 
 def digit_linear_torch(x: Tensor, weights: DigitWeights) -> Tensor:
-    """The same in fp64, where every one of these integers is exact: it judges, and runs anywhere. x: [tokens, inputs]."""
+    """The same in fp64, where all these integers are exact: it judges, and runs anywhere. x: [tokens, inputs]."""
     digits = digits_of(x, torch.zeros(len(x), device=x.device))
     doubled = 2 * functional.linear(digits.q.double(), weights.unpacked().double())
     y = doubled.float() * (digits.step * 0.5 * weights.scale)

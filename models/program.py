@@ -5,7 +5,6 @@ the model runs module by module.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor

@@ -4,23 +4,22 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from graded_cases import thresholds_of, weights_of
 from torch import Tensor
 from torch.nn import functional
 
 from moesaic.bench.gpu.random_models import LOW, SHAPES, random_model
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.kernels import native_program
+from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.digit_linear import digit_linear, pack_digits
 from moesaic.kernels.graded_linear import graded_linear
-from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.native import ISAS, native
 from moesaic.kernels.native_program import Program
 from moesaic.kernels.paged_attention import KVPages, PagedTokens, paged_attention
 from moesaic.models.rope import rotate, rotation
 from moesaic.models.spec import TransformerSpec
 from moesaic.models.transformer import Norm
-
-from graded_cases import thresholds_of, weights_of
 
 LIBRARY = native()
 if LIBRARY is None or ISAS[LIBRARY.isa] == "portable":

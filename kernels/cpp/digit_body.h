@@ -2,9 +2,9 @@
 //
 // All sums are of integers, so that a row of the result depends on nothing but its own input.
 
-// Both digits of q = round(x / step), half to even, in words of four; their sum; half of the step, no number for a row
-// that is none.
-TARGET static void take_digits(const float* x, int64_t inputs, Digits& row) {
+// q = round(x / step), half to even, in two digits, four of each in a word; `words` are two of the first quad, `stride`
+// from those of one quad to the next.
+TARGET static void take_digits(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row) {
   int32_t most = 0;  // magnitudes of floats are ordered as their bits
   for (int64_t k = 0; k < inputs; ++k) {
     int32_t bits;
@@ -14,14 +14,12 @@ TARGET static void take_digits(const float* x, int64_t inputs, Digits& row) {
   }
   float largest;
   memcpy(&largest, &most, sizeof largest);
-  const bool sound = most < 0x7F800000;
   const float step = largest / 32639.0f > LEAST_STEP ? largest / 32639.0f : LEAST_STEP;
-  int8_t* high = reinterpret_cast<int8_t*>(row.high);
-  int8_t* low = reinterpret_cast<int8_t*>(row.low);
-  int64_t sum = 0;
+  row.sum = 0;
+  row.half_step = most < 0x7F800000 ? step * 0.5f : __builtin_nanf("");
   for (int64_t first = 0; first < inputs; first += RUN) {
     const int64_t count = inputs - first < RUN ? inputs - first : RUN;
-    int32_t q[RUN], total = 0;
+    int32_t q[RUN], total = 0, high[RUN / 4], low[RUN / 4];
     for (int64_t k = 0; k < count; ++k) {
       const float shifted = x[first + k] / step + 12582912.0f;  // 1.5 * 2^23 leaves the rounded number in the low bits
       int32_t bits;
@@ -29,79 +27,70 @@ TARGET static void take_digits(const float* x, int64_t inputs, Digits& row) {
       q[k] = bits - 0x4B400000;
     }
     for (int64_t k = 0; k < count; ++k) total += q[k];
-    for (int64_t k = 0; k < count; ++k) high[first + k] = int8_t((q[k] + 128) >> 8);
-    for (int64_t k = 0; k < count; ++k) low[first + k] = int8_t(q[k]);  // what the high digit leaves, modulo 256
-    sum += total;
+    for (int64_t k = count; k % 4; ++k) q[k] = 0;
+    const int64_t quads = (count + 3) / 4;
+    int8_t *high_bytes = reinterpret_cast<int8_t*>(high), *low_bytes = reinterpret_cast<int8_t*>(low);
+    for (int64_t k = 0; k < 4 * quads; ++k) high_bytes[k] = int8_t((q[k] + 128) >> 8);
+    for (int64_t k = 0; k < 4 * quads; ++k) low_bytes[k] = int8_t(q[k]);  // what the high digit leaves, modulo 256
+    for (int64_t i = 0; i < quads; ++i, words += stride) words[0] = high[i], words[1] = low[i];
+    row.sum += total;
   }
-  for (int64_t k = inputs; k % 4; ++k) high[k] = low[k] = 0;
-  row.sum = sum;
-  row.half_step = sound ? step * 0.5f : __builtin_nanf("");
 }
 
-// The one way from sums to the result, of one block for one row.
-TARGET static void finish(const DigitLayer& layer, const Digits& row, const int32_t* sums, int64_t block, float* y) {
-  const int64_t first = block * 16, count = layer.outputs - first < 16 ? layer.outputs - first : 16;
-  const double constant = -256.0 * double(row.sum);
-  float found[16];
-  for (int i = 0; i < 16; ++i) found[i] = float(512.0 * sums[i] + 2.0 * sums[16 + i] + constant);  // exact in fp64
-  for (int64_t i = 0; i < count; ++i) y[first + i] = found[i] * (row.half_step * layer.scale[first + i]);
+// The one way from sums to the result, of outputs [first, first + WIDTH) for one row.
+TARGET static void finish(const DigitJob& job, int64_t row, const int32_t* sums, int64_t first) {
+  const DigitLayer& layer = job.layer;
+  const double constant = -256.0 * double(job.rows[row].sum);
+  const float half_step = job.rows[row].half_step;
+  float found[WIDTH];
+  for (int i = 0; i < WIDTH; ++i) found[i] = float(512.0 * sums[i] + 2.0 * sums[WIDTH + i] + constant);  // exact in fp64
+  for (int i = 0; i < WIDTH; ++i) found[i] *= half_step * layer.scale[first + i];
   if (layer.bias)
-    for (int64_t i = 0; i < count; ++i) y[first + i] += layer.bias[first + i];
+    for (int i = 0; i < WIDTH; ++i) found[i] += layer.bias[first + i];
+  float* y = job.y + row * layer.outputs + first;
+  const int64_t left = layer.outputs - first;
+  if (left >= WIDTH)
+    memcpy(y, found, sizeof found);
+  else if (left > 0)
+    memcpy(y, found, left * sizeof *found);
 }
 
-// BLOCKS blocks by TOKENS rows, AHEAD quads with sums of their own, so that no sum waits for the one before.
-template <int BLOCKS, int TOKENS, int AHEAD>
-TARGET static void tile(const DigitJob& job, int64_t block, int64_t token) {
-  const int64_t quads = job.quads, stride = 64 * quads;
-  const uint8_t* weights = job.layer.tiles + block * stride;
-  Pair sums[AHEAD][BLOCKS][TOKENS];
-  for (auto& some : sums)
-    for (auto& row : some)
-      for (auto& sum : row) sum = no_sums();
+// One tile for the ROWS rows of a group, AHEAD quads with sums of their own, so that no sum waits for another.
+template <int ROWS, int AHEAD>
+TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, int part) {
+  const uint8_t* weights = job.layer.tiles + (block * job.quads * BLOCK + part * WIDTH) * 4;
+  const int32_t* words = group.words;
+  Sums<ROWS> sums, others;
+  sums.clear();
   int64_t q = 0;
-  for (; q + AHEAD <= quads; q += AHEAD)
-    for (int a = 0; a < AHEAD; ++a)
-      for (int b = 0; b < BLOCKS; ++b)
-        for (int t = 0; t < TOKENS; ++t) {
-          const Digits& row = job.rows[token + t];
-          add_quad(sums[a][b][t], weights + b * stride + 64 * (q + a), row.high[q + a], row.low[q + a]);
-        }
-  for (; q < quads; ++q)
-    for (int b = 0; b < BLOCKS; ++b)
-      for (int t = 0; t < TOKENS; ++t)
-        add_quad(sums[0][b][t], weights + b * stride + 64 * q, job.rows[token + t].high[q], job.rows[token + t].low[q]);
-  for (int b = 0; b < BLOCKS; ++b)
-    for (int t = 0; t < TOKENS; ++t) {
-      Pair sum = sums[0][b][t];
-      for (int a = 1; a < AHEAD; ++a) sum = together(sum, sums[a][b][t]);
-      alignas(64) int32_t found[32];
-      put_pair(found, sum);
-      finish(job.layer, job.rows[token + t], found, block + b, job.y + (token + t) * job.layer.outputs);
-    }
-}
-
-template <int BLOCKS>
-TARGET static void some_rows(const DigitJob& job, int64_t block, int64_t token, int64_t count) {
-  if constexpr (MOST_TOKENS > 1)
-    switch (count) {
-      case 6: return tile<BLOCKS, 6, 1>(job, block, token);
-      case 5: return tile<BLOCKS, 5, 1>(job, block, token);
-      case 4: return tile<BLOCKS, 4, 1>(job, block, token);
-      case 3: return tile<BLOCKS, 3, 2>(job, block, token);
-      case 2: return tile<BLOCKS, 2, 2>(job, block, token);
-      default: return tile<BLOCKS, 1, 4>(job, block, token);
-    }
-  tile<BLOCKS, 1, 1>(job, block, token);
-}
-
-// Blocks [begin, end) for rows [first, last).
-TARGET static void blocks(const DigitJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
-  for (int64_t block = begin; block < end;) {
-    const bool two = MOST_BLOCKS > 1 && last - first > 1 && block + 2 <= end;
-    for (int64_t token = first; token < last; token += MOST_TOKENS) {
-      const int64_t count = last - token < MOST_TOKENS ? last - token : MOST_TOKENS;
-      two ? some_rows<MOST_BLOCKS>(job, block, token, count) : some_rows<1>(job, block, token, count);
-    }
-    block += two ? 2 : 1;
+  if constexpr (AHEAD == 2) {
+    others.clear();
+    for (; q + 2 <= job.quads; q += 2, weights += 8 * BLOCK, words += 4 * ROWS)
+      sums.add(weights, words), others.add(weights + 4 * BLOCK, words + 2 * ROWS);
+    sums.join(others);
   }
+  for (; q < job.quads; ++q, weights += 4 * BLOCK, words += 2 * ROWS) sums.add(weights, words);
+  for (int r = 0; r < ROWS; ++r) {
+    alignas(64) int32_t found[2 * WIDTH];
+    sums.put(r, found);
+    finish(job, group.first + r, found, block * BLOCK + part * WIDTH);
+  }
+}
+
+TARGET static void rows_of(const DigitJob& job, const Group& group, int64_t block, int part) {
+  if constexpr (MOST_ROWS > 1) switch (group.count) {
+      case 6: return tile<6, 1>(job, group, block, part);
+      case 5: return tile<5, 1>(job, group, block, part);
+      case 4: return tile<4, 1>(job, group, block, part);
+      case 3: return tile<3, 1>(job, group, block, part);
+      case 2: return tile<2, 2>(job, group, block, part);
+    }
+  tile<1, 2>(job, group, block, part);
+}
+
+// Blocks [begin, end) for groups [first, last).
+TARGET static void blocks(const DigitJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
+  for (int64_t block = begin; block < end; ++block)
+    for (int64_t g = first; g < last; ++g)
+      for (int part = 0; part < BLOCK / WIDTH; ++part) rows_of(job, job.groups[g], block, part);
 }

@@ -1,108 +1,111 @@
 // What the linear of two digits needs beside plane_isa.h, in the same namespaces.
 //
 // Every set has
-//   Pair                 sums of 16 outputs with both digits of a token
-//   MOST_BLOCKS, MOST_TOKENS   of sums that stay in registers
-//   no_sums              zeros
-//   add_quad             adds 16 outputs times four inputs: a line of weights, two words of digits
-//   together             two sums of the same, added
-//   put_pair             to memory, int32 [2, 16]
+//   WIDTH        outputs of a tile, of the 32 that stand together
+//   MOST_ROWS    whose sums stay in registers
+//   Sums<ROWS>   of a tile, both digits: clear, add four inputs (a line of weights or two, two words of digits a row),
+//                join others, put those of a row to memory, int32 [2, WIDTH]
 #pragma once
+
+#include <utility>
 
 #include "plane_isa.h"
 
-#define DIGIT_INLINE static inline __attribute__((always_inline))
+#define DIGIT_INLINE inline __attribute__((always_inline))
+
+template <int... I>
+using Numbers = std::integer_sequence<int, I...>;
 
 namespace portable {
-constexpr int MOST_BLOCKS = 1, MOST_TOKENS = 1;
-struct Pair {
+constexpr int WIDTH = 16, MOST_ROWS = 1;
+template <int ROWS>
+struct Sums {
   Integers high, low;
+
+  void clear() { high = none(), low = none(); }
+  void add(const uint8_t* weights, const int32_t* words) {
+    const Line line = bytes(weights);
+    high = dot_quad(line, reinterpret_cast<const int8_t*>(words), high);
+    low = dot_quad(line, reinterpret_cast<const int8_t*>(words + 1), low);
+  }
+  void join(const Sums& other) {
+    for (int i = 0; i < 16; ++i) high.lane[i] += other.high.lane[i], low.lane[i] += other.low.lane[i];
+  }
+  void put(int, int32_t* to) const { portable::put(to, high), portable::put(to + WIDTH, low); }
 };
-
-DIGIT_INLINE Pair no_sums() { return Pair{}; }
-
-DIGIT_INLINE void add_quad(Pair& sum, const uint8_t* weights, int32_t high, int32_t low) {
-  const Line line = bytes(weights);
-  sum.high = dot_quad(line, reinterpret_cast<const int8_t*>(&high), sum.high);
-  sum.low = dot_quad(line, reinterpret_cast<const int8_t*>(&low), sum.low);
-}
-
-DIGIT_INLINE void join(Integers& sum, const Integers& other) {
-  for (int i = 0; i < 16; ++i) sum.lane[i] += other.lane[i];
-}
-
-DIGIT_INLINE Pair together(Pair sum, const Pair& other) {
-  join(sum.high, other.high), join(sum.low, other.low);
-  return sum;
-}
-
-DIGIT_INLINE void put_pair(int32_t* to, const Pair& sum) { put(to, sum.high), put(to + 16, sum.low); }
 }  // namespace portable
 
 #if defined(__x86_64__)
 namespace avx2 {
-constexpr int MOST_BLOCKS = 1, MOST_TOKENS = 1;
-struct Pair {  // of four outputs each, two sums an output
-  __m256i high[4], low[4];
+constexpr int WIDTH = 16, MOST_ROWS = 1;
+template <int ROWS>
+struct Sums {
+  __m256i high[4], low[4];  // of four outputs each, two sums an output
+
+  TARGET_AVX2 DIGIT_INLINE void clear() {
+    for (int i = 0; i < 4; ++i) high[i] = low[i] = _mm256_setzero_si256();
+  }
+  // Products of bytes would be cut off at 16 bits where two of them meet; widened, they are exact.
+  TARGET_AVX2 DIGIT_INLINE void add(const uint8_t* weights, const int32_t* words) {
+    const __m256i x_high = _mm256_cvtepi8_epi16(_mm_set1_epi32(words[0]));
+    const __m256i x_low = _mm256_cvtepi8_epi16(_mm_set1_epi32(words[1]));
+    for (int i = 0; i < 4; ++i) {
+      const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights) + i));
+      high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(wide, x_high));
+      low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(wide, x_low));
+    }
+  }
+  TARGET_AVX2 DIGIT_INLINE void join(const Sums& other) {
+    for (int i = 0; i < 4; ++i) high[i] = _mm256_add_epi32(high[i], other.high[i]);
+    for (int i = 0; i < 4; ++i) low[i] = _mm256_add_epi32(low[i], other.low[i]);
+  }
+  TARGET_AVX2 DIGIT_INLINE void put(int, int32_t* to) const { put_pairs(high, to), put_pairs(low, to + WIDTH); }
+  // Sums of pairs stand as 0 1 4 5 2 3 6 7.
+  TARGET_AVX2 static DIGIT_INLINE void put_pairs(const __m256i* sums, int32_t* to) {
+    for (int i = 0; i < 4; i += 2) {
+      const __m256i found = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[i], sums[i + 1]), 0xD8);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * i), found);
+    }
+  }
 };
-
-TARGET_AVX2 DIGIT_INLINE Pair no_sums() {
-  Pair sum;
-  for (int i = 0; i < 4; ++i) sum.high[i] = sum.low[i] = _mm256_setzero_si256();
-  return sum;
-}
-
-// Products of bytes would be cut off at 16 bits where two of them meet; widened, they are exact.
-TARGET_AVX2 DIGIT_INLINE void add_quad(Pair& sum, const uint8_t* weights, int32_t high, int32_t low) {
-  const __m256i x_high = _mm256_cvtepi8_epi16(_mm_set1_epi32(high)), x_low = _mm256_cvtepi8_epi16(_mm_set1_epi32(low));
-  for (int i = 0; i < 4; ++i) {
-    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights) + i));
-    sum.high[i] = _mm256_add_epi32(sum.high[i], _mm256_madd_epi16(wide, x_high));
-    sum.low[i] = _mm256_add_epi32(sum.low[i], _mm256_madd_epi16(wide, x_low));
-  }
-}
-
-TARGET_AVX2 DIGIT_INLINE Pair together(Pair sum, const Pair& other) {
-  for (int i = 0; i < 4; ++i) {
-    sum.high[i] = _mm256_add_epi32(sum.high[i], other.high[i]);
-    sum.low[i] = _mm256_add_epi32(sum.low[i], other.low[i]);
-  }
-  return sum;
-}
-
-// Sums of pairs stand as 0 1 4 5 2 3 6 7.
-TARGET_AVX2 DIGIT_INLINE void put_pairs(int32_t* to, const __m256i* sums) {
-  for (int i = 0; i < 4; i += 2) {
-    const __m256i found = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[i], sums[i + 1]), 0xD8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 4 * i), found);
-  }
-}
-
-TARGET_AVX2 DIGIT_INLINE void put_pair(int32_t* to, const Pair& sum) {
-  put_pairs(to, sum.high), put_pairs(to + 16, sum.low);
-}
 }  // namespace avx2
 
 namespace avx512_vnni {
-constexpr int MOST_BLOCKS = 2, MOST_TOKENS = 6;  // 24 sums in 32 registers
-struct Pair {
-  __m512i high, low;
+constexpr int WIDTH = 32, MOST_ROWS = 6;  // 24 sums in 32 registers
+template <int ROWS>
+struct Sums {
+  __m512i sum[4 * ROWS];  // [row, digit, half]; named one by one, so that they stay in registers
+  using Rows = std::make_integer_sequence<int, ROWS>;
+
+  template <int... R>
+  TARGET_AVX512_VNNI DIGIT_INLINE void clear_rows(Numbers<R...>) {
+    ((sum[4 * R] = sum[4 * R + 1] = sum[4 * R + 2] = sum[4 * R + 3] = _mm512_setzero_si512()), ...);
+  }
+  template <int I>
+  TARGET_AVX512_VNNI DIGIT_INLINE void add_digit(__m512i first, __m512i second, const int32_t* words) {
+    const __m512i digits = _mm512_set1_epi32(words[I]);
+    sum[2 * I] = _mm512_dpbusd_epi32(sum[2 * I], first, digits);
+    sum[2 * I + 1] = _mm512_dpbusd_epi32(sum[2 * I + 1], second, digits);
+  }
+  template <int... R>
+  TARGET_AVX512_VNNI DIGIT_INLINE void add_rows(__m512i first, __m512i second, const int32_t* words, Numbers<R...>) {
+    ((add_digit<2 * R>(first, second, words), add_digit<2 * R + 1>(first, second, words)), ...);
+  }
+  template <int... R>
+  TARGET_AVX512_VNNI DIGIT_INLINE void join_rows(const Sums& other, Numbers<R...>) {
+    ((sum[R] = _mm512_add_epi32(sum[R], other.sum[R])), ...);
+  }
+
+  TARGET_AVX512_VNNI DIGIT_INLINE void clear() { clear_rows(Rows()); }
+  TARGET_AVX512_VNNI DIGIT_INLINE void add(const uint8_t* weights, const int32_t* words) {
+    add_rows(_mm512_loadu_si512(weights), _mm512_loadu_si512(weights + 64), words, Rows());
+  }
+  TARGET_AVX512_VNNI DIGIT_INLINE void join(const Sums& other) {
+    join_rows(other, std::make_integer_sequence<int, 4 * ROWS>());
+  }
+  TARGET_AVX512_VNNI DIGIT_INLINE void put(int row, int32_t* to) const {
+    for (int i = 0; i < 4; ++i) _mm512_storeu_si512(to + 16 * i, sum[4 * row + i]);
+  }
 };
-
-TARGET_AVX512_VNNI DIGIT_INLINE Pair no_sums() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
-
-TARGET_AVX512_VNNI DIGIT_INLINE void add_quad(Pair& sum, const uint8_t* weights, int32_t high, int32_t low) {
-  const __m512i line = _mm512_loadu_si512(weights);
-  sum.high = _mm512_dpbusd_epi32(sum.high, line, _mm512_set1_epi32(high));
-  sum.low = _mm512_dpbusd_epi32(sum.low, line, _mm512_set1_epi32(low));
-}
-
-TARGET_AVX512_VNNI DIGIT_INLINE Pair together(Pair sum, const Pair& other) {
-  return {_mm512_add_epi32(sum.high, other.high), _mm512_add_epi32(sum.low, other.low)};
-}
-
-TARGET_AVX512_VNNI DIGIT_INLINE void put_pair(int32_t* to, const Pair& sum) {
-  _mm512_storeu_si512(to, sum.high), _mm512_storeu_si512(to + 16, sum.low);
-}
 }  // namespace avx512_vnni
 #endif

@@ -1,35 +1,42 @@
 // The linear of kernels/digit_linear.py: int8 weights, activations in two digits of int8, sums in integers.
 //
-// With u = w + 128, sum q w = 256 sum h u + sum l u - 128 sum q. Weights stand in blocks of 16 outputs, four inputs of
-// each side by side, so that one instruction multiplies a line of them with four digits of a row, and nothing is left
-// to be added up across lanes.
+// With u = w + 128, sum q w = 256 sum h u + sum l u - 128 sum q. Weights stand in blocks of 32 outputs, four inputs of
+// each side by side: one instruction multiplies a line of them with four digits of a row, nothing is left to be added
+// up across lanes, and a thread reads one stream.
 #include "digit_linear.h"
 
 #include "digit_isa.h"
 #include "parallel.h"
 #include "scratch.h"
 
+constexpr int64_t BLOCK = 32;                  // outputs
 constexpr int64_t RUN = 512;                   // inputs whose digits are made at a time
 constexpr int64_t NEAR_BYTES = 256 << 10;      // digits of rows that stay in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for another thread
 constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
 namespace {
-struct Digits {  // of a row
-  int32_t *high, *low;  // [quads]
-  int64_t sum;
+struct Row {
+  int64_t sum;  // of q
   float half_step;
+};
+
+struct Group {  // rows that are multiplied at a time
+  int64_t first, count;
+  int32_t* words;  // [quads, count, 2 digits], four inputs each
 };
 
 struct DigitJob {
   const DigitLayer& layer;
   int64_t quads;
-  Digits* rows;
+  Row* rows;
+  Group* groups;
   float* y;
 };
 
 struct DigitKernel {
-  void (*take_digits)(const float* x, int64_t inputs, Digits& row);
+  int64_t most_rows;
+  void (*take_digits)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
   void (*blocks)(const DigitJob&, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
 }  // namespace
@@ -56,20 +63,25 @@ namespace avx512_vnni {
 
 static DigitKernel kernel_for(int isa) {
 #if defined(__x86_64__)
-  if (isa == PLANE_AVX512_VNNI) return {avx512_vnni::take_digits, avx512_vnni::blocks};
-  if (isa == PLANE_AVX2) return {avx2::take_digits, avx2::blocks};
+  if (isa == PLANE_AVX512_VNNI) return {avx512_vnni::MOST_ROWS, avx512_vnni::take_digits, avx512_vnni::blocks};
+  if (isa == PLANE_AVX2) return {avx2::MOST_ROWS, avx2::take_digits, avx2::blocks};
 #endif
-  return {portable::take_digits, portable::blocks};
+  return {portable::MOST_ROWS, portable::take_digits, portable::blocks};
 }
 
-// Gives every row its arrays. False when there is no memory.
-static bool place(DigitJob& job, int64_t tokens, Scratch& scratch) {
-  const int64_t line = ceil_divide(4 * job.quads, 64) * 64, heads = ceil_divide(tokens * sizeof(Digits), 64) * 64;
-  if (!scratch.holds(heads + 2 * tokens * line)) return false;
-  job.rows = reinterpret_cast<Digits*>(scratch.memory);
-  char* at = scratch.memory + heads;
-  for (int64_t t = 0; t < tokens; ++t, at += 2 * line)
-    job.rows[t] = {reinterpret_cast<int32_t*>(at), reinterpret_cast<int32_t*>(at + line), 0, 0.0f};
+static int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }
+
+// Gives rows and groups of nearly equal size their memory. False when there is none.
+static bool place(DigitJob& job, int64_t tokens, int64_t groups, Scratch& scratch) {
+  const int64_t rows = lines(tokens * sizeof(Row)), heads = lines(groups * sizeof(Group));
+  if (!scratch.holds(rows + heads + lines(8 * job.quads * tokens))) return false;
+  job.rows = reinterpret_cast<Row*>(scratch.memory);
+  job.groups = reinterpret_cast<Group*>(scratch.memory + rows);
+  int32_t* words = reinterpret_cast<int32_t*>(scratch.memory + rows + heads);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t first = tokens * g / groups, next = tokens * (g + 1) / groups;
+    job.groups[g] = {first, next - first, words + 2 * job.quads * first};
+  }
   return true;
 }
 
@@ -78,17 +90,23 @@ extern "C" {
 int moesaic_digit_linear(const DigitLayer* layer, const float* x, float* y, int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
   const DigitKernel kernel = kernel_for(isa);
-  const int64_t inputs = layer->inputs, blocks = ceil_divide(layer->outputs, 16);
-  DigitJob job{*layer, ceil_divide(inputs, 4), nullptr, y};
-  if (!place(job, tokens, scratch)) return 0;
+  const int64_t inputs = layer->inputs, groups = ceil_divide(tokens, kernel.most_rows);
+  DigitJob job{*layer, ceil_divide(inputs, 4), nullptr, nullptr, y};
+  if (!place(job, tokens, groups, scratch)) return 0;
   const int64_t digits = tokens * inputs / MINIMUM_WORK + 1, products = tokens * inputs * layer->outputs / MINIMUM_WORK + 1;
-  parallel_ranges(tokens, 1, threads < digits ? threads : digits, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) kernel.take_digits(x + t * inputs, inputs, job.rows[t]);
+  parallel_ranges(groups, 1, threads < digits ? threads : digits, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g)
+      for (int64_t i = 0; i < job.groups[g].count; ++i) {
+        const Group& group = job.groups[g];
+        const int64_t row = group.first + i;
+        kernel.take_digits(x + row * inputs, inputs, group.words + 2 * i, 2 * group.count, job.rows[row]);
+      }
   });
-  const int64_t fit = NEAR_BYTES / (8 * job.quads), near = fit < 6 ? 6 : fit / 6 * 6;
-  parallel_ranges(blocks, 2, threads < products ? threads : products, [&](int64_t begin, int64_t end) {
-    for (int64_t first = 0; first < tokens; first += near)
-      kernel.blocks(job, begin, end, first, first + near < tokens ? first + near : tokens);
+  const int64_t fit = NEAR_BYTES / (8 * job.quads * kernel.most_rows), near = fit < 1 ? 1 : fit;
+  const int64_t blocks = ceil_divide(layer->outputs, BLOCK);
+  parallel_ranges(blocks, 1, threads < products ? threads : products, [&](int64_t begin, int64_t end) {
+    for (int64_t first = 0; first < groups; first += near)
+      kernel.blocks(job, begin, end, first, first + near < groups ? first + near : groups);
   });
   return 1;
 }

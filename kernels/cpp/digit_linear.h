@@ -4,9 +4,9 @@
 #include <cstdint>
 
 struct DigitLayer {
-  const uint8_t* tiles;  // [blocks, quads, 16 outputs, 4 inputs]: w + 128; 128 for what fills up blocks and quads
-  const float* scale;    // [outputs]
-  const float* bias;     // [outputs] or null
+  const uint8_t* tiles;  // [blocks, quads, 32 outputs, 4 inputs]: w + 128; 128 for what fills up blocks and quads
+  const float* scale;    // [blocks * 32]
+  const float* bias;     // [blocks * 32] or null
   int64_t inputs, outputs;
 };
 
