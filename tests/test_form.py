@@ -30,7 +30,7 @@ def rows_of(kind: str, device: str = "cpu", family: str = "llama") -> Lockstep:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "opt", OPT)
         model = random_model("toy" if family == "llama" else family, kind, device, torch.float32)
-    runner = ModelRunner(model, Lockstep.blocks(64, 4), 64, torch.float32)
+    runner = ModelRunner(model, Lockstep.blocks(64, 4), 64, torch.float32, programmed=False)
     return Lockstep(runner, 4, 64)
 
 

@@ -70,11 +70,9 @@ TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, 
     sums.join(others);
   }
   for (; q < job.quads; ++q, weights += 4 * BLOCK, words += 2 * ROWS) sums.add(weights, words);
-  for (int r = 0; r < ROWS; ++r) {
-    alignas(64) int32_t found[2 * WIDTH];
-    sums.put(r, found);
-    finish(job, group.first + r, found, block * BLOCK + part * WIDTH);
-  }
+  alignas(64) int32_t found[ROWS][2 * WIDTH];
+  sums.put(found[0]);
+  for (int r = 0; r < ROWS; ++r) finish(job, group.first + r, found[r], block * BLOCK + part * WIDTH);
 }
 
 TARGET static void rows_of(const DigitJob& job, const Group& group, int64_t block, int part) {

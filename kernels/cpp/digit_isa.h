@@ -4,12 +4,12 @@
 //   WIDTH        outputs of a tile, of the 32 that stand together
 //   MOST_ROWS    whose sums stay in registers
 //   Sums<ROWS>   of a tile, both digits: clear, add four inputs (a line of weights or two, two words of digits a row),
-//                join others, put those of a row to memory, int32 [2, WIDTH]
+//                join others, put them to memory, int32 [ROWS, 2, WIDTH]
 #pragma once
 
 #include <utility>
 
-#include "plane_isa.h"
+#include "products.h"
 
 #define DIGIT_INLINE inline __attribute__((always_inline))
 
@@ -31,7 +31,7 @@ struct Sums {
   void join(const Sums& other) {
     for (int i = 0; i < 16; ++i) high.lane[i] += other.high.lane[i], low.lane[i] += other.low.lane[i];
   }
-  void put(int, int32_t* to) const { portable::put(to, high), portable::put(to + WIDTH, low); }
+  void put(int32_t* to) const { portable::put(to, high), portable::put(to + WIDTH, low); }
 };
 }  // namespace portable
 
@@ -59,7 +59,7 @@ struct Sums {
     for (int i = 0; i < 4; ++i) high[i] = _mm256_add_epi32(high[i], other.high[i]);
     for (int i = 0; i < 4; ++i) low[i] = _mm256_add_epi32(low[i], other.low[i]);
   }
-  TARGET_AVX2 DIGIT_INLINE void put(int, int32_t* to) const { put_pairs(high, to), put_pairs(low, to + WIDTH); }
+  TARGET_AVX2 DIGIT_INLINE void put(int32_t* to) const { put_pairs(high, to), put_pairs(low, to + WIDTH); }
   // Sums of pairs stand as 0 1 4 5 2 3 6 7.
   TARGET_AVX2 static DIGIT_INLINE void put_pairs(const __m256i* sums, int32_t* to) {
     for (int i = 0; i < 4; i += 2) {
@@ -84,8 +84,7 @@ struct Sums {
   template <int I>
   TARGET_AVX512_VNNI DIGIT_INLINE void add_digit(__m512i first, __m512i second, const int32_t* words) {
     const __m512i digits = _mm512_set1_epi32(words[I]);
-    sum[2 * I] = _mm512_dpbusd_epi32(sum[2 * I], first, digits);
-    sum[2 * I + 1] = _mm512_dpbusd_epi32(sum[2 * I + 1], second, digits);
+    add_products(sum[2 * I], first, digits), add_products(sum[2 * I + 1], second, digits);
   }
   template <int... R>
   TARGET_AVX512_VNNI DIGIT_INLINE void add_rows(__m512i first, __m512i second, const int32_t* words, Numbers<R...>) {
@@ -95,6 +94,10 @@ struct Sums {
   TARGET_AVX512_VNNI DIGIT_INLINE void join_rows(const Sums& other, Numbers<R...>) {
     ((sum[R] = _mm512_add_epi32(sum[R], other.sum[R])), ...);
   }
+  template <int... R>
+  TARGET_AVX512_VNNI DIGIT_INLINE void put_rows(int32_t* to, Numbers<R...>) const {
+    (_mm512_storeu_si512(to + 16 * R, sum[R]), ...);
+  }
 
   TARGET_AVX512_VNNI DIGIT_INLINE void clear() { clear_rows(Rows()); }
   TARGET_AVX512_VNNI DIGIT_INLINE void add(const uint8_t* weights, const int32_t* words) {
@@ -103,8 +106,8 @@ struct Sums {
   TARGET_AVX512_VNNI DIGIT_INLINE void join(const Sums& other) {
     join_rows(other, std::make_integer_sequence<int, 4 * ROWS>());
   }
-  TARGET_AVX512_VNNI DIGIT_INLINE void put(int row, int32_t* to) const {
-    for (int i = 0; i < 4; ++i) _mm512_storeu_si512(to + 16 * i, sum[4 * row + i]);
+  TARGET_AVX512_VNNI DIGIT_INLINE void put(int32_t* to) const {
+    put_rows(to, std::make_integer_sequence<int, 4 * ROWS>());
   }
 };
 }  // namespace avx512_vnni

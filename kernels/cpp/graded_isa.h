@@ -19,7 +19,7 @@
 //   listed       the words of inputs whose level lies between two, in order
 #pragma once
 
-#include "plane_isa.h"
+#include "products.h"
 
 #define GRADED_INLINE static inline __attribute__((always_inline))
 
@@ -222,7 +222,8 @@ struct Vector4 {
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
-    return _mm512_dpbusd_epi32(sum, weights, x);
+    add_products(sum, weights, x);
+    return sum;
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
@@ -272,7 +273,8 @@ struct Vector2 {
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
-    return _mm256_dpbusd_epi32(sum, weights, x);
+    add_products(sum, weights, x);
+    return sum;
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
