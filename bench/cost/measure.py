@@ -26,9 +26,10 @@ class UnionPlan:
     model: str
     text: tuple[str, ...]
     windows: int = 16
-    length: int = 256
-    calibration: int = 16
+    length: int = 128
+    calibration: int = 32
     seed: int = 0
+    threads: int | None = None
 
     def check(self) -> None:
         """Raises RecipeError where rows cannot be grouped."""
@@ -52,7 +53,7 @@ def measure_unions(plan: UnionPlan, progress: Progress) -> Iterator[Measured]:
     checkpoint = open_checkpoint(plan.model)
     evaluation = document_windows(checkpoint, plan.text, plan.windows, plan.length)
     settings = CalibrationSettings(sequences=plan.calibration, length=plan.length, seed=plan.seed)
-    with torch_threads(choose_threads(None, checkpoint.weight_bytes)):
+    with torch_threads(choose_threads(plan.threads, checkpoint.weight_bytes)):
         calibration = Calibration(settings, checkpoint).windows
         lab = Lab(checkpoint, calibration, evaluation, plan.seed, progress)
         lab.dense()

@@ -2,8 +2,12 @@
 // read, and inputs that are read whole or not at all. Two digits of activations and exact sums, as in the library.
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "graded_isa.h"
+
+template <int... A>
+using Indices = std::integer_sequence<int, A...>;
 
 #define COUNTED __attribute__((noinline, used))
 

@@ -26,29 +26,37 @@ TARGET GRADED_INLINE void add_dot(Bytes& sum, const Bytes* part, Bytes x) {
   if (!WHOLE) sum = V::dot(sum, part[1], x, V::scale_of(1));
 }
 
-template <int ROWS, int N>
-TARGET GRADED_INLINE void add_rows_of(const Weights<N>& weights, const int32_t* digits, Bytes (*sum)[N]) {
-  for (int each = 0; each < 2 * ROWS; ++each) {
-    const Bytes x = V::four_alike(digits[each]);
-    for (int v = 0; v < N; ++v) add_dot(sum[each][v], weights.part[v], x);
-  }
+// A step over four inputs of all rows: sum s is of digits s / N and of vector s % N. Sums are named one by one, so that
+// they stay in registers.
+template <int N, int... S>
+TARGET GRADED_INLINE void add_dots(const Weights<N>& weights, const int32_t* digits, Bytes* sum, Indices<S...>) {
+  (add_dot(sum[S], weights.part[S % N], V::four_alike(digits[S / N])), ...);
+}
+
+template <int... S>
+TARGET GRADED_INLINE void load_all(const int32_t* y, Bytes* sum, Indices<S...>) {
+  ((sum[S] = V::load(y + S * LANE_OUTPUTS)), ...);
+}
+
+template <int... S>
+TARGET GRADED_INLINE void store_all(int32_t* y, const Bytes* sum, Indices<S...>) {
+  (V::store(y + S * LANE_OUTPUTS, sum[S]), ...);
 }
 
 // Every weight of N vectors of outputs.
 template <int ROWS, int N>
 TARGET COUNTED void int8(const uint8_t* w, const int32_t* digits, int64_t quads, int32_t* y) {
-  Bytes sum[2 * ROWS][N];
-  for (int each = 0; each < 2 * ROWS; ++each)
-    for (int v = 0; v < N; ++v) sum[each][v] = V::load(y + (each * N + v) * LANE_OUTPUTS);
+  const std::make_integer_sequence<int, 2 * ROWS * N> all{};
+  Bytes sum[2 * ROWS * N];
+  load_all(y, sum, all);
   for (int64_t q = 0; q < quads; ++q, w += N * 16 * V::LANES, digits += 2 * ROWS) {
     Bytes whole[N];
     for (int v = 0; v < N; ++v) whole[v] = V::lanes<V::LANES>(w + v * 16 * V::LANES);
     Weights<N> weights;
     split<N>(whole, weights);
-    add_rows_of<ROWS, N>(weights, digits, sum);
+    add_dots<N>(weights, digits, sum, all);
   }
-  for (int each = 0; each < 2 * ROWS; ++each)
-    for (int v = 0; v < N; ++v) V::store(y + (each * N + v) * LANE_OUTPUTS, sum[each][v]);
+  store_all(y, sum, all);
 }
 
 // Four rows of inputs side by side: bytes of four inputs of 16 V::LANES outputs.
@@ -61,17 +69,18 @@ TARGET GRADED_INLINE void interleaved(const uint8_t* const* row, int64_t at, Byt
 
 // Inputs that are read whole, for one row of activations.
 TARGET COUNTED void inputs(const uint8_t* const* row, int64_t at, const int32_t* digits, int64_t quads, int32_t* y) {
-  Bytes sum[2][4];
-  for (int each = 0; each < 8; ++each) sum[each / 4][each % 4] = V::load(y + each * LANE_OUTPUTS);
+  const std::make_integer_sequence<int, 8> all{};
+  Bytes sum[8];
+  load_all(y, sum, all);
   for (int64_t q = 0; q < quads; ++q, row += 4, digits += 2) {
     for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + 16] + at);
     Bytes whole[4];
     interleaved(row, at, whole);
     Weights<4> weights;
     split<4>(whole, weights);
-    add_rows_of<1, 4>(weights, digits, sum);
+    add_dots<4>(weights, digits, sum, all);
   }
-  for (int each = 0; each < 8; ++each) V::store(y + each * LANE_OUTPUTS, sum[each / 4][each % 4]);
+  store_all(y, sum, all);
 }
 
 // The same for several rows: laid out once as `int8` reads it.
@@ -84,30 +93,31 @@ TARGET COUNTED void fill_inputs(const uint8_t* const* row, int64_t at, int64_t q
   }
 }
 
+// One half of a group's bytes, or both, for all rows: sum s is of digits s / H and of half s % H.
+template <int ROWS, int H, int... S>
+TARGET GRADED_INLINE void add_group(const uint8_t* w, const uint16_t* scale, const int32_t* digits, int first, float* y,
+                                    Indices<S...> all) {
+  Bytes sum[sizeof...(S)];
+  ((sum[S] = V::scale_of(0)), ...);
+  for (int q = 0; q < 8; ++q, digits += 2 * ROWS) {
+    const Bytes both = V::lanes<V::LANES>(w + q * 16 * V::LANES);
+    const Bytes nibbles[2] = {H == 1 && first ? V::upper<1>(both) : V::upper<0>(both), V::upper<1>(both)};
+    ((sum[S] = V::dot(sum[S], nibbles[S % H], V::four_alike(digits[S / H]), V::scale_of(1))), ...);
+  }
+  for (int h = 0; h < H; ++h) {
+    const auto size = widened_scale(scale + (first + h) * LANE_OUTPUTS);
+    for (int r = 0; r < ROWS; ++r)
+      add_scaled(y + (2 * r + first + h) * LANE_OUTPUTS, sum[2 * r * H + h], sum[(2 * r + 1) * H + h], size);
+  }
+}
+
 // Groups of 32 inputs of nibbles with a bf16 scale: bytes hold an output and its neighbour LANE_OUTPUTS further.
 template <int ROWS>
 TARGET COUNTED void int4(const uint8_t* w, const uint16_t* scale, const int32_t* digits, int64_t groups, float* y) {
-  constexpr int HALVES = 4 * ROWS > REGISTERS / 2 ? 1 : 2;  // whose sums fit in registers
+  constexpr int H = 4 * ROWS > REGISTERS / 2 ? 1 : 2;  // halves whose sums fit in registers
+  const std::make_integer_sequence<int, 2 * ROWS * H> all{};
   for (int64_t g = 0; g < groups; ++g, w += 8 * 16 * V::LANES, digits += 16 * ROWS, scale += 2 * LANE_OUTPUTS)
-    for (int first = 0; first < 2; first += HALVES) {
-      Bytes sum[2 * ROWS][HALVES];
-      for (auto& row : sum)
-        for (Bytes& each : row) each = V::scale_of(0);
-      for (int q = 0; q < 8; ++q) {
-        const Bytes both = V::lanes<V::LANES>(w + q * 16 * V::LANES);
-        Bytes nibbles[HALVES];
-        nibbles[0] = HALVES == 1 && first ? V::upper<1>(both) : V::upper<0>(both);
-        if (HALVES == 2) nibbles[HALVES - 1] = V::upper<1>(both);
-        for (int each = 0; each < 2 * ROWS; ++each)
-          for (int h = 0; h < HALVES; ++h)
-            sum[each][h] = V::dot(sum[each][h], nibbles[h], V::four_alike(digits[q * 2 * ROWS + each]), V::scale_of(1));
-      }
-      for (int h = 0; h < HALVES; ++h) {
-        const auto size = widened_scale(scale + (first + h) * LANE_OUTPUTS);
-        for (int r = 0; r < ROWS; ++r)
-          add_scaled(y + (2 * r + first + h) * LANE_OUTPUTS, sum[2 * r][h], sum[2 * r + 1][h], size);
-      }
-    }
+    for (int first = 0; first < 2; first += H) add_group<ROWS, H>(w, scale, digits, first, y, all);
 }
 
 template void int8<1, WHOLE ? 4 : 2>(const uint8_t*, const int32_t*, int64_t, int32_t*);
