@@ -6,13 +6,15 @@ word of each input's row, four inputs a turn, and `digits` the four bytes of hig
 row of the activations, [turns, ROWS, 2]: an input that a row does not read has digits of 0.
 """
 
-from typing import Any
+# Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
+# mypy: disable-error-code="no-untyped-def,assignment,var-annotated"
 
 from ...kernels.jit import constexpr, jit, tl
 
 _UPPER = constexpr(-0x0F0F0F10)  # 0xF0F0F0F0
 _LOWER = constexpr(0x0F0F0F0F)
 _PAIRS = constexpr(-0x33333334)  # 0xCCCCCCCC
+_FIELDS = constexpr(0x03030303)
 
 
 @jit
@@ -90,7 +92,10 @@ def graded(y, rows, low_rows, entry, digits, mask, stride, turns, BITS: constexp
             if BITS == 8:
                 third = four_rows(low_rows + stride, entry, turn, at)
                 for i in tl.static_range(4):
-                    below = below + (merge(second[i], third[i] >> 2, "0xcccccccc"), merge(second[i] << 2, third[i], "0xcccccccc"))
+                    below = below + (
+                        merge(second[i], third[i] >> 2, "0xcccccccc"),
+                        merge(second[i] << 2, third[i], "0xcccccccc"),
+                    )
             else:
                 for i in tl.static_range(4):
                     below = below + (second[i] & _PAIRS, (second[i] << 2) & _PAIRS)
@@ -101,7 +106,10 @@ def graded(y, rows, low_rows, entry, digits, mask, stride, turns, BITS: constexp
                     words = words + (first[i] & _UPPER, first[i] & _LOWER)
                 else:
                     under = below[2 * i + half]
-                    words = words + (merge(first[i], under >> 4, "0xf0f0f0f0"), merge(first[i] << 4, under, "0xf0f0f0f0"))
+                    words = words + (
+                        merge(first[i], under >> 4, "0xf0f0f0f0"),
+                        merge(first[i] << 4, under, "0xf0f0f0f0"),
+                    )
         sums = add(sums, words, digits, turn, ROWS, mask, BITS > 4 and ROWS > 1)
     for i in tl.static_range(32 * ROWS):
         tl.store(y + i * stride + at, sums[i])
@@ -168,20 +176,15 @@ def int4(y, weight, scale, digits, groups, ROWS: constexpr, GROUPS: constexpr):
 
 
 @jit
-def planes(y, weight, digits, words, FIELD: constexpr, OUTPUTS: constexpr, WORDS: constexpr, ROWS: constexpr):
-    """One plane of FIELD bits of every weight of rows, with one digit: digits [ROWS, 8 / FIELD, words]."""
+def planes(y, weight, digits, words, FIELD: constexpr, OUTPUTS: constexpr, WORDS: constexpr):
+    """One plane of FIELD bits, 4 or 2, of every weight of rows, with one digit: digits [8 / FIELD, words]."""
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     k = tl.arange(0, WORDS)
-    zero = tl.zeros([OUTPUTS, WORDS], tl.int32)
-    sums = (zero,) * ROWS
+    sums = tl.zeros([OUTPUTS, WORDS], tl.int32)
     for begin in range(0, words, WORDS):
         here = tl.load(weight + n[:, None] * words + begin + k[None, :])
         for field in tl.static_range(8 // FIELD):
-            some = (here >> (FIELD * field)) & (_LOWER if FIELD == 4 else 0x03030303)
-            found = ()
-            for r in tl.static_range(ROWS):
-                digit = tl.load(digits + (r * (8 // FIELD) + field) * words + begin + k)[None, :] + zero
-                found = found + (dot(some, digit, sums[r]),)
-            sums = found
-    for r in tl.static_range(ROWS):
-        tl.store(y + r * words + n, tl.sum(sums[r], 1))
+            some = (here >> (FIELD * field)) & (_LOWER if FIELD == 4 else _FIELDS)
+            digit = tl.load(digits + field * words + begin + k)[None, :] + tl.zeros([OUTPUTS, WORDS], tl.int32)
+            sums = dot(some, digit, sums)
+    tl.store(y + n, tl.sum(sums, 1))

@@ -1,22 +1,23 @@
 """Unions of every candidate on one model and text."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from ...compress.calibration import Calibration, CalibrationSettings
-from ...models.checkpoint import open_checkpoint
+from ...models.checkpoint import Checkpoint, open_checkpoint
 from ...models.errors import RecipeError
 from ...models.progress import Progress
 from ...models.threads import choose_threads, torch_threads
-from ..retention.linears.lab import Lab
-from ..retention.linears.matrices import LINEARS_AXIS
+from ..retention.linears.lab import Lab, Method
+from ..retention.linears.matrices import LINEARS_AXIS, Matrix
 from ..retention.linears.neurons import WholePlanes
+from .processor import GRADED, INPUTS, NEURONS
 from .unions import MOST_ROWS, ROWS, Tally, Union, WatchedInputs, WatchedPlanes, document_windows
 
-GRADED, INPUTS, NEURONS = "graded inputs", "inputs whole or not (TEAL)", "neurons by planes"
 ASKED = ((GRADED, 0.62), (GRADED, 0.55), (GRADED, 0.50), (INPUTS, 0.55), (NEURONS, 0.68))
+_ROUTING_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class UnionPlan:
 
     model: str
     text: tuple[str, ...]
-    windows: int = 16
+    windows: int = 32
     length: int = 128
     calibration: int = 32
     seed: int = 0
@@ -34,7 +35,9 @@ class UnionPlan:
     def check(self) -> None:
         """Raises RecipeError where rows cannot be grouped."""
         if self.windows < MOST_ROWS or self.windows % MOST_ROWS:
-            raise RecipeError(f"windows is {self.windows}, it must be a multiple of {MOST_ROWS}, the most rows together")
+            raise RecipeError(
+                f"windows is {self.windows}, it must be a multiple of {MOST_ROWS}, the most rows together"
+            )
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,23 @@ def measure_unions(plan: UnionPlan, progress: Progress) -> Iterator[Measured]:
         lab = Lab(checkpoint, calibration, evaluation, plan.seed, progress)
         lab.dense()
         for candidate, asked in ASKED:
-            tally = Tally(plan.length)
-            if candidate == NEURONS:
-                planes = WatchedPlanes(4, tally=tally)
-                method = WholePlanes(planes, checkpoint, calibration, plan.seed)
-                union = planes.union
-            else:
-                method = WatchedInputs(tally=tally) if candidate == GRADED else teal(tally)
-                union = method.union
+            method, union = watched(candidate, Tally(plan.length), checkpoint, calibration)
             method.learn(lab.matrices, progress)
             point = lab.point(method, LINEARS_AXIS, asked)
             yield Measured(candidate, asked, point.bytes_share, [union(rows, lab.matrices) for rows in ROWS])
 
 
-def teal(tally: Tally) -> WatchedInputs:
-    """As in bench/retention/linears/rivals.py."""
-    return WatchedInputs((0, 8), "none", column=False, one_price=False, name="TEAL", tally=tally)
+def watched(
+    candidate: str, tally: Tally, checkpoint: Checkpoint, calibration: Tensor
+) -> tuple[Method, Callable[[int, Sequence[Matrix]], Union]]:
+    """A candidate that tells the tally what it reads, and what rows together read of it then.
+
+    Inputs that are read whole or not are TEAL's, as in bench/retention/linears/rivals.py.
+    """
+    if candidate == NEURONS:
+        planes = WatchedPlanes(_ROUTING_BITS, tally=tally)
+        return WholePlanes(planes, checkpoint, calibration, seed=0), planes.union
+    graded = WatchedInputs(tally=tally)
+    if candidate == INPUTS:
+        graded = WatchedInputs((0, 8), "none", column=False, one_price=False, name="TEAL", tally=tally)
+    return graded, graded.union

@@ -68,9 +68,10 @@ def _parts(**parts: int) -> dict[str, int]:
     return parts
 
 
-GRADED, FILL, TILE = "graded", "graded, laid out for several rows", "graded, a tile times 4 rows"
+GRADED, FILL, TILE = "graded inputs", "graded inputs, laid out for several rows", "graded inputs, a tile times 4 rows"
 INT8, DIGITS, INT4 = "int8 as it is", "int8, two digits", "int4, groups of 32"
-INPUTS, FILL_INPUTS = "inputs read whole", "inputs read whole, laid out for several rows"
+INPUTS, FILL_INPUTS = "inputs read whole or not", "inputs read whole or not, laid out for several rows"
+NEURONS = "neurons by planes"
 HIGH, LOW, DOWN = "neurons: high planes", "neurons: low planes", "neurons: rows of down"
 
 # by bits: the template's planes, and the parts of a turn
@@ -115,14 +116,17 @@ def _graded() -> list[Loop]:
 
 def _whole() -> list[Loop]:
     """int8 in fp32, and the rows of down of neurons by planes."""
-    one, four = _parts(widen=8, convert=8, products=8, x=1, prefetch=2, loop=5), _parts(
-        widen=4, convert=4, products=16, x=4, prefetch=1, loop=4
+    one, four = (
+        _parts(widen=8, convert=8, products=8, x=1, prefetch=2, loop=5),
+        _parts(widen=4, convert=4, products=16, x=4, prefetch=1, loop=4),
     )
-    narrow, two = _parts(widen=8, convert=8, products=8, x=1, prefetch=1, loop=6), _parts(
-        widen=4, convert=4, products=8, x=2, prefetch=1, loop=4
+    narrow, two = (
+        _parts(widen=8, convert=8, products=8, x=1, prefetch=1, loop=6),
+        _parts(widen=4, convert=4, products=8, x=2, prefetch=1, loop=4),
     )
-    down, less = _parts(widen=8, convert=8, products=8, sums=1, loop=3), _parts(
-        widen=16, convert=16, products=16, sums=2, loop=3
+    down, less = (
+        _parts(widen=8, convert=8, products=8, sums=1, loop=3),
+        _parts(widen=16, convert=16, products=16, sums=2, loop=3),
     )
     return [
         Loop(INT8, WIDE, "avx512::tile<8, 1, signed char>(", 128, one, {"vcvtdq2ps": 8}),
