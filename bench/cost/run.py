@@ -1,13 +1,16 @@
 """What every candidate costs: bytes and instructions for each weight, and the time that follows on three machines.
 
     python -m moesaic.bench.cost.run unions MODEL --text FILES   # minutes: what rows of text read together
-    python -m moesaic.bench.cost.run costs                       # seconds, on a quiet machine
+    python -m moesaic.bench.cost.run costs                       # seconds
+    python -m moesaic.bench.cost.run loops                       # what is written and what is compiled, as JSON
 
-Each writes a file of its own below bench/results/cost/; `make results` makes the page of both.
+The first two write a file each below bench/results/cost/, of which `make results` makes the page.
 """
 
 import argparse
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -49,15 +52,13 @@ def write_unions(plan: UnionPlan, folder: Path) -> None:
 
 def write_costs(folder: Path) -> None:
     """Counts, measures this machine, and writes costs.json. Raises SetupError where nothing can be compiled."""
-    library = native()
-    if library is None or not HAS_TRITON:
-        raise SetupError("costs are counted in compiled code: a C++ compiler, objdump and triton are needed")
+    loops, library = compiled_loops(), native()
     unions = json.loads((folder / "unions.json").read_text())["candidates"]
-    isas = (WIDE, NARROW) if plane_isa(library) == WIDE else (NARROW,)
+    isas = (WIDE, NARROW) if library and plane_isa(library) == WIDE else (NARROW,)
     machines = [this_machine(isas), server(), h100()]
     report = {
         "machines": [asdict(each) for each in machines],
-        "loops": [_loop(each, each.isa) for each in processor.LOOPS] + [_loop(each, DP4A) for each in gpu.LOOPS],
+        "loops": loops,
         "costs": list(_costs(unions, machines)),
         "compiler": compiler_version(),
         "provenance": provenance(),
@@ -65,7 +66,17 @@ def write_costs(folder: Path) -> None:
     _write(folder / "costs.json", report)
 
 
-def _loop(loop: Any, isa: str) -> dict[str, Any]:
+def compiled_loops() -> list[dict[str, Any]]:
+    """Every loop as written and as compiled here. Raises SetupError where nothing can be compiled."""
+    if native() is None or not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1" or not shutil.which("objdump"):
+        raise SetupError(
+            "instructions are counted in compiled code: a C++ compiler, objdump and triton are needed, "
+            "with TRITON_INTERPRET unset"
+        )
+    return [_loop(each, each.isa) for each in processor.LOOPS] + [_loop(each, DP4A) for each in gpu.LOOPS]
+
+
+def _loop(loop: processor.Loop | gpu.GPULoop, isa: str) -> dict[str, Any]:
     """As written, and as it is compiled here."""
     return {
         "name": loop.name, "isa": isa, "rows": loop.rows, "weights": loop.weights, "parts": loop.parts,
@@ -132,14 +143,17 @@ def main() -> int:
     unions.add_argument("--windows", type=int, default=32, help="documents; default: %(default)s")
     unions.add_argument("--threads", type=int, help="default: all")
     costs = commands.add_parser("costs", help="count instructions, and model the time")
+    commands.add_parser("loops", help="show the instructions of every loop, written and compiled")
     for command in (unions, costs):
         command.add_argument("--out", type=Path, default=FOLDER, help="folder; default: %(default)s")
     args = parser.parse_args()
     try:
         if args.command == "unions":
             write_unions(UnionPlan(args.model, tuple(args.text), args.windows, threads=args.threads), args.out)
-        else:
+        elif args.command == "costs":
             write_costs(args.out)
+        else:
+            sys.stdout.write(json.dumps(compiled_loops(), indent=1) + "\n")
     except (MoesaicError, NativeError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

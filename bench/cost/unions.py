@@ -15,12 +15,13 @@ from ...evaluate.texts import encode_documents, read_documents
 from ...kernels.plane_ffn import PlaneWeights, plane_scores
 from ...models.checkpoint import Checkpoint
 from ...models.errors import TextError
+from ...models.progress import Progress
 from ...models.tokenizer import Tokenizer
 from ..retention.layer import LabLayer
 from ..retention.linears.graded import Graded
 from ..retention.linears.matrices import FFN, INT8_BITS, LINEARS, Form, Matrix, Read
 from ..retention.linears.thresholds import by_step
-from ..retention.method import Used
+from ..retention.method import CalibrationData, Used
 from ..retention.planes import Planes
 
 ROWS = (1, 4, 8)
@@ -98,11 +99,18 @@ class WatchedInputs(Graded):
 
 @dataclass
 class WatchedPlanes(Planes):
-    """Neurons by planes that tell what they read."""
+    """Neurons by planes that tell what they read, but for calibration text, on which a constant is found."""
 
     tally: Tally = field(default_factory=Tally)
+    _calibration: set[int] = field(default_factory=set)  # where it lies in memory
+
+    def learn(self, material: CalibrationData, progress: Progress) -> None:
+        super().learn(material, progress)
+        self._calibration = {each.untyped_storage().data_ptr() for each in material.given}
 
     def _used(self, layer: LabLayer, weights: PlaneWeights, x: Tensor, thresholds: Tensor) -> Used:
+        if x.untyped_storage().data_ptr() in self._calibration:
+            return super()._used(layer, weights, x, thresholds)
         scores = plane_scores(x, weights, self.bits, layer.weights.activation)
         computed, refined = scores.chosen(thresholds.expand(len(x), 2))
         place = str(next(i for i, each in enumerate(self._layers) if each is layer))
