@@ -1,4 +1,4 @@
-"""What candidates cost: written counts are those of compiled code, unions and times follow from what they are made of."""
+"""What candidates cost: written counts are those of compiled code, and unions and times follow from their parts."""
 
 import json
 import os
