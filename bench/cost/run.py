@@ -61,6 +61,7 @@ def write_costs(folder: Path) -> None:
         "loops": loops,
         "costs": list(_costs(unions, machines)),
         "compiler": compiler_version(),
+        "load": round(os.getloadavg()[0], 1),  # processes beside, as this machine was measured
         "provenance": provenance(),
     }
     _write(folder / "costs.json", report)
