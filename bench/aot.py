@@ -230,7 +230,7 @@ def resources_of(case: Case, target: int) -> Resources:
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(kernel.asm["cubin"])
-        usage, code = _tool("cuobjdump", "-res-usage", binary), _tool("nvdisasm", "-c", binary)
+        usage, code = nvidia_tool("cuobjdump", "-res-usage", binary), nvidia_tool("nvdisasm", "-c", binary)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump says nothing about {case.name}: {usage[:200]}")
@@ -246,7 +246,8 @@ def resources_of(case: Case, target: int) -> Resources:
     )
 
 
-def _tool(name: str, option: str, path: Path) -> str:
+def nvidia_tool(name: str, option: str, path: Path) -> str:
+    """What a tool that comes with triton says of a file."""
     tools = Path(str(import_module("triton").__file__)).parent / "backends" / "nvidia" / "bin"
     done = subprocess.run([tools / name, option, path], capture_output=True, text=True, check=True)
     return done.stdout + done.stderr

@@ -4,8 +4,8 @@
 
 Contestants walk over copies of the weights that together exceed the last cache several times, as the layers of a model
 do. `ratio` is the time of a contestant over that of `int8_linear` in the same round, `limit_microseconds` what a lone
-token's bytes take at the speed of a plain read. `instructions_per_weight` is the written count of bench/instructions.py
-for the bits that are read: where it binds, bytes that are left unread save nothing.
+token's bytes take at the speed of a plain read. `instructions_per_weight` is the written count of
+bench/cost/processor.py for the bits that are read: where it binds, bytes that are left unread save nothing.
 """
 
 import math
@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moesaic.bench.instructions import instructions_per_weight
+from moesaic.bench.cost.processor import instructions_per_weight
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 
 # Absolute, since pytest imports this file outside the package.

@@ -9,6 +9,7 @@ import pytest
 from house import ROOT
 
 from moesaic.bench.gpu.run import SECONDS
+from moesaic.bench.published.costs import bound, cost, milliseconds
 from moesaic.bench.published.figures import Kept, curves, pooled, recipe, result
 from moesaic.bench.published.run import MARKDOWN
 from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent, percents, ratios, times
@@ -156,6 +157,7 @@ def _bits_by_inputs() -> Iterator[str]:
     for folder, said in CHOICES.items():
         yield from _kl("linears-choice" + folder, said)
     yield from _relu()
+    yield from _costs()
 
 
 def _perplexity(found: Kept | None) -> str:
@@ -169,6 +171,20 @@ def _relu() -> Iterator[str]:
         kept_by = (_at(found.kept(method, share)) for method in (BOTH, PLANES, RELU_INPUTS))
         yield f"| {fixed(share, 2)} | {' | '.join(kept_by)} |"
         yield f"{ratios(found.against(BOTH, PLANES, share).perplexity)} times that of planes at {fixed(share, 2)}"
+
+
+def _costs() -> Iterator[str]:
+    """What rows together read, and the time that is modelled: int8, graded inputs and int4 by machine."""
+    yield "of graded inputs asked for 0.55 and of int4 in groups of 32"
+    graded = {rows: cost("graded inputs", 0.55, rows) for rows in TOGETHER}
+    yield f"| graded inputs read | {' | '.join(fixed(each['bytes'], 3) for each in graded.values())} |"
+    for label, machine, isa, int8 in COSTED:
+        every = [(cost(int8, None, rows), graded[rows], cost(INT4, None, rows)) for rows in TOGETHER]
+        cells = (", ".join(f"{milliseconds(each, machine, isa):.3g}" for each in three) for three in every)
+        yield f"| {label} | {' | '.join(cells)} |"
+        assert [bound(each, machine, isa) for each in graded.values()][-len(BINDS[label]) :] == BINDS[label]
+    most = f"{milliseconds(graded[8], 2, 'tensor cores'):.3g}"
+    yield f"On tensor cores, by the same count, 8 rows would take {most}"
 
 
 def _kl(folder: str, said: Mapping[str, str]) -> Iterator[str]:
@@ -238,6 +254,21 @@ CHOICES = {  # what the page says before the figure: the method
         "0, 2, 4, 6 and 8 bits": "inputs at 0, 2, 4, 6 and 8 bits",
         "fixed shares by rank": "inputs at fixed shares of levels",
     },
+}
+TOGETHER = (1, 4, 8)  # rows
+INT4 = "int4, groups of 32"
+COSTED = (  # label, machine, instruction set, which int8 is the best there
+    ("2 cores here, AVX-512", 0, "avx512_vnni", "int8, two digits"),
+    ("16 cores at 80 GB/s, AVX-512", 1, "avx512_vnni", "int8, two digits"),
+    ("16 cores at 80 GB/s, AVX2", 1, "avx2", "int8 as it is"),
+    ("an H100, a model", 2, "dp4a", "int8, two digits"),
+)
+BYTES, INSTRUCTIONS = "bytes", "instructions"
+BINDS = {  # graded inputs, in the last of the rows; alone the two are near each other here
+    "2 cores here, AVX-512": [INSTRUCTIONS, INSTRUCTIONS],
+    "16 cores at 80 GB/s, AVX-512": [BYTES, BYTES, INSTRUCTIONS],
+    "16 cores at 80 GB/s, AVX2": [BYTES, INSTRUCTIONS, INSTRUCTIONS],
+    "an H100, a model": [BYTES, BYTES, INSTRUCTIONS],
 }
 PASSAGES = {
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,

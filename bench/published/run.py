@@ -25,6 +25,7 @@ ROOT = RESULTS.parents[1]
 MARKDOWN = {
     "docs/results.md": "results",
     "bench/results/retention/README.md": "retention",
+    "bench/results/cost/README.md": "cost",
     "bench/results/evaluation/README.md": "evaluation",
     "bench/results/memory/README.md": "memory",
     "bench/results/engine/README.md": "engine",

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from ...evaluate.pages import environment
-from . import figures
+from . import costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
 _EMPTY_LINES = re.compile(r"\n{3,}")
@@ -94,8 +94,9 @@ def render(template: str, **content: object) -> str:
 
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
+    costs.instructions, costs.compiled_for,
 )  # fmt: skip
-LOOKUPS = (figures.result, figures.curves, figures.pooled, figures.recipe)
+LOOKUPS = (figures.result, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time)
 
 
 @cache
