@@ -16,7 +16,7 @@ from .rivals import FewerBits, PlainPlan, whole_or_not
 SHARES = {"linears": (0.80, 0.75, 0.68, 0.62, 0.55, 0.50), "ffn": (0.20, 0.14, 0.12), "head": (0.75, 0.62, 0.55)}
 LEVELS = (
     (0, 4, 8), (0, 4, 6, 8), (0, 2, 4, 6, 8), (0, 3, 5, 8), (0, 4, 5, 6, 8), (0, 4, 5, 6, 7, 8), (0, 3, 4, 6, 8),
-    (0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 4, 5, 6, 7, 8),
+    (0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 4, 5, 6, 7, 8), (0, 3, 4, 5, 6, 8),
 )  # fmt: skip
 PLAIN_LEVELS = ((0, 1, 2, 4, 8), (0, 1, 2, 3, 4, 6, 8))  # for FFNs whose neurons are mostly off
 BITS_OF_PLANES = (4, 3, 2)
@@ -48,18 +48,20 @@ def graded() -> list[Graded]:
 
 
 def rivals() -> Sequence[Method]:
-    gptq = [FewerBits(bits, 32, by_gptq=True) for bits in (4, 5)]
+    gptq = [FewerBits(bits, 32, by_gptq=True) for bits in (4, 5, 6)]
     nearest = [FewerBits(4), FewerBits(5), FewerBits(6), FewerBits(6, 0)]
     return [*gptq, FewerBits(4, by_gptq=True, ordered=False), *nearest, PlainPlan(), *whole_or_not()]
 
 
 DRAWN = (  # in the picture
-    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 2, 4, 6 and 8 bits",
+    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 2, 4, 6 and 8 bits", "inputs at 0, 4, 5, 6 and 8 bits",
+    "inputs at 0, 3, 4, 5, 6 and 8 bits",
     "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 8 times the price",
     "neurons by planes, high 1 bit, then 4", "neurons by planes, high 3 bits, then 6",
     "neurons by planes, high 4 bits, then 6", "inputs at fixed shares of levels", "int4 by GPTQ, groups of 32",
-    "int5 by GPTQ, groups of 32", "int4 to nearest, groups of 32", "int5 to nearest, groups of 32",
-    "int6 to nearest, a row", "TEAL", "WINA", "TEAL and WINA at one price",
+    "int5 by GPTQ, groups of 32", "int6 by GPTQ, groups of 32", "int4 to nearest, groups of 32",
+    "int5 to nearest, groups of 32", "int6 to nearest, groups of 32", "int6 to nearest, a row", "TEAL", "WINA",
+    "TEAL and WINA at one price",
 )  # fmt: skip
 NAMES = (
     "Inputs at 0, 4, 6 and 8 bits: of each column of an int8 matrix so many high bits are read as the size of its "
