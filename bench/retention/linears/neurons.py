@@ -15,7 +15,7 @@ from ..layer import LabLayer, mean_output
 from ..method import CalibrationData, NotHere
 from ..method import Form as FFNForm
 from ..planes import Planes
-from .graded import GradedForm, column_errors, mean_fisher
+from .graded import GradedForm, column_errors, mean_fisher, sample
 from .matrices import FFN, INT8_BITS, LINEARS, LINEARS_AXIS, Form, Matrix, Read
 from .whole_ffn import FFNPlace, Neurons, NeuronsAtPrice, neuron_values
 
@@ -106,6 +106,12 @@ class BothSides(NeuronsAtPrice):
             return torch.where(kept, exact, coarse), first.bytes + kept.sum(1) * rest
 
         return compute
+
+    def ffn_bytes(self, index: int, x: Tensor) -> Tensor:
+        """Down's for the neurons that int8 gives it."""
+        wide, down = self.pair(index)
+        given, stream = sample(down, self.aimed_on)
+        return self.neurons(self.dense[index], wide, down)(x)[1] + self.graded_form(down)(given, stream).bytes
 
     def _first(self, wide: Matrix) -> GradedForm:
         passes = self.graded.passes(wide) * self.ratio

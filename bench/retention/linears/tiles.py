@@ -73,6 +73,7 @@ class GradedTiles(NeuronsAtPrice):
     ratio: float = 1.0
     seed: int = 0
     group: str = field(default="experts", kw_only=True)
+    aimed_on: int = field(default=256, kw_only=True)
     _tiles: list[Tiles] = field(default_factory=list, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from ....models.progress import Progress
 from .graded import Graded, GradedForm, sample
 from .matrices import AXES, FFN, INT8_BITS, Form, Matrix, Read
 
-_SAMPLE, _HALVINGS = 256, 11
+_HALVINGS = 11
 
 Neurons = Callable[[Tensor], tuple[Tensor, Tensor]]  # of x: values [tokens, width], and bytes of gate and up [tokens]
 
@@ -22,25 +22,28 @@ class FFNPlace(TensorModule):
 
     def __init__(self, compute: Callable[[Tensor], Read]) -> None:
         super().__init__()
-        self._compute = compute
+        self.compute = compute
         self.read: list[Tensor] = []  # bytes of the FFN by token
 
     def forward(self, x: Tensor) -> Tensor:
-        y, read = self._compute(x.flatten(0, 1))
+        y, read = self.compute(x.flatten(0, 1))
         self.read.append(read)
         return y.view(x.shape)
 
 
 @dataclass
 class NeuronsAtPrice:
-    """Inputs are graded at a price, and at the same price a method says which neurons are worth their bytes; those left
-    out give nothing to down, whose inputs are graded too. Attention is graded.
+    """Inputs are graded at a price, those of down and of attention too, and a method says which neurons are worth their
+    bytes at that price.
+
+    aimed_on: tokens of the calibration text that the price is found on.
     """
 
     graded: Graded
     group: str = field(default="", kw_only=True)
     name: str = field(default="", kw_only=True)
     calibrates: bool = field(default=False, kw_only=True)
+    aimed_on: int = field(default=128, kw_only=True)
     dense: Sequence[DenseFFN] = field(default=(), kw_only=True)  # of each layer
     _axis: tuple[str, ...] = field(default=(), kw_only=True)
     _threshold: float = field(default=0.0, kw_only=True)
@@ -91,6 +94,10 @@ class NeuronsAtPrice:
         row = self.graded.levels[1] / INT8_BITS * down.outputs
         return self._threshold**2 * (into + row)
 
+    def ffn_bytes(self, index: int, x: Tensor) -> Tensor:
+        """What a layer's FFN reads for these tokens of the calibration text, while a price is looked for."""
+        return self.ffn(index, self.dense[index]).compute(x).bytes
+
     def _set(self, threshold: float) -> None:
         self._threshold = threshold
         self.graded.set_threshold([m for m in self._matrices if m.kind in self._axis], threshold)
@@ -100,11 +107,10 @@ class NeuronsAtPrice:
         self._set(threshold)
         read = 0.0
         for matrix in (m for m in self._matrices if m.kind in self._axis and m.kind != FFN[1]):
-            x, stream = sample(matrix, _SAMPLE)
-            if matrix.kind == FFN[0]:
-                read += float(self.ffn(matrix.layer, self.dense[matrix.layer])._compute(x).bytes.mean())
-            else:
-                read += float(self.graded_form(matrix)(x, stream).bytes.mean())
+            x, stream = sample(matrix, self.aimed_on)
+            into_ffn = matrix.kind == FFN[0]
+            spent = self.ffn_bytes(matrix.layer, x) if into_ffn else self.graded_form(matrix)(x, stream).bytes
+            read += float(spent.mean())
         return read / sum(m.whole_bytes for m in self._matrices if m.kind in self._axis)
 
 
