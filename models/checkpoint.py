@@ -21,7 +21,7 @@ from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
-from .linear import Embedding, Int8Embedding
+from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
@@ -140,9 +140,9 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     for name, tensor in read_tensors(checkpoint):
         if tensor.is_floating_point():
             tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
-            _check_grades(name, tensor, checkpoint)
         weights[name] = tensor.to(device)
     model.load_state_dict(weights, strict=True, assign=True)
+    _check_grades(model, checkpoint)
     if checkpoint.spec.rope:
         model.frequencies = model.frequencies.to(device)
     for module in model.modules():
@@ -175,17 +175,22 @@ def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkp
     raise CheckpointError(f"{where} holds NaN or infinity; copy the weights again")
 
 
-def _check_grades(name: str, tensor: Tensor, checkpoint: Checkpoint) -> None:
+def _check_grades(model: Transformer, checkpoint: Checkpoint) -> None:
     """Raises CheckpointError for what no grading gives: a full tier that leaves bits out, bits worth more than higher
     ones.
     """
-    where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
-    if name == "thresholds" and (tensor[0] != 0 or (tensor < 0).any()):
-        raise CheckpointError(
-            f"{where} is {tensor.tolist()}, it must be 0 for the full tier and no less for others; copy it again"
-        )
-    if name.endswith(".worth") and ((tensor < 0).any() or (tensor.diff() > 0).any()):
-        raise CheckpointError(f"{where} is {tensor.tolist()}, it must fall and be no less than 0; copy it again")
+    table = model.thresholds
+    if table is not None and (table[0] != 0 or (table < 0).any()):
+        where = _where("thresholds", table, checkpoint)
+        raise CheckpointError(f"{where}, it must be 0 for the full tier and no less for others; copy it again")
+    for name, module in model.named_modules():
+        if isinstance(module, Graded) and ((module.worth < 0).any() or (module.worth.diff() > 0).any()):
+            where = _where(f"{name}.worth", module.worth, checkpoint)
+            raise CheckpointError(f"{where}, it must fall and be no less than 0; copy it again")
+
+
+def _where(name: str, tensor: Tensor, checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.path.name}: {checkpoint.entries[name].name} is {tensor.tolist()}"
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None) -> torch.dtype:
