@@ -11,15 +11,16 @@ from builders import opt
 from moesaic.bench.retention.linears import run as linear_run
 from moesaic.bench.retention.linears.gptq import gptq, group_scales, nearest
 from moesaic.bench.retention.linears.graded import Graded, column_errors, worth
-from moesaic.bench.retention.linears.grid import DRAWN, graded, methods_for, rivals
+from moesaic.bench.retention.linears.grid import DRAWN, ROUTERS, graded, methods_for, rivals
 from moesaic.bench.retention.linears.lab import Lab, Method
-from moesaic.bench.retention.linears.matrices import AXES, LINEARS, Matrix
+from moesaic.bench.retention.linears.matrices import AXES, FFN, LINEARS, Matrix
 from moesaic.bench.retention.linears.neurons import BothSides, WholePlanes
 from moesaic.bench.retention.linears.off_grid import BLOCK, off_grid
 from moesaic.bench.retention.linears.page import notes, rows, write_curves
 from moesaic.bench.retention.linears.plain import as_json
 from moesaic.bench.retention.linears.rivals import FewerBits
 from moesaic.bench.retention.linears.run import draw_linear_curves
+from moesaic.bench.retention.linears.tiles import GradedTiles, Tiles
 from moesaic.bench.retention.method import NotHere
 from moesaic.bench.retention.picture import COLOURS
 from moesaic.bench.retention.planes import Planes
@@ -58,7 +59,9 @@ def test_the_lab_in_int8_scores_what_the_int8_model_does(lab: Lab, tmp_path: Pat
     assert lab.dense().nats == pytest.approx(nats.tolist(), rel=2e-3)
 
 
-@pytest.mark.parametrize("method", [Graded(), Graded((0, 3, 5, 8)), BothSides(Graded(), 1.0)], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [Graded(), Graded((0, 3, 5, 8)), BothSides(Graded(), 1.0), GradedTiles(Graded())], ids=lambda m: m.name
+)
 def test_inputs_that_may_read_all_are_int8_exactly(lab: Lab, method: Method) -> None:
     dense, everything = lab.dense(), lab.point(learned(lab, method), "linears", 1.0)
     assert everything.nats == pytest.approx(dense.nats, abs=1e-3) and max(everything.kl) < 1e-4
@@ -114,6 +117,30 @@ def test_planes_leave_attention_whole_and_count_all_linears(lab: Lab) -> None:
 def test_both_sides_read_less_of_gate_and_up_for_the_same_price(lab: Lab) -> None:
     point = lab.point(learned(lab, BothSides(Graded((0, 2, 4, 6, 8)))), "linears", 0.55)
     assert point.bytes_share == pytest.approx(0.55, abs=0.05)
+
+
+def test_tiles_read_what_they_are_given_and_a_router_is_paid_for(lab: Lab) -> None:
+    methods = [learned(lab, GradedTiles(Graded(), 16, router)) for router in ROUTERS]
+    free, routed = (lab.point(method, "ffn", 0.5) for method in methods)
+    assert [free.bytes_share, routed.bytes_share] == pytest.approx([0.5, 0.5], abs=0.04)
+    assert free.parts["attention in"] == 1 and sum(free.kl) < sum(routed.kl)
+
+
+def test_tiles_that_are_foreseen_to_give_nothing_are_skipped(lab: Lab) -> None:
+    method = GradedTiles(Graded(), 16)
+    lab.point(learned(lab, method), "ffn", 0.5)
+    method.ratio = float("inf")
+    wide, down = method.pair(0)
+    values, read = method.neurons(method.dense[0], wide, down)(wide.inputs.float())
+    assert not values.any() and not read.any()
+
+
+def test_a_router_foresees_the_norms_of_tiles_in_their_unit(lab: Lab) -> None:
+    wide, down = (next(m for m in lab.matrices if m.kind == kind) for kind in FFN)
+    tiles = Tiles.of(wide, down, 16, "norm regression", 0)
+    assert tiles.router is not None and int(tiles.sizes.sum()) == down.num_inputs
+    true, foreseen = tiles.norms(down.inputs.float()), tiles.unit * tiles.router.scores(wide.inputs.float())
+    assert float((foreseen - true).norm()) < 0.5 * float(true.norm())
 
 
 # --- the mathematics --------------------------------------------------------------------------------------------------

@@ -158,6 +158,48 @@ def _bits_by_inputs() -> Iterator[str]:
         yield from _kl("linears-choice" + folder, said)
     yield from _relu()
     yield from _costs()
+    yield from _one_curve()
+    yield from _tiles()
+
+
+def _one_curve() -> Iterator[str]:
+    found, kl = curves("linears-curve"), _kl_of("linears-curve")
+    *steps, last = (_perplexity(found.kept(INPUTS, share)) for share in (0.31, 0.4, 0.5, 0.62, 0.75, 0.95))
+    yield f"the default {', '.join(steps)} and {last}"
+    int4, int5, int6 = (_perplexity(found.kept(method, share)) for method, share in BY_GPTQ.items())
+    yield f"int4 {int4}, int5 {int5} and int6 {int6}"
+    yield f"KL of {fixed(kl['int6 by GPTQ, groups of 32', 0.8], 4)} nats"
+    yield f"near 0.62 of the bytes ({fixed(kl[INPUTS, 0.62], 4)})"
+    beside = [kl[FIVE, share] / kl[INPUTS, share] for share in ASKED]
+    yield f"has {fixed(min(beside), 2)} to {fixed(max(beside), 2)} times the default's KL over that curve"
+    ahead = [share for share in ASKED if found.against(FIVE, INPUTS, share).perplexity.high < 1]
+    both = (f"at {fixed(each, 2)} ({ratios(found.against(FIVE, INPUTS, each).perplexity)} times)" for each in ahead)
+    yield f"{' and '.join(both)}, and no different at the other {WORDS[len(ASKED) - len(ahead)]} shares"
+    finer = [kl[FINER, share] / kl[INPUTS, share] for share in (0.31, 0.4, 0.5, 0.62)]
+    yield f"KL is {fixed(min(finer), 2)} to {fixed(max(finer), 2)} times the default's"
+    for share in (0.4, 0.5, 0.62):
+        yield f"at {fixed(share, 2)} ({ratios(found.against(FINER, INPUTS, share).perplexity)} times)"
+
+
+def _tiles() -> Iterator[str]:
+    found, kl, cheap = curves("linears-tiles"), _kl_of("linears-tiles"), ", skipped at 0.25 times the price"
+    knows, learned = (f"tiles of {router}, {INPUTS}" for router in ROUTERS)
+    at = {method: _perplexity(found.kept(method, 0.5)) for method, _ in kl}
+    yield f"asked for 0.50: the default {at[INPUTS]}"
+    yield f"knows their norms for nothing {at[knows]}"
+    yield f"learned the norms {at[learned]}"
+    yield f"when little is, {at[knows + cheap]} and {at[learned + cheap]}"
+    yield f"{fixed(kl[learned + cheap, 0.5] / kl[INPUTS, 0.5], 2)} times the default's KL"
+    relu = curves("linears-relu-10m-tiles")
+    knows, learned = (f"tiles of {router}, {RELU_INPUTS}" for router in ROUTERS)
+    yield " and ".join(_at(relu.kept(knows, share)) for share in (0.131, 0.112))
+    first, second, third = (_at(relu.kept(learned + cheap, share)) for share in (0.183, 0.128, 0.11))
+    yield f"{first}, {second} and {third}"
+
+
+def _kl_of(folder: str) -> dict[tuple[str, float], float]:
+    points = result(f"retention/{folder}/curves")["points"]
+    return {(point["method"], point["share"]): point["kl_per_token"] for point in points}
 
 
 def _perplexity(found: Kept | None) -> str:
@@ -213,6 +255,10 @@ OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
 RELU_INPUTS, PLANES = "inputs at 0, 2, 4, 6 and 8 bits", "neurons by planes, high 1 bit, then 4"
 BOTH = f"both sides, {RELU_INPUTS}, first at 8 times the price"
+FIVE, FINER = "inputs at 0, 4, 5, 6 and 8 bits", "inputs at 0, 3, 4, 5, 6 and 8 bits"
+ASKED = (0.31, 0.35, 0.4, 0.45, 0.5, 0.55, 0.62, 0.68, 0.75, 0.85, 0.95)
+BY_GPTQ = {f"int{bits} by GPTQ, groups of 32": share for bits, share in ((4, 0.55), (5, 0.68), (6, 0.8))}
+ROUTERS = ("16, perfect router", "64, norm regression router")
 JUDGED = (
     ("graded inputs, asked for 0.62", INPUTS, 0.62),
     ("graded inputs, asked for 0.55", INPUTS, 0.55),
@@ -222,10 +268,7 @@ JUDGED = (
 )
 BESIDE = (
     ("the default", INPUTS, 0.5),
-    ("with a level of 5 bits more", "inputs at 0, 4, 5, 6 and 8 bits", 0.5),
     ("without the columns", f"{INPUTS}, |x| alone", 0.5),
-    ("the default goes on to", INPUTS, 0.45),
-    ("and", INPUTS, 0.4),
     ("both sides", "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 4 times the price", 0.55),
     ("beside the default's", INPUTS, 0.55),
     ("WINA", "WINA", 0.55),
@@ -301,6 +344,23 @@ def test_what_a_document_says_of_its_rivals_and_losses_is_so() -> None:
     slower = [recipe("relu-2m-all-four").speed(tier, 1)["times_full"] for tier in ("balanced", "low")]
     assert round(speed, 2) <= 1 and max(slower) < 1
     assert even.top1.low < 1 < even.top1.high and even.perplexity.low < 1 < even.perplexity.high
+
+
+def test_the_curve_falls_with_every_step_and_no_tiles_are_ahead_of_the_default() -> None:
+    kl, tiles = _kl_of("linears-curve"), curves("linears-tiles")
+    for method in (INPUTS, FIVE):
+        assert sorted((kl[method, share] for share in ASKED), reverse=True) == [kl[method, share] for share in ASKED]
+    for method, share in _kl_of("linears-tiles"):
+        assert tiles.against(method, INPUTS, share).perplexity.high >= 1
+
+
+def test_tiles_on_relu_keep_less_than_inputs_where_the_router_is_learned() -> None:
+    relu, kl = curves("linears-relu-10m-tiles"), _kl_of("linears-relu-10m-tiles")
+    learned = f"tiles of {ROUTERS[1]}, {RELU_INPUTS}, skipped at 0.25 times the price"
+    for share, less in ((0.2, 0.183), (0.14, 0.128), (0.12, 0.11)):
+        ours, theirs = relu.kept(RELU_INPUTS, share), relu.kept(learned, less)
+        assert ours and theirs and theirs.perplexity.value > ours.perplexity.value
+        assert kl[learned, less] > 1.2 * kl[RELU_INPUTS, share]
 
 
 @pytest.mark.parametrize(

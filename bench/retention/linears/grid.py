@@ -7,19 +7,21 @@ import torch
 from ....models.checkpoint import Checkpoint
 from ..grid import default_method
 from ..planes import Planes
-from .graded import Graded
+from .graded import DEFAULT_LEVELS, Graded
 from .lab import Method
 from .matrices import FFN_AXIS, HEAD_AXIS
 from .neurons import BothSides, WholePlanes
 from .rivals import FewerBits, PlainPlan, whole_or_not
+from .tiles import GradedTiles, Router
 
 SHARES = {"linears": (0.80, 0.75, 0.68, 0.62, 0.55, 0.50), "ffn": (0.20, 0.14, 0.12), "head": (0.75, 0.62, 0.55)}
 LEVELS = (
     (0, 4, 8), (0, 4, 6, 8), (0, 2, 4, 6, 8), (0, 3, 5, 8), (0, 4, 5, 6, 8), (0, 4, 5, 6, 7, 8), (0, 3, 4, 6, 8),
-    (0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 4, 5, 6, 7, 8),
+    (0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 4, 5, 6, 7, 8), (0, 3, 4, 5, 6, 8),
 )  # fmt: skip
 PLAIN_LEVELS = ((0, 1, 2, 4, 8), (0, 1, 2, 3, 4, 6, 8))  # for FFNs whose neurons are mostly off
 BITS_OF_PLANES = (4, 3, 2)
+ROUTERS: tuple[Router, ...] = ("perfect", "norm regression")
 
 
 def methods_for(axis: str, checkpoint: Checkpoint, windows: torch.Tensor, seed: int) -> list[Method]:
@@ -32,9 +34,9 @@ def methods_for(axis: str, checkpoint: Checkpoint, windows: torch.Tensor, seed: 
         plain = [Graded(levels) for levels in (*LEVELS[1:3], *PLAIN_LEVELS)]
         both = [BothSides(Graded(PLAIN_LEVELS[1]), *each) for each in ((2.0,), (8.0,), (16.0,), (8.0, 2))]
         both += [BothSides(Graded(levels), 8.0) for levels in (LEVELS[2], PLAIN_LEVELS[0])]
-        return [*plain, *planes, *both]
+        return [*plain, *planes, *both, *tiles(LEVELS[2], seed)]
     both = [BothSides(Graded(LEVELS[2]), ratio) for ratio in (2.0, 4.0)]
-    return [Graded(), *graded(), *rivals(), *planes, *both]
+    return [Graded(), *graded(), *rivals(), *planes, *both, *tiles(DEFAULT_LEVELS, seed)]
 
 
 def graded() -> list[Graded]:
@@ -48,18 +50,29 @@ def graded() -> list[Graded]:
 
 
 def rivals() -> Sequence[Method]:
-    gptq = [FewerBits(bits, 32, by_gptq=True) for bits in (4, 5)]
+    gptq = [FewerBits(bits, 32, by_gptq=True) for bits in (4, 5, 6)]
     nearest = [FewerBits(4), FewerBits(5), FewerBits(6), FewerBits(6, 0)]
     return [*gptq, FewerBits(4, by_gptq=True, ordered=False), *nearest, PlainPlan(), *whole_or_not()]
 
 
+def tiles(levels: Sequence[int], seed: int) -> list[GradedTiles]:
+    """Skipped at the price of grading, and at a quarter of it."""
+    each = [(size, router, ratio) for size in (16, 64) for router in ROUTERS for ratio in (1.0, 0.25)]
+    return [GradedTiles(Graded(tuple(levels)), *one, seed) for one in each]
+
+
 DRAWN = (  # in the picture
-    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 2, 4, 6 and 8 bits",
+    "inputs at 0, 4, 6 and 8 bits", "inputs at 0, 2, 4, 6 and 8 bits", "inputs at 0, 4, 5, 6 and 8 bits",
+    "inputs at 0, 3, 4, 5, 6 and 8 bits",
     "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 8 times the price",
     "neurons by planes, high 1 bit, then 4", "neurons by planes, high 3 bits, then 6",
     "neurons by planes, high 4 bits, then 6", "inputs at fixed shares of levels", "int4 by GPTQ, groups of 32",
-    "int5 by GPTQ, groups of 32", "int4 to nearest, groups of 32", "int5 to nearest, groups of 32",
-    "int6 to nearest, a row", "TEAL", "WINA", "TEAL and WINA at one price",
+    "int5 by GPTQ, groups of 32", "int6 by GPTQ, groups of 32", "int4 to nearest, groups of 32",
+    "int5 to nearest, groups of 32", "int6 to nearest, groups of 32", "int6 to nearest, a row", "TEAL", "WINA",
+    "TEAL and WINA at one price", "tiles of 16, perfect router, inputs at 0, 4, 6 and 8 bits",
+    "tiles of 64, norm regression router, inputs at 0, 4, 6 and 8 bits",
+    "tiles of 16, perfect router, inputs at 0, 2, 4, 6 and 8 bits",
+    "tiles of 64, norm regression router, inputs at 0, 2, 4, 6 and 8 bits",
 )  # fmt: skip
 NAMES = (
     "Inputs at 0, 4, 6 and 8 bits: of each column of an int8 matrix so many high bits are read as the size of its "
@@ -75,5 +88,8 @@ NAMES = (
     "input's column whole or not at all, the same share in every matrix, with no search of shares; at one price they "
     "have ours.",
     "Neurons by planes: as recipes had them, of the FFN, with attention whole in int8. Both sides: a first look at the "
-    "inputs at a higher price foresees the neurons, and only those that are worth it get the rest.",
+    "inputs at a higher price foresees the neurons, and only those that are worth it get the rest. Tiles: of neurons "
+    "with similar rows; one whose squared norm, times what an error costs, is not worth the price of its bytes is "
+    "skipped, the rest is graded. The perfect router knows the norms for nothing; the other is the regression of "
+    "D2DMoE, in bf16.",
 )

@@ -13,11 +13,13 @@ from ....models.context import CausalContext
 from ....models.progress import Progress
 from ....models.transformer import Layer
 from .matrices import AXES, FFN, LINEARS, LINEARS_AXIS, Form, Matrix, Place, place_
-from .neurons import BothSides, FFNPlace, WholePlanes
+from .neurons import WholePlanes
+from .whole_ffn import FFNPlace, NeuronsAtPrice
 
 _WINDOWS, _HEAD_TOKENS = 8, 256  # that are computed together
 KEPT_TOKENS = 2048  # of the calibration text, that every matrix keeps its inputs of
 FISHER_TOKENS = 1024
+_Whole = NeuronsAtPrice | WholePlanes  # that compute FFNs as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Lab:
 
     def point(self, method: Method, axis: str, share: float) -> Point:
         """A method, which has learned, at a share of an axis's bytes. Raises NotHere where it has none."""
-        if isinstance(method, BothSides):
+        if isinstance(method, NeuronsAtPrice):
             method.dense = [layer.ffn for layer in self._model_layers]
         method.aim(axis, share)
         return self._score(method.name, method.group, axis, share, method)
@@ -117,7 +119,7 @@ class Lab:
         batches = list(torch.split(self._evaluation, _WINDOWS))
         first = [self._calibration] if calibrates else []
         found: list[tuple[float, int, int, float, int]] = []
-        whole = method if isinstance(method, BothSides | WholePlanes) else None
+        whole = method if isinstance(method, _Whole) else None
         states = list(self._states([*first, *batches], name, whole))[len(first) :]
         if method is None:
             self._dense = states
@@ -157,7 +159,7 @@ class Lab:
 
     @torch.inference_mode()
     def _states(
-        self, batches: Sequence[Tensor], what: str = "calibration text", whole: BothSides | WholePlanes | None = None
+        self, batches: Sequence[Tensor], what: str = "calibration text", whole: _Whole | None = None
     ) -> Iterator[Tensor]:
         """What the head is given, [windows, length, hidden] of each batch: layer by layer, all batches at once."""
         embedded = [self._model.embed(batch) for batch in batches]

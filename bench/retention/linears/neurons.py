@@ -1,6 +1,6 @@
 """Ways to spend bytes that look at whole neurons: bit planes as they were, and both sides beside graded inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,31 +9,17 @@ from torch import Tensor
 from ....compress.moefy.importance import neuron_importance
 from ....models.checkpoint import Checkpoint, load_transformer
 from ....models.ffn.dense import FFN as DenseFFN
-from ....models.linear import TensorModule
 from ....models.progress import Progress
 from ....models.transformer import Layer
 from ..layer import LabLayer, mean_output
 from ..method import CalibrationData, NotHere
 from ..method import Form as FFNForm
 from ..planes import Planes
-from .graded import Graded, GradedForm, column_errors, mean_fisher, sample
-from .matrices import AXES, FFN, INT8_BITS, LINEARS, LINEARS_AXIS, Form, Matrix, Read
+from .graded import GradedForm, column_errors, mean_fisher, sample
+from .matrices import FFN, INT8_BITS, LINEARS, LINEARS_AXIS, Form, Matrix, Read
+from .whole_ffn import FFNPlace, Neurons, NeuronsAtPrice, neuron_values
 
-_TOKENS, _SAMPLE, _HALVINGS = 2048, 128, 11
-
-
-class FFNPlace(TensorModule):
-    """Stands where a layer has its FFN."""
-
-    def __init__(self, compute: Callable[[Tensor], Read]) -> None:
-        super().__init__()
-        self._compute = compute
-        self.read: list[Tensor] = []  # bytes of the FFN by token
-
-    def forward(self, x: Tensor) -> Tensor:
-        y, read = self._compute(x.flatten(0, 1))
-        self.read.append(read)
-        return y.view(x.shape)
+_TOKENS = 2048
 
 
 @dataclass
@@ -92,101 +78,42 @@ def _constant(layer: LabLayer, given: Tensor, form: FFNForm) -> Tensor:
 
 
 @dataclass
-class BothSides:
+class BothSides(NeuronsAtPrice):
     """Inputs graded at a higher price first, which foresees the neurons; those whose foreseen value is worth the bytes
-    of the rest and of their row of down get the inputs at the price itself. Down is graded, attention too.
+    of the rest and of their row of down get the inputs at the price itself; the others keep what was foreseen.
 
     ratio: of the first price to the other. cap: the most bits of the first look.
     """
 
-    graded: Graded
     ratio: float = 4.0
     cap: int = INT8_BITS
-    group: str = "both sides"
-    name: str = ""
-    calibrates: bool = False
-    dense: Sequence[DenseFFN] = ()  # of each layer
-    _axis: tuple[str, ...] = ()
-    _threshold: float = 0.0
-    _matrices: Sequence[Matrix] = ()
+    group: str = field(default="both sides", kw_only=True)
 
     def __post_init__(self) -> None:
         most = f", {self.cap} bits at most" if self.cap < INT8_BITS else ""
         self.name = self.name or f"both sides, {self.graded.name}, first at {self.ratio:g} times the price{most}"
 
-    def learn(self, matrices: Sequence[Matrix], progress: Progress) -> None:
-        self.graded.learn(matrices, progress)
-        self._matrices = matrices
+    def neurons(self, dense: DenseFFN, wide: Matrix, down: Matrix) -> Neurons:
+        looked, into = self._first(wide), self.graded_form(wide)
+        error = column_errors(down, (0,), mean_fisher(down))[0]
 
-    def aim(self, axis: str, share: float) -> None:
-        """Halves the interval of prices by what is read for calibration text."""
-        self._axis = AXES[axis]
-        low, high = -40.0, 20.0
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self._read_at(2.0**middle) > share else (low, middle)
-        self._set(2.0**high)
+        def compute(x: Tensor) -> tuple[Tensor, Tensor]:
+            ones = torch.ones(len(x))
+            first, whole = looked(x, ones), into(x, ones)
+            coarse, exact = (neuron_values(dense, wide, each.y) for each in (first, whole))
+            rest = (whole.bytes - first.bytes) / down.num_inputs
+            kept = coarse.square() * error > self.price(rest, down).unsqueeze(1)
+            return torch.where(kept, exact, coarse), first.bytes + kept.sum(1) * rest
 
-    def form(self, matrix: Matrix, x: Tensor, stream: Tensor) -> Form:
-        return self.graded.form(matrix, x, stream)
+        return compute
 
-    def ffn(self, index: int, dense: DenseFFN) -> FFNPlace:
-        wide, down = (next(m for m in self._matrices if (m.kind, m.layer) == (kind, index)) for kind in FFN)
-        looked, into, out = self._first(wide), self._form(wide), self._form(down)
-
-        def compute(x: Tensor) -> Read:
-            h, read = self._neurons(dense, wide, down, looked, into, x)
-            last = out(h, torch.ones(len(h)))
-            y = last.y if down.bias is None else last.y + down.bias
-            return Read(y, read + last.bytes)
-
-        return FFNPlace(compute)
-
-    def _neurons(
-        self, dense: DenseFFN, wide: Matrix, down: Matrix, looked: GradedForm, into: GradedForm, x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Their values [tokens, width], and the bytes of gate and up [tokens]."""
-        ones = torch.ones(len(x))
-        first, whole = looked(x, ones), into(x, ones)
-        coarse, exact = (_values(dense, wide, each.y) for each in (first, whole))
-        row = self.graded.levels[1] / INT8_BITS * down.outputs
-        rest = (whole.bytes - first.bytes) / down.num_inputs
-        cost = self._threshold**2 * (rest + row).unsqueeze(1)
-        kept = coarse.square() * column_errors(down, (0,), mean_fisher(down))[0] > cost
-        return torch.where(kept, exact, coarse), first.bytes + kept.sum(1) * rest
+    def ffn_bytes(self, index: int, x: Tensor) -> Tensor:
+        """Down's for the neurons that int8 gives it."""
+        wide, down = self.pair(index)
+        given, stream = sample(down, self.aimed_on)
+        return self.neurons(self.dense[index], wide, down)(x)[1] + self.graded_form(down)(given, stream).bytes
 
     def _first(self, wide: Matrix) -> GradedForm:
         passes = self.graded.passes(wide) * self.ratio
         over = torch.tensor([bits > self.cap for bits in self.graded.levels[1:]])
         return GradedForm.of(self.graded, wide, passes.masked_fill(over.unsqueeze(1), float("inf")))
-
-    def _form(self, matrix: Matrix) -> GradedForm:
-        return GradedForm.of(self.graded, matrix, self.graded.passes(matrix))
-
-    def _set(self, threshold: float) -> None:
-        self._threshold = threshold
-        self.graded.set_threshold([m for m in self._matrices if m.kind in self._axis], threshold)
-
-    def _read_at(self, threshold: float) -> float:
-        """The share of the axis's bytes, on a few tokens of the calibration text."""
-        self._set(threshold)
-        read = 0.0
-        for matrix in (m for m in self._matrices if m.kind in self._axis):
-            x, stream = sample(matrix, _SAMPLE)
-            spent = self._form(matrix)(x, stream).bytes
-            if matrix.kind == FFN[0]:
-                down = next(m for m in self._matrices if (m.kind, m.layer) == (FFN[1], matrix.layer))
-                _, spent = self._neurons(
-                    self.dense[matrix.layer], matrix, down, self._first(matrix), self._form(matrix), x
-                )
-            read += float(spent.mean())
-        return read / sum(m.whole_bytes for m in self._matrices if m.kind in self._axis)
-
-
-def _values(dense: DenseFFN, wide: Matrix, y: Tensor) -> Tensor:
-    """What the neurons give, from the products of gate and up, or of up alone."""
-    y = y if wide.bias is None else y + wide.bias
-    if dense.gate is None:
-        return dense.activation(y)
-    gate, up = y.chunk(2, -1)
-    return dense.activation(gate) * up

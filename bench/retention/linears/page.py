@@ -33,7 +33,7 @@ def write_curves(report: Mapping[str, Any], folder: Path) -> list[Path]:
 def page(report: Mapping[str, Any], drawn: bytes) -> str:
     """Self-contained HTML: a table for each share, best first. drawn: b"" where there is no picture."""
     title = f"{report['model']}: what a model keeps for the bytes it reads of {_WHOLE[report['axis']][19:]}"
-    tables = [(f"{share:.0%}", rows(report, share)) for share in shares_of(dict(report))]
+    tables = [(f"{100 * share:.3g}%", rows(report, share)) for share in shares_of(dict(report))]
     return render("curves", title, shares=tables, whole=whole_of(report), notes=notes(report), picture=drawn)
 
 
