@@ -157,7 +157,8 @@ def describe_tier(usage: Usage) -> str:
 def describe(name: str, model: ModelDescription) -> str:
     """One line: what runs, and on what."""
     stages = f", after {' + '.join(model.stages)}" if model.stages else ""
-    threads = f"{model.threads} thread{'s' * (model.threads != 1)}" if model.device == "cpu" else ""
+    how = f"module by module, since {model.without_program}" if model.without_program else "a step in one call"
+    threads = f"{model.threads} thread{'s' * (model.threads != 1)}, {how}" if model.device == "cpu" else ""
     return (
         f"{name}: {model.family}, {model.num_parameters / 1e6:.4g}M parameters in {model.weight_bytes / 1e6:.4g} MB"
         f"{stages}; {model.device} {model.dtype} {threads}; context {model.max_context}, {model.num_slots} slots, "

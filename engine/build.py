@@ -192,4 +192,5 @@ def _described(
         kv_cache=options.kv_cache or "model",
         tier_bytes=tier_bytes,
         other_bytes=read - tier_bytes,
+        without_program=runner.without_program,
     )

@@ -54,6 +54,7 @@ class ModelDescription:
 
     kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
     other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
+    without_program: on a CPU, why a step is no single call of the C++; empty where it is.
     """
 
     family: str
@@ -72,6 +73,7 @@ class ModelDescription:
     kv_cache: str = "model"
     tier_bytes: int = 0
     other_bytes: int = 0
+    without_program: str = ""
 
     @property
     def tiers(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .cache import cache_folder
 
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared", "-pthread")  # no contraction: one sum everywhere
+FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-pthread")  # no contraction: the same sum everywhere
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")  # the order of `enum Isa` in cpp/isa.h
 BUILD_SECONDS = 900  # it takes half a minute, on a busy machine several; this ends a compiler that hangs
 _say: Callable[[str], object] = str  # who hears of a build; nobody, until someone asks to
@@ -82,10 +83,18 @@ def build_library(compiler: str, folder: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         built = Path(temporary) / target.name
-        sources = [str(path) for path in sorted(SOURCES.glob("*.cpp"))]
-        _run([compiler, *FLAGS, *sources, "-o", str(built)])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            compiled = pool.map(functools.partial(_compile, compiler, Path(temporary)), sorted(SOURCES.glob("*.cpp")))
+            _run([compiler, *FLAGS, "-shared", *compiled, "-o", str(built)])
         os.replace(built, target)
     return target
+
+
+def _compile(compiler: str, folder: Path, source: Path) -> str:
+    """The path of the object that it makes of one source."""
+    made = folder / f"{source.stem}.o"
+    _run([compiler, *FLAGS, "-c", str(source), "-o", str(made)])
+    return str(made)
 
 
 def _run(command: list[str]) -> str:

@@ -158,9 +158,8 @@ class StepProgram:
             self._program.graded_linear(source, target, linear.held, price, linear.counts_neurons)
         elif isinstance(linear, Int8Linear | Int8Embedding) and linear.digits is not None:
             self._program.digit_linear(source, target, linear.digits)
-        else:
-            weight, bias = linear.weight, getattr(linear, "bias", None)
-            self._program.dense_linear(source, target, weight, bias)
+        elif isinstance(linear, Linear | Embedding):
+            self._program.dense_linear(source, target, linear.weight, getattr(linear, "bias", None))
 
     def _price(self, prices: Prices) -> int:
         """The row in which linears with as many outputs count their bits; what they read anyway is added up."""
@@ -176,11 +175,11 @@ def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
     """Raises NoProgramError for a model with a part that has no instruction."""
     for layer, kept in zip(model.layers, pages, strict=True):
         if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
-            raise NoProgramError("FFNs choose their neurons")
+            raise NoProgramError("its FFNs choose neurons")
         if layer.ffn.activation_name not in CODES:
-            raise NoProgramError(f"the activation is {layer.ffn.activation_name}")
+            raise NoProgramError(f"its activation is {layer.ffn.activation_name}")
         if kept.keys.dtype not in (torch.float32, torch.int8) or padded_size(layer.attention.head_size) > MOST_SIZE:
-            raise NoProgramError(f"heads have {layer.attention.head_size} values, kept as {kept.keys.dtype}")
+            raise NoProgramError(f"its heads have {layer.attention.head_size} values, kept as {kept.keys.dtype}")
     for norm in (each for each in model.modules() if isinstance(each, Norm)):
         if not norm.weight.is_cpu or norm.weight.dtype != torch.float32:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")

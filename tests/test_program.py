@@ -131,8 +131,8 @@ def test_attention_is_the_kernel_bit_for_bit(int8: bool) -> None:
     wanted = paged_attention(query, key, value, pages(), tokens).flatten(1)
 
     def write(p: Program) -> None:
-        views = [p.input.columns(at, width) for at, width in ((0, 32), (32, 16), (48, 16))]
-        p.attend(*views, p.place(32), pages(), 16)  # type: ignore[misc]
+        query, key, value = (p.input.columns(at, width) for at, width in ((0, 32), (32, 16), (48, 16)))
+        p.attend(query, key, value, p.place(32), pages(), 16)
 
     assert alone(write, x).equal(wanted)
 
@@ -171,8 +171,10 @@ def test_rows_of_all_tiers_are_charged_as_by_the_modules() -> None:
     for way in (True, False):
         runner = runner_of("graded", programmed=way)
         spans = [Span(ids, 0, table, point) for (_, ids, table), point in zip(SPANS, (0.0, 0.5, LOW), strict=True)]
-        found.append(runner.forward(spans).shares)
-    assert torch.allclose(found[0], found[1], atol=0.02) and found[0][0].tolist() == [1, 1]
+        shares = runner.forward(spans).shares
+        assert shares is not None and shares[0].tolist() == [1, 1]
+        found.append(shares)
+    assert torch.allclose(found[0], found[1], atol=0.02)
 
 
 def test_only_the_rows_that_are_scored_pass_the_head() -> None:
@@ -184,7 +186,7 @@ def test_only_the_rows_that_are_scored_pass_the_head() -> None:
 @pytest.mark.parametrize("kind", ["planes", "tiles"])
 def test_a_model_that_no_program_takes_says_why_and_runs(kind: str) -> None:
     runner = runner_of(kind)
-    assert runner.program is None and runner.without_program == "FFNs choose their neurons"
+    assert runner.program is None and runner.without_program == "its FFNs choose neurons"
     assert runner.forward(spans_at()).logits.isfinite().all()
 
 
@@ -197,7 +199,9 @@ def test_tables_that_point_outside_are_refused() -> None:
 def test_a_row_that_is_no_number_harms_no_other() -> None:
     runner = runner_of("int8")
     wanted = runner.forward([Span([3], 0, [1])]).logits
-    runner.model.embedding.weight_scale[7] = torch.nan
+    scale = runner.model.embedding.weight_scale
+    assert isinstance(scale, torch.Tensor)
+    scale[7] = torch.nan
     found = runner.forward([Span([7], 0, [0]), Span([3], 0, [1])]).logits
     others = [token for token in range(found.shape[1]) if token != 7]  # the head is tied
     assert found[0].isnan().all() and found[1, others].equal(wanted[0, others])

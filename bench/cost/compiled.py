@@ -23,7 +23,7 @@ def rivals_library() -> Path:
     folder = tempfile.TemporaryDirectory()
     _FOLDERS.append(folder)
     built = Path(folder.name) / "librivals.so"
-    command = [find_compiler(), *FLAGS, "-I", str(SOURCES), str(_RIVALS), "-o", str(built)]
+    command = [find_compiler(), *FLAGS, "-shared", "-I", str(SOURCES), str(_RIVALS), "-o", str(built)]
     subprocess.run(command, capture_output=True, check=True)
     return built
 

@@ -65,8 +65,10 @@ TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, 
   int64_t q = 0;
   if constexpr (AHEAD == 2) {
     others.clear();
-    for (; q + 2 <= job.quads; q += 2, weights += 8 * BLOCK, words += 4 * ROWS)
+    for (; q + 2 <= job.quads; q += 2, weights += 8 * BLOCK, words += 4 * ROWS) {
+      for (int64_t line = 0; line < 8 * BLOCK; line += 64) __builtin_prefetch(weights + PREFETCH_BYTES + line);
       sums.add(weights, words), others.add(weights + 4 * BLOCK, words + 2 * ROWS);
+    }
     sums.join(others);
   }
   for (; q < job.quads; ++q, weights += 4 * BLOCK, words += 2 * ROWS) sums.add(weights, words);
