@@ -10,7 +10,7 @@ found. Activations keep their own arithmetic, which in training is coarser than 
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -45,7 +45,7 @@ class AtTier(TensorModule):
     worth: fp32 [levels], None for weights that the tier reads whole; threshold: the tier's.
     """
 
-    weight: Tensor
+    weight: nn.Parameter
 
     def put(self, worth: Tensor | None, threshold: float) -> None:
         """What calibration found."""
@@ -116,14 +116,15 @@ class _Product(Function):
     ) -> Tensor:
         read = (x if levels is None else x * (levels > 0)).to(dtype)
         y = functional.linear(read, stored.whole.to(dtype))
-        for level, off in enumerate(stored.off if levels is not None else (), start=1):
-            y += functional.linear(torch.where(levels == level, read, 0), off.to(dtype))
+        if levels is not None:
+            for level, off in enumerate(stored.off, start=1):
+                y += functional.linear(torch.where(levels == level, read, 0), off.to(dtype))
         ctx.save_for_backward(read, stored.whole, stored.scale, None if levels is None else levels > 0)
         ctx.dtypes = x.dtype, weight.dtype
         return (y * stored.scale).to(dtype)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         read, whole, scale, where = ctx.saved_tensors
         dx = (grad * scale).to(grad.dtype) @ whole.to(grad.dtype)
