@@ -13,10 +13,11 @@ from builders import llama, opt
 from torch import Tensor
 
 from moesaic.compress.calibration import Calibration, CalibrationSettings
-from moesaic.compress.distill.recovery import TierLesson, TierSettings
+from moesaic.compress.distill.recovery import TierLesson, lesson_at
 from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean_magnitude
 from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.tier_ffn import TierFFN, threshold_for_share
+from moesaic.compress.distill.tier_settings import TierSettings
 from moesaic.compress.distill.training import Trainer, accelerator
 from moesaic.compress.export import export
 from moesaic.compress.material import Workshop
@@ -169,7 +170,7 @@ def lesson(model: Path, tmp_path: Path) -> Any:
         calibration = Calibration(CalibrationSettings(sequences=6, length=32), source)
         student = trainable(source.spec, read_tensors(source))
         shop = Workshop(source, calibration, 0, tmp_path, lambda *_: None)
-        return student, TierLesson(student, TierSettings(**settings), shop), calibration.windows
+        return student, lesson_at(source, student, TierSettings(grain="neurons", **settings), shop), calibration.windows
 
     return make
 
