@@ -66,7 +66,7 @@ class Recipe(Strict):
     def all_stages(self) -> list[Stage]:
         """The stages in order, and after them what they ask for: tiers are calibrated on the weights as served."""
         asked = [stage.follow_up() for stage in self.stages]
-        return [*self.stages, *(stage for stage in asked if stage is not None)]
+        return [*(stage.beside(self.stages) for stage in self.stages), *(stage for stage in asked if stage is not None)]
 
     def tiers(self) -> dict[str, float]:
         """The tiers that the result will have beside the full one, with their shares of the bytes that they govern."""

@@ -92,6 +92,8 @@ class Run:
         for stage in self.stages:
             spec = stage.plan(spec)
             planned.append(spec)
+        for stage in self.stages:
+            stage.check_end(spec)
         return planned
 
     def _chain(self) -> list[str]:

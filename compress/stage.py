@@ -1,6 +1,7 @@
 """One step of a recipe: a checkpoint in, a checkpoint out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +54,9 @@ class Stage(ABC):
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """Foretells what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
 
+    def check_end(self, end: TransformerSpec) -> None:  # noqa: B027 (few stages care)
+        """Raises RecipeError where it makes no sense in a recipe that ends in such a model."""
+
     @abstractmethod
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         """About how many tokens go through the model, for an estimate of the time; a backward pass counts twice."""
@@ -70,6 +74,10 @@ class Stage(ABC):
         where it does not say. spec: the planned one. calibration: who needs none of it must not look, it may be long.
         """
         return 0
+
+    def beside(self, stages: "Sequence[Stage]") -> "Stage":
+        """Itself among the stages of a recipe: what it leaves open may follow from them."""
+        return self
 
     def follow_up(self) -> "Stage | None":
         """What has to run after all stages of the recipe, since it reads the weights as they will be served."""

@@ -13,10 +13,11 @@ from builders import llama, opt
 from torch import Tensor
 
 from moesaic.compress.calibration import Calibration, CalibrationSettings
-from moesaic.compress.distill.recovery import TierLesson, TierSettings
+from moesaic.compress.distill.recovery import TierLesson, lesson_at
 from moesaic.compress.distill.sparsity import SparsityLesson, hoyer_square, mean_magnitude
 from moesaic.compress.distill.student import trainable
 from moesaic.compress.distill.tier_ffn import TierFFN, threshold_for_share
+from moesaic.compress.distill.tier_settings import TierSettings
 from moesaic.compress.distill.training import Trainer, accelerator
 from moesaic.compress.export import export
 from moesaic.compress.material import Workshop
@@ -33,7 +34,8 @@ from moesaic.models.transformer import Transformer
 
 SHORT: dict[str, Any] = {"calibration": {"sequences": 6, "length": 32}, "evaluation": {"documents": 1, "truncate": 16}}
 RELUFY = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2}
-AT = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2, "at": {"share": 0.7}}
+AT = {"tokens": 640, "batch": 4, "lr": 1e-3, "save_every": 2, "at": {"share": 0.7, "grain": "neurons"}}
+AT_INPUTS = {**AT, "at": {"share": 0.6, "grain": "inputs"}}
 EXPERTS = {"expert_size": 1, "router": "bit_planes", "tiers": {"low": 0.7}}
 PLANES: list[dict[str, Any]] = [{"moefy": EXPERTS}, {"quantize": {"linears": "int8"}}]
 
@@ -169,7 +171,7 @@ def lesson(model: Path, tmp_path: Path) -> Any:
         calibration = Calibration(CalibrationSettings(sequences=6, length=32), source)
         student = trainable(source.spec, read_tensors(source))
         shop = Workshop(source, calibration, 0, tmp_path, lambda *_: None)
-        return student, TierLesson(student, TierSettings(**settings), shop), calibration.windows
+        return student, lesson_at(source, student, TierSettings(grain="neurons", **settings), shop), calibration.windows
 
     return make
 
@@ -254,7 +256,9 @@ class Cut(Exception):
     pass
 
 
-@pytest.mark.parametrize("stage", [{"relufy": {**RELUFY, "sparsity": 1.0, "shift": 0.01}}, {"distill": AT}])
+@pytest.mark.parametrize(
+    "stage", [{"relufy": {**RELUFY, "sparsity": 1.0, "shift": 0.01}}, {"distill": AT}, {"distill": AT_INPUTS}]
+)
 def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any
 ) -> None:
@@ -304,7 +308,10 @@ def test_a_run_cut_off_while_it_trains_ends_with_the_bytes_of_one_that_was_not(
         ([{"distill": {**RELUFY, "lr": math.nan}}], "lr: is nan"),
         ([{"distill": {**RELUFY, "temperature": math.inf}}], "temperature: Input should be a finite number"),
         ([{"distill": {**RELUFY, "losses": {"hidden": math.inf}}}], "losses.hidden: Input should be a finite number"),
-        ([{"distill": {**AT, "at": {"share": 0.1}}}], "at.share is 0.1, .* the 2 high bits that route are 0.... of"),
+        (
+            [{"distill": {**AT, "at": {"share": 0.1, "bits": 2}}}],
+            "at.share is 0.1, .* the 2 high bits that route are 0.... of",
+        ),
         ([{"distill": {**AT, "at": {"share": 0.5, "mix": 0.0}}}], "at.mix"),
         ([{"moefy": {"expert_size": 8}}, {"distill": AT}], "experts of one neuron, these have 8; choose expert_size"),
         (
@@ -347,7 +354,7 @@ def test_without_a_gpu_training_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("stage", [{"relufy": {**RELUFY, "sparsity": 1.0}}, {"distill": AT}])
+@pytest.mark.parametrize("stage", [{"relufy": {**RELUFY, "sparsity": 1.0}}, {"distill": AT}, {"distill": AT_INPUTS}])
 def test_on_a_gpu_training_takes_it(model: Path, tmp_path: Path, stage: Any) -> None:
     found = notes(made(model, tmp_path / "out", stage))
     assert found["device"] == "cuda" and math.isfinite(found["last_loss"])

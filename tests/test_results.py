@@ -10,7 +10,7 @@ from house import ROOT
 
 from moesaic.bench.gpu.run import SECONDS
 from moesaic.bench.published.costs import bound, cost, milliseconds
-from moesaic.bench.published.figures import Kept, curves, pooled, recipe, result
+from moesaic.bench.published.figures import UNTAUGHT, Kept, curves, pooled, recipe, result, taught
 from moesaic.bench.published.run import MARKDOWN
 from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent, percents, ratios, times
 from moesaic.compress.moefy.calibrate import MODEL_PART
@@ -160,6 +160,7 @@ def _bits_by_inputs() -> Iterator[str]:
     yield from _costs()
     yield from _one_curve()
     yield from _tiles()
+    yield from _taught()
 
 
 def _one_curve() -> Iterator[str]:
@@ -200,6 +201,28 @@ def _tiles() -> Iterator[str]:
 def _kl_of(folder: str) -> dict[tuple[str, float], float]:
     points = result(f"retention/{folder}/curves")["points"]
     return {(point["method"], point["share"]): point["kl_per_token"] for point in points}
+
+
+def _taught() -> Iterator[str]:
+    """What a distillation at the tier brings, in the lab and as a recipe's tiers."""
+    found, product = taught(TAUGHT, OFF_GRID[0]), recipe("off-grid-recovered")
+    full, paired = found.kept("dense int8", 1.0), found.against(INPUTS, INPUTS + UNTAUGHT, 0.5)
+    assert full
+    yield f"{count(product.stage('distill')['settings']['tokens'])} tokens of other documentation and textbooks"
+    yield f"Asked for 0.50, on the {count(found.tokens)} tokens of the first seed"
+    yield f"{_wide(found.kept(INPUTS, 0.5))}; untaught {_wide(found.kept(INPUTS + UNTAUGHT, 0.5))}"
+    yield f"{ratios(paired.perplexity)} times the perplexity and {ratios(paired.top1)} of the top-1"
+    yield f"asked for 0.55 {_at(found.kept(INPUTS, 0.55))}, untaught {_at(found.kept(INPUTS + UNTAUGHT, 0.55))}"
+    yield f"full {percent(full.top1.value)} ({percents(full.top1)}), {times(full.perplexity.value)}"
+    tokens = count(product.values["evaluation"]["tokens"])
+    yield f"as tiers of a recipe, with the head graded too, beside the original in bf16 on {tokens} tokens"
+    yield f"{_wide(product.tier('half'))}; untaught {_wide(recipe('off-grid-graded').tier('half'))}"
+
+
+def _wide(found: Kept | None) -> str:
+    assert found
+    top1 = f"{percent(found.top1.value)} ({percents(found.top1)})"
+    return f"{top1}, {times(found.perplexity.value)} ({ratios(found.perplexity)}) at {fixed(found.bytes, 3)}"
 
 
 def _perplexity(found: Kept | None) -> str:
@@ -252,6 +275,7 @@ def _at(found: Kept | None) -> str:
 
 
 OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
+TAUGHT = "linears-off-grid-0-recovered"
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
 RELU_INPUTS, PLANES = "inputs at 0, 2, 4, 6 and 8 bits", "neurons by planes, high 1 bit, then 4"
 BOTH = f"both sides, {RELU_INPUTS}, first at 8 times the price"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moesaic.compress.distill.tier_ffn import TierFFN, fake_int8, plane_rows, threshold_for_share
+from moesaic.compress.distill.straight_through import fake_int8
+from moesaic.compress.distill.tier_ffn import TierFFN, plane_rows, threshold_for_share
 from moesaic.compress.moefy.fit import fitted
 from moesaic.compress.quantize.int8 import quantize_rows
 from moesaic.kernels.int8_dynamic_linear import quantize_tokens

@@ -11,6 +11,7 @@ from ...evaluate.statistics import Comparison, compare_means, compare_perplexiti
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PERFECT = "perfect"
+UNTAUGHT = ", untaught"
 
 
 @cache
@@ -95,6 +96,18 @@ def pooled(*folders: str) -> Curves:
     parts = [{(point["method"], point["share"]): point for point in run["points"]} for run in runs]
     shared = [key for key in parts[0] if all(key in part for part in parts)]
     return Curves(_joined([run["dense"] for run in runs]), [_joined([part[key] for part in parts]) for key in shared])
+
+
+@cache
+def taught(folder: str, before: str) -> Curves:
+    """The points of a model that learned, its int8 too, beside the int8 of the model before it, whose own points have
+    UNTAUGHT in their names. Raises ValueError where they were not scored on the same windows.
+    """
+    after, original = (result(f"retention/{each}/curves") for each in (folder, before))
+    if any(after[key] != original[key] for key in ("text", "windows", "length", "seed", "axis")):
+        raise ValueError(f"{folder} and {before} were scored on different windows")
+    untaught = [{**point, "method": point["method"] + UNTAUGHT} for point in original["points"]]
+    return Curves(original["dense"], [after["dense"], *after["points"], *untaught])
 
 
 def _scored(run: Mapping[str, Any]) -> list[Any]:

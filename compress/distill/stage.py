@@ -1,16 +1,21 @@
 """The stage `distill`: the model learns to say what the original says, in full or at a tier as well."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...kernels.graded.bytes import PLANES
 from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.spec import TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..moefy.importance import importance_fit
+from ..moefy.input_tiers import graded_passes
+from ..moefy.stage import MoefyStage
 from ..moefy.tiers import THRESHOLDS
 from ..stage import Fit, Stage
-from .recovery import TierLesson, TierSettings
+from .recovery import lesson_at
 from .student import learned_tensors, trainable
+from .tier_settings import TierSettings
 from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
 
 
@@ -37,15 +42,33 @@ class DistillStage(Stage):
             self.settings.at.check(spec)
         return spec
 
+    def check_end(self, end: TransformerSpec) -> None:
+        if self.settings.at:
+            self.settings.at.check_end(end)
+
+    def beside(self, stages: Sequence[Stage]) -> "DistillStage":
+        """The tier that learns is of the kind that the recipe's `moefy` makes."""
+        moefy = next((stage.settings for stage in stages if isinstance(stage, MoefyStage)), None)
+        if self.settings.at is None or moefy is None:
+            return self
+        return DistillStage(self.settings.model_copy(update={"at": self.settings.at.following(moefy)}))
+
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
-        return self.settings.tokens * COST
+        """At a tier of inputs every linear is computed once a level, where it is computed once in full."""
+        at = self.settings.at
+        if at is None or at.grain_of(spec) != "inputs":
+            return self.settings.tokens * COST
+        return self.settings.tokens * (COST + at.mix * (len(PLANES) - 1)) + graded_passes(1, calibration)
 
     def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
-        return () if self.settings.at is None else (THRESHOLDS, importance_fit(spec.hidden_size))
+        if self.settings.at is None:
+            return ()
+        by_inputs = self.settings.at.grain_of(spec) == "inputs"
+        return (THRESHOLDS,) if by_inputs else (THRESHOLDS, importance_fit(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         trainer = Trainer("distill", self.settings, workshop, accelerator())
         model = trainable(source.spec, read_tensors(source)).to(trainer.device)
         at = self.settings.at
-        notes = trainer.teach(model, Lesson() if at is None else TierLesson(model, at, workshop))
+        notes = trainer.teach(model, Lesson() if at is None else lesson_at(source, model, at, workshop))
         return Material(source.spec, lambda: learned_tensors(model, workshop), notes=notes)

@@ -1,9 +1,9 @@
 """A feed-forward network as int8 bit planes compute it at a tier, in a form that passes gradients to its weights.
 
 `kernels/plane_ffn.py` says what is computed. Here the weights are floating point; each is rounded as it would be
-stored, and the gradient goes through the rounding, and from a coarse value to the refined one, as if there were none
-(straight-through; Bengio et al. 2013). What the high bits are worth is fitted to the tokens at hand, and their scores
-decide who is computed, without a gradient, so that a layer spends its share whatever its weights become.
+stored, and the gradient goes through the rounding, and from a coarse value to the refined one, as if there were none.
+What the high bits are worth is fitted to the tokens at hand, and their scores decide who is computed, without a
+gradient, so that a layer spends its share whatever its weights become.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...kernels.int8_dynamic_linear import quantize_tokens
-from ...kernels.planes.bytes import WHOLE_BITS
 from ...kernels.planes.choice import NeuronScores
 from ...kernels.planes.coarse import CoarseFit, foresee
 from ...models.compute import Compute
 from ...models.ffn.dense import FFN
 from ...models.linear import Linear, TensorModule
 from ...models.spec import ExpertSpec, FFNSpec
+from .straight_through import fake_int8, high_bits, int8_units, straight_through
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class TierFFN(FFN):
     def foreseen(self, x: Tensor) -> Foreseen:
         """What the refined bits give and what the high ones foresee. x: [tokens, hidden]."""
         pairs, fit = self.products(x)
-        coarse = [_straight_through(refined, fitted) for refined, fitted in pairs]
+        coarse = [straight_through(refined, fitted) for refined, fitted in pairs]
         value, deviation = foresee(coarse, fit, self.activation_name)
         first = self.activation(pairs[0][0])
         refined = first if self.gate is None else first * pairs[1][0]
@@ -97,7 +97,7 @@ class TierFFN(FFN):
         """(refined, fitted coarse) products of gate, where there is one, and up, fp32 [tokens, width]; their fit."""
         integers, token_scale = quantize_tokens(x.detach())
         units = x.float() / torch.where(token_scale > 0, token_scale, torch.ones_like(token_scale))
-        rounded = _straight_through(units, integers)
+        rounded = straight_through(units, integers)
         found, fits = [], []
         for linear in [each for each in (self.gate, self.up) if each is not None]:
             rows, bias = plane_rows(_weight(linear), self.experts), _bias(linear)
@@ -146,37 +146,16 @@ class PlaneRows:
 
 def plane_rows(weight: Tensor, experts: ExpertSpec) -> PlaneRows:
     """q = round(w / scale), scale = max|w| / 127, of b bits p 2^(8-b) + 2^(7-b) - 1/2, p = floor(q / 2^(8-b))."""
-    scale = _row_scale(weight)
+    whole, scale = int8_units(weight)
     units = weight / torch.where(scale > 0, scale, torch.ones_like(scale)).unsqueeze(1)
-    whole = torch.round(units.detach()).clamp(-127, 127)
-    refined, coarse = (_high_bits(whole, bits) for bits in (experts.refined_bits, experts.router_bits))
-    return PlaneRows(whole, _straight_through(units, refined), coarse, scale)
-
-
-def _high_bits(whole: Tensor, bits: int) -> Tensor:
-    step = 2.0 ** (WHOLE_BITS - bits)
-    return torch.floor(whole / step) * step + (step / 2 - 0.5)
-
-
-def fake_int8(weight: Tensor) -> Tensor:
-    """The weights as int8 rows are worth, with the gradient of the weights themselves. [rows, columns]."""
-    scale = _row_scale(weight).unsqueeze(1)
-    whole = torch.round(weight.detach() / torch.where(scale > 0, scale, torch.ones_like(scale))).clamp(-127, 127)
-    return _straight_through(weight, whole * scale)
+    refined, coarse = (high_bits(whole, bits) for bits in (experts.refined_bits, experts.router_bits))
+    return PlaneRows(whole, straight_through(units, refined), coarse, scale)
 
 
 def threshold_for_share(scores: Tensor, share: float) -> Tensor:
     """The threshold above which at most this share of the scores >= 0 lies, and as much of it as equal ones let."""
     left_out = scores.numel() - int(share * scores.numel())
     return scores.new_tensor(-1.0) if left_out <= 0 else torch.kthvalue(scores.flatten(), left_out).values
-
-
-def _straight_through(value: Tensor, rounded: Tensor) -> Tensor:
-    return value + (rounded - value).detach()
-
-
-def _row_scale(weight: Tensor) -> Tensor:
-    return weight.detach().abs().amax(dim=1) / 127.0
 
 
 def _weight(linear: TensorModule) -> Tensor:

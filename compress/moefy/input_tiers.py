@@ -33,18 +33,21 @@ _PARTS = tuple(i / 8 for i in range(8))  # of the way from the tier before
 _MODEL_PART, _FP32_BYTES, _LOADED_BYTES = 1.3, 4, 96 << 20
 
 
-def graded_paths(spec: TransformerSpec, keep: Sequence[str]) -> list[str]:
-    """The paths of the linears that are graded. Raises RecipeError for a name in `keep` that is nowhere, for linears
-    that are not int8, and where nothing is left.
-    """
+def linear_formats(spec: TransformerSpec) -> dict[str, str]:
+    """The format of every linear, the head too, by path."""
     every = {f"layers.{i}.{name}": _format(layer, name) for i, layer in enumerate(spec.layers) for name in LINEARS}
     every |= {"embedding": spec.embedding} if spec.tied_head else {"head": spec.head}
-    there = {path: kind for path, kind in every.items() if kind}
+    return {path: kind for path, kind in every.items() if kind}
+
+
+def graded_paths(spec: TransformerSpec, keep: Sequence[str], setting: str = "moefy: keep") -> list[str]:
+    """The paths of the linears that are graded. Raises RecipeError for a name in `keep` that is nowhere, for linears
+    that are not int8, and where nothing is left. setting: what a recipe calls `keep`.
+    """
+    there = linear_formats(spec)
     for pattern in keep:
         if not any(fnmatchcase(path, pattern) for path in there):
-            raise RecipeError(
-                f"moefy: keep names {pattern!r}, and no linear has such a path; one is {next(iter(there))}"
-            )
+            raise RecipeError(f"{setting} names {pattern!r}, and no linear has such a path; one is {next(iter(there))}")
     left = [path for path in there if not any(fnmatchcase(path, pattern) for pattern in keep)]
     left = [path for path in left if "." in path or there[path] == INT8]  # the head may stay in floating point
     wrong = [path for path in left if there[path] != INT8]
@@ -54,14 +57,14 @@ def graded_paths(spec: TransformerSpec, keep: Sequence[str]) -> list[str]:
             "they are; add `- quantize: {linears: int8}` to the stages, or keep it"
         )
     if not left:
-        raise RecipeError("moefy: keep leaves no linear to grade; name fewer")
+        raise RecipeError(f"{setting} leaves no linear to grade; name fewer")
     return left
 
 
 def graded_spec(spec: TransformerSpec, settings: MoefySettings) -> TransformerSpec:
     """The spec with its tiers. Raises RecipeError for shares that no level can meet."""
     paths = graded_paths(spec, settings.keep)
-    least = _least_share(spec, paths)
+    least = least_share(spec, paths)
     for name, share in settings.tiers.items():
         if share <= least:
             raise RecipeError(
@@ -85,15 +88,22 @@ def graded_memory(original: int, planned: int, spec: TransformerSpec) -> int:
 
 def graded_material(source: Checkpoint, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop) -> Material:
     """The model with tiers: the source's tensors, and what inputs are worth, and thresholds."""
-    model, windows = load_transformer(source, torch.device("cpu")), workshop.calibration.windows
-    tell = workshop.progress
+    model = load_transformer(source, torch.device("cpu"))
+    tiers = calibrate_(model, spec, settings, workshop)
+    return Material(spec, lambda: _with_grades(source, model), tiers)
+
+
+def calibrate_(
+    model: Transformer, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop
+) -> tuple[TierRecord, ...]:
+    """Makes a loaded int8 model the graded one of this spec, and sets its tiers."""
+    windows, tell = workshop.calibration.windows, workshop.progress
     felt = sensitivities(model, windows, workshop.seed, lambda n, of: tell("calibrate: sensitivity", n, of))
     grade_linears_(model, spec, felt)
     give_back_freed_memory()
     setter = InputTiers(model, windows, workshop)
     wanted = [TierRecord(name, share) for name, share in settings.tiers.items()]
-    tiers = tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
-    return Material(spec, lambda: _with_grades(source, model), tiers)
+    return tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
 
 
 def grade_linears_(model: Transformer, spec: TransformerSpec, felt: Mapping[str, Tensor]) -> None:
@@ -190,7 +200,7 @@ def _format(layer: Any, name: str) -> str:
     return "" if leaf == "gate" and not spec.gated else str(getattr(spec, leaf))
 
 
-def _least_share(spec: TransformerSpec, paths: Sequence[str]) -> float:
+def least_share(spec: TransformerSpec, paths: Sequence[str]) -> float:
     """What is read before any bit of a weight: scales, and what inputs are worth."""
     with torch.device("meta"):
         model = Transformer(with_overrides(spec, dict.fromkeys(paths, GRADED)))

@@ -100,12 +100,17 @@ class MoefySettings(Strict):
             raise ValueError("grain is 'tiles', and expert_size is 1; say grain: neurons, or a larger expert_size")
         return self
 
+    @property
+    def named_grain(self) -> Grain | None:
+        """The grain that is named, or that a named setting of experts is of."""
+        if self.grain or all(getattr(self, name) is None for name in _OF_EXPERTS):
+            return self.grain
+        return "neurons" if self.size == 1 else "tiles"
+
     def grain_of(self, spec: TransformerSpec) -> Grain:
         """The grain that is named, or the one that measured best for such a model."""
-        if self.grain:
-            return self.grain
-        if any(getattr(self, name) is not None for name in _OF_EXPERTS):
-            return "neurons" if self.size == 1 else "tiles"
+        if self.named_grain:
+            return self.named_grain
         return "neurons" if all(_is_plain_relu(layer.ffn) for layer in spec.layers) else "inputs"
 
     @property

@@ -1,0 +1,57 @@
+"""A model whose linears can compute as graded inputs do at a tier, calibrated as the stage `moefy` would."""
+
+from dataclasses import replace
+
+import torch
+
+from ...models.checkpoint import Checkpoint
+from ...models.linear import Embedding, Graded, Linear
+from ...models.packing import pack_
+from ...models.transformer import Transformer
+from ..material import Material, Workshop
+from ..moefy.input_tiers import calibrate_, graded_spec
+from .tier_linear import TierEmbedding, TierLinear
+from .tier_settings import TO_INT8, TierSettings
+
+POSITIONS = "positions"  # a table that is never int8
+
+
+def put_tier_linears_(
+    model: Transformer, source: Checkpoint, settings: TierSettings, workshop: Workshop
+) -> list[TierLinear | TierEmbedding]:
+    """Puts twins over the linears, the tokens' table and the head of a model that learns; gives the twins.
+
+    What inputs are worth, and the threshold, are what calibration finds for the source in int8. It sees the source and
+    not what was learned since, so that a run which was cut off goes on with the same.
+    """
+    calibrated = _calibrated(source, settings, workshop)
+    if calibrated.thresholds is None:
+        raise TypeError("no linear of this model is graded")
+    threshold, twins = float(calibrated.thresholds[1]), list[TierLinear | TierEmbedding]()
+    worth = {path: each.worth for path, each in calibrated.named_modules() if isinstance(each, Graded)}
+    for path, module in list(model.named_modules()):
+        if isinstance(module, Linear | Embedding) and path != POSITIONS:
+            own = worth[path].to(module.weight.device) if path in worth else None
+            kind = TierLinear if isinstance(module, Linear) else TierEmbedding
+            twins.append(kind.of(module, own, threshold))  # type: ignore[arg-type]
+            owner, _, name = path.rpartition(".")
+            setattr(model.get_submodule(owner), name, twins[-1])
+    return twins
+
+
+def _calibrated(source: Checkpoint, settings: TierSettings, workshop: Workshop) -> Transformer:
+    """The source in int8, with this one tier."""
+    tell, wanted = workshop.progress, settings.as_moefy
+    shop = replace(workshop, progress=lambda what, done, of: tell(f"distill: {what}", done, of))
+    model = _loaded(TO_INT8.run(source, shop))
+    calibrate_(model, graded_spec(model.spec, wanted), wanted, shop)
+    return model
+
+
+def _loaded(material: Material) -> Transformer:
+    with torch.device("meta"):
+        model = Transformer(material.spec)
+    weights = ((name, each.float() if each.is_floating_point() else each) for name, each in material.tensors())
+    model.load_state_dict(dict(weights), strict=True, assign=True)
+    pack_(model)
+    return model.requires_grad_(False).eval()
