@@ -76,9 +76,9 @@ HIGH, LOW, DOWN = "neurons: high planes", "neurons: low planes", "neurons: rows 
 
 # by bits: the template's planes, and the parts of a turn
 _WIDE_GRADED = {
-    4: ("4, 0", _parts(loads=4, interleave=8, nibbles=12, dots=16, lists=22)),
+    4: ("4, 0", _parts(loads=4, interleave=8, nibbles=12, dots=16, lists=22, moves=4)),
     6: ("4, 2", _parts(loads=8, interleave=16, nibbles=24, dots=16, lists=22, moves=16)),
-    8: ("4, 22", _parts(loads=12, interleave=24, nibbles=28, dots=16, lists=26, moves=28)),
+    8: ("4, 22", _parts(loads=12, interleave=24, nibbles=28, dots=16, lists=26, moves=30)),
 }
 _NARROW_GRADED = {
     4: ("4, 0", _parts(loads=4, interleave=8, nibbles=12, dots=48, lists=32)),
@@ -159,15 +159,15 @@ def _planes() -> list[Loop]:
 def _rivals() -> list[Loop]:
     """Of rivals.cpp."""
     scaled = _parts(dots=32, nibbles=24, digits=16, scales=14, zeros=4, loop=6)
-    scaled_four = _parts(dots=128, nibbles=24, digits=64, scales=44, loop=6, moves=23)
+    scaled_four = _parts(dots=128, nibbles=24, digits=64, scales=44, loop=6, moves=20)
     less = _parts(dots=94, loads=8, nibbles=24, digits=16, scales=14, loop=6, moves=30)
     less_four = _parts(dots=188, loads=8, nibbles=16, digits=64, scales=24, loop=4, moves=51)
     wide = [
         (DIGITS, "int8<1, 4>", 256, _parts(loads=4, dots=8, digits=2, loop=4), {"vpdpbusd": 8}, 1),
-        (DIGITS, "int8<4, 2>", 128, _parts(loads=2, dots=16, digits=8, loop=5), {"vpdpbusd": 16}, 4),
+        (DIGITS, "int8<4, 2>", 128, _parts(loads=2, dots=16, digits=8, loop=5, moves=2), {"vpdpbusd": 16}, 4),
         (INT4, "int4<1>", 1024, scaled, {"vpdpbusd": 32}, 1),
         (INT4, "int4<4>", 1024, scaled_four, {"vpdpbusd": 128}, 4),
-        (INPUTS, "inputs", 256, _parts(loads=4, interleave=8, dots=8, lists=22), {"vpdpbusd": 8}, 1),
+        (INPUTS, "inputs", 256, _parts(loads=4, interleave=8, dots=8, lists=22, moves=4), {"vpdpbusd": 8}, 1),
         (FILL_INPUTS, "fill_inputs", 256, _parts(loads=4, interleave=8, stores=4, lists=20), {"vpunpcklbw": 2}, 1),
     ]
     narrow = [
