@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from moesaic.bench.peers import llama_cpp
+from moesaic.bench.peers import ctranslate2, llama_cpp
 from moesaic.bench.peers.figures import Measured, alike, as_text, decode_figures, first_figures
-from moesaic.bench.peers.peer import decoded
+from moesaic.bench.peers.peer import Stepping
 from moesaic.bench.peers.run import Plan, measured
 from moesaic.models.errors import SetupError
 
 SMALL = Plan(["stories260k"], threads=(1,), batches=(1, 2), steps=2, rounds=1, long_prompt=32)
 
 
-class Counting:
+class Counting(Stepping):
     """A peer whose next token is one more."""
-
-    version = build = "1"
-    token_bytes = 8
 
     def begin(self, threads: int) -> None:
         self.positions = list[int]()
@@ -48,11 +45,15 @@ def test_our_side_is_measured_with_all_that_belongs_beside_a_figure(report: dict
 
 
 def test_a_peer_without_a_file_of_the_weights_is_skipped_with_the_reason(report: dict[str, Any]) -> None:
-    assert "skipped: llama.cpp needs a GGUF file of the same weights; give --gguf FILE" in as_text(report)
+    text = as_text(report)
+    assert "skipped: llama.cpp needs a GGUF file of the same weights; give --gguf FILE" in text
+    assert "skipped: CTranslate2 needs a dense directory of the same weights; give --dense MODEL" in text
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moesaic.bench.peers.llama_cpp.find_spec", lambda name: None)
+    for peer in ("llama_cpp", "ctranslate2"):
+        monkeypatch.setattr(f"moesaic.bench.peers.{peer}.find_spec", lambda name: None)
+    assert ctranslate2.why_absent().startswith("CTranslate2 needs ctranslate2, transformers, which are not installed")
     assert llama_cpp.why_absent().endswith("llama-cpp-python, which is not installed; pip install 'moesaic[peers]'")
 
 
@@ -90,7 +91,7 @@ def test_the_table_shows_the_ratio_and_the_part_of_the_limit() -> None:
 
 def test_steps_follow_the_prompts_and_tell_the_first_row() -> None:
     peer = Counting()
-    answer = decoded(peer, [[5, 6], [8, 9]], 3, 1)
+    answer = peer.decoded([[5, 6], [8, 9]], 3, 1)
     assert answer.tokens == [7, 8, 9, 10] and peer.positions == [2, 3, 4]
     assert alike({"one": answer.tokens, "other": [7, 8, 0, 10]}, "one") == {"one": 4, "other": 2}
 

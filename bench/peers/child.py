@@ -6,12 +6,13 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .ctranslate2 import CTranslate2
 from .llama_cpp import LlamaCpp
 from .ours import Ours
-from .peer import Answer, Peer, Prompts, decoded, first_token
+from .peer import Answer, Peer, Prompts
 
-OURS, LLAMA_CPP = "moesaic", "llama.cpp"
-_MAKES: dict[str, Any] = {OURS: Ours, LLAMA_CPP: LlamaCpp}
+OURS, LLAMA_CPP, CTRANSLATE2 = "moesaic", "llama.cpp", "CTranslate2"
+_MAKES: dict[str, Any] = {OURS: Ours, LLAMA_CPP: LlamaCpp, CTRANSLATE2: CTranslate2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def main() -> int:
     _tell({"version": peer.version, "build": peer.build, "token_bytes": peer.token_bytes})
     for line in sys.stdin:
         prompts, num_new, threads = json.loads(line)
-        _tell(asdict(decoded(peer, prompts, num_new, threads) if num_new else first_token(peer, prompts[0], threads)))
+        _tell(asdict(peer.decoded(prompts, num_new, threads) if num_new else peer.first_token(prompts[0], threads)))
     return 0
 
 

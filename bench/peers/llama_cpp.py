@@ -16,6 +16,7 @@ from ...models.errors import SetupError
 from ...models.extras import is_missing
 from ...models.files import new_directory
 from ...models.intake.gguf_header import read_gguf_header
+from .peer import Stepping
 
 KINDS = ("Q8_0", "Q4_0")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
@@ -26,7 +27,7 @@ def why_absent() -> str:
     return "" if find_spec("llama_cpp") else is_missing("llama.cpp", "peers", "llama-cpp-python")
 
 
-class LlamaCpp:
+class LlamaCpp(Stepping):
     """One quantization of a GGUF file. Keys and values are kept as llama.cpp does by itself."""
 
     def __init__(self, source: str, kind: str, rows: int, context: int) -> None:

@@ -11,11 +11,12 @@ from ...kernels.native import ISAS, native
 from ...models.checkpoint import compute_dtype, dense_dtype, load_transformer, open_checkpoint
 from ...models.cost import token_cost
 from ...models.version import VERSION
+from .peer import Stepping
 
 _CPU = torch.device("cpu")
 
 
-class Ours:
+class Ours(Stepping):
     """Prompts are read at the full tier, as the engine does by default; tokens are decoded at `tier`."""
 
     version = VERSION

@@ -1,8 +1,10 @@
-"""Our models beside llama.cpp on the same weights: one run, in turns, greedy decode steps and first tokens.
+r"""Our models beside llama.cpp and CTranslate2 on the same weights: one run, in turns, greedily.
 
-    python -m moesaic.bench.peers.run OUT.json --gguf FILE --model MODEL [MODEL ...] --threads 1 2 --batch 1 4 8
+    python -m moesaic.bench.peers.run OUT.json --gguf FILE --dense MODEL --model MODEL [MODEL ...] \
+        --threads 1 2 --batch 1 4 8
 
-FILE holds the same model as the directories; Q8_0 and Q4_0 of it are made once and kept in the cache folder. Each
+FILE and the dense MODEL hold the weights that the others were made of; what peers make of them is kept in the cache
+folder. Each
 contestant has a process of its own. `of limit` is a part of what reading the weights once a step would allow.
 """
 
@@ -24,8 +26,8 @@ from ...models.spec import FULL
 from ...models.tokenizer import Tokenizer
 from ..machine import machine_facts, read_bandwidth
 from ..rounds import quiet
-from . import llama_cpp
-from .child import LLAMA_CPP, OURS, Child, Entry
+from . import ctranslate2, llama_cpp
+from .child import CTRANSLATE2, LLAMA_CPP, OURS, Child, Entry
 from .figures import Measured, alike, as_text, decode_figures, first_figures
 from .ours import tiers_of
 
@@ -38,6 +40,7 @@ class Plan:
 
     models: Sequence[str]
     gguf: str | None = None
+    dense: str | None = None
     threads: Sequence[int] = (1, 2)
     batches: Sequence[int] = (1, 4, 8)
     steps: int = 32
@@ -52,8 +55,8 @@ class Plan:
 def measured(plan: Plan) -> dict[str, Any]:
     """Every figure, with what it was taken on."""
     _check(plan)
-    skipped = {LLAMA_CPP: why} if (why := _why_no_peer(plan)) else {}
-    entries = [*([] if skipped else _peers(plan)), *_ours(plan)]
+    skipped = {name: why for name, why in _why_absent(plan).items() if why}
+    entries = [*(each for each in _peers(plan) if each.maker not in skipped), *_ours(plan)]
     peers = [each.name for each in entries if each.maker != OURS]
     bandwidth = {threads: _bandwidth(threads) for threads in plan.threads}
     with _opened([each.over(max(plan.batches), plan.context) for each in entries]) as children:
@@ -77,18 +80,27 @@ def _check(plan: Plan) -> None:
     for batch in plan.batches:
         _COUNT.check("batch", batch)
     _COUNT.check("rounds", plan.rounds)
+    if plan.gguf is not None and not Path(plan.gguf).is_file():
+        raise SetupError(f"--gguf: there is no file {plan.gguf}; name one, or leave it out to skip llama.cpp")
+    for model in [*plan.models, *([plan.dense] if plan.dense else [])]:
+        locate(model)
 
 
-def _why_no_peer(plan: Plan) -> str:
-    if plan.gguf is None:
-        return "llama.cpp needs a GGUF file of the same weights; give --gguf FILE"
-    if not Path(plan.gguf).is_file():
-        raise SetupError(f"--gguf: there is no file {plan.gguf}")
-    return llama_cpp.why_absent()
+def _why_absent(plan: Plan) -> dict[str, str]:
+    """Of each peer why it is skipped; nothing where it takes part."""
+    no_file = "llama.cpp needs a GGUF file of the same weights; give --gguf FILE"
+    no_directory = "CTranslate2 needs a dense directory of the same weights; give --dense MODEL"
+    return {
+        LLAMA_CPP: llama_cpp.why_absent() if plan.gguf else no_file,
+        CTRANSLATE2: ctranslate2.why_absent() if plan.dense else no_directory,
+    }
 
 
 def _peers(plan: Plan) -> list[Entry]:
-    return [Entry(f"{LLAMA_CPP} {kind}", LLAMA_CPP, str(plan.gguf), kind) for kind in llama_cpp.KINDS]
+    return [
+        *(Entry(f"{LLAMA_CPP} {kind}", LLAMA_CPP, str(plan.gguf), kind) for kind in llama_cpp.KINDS),
+        *(Entry(f"{CTRANSLATE2} {kind}", CTRANSLATE2, str(plan.dense), kind) for kind in ctranslate2.KINDS),
+    ]
 
 
 def _ours(plan: Plan) -> list[Entry]:
@@ -154,14 +166,15 @@ def main() -> int:
     """Measures, prints two tables and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--gguf", metavar="FILE")
+    parser.add_argument("--gguf", metavar="FILE", help="of the same weights, for llama.cpp")
+    parser.add_argument("--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2")
     parser.add_argument("--model", nargs="+", required=True)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     check_file(args.out, str(args.out))
-    report = measured(Plan(args.model, args.gguf, args.threads, args.batch, rounds=args.rounds))
+    report = measured(Plan(args.model, args.gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
     sys.stdout.write(as_text(report))
     write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     return 0
