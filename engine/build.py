@@ -61,7 +61,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
-    set_threads = _thread_setter(runner)
+    set_threads = thread_setter(runner)
     set_threads(threads)
     watched = _govern(threads, set_threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
@@ -74,7 +74,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
 
 
-def _thread_setter(runner: ModelRunner) -> Callable[[int], None]:
+def thread_setter(runner: ModelRunner) -> Callable[[int], None]:
     """What gives a step its threads: a program has a team of its own, beside which torch's would only be in the way."""
     if runner.program is None:
         return torch.set_num_threads

@@ -1,0 +1,82 @@
+"""A contestant in a process of its own: no other's threads are in it, and it sleeps while others are measured."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from .ctranslate2 import CTranslate2
+from .llama_cpp import LlamaCpp
+from .ours import Ours
+from .peer import Answer, Peer, Prompts
+
+OURS, LLAMA_CPP, CTRANSLATE2 = "moesaic", "llama.cpp", "CTranslate2"
+_MAKES: dict[str, Any] = {OURS: Ours, LLAMA_CPP: LlamaCpp, CTRANSLATE2: CTranslate2}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Who takes part: a model of ours at a tier, or a peer's file in a quantization, over so many rows."""
+
+    name: str
+    maker: str
+    path: str
+    variant: str
+    rows: int = 1
+    context: int = 512
+
+    def open(self) -> Peer:
+        made: Peer = _MAKES[self.maker](self.path, self.variant, self.rows, self.context)
+        return made
+
+    def over(self, rows: int, context: int) -> "Entry":
+        return replace(self, rows=rows, context=context)
+
+
+class Child:
+    """An entry that was opened elsewhere; it is asked one measurement at a time."""
+
+    def __init__(self, entry: Entry) -> None:
+        command = [sys.executable, "-m", __name__, json.dumps(asdict(entry))]
+        self.entry = entry
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.facts: dict[str, Any] = self._line()
+
+    def ask(self, prompts: Prompts, num_new: int, threads: int) -> Answer:
+        """Decodes num_new tokens after each prompt; with none to decode, the first token of one is what is timed."""
+        if self._process.stdin is None:
+            raise RuntimeError("the process has no pipes")
+        self._process.stdin.write(json.dumps([prompts, num_new, threads]) + "\n")
+        self._process.stdin.flush()
+        return Answer(**self._line())
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _line(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        if not line:
+            raise RuntimeError(f"{self.entry.name} ended; what it said stands above")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def main() -> int:
+    """Opens the entry that the command line gives as JSON, tells its facts, and answers line by line."""
+    peer = Entry(**json.loads(sys.argv[1])).open()
+    _tell({"version": peer.version, "build": peer.build, "token_bytes": peer.token_bytes})
+    for line in sys.stdin:
+        prompts, num_new, threads = json.loads(line)
+        _tell(asdict(peer.decoded(prompts, num_new, threads) if num_new else peer.first_token(prompts[0], threads)))
+    return 0
+
+
+def _tell(values: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
