@@ -43,7 +43,7 @@ class MoesaicContestant:
 
     def generate(self, prompts: Prompts, num_new: int) -> float:
         engine, stopping = self._built.engine, Stopping(num_new, ignore_eos=True)
-        with torch_threads(self._built.description.threads):
+        with torch_threads(self._built.description.torch_threads):
             begin = time.perf_counter()
             for key, prompt in enumerate(prompts):
                 engine.add(Request(key, tuple(prompt), Sampling(temperature=0.0), stopping))

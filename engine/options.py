@@ -54,7 +54,7 @@ class ModelDescription:
 
     kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
     other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
-    without_program: on a CPU, why a step is no single call of the C++; empty where it is.
+    without_program: why a step is no single call of the C++; empty where it is one.
     """
 
     family: str
@@ -74,6 +74,11 @@ class ModelDescription:
     tier_bytes: int = 0
     other_bytes: int = 0
     without_program: str = ""
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads that torch has: one beside a step in one call, whose team has the others."""
+        return self.threads if self.without_program else 1
 
     @property
     def tiers(self) -> tuple[str, ...]:

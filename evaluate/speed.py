@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import torch
+
 from ..engine.lockstep import Lockstep
 from ..engine.runner import ModelRunner
 from ..models.errors import TextError
 from ..models.progress import Count
+from ..models.threads import torch_threads
 from ..models.transformer import Transformer
 
 BATCHES = (1, 4)
@@ -76,15 +79,17 @@ def decode_speeds(
 
 def _rows(model: Transformer, context: int) -> Lockstep:
     rows = max(BATCHES)
-    blocks = Lockstep.blocks(context, rows)
-    return Lockstep(ModelRunner(model, blocks, context, model.norm.weight.dtype), rows, context)
+    runner = ModelRunner(model, Lockstep.blocks(context, rows), context, model.norm.weight.dtype)
+    runner.threads = torch.get_num_threads()
+    return Lockstep(runner, rows, context)
 
 
 def _decode(rows: Lockstep, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
-    """Times the steps after each prompt's first new token."""
-    last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
-    start = len(prompts[0])
-    began = time.perf_counter()
-    for step in range(num_new - 1):
-        last = rows.decode(last, start + step, operating_point).logits.argmax(-1).tolist()
-    return time.perf_counter() - began
+    """Times the steps after each prompt's first new token. A program has threads of its own, and torch one beside it."""
+    with torch_threads(torch.get_num_threads() if rows.runner.program is None else 1):
+        last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
+        start = len(prompts[0])
+        began = time.perf_counter()
+        for step in range(num_new - 1):
+            last = rows.decode(last, start + step, operating_point).logits.argmax(-1).tolist()
+        return time.perf_counter() - began

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from ...evaluate.pages import environment
-from . import costs, figures
+from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
 _EMPTY_LINES = re.compile(r"\n{3,}")
@@ -96,7 +96,9 @@ FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
-LOOKUPS = (figures.result, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time)
+LOOKUPS = (
+    figures.result, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time, beside.beside,
+)  # fmt: skip
 
 
 @cache
