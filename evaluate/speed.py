@@ -85,7 +85,7 @@ def _rows(model: Transformer, context: int) -> Lockstep:
 
 
 def _decode(rows: Lockstep, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
-    """Times the steps after each prompt's first new token. A program has threads of its own, and torch one beside it."""
+    """Times the steps after each prompt's first new token. Beside a program's threads torch has one."""
     with torch_threads(torch.get_num_threads() if rows.runner.program is None else 1):
         last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
         start = len(prompts[0])

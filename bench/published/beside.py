@@ -26,10 +26,8 @@ class Beside:
 
     def of_limit(self, name: str, streams: int = 1, threads: int = 2) -> float:
         """The part of what reading the weights once a step would allow."""
-        found: float = (
-            self.rate(name, streams, threads) / self._decode[name, threads, streams]["limit_tokens_per_second"]
-        )
-        return found
+        limit: float = self._decode[name, threads, streams]["limit_tokens_per_second"]
+        return self.rate(name, streams, threads) / limit
 
     def first(self, name: str, threads: int = 2) -> float:
         """Seconds to the first token of the long prompt."""
