@@ -59,6 +59,7 @@ class Int8Rows(TensorModule):
         """Packs loaded weights."""
         bias = getattr(self, "bias", None)
         self.digits = pack_digits(self.weight, self.weight_scale, None if bias is None else bias.data)
+        self.digit_rows = slice(0, self.digits.outputs)
         replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
         return self.digits
 

@@ -158,6 +158,14 @@ def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_threads(kind: str
     assert together.equal(each)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_was_packed_for_a_program_computes_the_same_module_by_module(kind: str) -> None:
+    packed, plain = runner_of(kind), runner_of(kind, programmed=False)
+    packed.program = None
+    found, wanted = (each.forward(spans_at()).logits for each in (packed, plain))
+    assert (found - wanted).norm() < 1e-3 * wanted.norm()
+
+
 def test_a_prompt_leaves_the_same_bits_in_chunks() -> None:
     runner, (_, ids, table) = runner_of("int8"), SPANS[2]
     whole = runner.forward([Span(ids, 0, table)]).logits
