@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 
 import torch
@@ -61,9 +60,8 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
-    set_threads = thread_setter(runner)
-    set_threads(threads)
-    watched = _govern(threads, set_threads) if options.threads is None and device.type == "cpu" else nullcontext
+    runner.use_threads(threads)
+    watched = _govern(threads, runner.use_threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
     engine = Engine(
         runner, eos_ids, options.seed, options.num_slots,
@@ -72,14 +70,6 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     cache_tokens = runner.num_blocks * runner.block_tokens
     limits = Limits(checkpoint.spec.vocab_size, max_context, options.num_slots, cache_tokens, runner.block_tokens)
     return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
-
-
-def thread_setter(runner: ModelRunner) -> Callable[[int], None]:
-    """What gives a step its threads: a program has a team of its own, beside which torch's would only be in the way."""
-    if runner.program is None:
-        return torch.set_num_threads
-    torch.set_num_threads(1)
-    return partial(setattr, runner, "threads")
 
 
 def _govern(threads: int, set_threads: Callable[[int], None]) -> Callable[[], AbstractContextManager[None]]:

@@ -91,7 +91,7 @@ class ModelRunner:
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
         self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")
-        self.threads: int | None = None  # of a program; None: as many as torch has
+        self._threads: int | None = None  # of a program; None: as many as torch has
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:
@@ -106,9 +106,16 @@ class ModelRunner:
             every = len(scored) == len(states)
             logits = self.model.head(states if every else states[scored], compute, None if every else scored)
         else:
-            compute, threads = self._compute(spans), self.threads or torch.get_num_threads()
+            compute, threads = self._compute(spans), self._threads or torch.get_num_threads()
             logits = self.program.run(self._ids(spans), self._tokens(spans), compute, scored, threads)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
+
+    def use_threads(self, count: int) -> None:
+        """Computes on so many from now on. A program has a team of its own, beside which torch keeps one thread: two
+        pools that look out for work would be in each other's way.
+        """
+        self._threads = count
+        torch.set_num_threads(count if self.program is None else 1)
 
     @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:

@@ -79,14 +79,14 @@ def decode_speeds(
 
 def _rows(model: Transformer, context: int) -> Lockstep:
     rows = max(BATCHES)
-    runner = ModelRunner(model, Lockstep.blocks(context, rows), context, model.norm.weight.dtype)
-    runner.threads = torch.get_num_threads()
-    return Lockstep(runner, rows, context)
+    return Lockstep(ModelRunner(model, Lockstep.blocks(context, rows), context, model.norm.weight.dtype), rows, context)
 
 
 def _decode(rows: Lockstep, prompts: Sequence[Sequence[int]], num_new: int, operating_point: float) -> float:
-    """Times the steps after each prompt's first new token. Beside a program's threads torch has one."""
-    with torch_threads(torch.get_num_threads() if rows.runner.program is None else 1):
+    """Times the steps after each prompt's first new token, on as many threads as torch has."""
+    threads = torch.get_num_threads()
+    with torch_threads(threads):
+        rows.runner.use_threads(threads)
         last = [int(rows.prefill(row, ids, operating_point).logits.argmax()) for row, ids in enumerate(prompts)]
         start = len(prompts[0])
         began = time.perf_counter()

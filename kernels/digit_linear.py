@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .cost import Cost
 from .graded.bytes import MAX_INPUTS
 from .graded.digits import digits_of
 from .native import Native, native
@@ -29,7 +28,7 @@ _OFFSET = 128
 
 
 class Layer(ctypes.Structure):
-    """`struct DigitLayer` of cpp/digit_linear.h."""
+    """`struct DigitLayer` of cpp/digit_linear.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("tiles", "scale", "bias")),
@@ -94,8 +93,8 @@ def pack_digits(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Di
 def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     """The equation above. x: floating point [..., inputs] -> [..., outputs] in its dtype. No gradient passes.
 
-    A row that is all zero gives the bias, one that is not finite gives NaN and harms no other. Moves
-    `digit_linear_cost(...).bytes`. Raises TypeError for dtypes, ValueError for shapes and devices.
+    A row that is all zero gives the bias, one that is not finite gives NaN and harms no other. Raises
+    TypeError for dtypes, ValueError for shapes and devices.
     """
     _check(x, weights)
     library = native() if x.is_cpu else None
@@ -121,12 +120,6 @@ def digit_linear_native(x: Tensor, weights: DigitWeights, library: Native) -> Te
     if not library.library.moesaic_digit_linear(layer, source.data_ptr(), y.data_ptr(), len(x), threads, isa):
         raise MemoryError(f"no memory for the digits of {len(x)} tokens of {weights.inputs} values")
     return y.to(x.dtype)
-
-
-def digit_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:
-    """Each operand once; `activation_bytes` is the size of one element of x and y. Two products for each weight."""
-    moved = outputs * inputs + 4 * outputs + activation_bytes * tokens * (inputs + outputs)
-    return Cost(bytes=moved, flops=4 * tokens * inputs * outputs)
 
 
 def _check(x: Tensor, weights: DigitWeights) -> None:

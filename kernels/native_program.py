@@ -179,7 +179,7 @@ class Program:
         places = self._places(x, found)
         counted = Counted(torch.zeros(self.num_prices, rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64))
         work = torch.empty(2, rows, dtype=torch.int64), torch.empty(scored)
-        cosine, sine = turn or (x, x)
+        cosine, sine = turn or (None, None)
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
         run = _Run(
             rows, scored, ctypes.addressof(places), *(_address(each) for each in (thresholds, cosine, sine)),

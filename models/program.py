@@ -53,9 +53,6 @@ class StepProgram:
         self._program = Program(library, model.spec.hidden_size)
         self._write(pages)
 
-    def __len__(self) -> int:
-        return len(self._program)
-
     def run(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, kept: Tensor, threads: int) -> Tensor:
         """Logits fp32 [scored, vocab] of the rows that are `kept`, int64 [scored]; ids: int64 [rows].
 

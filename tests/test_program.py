@@ -151,9 +151,9 @@ def test_a_program_gives_the_logits_of_the_modules(kind: str, shape: str, int8_p
 def test_a_row_has_the_same_bits_alone_in_any_batch_and_on_any_threads(kind: str) -> None:
     runner = runner_of(kind)
     point = LOW if kind == "graded" else 0.0
-    runner.threads = 2
+    runner.use_threads(2)
     together = runner.forward(spans_at(point)).logits
-    runner.threads = 1
+    runner.use_threads(1)
     each = torch.cat([runner.forward([span]).logits for span in spans_at(point)])
     assert together.equal(each)
 

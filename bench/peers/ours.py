@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-from ...engine.build import thread_setter
 from ...engine.lockstep import Lockstep
 from ...engine.runner import ModelRunner
 from ...kernels.native import ISAS, native
@@ -29,13 +28,13 @@ class Ours(Stepping):
         self.token_bytes = token_cost(checkpoint.spec, element_bytes, shares=(share, 1.0)).bytes
         model, dtype = load_transformer(checkpoint, _CPU), compute_dtype(checkpoint, _CPU, None)
         runner = ModelRunner(model, Lockstep.blocks(context, rows), context, dtype)
-        self._rows, self._set_threads = Lockstep(runner, rows, context), thread_setter(runner)
+        self._rows = Lockstep(runner, rows, context)
         library = native()
         isa = ISAS[library.isa] if library else "torch"
         self.build = f"{isa}, {runner.without_program or 'a step is one call'}"
 
     def begin(self, threads: int) -> None:
-        self._set_threads(threads)
+        self._rows.runner.use_threads(threads)
 
     def prefill(self, row: int, token_ids: Sequence[int]) -> int:
         return int(self._rows.prefill(row, token_ids).logits.argmax())

@@ -4,6 +4,7 @@
 // bound by memory; a chunk of a prompt by arithmetic, two multiplications for each row, position and value of a head.
 #include <algorithm>
 
+#include "abi.h"
 #include "attention_isa.h"
 #include "parallel.h"
 

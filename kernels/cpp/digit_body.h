@@ -5,27 +5,13 @@
 // q = round(x / step), half to even, in two digits, four of each in a word; `words` are two of the first quad, `stride`
 // from those of one quad to the next.
 TARGET static void take_digits(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row) {
-  int32_t most = 0;  // magnitudes of floats are ordered as their bits
-  for (int64_t k = 0; k < inputs; ++k) {
-    int32_t bits;
-    memcpy(&bits, x + k, sizeof bits);
-    bits &= 0x7FFFFFFF;
-    most = bits > most ? bits : most;
-  }
-  float largest;
-  memcpy(&largest, &most, sizeof largest);
-  const float step = largest / 32639.0f > LEAST_STEP ? largest / 32639.0f : LEAST_STEP;
+  float step;
+  row.half_step = find_step(x, inputs, step) ? step * 0.5f : __builtin_nanf("");
   row.sum = 0;
-  row.half_step = most < 0x7F800000 ? step * 0.5f : __builtin_nanf("");
   for (int64_t first = 0; first < inputs; first += RUN) {
     const int64_t count = inputs - first < RUN ? inputs - first : RUN;
     int32_t q[RUN], total = 0, high[RUN / 4], low[RUN / 4];
-    for (int64_t k = 0; k < count; ++k) {
-      const float shifted = x[first + k] / step + 12582912.0f;  // 1.5 * 2^23 leaves the rounded number in the low bits
-      int32_t bits;
-      memcpy(&bits, &shifted, sizeof bits);
-      q[k] = bits - 0x4B400000;
-    }
+    for (int64_t k = 0; k < count; ++k) q[k] = in_steps(x[first + k], step);
     for (int64_t k = 0; k < count; ++k) total += q[k];
     for (int64_t k = count; k % 4; ++k) q[k] = 0;
     const int64_t quads = (count + 3) / 4;

@@ -3,9 +3,9 @@
 // With u = w + 128, sum q w = 256 sum h u + sum l u - 128 sum q. Weights stand in blocks of 32 outputs, four inputs of
 // each side by side: one instruction multiplies a line of them with four digits of a row, nothing is left to be added
 // up across lanes, and a thread reads one stream.
-#include "digit_linear.h"
-
+#include "abi.h"
 #include "digit_isa.h"
+#include "fixed_point.h"
 #include "parallel.h"
 #include "scratch.h"
 
@@ -14,7 +14,13 @@ constexpr int64_t PREFETCH_BYTES = 8192;       // measured: less gains nothing, 
 constexpr int64_t RUN = 512;                   // inputs whose digits are made at a time
 constexpr int64_t NEAR_BYTES = 256 << 10;      // digits of rows that stay in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for another thread
-constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
+
+struct DigitLayer {
+  const uint8_t* tiles;  // [blocks, quads, 32 outputs, 4 inputs]: w + 128; 128 for what fills up blocks and quads
+  const float* scale;    // [blocks * 32]
+  const float* bias;     // [blocks * 32] or null
+  int64_t inputs, outputs;
+};
 
 namespace {
 struct Row {
@@ -69,8 +75,6 @@ static DigitKernel kernel_for(int isa) {
 #endif
   return {portable::MOST_ROWS, portable::take_digits, portable::blocks};
 }
-
-static int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }
 
 // Gives rows and groups of nearly equal size their memory. False when there is none.
 static bool place(DigitJob& job, int64_t tokens, int64_t groups, Scratch& scratch) {

@@ -4,6 +4,8 @@
 // goes: bytes of four rows are interleaved in registers, so that a dot product of four bytes is one of four inputs.
 #include <utility>
 
+#include "abi.h"
+#include "fixed_point.h"
 #include "graded_isa.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -88,7 +90,6 @@ constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for w
 constexpr int64_t MAX_TOKENS = 8;              // whose lists stand in memory at a time
 constexpr int64_t TOGETHER_TOKENS = 4;         // from here on they interleave rows once, measured
 constexpr int64_t TILE_QUADS = 16;             // that are interleaved before tokens multiply them
-constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
 // Pieces of 16 bytes of a block of 32 * groups outputs in a plane.
 constexpr int lanes_of(int groups, int64_t width) { return groups * width < 4 ? 1 : int(groups * width / 4); }
@@ -151,8 +152,6 @@ static void measure(GradedJob& job) {
     start += 16 * (job.whole_blocks * width + (job.num_blocks - job.whole_blocks) * lanes_of(2, width));
   }
 }
-
-static int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }
 
 // Gives the tokens their arrays, one after the other. False when there is no memory.
 static bool place(GradedJob& job, Work& work, Crowd& crowd, int64_t tokens, Scratch& scratch) {

@@ -1,25 +1,9 @@
 // Included by graded_body.h: digits, levels and lists of rows of each token.
 
-// Whether the token is a number; its largest magnitude.
-TARGET static bool sound(const float* x, int64_t inputs, float threshold, float& largest) {
-  int32_t most = 0;  // magnitudes of floats are ordered as their bits
-  for (int64_t k = 0; k < inputs; ++k) {
-    int32_t bits;
-    memcpy(&bits, x + k, sizeof bits);
-    bits &= 0x7FFFFFFF;
-    most = bits > most ? bits : most;
-  }
-  memcpy(&largest, &most, sizeof largest);
-  return most < 0x7F800000 && threshold == threshold;
-}
-
-// q = round(x / step), half to even, and for each input its number, and both digits of q, in one word.
+// q, and for each input its number, and both digits of q, in one word.
 TARGET static void quantize(const float* x, int64_t inputs, float step, int32_t* q, uint32_t* word) {
   for (int64_t k = 0; k < inputs; ++k) {
-    const float shifted = x[k] / step + 12582912.0f;  // 1.5 * 2^23 leaves the rounded number in the low bits
-    int32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    const int32_t value = bits - 0x4B400000, high = (value + 128) >> 8, low = value - 256 * high;
+    const int32_t value = in_steps(x[k], step), high = (value + 128) >> 8, low = value - 256 * high;
     q[k] = value;
     word[k] = uint32_t(k) | (uint32_t(high) & 255) << 16 | uint32_t(low) << 24;
   }
@@ -96,11 +80,10 @@ TARGET static void list_quads(const GradedJob& job, const Work& work, Token& tok
 TARGET static bool measure_token(const GradedJob& job, const float* x, float threshold, const Work& work,
                                  Token& token) {
   const GradedLayer& layer = job.layer;
-  float largest;
+  float step;
   token.read = token.bits = token.constant = 0;
   token.half_step = __builtin_nanf("");
-  if (!sound(x, layer.inputs, threshold, largest)) return false;
-  const float step = largest / 32639.0f > LEAST_STEP ? largest / 32639.0f : LEAST_STEP;
+  if (!find_step(x, layer.inputs, step) || threshold != threshold) return false;
   token.half_step = step * 0.5f;
   quantize(x, layer.inputs, step, work.q, work.word);
   choose_levels(layer, x, threshold, work.level);

@@ -3,6 +3,7 @@
 //
 // Weights are read once per block of rows, turned into floating point in registers and summed in fp32. For one
 // token this moves outputs * inputs weights and is bound by memory; from about eight on it is bound by arithmetic.
+#include "abi.h"
 #include "isa.h"
 #include "parallel.h"
 

@@ -2,27 +2,12 @@
 
 #include <cstring>
 
+#include "abi.h"
 #include "activation.h"
-#include "digit_linear.h"
 #include "isa.h"
 #include "parallel.h"
 
 constexpr int64_t MINIMUM_VALUES = 1 << 14;  // that pay for another thread
-
-struct GradedLayer;
-extern "C" {
-int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* counts,
-                          int64_t tokens, int64_t threads, int isa);
-void moesaic_linear(const void* x, const void* weight, const float* scale, const float* bias, void* y, int64_t tokens,
-                    int64_t inputs, int64_t outputs, int64_t threads, int isa, int x_is_bf16, int weight_kind);
-int moesaic_paged_attention(const void* query, const void* key, const void* value, void* out, void* keys, void* values,
-                            float* key_scale, float* value_scale, const int32_t* tables, const int32_t* row,
-                            const int32_t* positions, int64_t query_token, int64_t query_head, int64_t key_token,
-                            int64_t key_head, int64_t value_token, int64_t value_head, int64_t table_stride,
-                            int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t padded,
-                            int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t threads, int isa,
-                            int activation);
-}
 
 namespace portable {
 #define TARGET TARGET_PORTABLE

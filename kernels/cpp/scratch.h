@@ -21,3 +21,6 @@ struct Scratch {
 };
 
 static inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Bytes of whole lines.
+static inline int64_t lines(int64_t bytes) { return ceil_divide(bytes, 64) * 64; }

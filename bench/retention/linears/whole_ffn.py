@@ -1,5 +1,6 @@
 """FFNs that a method computes as a whole, since it chooses among neurons: where they stand, and at which price."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class FFNPlace(TensorModule):
 
 
 @dataclass
-class NeuronsAtPrice:
+class NeuronsAtPrice(ABC):
     """Inputs are graded at a price, those of down and of attention too, and a method says which neurons are worth their
     bytes at that price.
 
@@ -49,9 +50,9 @@ class NeuronsAtPrice:
     _threshold: float = field(default=0.0, kw_only=True)
     _matrices: Sequence[Matrix] = field(default=(), kw_only=True)
 
+    @abstractmethod
     def neurons(self, dense: DenseFFN, wide: Matrix, down: Matrix) -> Neurons:
         """What computes the neurons of a layer at the price."""
-        raise NotImplementedError
 
     def learn(self, matrices: Sequence[Matrix], progress: Progress) -> None:
         self.graded.learn(matrices, progress)
