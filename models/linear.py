@@ -47,6 +47,7 @@ class Int8Rows(TensorModule):
 
     weight: Tensor
     weight_scale: Tensor
+    bias: nn.Parameter | None
 
     def hold(self, inputs: int, outputs: int) -> None:
         """Makes room for the rows."""
@@ -57,8 +58,8 @@ class Int8Rows(TensorModule):
 
     def pack_digits(self) -> DigitWeights:
         """Packs loaded weights."""
-        bias = getattr(self, "bias", None)
-        self.digits = pack_digits(self.weight, self.weight_scale, None if bias is None else bias.data)
+        bias = None if self.bias is None else self.bias.data
+        self.digits = pack_digits(self.weight, self.weight_scale, bias)
         self.digit_rows = slice(0, self.digits.outputs)
         replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
         return self.digits
@@ -68,10 +69,10 @@ class Int8Rows(TensorModule):
         self.digits, self.digit_rows = digits, rows
         replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
 
-    def by_rows(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def by_rows(self, x: Tensor) -> Tensor:
         """The product with all rows."""
         if self.digits is None:
-            return int8_linear(x, self.weight, self.weight_scale, bias)
+            return int8_linear(x, self.weight, self.weight_scale, self.bias)
         return digit_linear(x, self.digits)[..., self.digit_rows]
 
     def int8_rows(self, rows: slice = slice(None)) -> Tensor:
@@ -91,7 +92,7 @@ class Int8Linear(Int8Rows):
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
     def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
-        return self.by_rows(x, self.bias)
+        return self.by_rows(x)
 
 
 class Int8DynamicLinear(Int8Linear):
@@ -197,6 +198,8 @@ class Embedding(TensorModule):
 
 class Int8Embedding(Int8Rows):
     """The int8 twin of Embedding: one scale per row serves the lookup and the tied head alike."""
+
+    bias = None
 
     def __init__(self, rows: int, hidden_size: int) -> None:
         super().__init__()

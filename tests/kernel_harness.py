@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moesaic.kernels.native import ISAS, Native, native
+from moesaic.kernels.planes.native import PLANE_ISAS, plane_isa
 
 
 def library(isa: str = "") -> Native:
@@ -18,6 +19,14 @@ def library(isa: str = "") -> Native:
     if isa and ISAS.index(isa) > loaded.isa:
         pytest.skip(f"this processor has no {isa}")
     return Native(loaded.library, ISAS.index(isa)) if isa else loaded
+
+
+def plane_library(isa: str) -> Native:
+    """The same for an instruction set of PLANE_ISAS, the sets of integer kernels."""
+    loaded = library()
+    if PLANE_ISAS.index(isa) > PLANE_ISAS.index(plane_isa(loaded)):
+        pytest.skip(f"this processor has no {isa}")
+    return loaded
 
 
 FP32_ROUNDING = 2.0**-24  # of one operation, relative

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_gpu import fake_gpu
 from graded_cases import ALL_PLANES, SHAPES, thresholds_of, tokens_of, weights_of
-from kernel_harness import library, on_threads, poison_new_tensors
+from kernel_harness import on_threads, plane_library, poison_new_tensors
 from torch import Tensor
 
 from moesaic.kernels import graded_linear as graded_linear_module
@@ -21,7 +21,7 @@ from moesaic.kernels.graded_linear import (
     graded_linear_torch,
 )
 from moesaic.kernels.int8_dynamic_linear import cpu_products_are_exact
-from moesaic.kernels.planes.native import PLANE_ISAS, plane_isa
+from moesaic.kernels.planes.native import PLANE_ISAS
 
 PLANES = [(4, 2, 2), (2, 2, 4), (1, 1, 2, 4), (1,) * 8]
 FULL = torch.zeros(1)
@@ -32,9 +32,7 @@ def same(found: GradedResult, expected: GradedResult) -> bool:
 
 
 def by_native(x: Tensor, weights: GradedWeights, thresholds: Tensor, isa: str) -> GradedResult:
-    loaded = library()
-    if PLANE_ISAS.index(isa) > PLANE_ISAS.index(plane_isa(loaded)):
-        pytest.skip(f"this processor has no {isa}")
+    loaded = plane_library(isa)
     return GradedResult(*graded_linear_native(x, weights.layer, thresholds, weights.packed.outputs, loaded, isa))
 
 

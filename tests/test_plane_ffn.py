@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_harness import library, on_threads, poison_new_tensors
+from kernel_harness import library, on_threads, plane_library, poison_new_tensors
 from torch import Tensor
 
 from moesaic.kernels.plane_ffn import (
@@ -106,12 +106,9 @@ def by_native(
     isa: str = "",
     together: bool = False,
 ) -> Any:
-    loaded = library()
-    best = plane_isa(loaded)
-    if isa and PLANE_ISAS.index(isa) > PLANE_ISAS.index(best):
-        pytest.skip(f"this processor has no {isa}")
-    packed = packed_by_hand(weights, bits)
-    return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, loaded, isa or best, together))
+    isa = isa or plane_isa(library())
+    loaded, packed = plane_library(isa), packed_by_hand(weights, bits)
+    return PlaneResult(*plane_ffn_native(x, packed, thresholds, activation, loaded, isa, together))
 
 
 def check_same(found: PlaneResult, expected: PlaneResult) -> None:
