@@ -6,7 +6,7 @@ that no loop takes at once are taken in several passes over what the first has b
 
 from collections.abc import Mapping
 
-from . import gpu, processor
+from . import gpu, processor, unions
 from .machines import DP4A, Cost
 from .processor import (
     DIGITS,
@@ -23,14 +23,9 @@ from .processor import (
     TILE,
     WIDE,
 )
-from .unions import DOWN as DOWN_PIECE
-from .unions import HIGH as HIGH_PIECE
-from .unions import LOW as LOW_PIECE
-from .unions import WHOLE as WHOLE_PIECE
 
+ISAS = (WIDE, NARROW, DP4A)
 _PASS = 4  # rows
-
-
 NOTHING = Cost(0.0, 0.0)
 
 
@@ -55,6 +50,8 @@ def _every(name: str, isa: str, rows: int) -> Cost:
     """Of a loop that reads every weight."""
     if isa == DP4A:
         return _gpu(name, rows)
+    if name == DIGITS and isa == NARROW:
+        return _cpu(name, isa).times(rows)
     together = 2 if name == INT8 and isa == NARROW else _PASS
     return _cpu(name, isa) if rows == 1 else _cpu(name, isa, together).times(rows / together)
 
@@ -81,7 +78,7 @@ def _neurons(isa: str, pieces: Mapping[str, float]) -> Cost:
         found = [_gpu(HIGH), _gpu(LOW), _gpu(INPUTS), _gpu(DIGITS)]
     else:
         found = [_cpu(name, isa) for name in (HIGH, LOW, DOWN, INT8)]
-    return _sum(dict(zip((HIGH_PIECE, LOW_PIECE, DOWN_PIECE, WHOLE_PIECE), found, strict=True)), pieces)
+    return _sum(dict(zip((unions.HIGH, unions.LOW, unions.DOWN, unions.WHOLE), found, strict=True)), pieces)
 
 
 def _sum(costs: Mapping[str, Cost], pieces: Mapping[str, float]) -> Cost:
@@ -96,6 +93,3 @@ def _cpu(name: str, isa: str, rows: int = 1) -> Cost:
 def _gpu(name: str, rows: int = 1) -> Cost:
     loop = gpu.loop_of(name, rows)
     return Cost(loop.per_weight, loop.integer_per_weight)
-
-
-ISAS = (WIDE, NARROW, DP4A)

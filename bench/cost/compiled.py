@@ -20,15 +20,16 @@ def our_library() -> Path | None:
 @cache
 def rivals_library() -> Path:
     """That of rivals.cpp, built as ours is, for as long as this process lives. Raises NativeError and OSError."""
-    folder = tempfile.TemporaryDirectory()
-    _FOLDERS.append(folder)
-    built = Path(folder.name) / "librivals.so"
+    built = Path(_folder().name) / "librivals.so"
     command = [find_compiler(), *FLAGS, "-shared", "-I", str(SOURCES), str(_RIVALS), "-o", str(built)]
     subprocess.run(command, capture_output=True, check=True)
     return built
 
 
-_FOLDERS: list["tempfile.TemporaryDirectory[str]"] = []  # that go with the process
+@cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """One that goes with the process."""
+    return tempfile.TemporaryDirectory()
 
 
 @cache

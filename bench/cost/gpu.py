@@ -11,7 +11,7 @@ A thread's turn of a loop multiplies `weights`, once for each of `rows` of activ
     addresses   an add or two a load; the loop
 
 Loads, addresses and floats have units of their own; the rest is the integer units' work, which they do at half of the
-rate of issue. Nothing of this was run: `compiled` reads the machine code, which `tests/test_cost_gpu.py` compares.
+rate of issue. Nothing of this was run: `compiled` reads the machine code, which `tests/test_cost.py` compares.
 """
 
 import re
@@ -27,7 +27,7 @@ import torch
 from ...kernels.int8_linear import int8_linear_config
 from ..aot import Case, compile_case, int8_linear_case, nvidia_tool
 from . import gpu_kernels
-from .processor import DIGITS, GRADED, HIGH, INPUTS, INT4, LOW
+from .processor import DIGITS, GRADED, HIGH, INPUTS, INT4, LOW, Turn
 
 TARGET = 90
 LANES = 32  # threads that an instruction is issued for
@@ -38,7 +38,7 @@ _LOOP, _LISTS = 3, 10  # compare, branch, add; with pointers to two lists
 
 
 @dataclass(frozen=True)
-class GPULoop:
+class GPULoop(Turn):
     """parts: instructions of a thread's turn, over `weights`. dots: how many `dp4a` a turn has, by which turns that
     the compiler unrolled are told.
     """
@@ -49,14 +49,6 @@ class GPULoop:
     weights: int
     parts: dict[str, int]
     rows: int = 1
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def per_weight(self) -> float:
-        return self.total / self.weights
 
     @property
     def integer_per_weight(self) -> float:

@@ -14,14 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...evaluate.provenance import provenance
 from ..clock import seconds_of
-from ..published.figures import result
+from ..machine import read_bandwidth
 from .compiled import rivals_library
 from .gpu import LANES
-from .processor import DIGITS, NARROW, WIDE, loop_of
+from .processor import NARROW, TIMED, WIDE, loop_of
 
 DP4A = "dp4a"
-_PUBLISHED = "smollm2-2-cpu-cores"  # on a quiet machine
 _CORES, _CORE_CLOCK, _CORE_RATE = 16, 3.0e9, 2.0  # a server's processor: its clock and instructions a clock, assumed
 _MULTIPROCESSORS, _SCHEDULERS = 132, 4
 _H100_CLOCK = 989.4e12 / (132 * 4 * 512 * 2)  # at which the published bf16 peak is reached: 1.83 GHz
@@ -95,7 +95,7 @@ def h100() -> Machine:
 
 @dataclass
 class _Operands:
-    """Weights that stay in the first cache, for the loop of int8."""
+    """Weights that stay in the first cache, for the loop that is timed."""
 
     weights: Tensor = field(default_factory=lambda: torch.ones(_QUADS * 256, dtype=torch.uint8))
     digits: Tensor = field(default_factory=lambda: torch.ones(2 * _QUADS, dtype=torch.int32))
@@ -111,24 +111,20 @@ def this_machine(isas: Sequence[str]) -> Machine:
     """isas: those that this processor has. Best of many short rounds, with one thread and with one a processor, as the
     processors of a virtual machine may share a core.
     """
-    library, published = ctypes.CDLL(str(rivals_library())), result(_PUBLISHED)["machine"]
+    library, facts = ctypes.CDLL(str(rivals_library())), provenance()
     counts = (1, os.cpu_count() or 1)
     rates = {isa: max(_instruction_rate(library, isa, threads) for threads in counts) for isa in isas}
     return Machine(
-        f"{published['processors']} cores of an {published['device']}",
-        published["read_bandwidth_gb_per_s"] * 1e9,
-        rates,
-        True,
-        f"plain reads as in bench/results/{_PUBLISHED}.json; instructions of the loop of int8 over weights in the "
-        "first cache, best of some rounds",
-    )
+        f"{facts['processors']} cores of an {facts['device']}", read_bandwidth(), rates, True,
+        "plain reads, and instructions of a loop over weights in the first cache, best of some rounds",
+    )  # fmt: skip
 
 
 def _instruction_rate(library: ctypes.CDLL, isa: str, threads: int) -> float:
     operands = [_Operands() for _ in range(threads)]
     work = [partial(each.run, library, isa) for each in operands]
     together = min(seconds_of(partial(_on_threads, work)) for _ in range(_ROUNDS))
-    return threads * _TIMES * _QUADS * loop_of(DIGITS, isa).total / together
+    return threads * _TIMES * _QUADS * loop_of(TIMED, isa).total / together
 
 
 def _on_threads(work: Sequence[Callable[[], None]]) -> None:

@@ -24,8 +24,23 @@ WRITTEN_FOR = "12."  # GCC's, whose moves were counted
 WIDE, NARROW = "avx512_vnni", "avx2"
 
 
+class Turn:
+    """What a turn of a loop does: instructions by part, which multiply `weights` by each of its rows."""
+
+    weights: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    @property
+    def per_weight(self) -> float:
+        return self.total / self.weights
+
+
 @dataclass(frozen=True)
-class Loop:
+class Loop(Turn):
     """parts: instructions of a turn. holds: opcodes, and how often they stand in the loop, which tell it from others of
     the function. halves: loops that one turn takes; each has its part of the sums.
     """
@@ -39,14 +54,6 @@ class Loop:
     rows: int = 1
     halves: int = 1
     ours: bool = True
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def per_weight(self) -> float:
-        return self.total / self.weights
 
     def compiled(self) -> int:
         """Instructions of a turn in the library; 0 where the loop is not there. Raises what building one raises."""
@@ -72,6 +79,7 @@ GRADED, FILL, TILE = "graded inputs", "graded inputs, laid out for several rows"
 INT8, DIGITS, INT4 = "int8 as it is", "int8, two digits", "int4, groups of 32"
 INPUTS, FILL_INPUTS = "inputs read whole or not", "inputs read whole or not, laid out for several rows"
 NEURONS = "neurons by planes"
+TIMED = "the loop that is timed"
 HIGH, LOW, DOWN = "neurons: high planes", "neurons: low planes", "neurons: rows of down"
 
 # by bits: the template's planes, and the parts of a turn
@@ -163,16 +171,14 @@ def _rivals() -> list[Loop]:
     less = _parts(dots=94, loads=8, nibbles=24, digits=16, scales=14, loop=6, moves=30)
     less_four = _parts(dots=188, loads=8, nibbles=16, digits=64, scales=24, loop=4, moves=51)
     wide = [
-        (DIGITS, "int8<1, 4>", 256, _parts(loads=4, dots=8, digits=2, loop=4), {"vpdpbusd": 8}, 1),
-        (DIGITS, "int8<4, 2>", 128, _parts(loads=2, dots=16, digits=8, loop=5, moves=2), {"vpdpbusd": 16}, 4),
+        (TIMED, "timed<4>", 256, _parts(loads=4, dots=8, digits=2, loop=4), {"vpdpbusd": 8}, 1),
         (INT4, "int4<1>", 1024, scaled, {"vpdpbusd": 32}, 1),
         (INT4, "int4<4>", 1024, scaled_four, {"vpdpbusd": 128}, 4),
         (INPUTS, "inputs", 256, _parts(loads=4, interleave=8, dots=8, lists=22, moves=4), {"vpdpbusd": 8}, 1),
         (FILL_INPUTS, "fill_inputs", 256, _parts(loads=4, interleave=8, stores=4, lists=20), {"vpunpcklbw": 2}, 1),
     ]
     narrow = [
-        (DIGITS, "int8<1, 2>", 64, _parts(loads=2, nibbles=6, dots=24, digits=2, loop=4), {"vpmaddubsw": 8}, 1),
-        (DIGITS, "int8<4, 1>", 32, _parts(loads=1, nibbles=3, dots=48, digits=8, loop=5), {"vpmaddubsw": 16}, 4),
+        (TIMED, "timed<2>", 64, _parts(loads=2, nibbles=6, dots=24, digits=2, loop=4), {"vpmaddubsw": 8}, 1),
         (INT4, "int4<1>", 512, less, {"vpmaddubsw": 32}, 1),
         (INT4, "int4<4>", 256, less_four, {"vpmaddubsw": 64}, 4),
         (INPUTS, "inputs", 128, _parts(loads=4, interleave=8, nibbles=12, dots=48, lists=22, moves=6),
@@ -186,7 +192,19 @@ def _rivals() -> list[Loop]:
     ]
 
 
-LOOPS = [*_graded(), *_whole(), *_planes(), *_rivals()]
+def _digits() -> list[Loop]:
+    """int8 in two digits; with AVX2 rows are taken one by one."""
+    one = _parts(loads=4, dots=8, digits=4, prefetch=4, loop=4)
+    four = _parts(loads=2, dots=16, digits=8, loop=5, moves=2)
+    narrow = _parts(loads=8, dots=32, digits=12, prefetch=4, loop=4, moves=17)
+    return [
+        Loop(DIGITS, WIDE, f"{WIDE}::blocks(", 256, one, {"vpdpbusd": 8}),
+        Loop(DIGITS, WIDE, f"{WIDE}::tile<4, 1>(", 128, four, {"vpdpbusd": 16}, rows=4),
+        Loop(DIGITS, NARROW, f"{NARROW}::tile<1, 2>(", 128, narrow, {"vpmaddwd": 16}),
+    ]
+
+
+LOOPS = [*_graded(), *_whole(), *_digits(), *_planes(), *_rivals()]
 
 
 def loop_of(name: str, isa: str, rows: int = 1) -> Loop:

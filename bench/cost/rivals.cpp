@@ -1,5 +1,6 @@
-// Loops that the library has no need of, to count their instructions beside it: int8 and int4 of which every weight is
-// read, and inputs that are read whole or not at all. Two digits of activations and exact sums, as in the library.
+// Loops that the library has no need of, to count their instructions beside it: int4 of which every weight is read, and
+// inputs that are read whole or not at all; and one to be timed. Two digits of activations and exact sums, as in the
+// library.
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -40,10 +41,10 @@ TARGET_AVX512_VNNI static inline __m512 widened_scale(const uint16_t* bf16) {
 #undef TARGET
 }  // namespace avx512_vnni
 
-// Runs the loop of int8 for one row so many times, over weights that stay where they are.
+// Runs the loop that is timed so many times, over weights that stay where they are.
 extern "C" void moesaic_cost_run(int avx512, const uint8_t* w, const int32_t* digits, int64_t quads, int64_t times,
                                  int32_t* y) {
   for (int64_t i = 0; i < times; ++i)
-    avx512 ? avx512_vnni::int8<1, 4>(w, digits, quads, y) : avx2::int8<1, 2>(w, digits, quads, y);
+    avx512 ? avx512_vnni::timed<4>(w, digits, quads, y) : avx2::timed<2>(w, digits, quads, y);
 }
 #endif

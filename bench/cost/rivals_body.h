@@ -43,13 +43,13 @@ TARGET GRADED_INLINE void store_all(int32_t* y, const Bytes* sum, Indices<S...>)
   (V::store(y + S * LANE_OUTPUTS, sum[S]), ...);
 }
 
-// Every weight of N vectors of outputs.
-template <int ROWS, int N>
-TARGET COUNTED void int8(const uint8_t* w, const int32_t* digits, int64_t quads, int32_t* y) {
-  const std::make_integer_sequence<int, 2 * ROWS * N> all{};
-  Bytes sum[2 * ROWS * N];
+// A loop of no use but to be timed: every weight of N vectors of outputs, for one row.
+template <int N>
+TARGET COUNTED void timed(const uint8_t* w, const int32_t* digits, int64_t quads, int32_t* y) {
+  const std::make_integer_sequence<int, 2 * N> all{};
+  Bytes sum[2 * N];
   load_all(y, sum, all);
-  for (int64_t q = 0; q < quads; ++q, w += N * 16 * V::LANES, digits += 2 * ROWS) {
+  for (int64_t q = 0; q < quads; ++q, w += N * 16 * V::LANES, digits += 2) {
     Bytes whole[N];
     for (int v = 0; v < N; ++v) whole[v] = V::lanes<V::LANES>(w + v * 16 * V::LANES);
     Weights<N> weights;
@@ -83,7 +83,7 @@ TARGET COUNTED void inputs(const uint8_t* const* row, int64_t at, const int32_t*
   store_all(y, sum, all);
 }
 
-// The same for several rows: laid out once as `int8` reads it.
+// The same for several rows: laid out once as the linear of two digits reads weights.
 TARGET COUNTED void fill_inputs(const uint8_t* const* row, int64_t at, int64_t quads, int32_t* tile) {
   for (int64_t q = 0; q < quads; ++q, row += 4, tile += 4 * LANE_OUTPUTS) {
     for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + 16] + at);
@@ -120,7 +120,6 @@ TARGET COUNTED void int4(const uint8_t* w, const uint16_t* scale, const int32_t*
     for (int first = 0; first < 2; first += H) add_group<ROWS, H>(w, scale, digits, first, y, all);
 }
 
-template void int8<1, WHOLE ? 4 : 2>(const uint8_t*, const int32_t*, int64_t, int32_t*);
-template void int8<4, WHOLE ? 2 : 1>(const uint8_t*, const int32_t*, int64_t, int32_t*);
+template void timed<WHOLE ? 4 : 2>(const uint8_t*, const int32_t*, int64_t, int32_t*);
 template void int4<1>(const uint8_t*, const uint16_t*, const int32_t*, int64_t, float*);
 template void int4<4>(const uint8_t*, const uint16_t*, const int32_t*, int64_t, float*);

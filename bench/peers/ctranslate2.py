@@ -1,19 +1,18 @@
 """CTranslate2, which converts the dense directory itself and answers for whole batches."""
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ...kernels.cache import cache_folder
+from ...models.errors import SetupError
 from ...models.extras import is_missing
-from ...models.files import new_directory
 from ...models.locate import locate
+from .kept import made_once
 from .peer import Answer, Prompts
 
 KINDS = ("int8",)
@@ -31,6 +30,7 @@ class CTranslate2:
 
     def __init__(self, source: str, kind: str, rows: int, context: int) -> None:
         self._library, self._folder = import_module("ctranslate2"), converted(locate(source), kind)
+        self._kind = kind
         self._library.set_log_level(40)  # errors
         self.version, self.token_bytes = str(self._library.__version__), _size(self._folder)
         self._by_threads = dict[int, Any]()
@@ -58,7 +58,7 @@ class CTranslate2:
     def _generator(self, threads: int) -> Any:
         if threads not in self._by_threads:
             self._by_threads[threads] = self._library.Generator(
-                str(self._folder), device="cpu", compute_type="int8", intra_threads=threads, inter_threads=1
+                str(self._folder), device="cpu", compute_type=self._kind, intra_threads=threads, inter_threads=1
             )
         return self._by_threads[threads]
 
@@ -69,15 +69,17 @@ class CTranslate2:
 
 
 def converted(source: Path, kind: str) -> Path:
-    """The directory in CTranslate2's format, made once and kept in the cache folder; nothing is downloaded."""
-    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()[:16]
-    folder = cache_folder() / "peers" / f"{digest}-ctranslate2-{kind}"
-    if not folder.is_dir():
-        with new_directory(folder) as made:
-            import_module("transformers").utils.logging.disable_progress_bar()
-            converter = import_module("ctranslate2.converters").TransformersConverter(str(source))
-            converter.convert(str(made / _INNER), quantization=kind)
-    return folder / _INNER
+    """The directory in CTranslate2's format. Raises SetupError where its weights are not in one file."""
+    weights = source / "model.safetensors"
+    if not weights.is_file():
+        raise SetupError(f"--dense: {source.name} has no {weights.name}; give a model whose weights are in one file")
+    return made_once(weights, f"ctranslate2-{kind}", partial(_convert, source, kind)) / _INNER
+
+
+def _convert(source: Path, kind: str, made: Path) -> None:
+    import_module("transformers").utils.logging.disable_progress_bar()
+    converter = import_module("ctranslate2.converters").TransformersConverter(str(source))
+    converter.convert(str(made / _INNER), quantization=kind)
 
 
 def _size(folder: Path) -> int:

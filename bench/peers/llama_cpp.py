@@ -1,9 +1,8 @@
 """llama.cpp, through the C functions that llama-cpp-python exposes: a GGUF file, several sequences in one batch."""
 
 import ctypes
-import hashlib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.cache import cache_folder
 from ...models.errors import SetupError
 from ...models.extras import is_missing
-from ...models.files import new_directory
 from ...models.intake.gguf_header import read_gguf_header
+from .kept import made_once
 from .peer import Stepping
 
 KINDS = ("Q8_0", "Q4_0")
+_FILE = "model.gguf"
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
@@ -78,20 +77,15 @@ class LlamaCpp(Stepping):
 
 
 def quantized(source: Path, kind: str) -> Path:
-    """The same weights in another quantization, made once and kept in the cache folder; nothing is downloaded."""
-    folder = cache_folder() / "peers" / f"{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}-{kind}"
-    file = folder / "model.gguf"
-    if not file.is_file():
-        with new_directory(folder, 2 * source.stat().st_size) as made:
-            _quantize(source, made / file.name, kind)
-    return file
+    """The same weights in another quantization. Raises SetupError where llama.cpp makes none of them."""
+    return made_once(source, kind, partial(_quantize, source, kind)) / _FILE
 
 
-def _quantize(source: Path, out: Path, kind: str) -> None:
+def _quantize(source: Path, kind: str, made: Path) -> None:
     c = _library()
     settings = c.llama_model_quantize_default_params()
     settings.ftype, settings.allow_requantize = getattr(c, f"LLAMA_FTYPE_MOSTLY_{kind}"), True
-    if c.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(settings)):
+    if c.llama_model_quantize(str(source).encode(), str(made / _FILE).encode(), ctypes.byref(settings)):
         raise SetupError(f"llama.cpp makes no {kind} of {source}; give another --gguf")
 
 

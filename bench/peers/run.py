@@ -4,8 +4,7 @@ r"""Our models beside llama.cpp and CTranslate2 on the same weights: one run, in
         --threads 1 2 --batch 1 4 8
 
 FILE and the dense MODEL hold the weights that the others were made of; what peers make of them is kept in the cache
-folder. Each
-contestant has a process of its own. `of limit` is a part of what reading the weights once a step would allow.
+folder. Each contestant has a process of its own. `of limit` is a part of what reading the weights once a step allows.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from typing import Any
 
 from ...evaluate.texts import embedded_text, read_documents
 from ...models.bounds import THREADS, Bound
-from ...models.errors import SetupError, TextError
+from ...models.errors import MoesaicError, SetupError, TextError
 from ...models.files import check_file, write_whole
 from ...models.locate import locate
 from ...models.spec import FULL
@@ -173,10 +172,14 @@ def main() -> int:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    check_file(args.out, str(args.out))
-    report = measured(Plan(args.model, args.gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
+    try:
+        check_file(args.out, str(args.out))
+        report = measured(Plan(args.model, args.gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
+        write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
+    except MoesaicError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     sys.stdout.write(as_text(report))
-    write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     return 0
 
 
