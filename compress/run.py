@@ -92,8 +92,8 @@ class Run:
         for stage in self.stages:
             spec = stage.plan(spec)
             planned.append(spec)
-        for stage in self.stages:
-            stage.check_end(spec)
+        for stage, own in zip(self.stages, planned, strict=True):
+            stage.check_end(own, spec)
         return planned
 
     def _chain(self) -> list[str]:
@@ -125,7 +125,7 @@ class Run:
     @cached_property
     def efforts(self) -> tuple[tuple[str, float], ...]:
         """The key of each stage, and about how many tokens' forward passes it takes where it is not done yet."""
-        passes = [stage.passes(self._source.spec, self._calibration) for stage in self.stages]
+        passes = [stage.passes(spec, self._calibration) for stage, spec in zip(self.stages, self.planned, strict=True)]
         return tuple(zip(self._keys, passes, strict=True))
 
     def few_tokens(self) -> str:

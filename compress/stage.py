@@ -54,8 +54,8 @@ class Stage(ABC):
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """Foretells what the model will be after it. Raises RecipeError where it makes no sense on such a model."""
 
-    def check_end(self, end: TransformerSpec) -> None:  # noqa: B027 (few stages care)
-        """Raises RecipeError where it makes no sense in a recipe that ends in such a model."""
+    def check_end(self, own: TransformerSpec, end: TransformerSpec) -> None:  # noqa: B027 (few stages care)
+        """Raises RecipeError where it makes no sense in a recipe that ends in such a model. own: its own plan."""
 
     @abstractmethod
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:

@@ -54,6 +54,10 @@ def few(stages: list[dict[str, Any]], sequences: int, length: int = 32, **texts:
         ([{"moefy": {**ROUTED["moefy"], "split": "patterns"}}], ["moefy: which neurons fire together (288 are enough"]),
         ([PLANES, INT8], ["calibrate: thresholds of tiers (1,024 are", "calibrate: what the high bits are worth (512"]),
         ([{"distill": {"tokens": 64, "at": {"share": 0.7}}}], ["distill: thresholds of tiers (1,024 are enough"]),
+        (
+            [{"distill": {"tokens": 64, "at": {"share": 0.7, "grain": "neurons"}}}],
+            ["distill: thresholds", "distill: importance"],
+        ),
     ],
 )
 def test_each_statistic_on_a_handful_of_tokens_is_told_with_what_is_enough(stages: Any, told: list[str]) -> None:

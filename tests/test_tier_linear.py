@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders import opt
 from graded_cases import tokens_of
 from torch import Tensor
 
@@ -33,6 +34,7 @@ SHORT: dict[str, Any] = {"calibration": {"sequences": 6, "length": 48}, "evaluat
 INT8 = {"quantize": {"linears": "int8"}}
 TIERS = {"grain": "inputs", "tiers": {"low": 0.5}}
 PLAIN: list[dict[str, Any]] = [{"moefy": TIERS}, INT8]
+RELUFY, UNNAMED = {"relufy": {"tokens": 64}}, {"moefy": {"tiers": {"low": 0.5}}}
 AT: dict[str, Any] = {"tokens": 384, "batch": 4, "lr": 1e-4, "at": {"share": 0.5}}
 
 
@@ -103,7 +105,7 @@ def test_a_table_is_looked_up_as_its_int8_rows() -> None:
 
 
 def test_weights_that_a_fused_step_moved_are_rounded_anew() -> None:
-    twin, x = tier_linear(0.2)[0], tokens_of(TOKENS, INPUTS)
+    twin, x = tier_linear(0.2, bias=False)[0], tokens_of(TOKENS, INPUTS)
     lesson, optimizer = InputLesson([twin], 1.0), torch.optim.AdamW(twin.parameters(), lr=0.5, fused=True)
     outputs = list[Tensor]()
     for _ in range(2):
@@ -174,10 +176,10 @@ def test_what_at_leaves_open_follows_from_moefy() -> None:
         return found.at.grain, found.at.keep
 
     assert at({"grain": "inputs", "keep": ["embedding"]}) == ("inputs", ["embedding"])
-    assert at({"keep": ["embedding"]}) == (None, ["embedding"]) and at({}) == (None, [])
+    assert at({"keep": ["embedding"]}) == ("inputs", ["embedding"]) and at({}) == (None, [])
     assert at({"expert_size": 1, "bits": 4}) == ("neurons", [])
     assert at({"grain": "inputs", "keep": ["embedding"]}, keep=["layers.0.*"]) == ("inputs", ["layers.0.*"])
-    assert at({"grain": "inputs", "keep": ["embedding"]}, bits=4) == (None, [])
+    assert at({"grain": "inputs", "keep": ["embedding"]}, bits=4) == ("neurons", [])
 
 
 @pytest.mark.parametrize(
@@ -196,12 +198,29 @@ def test_what_at_leaves_open_follows_from_moefy() -> None:
         ({"share": 0.01}, [INT8], "at.share is 0.01, and what says which bits to read takes 0.0.* raise at.share"),
         ({"grain": "inputs", "bits": 4}, [INT8], "grain is 'inputs', and bits is a setting of neurons; leave one"),
         ({"grain": "neurons", "keep": ["embedding"]}, [INT8], "keep is for grain: inputs"),
+        ({"keep": ["embedding"]}, [{"moefy": {"expert_size": 1}}, INT8], "moefy makes tiers of neurons; leave at.keep"),
     ],
 )  # fmt: skip
 def test_a_tier_that_the_recipe_does_not_make_is_refused(at: Any, stages: Any, message: str, tmp_path: Path) -> None:
     lesson = {"distill": {**AT, "at": {"share": 0.5, **at}}}
     with pytest.raises(RecipeError, match=message):
         compress("stories260k", tmp_path / "out", {**SHORT, "stages": [lesson, *stages]}, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [{"distill": AT}, RELUFY, UNNAMED, INT8],
+            "at trains inputs, and moefy makes tiers of neurons; say at.grain: neurons, or put relufy before distill",
+        ),
+        ([UNNAMED, RELUFY, INT8], "its tiers are of inputs where it stands and of neurons at the end"),
+    ],
+)
+def test_tiers_that_a_change_of_activation_makes_others_are_refused(stages: Any, message: str, tmp_path: Path) -> None:
+    opt(tmp_path / "model", activation_function="gelu")
+    with pytest.raises(RecipeError, match=message):
+        compress(str(tmp_path / "model"), tmp_path / "out", {**SHORT, "stages": stages}, dry_run=True)
 
 
 def test_distillation_after_int8_is_refused_with_the_order(tmp_path: Path) -> None:

@@ -42,9 +42,9 @@ class DistillStage(Stage):
             self.settings.at.check(spec)
         return spec
 
-    def check_end(self, end: TransformerSpec) -> None:
+    def check_end(self, own: TransformerSpec, end: TransformerSpec) -> None:
         if self.settings.at:
-            self.settings.at.check_end(end)
+            self.settings.at.check_end(own, end)
 
     def beside(self, stages: Sequence[Stage]) -> "DistillStage":
         """The tier that learns is of the kind that the recipe's `moefy` makes."""

@@ -17,10 +17,13 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def trainable(spec: TransformerSpec, tensors: Iterable[tuple[str, Tensor]]) -> Transformer:
-    """The model of a spec with these weights in fp32 as its own, nothing packed, nothing learning yet."""
+    """The model of a spec with these weights as its own, integers as they are and all others in fp32, nothing packed,
+    nothing learning yet.
+    """
     with torch.device("meta"):
         model = Transformer(spec)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors}, strict=True, assign=True)
+    weights = ((name, each.float() if each.is_floating_point() else each) for name, each in tensors)
+    model.load_state_dict(dict(weights), strict=True, assign=True)
     return model.requires_grad_(False).train()
 
 

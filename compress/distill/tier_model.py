@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 
-import torch
-
 from ...models.checkpoint import Checkpoint
-from ...models.linear import Embedding, Graded, Linear
-from ...models.packing import pack_
+from ...models.linear import Embedding, Graded, Int8Rows, Linear
 from ...models.transformer import Transformer
-from ..material import Material, Workshop
+from ..material import Workshop
 from ..moefy.input_tiers import calibrate_, graded_spec
+from .student import trainable
 from .tier_linear import TierEmbedding, TierLinear
 from .tier_settings import TO_INT8, TierSettings
-
-POSITIONS = "positions"  # a table that is never int8
 
 
 def put_tier_linears_(
@@ -28,10 +24,11 @@ def put_tier_linears_(
     if calibrated.thresholds is None:
         raise TypeError("no linear of this model is graded")
     threshold, twins = float(calibrated.thresholds[1]), list[TierLinear | TierEmbedding]()
-    worth = {path: each.worth for path, each in calibrated.named_modules() if isinstance(each, Graded)}
+    there = dict(calibrated.named_modules())
     for path, module in list(model.named_modules()):
-        if isinstance(module, Linear | Embedding) and path != POSITIONS:
-            own = worth[path].to(module.weight.device) if path in worth else None
+        int8 = there[path]
+        if isinstance(module, Linear | Embedding) and isinstance(int8, Int8Rows):
+            own = int8.worth.to(module.weight.device) if isinstance(int8, Graded) else None
             kind = TierLinear if isinstance(module, Linear) else TierEmbedding
             twins.append(kind.of(module, own, threshold))  # type: ignore[arg-type]
             owner, _, name = path.rpartition(".")
@@ -43,15 +40,7 @@ def _calibrated(source: Checkpoint, settings: TierSettings, workshop: Workshop) 
     """The source in int8, with this one tier."""
     tell, wanted = workshop.progress, settings.as_moefy
     shop = replace(workshop, progress=lambda what, done, of: tell(f"distill: {what}", done, of))
-    model = _loaded(TO_INT8.run(source, shop))
+    int8 = TO_INT8.run(source, shop)
+    model = trainable(int8.spec, int8.tensors()).eval()
     calibrate_(model, graded_spec(model.spec, wanted), wanted, shop)
     return model
-
-
-def _loaded(material: Material) -> Transformer:
-    with torch.device("meta"):
-        model = Transformer(material.spec)
-    weights = ((name, each.float() if each.is_floating_point() else each) for name, each in material.tensors())
-    model.load_state_dict(dict(weights), strict=True, assign=True)
-    pack_(model)
-    return model.requires_grad_(False).eval()

@@ -1,6 +1,5 @@
 """What a recipe says of the tier that a model learns, and what follows from it for a model."""
 
-from fnmatch import fnmatchcase
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -48,9 +47,9 @@ class TierSettings(Strict):
 
     def following(self, moefy: MoefySettings) -> "TierSettings":
         """With the grain of the recipe's `moefy`, and what that keeps, where nothing is said of it here."""
-        grain = self.grain or (None if self._of_neurons else moefy.named_grain)
-        takes = not self.keep and not self._of_neurons and grain in (None, "inputs")
-        return self.model_copy(update={"grain": grain, "keep": moefy.keep if takes else self.keep})
+        own = self.as_moefy.named_grain
+        keep = self.keep or (moefy.keep if own in (None, "inputs") else [])
+        return self.model_copy(update={"grain": own or moefy.named_grain, "keep": keep})
 
     def grain_of(self, spec: TransformerSpec) -> Grain:
         """What the tier chooses among: that which is named, or what `moefy` would choose among."""
@@ -68,16 +67,15 @@ class TierSettings(Strict):
                 "expert_size: 1 for moefy, or leave at out"
             )
 
-    def check_end(self, end: TransformerSpec) -> None:
-        """Raises RecipeError where a recipe's tiers are of another kind. end: the spec of its result."""
-        made = _made(end)
-        if made and made != self.grain_of(end):
-            raise RecipeError(
-                f"distill: at trains {self.grain_of(end)}, and moefy makes tiers of {made}; leave "
-                f"at.{self._of_neurons[0] if self._of_neurons else 'grain'} out, and it trains what moefy makes"
-            )
+    def check_end(self, own: TransformerSpec, end: TransformerSpec) -> None:
+        """Raises RecipeError where a recipe's tiers are of another kind. own: what learns; end: what comes out."""
+        trained, made = self.grain_of(own), _made(end)
+        if made and made != trained:
+            named = [*self._of_neurons, *(name for name in ("keep", "grain") if getattr(self, name))]
+            way_out = f"leave at.{named[0]} out" if named else f"say at.grain: {made}, or put relufy before distill"
+            raise RecipeError(f"distill: at trains {trained}, and moefy makes tiers of {made}; {way_out}")
         if made == "inputs":
-            self._check_keep(end)
+            self._check_keep(own, end)
 
     def experts(self, ffn: FFNSpec, hidden: int) -> ExpertSpec:
         """The experts that `moefy` would make."""
@@ -109,12 +107,12 @@ class TierSettings(Strict):
                 "linears' bytes; raise at.share"
             )
 
-    def _check_keep(self, end: TransformerSpec) -> None:
+    def _check_keep(self, own: TransformerSpec, end: TransformerSpec) -> None:
+        trained = graded_paths(TO_INT8.plan(own), self.keep, "distill: at.keep")
         for path, kind in linear_formats(end).items():
-            kept = any(fnmatchcase(path, pattern) for pattern in self.keep)
-            if kept and kind == GRADED:
+            if path not in trained and kind == GRADED:
                 raise RecipeError(f"distill: at.keep has {path}, which the recipe grades; take it out of at.keep")
-            if not kept and kind != GRADED:
+            if path in trained and kind != GRADED:
                 raise RecipeError(f"distill: at grades {path}, which the recipe keeps whole; add it to at.keep")
 
     def _check_neurons(self, spec: TransformerSpec) -> None:

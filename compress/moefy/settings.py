@@ -102,7 +102,9 @@ class MoefySettings(Strict):
 
     @property
     def named_grain(self) -> Grain | None:
-        """The grain that is named, or that a named setting of experts is of."""
+        """The grain that is named, or that a named setting is of: linears that are kept are of inputs."""
+        if self.keep:
+            return "inputs"
         if self.grain or all(getattr(self, name) is None for name in _OF_EXPERTS):
             return self.grain
         return "neurons" if self.size == 1 else "tiles"

@@ -52,6 +52,14 @@ class MoefyStage(Stage):
         )
         return replace(spec, layers=tuple(layers))
 
+    def check_end(self, own: TransformerSpec, end: TransformerSpec) -> None:
+        ours, theirs = self.settings.grain_of(own), self.settings.grain_of(end)
+        if ours != theirs:
+            raise RecipeError(
+                f"moefy: its tiers are of {ours} where it stands and of {theirs} at the end, since the activation "
+                f"changes in between; put relufy before moefy, or say grain: {ours}"
+            )
+
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         return calibration.windows.numel() if self.settings.split_needs_text else 0
 
