@@ -59,7 +59,7 @@ def held(document: Path) -> list[str]:
 def _readme() -> Iterator[str]:
     run, off, peers = result("smollm2-2-cpu-cores"), pooled(*OFF_GRID), beside("smollm2")
     machine, int8, dense = peers.values["machine"], run["retention"]["int8"], run["retention"]["dense"]
-    yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, the same weights"
+    yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, all made from the same weights"
     yield f"| 1 stream | 4 streams | 8 streams | first token of {peers.values['long_prompt_tokens']} |"
     yield from (_row(peers, label, name) for label, name in ROWS.items())
     scored = f"{fixed(int8['perplexity'], 3)} on {count(int8['tokens'])} tokens of Python documentation"
@@ -88,7 +88,7 @@ ROWS = {
 def _row(peers: Beside, label: str, name: str) -> str:
     """A row of the README's table."""
     rates = [count(peers.rate(name, streams)) for streams in (1, 4, 8)]
-    first = "" if name.endswith(("balanced", "low")) else f"{fixed(peers.first(name), 2)} s"
+    first = "" if name.endswith("low") else f"{fixed(peers.first(name), 2)} s"
     return f"| {' | '.join([label, megabytes(peers.bytes(name)), *rates, first])} |"
 
 

@@ -1,4 +1,4 @@
-"""What a run beside peers says, by contestant, threads and streams."""
+"""What a run beside peers says, by contestant and streams, each at the number of threads that suits it best."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,32 +12,29 @@ class Beside:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
-        self._decode = {(each["contestant"], each["threads"], each["batch"]): each for each in values["decode"]}
-        self._first = {(each["contestant"], each["threads"]): each for each in values["first_token"]}
+        self._decode = {(each["contestant"], each["batch"], each["threads"]): each for each in values["decode"]}
+        self._first = {(each["contestant"], each["threads"]): each["seconds"] for each in values["first_token"]}
 
-    def rate(self, name: str, streams: int, threads: int = 2) -> float:
-        """Tokens per second, the median of the rounds."""
-        found: float = self._decode[name, threads, streams]["tokens_per_second"]
-        return found
+    def rate(self, name: str, streams: int, threads: int | None = None) -> float:
+        """Tokens per second, the median of the rounds; of the best number of threads where none is named."""
+        counts = [threads] if threads else self.values["threads"]
+        return max(float(self._decode[name, streams, count]["tokens_per_second"]) for count in counts)
 
-    def times(self, name: str, other: str, streams: int, threads: int = 2) -> float:
+    def times(self, name: str, other: str, streams: int, threads: int | None = None) -> float:
         """How many times as fast as another in the same run."""
         return self.rate(name, streams, threads) / self.rate(other, streams, threads)
 
-    def of_limit(self, name: str, streams: int = 1, threads: int = 2) -> float:
-        """The part of what reading the weights once a step would allow."""
-        limit: float = self._decode[name, threads, streams]["limit_tokens_per_second"]
-        return self.rate(name, streams, threads) / limit
+    def of_limit(self, name: str, threads: int) -> float:
+        """The part of what reading the weights once a step would allow, with one stream."""
+        return self.rate(name, 1, threads) / float(self._decode[name, 1, threads]["limit_tokens_per_second"])
 
-    def first(self, name: str, threads: int = 2) -> float:
+    def first(self, name: str) -> float:
         """Seconds to the first token of the long prompt."""
-        found: float = self._first[name, threads]["seconds"]
-        return found
+        return min(float(self._first[name, count]) for count in self.values["threads"])
 
     def bytes(self, name: str) -> int:
         """Weights that a token reads."""
-        found: int = self.values["contestants"][name]["token_bytes"]
-        return found
+        return int(self.values["contestants"][name]["token_bytes"])
 
 
 @cache
