@@ -106,7 +106,7 @@ class LLM:
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
         self._terms = Terms(defaults, built.limits, built.description.dial)
-        self.model = built.model
+        self.model = built.model  # packed for the engine's step, beside which torch has one thread
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
 

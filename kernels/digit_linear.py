@@ -49,7 +49,7 @@ class DigitWeights:
     def outputs(self) -> int:
         return len(self.scale)
 
-    @cached_property
+    @property
     def layer(self) -> Layer:
         """The addresses of all of it, for the C++: valid as long as this object lives."""
         scale, bias = self._vectors
@@ -69,7 +69,9 @@ class DigitWeights:
         return self.at(torch.arange(begin, end, device=self.tiles.device))
 
     def at(self, rows: Tensor) -> Tensor:
-        """int8 [n, inputs] of n rows."""
+        """int8 [n, inputs] of n rows. Raises IndexError for one that is not there."""
+        if ((rows < 0) | (rows >= self.outputs)).any():
+            raise IndexError(f"there are rows 0 to {self.outputs - 1}, {rows.tolist()} are asked for")
         found = self.tiles[rows // BLOCK, :, rows % BLOCK].flatten(1)[:, : self.inputs]
         return (found ^ _OFFSET).view(torch.int8)
 

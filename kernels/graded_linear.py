@@ -54,7 +54,7 @@ class GradedWeights:
         if self.bias is not None:
             _check_tensor("bias", self.bias, (outputs,), None)
 
-    @cached_property
+    @property
     def layer(self) -> Layer:
         """The addresses of all of it, for the C++: valid as long as this object lives."""
         return layer_of(self.packed, *self._vectors)

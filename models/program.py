@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..kernels.graded.bytes import MAX_INPUTS
 from ..kernels.native import ISAS, native
 from ..kernels.native_attention import MOST_SIZE
 from ..kernels.native_expert_ffn import CODES
@@ -182,12 +183,15 @@ def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")
     for name, linear in model.named_modules():
         if isinstance(linear, Linear | Embedding | Int8Linear | Int8Embedding) and not _has_instruction(linear):
-            raise NoProgramError(f"{name} is a {type(linear).__name__}")
+            weight = linear.weight
+            raise NoProgramError(f"there is no instruction for {name}, a weight of {[*weight.shape]} in {weight.dtype}")
 
 
 def _has_instruction(linear: TensorModule) -> bool:
     if isinstance(linear, Graded):
         return linear.held is not None
     weight = linear.weight
+    if type(linear) in (Int8Linear, Int8Embedding) and isinstance(weight, Tensor):
+        return weight.shape[1] <= MAX_INPUTS
     dense = type(linear) in (Linear, Embedding) and isinstance(weight, Tensor) and weight.is_contiguous()
-    return type(linear) in (Int8Linear, Int8Embedding) or (dense and weight.dtype in WEIGHT_KINDS)
+    return dense and weight.dtype in WEIGHT_KINDS

@@ -1,5 +1,7 @@
 """The int8 linear of two digits: exact integers, the same bits everywhere."""
 
+import copy
+
 import pytest
 import torch
 from kernel_harness import plane_library
@@ -34,6 +36,18 @@ def test_packed_weights_are_the_weights(shape: tuple[int, int]) -> None:
     assert packed.unpacked().equal(weight) and packed.unpacked(slice(0, 3)).equal(weight[:3])
     rows = torch.randint(0, shape[0], (5,))
     assert packed.at(rows).equal(weight[rows])
+
+
+@pytest.mark.parametrize("row", [-1, 5])
+def test_a_row_that_is_not_there_is_refused(row: int) -> None:
+    with pytest.raises(IndexError, match="rows 0 to 4"):
+        pack_digits(torch.zeros(5, 3, dtype=torch.int8), torch.ones(5)).at(torch.tensor([0, row]))
+
+
+def test_packed_weights_can_be_copied() -> None:
+    x, weights = some(40, 12, 2)
+    before = digit_linear(x, weights)
+    assert digit_linear(x, copy.deepcopy(weights)).equal(before)
 
 
 @pytest.mark.parametrize("isa", PLANE_ISAS)

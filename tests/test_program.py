@@ -198,6 +198,13 @@ def test_a_model_that_no_program_takes_says_why_and_runs(kind: str) -> None:
     assert runner.forward(spans_at()).logits.isfinite().all()
 
 
+def test_linears_that_are_too_wide_for_two_digits_run_by_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.models.program.MAX_INPUTS", 64)
+    runner = runner_of("int8")
+    assert runner.program is None and runner.without_program.startswith("there is no instruction for layers.0.")
+    assert runner.forward(spans_at()).logits.isfinite().all()
+
+
 def test_tables_that_point_outside_are_refused() -> None:
     runner = runner_of("int8")
     with pytest.raises(IndexError, match="point outside the pool"):

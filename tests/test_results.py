@@ -59,7 +59,8 @@ def held(document: Path) -> list[str]:
 def _readme() -> Iterator[str]:
     run, off, peers = result("smollm2-2-cpu-cores"), pooled(*OFF_GRID), beside("smollm2")
     machine, int8, dense = peers.values["machine"], run["retention"]["int8"], run["retention"]["dense"]
-    yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, all made from the same weights"
+    yield f"SmolLM2-135M-Instruct on {machine['processors']} cores of an {machine['device']}, "
+    yield "all made from the same weights"
     yield f"| 1 stream | 4 streams | 8 streams | first token of {peers.values['long_prompt_tokens']} |"
     yield from (_row(peers, label, name) for label, name in ROWS.items())
     scored = f"{fixed(int8['perplexity'], 3)} on {count(int8['tokens'])} tokens of Python documentation"

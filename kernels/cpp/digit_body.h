@@ -10,16 +10,17 @@ TARGET static void take_digits(const float* x, int64_t inputs, int32_t* words, i
   row.sum = 0;
   for (int64_t first = 0; first < inputs; first += RUN) {
     const int64_t count = inputs - first < RUN ? inputs - first : RUN;
-    int32_t q[RUN], total = 0, high[RUN / 4], low[RUN / 4];
+    int32_t q[RUN], high[RUN / 4], low[RUN / 4];
+    uint32_t total = 0;  // which may wrap in a row that is not finite
     for (int64_t k = 0; k < count; ++k) q[k] = in_steps(x[first + k], step);
-    for (int64_t k = 0; k < count; ++k) total += q[k];
+    for (int64_t k = 0; k < count; ++k) total += uint32_t(q[k]);
     for (int64_t k = count; k % 4; ++k) q[k] = 0;
     const int64_t quads = (count + 3) / 4;
     int8_t *high_bytes = reinterpret_cast<int8_t*>(high), *low_bytes = reinterpret_cast<int8_t*>(low);
     for (int64_t k = 0; k < 4 * quads; ++k) high_bytes[k] = int8_t((q[k] + 128) >> 8);
     for (int64_t k = 0; k < 4 * quads; ++k) low_bytes[k] = int8_t(q[k]);  // what the high digit leaves, modulo 256
     for (int64_t i = 0; i < quads; ++i, words += stride) words[0] = high[i], words[1] = low[i];
-    row.sum += total;
+    row.sum += int32_t(total);
   }
 }
 

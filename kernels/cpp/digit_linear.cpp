@@ -94,6 +94,7 @@ extern "C" {
 // x: [tokens, inputs]; y: [tokens, outputs]; isa: of `enum PlaneIsa`. 1 for success, 0 when there is no memory.
 int moesaic_digit_linear(const DigitLayer* layer, const float* x, float* y, int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
+  if (!tokens) return 1;
   const DigitKernel kernel = kernel_for(isa);
   const int64_t inputs = layer->inputs, groups = ceil_divide(tokens, kernel.most_rows);
   DigitJob job{*layer, ceil_divide(inputs, 4), nullptr, nullptr, y};
