@@ -13,6 +13,7 @@ from ..evaluate.score import Score
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
 from ..models.errors import RecipeError
 from ..models.files import require_space
+from ..models.host_memory import give_back_freed_memory, give_back_large_pieces_at_once
 from ..models.progress import Progress
 from ..models.record import StageRecord
 from ..models.spec import FULL, TransformerSpec
@@ -26,7 +27,7 @@ from .sizes import weight_bytes
 from .stage import Stage
 from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
-_PROBE_TOKENS = 256
+_PROBE_TOKENS = 128
 _PROBES = 4
 
 
@@ -73,6 +74,7 @@ class Run:
         judge: Judge | None = None,
         calibration: Calibration | None = None,
     ) -> None:
+        give_back_large_pieces_at_once()
         self._source, self.recipe, self._progress, self._announce = source, recipe, progress, announce
         self._input_sha256 = content_sha256(source)
         self.stages = recipe.all_stages
@@ -159,6 +161,8 @@ class Run:
                 began = time.perf_counter()
                 model(ids)
                 taken.append(time.perf_counter() - began)
+        del model
+        give_back_freed_memory()
         return min(taken) / ids.shape[1]
 
     def check_disk(self) -> None:

@@ -142,6 +142,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
             tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
         weights[name] = tensor.to(device)
     model.load_state_dict(weights, strict=True, assign=True)
+    weights.clear()  # what is packed below is freed as it is copied
     _check_grades(model, checkpoint)
     if checkpoint.spec.rope:
         model.frequencies = model.frequencies.to(device)
