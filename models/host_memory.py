@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-_MMAP_THRESHOLD, _LARGE = -3, 1 << 20  # of glibc's malloc.h; bytes
+_MMAP_THRESHOLD, _LARGE = -3, 256 << 10  # of glibc's malloc.h; bytes
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -30,7 +30,7 @@ def give_back_freed_memory() -> None:
 
 
 def give_back_large_pieces_at_once() -> None:
-    """Has glibc map every piece of a megabyte and more by itself, so that its memory goes back when it is freed. By
+    """Has glibc map every piece of 256 KB and more by itself, so that its memory goes back when it is freed. By
     itself it raises the limit to 32 MB once such a piece is freed, and what lies between freed ones stays.
 
     For work that holds much for a short time: each such piece is then made of fresh pages, which takes time.

@@ -90,7 +90,10 @@ def graded_material(source: Checkpoint, spec: TransformerSpec, settings: MoefySe
     """The model with tiers: the source's tensors, and what inputs are worth, and thresholds."""
     model = load_transformer(source, torch.device("cpu"))
     tiers = calibrate_(model, spec, settings, workshop)
-    return Material(spec, lambda: _with_grades(source, model), tiers)
+    own = {name: value.clone() for name, value in model.state_dict().items() if is_sparse_tensor(name)}
+    del model  # what is written next is read from the source
+    give_back_freed_memory()
+    return Material(spec, lambda: _with_grades(source, own), tiers)
 
 
 def calibrate_(
@@ -208,8 +211,7 @@ def least_share(spec: TransformerSpec, paths: Sequence[str]) -> float:
     return sum(each.prices.fixed for each in graded) / sum(each.whole_bytes for each in graded)
 
 
-def _with_grades(source: Checkpoint, model: Transformer) -> Iterator[tuple[str, Tensor]]:
+def _with_grades(source: Checkpoint, own: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The source's tensors as they are, then what graded linears add."""
     yield from read_tensors(source)
-    own = ((name, value) for name, value in model.state_dict().items() if is_sparse_tensor(name))
-    yield from ((name, value.clone()) for name, value in own)  # linears of a group share what their input is worth
+    yield from own.items()
