@@ -149,6 +149,7 @@ def _bits_by_inputs() -> Iterator[str]:
     grid = curves("linears-smollm2")
     both = (_perplexity(grid.kept(method, 0.55)) for method in (INPUTS, GPTQ))
     yield f"graded inputs {next(both)}, GPTQ in four bits {next(both)}"
+    yield from _scratch()
     yield "in nats a token, at 0.55 of the bytes asked for"
     for folder, said in CHOICES.items():
         yield from _kl("linears-choice" + folder, said)
@@ -157,6 +158,21 @@ def _bits_by_inputs() -> Iterator[str]:
     yield from _one_curve()
     yield from _tiles()
     yield from _taught()
+
+
+def _scratch() -> Iterator[str]:
+    """The SwiGLU model that was trained for this from random weights."""
+    found, card = curves("linears-swiglu-1m"), result("reference/swiglu-1m/card")
+    parameters, tokens = card["parameters"], card["tokens"]
+    yield f"{parameters / 1e6:.1f}M parameters, trained from scratch on {tokens / parameters:.0f} tokens for each"
+    yield f"{count(found.tokens)} tokens, asked for 0.50: graded inputs {_at(found.kept(INPUTS, 0.5))}"
+    int4 = (_at(found.kept(f"int4 {how}, groups of 32", 0.55)) for how in ("by GPTQ", "to nearest"))
+    yield f"int4 in groups of 32 by GPTQ {next(int4)}, and to nearest {next(int4)}"
+    yield f"neurons by planes {_at(found.kept('neurons by planes, high 2 bits, then 5', 0.5))}"
+    yield f"TEAL {_at(found.kept('TEAL', 0.5))}"
+    paired = found.against(DENSE_BOTH, INPUTS, 0.4)
+    yield f"{_at(found.kept(DENSE_BOTH, 0.4))}, where the default has {_at(found.kept(INPUTS, 0.4))}"
+    yield f"{ratios(paired.perplexity)} times its perplexity"
 
 
 def _one_curve() -> Iterator[str]:
@@ -275,6 +291,7 @@ TAUGHT = "linears-off-grid-0-recovered"
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
 RELU_INPUTS, PLANES = "inputs at 0, 2, 4, 6 and 8 bits", "neurons by planes, high 1 bit, then 4"
 BOTH = f"both sides, {RELU_INPUTS}, first at 8 times the price"
+DENSE_BOTH = "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 2 times the price"
 FIVE, FINER = "inputs at 0, 4, 5, 6 and 8 bits", "inputs at 0, 3, 4, 5, 6 and 8 bits"
 ASKED = (0.31, 0.35, 0.4, 0.45, 0.5, 0.55, 0.62, 0.68, 0.75, 0.85, 0.95)
 BY_GPTQ = {f"int{bits} by GPTQ, groups of 32": share for bits, share in ((4, 0.55), (5, 0.68), (6, 0.8))}
