@@ -50,7 +50,8 @@ def test_the_figures_of_a_file_are_those_of_its_windows(file: Path) -> None:
 def test_a_card_agrees_with_the_model_and_its_curve(file: Path) -> None:
     card, folder = json.loads(file.read_text()), file.parent
     curve, config = (json.loads((folder / name).read_text()) for name in ("curve.json", "config.json"))
-    sizes = ("num_hidden_layers", "hidden_size", "ffn_dim", "num_attention_heads", "vocab_size")
+    ffn = "intermediate_size" if card["gated"] else "ffn_dim"
+    sizes = ("num_hidden_layers", "hidden_size", ffn, "num_attention_heads", "vocab_size")
     assert [card[key] for key in ("layers", "width", "ffn_width", "heads", "vocabulary")] == [
         config[key] for key in sizes
     ]

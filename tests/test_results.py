@@ -170,6 +170,7 @@ def _scratch() -> Iterator[str]:
     yield f"int4 in groups of 32 by GPTQ {next(int4)}, and to nearest {next(int4)}"
     yield f"neurons by planes {_at(found.kept('neurons by planes, high 2 bits, then 5', 0.5))}"
     yield f"TEAL {_at(found.kept('TEAL', 0.5))}"
+    yield "Asked for 0.40, both sides"
     paired = found.against(DENSE_BOTH, INPUTS, 0.4)
     yield f"{_at(found.kept(DENSE_BOTH, 0.4))}, where the default has {_at(found.kept(INPUTS, 0.4))}"
     yield f"{ratios(paired.perplexity)} times its perplexity"
