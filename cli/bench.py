@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .completion import SHAPES
 from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
@@ -19,9 +20,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("suite", nargs="?", default="all", choices=["all", "retention", "engine", "serve", "kernels"])
     parser.add_argument("--model", default="stories260k", help="model directory or short name (default: %(default)s)")
-    parser.add_argument(
-        "--shape", metavar="NAME", help="random weights in this shape: gpt2-small, opt-1.3b, llama-3-8b"
-    )
+    parser.add_argument("--shape", metavar="NAME", help=f"random weights in this shape: {', '.join(SHAPES)}")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="default: %(default)s")
     parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="to score on; default: text that ships")
     parser.add_argument("--documents", type=int, metavar="N")

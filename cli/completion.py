@@ -27,7 +27,7 @@ in config.fish: moesaic completion fish | source. The script needs nothing of mo
 after an update."""
 
 CONTROLS = ("alone", "static", "static-distilled", "experts-of-64", "random-experts", "routers")
-SHAPES = ("gpt2-small", "opt-1.3b", "llama-3-8b")
+SHAPES = ("gpt2-small", "opt-1.3b", "llama-3.2-1b", "llama-3-8b")
 TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call them
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {

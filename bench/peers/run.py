@@ -2,9 +2,11 @@ r"""Our models beside llama.cpp and CTranslate2 on the same weights: one run, in
 
     python -m moesaic.bench.peers.run OUT.json --gguf FILE --dense MODEL --model MODEL [MODEL ...] \
         --threads 1 2 --batch 1 4 8
+    python -m moesaic.bench.peers.run OUT.json --shape llama-3.2-1b
 
 FILE and the dense MODEL hold the weights that the others were made of; what peers make of them is kept in the cache
-folder. Each contestant has a process of its own. `of limit` is a part of what reading the weights once a step allows.
+folder. A shape has random weights, and its GGUF is written here. Each contestant has a process of its own. `of limit`
+is a part of what reading the weights once a step allows.
 """
 
 import argparse
@@ -25,10 +27,13 @@ from ...models.spec import FULL
 from ...models.tokenizer import Tokenizer
 from ..machine import machine_facts, read_bandwidth
 from ..rounds import quiet
+from ..shapes import SHAPES
 from . import ctranslate2, llama_cpp
 from .child import CTRANSLATE2, LLAMA_CPP, OURS, Child, Entry
 from .figures import Measured, alike, as_text, decode_figures, first_figures
+from .gguf_file import gguf_of
 from .ours import tiers_of
+from .shape import shape_models
 
 _PROMPT, _COUNT = 16, Bound(1)
 
@@ -161,20 +166,30 @@ def _text(plan: Plan) -> list[int]:
     return ids[:needed]
 
 
+def _say(what: str, done: int, total: int) -> None:
+    sys.stderr.write(f"{what}: {done} of {total}\n")
+
+
 def main() -> int:
     """Measures, prints two tables and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gguf", metavar="FILE", help="of the same weights, for llama.cpp")
     parser.add_argument("--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2")
-    parser.add_argument("--model", nargs="+", required=True)
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--model", nargs="+")
+    chosen.add_argument("--shape", metavar="NAME", help=f"instead of models: {', '.join(SHAPES)}")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     try:
         check_file(args.out, str(args.out))
-        report = measured(Plan(args.model, args.gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
+        models, gguf = args.model, args.gguf
+        if args.shape:
+            dense, models = shape_models(args.shape, _say)
+            gguf = str(gguf_of(dense))
+        report = measured(Plan(models, gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
         write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"error: {error}\n")
