@@ -57,6 +57,17 @@ def side_by_side(a, b, HALF: constexpr, PLAIN: constexpr):
 
 
 @jit
-def merged(a, b, MASK: constexpr):
-    """Bits of a where MASK has them, of b elsewhere: one instruction of three operands (lop3)."""
-    return a & MASK | b & ~MASK
+def merged(a, b, MASK: constexpr, PLAIN: constexpr):
+    """Of bytes of two words the upper MASK bits of a, alike in each half byte where MASK is 2, and the rest of b."""
+    if PLAIN:
+        mask: tl.constexpr = -0x0F0F0F10 if MASK == 4 else -0x33333334
+        found = a & mask | b & ~mask
+    elif MASK == 4:
+        found = tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, $2, 0xf0f0f0f0, 0xe4;", "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        found = tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, $2, 0xcccccccc, 0xe4;", "=r,r,r", [a, b], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return found

@@ -26,7 +26,6 @@ from .lists import SLOTS, Lists
 FIELDS = 8  # of a word of the first plane
 _PROGRAMS = 1024  # that keep a GPU's memory busy: about 8 of a warp for each of its multiprocessors
 _MOST_PARTS = 8  # of a chunk: turns are few
-_UPPER = constexpr(-0x0F0F0F10) if constexpr else 0  # 0xF0F0F0F0
 _LOWER = constexpr(0x0F0F0F0F) if constexpr else 0
 _PAIRS = constexpr(-0x33333334) if constexpr else 0  # 0xCCCCCCCC
 
@@ -61,12 +60,12 @@ def _planes_kernel(
     split, group = tl.program_id(1), tl.program_id(2)
     place = (group * (tl.num_programs(1) // parts) + split // parts).to(tl.int64)
     part = split % parts
-    at = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
-    inside = at < 4 * lanes
-    lane = at // 4
+    word = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    lane = tl.minimum(word // 4, lanes - 1)  # beyond the last one it is read again, and nothing kept
+    at = tl.max_contiguous(tl.multiple_of(lane * 4 + word % 4, 4), 4)
     tail = lane >= lanes // 4 * 4  # in a block of 64 outputs
     low_lane, field = tl.where(tail, 0, lane % 2), tl.where(tail, lane % 2, lane // 2 % 2)
-    low = lane // 4 * 8 + low_lane * 4 + at % 4 + 4 * lanes  # of the second plane
+    low = lane // 4 * 8 + low_lane * 4 + word % 4 + 4 * lanes  # of the second plane
     low = tl.max_contiguous(tl.multiple_of(low, 4), 4)
     entries += place * SLOTS
     pairs += place * (SLOTS // 2 * ROWS)
@@ -76,22 +75,22 @@ def _planes_kernel(
     zero = tl.zeros([WORDS], tl.int32)
     sums = (zero,) * (8 * ROWS)
     for turn in range(tl.load(turns) + part, tl.load(turns + 1), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, inside, 4, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 4, ROWS, PLAIN)
     sums = _separated(sums, ROWS)
     for turn in range(tl.load(turns + 1) + part, tl.load(turns + 2), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, inside, 6, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 6, ROWS, PLAIN)
     for turn in range(tl.load(turns + 2) + part, tl.load(turns + 3), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, inside, 8, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 8, ROWS, PLAIN)
 
     width = 4 * lanes
-    target = partial + (split.to(tl.int64) * tl.num_programs(2) + group) * ROWS * 8 * width + at
+    target = partial + (split.to(tl.int64) * tl.num_programs(2) + group) * ROWS * 8 * width + word
     for i in tl.static_range(8 * ROWS):
-        tl.store(target + i * width, sums[i], mask=inside)
+        tl.store(target + i * width, sums[i], mask=word < width)
 
 
 @jit
 def _turn(
-    sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, inside,
+    sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field,
     BITS: constexpr, ROWS: constexpr, PLAIN: constexpr,
 ):  # fmt: skip
     """Adds the products of the two pairs of a turn."""
@@ -99,8 +98,8 @@ def _turn(
         place = 2 * turn + pair
         first = planes + tl.load(entries + 2 * place).to(tl.int64) * row_words
         second = planes + tl.load(entries + 2 * place + 1).to(tl.int64) * row_words
-        a = _read(first, lanes, at, low, field, inside, BITS)
-        b = _read(second, lanes, at, low, field, inside, BITS)
+        a = _read(first, lanes, at, low, field, BITS, PLAIN)
+        b = _read(second, lanes, at, low, field, BITS, PLAIN)
         words = ()
         for i in tl.static_range(len(a)):
             words = words + (side_by_side(a[i], b[i], 0, PLAIN), side_by_side(a[i], b[i], 1, PLAIN))
@@ -120,18 +119,19 @@ def _turn(
 
 
 @jit
-def _read(row, lanes, at, low, field, inside, BITS: constexpr):
+def _read(row, lanes, at, low, field, BITS: constexpr, PLAIN: constexpr):
     """Words of an input as far as BITS: of the first plane as it is, or bytes of outputs of its lower and upper half."""
-    first = tl.load(row + at, mask=inside)
+    first = tl.load(row + at)
     if BITS == 4:
         found = (first,)
     else:
-        second = tl.load(row + low, mask=inside) << (2 - 2 * field)
+        second = tl.load(row + low) << (2 - 2 * field)
         if BITS == 6:
             below = second & _PAIRS
         else:
-            below = merged(second, tl.load(row + low + 2 * lanes, mask=inside) >> (2 * field), _PAIRS)
-        found = (merged(first << 4, below, _UPPER), merged(first, below >> 4, _UPPER))
+            third = tl.load(row + low + lanes // 2 * 4) >> (2 * field)
+            below = merged(second, third, 2, PLAIN)
+        found = (merged(first << 4, below, 4, PLAIN), merged(first, below >> 4, 4, PLAIN))
     return found
 
 
