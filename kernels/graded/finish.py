@@ -1,6 +1,6 @@
 """From partial sums of integers to the result, in Triton: the one way of graded_linear._finished.
 
-    y[t, n] = float(2 sum over splits of partial[split, t, place of n] + sum over chunks of facts) step scale / 2 + bias
+y[t, n] = float(2 sum over splits of partial[split, t, place of n] + sum over chunks of facts) step / 2 scale[n] + bias[n]
 """
 
 # mypy: disable-error-code="no-untyped-def"

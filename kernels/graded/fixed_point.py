@@ -6,13 +6,12 @@ q = round(x / step),  step = max|x| / 32639
 # Triton types arguments by what they are called with.
 # mypy: disable-error-code="no-untyped-def"
 
-from ..jit import constexpr, jit, tl
+from ..jit import constant, constexpr, jit, tl
 from .digits import LARGEST, LEAST_STEP
 
 CHUNK = 256  # inputs whose products of q and a byte have a sum in int32: 256 * 32639 * 255 < 2^31
-_LARGEST = constexpr(float(LARGEST)) if constexpr else LARGEST
-_LEAST_STEP = constexpr(LEAST_STEP) if constexpr else LEAST_STEP
-_ROUNDER = constexpr(12582912.0) if constexpr else 12582912.0  # 1.5 * 2^23: beside it fp32 has whole numbers only
+_LARGEST, _LEAST_STEP = constant(float(LARGEST)), constant(LEAST_STEP)
+_ROUNDER = constant(12582912.0)  # 1.5 * 2^23: beside it fp32 has whole numbers only
 
 
 @jit

@@ -11,14 +11,14 @@ for field i of word t of the first plane, in bits 4 (i / 4), byte i mod 4 (layou
 """
 
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
-# mypy: disable-error-code="no-untyped-def,var-annotated,assignment"
+# mypy: disable-error-code="no-untyped-def,var-annotated,assignment,misc"
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..jit import INTERPRETED, cdiv, constexpr, jit, tl
+from ..jit import INTERPRETED, cdiv, constant, constexpr, jit, tl
 from ..words import dot_pairs, merged, side_by_side
 from .layout import PackedGraded, plane_starts
 from .lists import SLOTS, Lists
@@ -26,8 +26,8 @@ from .lists import SLOTS, Lists
 FIELDS = 8  # of a word of the first plane
 _PROGRAMS = 1024  # that keep a GPU's memory busy: about 8 of a warp for each of its multiprocessors
 _MOST_PARTS = 8  # of a chunk: turns are few
-_LOWER = constexpr(0x0F0F0F0F) if constexpr else 0
-_PAIRS = constexpr(-0x33333334) if constexpr else 0  # 0xCCCCCCCC
+_LOWER = constant(0x0F0F0F0F)
+_PAIRS = constant(-0x33333334)  # 0xCCCCCCCC
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _turn(
 
 @jit
 def _read(row, lanes, at, low, field, BITS: constexpr, PLAIN: constexpr):
-    """Words of an input as far as BITS: of the first plane as it is, or bytes of outputs of its lower and upper half."""
+    """Words of an input as far as BITS: of the first plane as they are, or bytes for its lower and its upper halves."""
     first = tl.load(row + at)
     if BITS == 4:
         found = (first,)
