@@ -141,5 +141,7 @@ def digit_linear_triton(x: Tensor, tiles: Tensor, scale: Tensor, bias: Tensor | 
         num_warps=1, num_stages=1,
     )  # fmt: skip
     y = x.new_empty(len(x), len(scale))
-    finish_(y, None, Sums(partial, found.facts, found.step, scale, bias))
+    finish_(
+        y, None, Sums(partial, found.facts, found.step, scale.contiguous(), None if bias is None else bias.contiguous())
+    )
     return y

@@ -102,8 +102,7 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     if choice == "native" and library and isa:
         return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
     if choice == "triton":
-        own = (weights.scale, weights.worth, weights.bias)
-        return GradedResult(*graded_linear_triton(x.detach(), packed, *own, thresholds))
+        return GradedResult(*graded_linear_triton(x.detach(), packed, *weights._vectors, thresholds.contiguous()))
     return (_in_integers if choice == "integers" else graded_linear_torch)(x, weights, thresholds)
 
 

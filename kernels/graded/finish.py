@@ -1,6 +1,6 @@
 """From partial sums of integers to the result, in Triton: the one way of graded_linear._finished.
 
-y[t, n] = float(2 sum over splits of partial[split, t, place of n] + sum over chunks of facts) step / 2 scale[n] + bias[n]
+y[t, n] = float(2 sum over splits of partial[split, t, n's place] + sum over chunks of facts) step/2 scale[n] + bias[n]
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
 
-_BLOCK, _SPLITS, _WARPS = 128, 16, 4
+_BLOCK, _SPLITS, _WARPS = 32, 64, 4  # many splits side by side: who reads them one after another waits for each
 
 
 @dataclass(frozen=True)
