@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .graded.finish import Sums, finish_
 from .graded.fixed_point import CHUNK, fixed_point, steps_of, values_at
-from .graded.lists import rows_of
+from .graded.lists import rows_of, warps_of
 from .jit import INTERPRETED, cdiv, constexpr, jit, tl
 from .words import dot_bytes
 
@@ -124,7 +124,7 @@ def token_digits(x: Tensor) -> TokenDigits:
     found = TokenDigits(words, facts, x.new_empty(rows, dtype=torch.float32))
     _digits_kernel[(chunks,)](
         words.view(torch.int8), facts, found.step, x, x.stride(0), tokens, inputs,
-        ROWS=rows, CHUNK=CHUNK, BLOCK=_READ, num_warps=4,
+        ROWS=rows, CHUNK=CHUNK, BLOCK=_READ, num_warps=warps_of(rows),
     )  # fmt: skip
     return found
 

@@ -54,6 +54,11 @@ def rows_of(tokens: int) -> int:
     return min(MAX_ROWS, 1 << max(0, tokens - 1).bit_length())
 
 
+def warps_of(rows: int) -> int:
+    """Of a program over so many rows of a chunk: with more values in a thread, divisions spill registers."""
+    return {1: 4, 2: 8, 4: 8, 8: 16}[rows]
+
+
 @jit
 def _lists_kernel(
     entries, turns, pairs, masks, facts, step,  # as in Lists, pairs by 16 bits and masks by bytes
@@ -138,6 +143,6 @@ def listed(x: Tensor, worth: Tensor, thresholds: Tensor) -> Lists:
         found.entries, found.turns, found.pairs.view(torch.int16), found.masks.view(torch.uint8), found.facts,
         found.step, x, thresholds, worth,
         x.stride(0), tokens, inputs,
-        ROWS=rows, CHUNK=CHUNK, SLOTS=SLOTS, BLOCK=_BLOCK, num_warps=4,
+        ROWS=rows, CHUNK=CHUNK, SLOTS=SLOTS, BLOCK=_BLOCK, num_warps=warps_of(rows),
     )  # fmt: skip
     return found
