@@ -46,7 +46,7 @@ def planes_case(rows: int) -> Case:
     """Products of graded inputs. The sums of 8 rows leave room for loads of 8 bytes."""
     types = dict.fromkeys(("partial", "planes", "entries", "turns", "pairs", "masks"), "*i32")
     words = graded_tile(rows, 4, 1).words
-    constants = {"ROWS": rows, "WORDS": words, "SLOTS": SLOTS, "PLAIN": False}
+    constants = {"ROWS": rows, "WORDS": words, "SLOTS": SLOTS}
     name = f"graded planes {rows} rows"
     return Case(name, _planes_kernel, types, constants, ("row_words",), 1, 1, _DOTS, load_bytes=words // 8)
 
@@ -55,7 +55,7 @@ def tiles_case(rows: int, blocks: int) -> Case:
     """Products of int8 weights with digits."""
     types = dict.fromkeys(("partial", "tiles", "digits"), "*i32")
     tile = digit_tile(rows, blocks, 16)
-    constants = {"ROWS": rows, "OWN": tile.blocks, "UNROLLED": tile.unrolled, "QUADS": CHUNK // 4, "PLAIN": False}
+    constants = {"ROWS": rows, "OWN": tile.blocks, "UNROLLED": tile.unrolled, "QUADS": CHUNK // 4}
     name = f"digit tiles {rows} rows, {tile.blocks} blocks"
     return Case(name, _tiles_kernel, types, constants, ("quads",), 1, 1, _DOTS)
 

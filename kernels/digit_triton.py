@@ -20,7 +20,7 @@ from torch import Tensor
 from .graded.finish import Sums, finish_
 from .graded.fixed_point import CHUNK, fixed_point, steps_of, values_at
 from .graded.lists import rows_of, warps_of
-from .jit import INTERPRETED, cdiv, constexpr, jit, tl
+from .jit import cdiv, constexpr, jit, tl
 from .words import dot_bytes
 
 MOST_TOKENS = 8
@@ -83,7 +83,7 @@ def _tiles_kernel(
     partial,  # int32 [splits, ROWS, blocks * 32]
     tiles, digits,  # words of [blocks, quads, 32], as in TokenDigits
     blocks, quads, parts,
-    ROWS: constexpr, OWN: constexpr, UNROLLED: constexpr, QUADS: constexpr, PLAIN: constexpr,
+    ROWS: constexpr, OWN: constexpr, UNROLLED: constexpr, QUADS: constexpr,
 ):  # fmt: skip
     split = tl.program_id(1)
     chunk, part = split // parts, split % parts
@@ -104,7 +104,7 @@ def _tiles_kernel(
             for each in tl.static_range(2 * ROWS):
                 digit = tl.load(digits + each * QUADS + quad)[:, None] + zero
                 for own in tl.static_range(OWN):
-                    found = found + (dot_bytes(words[own], digit, sums[len(found)], PLAIN),)
+                    found = found + (dot_bytes(words[own], digit, sums[len(found)]),)
             sums = found
     for r in tl.static_range(ROWS):
         for own in tl.static_range(OWN):
@@ -137,7 +137,7 @@ def digit_linear_triton(x: Tensor, tiles: Tensor, scale: Tensor, bias: Tensor | 
     partial = found.words.new_empty(chunks * tile.parts, rows, blocks * BLOCK)
     _tiles_kernel[cdiv(blocks, tile.blocks), chunks * tile.parts](
         partial, tiles.view(torch.int32), found.words, blocks, quads, tile.parts,
-        ROWS=rows, OWN=tile.blocks, UNROLLED=tile.unrolled, QUADS=_QUADS, PLAIN=INTERPRETED,
+        ROWS=rows, OWN=tile.blocks, UNROLLED=tile.unrolled, QUADS=_QUADS,
         num_warps=1, num_stages=1,
     )  # fmt: skip
     y = x.new_empty(len(x), len(scale))

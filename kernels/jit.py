@@ -1,13 +1,11 @@
 """Triton where it is installed. Without it kernels are still defined, but must not be launched."""
 
-import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 HAS_TRITON = find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # where Triton's interpreter runs kernels: it knows no assembly
 
 tl: Any = import_module("triton.language") if HAS_TRITON else None
 

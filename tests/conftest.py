@@ -89,6 +89,7 @@ def device(request: pytest.FixtureRequest) -> str:
         return "cuda"
     multiply_bf16_as_fp32()
     round_to_bf16()
+    execute_assembly()
     return "cpu"
 
 
@@ -129,3 +130,16 @@ def round_to_bf16() -> None:
         return interpreter.TensorHandle(data, target.scalar)
 
     interpreter.InterpreterBuilder.create_fp_trunc = create_fp_trunc
+
+
+def execute_assembly() -> None:
+    """The interpreter knows none; this does what the instructions do."""
+    import triton.language as tl
+    from instructions import Result, executed
+    from triton.runtime import interpreter
+
+    def create_inline_asm(self: Any, assembly: str, constraints: str, values: Any, *rest: Any) -> Result:
+        found = executed(assembly, [value.data for value in values])
+        return Result(interpreter.TensorHandle(found, tl.int32))
+
+    interpreter.InterpreterBuilder.create_inline_asm = create_inline_asm

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels.digit_linear import digit_linear_cost
 from ...kernels.expert_ffn import expert_ffn_cost
 from ...kernels.graded.bytes import PLANES, GradedShape, graded_linear_bytes, level_bits
 from ...kernels.graded_linear import graded_levels, graded_linear_torch
@@ -121,7 +122,7 @@ class Layers:
 
     @classmethod
     def made(cls, contestant: Contestant, width: Width, sizes: Sizes) -> "Layers":
-        if contestant.kind in ("linear", "graded"):
+        if contestant.is_linear:
             weights: Any = LinearWeights.random(width.width, width.hidden, DEVICE)
             prepare: Callable[[], Call] = lambda: contestant.prepare(weights)  # noqa: E731
         elif contestant.kind == "route":
@@ -136,7 +137,7 @@ class Layers:
 
 def weights_of(contestant: Contestant, width: Width) -> int:
     """How many weights one layer has."""
-    if contestant.kind in ("linear", "graded"):
+    if contestant.is_linear:
         return width.width * width.hidden
     if contestant.kind == "route":
         return ROUTER_WIDTH * (width.hidden + width.experts)
@@ -215,6 +216,8 @@ def bytes_of(layers: Layers, x: Tensor, choices: list[Tensor | None], point: Poi
     if kind == "linear":
         plain = int8_linear_cost(point.tokens, width.hidden, width.width, each).bytes
         return plain + (size - 1) * width.hidden * width.width
+    if kind == "digits":
+        return digit_linear_cost(point.tokens, width.hidden, width.width, each).bytes
     if kind == "graded":
         return _graded_bytes(layers, x, choices[0]) + rows * (width.hidden + width.width)
     if kind == "route":
@@ -262,7 +265,7 @@ def errors(layers: Layers, x: Tensor, choice: Tensor | None, answer: Tensor) -> 
     elif kind == "route":
         exact = layers.weights.exact(x)
     else:
-        exact = layers.weights.exact(x, *([] if kind == "linear" else [choice]))
+        exact = layers.weights.exact(x, *([] if layers.contestant.is_linear else [choice]))
     off = (answer.to(exact.device).double() - exact).abs()
     return {"error": float(off.norm() / exact.norm()), "largest_error": float(off.max() / exact.abs().max())}
 

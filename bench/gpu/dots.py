@@ -35,9 +35,9 @@ def _dots_kernel(y, x, turns, PAIRS: constexpr, CHAINS: constexpr, UNROLLED: con
             found = ()
             for i in tl.static_range(CHAINS):
                 if PAIRS:
-                    found = found + (dot_pairs(word, word, i % 2, sums[i], False),)
+                    found = found + (dot_pairs(word, word, i % 2, sums[i]),)
                 else:
-                    found = found + (dot_bytes(word, word, sums[i], False),)
+                    found = found + (dot_bytes(word, word, sums[i]),)
             sums = found
     for i in tl.static_range(CHAINS):
         tl.store(y + at * CHAINS + i, sums[i])

@@ -29,7 +29,7 @@ from .operands import FFNWeights, LinearWeights, activated
 from .sizes import Width
 
 Call = Callable[[Tensor, Tensor | None], Tensor]
-Kind = Literal["linear", "graded", "ffn", "experts", "planes", "route"]
+Kind = Literal["linear", "digits", "graded", "ffn", "experts", "planes", "route"]
 FP32, BF16 = torch.float32, torch.bfloat16
 PLANE_BITS, REFINED_BITS = 4, 6
 ROUTER_WIDTH = 128
@@ -66,7 +66,11 @@ class Contestant:
     @property
     def baseline(self) -> str:
         """Whose time its ratio is of: torch in bf16, dense."""
-        return {"linear": LINEAR, "graded": LINEAR, "route": ROUTE}.get(self.kind, FFN)
+        return LINEAR if self.is_linear else ROUTE if self.kind == "route" else FFN
+
+    @property
+    def is_linear(self) -> bool:
+        return self.kind in ("linear", "digits", "graded")
 
 
 LINEAR, FFN, ROUTE = "torch linear bf16", "torch ffn bf16", "torch route"
@@ -256,7 +260,7 @@ CONTESTANTS = (
     Contestant("expert_ffn bf16, int8 weights", "experts", BF16, 1, experts(None), True, 30),
     Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 14),
     Contestant("int8_linear bf16", "linear", BF16, 1, our_int8, True, 20),
-    Contestant("digit_linear bf16", "linear", BF16, 1, our_digits, True, 15, most_tokens=digit_triton.MOST_TOKENS),
+    Contestant("digit_linear bf16", "digits", BF16, 1, our_digits, True, 15, most_tokens=digit_triton.MOST_TOKENS),
     Contestant(
         "graded_linear bf16", "graded", BF16, 1, our_graded, True, 25, False, launches.MOST_TOKENS, GRADED_SHARES
     ),

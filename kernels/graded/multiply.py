@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..jit import INTERPRETED, cdiv, constant, constexpr, jit, tl
+from ..jit import cdiv, constant, constexpr, jit, tl
 from ..words import dot_pairs, merged, side_by_side
 from .layout import PackedGraded, plane_starts
 from .lists import SLOTS, Lists
@@ -55,7 +55,7 @@ def _planes_kernel(
     planes,  # words of [inputs, row_words]
     entries, turns, pairs, masks,  # as in Lists
     row_words, lanes, parts,
-    ROWS: constexpr, WORDS: constexpr, SLOTS: constexpr, PLAIN: constexpr,
+    ROWS: constexpr, WORDS: constexpr, SLOTS: constexpr,
 ):  # fmt: skip
     split, group = tl.program_id(1), tl.program_id(2)
     place = (group * (tl.num_programs(1) // parts) + split // parts).to(tl.int64)
@@ -75,12 +75,12 @@ def _planes_kernel(
     zero = tl.zeros([WORDS], tl.int32)
     sums = (zero,) * (8 * ROWS)
     for turn in range(tl.load(turns) + part, tl.load(turns + 1), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 4, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 4, ROWS)
     sums = _separated(sums, ROWS)
     for turn in range(tl.load(turns + 1) + part, tl.load(turns + 2), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 6, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 6, ROWS)
     for turn in range(tl.load(turns + 2) + part, tl.load(turns + 3), parts):
-        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 8, ROWS, PLAIN)
+        sums = _turn(sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field, 8, ROWS)
 
     width = 4 * lanes
     target = partial + (split.to(tl.int64) * tl.num_programs(2) + group) * ROWS * 8 * width + word
@@ -91,18 +91,18 @@ def _planes_kernel(
 @jit
 def _turn(
     sums, planes, entries, pairs, masks, turn, row_words, lanes, at, low, field,
-    BITS: constexpr, ROWS: constexpr, PLAIN: constexpr,
+    BITS: constexpr, ROWS: constexpr,
 ):  # fmt: skip
     """Adds the products of the two pairs of a turn."""
     for pair in tl.static_range(2):
         place = 2 * turn + pair
         first = planes + tl.load(entries + 2 * place).to(tl.int64) * row_words
         second = planes + tl.load(entries + 2 * place + 1).to(tl.int64) * row_words
-        a = _read(first, lanes, at, low, field, BITS, PLAIN)
-        b = _read(second, lanes, at, low, field, BITS, PLAIN)
+        a = _read(first, lanes, at, low, field, BITS)
+        b = _read(second, lanes, at, low, field, BITS)
         words = ()
         for i in tl.static_range(len(a)):
-            words = words + (side_by_side(a[i], b[i], 0, PLAIN), side_by_side(a[i], b[i], 1, PLAIN))
+            words = words + (side_by_side(a[i], b[i], 0), side_by_side(a[i], b[i], 1))
         if BITS == 4:
             words = (words[0] & _LOWER, words[1] & _LOWER, words[0], words[1])
         found = ()
@@ -112,14 +112,14 @@ def _turn(
                 word = words[i]
                 if BITS > 4 and ROWS > 1:
                     word = word & tl.load(masks + place * ROWS + r)
-                found = found + (dot_pairs(q, word, 0, sums[8 * r + 2 * i], PLAIN),)
-                found = found + (dot_pairs(q, word, 1, sums[8 * r + 2 * i + 1], PLAIN),)
+                found = found + (dot_pairs(q, word, 0, sums[8 * r + 2 * i]),)
+                found = found + (dot_pairs(q, word, 1, sums[8 * r + 2 * i + 1]),)
         sums = found
     return sums
 
 
 @jit
-def _read(row, lanes, at, low, field, BITS: constexpr, PLAIN: constexpr):
+def _read(row, lanes, at, low, field, BITS: constexpr):
     """Words of an input as far as BITS: of the first plane as they are, or bytes for its lower and its upper halves."""
     first = tl.load(row + at)
     if BITS == 4:
@@ -130,8 +130,8 @@ def _read(row, lanes, at, low, field, BITS: constexpr, PLAIN: constexpr):
             below = second & _PAIRS
         else:
             third = tl.load(row + low + lanes // 2 * 4) >> (2 * field)
-            below = merged(second, third, 2, PLAIN)
-        found = (merged(first << 4, below, 4, PLAIN), merged(first, below >> 4, 4, PLAIN))
+            below = merged(second, third, "0xcccccccc")
+        found = (merged(first << 4, below, "0xf0f0f0f0"), merged(first, below >> 4, "0xf0f0f0f0"))
     return found
 
 
@@ -156,7 +156,7 @@ def partial_sums(packed: PackedGraded, lists: Lists) -> Tensor:
     _planes_kernel[cdiv(4 * lanes, tile.words), splits, lists.groups](
         partial, packed.rows.view(torch.int32), lists.entries, lists.turns, lists.pairs, lists.masks,
         packed.rows.stride(0) // 4, lanes, tile.parts,
-        ROWS=lists.rows, WORDS=tile.words, SLOTS=SLOTS, PLAIN=INTERPRETED,
+        ROWS=lists.rows, WORDS=tile.words, SLOTS=SLOTS,
         num_warps=1, num_stages=1,
     )  # fmt: skip
     return partial
