@@ -2,7 +2,7 @@
 
     python -m moesaic.bench.aot [--json FILE] [--target 80 90 ...]
 
-Prints registers, stack, shared memory, tensor-core instructions and 16-byte loads of each. A spill, shared memory
+Prints registers, stack, shared memory, tensor-core instructions and wide loads of each. A spill, shared memory
 above 90 % of what a block may use, or a missing tensor-core instruction is a failure: a sentence each, and exit
 status 1. Needs triton and nothing else; TRITON_INTERPRET must be unset, as interpreted kernels cannot be compiled.
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,35 +28,13 @@ from ..kernels.int8_linear import TileConfig, _int8_linear_kernel, int8_linear_c
 from ..kernels.jit import HAS_TRITON
 from ..kernels.route import _route_kernel, route_config
 from ..models.files import write_whole
+from .aot_case import SHARED_LIMIT, TYPES, Case
+from .aot_integers import integer_cases
 
-SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
 SHARED_SHARE = 0.9
-OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA")
+OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA", "IDP")
 TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
-TYPES = {
-    **{torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"},
-    **{torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"},
-}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations
-
-
-@dataclass(frozen=True)
-class Case:
-    """A kernel as one call launches it.
-
-    `opcodes`: the instruction that a target's code must contain. `exact`: no tensor core may be used, as they
-    round fp32 operands (triton 3.6.0 does so for sm_100 in tiles of 64 rows, even when asked for "ieee").
-    """
-
-    name: str
-    kernel: Any
-    types: dict[str, str]  # of pointers; every other argument is int32
-    constants: dict[str, Any]
-    multiples_of_16: tuple[str, ...]  # integer arguments that the JIT would specialize
-    num_warps: int
-    num_stages: int
-    opcodes: dict[int, str] = field(default_factory=dict)
-    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +47,7 @@ class Resources:
     stack: int
     spills: int
     shared_bytes: int
-    wide_loads: int  # of 16 bytes
+    wide_loads: int  # of 16 bytes, or of what the case says
     opcodes: dict[str, int]
 
 
@@ -205,7 +183,7 @@ def blocks_of(tile: TileConfig) -> dict[str, int]:
 
 def all_cases() -> list[Case]:
     """The registry: every kernel with every tile that ships."""
-    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases()]
+    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases()]
 
 
 def compile_case(case: Case, target: int) -> Any:
@@ -241,7 +219,7 @@ def resources_of(case: Case, target: int) -> Resources:
         stack=int(found[2]),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
         shared_bytes=kernel.metadata.shared,
-        wide_loads=len(re.findall(r"\b(?:LDG|LDGSTS)\.\S*128", code)),
+        wide_loads=len(re.findall(rf"\b(?:LDG|LDGSTS)\.\S*{8 * case.load_bytes}", code)),
         opcodes={name: n for name in OPCODES if (n := len(re.findall(rf"\b{name}\b", code)))},
     )
 
@@ -271,7 +249,7 @@ def failures_of(case: Case, used: Resources) -> list[str]:
 
 def table(rows: list[Resources]) -> str:
     """A table for people: one line for each kernel and target."""
-    lines = [f"{'kernel':42} {'target':>6} {'regs':>5} {'stack':>5} {'shared':>14} {'16 B loads':>10}  tensor cores"]
+    lines = [f"{'kernel':42} {'target':>6} {'regs':>5} {'stack':>5} {'shared':>14} {'wide loads':>10}  tensor cores"]
     for row in rows:
         share = f"{row.shared_bytes} ({row.shared_bytes / SHARED_LIMIT[row.target]:.0%})"
         cores = " ".join(f"{name}:{count}" for name, count in row.opcodes.items())

@@ -21,6 +21,7 @@ from torch.nn import functional
 # Absolute, since pytest imports this file outside the package.
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
+from moesaic.kernels.digit_linear import digit_linear, pack_digits
 from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
@@ -44,6 +45,12 @@ class Contestant:
 
 def prepare_ours(weight: torch.Tensor, scale: torch.Tensor) -> Call:
     return lambda x: int8_linear(x, weight, scale)
+
+
+def prepare_digits(weight: torch.Tensor, scale: torch.Tensor) -> Call:
+    """Activations in two digits of int8, whose sums are exact."""
+    packed = pack_digits(weight, scale)
+    return lambda x: digit_linear(x, packed)
 
 
 def prepare_dense(dtype: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], Call]:
@@ -80,6 +87,7 @@ def prepare_bitsandbytes(weight: torch.Tensor, scale: torch.Tensor) -> Call:
 CONTESTANTS = [
     Contestant("int8_linear fp32", torch.float32, 1, prepare_ours),
     Contestant("int8_linear bf16", torch.bfloat16, 1, prepare_ours),
+    Contestant("digit_linear fp32", torch.float32, 1, prepare_digits),
     Contestant("torch linear fp32", torch.float32, 4, prepare_dense(torch.float32)),
     Contestant("torch linear bf16", torch.bfloat16, 2, prepare_dense(torch.bfloat16)),
     Contestant("torch int8pack bf16", torch.bfloat16, 1, prepare_int8pack),

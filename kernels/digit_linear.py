@@ -6,25 +6,30 @@ It is `graded_linear` at the full tier, bit for bit, on weights that are read wh
 any batch, on any number of threads and on any instruction set. Against fp32 activations it errs by 2^-16.
 
 Weights are packed once, as w + 128 in blocks of 32 outputs, four inputs of each side by side: what one instruction of
-a processor multiplies with four digits (VNNI). The packed weights are the only copy.
+a processor (VNNI) or of a GPU's thread (dp4a) multiplies with four digits. The packed weights are the only copy.
 """
 
 import ctypes
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .cost import Cost
+from .digit_triton import BLOCK, MOST_TOKENS, digit_linear_triton
 from .graded.bytes import MAX_INPUTS
 from .graded.digits import digits_of
+from .jit import HAS_TRITON
 from .native import Native, native
 from .pages import on_large_pages
 from .planes.native import PLANE_ISAS, plane_isa
 
-BLOCK, QUAD = 32, 4  # outputs and inputs that stand together
+QUAD = 4  # inputs that stand together
 _OFFSET = 128
+Implementation = Literal["triton", "native", "torch"]
 
 
 class Layer(ctypes.Structure):
@@ -101,8 +106,28 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     _check(x, weights)
     library = native() if x.is_cpu else None
     flat = x.detach().flatten(0, -2) if x.dim() > 1 else x.detach().unsqueeze(0)
-    found = digit_linear_native(flat, weights, library) if library and len(flat) else digit_linear_torch(flat, weights)
+    choice = choose_digit_linear("cpu" if x.is_cpu else x.device.type, len(flat), library is not None, HAS_TRITON)
+    if choice == "native" and library:
+        found = digit_linear_native(flat, weights, library)
+    elif choice == "triton":
+        found = digit_linear_triton(flat, weights.tiles, weights.scale, weights.bias)
+    else:
+        found = digit_linear_torch(flat, weights)
     return found.view(*x.shape[:-1], weights.outputs)
+
+
+def choose_digit_linear(device: str, tokens: int, library: bool, triton: bool) -> Implementation:
+    """Which implementation answers; all of them give the same bits. library: whether there is the C++ of the CPU."""
+    if device == "cuda" and triton and 0 < tokens <= MOST_TOKENS:
+        return "triton"
+    return "native" if device == "cpu" and library and tokens else "torch"
+
+
+def digit_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:
+    """Each operand once, weights in whole blocks. activation_bytes: the size of one element of x and y."""
+    weights = -(-outputs // BLOCK) * BLOCK * -(-inputs // QUAD) * QUAD
+    moved = weights + 4 * outputs + activation_bytes * tokens * (inputs + outputs)
+    return Cost(bytes=moved, flops=2 * 2 * tokens * inputs * outputs)
 
 
 def digit_linear_torch(x: Tensor, weights: DigitWeights) -> Tensor:

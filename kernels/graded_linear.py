@@ -9,8 +9,9 @@ q has two digits of int8 (graded/digits.py), 2 c = 2 (high bits) + (a number of 
 that the sum is one of integers, with one written way into floating point after it. A row has the same bits alone, in
 any batch and on any device. A threshold of 0 is the whole int8 linear, exactly.
 
-On the CPU the C++ of cpp/graded_linear.cpp reads the bits that are asked for and nothing else. The rest of the world
-unpacks the weights block by block, and multiplies as integers where it can.
+On the CPU the C++ of cpp/graded_linear.cpp reads the bits that are asked for and nothing else, on CUDA the Triton
+kernels of graded/launches.py do for a few tokens. The rest of the world unpacks the weights block by block, and
+multiplies as integers where it can.
 """
 
 from dataclasses import dataclass
@@ -24,15 +25,17 @@ from torch.nn import functional
 from .graded.bytes import WHOLE_BITS, level_bits
 from .graded.digits import Digits, digits_of
 from .graded.digits import graded_levels as graded_levels  # callers find it here
+from .graded.launches import graded_linear_triton, takes
 from .graded.layout import BLOCK, PackedGraded
 from .graded.native import Layer, graded_linear_native, layer_of
 from .graded.worth import halves
 from .int8_dynamic_linear import CUDA_ROWS, choose_int8_dynamic_linear, cpu_products_are_exact
+from .jit import HAS_TRITON
 from .native import native
 from .planes.native import PLANE_ISAS, plane_isa
 
 BLOCK_BYTES = 8 << 20  # of weights that are unpacked at a time
-Implementation = Literal["native", "integers", "torch"]
+Implementation = Literal["triton", "native", "integers", "torch"]
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,26 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     device, library = ("cpu", native()) if x.is_cpu else (x.device.type, None)
     isa = plane_isa(library) if library else None
     exact = device != "cpu" or cpu_products_are_exact()
-    choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, exact)
+    triton = HAS_TRITON and takes(packed, tokens)
+    choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, exact, triton)
     if choice == "native" and library and isa:
         return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
+    if choice == "triton":
+        return GradedResult(*graded_linear_triton(x.detach(), packed, *weights._vectors, thresholds.contiguous()))
     return (_in_integers if choice == "integers" else graded_linear_torch)(x, weights, thresholds)
 
 
 def choose_graded_linear(
-    device: str, tokens: int, inputs: int, outputs: int, isa: str | None, exact: bool
+    device: str, tokens: int, inputs: int, outputs: int, isa: str | None, exact: bool, triton: bool = False
 ) -> Implementation:
     """Which implementation answers; all of them give the same bits.
 
     isa: one of PLANE_ISAS, None where the C++ library is missing; exact: whether this processor's integer product is
-    one. The library is ahead of torch at any number of tokens, unless it has no vector instructions.
+    one; triton: whether there is a kernel for so many tokens. The library is ahead of torch at any number of tokens,
+    unless it has no vector instructions.
     """
+    if device == "cuda" and triton:
+        return "triton"
     if device == "cpu" and isa in PLANE_ISAS[1:] and tokens:
         return "native"
     return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"

@@ -20,6 +20,11 @@ def jit(function: Callable[..., None]) -> Any:
     return import_module("triton").jit(function) if HAS_TRITON else function
 
 
+def constant(value: float) -> Any:
+    """A number of a module that kernels may name."""
+    return constexpr(value) if HAS_TRITON else value
+
+
 def cdiv(count: int, block: int) -> int:
     """Blocks that cover `count` elements."""
     return -(-count // block)

@@ -88,6 +88,8 @@ def device(request: pytest.FixtureRequest) -> str:
     if request.config.getoption("--gpu"):
         return "cuda"
     multiply_bf16_as_fp32()
+    round_to_bf16()
+    execute_assembly()
     return "cpu"
 
 
@@ -109,3 +111,35 @@ def multiply_bf16_as_fp32() -> None:
         return original(self, wide(a), wide(b), d, *rest)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+
+
+def round_to_bf16() -> None:
+    """The interpreter cuts fp32 off where it becomes bf16; a GPU rounds to nearest, as this does."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter.InterpreterBuilder.create_fp_trunc
+
+    def create_fp_trunc(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return original(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32)
+        nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        data = np.where(np.isnan(source.data), 0x7FC0, nearest).astype(np.uint16)
+        return interpreter.TensorHandle(data, target.scalar)
+
+    interpreter.InterpreterBuilder.create_fp_trunc = create_fp_trunc
+
+
+def execute_assembly() -> None:
+    """The interpreter knows none; this does what the instructions do."""
+    import triton.language as tl
+    from instructions import Result, executed
+    from triton.runtime import interpreter
+
+    def create_inline_asm(self: Any, assembly: str, constraints: str, values: Any, *rest: Any) -> Result:
+        found = executed(assembly, [value.data for value in values])
+        return Result(interpreter.TensorHandle(found, tl.int32))
+
+    interpreter.InterpreterBuilder.create_inline_asm = create_inline_asm

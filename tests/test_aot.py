@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from moesaic.bench.aot import SHARED_LIMIT, Resources, all_cases, failures_of  # noqa: E402
+from moesaic.bench.aot import Resources, all_cases, failures_of  # noqa: E402
+from moesaic.bench.aot_case import SHARED_LIMIT  # noqa: E402
 
 CLEAN = Resources(
     case="", target=90, registers=64, stack=0, spills=0, shared_bytes=1000, wide_loads=4, opcodes={"HGMMA": 4}
@@ -55,6 +56,13 @@ def test_the_cases_cover_both_launches_of_experts_and_of_the_router() -> None:
             assert any(name.startswith(kernel) and f" {dtype} i8 prefill" in name for name in names)
     for matrix in ("first", "second"):
         assert any(name.startswith(f"route {matrix}") for name in names)
+
+
+def test_the_cases_cover_every_number_of_rows_of_integer_kernels() -> None:
+    names = [case.name for case in all_cases()]
+    for kernel in ("graded planes", "digit tiles"):
+        assert all(any(name.startswith(f"{kernel} {rows} rows") for name in names) for rows in (1, 2, 4, 8))
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(

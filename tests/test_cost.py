@@ -55,17 +55,21 @@ def lab() -> Lab:
     return found
 
 
-@pytest.fixture(scope="module")
-def compiled() -> list[dict[str, Any]]:
-    """In a process of its own, as interpreted kernels cannot be compiled."""
+def counted(*arguments: str) -> str:
+    """What the command says, in a process of its own, as interpreted kernels cannot be compiled."""
     pytest.importorskip("triton")
-    if native() is None or not shutil.which("objdump"):
-        pytest.skip("there is no compiler or no objdump here")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "moesaic.bench.cost.run", "loops"]
+    command = [sys.executable, "-m", "moesaic.bench.cost.run", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    if native() is None or not shutil.which("objdump"):
+        pytest.skip("there is no compiler or no objdump here")
+    return json.loads(counted("loops"))  # type: ignore[no-any-return]
 
 
 def test_the_written_count_is_within_5_percent_of_the_compiled_one(compiled: list[dict[str, Any]]) -> None:
@@ -80,6 +84,23 @@ def test_the_published_counts_are_those_that_are_written_down() -> None:
     published = {(each["name"], each["isa"], each["rows"]): each["written"] for each in result("cost/costs")["loops"]}
     ours = {(each.name, each.isa, each.rows): each.total for each in LOOPS}
     assert published == ours | {(each.name, DP4A, each.rows): each.total for each in gpu.LOOPS}
+
+
+def test_kernels_that_ship_for_gpus_take_in_what_is_published(tmp_path: Path) -> None:
+    counted("kernels", "--out", str(tmp_path))
+    found, published = json.loads((tmp_path / "kernels.json").read_text())["loops"], result("cost/kernels")["loops"]
+    assert len(found) == len(published)
+    for ours, kept in zip(found, published, strict=True):
+        assert [ours[key] for key in ("kernel", "rows", "bits")] == [kept[key] for key in ("kernel", "rows", "bits")]
+        assert ours["bytes_per_instruction"] >= 0.95 * kept["bytes_per_instruction"], ours
+
+
+def test_a_row_alone_is_bound_by_memory_on_a_gpu() -> None:
+    """Bytes of weights for each instruction of a warp: 7.5 let an H100 read at its 3.35 TB/s."""
+    for loop in result("cost/kernels")["loops"]:
+        if loop["rows"] == 1:
+            least = {"graded planes": 10, "digit tiles": 25}[loop["kernel"]]
+            assert loop["bytes_per_instruction"] >= least and loop["load_bytes"] == 16, loop
 
 
 def test_a_weight_read_at_half_its_bits_costs_fewer_instructions() -> None:

@@ -4,16 +4,20 @@ import copy
 
 import pytest
 import torch
-from kernel_harness import plane_library
+from kernel_harness import plane_library, poison_new_tensors
 from torch import Tensor
 
 from moesaic.kernels.digit_linear import (
     DigitWeights,
+    choose_digit_linear,
     digit_linear,
+    digit_linear_cost,
     digit_linear_native,
     digit_linear_torch,
     pack_digits,
 )
+from moesaic.kernels.digit_triton import MOST_TOKENS, digit_linear_triton, digit_tile
+from moesaic.kernels.graded.fixed_point import CHUNK
 from moesaic.kernels.graded.layout import pack_graded
 from moesaic.kernels.graded_linear import GradedWeights, graded_linear_torch
 from moesaic.kernels.planes.native import PLANE_ISAS
@@ -120,3 +124,66 @@ def test_weights_that_no_layout_takes_are_refused(weight: Tensor, scale: Tensor,
 def test_activations_that_do_not_fit_are_refused(x: Tensor, said: str) -> None:
     with pytest.raises((TypeError, ValueError), match=said):
         digit_linear(x, pack_digits(torch.zeros(2, 4, dtype=torch.int8), torch.ones(2)))
+
+
+# --- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+def by_triton(x: Tensor, weights: DigitWeights, device: str) -> Tensor:
+    bias = None if weights.bias is None else weights.bias.to(device)
+    return digit_linear_triton(x.to(device), weights.tiles.to(device), weights.scale.to(device), bias).cpu()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs", "dtype"),
+    [
+        (3, 37, 17, torch.bfloat16),
+        (1, CHUNK + 9, 40, torch.float32),
+        (8, 5, 65, torch.float16),
+        (2, 64, 33, torch.float64),
+        (1, 1, 1, torch.float32),
+    ],
+    ids=str,
+)
+def test_the_kernels_give_the_bits_of_the_judge(
+    tokens: int, inputs: int, outputs: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weights = some(outputs, inputs, tokens, bias=tokens > 1)
+    poison_new_tensors(monkeypatch)
+    found, judge = by_triton(x.to(dtype), weights, device), digit_linear_torch(x.to(dtype), weights)
+    assert found.equal(judge) and found.dtype == dtype
+
+
+def test_two_blocks_of_a_program_give_the_bits_of_the_judge(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.kernels.digit_triton._PROGRAMS", 1)
+    x, weights = some(70, 12, 2, bias=True)
+    assert digit_tile(2, 3, 1).blocks == 2 and by_triton(x, weights, device).equal(digit_linear_torch(x, weights))
+
+
+def test_the_largest_sums_of_a_chunk_are_exact(device: str) -> None:
+    weights = pack_digits(torch.full((1, CHUNK), -128).to(torch.int8), torch.ones(1))
+    x = torch.ones(2, CHUNK) * torch.tensor([[1.0], [-1.0]])
+    assert by_triton(x, weights, device).equal(digit_linear_torch(x, weights))
+
+
+def test_a_row_that_is_no_number_or_zero_is_told_by_the_kernels_too(device: str) -> None:
+    x, weights = some(5, 6, 3, bias=True)
+    x[0, 2], x[1] = torch.nan, 0.0
+    found = by_triton(x, weights, device)
+    assert found[0].isnan().all() and found[1:].equal(digit_linear_torch(x, weights)[1:])
+
+
+def test_a_few_tokens_on_a_gpu_have_kernels() -> None:
+    assert choose_digit_linear("cuda", MOST_TOKENS, False, True) == "triton"
+    others = [("cuda", MOST_TOKENS + 1, False, True), ("cuda", 1, False, False), ("cpu", 1, False, True)]
+    assert {choose_digit_linear(*each) for each in others} == {"torch"}
+    assert choose_digit_linear("cpu", 1, True, True) == "native"
+
+
+def test_programs_are_enough_to_keep_memory_busy() -> None:
+    assert digit_tile(1, 18, 3).parts == 4 and digit_tile(8, 896, 16).parts == 1
+    assert [digit_tile(1, blocks, 16).blocks for blocks in (18, 896)] == [1, 2]
+
+
+def test_whole_blocks_of_weights_are_moved_once() -> None:
+    assert digit_linear_cost(2, 6, 33, 2).bytes == 64 * 8 + 4 * 33 + 2 * 2 * (6 + 33)

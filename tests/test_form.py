@@ -8,7 +8,7 @@ import torch
 from engine_harness import finish, tokens_of
 from fake_gpu import Recorder, fake_gpu
 
-from moesaic.bench.gpu.random_models import EVERY_KIND, LOW, SHAPES, random_model
+from moesaic.bench.gpu.random_models import KINDS, LOW, SHAPES, random_model
 from moesaic.engine.engine import Engine
 from moesaic.engine.form import Form, Forms, FormSize, size_for
 from moesaic.engine.lockstep import Lockstep
@@ -38,7 +38,7 @@ def points_of(rows: Lockstep, *points: float) -> Sequence[float]:
     return points if rows.runner.model.spec.num_tiers > 1 else [0.0] * len(points)
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("points", [(0.0, 0.0, 0.0), (0.0, LOW, LOW), (0.5, LOW, LOW), (0.0, 0.0, 0.5)])
 def test_a_form_draws_what_a_step_of_any_size_draws(kind: str, points: tuple[float, ...]) -> None:
     rows = rows_of(kind)
@@ -52,7 +52,7 @@ def test_a_form_draws_what_a_step_of_any_size_draws(kind: str, points: tuple[flo
         assert torch.allclose(torch.tensor([each.beside for each in found]), wanted.shares.float())
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_engine_draws_the_same_tokens_in_forms(kind: str) -> None:
     found = []
     for in_forms in (False, True):
@@ -118,7 +118,7 @@ def recorded(form: Form, spans: Sequence[Span], temperature: float) -> list[str]
 @pytest.mark.parametrize(
     ("kind", "full", "sparse"),
     [
-        *((kind, 2, 0) for kind in EVERY_KIND),
+        *((kind, 2, 0) for kind in KINDS),
         *((kind, full, 2) for kind in ("tiles", "planes", "graded") for full in (0, 2)),
     ],
 )
@@ -137,7 +137,7 @@ def test_two_steps_with_other_numbers_are_the_same_operations(
     assert not any("_local_scalar_dense" in each or "nonzero" in each for each in first)
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_that_reads_prompts_mixes_no_devices(kind: str, family: str, fake: None) -> None:
     rows = rows_of(kind, "cuda", family)

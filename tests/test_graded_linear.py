@@ -251,6 +251,7 @@ def test_the_library_answers_where_it_has_vector_instructions(tokens: int) -> No
     assert choose_graded_linear("cpu", tokens, 37, 7, "portable", exact=True) == "integers"
     assert choose_graded_linear("cpu", tokens, 37, 7, None, exact=True) == "integers"
     assert choose_graded_linear("cuda", tokens, 64, 8, None, exact=True) == "integers"
+    assert choose_graded_linear("cuda", tokens, 37, 7, None, exact=True, triton=True) == "triton"
 
 
 def test_whole_numbers_in_fp64_answer_where_nothing_else_can() -> None:
@@ -259,7 +260,8 @@ def test_whole_numbers_in_fp64_answer_where_nothing_else_can() -> None:
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 72), (37, 7)])
-def test_it_has_one_form_on_a_gpu(inputs: int, outputs: int) -> None:
+def test_it_has_one_form_on_a_gpu(inputs: int, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graded_linear_module, "HAS_TRITON", False)  # a launch is no operation of torch
     with fake_gpu(), torch.device("cuda"):
         packed = PackedGraded(torch.empty(inputs, 128, dtype=torch.uint8), outputs)
         weights = GradedWeights(packed, torch.empty(outputs), torch.empty(3), torch.empty(outputs))
@@ -268,7 +270,10 @@ def test_it_has_one_form_on_a_gpu(inputs: int, outputs: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 576, 960), (33, 64, 72), (5, 37, 17)])
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs"),
+    [(1, 576, 960), (2, 2048, 4160), (4, 900, 72), (8, 1536, 576), (33, 64, 72), (5, 37, 17)],
+)
 def test_the_result_on_cuda_has_the_bits_of_the_cpu(tokens: int, inputs: int, outputs: int) -> None:
     weights, x = weights_of(inputs, outputs, biased=True), tokens_of(tokens, inputs)
     thresholds = thresholds_of(x, weights)

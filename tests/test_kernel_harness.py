@@ -1,7 +1,9 @@
 """What comparisons of kernels let pass: a chain of fp32 FMAs as long as any of theirs, and nothing that is wrong."""
 
+import numpy as np
 import pytest
 import torch
+from instructions import executed
 from kernel_harness import assert_no_worse
 from torch import Tensor
 
@@ -49,3 +51,18 @@ def test_a_term_that_is_left_out_fails_and_so_does_no_number(length: int) -> Non
     for wrong in (x[:, 1:] @ weight[:, 1:].T, torch.full((3, 50), torch.nan)):
         with pytest.raises(AssertionError):
             check(wrong, x, weight)
+
+
+@pytest.mark.parametrize(
+    ("assembly", "operands", "result"),
+    [
+        ("prmt.b32 $0, $1, $2, 0x7362;", [0x44332211, 0x08070605], 0x08440733),
+        ("lop3.b32 $0, $1, $2, 0xf0f0f0f0, 0xe4;", [0x12345678, 0x0BCDEF09], 0x1B3D5F79),
+        ("dp4a.u32.s32 $0, $1, $2, $3;", [0x010203FF, 0x05FF0102, 7], 7 + 255 * 2 + 3 * 1 - 2 * 1 + 1 * 5),
+        ("dp2a.lo.s32.u32 $0, $1, $2, $3;", [0x0003FFFE, 0x0A0B0CFF, 1], 1 - 2 * 255 + 3 * 12),
+        ("dp2a.hi.s32.u32 $0, $1, $2, $3;", [0x0003FFFE, 0x0A0B0CFF, 1], 1 - 2 * 11 + 3 * 10),
+    ],
+)
+def test_instructions_are_those_of_the_manual(assembly: str, operands: list[int], result: int) -> None:
+    words = [np.array([each], dtype=np.int64).astype(np.int32) for each in operands]
+    assert executed(assembly, words).tolist() == [result]

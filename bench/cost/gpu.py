@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from ...kernels.int8_linear import int8_linear_config
-from ..aot import Case, compile_case, int8_linear_case, nvidia_tool
+from ..aot import compile_case, int8_linear_case, nvidia_tool
+from ..aot_case import Case
 from . import gpu_kernels
 from .processor import DIGITS, GRADED, HIGH, INPUTS, INT4, LOW, Turn
 
@@ -57,7 +58,7 @@ class GPULoop(Turn):
 
     def compiled(self) -> float:
         """Instructions of a turn in the machine code. Raises RuntimeError where registers spill."""
-        opcodes = max(_loops(_machine_code(self)), key=lambda each: each["IDP"])
+        opcodes = max(loops_of(_machine_code(self)), key=lambda each: each["IDP"])
         return sum(opcodes.values()) * self.parts["dots"] / opcodes["IDP"]
 
 
@@ -145,20 +146,21 @@ def _machine_code(loop: GPULoop) -> str:
     arguments = [name for name in loop.kernel.arg_names if name not in loop.constants]
     types = {name: _TYPES.get(name, "*i32") for name in arguments if name not in _INTEGERS}
     whole = tuple(name for name in arguments if name in _INTEGERS and name != "turns")
-    code = _code_of(Case(loop.name, loop.kernel, types, dict(loop.constants), whole, 1, 1))
-    if re.search(r"\b(?:LDL|STL)\b", code):
-        raise RuntimeError(f"{loop.name} of {loop.rows} rows spills registers")
-    return code
+    return code_of(Case(f"{loop.name} of {loop.rows} rows", loop.kernel, types, dict(loop.constants), whole, 1, 1))
 
 
-def _code_of(case: Case) -> str:
+def code_of(case: Case) -> str:
+    """The machine code for TARGET. Raises RuntimeError where registers spill."""
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(compile_case(case, TARGET).asm["cubin"])
-        return nvidia_tool("cuobjdump", "--dump-sass", binary)
+        code = nvidia_tool("cuobjdump", "--dump-sass", binary)
+    if re.search(r"\b(?:LDL|STL)\b", code):
+        raise RuntimeError(f"{case.name} spills registers")
+    return code
 
 
-def _loops(code: str) -> list[Counter[str]]:
+def loops_of(code: str) -> list[Counter[str]]:
     """Opcodes of each loop."""
     found = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\d+ )?([A-Z0-9_]+)(\S*.*?);", code)
     place = {int(address, 16): i for i, (address, *_) in enumerate(found)}
@@ -176,7 +178,7 @@ def shipped_tile() -> tuple[float, float]:
     those but for loads and barriers. As compiled: nobody has written them down.
     """
     tile = int8_linear_config(1, 4096, torch.bfloat16)
-    opcodes = max(_loops(_code_of(int8_linear_case(torch.bfloat16, tile, prefill=False))), key=Counter.total)
+    opcodes = max(loops_of(code_of(int8_linear_case(torch.bfloat16, tile, prefill=False))), key=Counter.total)
     threads = tile.num_warps * LANES / (tile.block_outputs * tile.block_inputs)
     elsewhere = sum(opcodes[each] for each in ("LDG", "LDGSTS", "LDS", "STS", "LDSM", "STSM", "BAR", "NOP", "BRA"))
     return opcodes.total() * threads, (opcodes.total() - elsewhere) * threads

@@ -2,9 +2,10 @@
 
     python -m moesaic.bench.cost.run unions MODEL --text FILES   # minutes: what rows of text read together
     python -m moesaic.bench.cost.run costs                       # seconds
+    python -m moesaic.bench.cost.run kernels                     # seconds: the integer kernels that ship for GPUs
     python -m moesaic.bench.cost.run loops                       # what is written and what is compiled, as JSON
 
-The first two write a file each below bench/results/cost/, of which `make results` makes the page.
+The first three write a file each below bench/results/cost/, of which `make results` makes the page.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from ...kernels.planes.native import plane_isa
 from ...models.errors import MoesaicError, SetupError
 from ...models.files import write_whole
 from ..published.figures import RESULTS
-from . import gpu, processor
+from . import gpu, kernels, processor
 from .candidates import ISAS, cost_of
 from .compiled import compiler_version
 from .machines import DP4A, Cost, Machine, h100, server, this_machine, time_of
@@ -65,6 +67,21 @@ def write_costs(folder: Path) -> None:
         "provenance": provenance(),
     }
     _write(folder / "costs.json", report)
+
+
+def write_kernels(folder: Path) -> None:
+    """Counts the kernels that ship for GPUs, and writes kernels.json. Raises SetupError without a Triton to compile."""
+    if not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1":
+        raise SetupError("kernels are compiled to be counted: triton is needed, with TRITON_INTERPRET unset")
+    rates = (kernels.INSTRUCTIONS_PER_CYCLE, kernels.MULTIPROCESSORS, kernels.CLOCK)
+    report = {
+        "target": f"sm_{gpu.TARGET}",
+        **dict(zip(("instructions_per_cycle", "multiprocessors", "clock"), rates, strict=True)),
+        "triton": version("triton"),
+        "loops": kernels.report(),
+        "provenance": provenance(),
+    }
+    _write(folder / "kernels.json", report)
 
 
 def compiled_loops() -> list[dict[str, Any]]:
@@ -145,7 +162,8 @@ def main() -> int:
     unions.add_argument("--threads", type=int, help="default: all")
     costs = commands.add_parser("costs", help="count instructions, and model the time")
     commands.add_parser("loops", help="show the instructions of every loop, written and compiled")
-    for command in (unions, costs):
+    shipped = commands.add_parser("kernels", help="count instructions of the integer kernels that ship for GPUs")
+    for command in (unions, costs, shipped):
         command.add_argument("--out", type=Path, default=FOLDER, help="folder; default: %(default)s")
     args = parser.parse_args()
     try:
@@ -153,6 +171,8 @@ def main() -> int:
             write_unions(UnionPlan(args.model, tuple(args.text), args.windows, threads=args.threads), args.out)
         elif args.command == "costs":
             write_costs(args.out)
+        elif args.command == "kernels":
+            write_kernels(args.out)
         else:
             sys.stdout.write(json.dumps(compiled_loops(), indent=1) + "\n")
     except (MoesaicError, NativeError) as error:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..clock import replayed, samples_of
 from ..rounds import DEVICE
+from .dots import dots
 from .rows import Row
 from .section import Plan, attempt, run_section
 from .sizes import Sizes, sizes_for
@@ -27,6 +28,8 @@ def measure(plan: Plan) -> None:
             attempt(plan, call, what=name)
         attempt(plan, launches, what="launch")
         for name, call in products(8192 if not plan.dry else 64):
+            attempt(plan, call, what=name)
+        for name, call in dots():
             attempt(plan, call, what=name)
         for width in sizes.widths:
             for rows in GEMV_ROWS:

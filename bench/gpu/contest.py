@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels.digit_linear import digit_linear_cost
 from ...kernels.expert_ffn import expert_ffn_cost
+from ...kernels.graded.bytes import PLANES, GradedShape, graded_linear_bytes, level_bits
+from ...kernels.graded_linear import graded_levels, graded_linear_torch
 from ...kernels.int8_linear import int8_linear_cost
 from ...kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
 from ...kernels.planes.bytes import FFNShape, plane_ffn_bytes
@@ -35,6 +38,7 @@ from .peers import (
     Call,
     Contestant,
     RouterWeights,
+    graded_weights,
     plane_weights,
 )
 from .rows import Row
@@ -92,9 +96,10 @@ def why_not(contestant: Contestant, error: Exception) -> Row:
 
 def points_of(sizes: Sizes, contestant: Contestant) -> Iterator[Point]:
     """The most telling first: each width at a few numbers of tokens and the first share, then the rest."""
-    shares = sizes.shares if contestant.has_shares else (1.0,)
-    first = sizes.tokens[: len(sizes.tokens) // 2]
-    rest = () if contestant.few else sizes.tokens[len(first) :]
+    shares = (contestant.shares or sizes.shares) if contestant.has_shares else (1.0,)
+    most, half = contestant.most_tokens or max(sizes.tokens), len(sizes.tokens) // 2
+    first = [tokens for tokens in sizes.tokens[:half] if tokens <= most]
+    rest = [] if contestant.few else [tokens for tokens in sizes.tokens[half:] if tokens <= most]
     for some, of in ((first, shares[:1]), (first, shares[1:]), (rest, shares)):
         for width in sizes.widths:
             yield from (Point(width, tokens, share) for tokens in some for share in of)
@@ -117,7 +122,7 @@ class Layers:
 
     @classmethod
     def made(cls, contestant: Contestant, width: Width, sizes: Sizes) -> "Layers":
-        if contestant.kind == "linear":
+        if contestant.is_linear:
             weights: Any = LinearWeights.random(width.width, width.hidden, DEVICE)
             prepare: Callable[[], Call] = lambda: contestant.prepare(weights)  # noqa: E731
         elif contestant.kind == "route":
@@ -132,7 +137,7 @@ class Layers:
 
 def weights_of(contestant: Contestant, width: Width) -> int:
     """How many weights one layer has."""
-    if contestant.kind == "linear":
+    if contestant.is_linear:
         return width.width * width.hidden
     if contestant.kind == "route":
         return ROUTER_WIDTH * (width.hidden + width.experts)
@@ -167,6 +172,8 @@ def chosen(layers: Layers, x: Tensor, share: float) -> Tensor | None:
     if kind == "experts":
         count = max(1, round(share * width.experts))
         return torch.rand(len(x), width.experts, device=DEVICE).argsort(1) < count
+    if kind == "graded":
+        return graded_thresholds(x, graded_weights(layers.weights).worth, share)
     if kind == "planes":
         weights = plane_weights(layers.weights, width)
         ratio = plane_ratio(width)
@@ -174,6 +181,14 @@ def chosen(layers: Layers, x: Tensor, share: float) -> Tensor | None:
         values = quantiles(scores, 1 - share) if share < 1 else torch.full((len(x),), -1.0, device=DEVICE)
         return torch.stack([values, values * (ratio if share < 1 else 1)], dim=1).float()
     return None
+
+
+def graded_thresholds(x: Tensor, worth: Tensor, share: float) -> Tensor:
+    """fp32 [tokens], above which each token reads this share of its bits: of a level in pieces of two bits."""
+    if share >= 1:
+        return torch.zeros(len(x), device=x.device)
+    pieces = [level for level, bits in enumerate(PLANES) for _ in range(bits // 2)]
+    return quantiles((x.float().abs().unsqueeze(1) * worth[pieces].unsqueeze(1)).flatten(1), 1 - share)
 
 
 def quantiles(scores: Tensor, share: float) -> Tensor:
@@ -201,6 +216,10 @@ def bytes_of(layers: Layers, x: Tensor, choices: list[Tensor | None], point: Poi
     if kind == "linear":
         plain = int8_linear_cost(point.tokens, width.hidden, width.width, each).bytes
         return plain + (size - 1) * width.hidden * width.width
+    if kind == "digits":
+        return digit_linear_cost(point.tokens, width.hidden, width.width, each).bytes
+    if kind == "graded":
+        return _graded_bytes(layers, x, choices[0]) + rows * (width.hidden + width.width)
     if kind == "route":
         return route_cost(point.tokens, width.hidden, ROUTER_WIDTH, width.experts, size).bytes
     if kind == "planes":
@@ -209,6 +228,15 @@ def bytes_of(layers: Layers, x: Tensor, choices: list[Tensor | None], point: Poi
     used = sum(unions) / len(unions)
     weights = expert_ffn_cost(0, 1, 0, width.expert, width.hidden, width.matrices, size).bytes * used
     return min(weights, width.matrices * width.hidden * width.width * size) + 2 * rows * width.hidden
+
+
+def _graded_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None) -> float:
+    """Each input as far as any token reads it, once."""
+    if thresholds is None:
+        raise ValueError("inputs are read above thresholds")
+    levels = graded_levels(x, graded_weights(layers.weights).worth, thresholds).amax(0)
+    bits = torch.tensor(level_bits(PLANES), device=x.device)[levels]
+    return graded_linear_bytes(GradedShape(x.shape[1], layers.width.width), float(bits.sum()))
 
 
 def _plane_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None, point: Point) -> float:
@@ -225,17 +253,19 @@ def _plane_bytes(layers: Layers, x: Tensor, thresholds: Tensor | None, point: Po
 def errors(layers: Layers, x: Tensor, choice: Tensor | None, answer: Tensor) -> Row:
     """The norm of what differs from fp64 on the same int8 weights, and the largest of it, over those of the answer.
 
-    Bit planes are held against their plain torch on a CPU.
+    Bit planes are held against their plain torch on a CPU, graded inputs against theirs, whose bits they are to have.
     """
     kind = layers.contestant.kind
     if kind == "planes" and len(x) > JUDGED_TOKENS:
         return {}
     if kind == "planes":
         exact = plane_reference(layers, x, choice)
+    elif kind == "graded" and choice is not None:
+        exact = graded_linear_torch(x, graded_weights(layers.weights), choice).y.double()
     elif kind == "route":
         exact = layers.weights.exact(x)
     else:
-        exact = layers.weights.exact(x, *([] if kind == "linear" else [choice]))
+        exact = layers.weights.exact(x, *([] if layers.contestant.is_linear else [choice]))
     off = (answer.to(exact.device).double() - exact).abs()
     return {"error": float(off.norm() / exact.norm()), "largest_error": float(off.max() / exact.abs().max())}
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 import torch
 
+from ...kernels.digit_linear import digit_linear, pack_digits
 from ...kernels.expert_ffn import ExpertWeights, expert_ffn
+from ...kernels.graded_linear import graded_linear
 from ...kernels.int8_dynamic_linear import int8_dynamic_linear
 from ...kernels.int8_linear import int8_linear
 from ...kernels.route import route_scores
 from ..rounds import DEVICE
 from .operands import FFNWeights, LinearWeights
-from .peers import planes
+from .peers import graded_weights, planes
 from .sizes import Width
 
 TOKENS = (1, 21)  # decode and prefill tiles
@@ -29,6 +31,16 @@ def _int8_linear(tokens: int) -> torch.Tensor:
 def _int8_dynamic_linear(tokens: int) -> torch.Tensor:
     found = LinearWeights.random(88, 72, DEVICE)
     return int8_dynamic_linear(_rows(tokens, 72), found.weight, found.scale)
+
+
+def _digit_linear(tokens: int) -> torch.Tensor:
+    found = LinearWeights.random(88, 72, DEVICE)
+    return digit_linear(_rows(tokens, 72), pack_digits(found.weight, found.scale))
+
+
+def _graded_linear(tokens: int) -> torch.Tensor:
+    found = graded_weights(LinearWeights.random(88, 72, DEVICE))
+    return graded_linear(_rows(tokens, 72), found, torch.linspace(0, 0.02, tokens, device=DEVICE)).y
 
 
 def _expert_ffn(tokens: int) -> torch.Tensor:
@@ -60,6 +72,8 @@ KERNELS: dict[str, Callable[[int], torch.Tensor]] = {
     "route": _route,
     "plane_ffn": _plane_ffn,
     "int8_dynamic_linear": _int8_dynamic_linear,
+    "digit_linear": _digit_linear,
+    "graded_linear": _graded_linear,
 }
 
 

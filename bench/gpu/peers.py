@@ -1,6 +1,6 @@
 """Who is measured in section 4: our kernels and what else computes the same, each with how it is made ready.
 
-A call takes activations and, where experts or neurons are chosen, who is: bool [tokens, experts] or thresholds.
+A call takes activations and, where experts, neurons or bits are chosen, who is: bool [tokens, experts] or thresholds.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...kernels import digit_triton
 from ...kernels.dense_linear import dense_linear
+from ...kernels.digit_linear import digit_linear, pack_digits
 from ...kernels.expert_ffn import expert_ffn
+from ...kernels.graded import launches
+from ...kernels.graded.layout import pack_graded
+from ...kernels.graded.worth import worth_of
+from ...kernels.graded_linear import GradedWeights, graded_linear
 from ...kernels.int8_dynamic_linear import int8_dynamic_linear, quantize_tokens
 from ...kernels.int8_linear import int8_linear
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn
@@ -23,10 +29,12 @@ from .operands import FFNWeights, LinearWeights, activated
 from .sizes import Width
 
 Call = Callable[[Tensor, Tensor | None], Tensor]
-Kind = Literal["linear", "ffn", "experts", "planes", "route"]
+Kind = Literal["linear", "digits", "graded", "ffn", "experts", "planes", "route"]
 FP32, BF16 = torch.float32, torch.bfloat16
 PLANE_BITS, REFINED_BITS = 4, 6
 ROUTER_WIDTH = 128
+GRADED_SHARES = (0.55, 1.0, 0.4)  # of the bits
+_WORTH_ROWS = 256  # random rows are worth much the same
 INT_MM_ROWS = 32  # CUDA's integer product takes more than 16
 
 
@@ -34,8 +42,10 @@ INT_MM_ROWS = 32  # CUDA's integer product takes more than 16
 class Contestant:
     """prepare: a call over weights of its own. weight_bytes: of one weight. ours: what it cannot do is a failure.
 
-    kind: what it computes; experts and planes are FFNs of which a share is computed. seconds: the most it may take.
+    kind: what it computes; experts and planes are FFNs of which a share is computed, graded a linear whose bits are
+    read in part. seconds: the most it may take.
     few: only in the first half of the numbers of tokens, as each shape is compiled for itself.
+    most_tokens: more are not its business. shares: which, where not those of all.
     """
 
     name: str
@@ -46,15 +56,21 @@ class Contestant:
     ours: bool = False
     seconds: float = 12.0
     few: bool = False
+    most_tokens: int | None = None
+    shares: tuple[float, ...] = ()
 
     @property
     def has_shares(self) -> bool:
-        return self.kind in ("experts", "planes")
+        return self.kind in ("experts", "planes", "graded")
 
     @property
     def baseline(self) -> str:
         """Whose time its ratio is of: torch in bf16, dense."""
-        return {"linear": LINEAR, "route": ROUTE}.get(self.kind, FFN)
+        return LINEAR if self.is_linear else ROUTE if self.kind == "route" else FFN
+
+    @property
+    def is_linear(self) -> bool:
+        return self.kind in ("linear", "digits", "graded")
 
 
 LINEAR, FFN, ROUTE = "torch linear bf16", "torch ffn bf16", "torch route"
@@ -82,6 +98,30 @@ def our_int8(weights: LinearWeights) -> Call:
 def our_int8_dynamic(weights: LinearWeights) -> Call:
     own = weights.copy()
     return lambda x, _: int8_dynamic_linear(x, own.weight, own.scale)
+
+
+def our_digits(weights: LinearWeights) -> Call:
+    own = pack_digits(weights.weight, weights.scale)
+    return lambda x, _: digit_linear(x, own)
+
+
+def graded_weights(weights: LinearWeights) -> GradedWeights:
+    return GradedWeights(
+        pack_graded(weights.weight),
+        weights.scale,
+        worth_of(weights.weight[:_WORTH_ROWS], weights.scale[:_WORTH_ROWS], 1.0),
+    )
+
+
+def our_graded(weights: LinearWeights) -> Call:
+    own = graded_weights(weights)
+
+    def call(x: Tensor, thresholds: Tensor | None) -> Tensor:
+        if thresholds is None:
+            raise ValueError("inputs are read above thresholds")
+        return graded_linear(x, own, thresholds).y
+
+    return call
 
 
 def int8pack(weights: LinearWeights) -> Call:
@@ -220,6 +260,10 @@ CONTESTANTS = (
     Contestant("expert_ffn bf16, int8 weights", "experts", BF16, 1, experts(None), True, 30),
     Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 14),
     Contestant("int8_linear bf16", "linear", BF16, 1, our_int8, True, 20),
+    Contestant("digit_linear bf16", "digits", BF16, 1, our_digits, True, 15, most_tokens=digit_triton.MOST_TOKENS),
+    Contestant(
+        "graded_linear bf16", "graded", BF16, 1, our_graded, True, 25, False, launches.MOST_TOKENS, GRADED_SHARES
+    ),
     Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
     Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 25),
     Contestant("int8_linear fp32", "linear", FP32, 1, our_int8, True, 15),

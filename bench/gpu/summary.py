@@ -8,6 +8,7 @@ from .rows import Row, figures
 MOST = 10_000  # characters: who reads may be shown no more than the end
 MOST_BAD = 12
 TOKENS = (1, 8, 64, 2048)
+_GRADED = (0.55, 1.0)
 Report = Mapping[str, Any]
 
 
@@ -69,14 +70,20 @@ def _tests(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _kernels(rows: Sequence[Row]) -> Iterator[str]:
-    """Microseconds, and the ratio to dense torch in bf16, at a quarter of the experts."""
+    """Microseconds, the ratio to dense torch in bf16 and the part of a plain read's speed: at a quarter of the experts,
+    whole, and at the share of bits that a tier reads.
+    """
     for hidden in dict.fromkeys(row["hidden"] for row in rows):
-        mine = [row for row in rows if row["hidden"] == hidden and row["share"] in (0.25, 1.0)]
+        mine = [row for row in rows if row["hidden"] == hidden and row["share"] in (0.25, *_GRADED)]
         mine = [row for row in mine if row["share"] == 0.25 or not _has(mine, row, 0.25)]
         yield from _table(
-            [f"{hidden}x{mine[0]['width']}: us (ratio), tokens", *map(str, TOKENS)],
-            _pivot(mine, lambda row: row["contestant"], lambda row: row["tokens"], TOKENS),
+            [f"{hidden}x{mine[0]['width']}: us (ratio, of a plain read), tokens", *map(str, TOKENS)],
+            _pivot(mine, _contestant, lambda row: row["tokens"], TOKENS),
         )
+
+
+def _contestant(row: Row) -> str:
+    return f"{row['contestant']}{', a share of ' + str(row['share']) if row['share'] == _GRADED[0] else ''}"
 
 
 def _has(rows: Sequence[Row], row: Row, share: float) -> bool:
@@ -102,7 +109,9 @@ def _pivot(
     cells: dict[str, dict[int, str]] = {}
     for row in rows:
         if "microseconds" in row:
-            ratio = f" ({row['ratio']:.2f})" if "ratio" in row else ""
+            told = [f"{row['ratio']:.2f}"] if "ratio" in row else []
+            told += [f"{row['of_limit']:.0%}"] if "of_limit" in row else []
+            ratio = f" ({', '.join(told)})" if told else ""
             cells.setdefault(line(row), {})[column(row)] = f"{row['microseconds']:.4g}{ratio}"
     return [[name, *(found.get(each, "") for each in columns)] for name, found in cells.items()]
 

@@ -33,7 +33,8 @@ def digits_of(x: Tensor, thresholds: Tensor) -> Digits:
     """x: floating point [tokens, inputs]. A token is no number if one of its values or its threshold is none."""
     wide = x.detach().float()
     sound = _sound(wide, thresholds)
-    step = (wide.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=LEAST_STEP)
+    largest = wide.abs().amax(-1, keepdim=True)
+    step = (largest / torch.full_like(largest, LARGEST)).clamp(min=LEAST_STEP)  # CUDA multiplies by 1 / a plain number
     q = torch.round(torch.where(sound, wide, 0.0) / torch.where(sound, step, 1.0))
     return Digits(q, torch.where(sound, step, torch.nan))
 

@@ -1,0 +1,97 @@
+"""Instructions of the shipped integer kernels, read from the machine code of an H100: what their loops may take in.
+
+    bytes per warp instruction = weights that a turn of the loop reads / instructions that a warp issues for it
+
+At two instructions a cycle, as integer units and loads let a multiprocessor issue, that is a bandwidth which
+instructions allow. Where it is above what memory gives, memory binds. Nothing of this was run.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..aot_case import Case
+from ..aot_integers import ROWS, planes_case, tiles_case
+from .gpu import LANES, code_of, loops_of
+
+INSTRUCTIONS_PER_CYCLE, MULTIPROCESSORS, CLOCK = 2, 132, 1.7e9
+BITS = (4, 6, 8)
+_QUAD_OUTPUTS = 32  # of a tile
+_FEW, _MANY = 18, 896  # blocks of 32 outputs
+
+
+@dataclass(frozen=True)
+class KernelLoop:
+    """bits: read of each weight; outputs: of a program; load_bytes: the widest load of a thread."""
+
+    kernel: str
+    rows: int
+    bits: int
+    outputs: int
+    load_bytes: int
+    instructions: float  # of a warp, for each turn
+    dots: float
+    weight_bytes: float  # of all threads of the warp
+
+    @property
+    def bytes_per_instruction(self) -> float:
+        return self.weight_bytes / self.instructions
+
+    @property
+    def terabytes_per_second(self) -> float:
+        """What instructions allow."""
+        return self.bytes_per_instruction * INSTRUCTIONS_PER_CYCLE * MULTIPROCESSORS * CLOCK / 1e12
+
+
+def kernel_loops() -> Iterator[KernelLoop]:
+    """Every number of rows of both products. Raises RuntimeError where registers spill."""
+    for rows in ROWS:
+        yield from _planes(rows)
+    for rows in ROWS:
+        yield from (_tiles(rows, blocks) for blocks in (_FEW, _MANY))
+
+
+def report() -> list[dict[str, Any]]:
+    """All of them, rounded, as JSON has them."""
+    return [
+        {name: round(value, 1) if isinstance(value, float) else value for name, value in asdict(loop).items()}
+        | {
+            "bytes_per_instruction": round(loop.bytes_per_instruction, 1),
+            "terabytes_per_second": round(loop.terabytes_per_second, 1),
+        }
+        for loop in kernel_loops()
+    ]
+
+
+def _planes(rows: int) -> Iterator[KernelLoop]:
+    """A loop for each level: two pairs of inputs a turn, 8 outputs a word."""
+    case = planes_case(rows)
+    words = case.constants["WORDS"]
+    loops, load = _compiled(case)
+    for bits, opcodes in zip(BITS, loops, strict=True):
+        dots = 2 * 8 * rows * words / LANES
+        yield _told("graded planes", rows, bits, 8 * words, load, opcodes, dots, 4 * 8 * words * bits / 8)
+
+
+def _tiles(rows: int, blocks: int) -> KernelLoop:
+    """Four quads of inputs a turn, 32 outputs a block."""
+    case = tiles_case(rows, blocks)
+    [opcodes], load = _compiled(case)
+    outputs = _QUAD_OUTPUTS * case.constants["OWN"]
+    return _told("digit tiles", rows, 8, outputs, load, opcodes, 2 * rows * 4 * outputs / LANES, 16 * outputs)
+
+
+def _told(
+    kernel: str, rows: int, bits: int, outputs: int, load: int, opcodes: Counter[str], dots: float, weight_bytes: float
+) -> KernelLoop:
+    instructions = opcodes.total() * dots / opcodes["IDP"]  # of a turn, where the compiler unrolled some
+    return KernelLoop(kernel, rows, bits, outputs, load, instructions, dots, weight_bytes)
+
+
+def _compiled(case: Case) -> tuple[list[Counter[str]], int]:
+    """Opcodes of the loops that multiply, in their order, and the bytes of the widest load."""
+    code = code_of(case)
+    widest = max(int(width) for width in re.findall(r"\bLDG\.E\.(64|128)\b", code))
+    return [each for each in loops_of(code) if each["IDP"]], widest // 8

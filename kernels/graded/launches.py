@@ -1,0 +1,29 @@
+"""The graded linear in three launches of Triton: lists of inputs, products, the way into floating point."""
+
+import torch
+from torch import Tensor
+
+from .bytes import PLANES
+from .finish import Sums, finish_
+from .layout import PackedGraded
+from .lists import listed
+from .multiply import partial_sums
+
+MOST_TOKENS = 32  # groups of 8 read the weights again, which beats unpacking them for a while: a guess, not measured
+_LOADED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def takes(packed: PackedGraded, tokens: int) -> bool:
+    """Whether there is a kernel for so many tokens of these weights."""
+    return 0 < tokens <= MOST_TOKENS and packed.planes == PLANES
+
+
+def graded_linear_triton(
+    x: Tensor, packed: PackedGraded, scale: Tensor, worth: Tensor, bias: Tensor | None, thresholds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(y, counts) of graded_linear.GradedResult, without host synchronization. The caller has checked the operands."""
+    y = x.new_empty(len(x), packed.outputs)
+    counts = x.new_empty(2, len(x), dtype=torch.int64)
+    lists = listed(x if x.dtype in _LOADED else x.float(), worth, thresholds)
+    finish_(y, counts, Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias))
+    return y, counts
