@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, open_checkpoint, read_tensors
 from ...models.errors import SetupError
+from ...models.spec import TransformerSpec
 from .kept import made_once
 
 _FILE = "model.gguf"
-_UNSAID = ("rope_scaling", "attention_bias", "mlp_bias")  # keys of config.json that the file would need and lacks
 
 
 def gguf_of(dense: Path) -> Path:
@@ -22,12 +22,12 @@ def gguf_of(dense: Path) -> Path:
 
 
 def write_gguf(checkpoint: Checkpoint, file: Path) -> None:
-    """The same numbers: matrices in bf16, vectors in fp32. Raises SetupError for what is no plain Llama in bf16."""
-    if checkpoint.config.get("model_type") != "llama" or any(checkpoint.config.get(key) for key in _UNSAID):
+    """The same numbers: matrices in bf16, vectors in fp32. Raises SetupError for what is no plain Llama."""
+    if not _is_plain(checkpoint.spec):
         raise SetupError(f"{checkpoint.path.name} is no plain Llama, and no other is written as GGUF; give --gguf FILE")
     gguf: Any = import_module("gguf")
     writer = gguf.GGUFWriter(file, "llama")
-    _add_sizes(writer, checkpoint)
+    _add_sizes(writer, checkpoint.spec)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, len(checkpoint.spec.layers))
     for name, tensor in read_tensors(checkpoint):
         theirs = names.get_name(checkpoint.entries[name].name, try_suffixes=(".weight",))
@@ -37,18 +37,23 @@ def write_gguf(checkpoint: Checkpoint, file: Path) -> None:
     writer.close()
 
 
-def _add_sizes(writer: Any, checkpoint: Checkpoint) -> None:
-    config, attention = checkpoint.config, checkpoint.spec.layers[0].attention
-    writer.add_block_count(len(checkpoint.spec.layers))
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(checkpoint.spec.hidden_size)
-    writer.add_feed_forward_length(checkpoint.spec.layers[0].ffn.width)
-    writer.add_head_count(attention.num_heads)
-    writer.add_head_count_kv(attention.num_kv_heads)
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_rope_dimension_count(attention.head_size)
-    writer.add_vocab_size(checkpoint.spec.vocab_size)
+def _is_plain(spec: TransformerSpec) -> bool:
+    biased = any(layer.attention.bias or layer.attention.output_bias or layer.ffn.bias for layer in spec.layers)
+    return spec.family == "llama" and not biased and spec.rope is not None and spec.rope.scaling == "default"
+
+
+def _add_sizes(writer: Any, spec: TransformerSpec) -> None:
+    first = spec.layers[0]
+    writer.add_block_count(len(spec.layers))
+    writer.add_context_length(spec.max_context)
+    writer.add_embedding_length(spec.hidden_size)
+    writer.add_feed_forward_length(first.ffn.width)
+    writer.add_head_count(first.attention.num_heads)
+    writer.add_head_count_kv(first.attention.num_kv_heads)
+    writer.add_layer_norm_rms_eps(spec.norm_eps)
+    writer.add_rope_freq_base(spec.rope.theta if spec.rope else 0.0)
+    writer.add_rope_dimension_count(first.attention.head_size)
+    writer.add_vocab_size(spec.vocab_size)
     writer.add_tokenizer_model("no_vocab")
 
 
