@@ -21,12 +21,19 @@ _RECIPES = {
 _CALIBRATION = {"sequences": 2, "length": 64}
 
 
-def shape_models(shape: str, progress: Progress) -> tuple[Path, list[Path]]:
+def shape_models(shape: str, progress: Progress) -> tuple[Path, list[str]]:
     """The dense directory of a shape, and those of it in int8 and with tiers. Raises SetupError for an unknown name."""
     folder = cache_folder() / "shapes"
     dense = write_shape(shape, folder / shape)
     return dense, [
-        _made(dense, folder / f"{shape}-{name}", read_recipe({"calibration": _CALIBRATION, "stages": stages}), progress)
+        str(
+            _made(
+                dense,
+                folder / f"{shape}-{name}",
+                read_recipe({"calibration": _CALIBRATION, "stages": stages}),
+                progress,
+            )
+        )
         for name, stages in _RECIPES.items()
     ]
 
@@ -35,5 +42,5 @@ def _made(dense: Path, out: Path, recipe: Recipe, progress: Progress) -> Path:
     if not out.exists():
         source = open_checkpoint(dense)
         last = Run(source, recipe, progress).checkpoint()
-        write_result(out, source, last, last.record, recipe.sha256, progress)
+        write_result(out, source, last, last.record, recipe.sha256(), progress)
     return out
