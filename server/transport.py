@@ -37,6 +37,7 @@ def channel_options(options: ServeOptions, num_connections: int) -> tuple[tuple[
         ("grpc.max_connection_age_ms", MAX_AGE_MS),
         ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
         ("grpc.max_concurrent_streams", options.max_streams),
+        ("grpc.http2.max_deallocating_streams", options.max_streams),  # or an end that is not told yet counts as a call
         ("grpc.max_allowed_incoming_connections", num_connections),
     )
 

@@ -16,7 +16,7 @@ from moesaic.server.admission import Admission, Place
 from moesaic.server.client import NO_PROXY
 from moesaic.server.handlers import GENERATION, stub
 from moesaic.server.status import error_of
-from moesaic.server.turns import Turns
+from moesaic.server.turns import LATE_SECONDS, Turns
 
 
 class InEngine:
@@ -97,7 +97,7 @@ def test_a_caller_who_does_not_come_back_loses_its_turn() -> None:
     turns = Turns(4, clock.monotonic)
     clock.sleep(turns.wait("gone", free=0))
     assert not turns.has("new", free=1)
-    clock.sleep(1.1)
+    clock.sleep(LATE_SECONDS)
     assert turns.has("new", free=1)
 
 
