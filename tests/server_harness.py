@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -23,11 +24,13 @@ from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, serve
+from moesaic.server import engine_process, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 
-PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
+PATIENT = {
+    f"{name}_seconds": PATIENCE_SECONDS for name in ("drain", "stall", "request", "write", "receive", "last_words")
+}
 SERVES, LISTENS = r"^serving \S+ on (\S+)$", r"listens on (\S+)"
 
 
@@ -127,6 +130,9 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
-    engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
+    transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
+    if files := given.pop("files", 0):  # that the process may have open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
     sys.exit(serve.serve(ServeOptions(**given), echo))
