@@ -49,6 +49,15 @@ inline int64_t block_bytes(int groups, int64_t width) {
   return LANE * (lanes > 1 ? lanes : 1);
 }
 
+// The byte of a row at which each plane begins.
+inline void starts_of(const Layout& layout, int64_t* start) {
+  int64_t at = 0;
+  for (int64_t p = 0; p < layout.levels; ++p) {
+    start[p] = at;
+    at += layout.blocks * block_bytes(4, layout.widths[p]) + layout.has_half * block_bytes(2, layout.widths[p]);
+  }
+}
+
 // Sixteen words of a whole block's half, in the order 4 g + r, of one plane.
 inline void words_of(const uint8_t* plane, int width, int half, uint32_t* words) {
   const int lanes = width, turns = 4 / width;  // of four groups
@@ -64,11 +73,7 @@ inline void words_of(const uint8_t* plane, int width, int half, uint32_t* words)
 // As far as the first `read` planes go; the bits of the others are 0.
 WIDE void unpack_row(const Layout& layout, const uint8_t* row, int64_t read, uint8_t* out) {
   int64_t start[MOST_LEVELS];
-  int64_t at = 0;
-  for (int64_t p = 0; p < layout.levels; ++p) {
-    start[p] = at;
-    at += layout.blocks * block_bytes(4, layout.widths[p]) + layout.has_half * block_bytes(2, layout.widths[p]);
-  }
+  starts_of(layout, start);
   for (int64_t b = 0; b < layout.blocks; ++b) {
     for (int half = 0; half < 2; ++half) {
       uint32_t whole[16] = {};
@@ -102,20 +107,58 @@ WIDE void unpack_row(const Layout& layout, const uint8_t* row, int64_t read, uin
   }
 }
 
-void pack_row(const Layout& layout, const uint8_t* weights, uint8_t* row) {
-  int64_t start = 0;
+// The part of a plane that a whole block has: the inverse of `words_of`, of both halves.
+inline void plane_of(const uint32_t (*words)[16], int width, int under, uint8_t* plane) {
+  const int lanes = width, turns = 4 / width;  // of four groups
+  const uint32_t mask = 0x01010101u * ((1u << width) - 1);
+  uint32_t there[16] = {};
+  for (int half = 0; half < 2; ++half)
+    for (int turn = 0; turn < turns; ++turn) {
+      const int bit = width * (turns * half + turn);
+      for (int i = 0; i < 4 * lanes; ++i) there[i] |= (words[half][4 * lanes * turn + i] >> under & mask) << bit;
+    }
+  std::memcpy(plane, there, static_cast<size_t>(LANE) * lanes);
+}
+
+// Both halves of a block, whose words are in the order 4 g + r; outputs that are not there have no bits.
+inline void halves_of(const uint8_t* weights, int64_t there, uint32_t (*words)[16]) {
+  uint32_t ordered[2][16];
+  std::memset(ordered, SIGN, sizeof ordered);
+  std::memcpy(ordered, weights, static_cast<size_t>(there < BLOCK ? there : BLOCK));
+  for (int half = 0; half < 2; ++half)
+    for (int r = 0; r < 4; ++r)
+      for (int g = 0; g < 4; ++g) words[half][4 * g + r] = ordered[half][4 * r + g] ^ 0x80808080u;
+}
+
+// The block of 64 at the end, output by output.
+void pack_half(const Layout& layout, const uint8_t* weights, int64_t there, const int64_t* start, uint8_t* row) {
   int under = 8;
   for (int64_t p = 0; p < layout.levels; ++p) {
     const int width = static_cast<int>(layout.widths[p]);
     under -= width;
-    for (int64_t n = 0; n < layout.outputs; ++n) {
-      const int64_t b = n / BLOCK < layout.blocks ? n / BLOCK : layout.blocks;
-      const Place place = place_of(static_cast<int>(n - b * BLOCK), b < layout.blocks ? 4 : 2, width);
+    for (int n = 0; n < there; ++n) {
+      const Place place = place_of(n, 2, width);
       const unsigned field = static_cast<unsigned>(weights[n] ^ SIGN) >> under & ((1u << width) - 1);
-      row[start + b * block_bytes(4, width) + place.byte] |= static_cast<uint8_t>(field << place.bit);
+      row[start[p] + layout.blocks * block_bytes(4, width) + place.byte] |= static_cast<uint8_t>(field << place.bit);
     }
-    start += layout.blocks * block_bytes(4, width) + layout.has_half * block_bytes(2, width);
   }
+}
+
+WIDE void pack_row(const Layout& layout, const uint8_t* weights, uint8_t* row) {
+  int64_t start[MOST_LEVELS];
+  starts_of(layout, start);
+  for (int64_t b = 0; b < layout.blocks; ++b) {
+    uint32_t words[2][16];
+    halves_of(weights + b * BLOCK, layout.outputs - b * BLOCK, words);
+    int under = 8;
+    for (int64_t p = 0; p < layout.levels; ++p) {
+      const int width = static_cast<int>(layout.widths[p]);
+      under -= width;
+      plane_of(words, width, under, row + start[p] + b * block_bytes(4, width));
+    }
+  }
+  const int64_t first = layout.blocks * BLOCK;
+  if (layout.has_half) pack_half(layout, weights + first, layout.outputs - first, start, row);
 }
 
 }  // namespace
