@@ -44,11 +44,17 @@ def test_a_run_of_outputs_is_unpacked_alone(rows: slice) -> None:
 
 
 def test_a_row_begins_on_a_line_and_wastes_nothing_where_64_divides() -> None:
-    for outputs in (64, 576, 960, 3072):
+    for outputs in (64, 576, 960, 3008):
         packed = pack_graded(weight_of(outputs, 5))
         assert packed.rows.data_ptr() % 64 == 0 and packed.rows.shape == (5, outputs)
         assert packed.num_bytes == 5 * outputs
     assert pack_graded(weight_of(65, 5)).rows.shape == (5, 128)
+
+
+def test_rows_of_many_lines_do_not_fall_into_the_same_sets_of_a_cache() -> None:
+    for outputs in (1024, 2048, 3072, 16384):
+        rows = pack_graded(weight_of(outputs, 5)).rows
+        assert rows.stride(0) == outputs + 64 and len({row * rows.stride(0) // 64 % 64 for row in range(5)}) == 5
 
 
 def test_reading_further_is_reading_a_longer_beginning_of_a_row() -> None:

@@ -156,8 +156,8 @@ TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token
 template <int ABOVE, int BELOW>
 TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token& token, int64_t first, int64_t last) {
   const int64_t index = &pass - job.pass;
-  for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += job.chunk) {
-    const int64_t end = least(q + job.chunk, token.begin[index + 1]);
+  for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += CHUNK) {
+    const int64_t end = least(q + CHUNK, token.begin[index + 1]);
     for (int64_t b = first; b < last; ++b)
       if (b < job.whole_blocks)
         for (int part = 0; part < 4 / Whole::LANES; ++part)

@@ -57,7 +57,6 @@ using AddPass = void (*)(const GradedJob&, const Pass&, const Token&, int64_t, i
 struct GradedJob {
   const GradedLayer& layer;
   int64_t whole_blocks, num_blocks;        // of 128; with the last, of 64
-  int64_t chunk;                           // quads that are read over all blocks before the next ones
   int64_t sums_stride;                     // from sums with the high digit to those with the low one
   int32_t* sums;                           // [2, num_blocks * 128]
   int64_t num_passes;
@@ -83,8 +82,7 @@ struct GradedKernel {
 
 constexpr int64_t BLOCK = 128;                 // outputs
 constexpr int64_t AHEAD = 16;                  // rows: all bytes that are read have been asked for
-constexpr int64_t WIDE_BYTES = 8192;           // of a row, whose sums no longer stay in the first cache
-constexpr int64_t CHUNK = 4, WIDE_CHUNK = 1;   // quads that are read over all blocks before the next ones, measured
+constexpr int64_t CHUNK = 4, NEAR_BLOCKS = 16;  // quads that are read over so many blocks before the next, measured
 constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
 constexpr int64_t MAX_TOKENS = 8;              // whose lists stand in memory at a time
@@ -144,7 +142,6 @@ static void measure(GradedJob& job) {
   job.whole_blocks = whole + (2 * left > BLOCK);
   job.num_blocks = whole + (left > 0);
   job.sums_stride = job.num_blocks * BLOCK;
-  job.chunk = job.layer.row_bytes > WIDE_BYTES ? WIDE_CHUNK : CHUNK;
   int64_t start = 0;
   for (int64_t p = 0; p < job.layer.levels; ++p) {
     const int64_t width = job.layer.widths[p];
@@ -187,10 +184,11 @@ static void clear(const GradedJob& job, int64_t token, int64_t first, int64_t la
   for (int half = 0; half < 2; ++half) memset(sums + half * job.sums_stride, 0, (last - first) * BLOCK * sizeof *sums);
 }
 
-// Blocks [first, last), token by token; several tokens find the weights of a few blocks in the cache.
+// Blocks [first, last), token by token: of a few at a time, whose sums stay in the first cache, and where there are
+// several tokens the weights in the second.
 static void run_alone(const GradedJob& job, const GradedKernel& kernel, const Token* token, int64_t tokens,
                       int64_t first, int64_t last, float* y) {
-  const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1, step = tokens > 1 ? near : last - first;
+  const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1, step = tokens > 1 ? least(near, NEAR_BLOCKS) : NEAR_BLOCKS;
   for (int64_t b = first; b < last; b += step) {
     const int64_t end = least(b + step, last);
     for (int64_t t = 0; t < tokens; ++t) {
@@ -236,7 +234,7 @@ int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float*
                           int64_t tokens, int64_t threads, int isa) {
   static thread_local Scratch scratch;
   const GradedKernel& kernel = graded_kernel_for(isa);
-  GradedJob job{*layer, 0, 0, 0, 0, nullptr, 0, {}, {}, {}, {}};
+  GradedJob job{*layer, 0, 0, 0, nullptr, 0, {}, {}, {}, {}};
   Work work;
   Token token[MAX_TOKENS];
   Crowd crowd{token, {}, nullptr, nullptr, nullptr, nullptr, nullptr};

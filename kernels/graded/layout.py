@@ -31,6 +31,7 @@ _GROUP = 4  # outputs side by side
 _LANE = 16  # bytes: four groups
 _PACKED_INPUTS = 64  # at a time, whose planes stay in a cache
 _SIGN = 1 << (WHOLE_BITS - 1)
+_ALIKE_LINES = 16  # lines so far apart share four of the 64 sets of a cache
 
 
 class Run(NamedTuple):
@@ -132,7 +133,7 @@ def pack_graded(weight: Tensor, planes: tuple[int, ...] = PLANES) -> PackedGrade
         raise ValueError(f"weight must be [outputs, 1 to {MAX_INPUTS} inputs], it is {list(weight.shape)}")
     outputs, inputs = weight.shape
     size = plane_starts(outputs, planes)[-1]
-    rows = torch.zeros(inputs, -(-size // LINE) * LINE, dtype=torch.uint8, device=weight.device)
+    rows = torch.zeros(inputs, row_bytes(size), dtype=torch.uint8, device=weight.device)
     rows = on_large_pages([rows])[0] if rows.is_cpu else rows
     library = native() if rows.is_cpu else None
     if library is not None:
@@ -142,6 +143,14 @@ def pack_graded(weight: Tensor, planes: tuple[int, ...] = PLANES) -> PackedGrade
         part = slice(begin, begin + _PACKED_INPUTS)
         rows[part, :size] = _planes_of(weight[:, part].T.contiguous().view(torch.uint8) ^ _SIGN, planes)
     return PackedGraded(rows, outputs, tuple(planes))
+
+
+def row_bytes(size: int) -> int:
+    """Bytes from one row to the next where so many are used. A multiple of 16 lines is left out: rows that are read
+    side by side would have their lines in a few sets of the first cache, and push each other out of it.
+    """
+    lines = -(-size // LINE)
+    return (lines + (lines % _ALIKE_LINES == 0)) * LINE
 
 
 def runs(outputs: int) -> list[Run]:
