@@ -19,7 +19,6 @@ _STATES = {
     EngineState.LOADING: pb.ModelInfo.LOADING,
     EngineState.SERVING: pb.ModelInfo.SERVING,
     EngineState.RESTARTING: pb.ModelInfo.FAILED,
-    EngineState.GIVEN_UP: pb.ModelInfo.FAILED,
 }
 _DESCRIBED = (
     "family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype",

@@ -13,6 +13,8 @@ BOUNDS: Mapping[str, Bound] = {
     "max_prompt_tokens": Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
     "drain_seconds": Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
     "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
+    "load_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 1800"),
+    "max_request_bytes": Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
 }
 _PORT = Bound(0, 65535)
 
@@ -26,7 +28,10 @@ class ServeOptions:
     max_requests: requests in flight per model, running and waiting; the next one is refused.
     max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
     drain_seconds: how long running requests may go on after SIGTERM.
-    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING.
+    max_request_bytes: of all requests in flight, of all models, as they came; one that is alone always has room.
+    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING; the engine is killed and started
+    again after four times as long, and at once where it computes nothing.
+    load_seconds: an engine that takes longer to load is killed.
     log_requests: one JSON line per request to stderr; it never holds text.
     """
 
@@ -37,7 +42,9 @@ class ServeOptions:
     max_requests: int = 64
     max_prompt_tokens: int | None = None
     drain_seconds: float = 30.0
+    max_request_bytes: int = 32 << 20
     stall_seconds: float = 30.0
+    load_seconds: float = 1800.0
     reflection: bool = True
     log_requests: bool = False
 

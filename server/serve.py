@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import logging
 import signal
 import socket
 import sys
@@ -26,11 +25,14 @@ from .engine_process import WORKER, EngineProcess
 from .handlers import GENERATION, MODELS, handlers
 from .health import HealthReporter
 from .interceptor import ErrorInterceptor
+from .logs import logs
 from .options import ServeOptions, check, loopback
 from .services import GenerationService, ModelsService
+from .watchdog import Patience
 
 MAX_MESSAGE_BYTES = 4 << 20
 MAX_CALLS_BESIDE_REQUESTS = 1024  # health watches, model lists; an outer wall, admission is the real limit
+PATIENT_STALLS = 4  # stalls in a row, and the engine is killed
 LAST_WORDS_SECONDS = 1.0  # for statuses on their way out
 MIN_PING_MS = 5_000  # clients may ping every 10 s; without this the third ping within 5 minutes ends a silent call
 CHANNEL_OPTIONS = (
@@ -49,19 +51,20 @@ def _complain(sentence: str) -> None:
 def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Callable[[str], None] = _complain) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code.
 
-    0 after a drain; 1 when every engine ended and could not be started again; 2 when the server cannot
-    start, with one sentence for `complain`. `worker` is the command of an engine process.
+    0 after a drain; 2 when the server cannot start, with one sentence for `complain`. `worker` is the command of an
+    engine process.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         check(options)
-        return asyncio.run(_serve(options, worker, complain))
+        with logs():
+            asyncio.run(_serve(options, worker))
+        return 0
     except SetupError as error:
         complain(str(error))
         return 2
 
 
-async def _serve(options: ServeOptions, worker: Sequence[str], complain: Callable[[str], None]) -> int:
+async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
     stop, now = _signals()
     changed = asyncio.Event()
     host = loopback(options.host)
@@ -75,16 +78,13 @@ async def _serve(options: ServeOptions, worker: Sequence[str], complain: Callabl
     reporting = asyncio.create_task(health.run())
     try:
         if not await _load(catalog, stop):
-            return 0
+            return
         await health.report()
         _say_serving(catalog, address)
         await _first(reporting, stop.wait())
-        if not stop.is_set():
+        if reporting.done():
             reporting.result()
-            complain("no engine could be started again; the log above says why")
-            return 1
         await _drain(catalog, health, options.drain_seconds, now)
-        return 0
     finally:
         reporting.cancel()
         await asyncio.gather(*(model.engine.stop() for model in catalog.models.values()))
@@ -105,7 +105,8 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
 
 def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:
     folder = locate(path)
-    engine = EngineProcess(name, str(folder), options.engine, changed.set, worker)
+    patience = Patience(load=options.load_seconds, step=PATIENT_STALLS * options.stall_seconds)
+    engine = EngineProcess(name, str(folder), options.engine, changed.set, worker, patience)
     admission = Admission(options.max_requests)
     tokenizer = Tokenizer.open(folder)
     chat = ServedChat(ChatTemplate.open(folder, tokenizer))

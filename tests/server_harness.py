@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
@@ -26,6 +27,7 @@ from moesaic.engine.options import EngineOptions
 from moesaic.server import engine_process, serve
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
+from moesaic.server.watchdog import Patience
 
 PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
 SERVES, LISTENS = r"^serving \S+ on (\S+)$", r"listens on (\S+)"
@@ -127,6 +129,8 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
+    patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
+    serve.Patience = partial(Patience, **patience)  # type: ignore[misc, assignment]
     engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
     sys.exit(serve.serve(ServeOptions(**given), echo))
