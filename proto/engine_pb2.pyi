@@ -266,3 +266,43 @@ class Refused(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     message: str
     def __init__(self, message: _Optional[str] = ...) -> None: ...
+
+class Tokenize(_message.Message):
+    __slots__ = ("text", "turns", "window")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    window: int
+    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class Tokenized(_message.Message):
+    __slots__ = ("ids", "num_ids", "wrong", "unsupported")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDS_FIELD_NUMBER: _ClassVar[int]
+    WRONG_FIELD_NUMBER: _ClassVar[int]
+    UNSUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    num_ids: int
+    wrong: _containers.RepeatedCompositeFieldContainer[Wrong]
+    unsupported: str
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., num_ids: _Optional[int] = ..., wrong: _Optional[_Iterable[_Union[Wrong, _Mapping]]] = ..., unsupported: _Optional[str] = ...) -> None: ...
+
+class Wrong(_message.Message):
+    __slots__ = ("field", "message", "reason")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    message: str
+    reason: str
+    def __init__(self, field: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

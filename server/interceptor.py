@@ -15,7 +15,6 @@ from ..models.errors import InvalidRequest, MoesaicError, RequestFailed, SetupEr
 from .status import refusal
 
 _log = logging.getLogger(__name__)
-_MALFORMED = object()
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -45,13 +44,16 @@ def _guard(handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler
 
 
 def _safe(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A deserializer that never raises: what it would raise reaches the caller as UNKNOWN."""
+    """A deserializer that never raises: what it would raise reaches the caller as UNKNOWN. It gives what is wrong."""
 
     def deserialize(data: bytes) -> Any:
         try:
             return deserializer(data)
         except DecodeError:
-            return _MALFORMED
+            text = "is no protobuf message of this method, or holds text that is not UTF-8"
+            return InvalidRequest([Violation("request", text, "MALFORMED_MESSAGE")])
+        except InvalidRequest as error:
+            return error
 
     return deserialize
 
@@ -79,9 +81,8 @@ def _guarded_stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -
 
 
 def _well_formed(message: Any) -> Any:
-    if message is _MALFORMED:
-        text = "is no protobuf message of this method, or holds text that is not UTF-8"
-        raise InvalidRequest([Violation("request", text, "MALFORMED_MESSAGE")])
+    if isinstance(message, InvalidRequest):
+        raise message
     return message
 
 

@@ -19,6 +19,7 @@ from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
 from .admission import Admission
+from .byte_budget import ByteBudget
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
 from .engine_process import WORKER, EngineProcess
@@ -26,7 +27,9 @@ from .handlers import GENERATION, MODELS, handlers
 from .health import HealthReporter
 from .interceptor import ErrorInterceptor
 from .logs import logs
+from .long_prompts import LongPrompts
 from .options import ServeOptions, check, loopback
+from .prompts import Prompts
 from .services import GenerationService, ModelsService
 from .watchdog import Patience
 
@@ -87,7 +90,7 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
         await _drain(catalog, health, options.drain_seconds, now)
     finally:
         reporting.cancel()
-        await asyncio.gather(*(model.engine.stop() for model in catalog.models.values()))
+        await asyncio.gather(*(model.stop() for model in catalog.models.values()))
         await server.stop(LAST_WORDS_SECONDS)
 
 
@@ -109,14 +112,14 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     engine = EngineProcess(name, str(folder), options.engine, changed.set, worker, patience)
     admission = Admission(options.max_requests)
     tokenizer = Tokenizer.open(folder)
-    chat = ServedChat(ChatTemplate.open(folder, tokenizer))
-    return ServedModel(engine, tokenizer, chat, sampling_defaults(folder), admission, options.max_prompt_tokens)
+    prompts = Prompts(tokenizer, ServedChat(ChatTemplate.open(folder, tokenizer)), LongPrompts(folder))
+    return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
 def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
     wall = MAX_CALLS_BESIDE_REQUESTS + options.max_requests * len(options.models)
     server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=wall)
-    generation = GenerationService(catalog, options.log_requests)
+    generation = GenerationService(catalog, ByteBudget(options.max_request_bytes), options.log_requests)
     server.add_generic_rpc_handlers((handlers(GENERATION, generation), handlers(MODELS, ModelsService(catalog))))
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if options.reflection:

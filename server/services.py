@@ -12,6 +12,7 @@ from ..engine.request import Request
 from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
 from .answer import answer
+from .byte_budget import ByteBudget
 from .catalog import Catalog
 from .request_log import RequestRecord
 from .validation import checked
@@ -20,8 +21,8 @@ from .validation import checked
 class GenerationService:
     """moesaic.v1.Generation. Headers are sent with the first token: until then a refusal can be retried."""
 
-    def __init__(self, catalog: Catalog, log_requests: bool = False) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, budget: ByteBudget, log_requests: bool = False) -> None:
+        self._catalog, self._budget = catalog, budget
         self._log_requests = log_requests
 
     async def Generate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
@@ -59,16 +60,16 @@ class GenerationService:
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
         with RequestRecord(request_id, message.model, self._log_requests) as record:
-            with self._catalog.under_way(request_id):
+            with self._catalog.under_way(context.peer(), request_id), self._budget.request(message.ByteSize()):
                 model = self._catalog.find(message.model, "model")
                 terms = model.ready()
                 with model.admission.request():
-                    asked = await checked(message, model.tokenizer, model.chat, terms)
+                    asked = await checked(message, model.prompts, terms)
                     with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)):
                         running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
                         end = model.engine.end_answer
                         try:
-                            async for chunk in answer(running, asked, model.tokenizer, record.arrived, end):
+                            async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
                                 if chunk.HasField("usage"):
                                     record.last = chunk
                                 yield chunk

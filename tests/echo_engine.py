@@ -79,7 +79,7 @@ class Echo:
         while misbehave == SPIN and self.gate.exists():
             pass
         if misbehave == PRINT:
-            print(FORGED, flush=True)
+            os.write(1, FORGED.encode() + b"\n")
         if misbehave == FAIL:
             return self.finished(key, choice, FinishReason.FAILED, error=SECRET)
         if token in request.stopping.stop_token_ids:
