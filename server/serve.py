@@ -10,7 +10,6 @@ from dataclasses import asdict
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from ..engine.defaults import sampling_defaults
 from ..models.chat import ChatTemplate
@@ -19,6 +18,7 @@ from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
 from .admission import Admission
+from .allocator import keep_little_memory
 from .byte_budget import ByteBudget
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
@@ -30,6 +30,7 @@ from .logs import logs
 from .long_prompts import LongPrompts
 from .options import ServeOptions, check, loopback
 from .prompts import Prompts
+from .reflection import reflection_handlers
 from .services import GenerationService, ModelsService
 from .watchdog import Patience
 
@@ -57,6 +58,7 @@ def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Calla
     0 after a drain; 2 when the server cannot start, with one sentence for `complain`. `worker` is the command of an
     engine process.
     """
+    keep_little_memory()
     try:
         check(options)
         with logs():
@@ -124,8 +126,7 @@ def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = (GENERATION.full_name, MODELS.full_name, health_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        server.add_generic_rpc_handlers(reflection_handlers((GENERATION.full_name, MODELS.full_name, health_name)))
     return server
 
 

@@ -45,6 +45,7 @@ class Server:
         **options: Any,
     ) -> None:
         path = str(options.pop("path", "stories260k"))
+        stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
         settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
         self._log = tempfile.TemporaryFile("w+")
@@ -53,7 +54,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"models": models, **settings})],
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=self._log if stderr is None else stderr,
             text=True,
             env={**os.environ, HELD: str(self._gate)},
         )
