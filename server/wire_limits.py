@@ -1,9 +1,9 @@
 """The size of a message before anything is built of it: four megabytes may say that they hold millions of things."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from ..engine.token_rules import MOST_LISTED
@@ -36,8 +36,8 @@ class _Walk:
     def __init__(self) -> None:
         self._num_fields = 0
 
-    def through(self, kind: Descriptor, data: memoryview) -> None:
-        """Raises InvalidRequest for too many fields, or too many numbers in a list."""
+    def through(self, kind: Any, data: memoryview) -> None:
+        """Raises InvalidRequest for too many fields, or too many numbers in a list. kind: a descriptor of protobuf."""
         at = 0
         try:
             while at < len(data):
@@ -45,7 +45,7 @@ class _Walk:
         except IndexError:  # it ends inside a number
             return
 
-    def _field(self, kind: Descriptor, data: memoryview, at: int) -> int:
+    def _field(self, kind: Any, data: memoryview, at: int) -> int:
         self._num_fields += 1
         if self._num_fields > MOST_FIELDS:
             text = f"has more than {MOST_FIELDS} fields and entries, its lists of numbers not counted; ask for less"

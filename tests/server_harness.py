@@ -131,7 +131,7 @@ if __name__ == "__main__":
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
-    serve.Patience = partial(Patience, **patience)  # type: ignore[misc, assignment]
+    serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
     sys.exit(serve.serve(ServeOptions(**given), echo))

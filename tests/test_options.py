@@ -48,8 +48,10 @@ WRONG: dict[str, list[Any]] = {
     "max_prompt_tokens": [0, -1],
     "drain_seconds": [-1, NAN, INFINITE, -INFINITE],
     "stall_seconds": [0, -1, NAN, INFINITE],
+    "load_seconds": [0, -1, NAN, INFINITE],
+    "max_request_bytes": [0, -1],
 }
-FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None, "stall_seconds": None}
+FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None}
 
 
 def wrong(names: Any) -> list[tuple[str, Any]]:
@@ -59,7 +61,7 @@ def wrong(names: Any) -> list[tuple[str, Any]]:
 def test_every_number_has_a_rule_and_wrong_values_here() -> None:
     numbers = {
         field.name for kind in (EngineOptions, ServeOptions) for field in fields(kind) if "int" in str(field.type)
-    } | {"drain_seconds", "stall_seconds", "step_share"}
+    } | {"drain_seconds", "stall_seconds", "load_seconds", "step_share"}
     assert numbers - {"port"} == {*ENGINE, *SERVER} == {*WRONG}
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -80,6 +81,22 @@ def test_who_watches_the_health_is_told_of_the_drain() -> None:
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         assert server.end() == 0
+
+
+def test_a_term_signal_while_the_server_is_imported_ends_it_as_asked() -> None:
+    script = """
+import os, signal, sys
+class Ends:
+    def find_spec(self, name, path=None, target=None):
+        if name == "moesaic.server.serve":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Ends())
+from moesaic.cli.main import main
+main(["serve", "stories260k", "--port", "0"])
+sys.exit("it was imported")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=PATIENCE_SECONDS)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 def test_an_idle_server_ends_at_once() -> None:

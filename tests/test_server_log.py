@@ -36,7 +36,7 @@ def read_all(descriptor: int) -> str:
 
 def test_a_log_that_nobody_reads_delays_no_answer_and_no_end() -> None:
     with pipe() as (_, writer), Server(log_requests=True, stderr=writer) as server, server.client() as client:
-        for i in range(1000):  # more lines than a pipe holds
+        for i in range(400):  # more lines than a pipe holds
             assert client.generate([5], max_new_tokens=1, request_id=f"{i:060}").token_ids == (5,)
         assert client.health() == "SERVING"
         server.send(signal.SIGTERM)
