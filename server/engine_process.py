@@ -16,7 +16,6 @@ from ..proto import engine_pb2 as pb
 from .backoff import pause_seconds
 from .credits import Credits
 from .engine_child import EngineChild
-from .engine_link import Link
 from .fields import load_of
 from .messages import description_of, limits_of, row_of
 from .running import Running
@@ -163,15 +162,22 @@ class EngineProcess:
             return
         elif event.HasField("refused"):
             self._ready.set_exception(SetupError(event.refused.message))
-        elif self._child is not None:
-            self._take_ready(event.ready, self._child.link)
+        else:
+            self._take_ready(event.ready)
             self._ready.set_result(None)
 
-    def _take_ready(self, ready: pb.Ready, link: Link) -> None:
+    def _take_ready(self, ready: pb.Ready) -> None:
         self.description = description_of(ready)
         self.limits = limits_of(ready)
         self._load = load_of(ready.load)
-        self._credits = Credits(self._load.num_slots, link.send, lambda: link.has_room)
+        self._credits = Credits(self._load.num_slots, self._send, self._has_room)
+
+    def _send(self, command: pb.Command) -> None:
+        if self._child is not None:
+            self._child.link.send(command)
+
+    def _has_room(self) -> bool:
+        return self._child is not None and self._child.link.has_room
 
     def _take_step(self, step: pb.Step) -> None:
         self._progress_at = _now()

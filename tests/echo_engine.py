@@ -41,6 +41,7 @@ class Echo:
 
     def __post_init__(self) -> None:
         self.requests: dict[tuple[int, int], tuple[Request, int]] = {}  # by key and choice
+        self.num_submitted = 0  # told as the blocks of its load
 
     @property
     def has_work(self) -> bool:
@@ -49,9 +50,11 @@ class Echo:
     @property
     def load(self) -> Load:
         running = min(len(self.requests), self.num_slots)
-        return Load(self.num_slots, self.num_slots - running, running, len(self.requests) - running)
+        waiting = len(self.requests) - running
+        return Load(self.num_slots, self.num_slots - running, running, waiting, num_blocks=self.num_submitted)
 
     def add(self, request: Request) -> None:
+        self.num_submitted += 1
         self.requests |= {(request.key, choice): (request, 0) for choice in range(request.sampling.n)}
 
     def abort(self, key: int, choice: int | None = None) -> None:

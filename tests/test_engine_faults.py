@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from echo_engine import CRASH, HOLD, SPIN, STALL
-from patience import PATIENCE_SECONDS, alive, eventually
-from server_harness import Server
+from patience import PATIENCE_SECONDS, alive, eventually, stopped
+from server_harness import Server, all_free
 
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import Request
@@ -18,6 +18,7 @@ from moesaic.models.errors import Unavailable
 from moesaic.proto import engine_pb2 as pb
 from moesaic.server import backoff
 from moesaic.server.client import Client
+from moesaic.server.credits import SPARE
 from moesaic.server.engine_process import EngineProcess, EngineState
 from moesaic.server.watchdog import TICK_SECONDS, Patience, Watchdog
 
@@ -42,8 +43,8 @@ def serves_again(client: Client, engine: int) -> bool:
 def test_a_stopped_engine_that_idles_is_killed_and_started_again() -> None:
     with Server(silent=1.5) as server, server.client() as client:
         engine = engine_of(client)
-        os.kill(engine, signal.SIGSTOP)
-        eventually(lambda: not alive(engine))
+        with stopped(engine):
+            eventually(lambda: not alive(engine))
         assert serves_again(client, engine)
         eventually(lambda: "has been silent for" in server.log and "is started again in" in server.log)
 
@@ -53,9 +54,10 @@ def test_all_callers_of_a_stopped_engine_are_told_when_to_come_back() -> None:
         engine = engine_of(client)
         asked = [pool.submit(told_to_come_back, client, [HOLD]) for _ in range(64)]
         eventually(lambda: (load := client.model().load) is not None and load.waiting == 64 - 8)
-        os.kill(engine, signal.SIGSTOP)
-        assert all(each.result() for each in asked)
-        assert client.health() == "NOT_SERVING" and not alive(engine)
+        with stopped(engine):
+            assert all(each.result() for each in asked)
+            eventually(lambda: not alive(engine))
+        assert client.health() == "NOT_SERVING"
 
 
 @pytest.mark.parametrize(
@@ -92,9 +94,30 @@ def test_an_engine_that_hangs_in_loading_again_is_killed_and_tried_again() -> No
 def test_a_term_signal_ends_a_server_whose_engine_is_stopped() -> None:
     with Server(drain_seconds=0.1) as server, server.client() as client:
         engine = engine_of(client)
-        os.kill(engine, signal.SIGSTOP)
-        server.send(signal.SIGTERM)
-        assert server.end() == 0 and not alive(engine)
+        with stopped(engine):
+            server.send(signal.SIGTERM)
+            assert server.end() == 0 and not alive(engine)
+
+
+def test_requests_that_come_and_go_while_the_engine_is_stopped_never_reach_it() -> None:
+    with Server() as server, server.client() as client:
+        before = submitted(client)
+        with server.held():
+            streams = [client.stream([HOLD], max_new_tokens=5) for _ in range(8)]
+            assert all(next(stream) for stream in streams)
+            with stopped(engine_of(client)):
+                for i in range(300):
+                    client.stream([5] * 500, request_id=f"gone-{i}").close()
+        assert all(list(stream) for stream in streams)
+        assert client.generate([5], max_new_tokens=2).token_ids == (5, 5)
+        eventually(lambda: all_free(client))
+        assert submitted(client) - before <= 8 + SPARE + 1
+
+
+def submitted(client: Client) -> int:
+    load = client.model().load
+    assert load is not None
+    return load.num_blocks
 
 
 def test_an_engine_that_fails_to_start_again_is_tried_until_it_serves(
