@@ -61,7 +61,9 @@ class Credits:
         self.hand_over()
 
     def drop(self, running: Running) -> None:
-        """Forgets a request that ended here; the engine hears of it only where it has it still."""
+        """Forgets a request that ended here; the engine hears of it only where it has it still. Twice is once."""
+        if any(key == running.key for _, key in self._aborted):
+            return
         if self._handed.get(running.key) is running:
             self._command(pb.Command(abort=pb.Abort(key=running.key)))
             self._aborted.append((self._num_sent, running.key))

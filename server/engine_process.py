@@ -240,8 +240,11 @@ class EngineProcess:
 
     async def _end(self, patience_seconds: float) -> str:
         """Ends what there is of a process; how it has ended, in words."""
-        child, self._child = self._child, None
-        return await child.end(patience_seconds) if child is not None else "is not there"
+        if self._child is None:
+            return "is not there"
+        ending = await self._child.end(patience_seconds)
+        self._child = None
+        return ending
 
     def _become(self, state: EngineState) -> None:
         self.state = state

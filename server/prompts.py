@@ -10,7 +10,7 @@ from .chat import ServedChat
 from .long_prompts import LongPrompts
 
 MAX_TEXT_BYTES = 1 << 20
-LONG_BYTES = 1 << 14  # what takes longer than a millisecond or two
+LONG_CHARACTERS = 1 << 14  # what would keep the loop for longer than some milliseconds
 
 
 class Prompts:
@@ -32,7 +32,7 @@ class Prompts:
         if message.HasField("token_ids"):
             ids = message.token_ids.ids
             return tuple(ids) if len(ids) <= window else (0,) * len(ids)
-        if len(message.text) < LONG_BYTES:
+        if len(message.text) < LONG_CHARACTERS:
             return tuple(self.tokenizer.encode(message.text))
         return await self.long.ids(engine_pb2.Tokenize(text=message.text, window=window))
 
@@ -55,7 +55,7 @@ class Prompts:
         return [Violation("prompt", text, "CONTEXT_LENGTH_EXCEEDED", {"limit": str(window)})]
 
     async def _chat_ids(self, messages: Sequence[Turn], window: int) -> tuple[int, ...]:
-        if sum(len(message.content) for message in messages) < LONG_BYTES:
+        if sum(len(message.content) for message in messages) < LONG_CHARACTERS:
             return await self.chat.prompt_ids([Message(each.role, each.content) for each in messages])
         turns = [engine_pb2.Turn(role=each.role, content=each.content) for each in messages]
         return await self.long.ids(engine_pb2.Tokenize(turns=turns, window=window))

@@ -1,4 +1,4 @@
-"""The engine process: one model, one thread, one socket to the front end that started it.
+"""The engine process: one model, a thread that steps and one that beats, one socket to the front end that started it.
 
 python -m moesaic.server.worker FD PATH OPTIONS_JSON
 """

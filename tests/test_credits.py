@@ -65,6 +65,14 @@ def test_an_engine_that_does_not_read_is_sent_no_more_however_many_come_and_go()
     assert engine.ask(2000) and engine.submitted[-1] == 2000 and engine.credits.num_handed == 1
 
 
+def test_dropping_a_request_twice_aborts_it_once() -> None:
+    engine = Engine()
+    (running,) = engine.ask(1)
+    engine.credits.drop(running)
+    engine.credits.drop(running)
+    assert [command.HasField("abort") for command in engine.sent] == [False, True]
+
+
 def test_nothing_is_handed_over_while_the_socket_is_full() -> None:
     engine = Engine()
     engine.has_room = False
