@@ -15,6 +15,11 @@ EXAMPLES = """examples:
 
 Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
 
+GIVEN = (
+    "host", "port", "max_requests", "drain_seconds",
+    "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
+)  # fmt: skip
+
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
@@ -27,6 +32,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--slots", type=int, help="requests decoded together, a model (default: 8)")
     parser.add_argument("--max-requests", type=int, help="running and waiting, a model; more are refused (default: 64)")
     parser.add_argument("--drain-seconds", type=float, help="for running requests after SIGTERM (default: 30)")
+    parser.add_argument("--request-seconds", type=float, help="for one call from first to last byte (default: 300)")
+    parser.add_argument("--write-seconds", type=float, help="for a caller to read on (default: 30)")
+    parser.add_argument("--receive-seconds", type=float, help="for a caller to send its message (default: 10)")
+    parser.add_argument("--max-connections", type=int, help="open at a time; more are closed (default: 1024)")
+    parser.add_argument("--max-streams", type=int, help="calls at a time on one connection (default: 100)")
     parser.add_argument("--log-requests", action="store_true", help="one JSON line a request on stderr, without text")
     add_engine_options(parser)
     parser.set_defaults(run=run)
@@ -39,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from ..server.serve import serve
 
     base = read_config(args.config) if args.config else ServeOptions(models=())
-    names = ("host", "port", "max_requests", "drain_seconds")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
     return serve(
         replace(
             base,

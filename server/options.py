@@ -13,6 +13,11 @@ BOUNDS: Mapping[str, Bound] = {
     "max_prompt_tokens": Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
     "drain_seconds": Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
     "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
+    "request_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 300"),
+    "write_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 30"),
+    "receive_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 10"),
+    "max_connections": Bound(1, 1_000_000, way_out="those beyond it are closed at once"),
+    "max_streams": Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
 }
 _PORT = Bound(0, 65535)
 
@@ -27,6 +32,11 @@ class ServeOptions:
     max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
     drain_seconds: how long running requests may go on after SIGTERM.
     stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING.
+    request_seconds: of one call from its first byte to its last; then it is ended.
+    write_seconds: how long an answer may wait for its caller to read on.
+    receive_seconds: for a connection to introduce itself, and for a call to send its message.
+    max_connections: open at a time, fewer where the limit on open files is lower; the next one is closed.
+    max_streams: calls at a time on one connection.
     log_requests: one JSON line per request to stderr; it never holds text.
     """
 
@@ -38,6 +48,11 @@ class ServeOptions:
     max_prompt_tokens: int | None = None
     drain_seconds: float = 30.0
     stall_seconds: float = 30.0
+    request_seconds: float = 300.0
+    write_seconds: float = 30.0
+    receive_seconds: float = 10.0
+    max_connections: int = 1024
+    max_streams: int = 100
     reflection: bool = True
     log_requests: bool = False
 

@@ -19,6 +19,7 @@ from ..models.errors import (
     Overloaded,
     RequestFailed,
     Unavailable,
+    Unread,
     Unsupported,
     Violation,
 )
@@ -40,6 +41,7 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (Unread, grpc.StatusCode.ABORTED, "SLOW_CONSUMER"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )

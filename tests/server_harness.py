@@ -27,7 +27,9 @@ from moesaic.server import engine_process, serve
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 
-PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
+PATIENT = {
+    f"{name}_seconds": PATIENCE_SECONDS for name in ("drain", "stall", "request", "write", "receive", "last_words")
+}
 SERVES, LISTENS = r"^serving \S+ on (\S+)$", r"listens on (\S+)"
 
 
@@ -127,6 +129,6 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
-    engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
+    engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
     sys.exit(serve.serve(ServeOptions(**given), echo))
