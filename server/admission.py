@@ -12,8 +12,9 @@ from .turns import Turns
 class Place:
     """The room of one request: taken until the engine is done with it, whenever its caller reads the answer."""
 
-    def __init__(self, caller: str) -> None:
+    def __init__(self, caller: str, since: float) -> None:
         self.caller = caller
+        self.since = since
         self.num_prompt_tokens = 0
         self.running: Running | None = None
 
@@ -24,12 +25,13 @@ class Place:
 
 
 class Admission:
-    """The places of one model. While more than half are taken, callers that were refused have their turn first."""
+    """The places of one model. While half of them are taken, callers that were refused have their turn first."""
 
     def __init__(self, max_requests: int, now: Callable[[], float] = time.monotonic) -> None:
         self.max_requests = max_requests
         self._places: set[Place] = set()
-        self._turns = Turns(now)
+        self._now = now
+        self._turns = Turns(max_requests, now)
 
     @property
     def num_requests(self) -> int:
@@ -45,12 +47,10 @@ class Admission:
     def place(self, caller: str) -> Iterator[Place]:
         """Room for one request while the block runs. Raises Overloaded when there is none for this caller."""
         self._take_back()
-        if self.num_requests <= self.max_requests // 2:
-            self._turns.calm()
-        elif not self._turns.has(caller, self._free):
+        if self.num_requests >= max(1, self.max_requests // 2) and not self._turns.has(caller, self._free):
             held = f"{self.num_requests} requests are in flight of at most {self.max_requests}"
             raise self._refusal(caller, f"{held}, and the next places are for those who were refused before")
-        place = Place(caller)
+        place = Place(caller, self._now())
         self._places.add(place)
         try:
             yield place
@@ -81,4 +81,4 @@ class Admission:
         if place in self._places:
             self._places.remove(place)
             if place.running is not None:  # what never reached the engine says nothing of its pace
-                self._turns.freed()
+                self._turns.freed(self._now() - place.since)

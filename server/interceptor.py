@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,9 @@ class Lane:
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Guards every method: callers of too many calls or too slow ones, and whatever a handler raises.
 
-    To gRPC each method is one that reads a stream: a handler of one message would not be called before the message is
-    there, however long that takes. A streaming answer must be an async generator. Probes have a lane of their own.
+    To gRPC each method is one of streams, which on the wire is the same: a handler of one message would not be called
+    before the message is there, nor asked before its answer is read, however long that takes. A handler that answers in
+    parts must be an async generator. Probes have a lane of their own.
     """
 
     def __init__(self, requests: Lane, probes: Lane) -> None:
@@ -55,44 +56,33 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane) -> grpc.RpcMethodHandler:
-    make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
-    answer = _answer_in_parts if handler.response_streaming else _answer_at_once
-
-    async def guarded(_: Any, context: grpc.aio.ServicerContext) -> Any:
+    async def guarded(_: Any, context: grpc.aio.ServicerContext) -> None:
         try:
             lane.calls.enter(context)
             exchange = Exchange(handler, context, lane.limits)
-            return await _in_time(answer(handler, exchange, context), lane.limits.whole)
+            await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)
 
-    return make(guarded, None, handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(guarded, None, handler.response_serializer)
 
 
-async def _answer_at_once(handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext) -> Any:
-    if handler.request_streaming:
-        return await handler.stream_unary(exchange.messages(), context)
-    return await handler.unary_unary(await exchange.only_message(), context)
-
-
-async def _answer_in_parts(
-    handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext
-) -> None:
-    answers: AsyncIterator[Any]
-    if handler.request_streaming:
-        answers = handler.stream_stream(exchange.messages(), context)
-    else:
-        answers = handler.unary_stream(await exchange.only_message(), context)
-    async with aclosing(answers):  # type: ignore[type-var]
+async def _answer(handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext) -> None:
+    behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    asked = exchange.messages() if handler.request_streaming else await exchange.only_message()
+    if not handler.response_streaming:
+        await exchange.send(await behaviour(asked, context))
+        return
+    async with aclosing(behaviour(asked, context)) as answers:
         async for answer in answers:
             await exchange.send(answer)
 
 
-async def _in_time(answer: Awaitable[Any], seconds: float | None) -> Any:
+async def _in_time(answer: Awaitable[None], seconds: float | None) -> None:
     """Raises Expired when the whole of a call takes longer than it may here."""
     try:
         async with asyncio.timeout(seconds) as limit:
-            return await answer
+            await answer
     except TimeoutError:
         if not limit.expired():
             raise

@@ -34,7 +34,7 @@ class ServeOptions:
     stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING.
     request_seconds: of one call from its first byte to its last; then it is ended.
     write_seconds: how long an answer may wait for its caller to read on.
-    receive_seconds: for a connection to introduce itself, and for a call to send its message.
+    receive_seconds: for a call to send its message.
     max_connections: open at a time, fewer where the limit on open files is lower; the next one is closed.
     max_streams: calls at a time on one connection.
     log_requests: one JSON line per request to stderr; it never holds text.

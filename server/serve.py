@@ -151,7 +151,7 @@ async def _load(catalog: Catalog, stop: asyncio.Event) -> bool:
         loading.result()
         return not stop.is_set()
     loading.cancel()
-    await asyncio.wait((loading,))
+    await asyncio.gather(loading, return_exceptions=True)
     return False
 
 

@@ -9,6 +9,7 @@ MAX_MESSAGE_BYTES = 4 << 20
 MIN_PING_MS = 5_000  # clients may ping every 10 s; without this the third ping within 5 minutes ends a silent call
 MAX_AGE_MS = 600_000  # then a connection takes no new calls, and its client opens another
 MAX_IDLE_MS = 600_000  # without a call
+HANDSHAKE_MS = 3_000  # for a connection to introduce itself; until then it has the room of one
 RESERVED_FILES = 32  # beside connections: listener, log, pipes; an engine's sockets; those on their way to be closed
 FILES_OF_MODEL = 8
 _LEAST_CONNECTIONS = 8
@@ -19,6 +20,7 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ("grpc.max_connection_age_ms", MAX_AGE_MS),
     ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
 )
@@ -34,7 +36,6 @@ def channel_options(options: ServeOptions, num_connections: int) -> tuple[tuple[
     return (
         *CHANNEL_OPTIONS,
         ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
-        ("grpc.server_handshake_timeout_ms", max(1, round(options.receive_seconds * 1000))),
         ("grpc.max_concurrent_streams", options.max_streams),
         ("grpc.max_allowed_incoming_connections", num_connections),
     )

@@ -2,13 +2,13 @@
 
 import random
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_UNKNOWN_SECONDS = 1.0  # told while no place has become free yet
+_UNKNOWN_SECONDS = 1.0  # told while nobody has left a place yet
 _LEAST_SECONDS, _MOST_SECONDS = 0.02, 60.0  # that a caller is told to wait
-_LATE_SECONDS = 2.0  # that a turn is kept for a caller who does not come
+_LATE_SECONDS = 1.0  # that a turn is kept for a caller who does not come
+_WEIGHT = 0.1  # of the newest time that a place was held
 _MOST_CALLERS = 10_000  # in the line; those beyond it come whenever they like
 
 
@@ -21,24 +21,22 @@ class _Turn:
 class Turns:
     """The line of callers that were refused, the longest refused first.
 
-    Each is told when to come again: when so many places will have become free as callers are before it, at the pace at
-    which they do, and up to a fifth earlier, so that not all come at once and no place waits for its caller.
+    Each is told when to come again: when so many places will have become free as callers are before it, by how long
+    places are held, and a tenth around it, so that not all come at once.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, num_places: int, now: Callable[[], float]) -> None:
+        self._num_places = num_places
         self._now = now
         self._turns: dict[str, _Turn] = {}  # in the order of the line
         self._numbers: list[int] = []  # theirs
         self._next_number = 0
-        self._freed: deque[float] = deque(maxlen=64)  # when places became free
+        self._held_seconds: float | None = None  # one place by one caller, as a mean that forgets
 
-    def freed(self) -> None:
-        """Notes that a place became free."""
-        self._freed.append(self._now())
-
-    def calm(self) -> None:
-        """Notes that nobody has to wait: the pace of before says nothing of the next time that it is full."""
-        self._freed.clear()
+    def freed(self, held_seconds: float) -> None:
+        """Notes that a place became free, and for how long it had been held."""
+        known = self._held_seconds
+        self._held_seconds = held_seconds if known is None else known + _WEIGHT * (held_seconds - known)
 
     def has(self, caller: str, free: int) -> bool:
         """Whether one of so many free places is this caller's, as each caller before it has one too."""
@@ -47,7 +45,7 @@ class Turns:
 
     def wait(self, caller: str, free: int) -> float:
         """In how many seconds to come again. A caller that is new is the last in the line."""
-        seconds = self._seconds(max(1, self._before(caller) - free + 1)) * random.uniform(0.8, 1.0)
+        seconds = self._seconds(max(1, self._before(caller) - free + 1)) * random.uniform(0.9, 1.1)
         seconds = min(_MOST_SECONDS, max(_LEAST_SECONDS, seconds))
         if caller not in self._turns and len(self._turns) < _MOST_CALLERS:
             self._turns[caller] = _Turn(self._next_number)
@@ -75,7 +73,7 @@ class Turns:
             self.leave(caller)
 
     def _seconds(self, places: int) -> float:
-        """Until so many places will have become free; a pause since the last one counts."""
-        if not self._freed:
+        """Until so many places will have become free."""
+        if self._held_seconds is None:
             return _UNKNOWN_SECONDS
-        return places * (self._now() - self._freed[0]) / len(self._freed)
+        return places * self._held_seconds / self._num_places
