@@ -20,7 +20,8 @@ class Calls:
         caller = caller_of(context)
         held = self._held[caller]
         if self._held.total() >= self.room and held >= max(1, self.room // len(self._held)):
-            raise Overloaded(f"{held} calls of this caller are under way, and there is no room for more of them")
+            text = f"{held} calls of this caller are under way, and there is no room for more of them"
+            raise Overloaded(text, "TOO_MANY_CALLS")
         self._held[caller] += 1
         context.add_done_callback(lambda _: self._leave(caller))
 

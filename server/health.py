@@ -12,7 +12,7 @@ from .engine_process import EngineState
 from .handlers import GENERATION, MODELS
 
 _WHOLE_SERVER = ("", GENERATION.full_name, MODELS.full_name)
-_Status = pb.HealthCheckResponse
+_SERVING, _NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
@@ -38,25 +38,28 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> _Status:
+    async def Check(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> pb.HealthCheckResponse:
         """The status of a name; NOT_FOUND for one that there is not."""
         status = self._statuses.get(request.service)
         if status is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of this name")
-        return _Status(status=status)
+        return pb.HealthCheckResponse(status=status)
 
     async def List(self, request: pb.HealthListRequest, context: grpc.aio.ServicerContext) -> pb.HealthListResponse:
         """All names with their statuses."""
-        return pb.HealthListResponse(statuses={name: _Status(status=each) for name, each in self._statuses.items()})
+        each = {name: pb.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return pb.HealthListResponse(statuses=each)
 
-    async def Watch(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[_Status]:
+    async def Watch(
+        self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.HealthCheckResponse]:
         """The status of a name, and again whenever it is another; of a slow watcher's many, the newest."""
         told = None
         while True:
             changed, ended = self._changed, self._ended
-            status = self._statuses.get(request.service, _Status.SERVICE_UNKNOWN)
+            status = self._statuses.get(request.service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
             if status != told:
-                yield _Status(status=status)
+                yield pb.HealthCheckResponse(status=status)
                 told = status
             if ended:
                 return
@@ -88,8 +91,8 @@ class HealthReporter:
         """Tells what is true now. The whole server serves when each of its models does."""
         states = {f"model:{name}": self._serves(model) for name, model in self._catalog.models.items()}
         whole = all(states.values())
-        names = {**dict.fromkeys(_WHOLE_SERVER, whole), **states}
-        self.service.tell({name: _Status.SERVING if serves else _Status.NOT_SERVING for name, serves in names.items()})
+        serve = {**dict.fromkeys(_WHOLE_SERVER, whole), **states}
+        self.service.tell({name: _SERVING if serves else _NOT_SERVING for name, serves in serve.items()})
 
     def _serves(self, model: ServedModel) -> bool:
         engine = model.engine

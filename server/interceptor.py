@@ -91,7 +91,7 @@ async def _in_time(answer: Awaitable[None], seconds: float | None) -> None:
 
 
 async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: str) -> None:
-    """Ends the call with a status. Behind a write that nobody reads, it waits until somebody does or the caller goes."""
+    """Ends the call with a status, which waits behind an answer that is not read until it is, or the caller goes."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error

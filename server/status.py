@@ -97,7 +97,8 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
-            yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject="model", description=message)])
+            subject = "caller" if error.reason == "TOO_MANY_CALLS" else "model"
+            yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject=subject, description=message)])
 
 
 def _bad_request(violations: tuple[Violation, ...]) -> rpc.BadRequest:

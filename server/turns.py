@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _UNKNOWN_SECONDS = 1.0  # told while nobody has left a place yet
 _LEAST_SECONDS, _MOST_SECONDS = 0.02, 60.0  # that a caller is told to wait
-_LATE_SECONDS = 1.0  # that a turn is kept for a caller who does not come
+LATE_SECONDS = 1.0  # that a turn is kept for a caller who does not come
 _WEIGHT = 0.1  # of the newest time that a place was held
 _MOST_CALLERS = 10_000  # in the line; those beyond it come whenever they like
 
@@ -68,7 +68,7 @@ class Turns:
     def _forget_who_is_late(self) -> None:
         while self._turns:
             caller = next(iter(self._turns))
-            if self._turns[caller].due > self._now() - _LATE_SECONDS:
+            if self._turns[caller].due > self._now() - LATE_SECONDS:
                 return
             self.leave(caller)
 

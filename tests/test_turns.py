@@ -51,10 +51,10 @@ class Model:
         try:
             place = entry.__enter__()
         except Overloaded as error:
-            return self.clock.now + error.retry_after_seconds
+            return float(self.clock.now + error.retry_after_seconds)
         self.admission.hold_prompt(place, 1, 1 << 30)
         place.running = InEngine()  # type: ignore[assignment]
-        done = max(self.clock.now, heapq.heappop(self.free_at)) + self.seconds
+        done: float = max(self.clock.now, heapq.heappop(self.free_at)) + self.seconds
         heapq.heappush(self.free_at, done)
         leaving[caller] = (done, entry)
         return done
