@@ -21,7 +21,6 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-    ("grpc.max_connection_age_ms", MAX_AGE_MS),
     ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
 )
 
@@ -29,12 +28,13 @@ CHANNEL_OPTIONS = (
 def channel_options(options: ServeOptions, num_connections: int) -> tuple[tuple[str, int], ...]:
     """CHANNEL_OPTIONS, and the bounds that a server is started with.
 
-    Calls may end on a connection that is old. Then it is closed, which alone ends a call whose caller neither reads nor
-    hangs up: the core sends no status behind bytes that cannot be sent.
+    A connection that is old has the time that a call may take. Then it is closed, which alone ends a call whose caller
+    neither reads nor hangs up: a status can only follow the bytes before it.
     """
     grace = options.request_seconds + options.write_seconds
     return (
         *CHANNEL_OPTIONS,
+        ("grpc.max_connection_age_ms", MAX_AGE_MS),
         ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
         ("grpc.max_concurrent_streams", options.max_streams),
         ("grpc.max_allowed_incoming_connections", num_connections),
@@ -61,5 +61,8 @@ def _file_limit(wanted: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError):  # the kernel has a limit of its own
+        return soft
     return allowed

@@ -22,7 +22,7 @@ class Turns:
     """The line of callers that were refused, the longest refused first.
 
     Each is told when to come again: when so many places will have become free as callers are before it, by how long
-    places are held, and a tenth around it, so that not all come at once.
+    places are held, and up to a fifth earlier: not all come at once, and no place waits long for its caller.
     """
 
     def __init__(self, num_places: int, now: Callable[[], float]) -> None:
@@ -45,7 +45,7 @@ class Turns:
 
     def wait(self, caller: str, free: int) -> float:
         """In how many seconds to come again. A caller that is new is the last in the line."""
-        seconds = self._seconds(max(1, self._before(caller) - free + 1)) * random.uniform(0.9, 1.1)
+        seconds = self._seconds(max(1, self._before(caller) - free + 1)) * random.uniform(0.8, 1.0)
         seconds = min(_MOST_SECONDS, max(_LEAST_SECONDS, seconds))
         if caller not in self._turns and len(self._turns) < _MOST_CALLERS:
             self._turns[caller] = _Turn(self._next_number)

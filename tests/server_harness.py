@@ -24,7 +24,7 @@ from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, serve
+from moesaic.server import engine_process, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 
@@ -130,6 +130,7 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
+    transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
     if files := given.pop("files", 0):  # that the process may have open
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")

@@ -87,6 +87,15 @@ def test_a_caller_that_hangs_up_unread_leaves_no_word_of_it_in_the_log(server: S
     assert "Error" not in server.log and "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("path", [STREAM, GENERATE, WATCH])
+def test_a_call_that_is_never_read_ends_with_its_connection(path: str) -> None:
+    short = Server(max_age_ms=100, write_seconds=0.1, request_seconds=0.1)
+    with short as server, server.client() as client, Http2Caller(server.address, window=0) as unread:
+        unread.call(path, EVERYBODY if path == WATCH else PROMPT)
+        unread.await_end()
+        assert client.health() == "SERVING" and "Error" not in server.log
+
+
 def test_a_watch_that_nobody_reads_keeps_nothing_from_anybody_else() -> None:
     with Server(**AT_ONCE) as server, server.client() as client, Http2Caller(server.address, window=0) as unread:
         for _ in range(3):

@@ -88,8 +88,8 @@ def test_the_wait_is_predicted_from_how_long_places_are_held() -> None:
     turns = Turns(4, FakeClock().monotonic)
     turns.freed(held_seconds=8.0)  # with 4 places, one becomes free every 2 s
     told = [turns.wait(f"{i}", free=0) for i in range(5)]
-    assert told == pytest.approx([2, 4, 6, 8, 10], rel=0.11)
-    assert len({round(seconds / (2 * i + 2), 6) for i, seconds in enumerate(told)}) == 5  # not all at once
+    parts = [seconds / (2 * i + 2) for i, seconds in enumerate(told)]
+    assert all(0.8 <= part <= 1 for part in parts) and len(set(parts)) == 5  # not all at once
 
 
 def test_a_caller_who_does_not_come_back_loses_its_turn() -> None:
