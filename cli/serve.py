@@ -19,6 +19,11 @@ EXAMPLES = """examples:
 
 Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
 
+GIVEN = (
+    "host", "port", "max_requests", "drain_seconds",
+    "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
+)  # fmt: skip
+
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
@@ -46,6 +51,11 @@ def add_parser(commands: Any) -> None:
         help="work waits and no step has ended: the health is NOT_SERVING, and after four times as long the engine is "
         "started again (default: 30)",
     )
+    parser.add_argument("--request-seconds", type=float, help="for one call from first to last byte (default: 300)")
+    parser.add_argument("--write-seconds", type=float, help="for a caller to read on (default: 30)")
+    parser.add_argument("--receive-seconds", type=float, help="for a caller to send its message (default: 10)")
+    parser.add_argument("--max-connections", type=int, help="open at a time; more are closed (default: 1024)")
+    parser.add_argument("--max-streams", type=int, help="calls at a time on one connection (default: 100)")
     parser.add_argument("--log-requests", action="store_true", help="one JSON line a request on stderr, without text")
     add_engine_options(parser)
     parser.set_defaults(run=run)
@@ -63,10 +73,7 @@ def _serve(args: argparse.Namespace) -> int:
     from ..server.serve import serve
 
     base = read_config(args.config) if args.config else ServeOptions(models=())
-    names = (
-        "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
-    )  # fmt: skip
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
     return serve(
         replace(
             base,

@@ -8,6 +8,7 @@ MoesaicError              INTERNAL              our fault; what stands below is 
   Overloaded              RESOURCE_EXHAUSTED    the same request may succeed later
   Unavailable             UNAVAILABLE           loading, draining or restarting: try again, or elsewhere
     Expired               DEADLINE_EXCEEDED     its time is over, or would be before its first token
+  Unread                  ABORTED               the caller does not take in what it asked for
   RequestFailed           INTERNAL              the engine failed on this one request; the others go on
   SetupError              (at start only)       something outside the request is not as it must be
     CheckpointError                             the files on disk are not what their config says
@@ -83,6 +84,10 @@ class Expired(Unavailable):
 
     def __init__(self, message: str, reason: str = "DEADLINE_EXCEEDED", retry_after_seconds: float = 0.0) -> None:
         super().__init__(message, reason, retry_after_seconds)
+
+
+class Unread(MoesaicError):
+    """The caller does not take in what it asked for."""
 
 
 class RequestFailed(MoesaicError):

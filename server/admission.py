@@ -1,40 +1,84 @@
 """How much work a model takes on. Only this refuses for lack of room, and it does so before any header is sent."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..models.errors import Overloaded
+from .running import Running
+from .turns import Turns
+
+
+class Place:
+    """The room of one request: taken until the engine is done with it, whenever its caller reads the answer."""
+
+    def __init__(self, caller: str, since: float) -> None:
+        self.caller = caller
+        self.since = since
+        self.num_prompt_tokens = 0
+        self.running: Running | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether another request can have it."""
+        return self.running is not None and self.running.ended
 
 
 class Admission:
-    """Counts the requests in flight of one model, and the tokens of their prompts."""
+    """The places of one model. While half of them are taken, callers that were refused have their turn first."""
 
-    def __init__(self, max_requests: int) -> None:
+    def __init__(self, max_requests: int, now: Callable[[], float] = time.monotonic) -> None:
         self.max_requests = max_requests
-        self.num_requests = 0
-        self.num_prompt_tokens = 0
+        self._places: set[Place] = set()
+        self._now = now
+        self._turns = Turns(max_requests, now)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that the engine is not done with."""
+        return len(self._places)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """The tokens of their prompts."""
+        return sum(place.num_prompt_tokens for place in self._places)
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Room for one request while the block runs. Raises Overloaded when there is none."""
-        if self.num_requests >= self.max_requests:
-            raise Overloaded(f"{self.num_requests} requests are in flight and the limit is {self.max_requests}")
-        self.num_requests += 1
+    def place(self, caller: str) -> Iterator[Place]:
+        """Room for one request while the block runs. Raises Overloaded when there is none for this caller."""
+        self._take_back()
+        if self.num_requests >= max(1, self.max_requests // 2) and not self._turns.has(caller, self._free):
+            held = f"{self.num_requests} requests are in flight of at most {self.max_requests}"
+            raise self._refusal(caller, f"{held}, and the next places are for those who were refused before")
+        place = Place(caller, self._now())
+        self._places.add(place)
         try:
-            yield
+            yield place
         finally:
-            self.num_requests -= 1
+            self._leave(place)
 
-    @contextmanager
-    def prompt(self, num_tokens: int, max_tokens: int) -> Iterator[None]:
-        """Room for the tokens of a prompt. One that is alone always has it."""
+    def hold_prompt(self, place: Place, num_tokens: int, max_tokens: int) -> None:
+        """Counts the tokens of a prompt. Raises Overloaded for too many at a time; one that is alone always fits."""
         held = self.num_prompt_tokens
         if held and held + num_tokens > max_tokens:
-            raise Overloaded(
-                f"the prompts in flight hold {held} tokens, {num_tokens} more would pass the limit of {max_tokens}"
-            )
-        self.num_prompt_tokens += num_tokens
-        try:
-            yield
-        finally:
-            self.num_prompt_tokens -= num_tokens
+            why = f"the prompts in flight hold {held} tokens, {num_tokens} more would pass the limit of {max_tokens}"
+            raise self._refusal(place.caller, why)
+        place.num_prompt_tokens = num_tokens
+        self._turns.leave(place.caller)
+
+    @property
+    def _free(self) -> int:
+        return self.max_requests - self.num_requests
+
+    def _refusal(self, caller: str, why: str) -> Overloaded:
+        return Overloaded(why, "QUEUE_FULL", self._turns.wait(caller, self._free))
+
+    def _take_back(self) -> None:
+        for place in [place for place in self._places if place.is_free]:
+            self._leave(place)
+
+    def _leave(self, place: Place) -> None:
+        if place in self._places:
+            self._places.remove(place)
+            if place.running is not None:  # what never reached the engine says nothing of its pace
+                self._turns.freed(self._now() - place.since)

@@ -14,10 +14,14 @@ GENERATION: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Gene
 MODELS: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Models"]
 
 
-def handlers(service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
-    """The handlers of a service: every method of the descriptor is a method of `servicer`."""
+def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:
+    """Has a server offer a service: every method of the descriptor is a method of `servicer`.
+
+    Each is registered by name, so that calls of one do not wait in line behind a flood of another.
+    """
     methods = {method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods}
-    return grpc.method_handlers_generic_handler(service.full_name, methods)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, methods),))
+    server.add_registered_method_handlers(service.full_name, methods)
 
 
 def _handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:

@@ -1,24 +1,76 @@
 """Health by progress: SERVING means loaded, warmed up, not draining, and no work waits without a step ending."""
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1._async import HealthServicer
+import grpc
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
 
 from .catalog import Catalog, ServedModel
 from .engine_process import EngineState
 from .handlers import GENERATION, MODELS
 
 _WHOLE_SERVER = ("", GENERATION.full_name, MODELS.full_name)
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVING, _NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
+
+
+class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1.Health. Telling it something waits for nobody: each watcher fetches what is newest when it can."""
+
+    def __init__(self) -> None:
+        self._statuses: Mapping[str, int] = {}
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def tell(self, statuses: Mapping[str, int]) -> None:
+        """Makes these the statuses of the names that there are."""
+        if statuses != self._statuses:
+            self._statuses = statuses
+            self._wake()
+
+    def end(self) -> None:
+        """Lets every watcher go, once it has what is newest."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext) -> pb.HealthCheckResponse:
+        """The status of a name; NOT_FOUND for one that there is not."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of this name")
+        return pb.HealthCheckResponse(status=status)
+
+    async def List(self, request: pb.HealthListRequest, context: grpc.aio.ServicerContext) -> pb.HealthListResponse:
+        """All names with their statuses."""
+        each = {name: pb.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return pb.HealthListResponse(statuses=each)
+
+    async def Watch(
+        self, request: pb.HealthCheckRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.HealthCheckResponse]:
+        """The status of a name, and again whenever it is another; of a slow watcher's many, the newest."""
+        told = None
+        while True:
+            changed, ended = self._changed, self._ended
+            status = self._statuses.get(request.service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                yield pb.HealthCheckResponse(status=status)
+                told = status
+            if ended:
+                return
+            await changed.wait()
 
 
 class HealthReporter:
-    """Keeps the standard health service true: the whole server, our services, and `model:NAME` for each model."""
+    """Keeps the health service true: the whole server, our services, and `model:NAME` for each model."""
 
     def __init__(self, catalog: Catalog, changed: asyncio.Event, stall_seconds: float) -> None:
-        self.servicer = HealthServicer()
+        self.service = HealthService()
         self._catalog = catalog
         self._changed = changed
         self._stall_seconds = stall_seconds
@@ -26,7 +78,7 @@ class HealthReporter:
     async def run(self) -> None:
         """Reports at every change, and often enough to see a stall."""
         while True:
-            await self.report()
+            self.report()
             try:
                 async with asyncio.timeout(min(1.0, self._stall_seconds / 4)):
                     await self._changed.wait()
@@ -34,12 +86,12 @@ class HealthReporter:
                 pass
             self._changed.clear()
 
-    async def report(self) -> None:
-        """Sets every name to what is true now. The whole server serves when each of its models does."""
+    def report(self) -> None:
+        """Tells what is true now. The whole server serves when each of its models does."""
         states = {f"model:{name}": self._serves(model) for name, model in self._catalog.models.items()}
         whole = all(states.values())
-        for name, serves in {**dict.fromkeys(_WHOLE_SERVER, whole), **states}.items():
-            await self.servicer.set(name, _SERVING if serves else _NOT_SERVING)
+        serve = {**dict.fromkeys(_WHOLE_SERVER, whole), **states}
+        self.service.tell({name: _SERVING if serves else _NOT_SERVING for name, serves in serve.items()})
 
     def _serves(self, model: ServedModel) -> bool:
         engine = model.engine

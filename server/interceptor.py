@@ -1,26 +1,44 @@
-"""The one place where exceptions become statuses. Nothing that was not meant for callers passes it."""
+"""What every call passes on its way to its handler, and the one place where exceptions become statuses."""
 
 import asyncio
-import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from ..models.errors import InvalidRequest, MoesaicError, RequestFailed, SetupError, Violation
+from ..models.errors import Expired, MoesaicError, RequestFailed, SetupError
+from .calls import Calls
+from .exchange import Exchange, TimeLimits
 from .status import refusal
+
+PROBES = "/grpc.health.v1.Health/"
 
 _log = logging.getLogger(__name__)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Guards every method with one request message: bytes that are no message, and whatever a handler raises."""
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What calls of one kind have for themselves, so that those of another cannot take it: room and time."""
 
-    def __init__(self) -> None:
+    calls: Calls
+    limits: TimeLimits
+
+
+class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Guards every method: callers of too many calls or too slow ones, and whatever a handler raises.
+
+    To gRPC each method is one of streams, which on the wire is the same: a handler of one message would not be called
+    before the message is there, nor asked before its answer is read, however long that takes. A handler that answers in
+    parts must be an async generator. Probes have a lane of their own.
+    """
+
+    def __init__(self, requests: Lane, probes: Lane) -> None:
+        self._requests = requests
+        self._probes = probes
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -30,69 +48,64 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if known is not None:
             return known
         handler = await continuation(details)
-        if handler is None or handler.request_streaming:
-            return handler
-        self._guarded[details.method] = guarded = _guard(handler, details.method)
+        if handler is None:
+            return None
+        lane = self._probes if details.method.startswith(PROBES) else self._requests
+        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane)
         return guarded
 
 
-def _guard(handler: grpc.RpcMethodHandler, method: str) -> grpc.RpcMethodHandler:
-    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
-    behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    wrap = _guarded_stream if inspect.isasyncgenfunction(behaviour) else _guarded_call
-    return make(wrap(behaviour, method), _safe(handler.request_deserializer), handler.response_serializer)
-
-
-def _safe(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """A deserializer that never raises: what it would raise reaches the caller as UNKNOWN. It gives what is wrong."""
-
-    def deserialize(data: bytes) -> Any:
+def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane) -> grpc.RpcMethodHandler:
+    async def guarded(_: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            return deserializer(data)
-        except DecodeError:
-            text = "is no protobuf message of this method, or holds text that is not UTF-8"
-            return InvalidRequest([Violation("request", text, "MALFORMED_MESSAGE")])
-        except InvalidRequest as error:
-            return error
-
-    return deserialize
-
-
-def _guarded_call(behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-    async def call(message: Any, context: grpc.aio.ServicerContext) -> Any:
-        try:
-            return await behaviour(_well_formed(message), context)
+            lane.calls.enter(context)
+            exchange = Exchange(handler, context, lane.limits)
+            await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)
 
-    return call
+    return grpc.stream_stream_rpc_method_handler(guarded, None, handler.response_serializer)
 
 
-def _guarded_stream(behaviour: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., AsyncIterator[Any]]:
-    async def stream(message: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-        try:
-            async with aclosing(behaviour(_well_formed(message), context)) as answers:  # type: ignore[type-var]
-                async for answer in answers:
-                    yield answer
-        except Exception as error:
-            await _abort(error, context, method)
+async def _answer(handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext) -> None:
+    behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    asked = exchange.messages() if handler.request_streaming else await exchange.only_message()
+    if not handler.response_streaming:
+        await exchange.send(await behaviour(asked, context))
+        return
+    async with aclosing(behaviour(asked, context)) as answers:
+        async for answer in answers:
+            await exchange.send(answer)
 
-    return stream
 
-
-def _well_formed(message: Any) -> Any:
-    if isinstance(message, InvalidRequest):
-        raise message
-    return message
+async def _in_time(answer: Awaitable[None], seconds: float | None) -> None:
+    """Raises Expired when the whole of a call takes longer than it may here."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await answer
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        text = f"the call took longer than {seconds:g} s, which is all that one may take here (--request-seconds)"
+        raise Expired(text, "REQUEST_TOO_LONG") from None
 
 
 async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: str) -> None:
+    """Ends the call with a status, which waits behind an answer that is not read until it is, or the caller goes."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    if context.cancelled() or context.done():  # the caller is gone: nobody to tell, and no error
+    if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error
         raise asyncio.CancelledError from None
     told = refusal(_told(error, method))
-    await context.abort(told.code, told.message, told.metadata)
+    try:
+        await context.abort(told.code, told.message, told.metadata)
+    except grpc.aio.InternalError:  # gone before it was told
+        raise asyncio.CancelledError from None
+
+
+def _is_end(error: Exception) -> bool:
+    """Whether gRPC says by it that the call is over; a UsageError says that its own functions were called wrongly."""
+    return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError)
 
 
 def _told(error: Exception, method: str) -> MoesaicError:

@@ -15,6 +15,11 @@ BOUNDS: Mapping[str, Bound] = {
     "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
     "load_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 1800"),
     "max_request_bytes": Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
+    "request_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 300"),
+    "write_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 30"),
+    "receive_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 10"),
+    "max_connections": Bound(1, 1_000_000, way_out="those beyond it are closed at once"),
+    "max_streams": Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
 }
 _PORT = Bound(0, 65535)
 
@@ -30,8 +35,13 @@ class ServeOptions:
     drain_seconds: how long running requests may go on after SIGTERM.
     max_request_bytes: of all requests in flight, of all models, as they came; one that is alone always has room.
     stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING; the engine is killed and started
-    again after four times as long, and at once where it computes nothing.
+    again after four times as long, and soon where it computes nothing.
     load_seconds: an engine that takes longer to load is killed.
+    request_seconds: of one call from its first byte to its last; then it is ended.
+    write_seconds: how long an answer may wait for its caller to read on.
+    receive_seconds: for a call to send its message.
+    max_connections: open at a time, fewer where the limit on open files is lower; the next one is closed.
+    max_streams: calls at a time on one connection.
     log_requests: one JSON line per request to stderr; it never holds text.
     """
 
@@ -45,6 +55,11 @@ class ServeOptions:
     max_request_bytes: int = 32 << 20
     stall_seconds: float = 30.0
     load_seconds: float = 1800.0
+    request_seconds: float = 300.0
+    write_seconds: float = 30.0
+    receive_seconds: float = 10.0
+    max_connections: int = 1024
+    max_streams: int = 100
     reflection: bool = True
     log_requests: bool = False
 

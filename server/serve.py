@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,32 +20,26 @@ from ..models.version import VERSION
 from .admission import Admission
 from .allocator import keep_little_memory
 from .byte_budget import ByteBudget
+from .calls import Calls
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
 from .engine_process import WORKER, EngineProcess
-from .handlers import GENERATION, MODELS, handlers
+from .exchange import TimeLimits
+from .handlers import GENERATION, MODELS, add_service
 from .health import HealthReporter
-from .interceptor import ErrorInterceptor
+from .interceptor import CallGuard, Lane
 from .logs import logs
 from .long_prompts import LongPrompts
 from .options import ServeOptions, check, loopback
 from .prompts import Prompts
 from .reflection import reflection_handlers
 from .services import GenerationService, ModelsService
+from .transport import channel_options, num_connections
 from .watchdog import Patience
 
-MAX_MESSAGE_BYTES = 4 << 20
-MAX_CALLS_BESIDE_REQUESTS = 1024  # health watches, model lists; an outer wall, admission is the real limit
+ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
 PATIENT_STALLS = 4  # stalls in a row, and the engine is killed
-LAST_WORDS_SECONDS = 1.0  # for statuses on their way out
-MIN_PING_MS = 5_000  # clients may ping every 10 s; without this the third ping within 5 minutes ends a silent call
-CHANNEL_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a second server on the port is an error, not half of the requests
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
-)
+LAST_WORDS_SECONDS = 0.5  # for statuses on their way out
 
 
 def _complain(sentence: str) -> None:
@@ -75,16 +69,17 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
     host = loopback(options.host)
     catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
     health = HealthReporter(catalog, changed, options.stall_seconds)
-    server = _grpc_server(options, catalog, health)
+    connections = num_connections(options)
+    server = _grpc_server(options, connections, catalog, health)
     address = _bind(server, host, options.port)
-    await health.report()
+    health.report()
     await server.start()
-    _say_configuration(options, address)
+    _say_configuration(options, address, connections)
     reporting = asyncio.create_task(health.run())
     try:
         if not await _load(catalog, stop):
             return
-        await health.report()
+        health.report()
         _say_serving(catalog, address)
         await _first(reporting, stop.wait())
         if reporting.done():
@@ -92,8 +87,9 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
         await _drain(catalog, health, options.drain_seconds, now)
     finally:
         reporting.cancel()
-        await asyncio.gather(*(model.stop() for model in catalog.models.values()))
-        await server.stop(LAST_WORDS_SECONDS)
+        health.service.end()
+        models = (model.stop() for model in catalog.models.values())
+        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *models)
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -118,16 +114,23 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
-def _grpc_server(options: ServeOptions, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
-    wall = MAX_CALLS_BESIDE_REQUESTS + options.max_requests * len(options.models)
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=CHANNEL_OPTIONS, maximum_concurrent_rpcs=wall)
-    generation = GenerationService(catalog, ByteBudget(options.max_request_bytes), options.log_requests)
-    server.add_generic_rpc_handlers((handlers(GENERATION, generation), handlers(MODELS, ModelsService(catalog))))
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=(_guard(options),), options=channel_options(options, connections))
+    budget = ByteBudget(options.max_request_bytes)
+    add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
+    add_service(server, MODELS, ModelsService(catalog))
+    health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         server.add_generic_rpc_handlers(reflection_handlers((GENERATION.full_name, MODELS.full_name, health_name)))
     return server
+
+
+def _guard(options: ServeOptions) -> CallGuard:
+    room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
+    limits = TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
+    watching = replace(limits, whole=None)
+    return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching))
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
@@ -154,18 +157,17 @@ async def _load(catalog: Catalog, stop: asyncio.Event) -> bool:
         loading.result()
         return not stop.is_set()
     loading.cancel()
-    await asyncio.wait((loading,))
+    await asyncio.gather(loading, return_exceptions=True)
     return False
 
 
 async def _drain(catalog: Catalog, health: HealthReporter, seconds: float, now: asyncio.Event) -> None:
     """Refuses what is new, lets what runs go on for a while, then ends it with a status that says why."""
     catalog.draining = True
-    await health.report()
+    health.report()
     await _first(catalog.idle.wait(), now.wait(), asyncio.sleep(seconds))
     for model in catalog.models.values():
         model.engine.fail_running(draining())
-    await _first(catalog.idle.wait(), asyncio.sleep(LAST_WORDS_SECONDS))
 
 
 async def _first(*awaitables: object) -> None:
@@ -179,11 +181,14 @@ async def _first(*awaitables: object) -> None:
             task.cancel()
 
 
-def _say_configuration(options: ServeOptions, address: str) -> None:
+def _say_configuration(options: ServeOptions, address: str, connections: int) -> None:
     settings = {**asdict(options), "engine": None, **asdict(options.engine)}
     shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
     _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
     _say("configuration: " + " ".join(shown))
+    if connections < options.max_connections:
+        asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
+        _say(f"room for {connections} connections, since this process may open few files; {asked}")
 
 
 def _say_serving(catalog: Catalog, address: str) -> None:

@@ -13,6 +13,7 @@ from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
 from .answer import answer
 from .byte_budget import ByteBudget
+from .caller import caller_of
 from .catalog import Catalog
 from .request_log import RequestRecord
 from .validation import checked
@@ -60,27 +61,29 @@ class GenerationService:
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
         with RequestRecord(request_id, message.model, self._log_requests) as record:
-            with self._catalog.under_way(context.peer(), request_id), self._budget.request(message.ByteSize()):
+            with self._catalog.under_way(caller_of(context), request_id), self._budget.request(message.ByteSize()):
                 model = self._catalog.find(message.model, "model")
                 terms = model.ready()
-                with model.admission.request():
+                with model.admission.place(caller_of(context)) as place:
                     asked = await checked(message, model.prompts, terms)
-                    with model.admission.prompt(len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)):
-                        running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
-                        end = model.engine.end_answer
-                        try:
-                            async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
-                                if chunk.HasField("usage"):
-                                    record.last = chunk
-                                yield chunk
-                        finally:
-                            model.engine.release(running)
+                    num_tokens, most_tokens = len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)
+                    model.admission.hold_prompt(place, num_tokens, most_tokens)
+                    running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
+                    place.running = running
+                    end = model.engine.end_answer
+                    try:
+                        async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
+                            if chunk.HasField("usage"):
+                                record.last = chunk
+                            yield chunk
+                    finally:
+                        model.engine.release(running)
 
 
 def submitted(asked: Asked, arrived: float, now: float, context: grpc.aio.ServicerContext) -> Request:
-    """The request with its caller, which is a connection while nobody has a name, and with the deadline of its call."""
+    """The request with its caller and with the deadline of its call."""
     left = context.time_remaining()
-    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=context.peer())
+    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=caller_of(context))
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

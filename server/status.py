@@ -19,6 +19,7 @@ from ..models.errors import (
     Overloaded,
     RequestFailed,
     Unavailable,
+    Unread,
     Unsupported,
     Violation,
 )
@@ -40,6 +41,7 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (Unread, grpc.StatusCode.ABORTED, "SLOW_CONSUMER"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
@@ -95,7 +97,8 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
-            yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject="model", description=message)])
+            subject = "caller" if error.reason == "TOO_MANY_CALLS" else "model"
+            yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject=subject, description=message)])
 
 
 def _bad_request(violations: tuple[Violation, ...]) -> rpc.BadRequest:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -24,12 +25,14 @@ from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, serve
+from moesaic.server import engine_process, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 from moesaic.server.watchdog import Patience
 
-PATIENT = {"drain_seconds": PATIENCE_SECONDS, "stall_seconds": PATIENCE_SECONDS}
+PATIENT = {
+    f"{name}_seconds": PATIENCE_SECONDS for name in ("drain", "stall", "request", "write", "receive", "last_words")
+}
 SERVES, LISTENS = r"^serving \S+ on (\S+)$", r"listens on (\S+)"
 
 
@@ -132,6 +135,9 @@ if __name__ == "__main__":
     given["engine"] = EngineOptions(**given["engine"])
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
     serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
-    engine_process.END_SECONDS = serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS
+    transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
+    if files := given.pop("files", 0):  # that the process may have open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")
     echo = (sys.executable, str(Path(__file__).with_name("echo_engine.py")))
     sys.exit(serve.serve(ServeOptions(**given), echo))

@@ -30,7 +30,7 @@ from moesaic.engine.options import EngineOptions
 from moesaic.models.bounds import PROCESSORS, Bound
 from moesaic.models.errors import AddressError, SetupError
 from moesaic.models.threads import choose_threads
-from moesaic.server import client, serve
+from moesaic.server import client, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.config import read_config
 from moesaic.server.options import BOUNDS as SERVER
@@ -50,6 +50,11 @@ WRONG: dict[str, list[Any]] = {
     "stall_seconds": [0, -1, NAN, INFINITE],
     "load_seconds": [0, -1, NAN, INFINITE],
     "max_request_bytes": [0, -1],
+    "request_seconds": [0, -1, NAN, INFINITE, 10**9],
+    "write_seconds": [0, -1, NAN, INFINITE, 10**9],
+    "receive_seconds": [0, -1, NAN, INFINITE],
+    "max_connections": [0, -1, 10**9, 2.5],
+    "max_streams": [0, -1, 10**9],
 }
 FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None}
 
@@ -60,8 +65,11 @@ def wrong(names: Any) -> list[tuple[str, Any]]:
 
 def test_every_number_has_a_rule_and_wrong_values_here() -> None:
     numbers = {
-        field.name for kind in (EngineOptions, ServeOptions) for field in fields(kind) if "int" in str(field.type)
-    } | {"drain_seconds", "stall_seconds", "load_seconds", "step_share"}
+        field.name
+        for kind in (EngineOptions, ServeOptions)
+        for field in fields(kind)
+        if re.match("int|float", str(getattr(field.type, "__name__", field.type)))
+    }
     assert numbers - {"port"} == {*ENGINE, *SERVER} == {*WRONG}
 
 
@@ -191,7 +199,10 @@ def test_every_command_judges_its_numbers_before_any_work(
 # --- settings that gRPC takes by name ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [key for key, _ in (*serve.CHANNEL_OPTIONS, *client.CHANNEL_OPTIONS, *client.NO_PROXY)])
+OPTIONS = transport.channel_options(ServeOptions(()), 9)
+
+
+@pytest.mark.parametrize("key", [key for key, _ in (*OPTIONS, *client.CHANNEL_OPTIONS, *client.NO_PROXY)])
 def test_every_setting_of_grpc_is_one_that_its_core_knows(key: str) -> None:
     core = Path(cygrpc.__file__).read_bytes()
     assert key.encode() + b"\0" in core
@@ -219,7 +230,7 @@ def silent_call(options: Any) -> Iterator[Any]:
 def test_a_silent_call_whose_client_pings_lives_as_long_as_the_interval_allows() -> None:
     """Ours, ten times faster: pings may come every 500 ms, where clients that may ping every 10 s come to a tenth."""
     known = "grpc.http2.min_ping_interval_without_data_ms"
-    faster = [(key, value // 10 if key == known else value) for key, value in serve.CHANNEL_OPTIONS]
+    faster = [(key, value // 10 if key == known else value) for key, value in OPTIONS]
     without = [(key, value) for key, value in faster if key != known]
     assert (known, 500) in faster
     with silent_call(faster) as ours, silent_call(without) as theirs:

@@ -16,6 +16,10 @@ from moesaic.bench.published.run import MARKDOWN
 from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent, percents, ratios, times
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
+from moesaic.server.options import ServeOptions
+from moesaic.server.serve import LAST_WORDS_SECONDS
+from moesaic.server.transport import HANDSHAKE_MS
+from moesaic.server.turns import LATE_SECONDS
 
 DOCUMENTS = [ROOT / "README.md", *sorted(file for file in (ROOT / "docs").rglob("*.md"))]
 WRITTEN = [file for file in DOCUMENTS if str(file.relative_to(ROOT)) not in MARKDOWN]  # by hand
@@ -333,10 +337,22 @@ BINDS = {  # graded inputs, in the last of the rows; alone the two are near each
     "16 cores at 80 GB/s, AVX2": [BYTES, INSTRUCTIONS, INSTRUCTIONS],
     "an H100, a model": [BYTES, BYTES, INSTRUCTIONS],
 }
+
+
+def _faults() -> Iterator[str]:
+    limits = ServeOptions(())
+    for name in ("receive", "write", "request"):
+        yield f"| `--{name}-seconds` | {getattr(limits, f'{name}_seconds'):g} s |"
+    yield f"| the handshake | {HANDSHAKE_MS // 1000} s |"
+    yield f"| its last words | {LAST_WORDS_SECONDS:g} s |"
+    yield f"Its turn goes to the next. | {LATE_SECONDS:g} s after its turn |"
+
+
 PASSAGES = {
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
+    "docs/faults.md": _faults,
     "docs/how-it-works.md": _how_it_works,
     "docs/decisions/planes-over-tiles.md": _planes_over_tiles,
 }

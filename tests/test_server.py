@@ -178,7 +178,7 @@ def test_reflection_requests_that_are_none_are_an_invalid_argument(server: Serve
     with pytest.raises(grpc.RpcError) as caught:
         reflected(server, version, b"\x1a\x05ab")
     error: Any = caught.value
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and "is no ServerReflectionRequest" in error.details()
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and "is no protobuf message" in error.details()
 
 
 def test_one_line_per_request_holds_numbers_and_no_text(server: Server, client: Client) -> None:

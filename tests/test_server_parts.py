@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import ModelDescription
 from moesaic.engine.receipt import Receipt
@@ -17,14 +18,18 @@ from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, Se
 from moesaic.proto import engine_pb2
 from moesaic.server import messages
 from moesaic.server.admission import Admission
+from moesaic.server.calls import Calls
+from moesaic.server.exchange import TimeLimits
 from moesaic.server.fields import load_of
 from moesaic.server.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
-from moesaic.server.interceptor import ErrorInterceptor
+from moesaic.server.interceptor import CallGuard, Lane
 from moesaic.server.options import ServeOptions, check, loopback
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
 
 RECEIPT = Receipt(Request(1, (5,)), ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1))
+
+LANE = Lane(Calls(100), TimeLimits(PATIENCE_SECONDS, PATIENCE_SECONDS, None))
 
 
 @pytest.mark.parametrize("module", ["serve", "client", "worker", "engine_process"])
@@ -105,7 +110,8 @@ def test_a_failed_request_raises_even_when_tokens_wait() -> None:
 
 def test_admission_gives_back_what_a_failing_block_held() -> None:
     admission = Admission(1)
-    with pytest.raises(ZeroDivisionError), admission.request(), admission.prompt(1000, 10):
+    with pytest.raises(ZeroDivisionError), admission.place("me") as place:
+        admission.hold_prompt(place, 1000, 10)
         raise ZeroDivisionError
     assert (admission.num_requests, admission.num_prompt_tokens) == (0, 0)
 
@@ -167,7 +173,7 @@ def test_an_unexpected_exception_tells_an_incident_and_no_more(
 
 async def _answer_of(behaviour: Any, streaming: bool) -> grpc.RpcError:
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(),))
+    server = grpc.aio.server(interceptors=(CallGuard(LANE, LANE),))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test", {"Call": make(behaviour, bytes, bytes)}),)
     )

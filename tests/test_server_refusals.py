@@ -239,13 +239,13 @@ def full(server: Server, client: Client) -> Iterator[None]:
 
 @pytest.mark.usefixtures("full")
 def test_a_full_queue(client: Client, channel: grpc.Channel) -> None:
-    with pytest.raises(Overloaded, match="8 requests are in flight and the limit is 8") as caught:
+    with pytest.raises(Overloaded, match="8 requests are in flight of at most 8") as caught:
         client.generate("one more")
-    assert (caught.value.reason, caught.value.retry_after_seconds) == ("QUEUE_FULL", 1.0)
+    assert caught.value.reason == "QUEUE_FULL" and 0 < caught.value.retry_after_seconds <= 60
     error: Any = refused(channel, pb.GenerateRequest(text="x").SerializeToString())
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
-    assert detail(error, rpc.RetryInfo).retry_delay.seconds == 1
+    asked_ms = int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"])
+    assert detail(error, rpc.RetryInfo).retry_delay.ToMilliseconds() == asked_ms > 0
     assert error.initial_metadata() == ()
 
 
