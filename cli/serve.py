@@ -20,7 +20,7 @@ EXAMPLES = """examples:
 Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
 
 GIVEN = (
-    "host", "port", "max_requests", "drain_seconds",
+    "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
     "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
 )  # fmt: skip
 
