@@ -1,12 +1,16 @@
 """`moesaic serve PATH ...`: serve models over gRPC until SIGTERM."""
 
 import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from ..engine.options import EngineOptions
-from .common import add_engine_options, engine_options
+from .common import add_engine_options, byte_count, engine_options
 from .terminal import say_error
 
 EXAMPLES = """examples:
@@ -16,7 +20,7 @@ EXAMPLES = """examples:
 Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
 
 GIVEN = (
-    "host", "port", "max_requests", "drain_seconds",
+    "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
     "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
 )  # fmt: skip
 
@@ -31,7 +35,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--port", type=int, help="0 takes any free one (default: 50051)")
     parser.add_argument("--slots", type=int, help="requests decoded together, a model (default: 8)")
     parser.add_argument("--max-requests", type=int, help="running and waiting, a model; more are refused (default: 64)")
+    parser.add_argument(
+        "--max-request-bytes",
+        type=byte_count,
+        metavar="BYTES",
+        help="of all requests in flight as they came; more are refused (default: 32M)",
+    )
     parser.add_argument("--drain-seconds", type=float, help="for running requests after SIGTERM (default: 30)")
+    parser.add_argument(
+        "--load-seconds", type=float, help="for an engine to load; one that takes longer is killed (default: 1800)"
+    )
+    parser.add_argument(
+        "--stall-seconds",
+        type=float,
+        help="work waits and no step has ended: the health is NOT_SERVING, and after four times as long the engine is "
+        "started again (default: 30)",
+    )
     parser.add_argument("--request-seconds", type=float, help="for one call from first to last byte (default: 300)")
     parser.add_argument("--write-seconds", type=float, help="for a caller to read on (default: 30)")
     parser.add_argument("--receive-seconds", type=float, help="for a caller to send its message (default: 10)")
@@ -44,6 +63,11 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves; returns when drained."""
+    with _ended_by_term():
+        return _serve(args)
+
+
+def _serve(args: argparse.Namespace) -> int:
     from ..server.config import read_config
     from ..server.options import ServeOptions
     from ..server.serve import serve
@@ -60,6 +84,20 @@ def run(args: argparse.Namespace) -> int:
         ),
         complain=say_error,
     )
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """SIGTERM is an end as asked for, until the server, which takes a while to import, has its own way to end."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _engine_options(args: argparse.Namespace, base: EngineOptions) -> EngineOptions:

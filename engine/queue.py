@@ -3,50 +3,62 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-from .request import Priority
-from .sequence import Sequence
+from .request import Priority, Request
 
 _QUANTUM_TOKENS = 32
 
 
+class Waiting(Protocol):
+    """What may wait: a request, in the engine or before it."""
+
+    @property
+    def request(self) -> Request: ...
+    @property
+    def num_prompt(self) -> int: ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
 @dataclass(slots=True)
-class _Line:
+class _Line(Generic[W]):
     """The requests of one caller, first come first served, and the tokens it may still start in its turn."""
 
-    waiting: deque[Sequence] = field(default_factory=deque)
+    waiting: deque[W] = field(default_factory=deque)
     credit: int = 0
 
 
-class FairQueue:
+class FairQueue(Generic[W]):
     """Deficit round robin over callers (Shreedhar and Varghese, 1996), a request costing the tokens it may take.
 
     A higher priority goes first whatever it costs. What was preempted goes before all others of its priority.
     """
 
     def __init__(self) -> None:
-        self._resumed: dict[Priority, deque[Sequence]] = {priority: deque() for priority in Priority}
-        self._lines: dict[Priority, dict[str, _Line]] = {priority: {} for priority in Priority}
+        self._resumed: dict[Priority, deque[W]] = {priority: deque() for priority in Priority}
+        self._lines: dict[Priority, dict[str, _Line[W]]] = {priority: {} for priority in Priority}
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[W]:
         for priority in Priority:
             yield from self._resumed[priority]
             for line in self._lines[priority].values():
                 yield from line.waiting
 
-    def push(self, sequence: Sequence) -> None:
+    def push(self, sequence: W) -> None:
         """Puts a new one behind those of its caller."""
         lines = self._lines[sequence.request.priority]
         lines.setdefault(sequence.request.caller, _Line()).waiting.append(sequence)
 
-    def push_front(self, sequence: Sequence) -> None:
+    def push_front(self, sequence: W) -> None:
         """Puts back one that has run already, or could not yet."""
         self._resumed[sequence.request.priority].appendleft(sequence)
 
-    def pop(self) -> Sequence | None:
+    def pop(self) -> W | None:
         """The next one; None where nobody waits."""
         for priority in Priority:
             if self._resumed[priority]:
@@ -55,7 +67,7 @@ class FairQueue:
                 return self._in_turn(self._lines[priority])
         return None
 
-    def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+    def remove(self, unwanted: Callable[[W], bool]) -> list[W]:
         """Takes out those of whom this holds."""
         found = [sequence for sequence in self if unwanted(sequence)]
         if not found:
@@ -68,7 +80,7 @@ class FairQueue:
         return found
 
     @staticmethod
-    def _in_turn(lines: dict[str, _Line]) -> Sequence:
+    def _in_turn(lines: dict[str, _Line[W]]) -> W:
         """The first line whose credit pays for its first request; each that it does not gets more and goes behind."""
         while True:
             caller, line = next(iter(lines.items()))

@@ -208,7 +208,8 @@ def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Li
     if not prompt_ids:
         message = "is empty and the tokenizer has no begin token to start from; give at least one token"
         return [Violation("prompt", message, "EMPTY_PROMPT")]
-    bad = next((i for i, token in enumerate(prompt_ids) if not 0 <= token < limits.vocab_size), None)
+    judged = prompt_ids[: limits.max_context]  # of more none is looked at: they are too many
+    bad = next((i for i, token in enumerate(judged) if not 0 <= token < limits.vocab_size), None)
     if bad is not None:
         message = f"token {prompt_ids[bad]} at index {bad} is outside the {limits.vocab_size} ids of the vocabulary"
         return [Violation("prompt.token_ids", message, "TOKEN_OUT_OF_VOCABULARY")]

@@ -51,7 +51,7 @@ class Scheduler:
     def __init__(self, num_blocks: int, block_tokens: int, max_context: int, num_slots: int, step_tokens: int) -> None:
         self.ledger = BlockLedger(num_blocks)
         self.prefix = PrefixCache(self.ledger, block_tokens)
-        self.waiting, self.running = FairQueue(), list[Sequence]()
+        self.waiting, self.running = FairQueue[Sequence](), list[Sequence]()
         self.num_slots, self.pace, self.pressure = num_slots, Pace(), Pressure()
         self.num_preempted = 0
         self._most_running, self._calm_steps = num_slots, 0

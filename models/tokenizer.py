@@ -11,6 +11,7 @@ import tokenizers
 from .errors import CheckpointError
 from .optional_json import read_optional_json
 from .suggestion import resaved
+from .text_bound import most_bytes_per_token
 
 _OTHER_FORMS = (("vocab.json", "merges.txt"), ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
 
@@ -86,6 +87,11 @@ class Tokenizer:
         twin = tokenizers.Tokenizer.from_str(self._inner.to_str())
         twin.encode_special_tokens = True
         return twin
+
+    @cached_property
+    def most_bytes_per_token(self) -> int | None:
+        """The most bytes of a text that a token can stand for; None where there is no such limit."""
+        return most_bytes_per_token(self._inner)
 
     def fingerprint(self) -> str:
         """Equal for tokenizers that give equal ids."""

@@ -120,14 +120,16 @@ class Shutdown(_message.Message):
     def __init__(self) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("ready", "step", "refused")
+    __slots__ = ("ready", "step", "refused", "beat")
     READY_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
     ready: Ready
     step: Step
     refused: Refused
-    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    beat: Beat
+    def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial", "kv_tokens", "kv_bytes", "kv_cache", "tier_bytes", "other_bytes", "cache_tokens", "num_slots", "block_tokens")
@@ -182,12 +184,20 @@ class DialPoint(_message.Message):
     def __init__(self, operating_point: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("rows", "load")
+    __slots__ = ("rows", "load", "num_obeyed")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    NUM_OBEYED_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     load: Load
-    def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ...) -> None: ...
+    num_obeyed: int
+    def __init__(self, rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., num_obeyed: _Optional[int] = ...) -> None: ...
+
+class Beat(_message.Message):
+    __slots__ = ("cpu_seconds",)
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    cpu_seconds: float
+    def __init__(self, cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class Row(_message.Message):
     __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point")
@@ -256,3 +266,43 @@ class Refused(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     message: str
     def __init__(self, message: _Optional[str] = ...) -> None: ...
+
+class Tokenize(_message.Message):
+    __slots__ = ("text", "turns", "window")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    turns: _containers.RepeatedCompositeFieldContainer[Turn]
+    window: int
+    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ...) -> None: ...
+
+class Turn(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class Tokenized(_message.Message):
+    __slots__ = ("ids", "num_ids", "wrong", "unsupported")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDS_FIELD_NUMBER: _ClassVar[int]
+    WRONG_FIELD_NUMBER: _ClassVar[int]
+    UNSUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    num_ids: int
+    wrong: _containers.RepeatedCompositeFieldContainer[Wrong]
+    unsupported: str
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., num_ids: _Optional[int] = ..., wrong: _Optional[_Iterable[_Union[Wrong, _Mapping]]] = ..., unsupported: _Optional[str] = ...) -> None: ...
+
+class Wrong(_message.Message):
+    __slots__ = ("field", "message", "reason")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    message: str
+    reason: str
+    def __init__(self, field: _Optional[str] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

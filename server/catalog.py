@@ -9,17 +9,15 @@ from ..engine.request import Limits
 from ..engine.settings import Terms
 from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable, Violation
 from ..models.suggestion import likely
-from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
 from .admission import Admission
-from .chat import ServedChat
 from .engine_process import EngineProcess, EngineState
+from .prompts import Prompts
 
 _STATES = {
     EngineState.LOADING: pb.ModelInfo.LOADING,
     EngineState.SERVING: pb.ModelInfo.SERVING,
     EngineState.RESTARTING: pb.ModelInfo.FAILED,
-    EngineState.GIVEN_UP: pb.ModelInfo.FAILED,
 }
 _DESCRIBED = (
     "family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "device", "dtype",
@@ -28,21 +26,19 @@ _DESCRIBED = (
 
 
 class ServedModel:
-    """One model: its tokenizer, chat template and defaults here, its engine in a process of its own."""
+    """One model: what makes ids of prompts, and its defaults, here; its engine in a process of its own."""
 
     def __init__(
         self,
         engine: EngineProcess,
-        tokenizer: Tokenizer,
-        chat: ServedChat,
+        prompts: Prompts,
         defaults: Mapping[str, float | int],
         admission: Admission,
         max_prompt_tokens: int | None = None,
     ) -> None:
         self.name = engine.name
         self.engine = engine
-        self.tokenizer = tokenizer
-        self.chat = chat
+        self.prompts = prompts
         self.defaults = defaults
         self.admission = admission
         self._max_prompt_tokens = max_prompt_tokens
@@ -60,10 +56,15 @@ class ServedModel:
             return self._max_prompt_tokens
         return 4 * limits.max_context * (self.engine.load.num_slots if self.engine.load else 1)
 
+    async def stop(self) -> None:
+        """Ends its processes."""
+        await self.prompts.long.end()
+        await self.engine.stop()
+
     def info(self, draining: bool) -> pb.ModelInfo:
         """What clients are told of it."""
         state = pb.ModelInfo.DRAINING if draining else _STATES[self.engine.state]
-        info = pb.ModelInfo(name=self.name, state=state, chat=self.chat.available)
+        info = pb.ModelInfo(name=self.name, state=state, chat=self.prompts.chat.available)
         description, load = self.engine.description, self.engine.load
         if description is not None:
             for field in _DESCRIBED:
@@ -77,14 +78,14 @@ class ServedModel:
 
 
 class Catalog:
-    """All models of one server, by name, and the ids of the requests under way."""
+    """All models of one server, by name, and the requests under way, by caller and id."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = {model.name: model for model in models}
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
-        self._request_ids: set[str] = set()
+        self._under_way: set[tuple[str, str]] = set()
 
     def find(self, name: str, field: str) -> ServedModel:
         """The model of this name; empty means the only one. `field` is where the caller wrote it."""
@@ -99,19 +100,22 @@ class Catalog:
         return self.models[name]
 
     @contextmanager
-    def under_way(self, request_id: str) -> Iterator[None]:
-        """Counts a request while the block runs. Raises Unavailable when draining, AlreadyExists for a double."""
+    def under_way(self, caller: str, request_id: str) -> Iterator[None]:
+        """Counts a request while the block runs. Raises Unavailable when draining, AlreadyExists for the id of another
+        one of the same caller.
+        """
+        known = caller, request_id
         if self.draining:
             raise draining()
-        if request_id in self._request_ids:
+        if known in self._under_way:
             raise AlreadyExists(f"a request of id {ascii(request_id[:64])} is still running; give this one another id")
-        self._request_ids.add(request_id)
+        self._under_way.add(known)
         self.idle.clear()
         try:
             yield
         finally:
-            self._request_ids.discard(request_id)
-            if not self._request_ids:
+            self._under_way.discard(known)
+            if not self._under_way:
                 self.idle.set()
 
     def _names(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from google.protobuf.message import Message
 
 MAX_FRAME_BYTES = 16 << 20
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
 
 
 class FrameError(Exception):
@@ -18,7 +18,7 @@ def frame(message: Message) -> bytes:
     payload: bytes = message.SerializeToString()
     if len(payload) > MAX_FRAME_BYTES:
         raise FrameError(f"a message of {len(payload)} bytes is above the limit of {MAX_FRAME_BYTES}")
-    return _LENGTH.pack(len(payload)) + payload
+    return LENGTH.pack(len(payload)) + payload
 
 
 class FrameBuffer:
@@ -31,13 +31,13 @@ class FrameBuffer:
         """The payloads that `data` completes. Raises FrameError when a length is above the limit."""
         self._data += data
         start = 0
-        while len(self._data) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._data, start)
+        while len(self._data) - start >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._data, start)
             if length > MAX_FRAME_BYTES:
                 raise FrameError(f"a frame of {length} bytes is above the limit of {MAX_FRAME_BYTES}")
-            end = start + _LENGTH.size + length
+            end = start + LENGTH.size + length
             if end > len(self._data):
                 break
-            yield bytes(self._data[start + _LENGTH.size : end])
+            yield bytes(self._data[start + LENGTH.size : end])
             start = end
         del self._data[:start]

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from ..proto import generation_pb2
+from .wire_limits import bounded
 
 GENERATION: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
 MODELS: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Models"]
@@ -26,7 +27,7 @@ def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: o
 def _handler(method: MethodDescriptor, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
     make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
     request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-    return make(behaviour, request.FromString, response.SerializeToString)
+    return make(behaviour, bounded(request), response.SerializeToString)
 
 
 def stub(channel: grpc.Channel, service: ServiceDescriptor, name: str) -> Callable[..., Any]:

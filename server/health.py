@@ -76,9 +76,8 @@ class HealthReporter:
         self._stall_seconds = stall_seconds
 
     async def run(self) -> None:
-        """Reports at every change, and often enough to see a stall; returns when every engine was given up."""
-        engines = [model.engine for model in self._catalog.models.values()]
-        while any(engine.state is not EngineState.GIVEN_UP for engine in engines):
+        """Reports at every change, and often enough to see a stall."""
+        while True:
             self.report()
             try:
                 async with asyncio.timeout(min(1.0, self._stall_seconds / 4)):

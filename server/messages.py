@@ -63,7 +63,7 @@ def _rules_message(rules: TokenRules) -> pb.TokenRules:
     return pb.TokenRules(logit_bias=dict(rules.logit_bias), allowed_token_ids=allowed, banned_token_ids=banned)
 
 
-def step_messages(rows: Sequence[Row], load: Load) -> Iterator[pb.Event]:
+def step_messages(rows: Sequence[Row], load: Load, num_obeyed: int = 0) -> Iterator[pb.Event]:
     """One step of the engine with all its rows; more than one where its prompts' log probabilities fill a frame."""
     part, told = list[Row](), 0
     for piece in (piece for row in rows for piece in _pieces(row)):
@@ -72,7 +72,7 @@ def step_messages(rows: Sequence[Row], load: Load) -> Iterator[pb.Event]:
             part, told = [], 0
         part.append(piece)
         told += len(piece.prompt_logprobs)
-    yield step_message(part, load)
+    yield step_message(part, load, num_obeyed)
 
 
 def _pieces(row: Row) -> Iterator[Row]:
@@ -84,9 +84,10 @@ def _pieces(row: Row) -> Iterator[Row]:
     yield replace(row, prompt_logprobs=told[rest:]) if rest else row
 
 
-def step_message(rows: Sequence[Row], load: Load) -> pb.Event:
-    """Rows of one step."""
-    return pb.Event(step=pb.Step(rows=[_row_message(row) for row in rows], load=load_message(load)))
+def step_message(rows: Sequence[Row], load: Load, num_obeyed: int = 0) -> pb.Event:
+    """Rows of one step; num_obeyed: the commands that had been carried out before it."""
+    told = [_row_message(row) for row in rows]
+    return pb.Event(step=pb.Step(rows=told, load=load_message(load), num_obeyed=num_obeyed))
 
 
 def _row_message(row: Row) -> pb.Row:

@@ -13,6 +13,8 @@ BOUNDS: Mapping[str, Bound] = {
     "max_prompt_tokens": Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
     "drain_seconds": Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
     "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
+    "load_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 1800"),
+    "max_request_bytes": Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
     "request_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 300"),
     "write_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 30"),
     "receive_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 10"),
@@ -31,7 +33,10 @@ class ServeOptions:
     max_requests: requests in flight per model, running and waiting; the next one is refused.
     max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
     drain_seconds: how long running requests may go on after SIGTERM.
-    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING.
+    max_request_bytes: of all requests in flight, of all models, as they came; one that is alone always has room.
+    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING; the engine is killed and started
+    again after four times as long, and soon where it computes nothing.
+    load_seconds: an engine that takes longer to load is killed.
     request_seconds: of one call from its first byte to its last; then it is ended.
     write_seconds: how long an answer may wait for its caller to read on.
     receive_seconds: for a call to send its message.
@@ -47,7 +52,9 @@ class ServeOptions:
     max_requests: int = 64
     max_prompt_tokens: int | None = None
     drain_seconds: float = 30.0
+    max_request_bytes: int = 32 << 20
     stall_seconds: float = 30.0
+    load_seconds: float = 1800.0
     request_seconds: float = 300.0
     write_seconds: float = 30.0
     receive_seconds: float = 10.0

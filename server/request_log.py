@@ -1,7 +1,7 @@
-"""One JSON line per request on stderr, if asked for. Never the prompt, never the text."""
+"""One JSON line per request in the log, if asked for. Never the prompt, never the text."""
 
 import json
-import sys
+import logging
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -11,6 +11,8 @@ from ..proto import generation_pb2 as pb
 from .status import refusal
 
 _MAX_NAME_CHARACTERS = 64
+
+requests_log = logging.getLogger("moesaic.requests")
 
 
 class RequestRecord(AbstractContextManager["RequestRecord"]):
@@ -26,8 +28,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._enabled:
-            sys.stderr.write(json.dumps({**self._names, **self._outcome(error), **self._figures()}) + "\n")
-            sys.stderr.flush()
+            requests_log.info(json.dumps({**self._names, **self._outcome(error), **self._figures()}))
 
     def _outcome(self, error: BaseException | None) -> dict[str, str]:
         if isinstance(error, MoesaicError):

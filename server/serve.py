@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import logging
 import signal
 import socket
 import sys
@@ -11,7 +10,6 @@ from dataclasses import asdict, replace
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from ..engine.defaults import sampling_defaults
 from ..models.chat import ChatTemplate
@@ -20,6 +18,8 @@ from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
 from .admission import Admission
+from .allocator import keep_little_memory
+from .byte_budget import ByteBudget
 from .calls import Calls
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
@@ -28,11 +28,17 @@ from .exchange import TimeLimits
 from .handlers import GENERATION, MODELS, add_service
 from .health import HealthReporter
 from .interceptor import CallGuard, Lane
+from .logs import logs
+from .long_prompts import LongPrompts
 from .options import ServeOptions, check, loopback
+from .prompts import Prompts
+from .reflection import reflection_handlers
 from .services import GenerationService, ModelsService
 from .transport import channel_options, num_connections
+from .watchdog import Patience
 
 ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
+PATIENT_STALLS = 4  # stalls in a row, and the engine is killed
 LAST_WORDS_SECONDS = 0.5  # for statuses on their way out
 
 
@@ -43,19 +49,21 @@ def _complain(sentence: str) -> None:
 def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Callable[[str], None] = _complain) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code.
 
-    0 after a drain; 1 when every engine ended and could not be started again; 2 when the server cannot
-    start, with one sentence for `complain`. `worker` is the command of an engine process.
+    0 after a drain; 2 when the server cannot start, with one sentence for `complain`. `worker` is the command of an
+    engine process.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    keep_little_memory()
     try:
         check(options)
-        return asyncio.run(_serve(options, worker, complain))
+        with logs():
+            asyncio.run(_serve(options, worker))
+        return 0
     except SetupError as error:
         complain(str(error))
         return 2
 
 
-async def _serve(options: ServeOptions, worker: Sequence[str], complain: Callable[[str], None]) -> int:
+async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
     stop, now = _signals()
     changed = asyncio.Event()
     host = loopback(options.host)
@@ -70,21 +78,18 @@ async def _serve(options: ServeOptions, worker: Sequence[str], complain: Callabl
     reporting = asyncio.create_task(health.run())
     try:
         if not await _load(catalog, stop):
-            return 0
+            return
         health.report()
         _say_serving(catalog, address)
         await _first(reporting, stop.wait())
-        if not stop.is_set():
+        if reporting.done():
             reporting.result()
-            complain("no engine could be started again; the log above says why")
-            return 1
         await _drain(catalog, health, options.drain_seconds, now)
-        return 0
     finally:
         reporting.cancel()
         health.service.end()
-        engines = (model.engine.stop() for model in catalog.models.values())
-        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *engines)
+        models = (model.stop() for model in catalog.models.values())
+        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *models)
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -101,22 +106,23 @@ def _signals() -> tuple[asyncio.Event, asyncio.Event]:
 
 def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:
     folder = locate(path)
-    engine = EngineProcess(name, str(folder), options.engine, changed.set, worker)
+    patience = Patience(load=options.load_seconds, step=PATIENT_STALLS * options.stall_seconds)
+    engine = EngineProcess(name, str(folder), options.engine, changed.set, worker, patience)
     admission = Admission(options.max_requests)
     tokenizer = Tokenizer.open(folder)
-    chat = ServedChat(ChatTemplate.open(folder, tokenizer))
-    return ServedModel(engine, tokenizer, chat, sampling_defaults(folder), admission, options.max_prompt_tokens)
+    prompts = Prompts(tokenizer, ServedChat(ChatTemplate.open(folder, tokenizer)), LongPrompts(folder))
+    return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
 def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(_guard(options),), options=channel_options(options, connections))
-    add_service(server, GENERATION, GenerationService(catalog, options.log_requests))
+    budget = ByteBudget(options.max_request_bytes)
+    add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
     add_service(server, MODELS, ModelsService(catalog))
     health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        names = (GENERATION.full_name, MODELS.full_name, health_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        server.add_generic_rpc_handlers(reflection_handlers((GENERATION.full_name, MODELS.full_name, health_name)))
     return server
 
 

@@ -12,6 +12,7 @@ from ..engine.request import Request
 from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
 from .answer import answer
+from .byte_budget import ByteBudget
 from .caller import caller_of
 from .catalog import Catalog
 from .request_log import RequestRecord
@@ -21,8 +22,8 @@ from .validation import checked
 class GenerationService:
     """moesaic.v1.Generation. Headers are sent with the first token: until then a refusal can be retried."""
 
-    def __init__(self, catalog: Catalog, log_requests: bool = False) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, budget: ByteBudget, log_requests: bool = False) -> None:
+        self._catalog, self._budget = catalog, budget
         self._log_requests = log_requests
 
     async def Generate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
@@ -60,18 +61,18 @@ class GenerationService:
     ) -> AsyncIterator[pb.GenerateChunk]:
         """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
         with RequestRecord(request_id, message.model, self._log_requests) as record:
-            with self._catalog.under_way(request_id):
+            with self._catalog.under_way(caller_of(context), request_id), self._budget.request(message.ByteSize()):
                 model = self._catalog.find(message.model, "model")
                 terms = model.ready()
                 with model.admission.place(caller_of(context)) as place:
-                    asked = await checked(message, model.tokenizer, model.chat, terms)
+                    asked = await checked(message, model.prompts, terms)
                     num_tokens, most_tokens = len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)
                     model.admission.hold_prompt(place, num_tokens, most_tokens)
                     running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
                     place.running = running
                     end = model.engine.end_answer
                     try:
-                        async for chunk in answer(running, asked, model.tokenizer, record.arrived, end):
+                        async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
                             if chunk.HasField("usage"):
                                 record.last = chunk
                             yield chunk

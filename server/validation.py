@@ -8,31 +8,27 @@ from ..engine.guided import check_constraint
 from ..engine.request import Priority
 from ..engine.settings import Asked, Terms, asked_of
 from ..engine.standing import StandingSettings
-from ..models.chat import Message, message_violations
 from ..models.errors import InvalidRequest, Violation
-from ..models.tokenizer import Tokenizer
 from ..proto import generation_pb2 as pb
-from .chat import ServedChat
 from .fields import fields_of
+from .prompts import Prompts
 
 PRIORITIES: Mapping[int, str] = {
     pb.Priority.Value(f"PRIORITY_{priority.name}"): priority.value for priority in Priority
 }
-MAX_TEXT_BYTES = 1 << 20
 MAX_REQUEST_ID_CHARACTERS = 64
-_THREAD_FROM_CHARACTERS = 1 << 14  # tokenizing more than this would keep the other streams waiting
 
 
-async def checked(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat, terms: Terms) -> Asked:
+async def checked(message: pb.GenerateRequest, prompts: Prompts, terms: Terms) -> Asked:
     """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for a tier or a
     chat that the model does not have, and for a constraint where nothing is installed that follows one.
     """
-    prompt_ids, wrong = await _prompt(message, tokenizer, chat)
+    prompt_ids, wrong = await _prompt(message, prompts, terms.limits.max_context)
     asked = asked_of(
         prompt_ids,
         settings_of(message),
         terms,
-        turn_end_ids=chat.end_ids if message.HasField("messages") else (),
+        turn_end_ids=prompts.chat.end_ids if message.HasField("messages") else (),
         found=[*_request_id_violations(message.request_id), *wrong],
         compute_path="compute.",
     )
@@ -60,34 +56,11 @@ def _request_id_violations(request_id: str) -> list[Violation]:
     return [Violation("request_id", f"has {len(request_id)} characters, {rule}")]
 
 
-def _prompt_violations(message: pb.GenerateRequest) -> list[Violation]:
-    if message.WhichOneof("prompt") is None:
-        return [Violation("prompt", "is not set; give text, token_ids or messages", "EMPTY_PROMPT")]
-    if message.HasField("messages"):
-        return message_violations(message.messages.messages)
-    size = len(message.text.encode())
-    if size > MAX_TEXT_BYTES:
-        rule = f"the limit is {MAX_TEXT_BYTES}; shorten it"
-        return [Violation("prompt.text", f"has {size} bytes, {rule}", "PROMPT_TOO_LARGE")]
-    return []
-
-
 async def _prompt(
-    message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat
+    message: pb.GenerateRequest, prompts: Prompts, window: int
 ) -> tuple[tuple[int, ...], list[Violation]]:
     """The ids. With a prompt that is wrong in itself, the other fields are judged as if it were one token."""
-    wrong = _prompt_violations(message)
     try:
-        return ((0,), wrong) if wrong else (await _prompt_ids(message, tokenizer, chat), [])
-    except InvalidRequest as error:  # the template refuses the messages
+        return await prompts.ids(message, window), []
+    except InvalidRequest as error:
         return (0,), [*error.violations]
-
-
-async def _prompt_ids(message: pb.GenerateRequest, tokenizer: Tokenizer, chat: ServedChat) -> tuple[int, ...]:
-    if message.HasField("messages"):
-        return await chat.prompt_ids([Message(each.role, each.content) for each in message.messages.messages])
-    if message.HasField("token_ids"):
-        return tuple(message.token_ids.ids)
-    if len(message.text) < _THREAD_FROM_CHARACTERS:
-        return tuple(tokenizer.encode(message.text))
-    return tuple(await asyncio.to_thread(tokenizer.encode, message.text))

@@ -1,4 +1,4 @@
-"""The engine process: one model, one thread, one socket to the front end that started it.
+"""The engine process: one model, a thread that steps and one that beats, one socket to the front end that started it.
 
 python -m moesaic.server.worker FD PATH OPTIONS_JSON
 """
@@ -11,7 +11,9 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..engine.options import EngineOptions
@@ -22,6 +24,7 @@ from ..models.quiet import quiet_libraries
 from ..proto import engine_pb2 as pb
 from .frames import FrameBuffer, frame
 from .messages import ready_message, request_of, step_messages
+from .watchdog import BEAT_SECONDS
 
 if TYPE_CHECKING:
     from ..engine.build import BuiltEngine
@@ -30,25 +33,52 @@ if TYPE_CHECKING:
 _READ_BYTES = 1 << 16
 
 
+class Speaker:
+    """Sends events, those of the engine's thread and the beats of another one; each as a whole."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def say(self, event: pb.Event) -> None:
+        """Sends one. Raises BrokenPipeError or ConnectionResetError once the front end is gone."""
+        with self._lock:
+            self._connection.sendall(frame(event))
+
+    def beat(self) -> None:
+        """Says that the process runs, unless it is just saying something else."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._connection.sendall(frame(pb.Event(beat=pb.Beat(cpu_seconds=time.process_time()))))
+            finally:
+                self._lock.release()
+
+
 def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
-    """Builds the engine, warms it up and steps it until the front end says so or is gone."""
+    """Builds the engine, warms it up and steps it until the front end says so or is gone.
+
+    Meanwhile a thread of its own says again and again that the process runs.
+    """
+    speaker = Speaker(connection)
+    _attend(connection, speaker)
     try:
         built = factory()
         _warm_up(built.engine)
     except MoesaicError as error:
-        _send(connection, pb.Event(refused=pb.Refused(message=str(error))))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            speaker.say(pb.Event(refused=pb.Refused(message=str(error))))
         return 2
     try:
-        connection.sendall(frame(ready_message(built.description, built.limits, built.engine.load)))
-        _loop(connection, built.engine)
+        speaker.say(ready_message(built.description, built.limits, built.engine.load))
+        _loop(connection, built.engine, speaker)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the front end is gone; nobody is left to tell
     return 0
 
 
-def _loop(connection: socket.socket, engine: Engine) -> None:
+def _loop(connection: socket.socket, engine: Engine, speaker: Speaker) -> None:
     """One Step frame per step; waits only when there is no work, and obeys all that has arrived before each step."""
-    buffer = FrameBuffer()
+    buffer, num_obeyed = FrameBuffer(), 0
     while True:
         wait = not engine.has_work
         while (data := _read(connection, wait)) is not None:
@@ -57,11 +87,12 @@ def _loop(connection: socket.socket, engine: Engine) -> None:
             for payload in buffer.feed(data):
                 if not _obey(engine, pb.Command.FromString(payload)):
                     return
+                num_obeyed += 1
             wait = False
         # After an abort there may be no work, but the load has changed and is told.
         rows = engine.step() if engine.has_work else []
-        for message in step_messages(rows, engine.load):
-            connection.sendall(frame(message))
+        for message in step_messages(rows, engine.load, num_obeyed):
+            speaker.say(message)
 
 
 def _read(connection: socket.socket, wait: bool) -> bytes | None:
@@ -91,20 +122,15 @@ def _warm_up(engine: Engine) -> None:
                 raise SetupError(f"the model has been loaded but cannot make a token: {row.error}")
 
 
-def _send(connection: socket.socket, event: pb.Event) -> None:
-    try:
-        connection.sendall(frame(event))
-    except (BrokenPipeError, ConnectionResetError):
-        pass
-
-
-def _end_with(connection: socket.socket) -> None:
-    """Ends this process when the other end closes, also in the middle of a load or of a step that hangs."""
+def _attend(connection: socket.socket, speaker: Speaker) -> None:
+    """Beats, and ends this process when the other end closes, also in the middle of a load or of a step that hangs."""
 
     def watch() -> None:
         poll = select.poll()
         poll.register(connection, 0)  # no event asked for: only a hang-up wakes it
-        poll.poll()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while not poll.poll(round(1000 * BEAT_SECONDS)):
+                speaker.beat()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -120,7 +146,6 @@ def main() -> int:
     descriptor, path, options_json = sys.argv[1:]
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)
-    _end_with(connection)
 
     def factory() -> BuiltEngine:
         from ..engine.build import build_engine

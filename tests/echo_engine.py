@@ -24,6 +24,8 @@ from moesaic.server import worker
 
 CRASH, FAIL = 501, 502  # the process ends; this request fails
 HOLD, STALL = 503, 504  # while the file HELD is there, this request makes no more tokens; its step does not end
+SPIN, PRINT = 505, 506  # its step does not end and computes, while HELD is there; it prints what passes for a record
+FORGED = "2026-01-01 00:00:00,000 ERROR moesaic: forged \x1b[2J"
 SECRET = "the weather in Reykjavik"  # what FAIL says, and no client may hear
 VOCABULARY, CONTEXT = 512, 512
 HELD = "ECHO_HELD"  # environment variable, the file's name; no engine starts while it is there
@@ -39,6 +41,7 @@ class Echo:
 
     def __post_init__(self) -> None:
         self.requests: dict[tuple[int, int], tuple[Request, int]] = {}  # by key and choice
+        self.num_submitted = 0  # told as the blocks of its load
 
     @property
     def has_work(self) -> bool:
@@ -47,9 +50,11 @@ class Echo:
     @property
     def load(self) -> Load:
         running = min(len(self.requests), self.num_slots)
-        return Load(self.num_slots, self.num_slots - running, running, len(self.requests) - running)
+        waiting = len(self.requests) - running
+        return Load(self.num_slots, self.num_slots - running, running, waiting, num_blocks=self.num_submitted)
 
     def add(self, request: Request) -> None:
+        self.num_submitted += 1
         self.requests |= {(request.key, choice): (request, 0) for choice in range(request.sampling.n)}
 
     def abort(self, key: int, choice: int | None = None) -> None:
@@ -74,6 +79,10 @@ class Echo:
             os._exit(3)
         if misbehave == STALL:
             eventually(lambda: not self.gate.exists())
+        while misbehave == SPIN and self.gate.exists():
+            pass
+        if misbehave == PRINT:
+            os.write(1, FORGED.encode() + b"\n")
         if misbehave == FAIL:
             return self.finished(key, choice, FinishReason.FAILED, error=SECRET)
         if token in request.stopping.stop_token_ids:
@@ -119,5 +128,4 @@ def build(path: str, options: EngineOptions) -> Any:
 if __name__ == "__main__":
     descriptor, path, options = sys.argv[1:]
     arguments, connection = EngineOptions(**json.loads(options)), socket.socket(fileno=int(descriptor))
-    worker._end_with(connection)
     sys.exit(worker.run(connection, lambda: build(path, arguments)))

@@ -1,7 +1,10 @@
 """Waiting for what must happen: the bound only ends a test that hangs, however busy the machine is."""
 
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_SECONDS = 180.0
@@ -32,6 +35,17 @@ def written(file: Path) -> str:
     """What another process writes into a file, once something is there."""
     eventually(lambda: file.exists() and file.stat().st_size > 0)
     return file.read_text()
+
+
+@contextmanager
+def stopped(process_id: int) -> Iterator[None]:
+    """Meanwhile the process does nothing, unless somebody kills it."""
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGCONT)
 
 
 def alive(process_id: int) -> bool:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
@@ -27,6 +28,7 @@ from moesaic.engine.options import EngineOptions
 from moesaic.server import engine_process, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
+from moesaic.server.watchdog import Patience
 
 PATIENT = {
     f"{name}_seconds": PATIENCE_SECONDS for name in ("drain", "stall", "request", "write", "receive", "last_words")
@@ -46,6 +48,7 @@ class Server:
         **options: Any,
     ) -> None:
         path = str(options.pop("path", "stories260k"))
+        stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
         settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
         self._log = tempfile.TemporaryFile("w+")
@@ -54,7 +57,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"models": models, **settings})],
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=self._log if stderr is None else stderr,
             text=True,
             env={**os.environ, HELD: str(self._gate)},
         )
@@ -130,6 +133,8 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
+    patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
+    serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
     if files := given.pop("files", 0):  # that the process may have open
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

@@ -48,13 +48,15 @@ WRONG: dict[str, list[Any]] = {
     "max_prompt_tokens": [0, -1],
     "drain_seconds": [-1, NAN, INFINITE, -INFINITE],
     "stall_seconds": [0, -1, NAN, INFINITE],
+    "load_seconds": [0, -1, NAN, INFINITE],
+    "max_request_bytes": [0, -1],
     "request_seconds": [0, -1, NAN, INFINITE, 10**9],
     "write_seconds": [0, -1, NAN, INFINITE, 10**9],
     "receive_seconds": [0, -1, NAN, INFINITE],
     "max_connections": [0, -1, 10**9, 2.5],
     "max_streams": [0, -1, 10**9],
 }
-FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None, "stall_seconds": None}
+FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None}
 
 
 def wrong(names: Any) -> list[tuple[str, Any]]:

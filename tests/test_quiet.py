@@ -86,7 +86,6 @@ def test_an_engine_process_is_as_quiet(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)  # which is put back then
     monkeypatch.setattr(worker, "run", run)
-    monkeypatch.setattr(worker, "_end_with", lambda connection: None)
     ours, theirs = socket.socketpair()
     monkeypatch.setattr(sys, "argv", ["", str(theirs.detach()), "stories260k", "{}"])
     with ours, warnings.catch_warnings():

@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 import pytest
 from echo_engine import HOLD
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2
 from patience import eventually
 from server_harness import Server, all_free
 
@@ -151,12 +152,33 @@ def test_health_knows_the_names(client: Client, name: str) -> None:
     assert client.health(name) == "SERVING"
 
 
-def test_reflection_lists_the_services(server: Server) -> None:
+def reflected(server: Server, version: str, request: bytes) -> reflection_pb2.ServerReflectionResponse:
     with grpc.insecure_channel(server.address) as channel:
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+        call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+        (answer,) = call(iter([request]))
+    return reflection_pb2.ServerReflectionResponse.FromString(answer)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_the_services_and_tells_what_they_are(server: Server, version: str) -> None:
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = reflected(server, version, request.SerializeToString())
     names = {service.name for service in answer.list_services_response.service}
     assert {"moesaic.v1.Generation", "moesaic.v1.Models", "grpc.health.v1.Health"} <= names
+    for name in names:
+        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+        files = reflected(server, version, request.SerializeToString()).file_descriptor_response
+        assert name.rpartition(".")[0] in {
+            FileDescriptorProto.FromString(f).package for f in files.file_descriptor_proto
+        }
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_requests_that_are_none_are_an_invalid_argument(server: Server, version: str) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        reflected(server, version, b"\x1a\x05ab")
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and "is no protobuf message" in error.details()
 
 
 def test_one_line_per_request_holds_numbers_and_no_text(server: Server, client: Client) -> None:

@@ -1,0 +1,46 @@
+"""The process that makes ids of long prompts, for long_prompts.py. It ends with its standard input.
+
+python -m moesaic.server.prompt_process FOLDER
+"""
+
+import os
+import sys
+from typing import BinaryIO
+
+from ..models.chat import ChatTemplate, Message
+from ..models.errors import InvalidRequest, Unsupported
+from ..models.tokenizer import Tokenizer
+from ..proto import engine_pb2 as pb
+from .frames import LENGTH, frame
+
+
+def main() -> int:
+    """The entry of the process."""
+    reader, writer = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb", 0)
+    os.dup2(2, 1)  # what a library prints belongs to the log
+    tokenizer = Tokenizer.open(sys.argv[1])
+    template = ChatTemplate.open(sys.argv[1], tokenizer)
+    while (prompt := _read(reader)) is not None:
+        writer.write(frame(_tokenized(prompt, tokenizer, template)))
+    return 0
+
+
+def _read(reader: BinaryIO) -> pb.Tokenize | None:
+    head = reader.read(LENGTH.size)
+    return pb.Tokenize.FromString(reader.read(*LENGTH.unpack(head))) if head else None
+
+
+def _tokenized(prompt: pb.Tokenize, tokenizer: Tokenizer, template: ChatTemplate) -> pb.Tokenized:
+    try:
+        turns = [Message(turn.role, turn.content) for turn in prompt.turns]
+        ids = template.prompt_ids(turns) if turns else tokenizer.encode(prompt.text)
+    except InvalidRequest as error:
+        wrong = [pb.Wrong(field=each.field, message=each.message, reason=each.reason) for each in error.violations]
+        return pb.Tokenized(wrong=wrong)
+    except Unsupported as error:
+        return pb.Tokenized(unsupported=str(error))
+    return pb.Tokenized(ids=ids if len(ids) <= prompt.window else (), num_ids=len(ids))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
