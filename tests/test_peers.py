@@ -120,7 +120,7 @@ def test_a_gguf_of_ours_has_the_tensors_and_sizes_that_any_writer_gives_it(tmp_p
     llama(tmp_path / "model", head_dim=8)
     checkpoint, weights = open_checkpoint(tmp_path / "model"), load_file(tmp_path / "model" / "model.safetensors")
     write_gguf(checkpoint, tmp_path / "ours.gguf")
-    sizes = checkpoint.config | {"head_dim": 8, "rope_theta": 10000.0}
+    sizes = {**checkpoint.config, "head_dim": 8, "rope_theta": 10000.0}
     values = {name: value.float().numpy() for name, value in weights.items()}
     write_as_in_tests(tmp_path / "theirs.gguf", values, byte_level(), "BF16", sizes)
     ours, theirs = (GGUFReader(tmp_path / f"{name}.gguf") for name in ("ours", "theirs"))
