@@ -1,5 +1,6 @@
 """Every figure of README.md and docs/ is that of a file below bench/results/, or of the code; there is no other."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -16,10 +17,15 @@ from moesaic.bench.published.run import MARKDOWN
 from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabytes, percent, percents, ratios, times
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
+from moesaic.server.backoff import FIRST_SECONDS, LONGEST_SECONDS
+from moesaic.server.engine_process import END_SECONDS
+from moesaic.server.logs import FLUSH_SECONDS
+from moesaic.server.long_prompts import MOST_SECONDS
 from moesaic.server.options import ServeOptions
 from moesaic.server.serve import LAST_WORDS_SECONDS
-from moesaic.server.transport import HANDSHAKE_MS
+from moesaic.server.transport import HANDSHAKE_MS, MAX_MESSAGE_BYTES
 from moesaic.server.turns import LATE_SECONDS
+from moesaic.server.watchdog import TICK_SECONDS, Patience
 
 DOCUMENTS = [ROOT / "README.md", *sorted(file for file in (ROOT / "docs").rglob("*.md"))]
 WRITTEN = [file for file in DOCUMENTS if str(file.relative_to(ROOT)) not in MARKDOWN]  # by hand
@@ -77,6 +83,11 @@ def _readme() -> Iterator[str]:
         f"; int4 by GPTQ in groups of 32 has {times(int4.perplexity.value)} at {percent(int4.bytes, 0)}, "
         f"TEAL {times(teal.perplexity.value)} at {percent(teal.bytes, 0)}."
     )
+    large = beside("llama-3.2-1b")
+    half, full = (f"moesaic llama-3.2-1b-graded {tier}" for tier in ("half", "full"))
+    alone, four = fixed(large.times(half, full, 1, 2), 2), fixed(large.times(half, full, 4), 2)
+    yield f"In the shape of Llama 3.2 1B half of the bytes decodes {alone} times as fast as all"
+    yield f"as all, {four} times with four streams"
     yield f"measures everything on a GPU in {WORDS[int(SECONDS) // 60]} minutes"
 
 
@@ -364,6 +375,28 @@ def _faults() -> Iterator[str]:
     yield f"| the handshake | {HANDSHAKE_MS // 1000} s |"
     yield f"| its last words | {LAST_WORDS_SECONDS:g} s |"
     yield f"Its turn goes to the next. | {LATE_SECONDS:g} s after its turn |"
+    yield from _engine_faults(Patience(), limits)
+
+
+def _engine_faults(patience: Patience, limits: ServeOptions) -> Iterator[str]:
+    """A tick of the watchdog comes on top of what it waits for."""
+    silent, hang = (math.ceil(each + TICK_SECONDS) for each in (patience.silent, patience.hang))
+    yield f"told at once; again after its load and {FIRST_SECONDS:g} s"
+    yield f"| {silent} s, its load and {FIRST_SECONDS:g} s |"
+    yield f"all of them; NOT_SERVING | {silent} s |"
+    yield f"the same | {hang} s |"
+    times = WORDS[round(patience.step / limits.stall_seconds)]
+    yield f"{limits.stall_seconds:g} s, then {patience.step:g} s (`--stall-seconds`, and {times} times that)"
+    yield f"one sentence | {limits.load_seconds:g} s (`--load-seconds`)"
+    yield f"tried again | {limits.load_seconds:g} s (`--load-seconds`)"
+    pauses = (FIRST_SECONDS, 2 * FIRST_SECONDS, 4 * FIRST_SECONDS)
+    yield f"tried after {', '.join(f'{each:g} s' for each in pauses)} ... {LONGEST_SECONDS:g} s"
+    yield f"the drain time and {END_SECONDS:g} s"
+    yield f"never submitted | {TICK_SECONDS:g} s late"
+    yield f"unknown fields in {MAX_MESSAGE_BYTES >> 20} MB"
+    yield f"| {MOST_SECONDS:g} s, then INVALID_ARGUMENT"
+    yield f"more than {limits.max_request_bytes >> 20} MiB in flight"
+    yield f"always; {FLUSH_SECONDS:g} s at the end"
 
 
 PASSAGES = {
