@@ -14,7 +14,7 @@ from moesaic.models.families.registry import family_of
 
 TINY = {**SHAPES["opt-1.3b"], "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "vocab_size": 300}
 TINY = {**TINY, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
-PARAMETERS = {"gpt2-small": 124.4e6, "opt-1.3b": 1315.8e6, "llama-3-8b": 8030.3e6}
+PARAMETERS = {"gpt2-small": 124.4e6, "opt-1.3b": 1315.8e6, "llama-3.2-1b": 1235.8e6, "llama-3-8b": 8030.3e6}
 
 
 @pytest.mark.parametrize("name", SHAPES)
