@@ -45,7 +45,8 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no service of this name")
         return pb.HealthCheckResponse(status=status)
 
-    async def List(self, request: pb.HealthListRequest, context: grpc.aio.ServicerContext) -> pb.HealthListResponse:
+    # An older grpc_health has no such method and never calls this one: its types are named, not looked up.
+    async def List(self, request: "pb.HealthListRequest", context: grpc.aio.ServicerContext) -> "pb.HealthListResponse":
         """All names with their statuses."""
         each = {name: pb.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
         return pb.HealthListResponse(statuses=each)
