@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-_MMAP_THRESHOLD, _LARGE = -3, 256 << 10  # of glibc's malloc.h; bytes
+_TRIM_ABOVE, _MAP_ABOVE, _MOST_ARENAS = -1, -3, -8  # what malloc.h of glibc calls M_TRIM_THRESHOLD and so on
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -23,10 +24,9 @@ def memory_bytes() -> int:
 def give_back_freed_memory() -> None:
     """Has glibc return what was freed to the system. By itself it keeps pieces of up to 32 MB, and what is allocated
     between them keeps them from being used again."""
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    trim = _of_glibc("malloc_trim")
+    if trim is not None:
+        trim(0)
 
 
 def give_back_large_pieces_at_once() -> None:
@@ -35,7 +35,24 @@ def give_back_large_pieces_at_once() -> None:
 
     For work that holds much for a short time: each such piece is then made of fresh pages, which takes time.
     """
-    if sys.platform.startswith("linux"):
-        choose = getattr(ctypes.CDLL(None), "mallopt", None)
+    _set({_MAP_ABOVE: 256 << 10})
+
+
+def keep_little_memory() -> None:
+    """Has all that is freed go back to the system soon: for a process that holds large requests for a moment."""
+    _set({_TRIM_ABOVE: 128 << 10, _MAP_ABOVE: 128 << 10, _MOST_ARENAS: 1})
+
+
+def _set(values: Mapping[int, int]) -> None:
+    choose = _of_glibc("mallopt")
+    for name, value in values.items():
         if choose is not None:
-            choose(_MMAP_THRESHOLD, _LARGE)
+            choose(name, value)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of the C library; None where it is another one."""
+    found: Callable[..., int] | None = None
+    if sys.platform.startswith("linux"):
+        found = getattr(ctypes.CDLL(None), name, None)
+    return found

@@ -14,11 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ..engine.defaults import sampling_defaults
 from ..models.chat import ChatTemplate
 from ..models.errors import AddressError, SetupError
+from ..models.host_memory import keep_little_memory
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
 from .admission import Admission
-from .allocator import keep_little_memory
 from .byte_budget import ByteBudget
 from .calls import Calls
 from .catalog import Catalog, ServedModel, draining

@@ -6,12 +6,17 @@ and no others. `--real` runs those on published models, which take minutes.
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from moesaic.kernels.cache import cache_folder
+
+if TYPE_CHECKING:
+    from server_harness import Server
+
+    from moesaic.server.client import Client
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,6 +84,21 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOESAIC_CACHE", str(cache))
         yield
+
+
+@pytest.fixture(scope="module")
+def server() -> "Iterator[Server]":
+    """A server of its own for each file of tests; a file that needs another one defines it."""
+    from server_harness import Server
+
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: "Server") -> "Iterator[Client]":
+    with server.client() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

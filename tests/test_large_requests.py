@@ -1,7 +1,6 @@
 """Requests that are large, or say that they hold millions of things, and everybody else beside them."""
 
 import asyncio
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,6 @@ from moesaic.server.wire_limits import MOST_FIELDS, bounded
 GENERATE = "/moesaic.v1.Generation/Generate"
 LONG = "Once upon a time " * 2000
 WINDOW = 512
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[Client]:
-    with server.client() as client:
-        yield client
 
 
 def many(field: str, entry: bytes, count: int) -> bytes:

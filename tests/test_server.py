@@ -24,12 +24,6 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture
 def held(server: Server) -> Iterator[None]:
     with server.held():

@@ -34,12 +34,6 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[Client]:
-    with server.client() as client:
-        yield client
-
-
 @pytest.fixture
 def unread(server: Server) -> Iterator[Http2Caller]:
     """A caller that reads nothing until it grants a window."""

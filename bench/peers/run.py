@@ -188,7 +188,7 @@ def main() -> int:
         models, gguf = args.model, args.gguf
         if args.shape:
             dense, models = shape_models(args.shape, _say)
-            gguf = str(gguf_of(dense))
+            gguf = gguf or str(gguf_of(dense))
         report = measured(Plan(models, gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
         write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     except MoesaicError as error:

@@ -12,7 +12,7 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     weight: [rows, columns] -> int8 [rows, columns], fp32 scale [rows]. A row of zeros gets scale 0.
     """
     quantized = torch.empty_like(weight, dtype=torch.int8)
-    scale = torch.empty(len(weight), device=weight.device)
+    scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     for begin in range(0, len(weight), _ROWS):
         rows = slice(begin, begin + _ROWS)
         scale[rows] = _quantize(weight[rows], quantized[rows])
