@@ -219,7 +219,7 @@ def resources_of(case: Case, target: int) -> Resources:
         stack=int(found[2]),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
         shared_bytes=kernel.metadata.shared,
-        wide_loads=len(re.findall(rf"\b(?:LDG|LDGSTS)\.\S*{8 * case.load_bytes}", code)),
+        wide_loads=len(re.findall(rf"\b(?:LDG|LDGSTS)\.\S*{8 * case.load_bytes or ''}", code)),
         opcodes={name: n for name in OPCODES if (n := len(re.findall(rf"\b{name}\b", code)))},
     )
 

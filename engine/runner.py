@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute
-from ..models.program import NoProgramError, StepProgram
+from ..models.device_step import DeviceStep
+from ..models.program import StepProgram
 from ..models.step_share import StepShare
 from ..models.transformer import Transformer
+from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
 from .pages import Pages
 
@@ -69,9 +71,11 @@ class ModelRunner:
     """The Transformer over pages. Tokens of a step do not see each other's sequences, unless rows choose together.
 
     step: what the rows that decode at sparse tiers may read together in a step. spare: a block that is nobody's.
-    programmed: whether a pass is one call of the C++ where it can be (models/program.py), which packs the model's
-    weights; without_program: why it is none.
+    programmed: whether a pass is one call where it can be, on a CPU of the C++ (models/program.py), on a GPU a decode step
+    as a graph of launches (models/device_step.py), which packs the model's weights; without_program: why it is none.
     """
+
+    program: StepProgram | DeviceStep | None
 
     block_tokens = BLOCK_TOKENS
 
@@ -101,7 +105,7 @@ class ModelRunner:
             return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
         counts = [len(span.token_ids) for span in spans]
         scored = torch.tensor(_scored(spans), device=self.device)
-        if self.program is None:
+        if self.program is None or not self.program.takes(counts):
             states, compute = self.states(spans)
             every = len(scored) == len(states)
             logits = self.model.head(states if every else states[scored], compute, None if every else scored)
@@ -131,11 +135,13 @@ class ModelRunner:
     def _tokens(self, spans: Sequence[Span]) -> PagedTokens:
         return tokens_of([(span.start, len(span.token_ids), span.table) for span in spans], self.device)
 
-    def _programmed(self, step: StepShare | None) -> tuple[StepProgram | None, str]:
+    def _programmed(self, step: StepShare | None) -> tuple[StepProgram | DeviceStep | None, str]:
         """The model as a program, else why there is none."""
         try:
             if step is not None:
                 raise NoProgramError("rows choose their neurons together")
+            if self.device.type != "cpu":
+                return DeviceStep(self.model, self.pages.layers, self.max_context, self.spare), ""
             return StepProgram(self.model, self.pages.layers), ""
         except NoProgramError as error:
             return None, str(error)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
+from ..rows import power_of_two
 
 _BLOCK, _SPLITS, _WARPS = 32, 64, 4  # many splits side by side: who reads them one after another waits for each
 
@@ -29,8 +30,8 @@ class Sums:
 def _finish_kernel(
     y, counts,  # [tokens, outputs], int64 [2, tokens]
     partial, facts, step, scale, bias,  # as in Sums
-    splits, chunks, tokens, rows, outputs, width,
-    PLANES: constexpr, HAS_BIAS: constexpr,
+    stride_y, splits, chunks, tokens, rows, outputs, width,
+    ADDED: constexpr, HAS_BIAS: constexpr,
     ROWS: constexpr, BLOCK: constexpr, SPLITS: constexpr, CHUNKS: constexpr,
 ):  # fmt: skip
     token = tl.program_id(1)
@@ -46,16 +47,18 @@ def _finish_kernel(
     short = tl.sum(tl.load(fact + 2, mask=chunk < chunks, other=0).to(tl.int64), 0)
 
     doubled = (2 * tl.sum(total, 0) + short).to(tl.float32)
-    n = _output_of(column, width) if PLANES else column
+    n = _output_of(column, width)
     there = (column < width) & (n < outputs)
     result = doubled * (tl.load(step + token) * 0.5 * tl.load(scale + n, mask=there, other=0.0))
     if HAS_BIAS:
         result += tl.load(bias + n, mask=there, other=0.0).to(tl.float32)
-    tl.store(y + token.to(tl.int64) * outputs + n, result.to(y.dtype.element_ty), mask=there)
-    if PLANES:
-        if tl.program_id(0) == 0:
-            tl.store(counts + token, tl.sum(tl.load(fact, mask=chunk < chunks, other=0).to(tl.int64), 0))
-            tl.store(counts + tokens + token, tl.sum(tl.load(fact + 1, mask=chunk < chunks, other=0).to(tl.int64), 0))
+    place = y + token.to(tl.int64) * stride_y + n
+    if ADDED:
+        result += tl.load(place, mask=there, other=0.0).to(tl.float32)
+    tl.store(place, result.to(y.dtype.element_ty), mask=there)
+    if tl.program_id(0) == 0:
+        tl.store(counts + token, tl.sum(tl.load(fact, mask=chunk < chunks, other=0).to(tl.int64), 0))
+        tl.store(counts + tokens + token, tl.sum(tl.load(fact + 1, mask=chunk < chunks, other=0).to(tl.int64), 0))
 
 
 @jit
@@ -69,15 +72,15 @@ def _output_of(column, width):
     return lane // 4 * 128 + (half * 4 + t % 4) * 4 * groups + 4 * group + byte
 
 
-def finish_(y: Tensor, counts: Tensor | None, sums: Sums) -> None:
-    """Fills y, [tokens, outputs], and where planes are read counts, int64 [2, tokens], in one launch."""
+def finish_(y: Tensor, counts: Tensor, sums: Sums, added: bool = False) -> None:
+    """Fills y, [tokens, outputs], or adds to it, and counts, int64 [2, tokens], in one launch."""
     (tokens, outputs), (_, chunks, rows, _) = y.shape, sums.facts.shape
     width = sums.partial[0, 0].numel()
     _finish_kernel[cdiv(width, _BLOCK), tokens](
-        y, y if counts is None else counts,
+        y, counts,
         sums.partial, sums.facts, sums.step, sums.scale, sums.scale if sums.bias is None else sums.bias,
-        len(sums.partial), chunks, tokens, sums.partial.shape[1], outputs, width,
-        PLANES=counts is not None, HAS_BIAS=sums.bias is not None,
-        ROWS=rows, BLOCK=_BLOCK, SPLITS=_SPLITS, CHUNKS=1 << (chunks - 1).bit_length(),
+        y.stride(0), len(sums.partial), chunks, tokens, sums.partial.shape[1], outputs, width,
+        ADDED=added, HAS_BIAS=sums.bias is not None,
+        ROWS=rows, BLOCK=_BLOCK, SPLITS=_SPLITS, CHUNKS=power_of_two(chunks),
         num_warps=_WARPS, enable_fp_fusion=False,
     )  # fmt: skip

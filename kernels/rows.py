@@ -1,0 +1,176 @@
+"""Rows of activations on their way into integer products, in Triton: normalised, and in 16-bit fixed point.
+
+    n = x, or rms_norm(x), or layer_norm(x);   q = round(n / step),  step = max|n| / 32639
+
+What a whole row decides, statistics of its norm and its largest value, is measured once; each program of a product then
+makes the digits of the inputs that it multiplies. Values are made by one function everywhere and without fused
+multiplications, so that no digit depends on who made it.
+"""
+
+# Triton types arguments by what they are called with.
+# mypy: disable-error-code="no-untyped-def"
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graded.digits import LARGEST, LEAST_STEP
+from .jit import constant, constexpr, jit, tl
+
+PLAIN, RMS, LAYER = range(3)
+_LARGEST, _LEAST_STEP = constant(float(LARGEST)), constant(LEAST_STEP)
+_ROUNDER = constant(12582912.0)  # 1.5 * 2^23: beside it fp32 has whole numbers only
+_PARTS = constant(64)  # of a row, looked at together
+_RMS, _LAYER = constant(RMS), constant(LAYER)
+_LOADED = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class RowNorm:
+    """kind: RMS or LAYER; weight and bias: [inputs]; eps: added to the mean square or the variance."""
+
+    kind: int
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """x: [rows, inputs] of which each row is contiguous; largest: fp32 [rows, parts], of |n| in each part of a row,
+    infinite where one of them is not finite; stats: fp32 [rows, 2], mean and rate of a norm.
+    """
+
+    x: Tensor
+    largest: Tensor
+    norm: RowNorm | None = None
+    stats: Tensor | None = None
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """x, largest, stats, weight, bias; what is not there is x."""
+        norm, x = self.norm, self.x
+        weight = x if norm is None else norm.weight
+        bias = x if norm is None or norm.bias is None else norm.bias
+        return x, self.largest, x if self.stats is None else self.stats, weight, bias
+
+    @property
+    def kind(self) -> int:
+        return self.norm.kind if self.norm else PLAIN
+
+
+def power_of_two(count: int) -> int:
+    """The least that is no smaller."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+@jit
+def values_at(x, row, k, stride_x, tokens, inputs):
+    """fp32 [rows, k], zeros beyond the operand."""
+    inside = (row < tokens)[:, None] & (k < inputs)[None, :]
+    return tl.load(x + row.to(tl.int64)[:, None] * stride_x + k[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@jit
+def normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, bias, NORM: constexpr):
+    """n, fp32 [rows, k], zeros beyond the operand; mean and rate: fp32 [rows]."""
+    value = values_at(x, row, k, stride_x, tokens, inputs)
+    if NORM == _LAYER:
+        value = value - mean[:, None]
+    if NORM >= _RMS:
+        value = value * rate[:, None] * tl.load(weight + k, mask=k < inputs, other=0.0).to(tl.float32)[None, :]
+    if NORM == _LAYER:
+        value = value + tl.load(bias + k, mask=k < inputs, other=0.0).to(tl.float32)[None, :]
+        value = tl.where((row < tokens)[:, None] & (k < inputs)[None, :], value, 0.0)
+    return value
+
+
+@jit
+def stats_at(stats, row, tokens, NORM: constexpr):
+    """Mean and rate of rows, fp32 [rows]."""
+    mean = tl.zeros_like(row).to(tl.float32)
+    rate = mean
+    if NORM >= _RMS:
+        rate = tl.load(stats + 2 * row + 1, mask=row < tokens, other=0.0)
+    if NORM == _LAYER:
+        mean = tl.load(stats + 2 * row, mask=row < tokens, other=0.0)
+    return mean, rate
+
+
+@jit
+def steps_at(largest, row, tokens, parts):
+    """fp32 [rows], infinite for rows that hold what is not finite."""
+    most = tl.zeros_like(row).to(tl.float32)
+    for start in range(0, parts, _PARTS):
+        part = start + tl.arange(0, _PARTS)
+        inside = (row < tokens)[:, None] & (part < parts)[None, :]
+        some = tl.load(largest + row[:, None] * parts + part[None, :], mask=inside, other=0.0)
+        most = tl.maximum(most, tl.max(some, 1))
+    return tl.maximum(tl.div_rn(most, tl.zeros_like(most) + _LARGEST), _LEAST_STEP)
+
+
+@jit
+def size_of(value):
+    """|value|, infinite where it is not finite."""
+    size = tl.abs(value)
+    return tl.where(size < float("inf"), size, float("inf"))  # NaN is not less
+
+
+@jit
+def fixed_point(value, sound, step):
+    """q, int32 [rows, k]; zeros for rows that are not sound: bool [rows]."""
+    whole = tl.where(sound[:, None], value, 0.0)
+    ratio = tl.div_rn(whole, tl.where(sound, step, 1.0)[:, None] + tl.zeros_like(whole))
+    return ((ratio + _ROUNDER) - _ROUNDER).to(tl.int32)  # to even, as torch.round
+
+
+@jit
+def _measure_kernel(
+    largest, stats,  # fp32 [rows, 1], [rows, 2]
+    x, weight, bias,
+    stride_x, inputs, eps,
+    NORM: constexpr, BLOCK: constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) + tl.arange(0, 1)
+    tokens = tl.num_programs(0)
+    mean = tl.zeros([1], tl.float32)
+    rate = mean
+    if NORM == _LAYER:
+        total = tl.zeros([1, BLOCK], tl.float32)
+        for start in range(0, inputs, BLOCK):
+            total += values_at(x, row, start + tl.arange(0, BLOCK), stride_x, tokens, inputs)
+        mean = tl.sum(total, 1) / inputs
+    if NORM >= _RMS:
+        square = tl.zeros([1, BLOCK], tl.float32)
+        for start in range(0, inputs, BLOCK):
+            k = start + tl.arange(0, BLOCK)
+            away = values_at(x, row, k, stride_x, tokens, inputs) - mean[:, None]
+            square += tl.where((k < inputs)[None, :], away * away, 0.0)
+        rate = 1.0 / tl.sqrt_rn(tl.sum(square, 1) / inputs + eps)
+        tl.store(stats + 2 * row, mean)
+        tl.store(stats + 2 * row + 1, rate)
+    most = tl.zeros([1, BLOCK], tl.float32)
+    for start in range(0, inputs, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        most = tl.maximum(most, size_of(normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, bias, NORM)))
+    tl.store(largest + row, tl.max(most, 1))
+
+
+def measured(x: Tensor, norm: RowNorm | None = None) -> Rows:
+    """What a product needs of x: floating point [rows, inputs], in one launch."""
+    x = x if x.dtype in _LOADED else x.float()
+    x = x if x.stride(1) == 1 else x.contiguous()
+    largest, stats = (x.new_empty(len(x), columns, dtype=torch.float32) for columns in (1, 2))
+    rows = Rows(x, largest, norm, stats if norm else None)
+    measure_(rows)
+    return rows
+
+
+def measure_(rows: Rows) -> None:
+    """Fills largest, [rows, 1], and stats."""
+    (x, largest, stats, weight, bias), norm = rows.operands, rows.norm
+    _measure_kernel[len(x),](
+        largest, stats, x, weight, bias, x.stride(0), x.shape[1], norm.eps if norm else 0.0,
+        NORM=rows.kind, BLOCK=min(4096, power_of_two(x.shape[1])), num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
