@@ -71,8 +71,8 @@ class ModelRunner:
     """The Transformer over pages. Tokens of a step do not see each other's sequences, unless rows choose together.
 
     step: what the rows that decode at sparse tiers may read together in a step. spare: a block that is nobody's.
-    programmed: whether a pass is one call where it can be, on a CPU of the C++ (models/program.py), on a GPU a decode step
-    as a graph of launches (models/device_step.py), which packs the model's weights; without_program: why it is none.
+    programmed: whether a pass is one call of the C++ where it can be (models/program.py), on a GPU a decode step of few
+    launches (models/device_step.py), which packs the model's weights; without_program: why it is none.
     """
 
     program: StepProgram | DeviceStep | None
@@ -105,13 +105,8 @@ class ModelRunner:
             return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
         counts = [len(span.token_ids) for span in spans]
         scored = torch.tensor(_scored(spans), device=self.device)
-        if self.program is None or not self.program.takes(counts):
-            states, compute = self.states(spans)
-            every = len(scored) == len(states)
-            logits = self.model.head(states if every else states[scored], compute, None if every else scored)
-        else:
-            compute, threads = self._compute(spans), self._threads or torch.get_num_threads()
-            logits = self.program.run(self._ids(spans), self._tokens(spans), compute, scored, threads)
+        compute = self._compute(spans)
+        logits = self.logits(self._ids(spans), self._tokens(spans), compute, scored)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
 
     def use_threads(self, count: int) -> None:
@@ -122,12 +117,23 @@ class ModelRunner:
         torch.set_num_threads(count if self.program is None else 1)
 
     @torch.inference_mode()
+    def logits(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, scored: Tensor) -> Tensor:
+        """Logits [scored, vocab] of tokens, ids int64 [tokens], in one way or the other; what they used is in `compute`."""
+        if self.program is not None and self.program.takes(tokens.counts):
+            return self.program.run(ids, tokens, compute, scored, self._threads or torch.get_num_threads())
+        states = self._states(ids, tokens, compute)
+        every = len(scored) == len(states)
+        return self.model.head(states if every else states[scored], compute, None if every else scored)
+
+    @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
         """States [tokens, hidden] of all tokens, module by module, and the account of what they used."""
-        tokens, compute = self._tokens(spans), self._compute(spans)
+        compute = self._compute(spans)
+        return self._states(self._ids(spans), self._tokens(spans), compute), compute
+
+    def _states(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None) -> Tensor:
         context = PagedContext(self.pages, tokens)
-        ids, positions = self._ids(spans).unsqueeze(1), tokens.positions.unsqueeze(1)
-        return self.model.hidden(ids, positions, context, compute)[:, 0], compute
+        return self.model.hidden(ids.unsqueeze(1), tokens.positions.unsqueeze(1), context, compute)[:, 0]
 
     def _ids(self, spans: Sequence[Span]) -> Tensor:
         return torch.tensor([token for span in spans for token in span.token_ids], device=self.device)
@@ -141,7 +147,7 @@ class ModelRunner:
             if step is not None:
                 raise NoProgramError("rows choose their neurons together")
             if self.device.type != "cpu":
-                return DeviceStep(self.model, self.pages.layers, self.max_context, self.spare), ""
+                return DeviceStep(self.model, self.pages.layers, self.max_context), ""
             return StepProgram(self.model, self.pages.layers), ""
         except NoProgramError as error:
             return None, str(error)

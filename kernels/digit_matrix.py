@@ -70,9 +70,9 @@ def _matrix_kernel(
 
 def matrix_config(tokens: int, outputs: int) -> TileConfig:
     """Few tokens: narrow tiles, so that every multiprocessor streams weights. Many: tiles that fill tensor cores."""
-    if tokens <= 64:
-        return TileConfig(16 if tokens <= 16 else 32 if tokens <= 32 else 64, 64, 128, 4, 3)
-    return TileConfig(128, 128 if outputs >= 4096 else 64, 64, 8, 3)
+    if tokens <= 32:
+        return TileConfig(16 if tokens <= 16 else 32, 64, 128, 4, 3)
+    return TileConfig(64, 64, 64, 4, 3) if tokens <= 64 or outputs < 4096 else TileConfig(64, 128, 64, 8, 3)
 
 
 def digits_matrix(rows: Rows, width: int) -> Tensor:

@@ -39,10 +39,6 @@ class Counted:
     bits: Tensor
     neurons: Tensor
 
-    def first(self, rows: int) -> "Counted":
-        """Of the first rows alone."""
-        return Counted(self.bits[:, :rows], self.neurons[:rows])
-
 
 class Instructions(Protocol):
     """Who takes them. The first place is what goes in, the last one that is written what comes out."""

@@ -23,6 +23,7 @@ _LARGEST, _LEAST_STEP = constant(float(LARGEST)), constant(LEAST_STEP)
 _ROUNDER = constant(12582912.0)  # 1.5 * 2^23: beside it fp32 has whole numbers only
 _PARTS = constant(64)  # of a row, looked at together
 _RMS, _LAYER = constant(RMS), constant(LAYER)
+_BLOCK = 2048  # values of a row at a time: with more, threads spill registers
 _LOADED = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -172,5 +173,5 @@ def measure_(rows: Rows) -> None:
     (x, largest, stats, weight, bias), norm = rows.operands, rows.norm
     _measure_kernel[len(x),](
         largest, stats, x, weight, bias, x.stride(0), x.shape[1], norm.eps if norm else 0.0,
-        NORM=rows.kind, BLOCK=min(4096, power_of_two(x.shape[1])), num_warps=4, enable_fp_fusion=False,
+        NORM=rows.kind, BLOCK=min(_BLOCK, power_of_two(x.shape[1])), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip

@@ -79,8 +79,8 @@ def _attend_kernel(
 
     queries, most, total, mix = (), (), (), ()
     for g in tl.static_range(GROUP):
-        at = query + row * stride_q + (head * GROUP + g) * size
-        q = _turned(at, cosine + turn, sine + turn, d, size, TURNED) * factor
+        of_query = query + row * stride_q + (head * GROUP + g) * size
+        q = _turned(of_query, cosine + turn, sine + turn, d, size, TURNED) * factor
         queries = queries + (q,)
         most = most + (tl.where(own, tl.sum(q * new_key, 0), float("-inf")),)
         total = total + (tl.where(own, 1.0, 0.0),)
@@ -88,10 +88,10 @@ def _attend_kernel(
     end = tl.minimum(position, (part + 1) * PART)
     for start in range(part * PART, end, STEP):
         p = start + tl.arange(0, STEP)
-        block = tl.load(tables + row * stride_table + p // BLOCK_TOKENS, mask=p < end, other=0).to(tl.int64)
-        place = (block * kv_heads + head) * BLOCK_TOKENS + p % BLOCK_TOKENS
-        k = _held(keys, key_scale, place, p < end, d, size, stored, INT8)
-        v = _held(values, value_scale, place, p < end, d, size, stored, INT8)
+        blocks = tl.load(tables + row * stride_table + p // BLOCK_TOKENS, mask=p < end, other=0).to(tl.int64)
+        at = (blocks * kv_heads + head) * BLOCK_TOKENS + p % BLOCK_TOKENS
+        k = _held(keys, key_scale, at, p < end, d, size, stored, INT8)
+        v = _held(values, value_scale, at, p < end, d, size, stored, INT8)
         mosts, totals, mixes = (), (), ()
         for g in tl.static_range(GROUP):
             score = tl.where(p < end, tl.sum(k * queries[g][None, :], 1), float("-inf"))
@@ -166,7 +166,9 @@ def _held(pool, scale, place, inside, d, size, stored, INT8: constexpr):
 @jit
 def _joined(room, parts, d, size, width, SIZE: constexpr):
     """The parts of a head in their order, fp32 [SIZE]."""
-    most, total, mix = float("-inf"), 0.0, tl.zeros([SIZE], tl.float32)
+    mix = tl.zeros([SIZE], tl.float32)
+    total = tl.sum(mix, 0)
+    most = total + float("-inf")
     for part in range(0, parts):
         here = room + part * width
         high = tl.load(here + size, cache_modifier=".cg")

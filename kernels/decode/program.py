@@ -90,7 +90,7 @@ Instruction = _Norm | _Linear | _Attend | _Activate | _Add | _Gather
 
 
 class DecodeProgram:
-    """Takes instructions (kernels/instructions.py); `run` makes the step of some rows, one token each.
+    """Takes instructions (kernels/instructions.py), then `join`; `run` makes the step of some rows, one token each.
 
     tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows]: what each row is, to be filled before
     a run, as `x`, fp32 [rows, width], is. longest: positions that a row may have; turn: cosines and sines fp32
@@ -108,7 +108,7 @@ class DecodeProgram:
         self._turned: list[View] = []
         self._places: list[Tensor] = []
         self._counts: list[tuple[_Linear, Tensor]] = []
-        self._found: list[Launch] = []
+        self.launches: Sequence[Launch] = ()
         self.input = self.output = self.place(width)
 
     @property
@@ -155,12 +155,9 @@ class DecodeProgram:
         self._instructions.append(instruction)
         self.output = instruction.target
 
-    @property
-    def launches(self) -> Sequence[Launch]:
-        """What a step launches, in order."""
-        if not self._found:
-            self._found = _Joined(self, self._instructions).launches
-        return self._found
+    def join(self) -> None:
+        """Makes launches of what was written, with their buffers."""
+        self.launches = _Joined(self, self._instructions).launches
 
     def run(self, rows: int) -> Tensor:
         """fp32 [rows, outputs] of the first rows, in a buffer of this program."""
