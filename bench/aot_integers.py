@@ -11,20 +11,20 @@ from ..kernels.graded.finish import _BLOCK, _SPLITS, _WARPS, _finish_kernel
 from ..kernels.graded.lists import CHUNK, SLOTS, _lists_kernel, warps_of
 from ..kernels.graded.multiply import _planes_kernel, graded_tile
 from ..kernels.rows import _BLOCK as _MEASURED
-from ..kernels.rows import LAYER, PLAIN, RMS, _measure_kernel
+from ..kernels.rows import LAYER, PLAIN, RMS, TOLD, _measure_kernel
 from .aot_case import SHARED_LIMIT, TYPES, Case
 
 ROWS = (1, 2, 4, 8)
 _DOTS = dict.fromkeys(SHARED_LIMIT, "IDP")
 _MATRICES = {80: "IMMA", 86: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "IMMA"}  # triton 3.6.0 knows no other way to int8 for sm_100
 _BLOCKS = (18, 896)  # of 32 outputs, few and many
-_NORMS = {PLAIN: "as they are", RMS: "rms", LAYER: "layer"}
+_NORMS = {PLAIN: "as they are", RMS: "rms", LAYER: "layer", TOLD: "rms, told"}
 _SOURCE = dict.fromkeys(("largest", "stats", "weight", "offset"), "*fp32")
 
 
 def integer_cases() -> Iterator[Case]:
     """What is made of activations, products, and the way into floating point."""
-    yield from (measure_case(norm) for norm in _NORMS)
+    yield from (measure_case(norm) for norm in (PLAIN, RMS, LAYER))
     for rows, dtype in zip(ROWS, (torch.bfloat16, torch.float32, torch.float16, torch.bfloat16), strict=True):
         yield lists_case(rows, dtype)
     yield from (planes_case(rows) for rows in ROWS)
@@ -61,7 +61,7 @@ def planes_case(rows: int) -> Case:
 def tiles_case(rows: int, blocks: int) -> Case:
     """Products of int8 weights with digits, by themselves."""
     tile = digit_tile(rows, blocks, 1024)
-    plain = {"NORM": PLAIN, "ADDED": False, "ACTIVATION": "", "GATED": False, "TOLD": False}
+    plain = {"NORM": PLAIN, "ADDED": False, "ACTIVATION": "", "GATED": False, "TELLS": False, "SQUARES": False}
     return _tiles_case(f"digit tiles {rows} rows, {tile.blocks} blocks", rows, tile, plain, "*bf16")
 
 
@@ -69,14 +69,14 @@ def step_case(rows: int, norm: int) -> Case:
     """The same within a step: a norm before it and an FFN's activation, or an addition, behind it."""
     gated = norm != PLAIN
     tile = digit_tile(rows, 896 if gated else 128, 1024, gated)
-    behind = {"ADDED": not gated, "ACTIVATION": "silu" if gated else "", "GATED": gated, "TOLD": gated}
+    behind = {"ADDED": not gated, "ACTIVATION": "silu" if gated else "", "GATED": gated, "TELLS": True, "SQUARES": not gated}
     name = f"digit tiles in a step {rows} rows, {_NORMS[norm]}"
     return _tiles_case(name, rows, tile, {"NORM": norm, **behind}, "*fp32")
 
 
 def _tiles_case(name: str, rows: int, tile: DigitTile, constants: dict[str, Any], floats: str) -> Case:
     types = dict.fromkeys(("counters", "tiles"), "*i32") | {"partial": "*i64", "digits": "*i8"}
-    types |= dict.fromkeys(("largest_y", "scale", "bias"), "*fp32") | {"x": floats, "y": floats} | _SOURCE
+    types |= dict.fromkeys(("largest_y", "squares_y", "weights_y", "scale", "bias"), "*fp32") | {"x": floats, "y": floats, "eps": "fp32"} | _SOURCE
     more = {"HAS_BIAS": True, "SPLIT": True, "ROWS": rows, "OWN": tile.blocks, "UNROLLED": tile.unrolled}
     even = ("quads", "stride_x", "stride_y", "inputs", "turns")
     return Case(name, _tiles_kernel, types, constants | more, even, 1, 1, _DOTS)

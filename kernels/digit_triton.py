@@ -14,14 +14,14 @@ up tiles in the same way).
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
 # mypy: disable-error-code="no-untyped-def,var-annotated,assignment,misc"
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .activations import activate
 from .jit import cdiv, constant, constexpr, jit, tl
-from .rows import Rows, fixed_point, measured, normed_at, power_of_two, size_of, stats_at, steps_at
+from .rows import Rows, fixed_point, measured, normed_at, power_of_two, row_at, size_of
 from .words import dot_bytes
 
 MOST_TOKENS = 8
@@ -47,7 +47,8 @@ class DigitTile:
 class Target:
     """Where a product goes. y: [rows, outputs], each row contiguous. added: to what y holds. activation: its name, of
     outputs by themselves, or, gated, of the first half of them, which then multiplies the second.
-    largest: fp32 [rows, blocks of 32 of y], to be filled for whoever reads y next, or None.
+    largest: fp32 [rows, blocks of 32 of y], to be filled for whoever reads y next, or None; squares: the same of sums of
+    squares, where an RMS norm with these weights is next, so that largest is of |y weights| (Rows.told).
     """
 
     y: Tensor
@@ -55,6 +56,13 @@ class Target:
     activation: str = ""
     gated: bool = False
     largest: Tensor | None = None
+    squares: Tensor | None = None
+    weights: Tensor | None = None
+
+    def first(self, count: int) -> "Target":
+        """Of the first rows."""
+        largest, squares = (None if each is None else each[:count] for each in (self.largest, self.squares))
+        return replace(self, y=self.y[:count], largest=largest, squares=squares)
 
 
 @dataclass(frozen=True)
@@ -91,20 +99,21 @@ def digit_tile(rows: int, blocks: int, quads: int, gated: bool = False) -> Digit
 
 @jit
 def _tiles_kernel(
-    y, largest_y, counters, partial, digits,  # as in Target and Scratch
+    y, largest_y, squares_y, weights_y, counters, partial, digits,  # as in Target and Scratch
     x, largest, stats, weight, offset,  # as in Rows
     tiles, scale, bias,  # words of [blocks, quads, 32], [outputs], [outputs]
-    stride_y, stride_x, tokens, inputs, parts, outputs, blocks, quads, turns, apart, second,
+    stride_y, stride_x, tokens, inputs, parts, eps, outputs, blocks, quads, turns, apart, second,
     NORM: constexpr,
-    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TOLD: constexpr, HAS_BIAS: constexpr, SPLIT: constexpr,
+    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr,
+    HAS_BIAS: constexpr, SPLIT: constexpr,
     ROWS: constexpr, OWN: constexpr, UNROLLED: constexpr,
 ):  # fmt: skip
     split, splits = tl.program_id(1), tl.num_programs(1)
     first = tl.program_id(0) * apart
     width = turns * 16 * UNROLLED  # inputs of a split
     digits += split.to(tl.int64) * ROWS * 2 * width
-    short = _make_digits(
-        digits, x, largest, stats, weight, offset, split * width, width, stride_x, tokens, inputs, parts,
+    short, step = _make_digits(
+        digits, x, largest, stats, weight, offset, split * width, width, stride_x, tokens, inputs, parts, eps,
         NORM, ROWS,
     )  # fmt: skip
     tl.debug_barrier()
@@ -144,27 +153,27 @@ def _tiles_kernel(
             tl.store(counters + tl.program_id(0), 0)
             every = _added_up(partial, splits, blocks, first, second, tokens, OWN)
             _finish(
-                y, largest_y, every, largest, scale, bias, stride_y, tokens, parts, outputs, first, second,
-                ADDED, ACTIVATION, GATED, TOLD, HAS_BIAS, OWN,
+                y, largest_y, squares_y, weights_y, every, step, scale, bias, stride_y, tokens, outputs, first, second,
+                ADDED, ACTIVATION, GATED, TELLS, SQUARES, HAS_BIAS, OWN,
             )  # fmt: skip
     else:
         _finish(
-            y, largest_y, totals, largest, scale, bias, stride_y, tokens, parts, outputs, first, second,
-            ADDED, ACTIVATION, GATED, TOLD, HAS_BIAS, OWN,
+            y, largest_y, squares_y, weights_y, totals, step, scale, bias, stride_y, tokens, outputs, first, second,
+            ADDED, ACTIVATION, GATED, TELLS, SQUARES, HAS_BIAS, OWN,
         )  # fmt: skip
 
 
 @jit
 def _make_digits(
-    digits, x, largest, stats, weight, offset, start, width, stride_x, tokens, inputs, parts,
+    digits, x, largest, stats, weight, offset, start, width, stride_x, tokens, inputs, parts, eps,
     NORM: constexpr, ROWS: constexpr,
 ):  # fmt: skip
-    """Fills int8 [rows, 2, width]; sum q of each row."""
-    short = ()
+    """Fills int8 [rows, 2, width]; sum q of each row, and steps, fp32 [8], NaN for rows that are not finite."""
+    short, steps, r_all = (), tl.zeros([_MOST], tl.float32), tl.arange(0, _MOST)
     for r in tl.static_range(ROWS):
         row = r + tl.arange(0, 1)
-        mean, rate = stats_at(stats, row, tokens, NORM)
-        size = steps_at(largest, row, tokens, parts)
+        mean, rate, size = row_at(largest, stats, row, tokens, inputs, parts, eps, NORM)
+        steps = tl.where(r_all == r, tl.where(size < float("inf"), size, float("nan")), steps)
         total = tl.zeros([1], tl.int32)
         for piece in range(0, width, _PIECE):
             k = piece + tl.arange(0, _PIECE)
@@ -176,7 +185,7 @@ def _make_digits(
             tl.store(place, high.to(tl.int8), mask=(k < width)[None, :])
             tl.store(place + width, (q - 256 * high).to(tl.int8), mask=(k < width)[None, :])
         short = short + (total,)
-    return short
+    return short, steps
 
 
 @jit
@@ -213,14 +222,12 @@ def _place(partial, split, block, blocks):
 
 @jit
 def _finish(
-    y, largest_y, totals, largest, scale, bias, stride_y, tokens, parts, outputs, first, second,
-    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TOLD: constexpr, HAS_BIAS: constexpr,
-    OWN: constexpr,
+    y, largest_y, squares_y, weights_y, totals, step, scale, bias, stride_y, tokens, outputs, first, second,
+    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr,
+    HAS_BIAS: constexpr, OWN: constexpr,
 ):  # fmt: skip
     """The way of sums into floating point, and to where they go."""
     r, n = tl.arange(0, _MOST), tl.arange(0, 32)
-    size = steps_at(largest, r, tokens, parts)
-    step = tl.where(size < float("inf"), size, float("nan"))
     results = ()
     for own in tl.static_range(OWN):
         at = (first + own * second) * 32 + n
@@ -242,9 +249,13 @@ def _finish(
         if ADDED:
             value += tl.load(place, mask=inside, other=0.0).to(tl.float32)
         tl.store(place, value.to(y.dtype.element_ty), mask=inside)
-        if TOLD:
-            most = tl.max(tl.where(inside, size_of(value), 0.0), 1)
-            tl.store(largest_y + r * tl.cdiv(width, 32) + block, most, mask=(r < tokens) & (block * 32 < width))
+        if TELLS:
+            told = r * tl.cdiv(width, 32) + block
+            there = (r < tokens) & (block * 32 < width)
+            if SQUARES:
+                tl.store(squares_y + told, tl.sum(tl.where(inside, value * value, 0.0), 1), mask=there)
+                value = value * tl.load(weights_y + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
+            tl.store(largest_y + told, tl.max(tl.where(inside, size_of(value), 0.0), 1), mask=there)
 
 
 @jit
@@ -267,11 +278,13 @@ def digit_rows(rows: Rows, tiles: Tensor, scale: Tensor, bias: Tensor | None, ta
     count, tile = rows_of(tokens), digit_tile(rows_of(tokens), blocks, quads, target.gated)
     apart, second = (1, blocks // 2) if target.gated else (tile.blocks, 1)
     _tiles_kernel[cdiv(blocks, tile.blocks), tile.splits](
-        y, y if target.largest is None else target.largest, scratch.counters, scratch.partial, scratch.digits,
+        y, *[y if each is None else each for each in (target.largest, target.squares, target.weights)],
+        scratch.counters, scratch.partial, scratch.digits,
         *rows.operands, tiles.view(torch.int32), scale, scale if bias is None else bias,
-        y.stride(0), rows.x.stride(0), tokens, inputs, rows.largest.shape[1], len(scale), blocks, quads, tile.turns,
-        apart, second,
-        ADDED=target.added, ACTIVATION=target.activation, GATED=target.gated, TOLD=target.largest is not None,
+        y.stride(0), rows.x.stride(0), tokens, inputs, rows.largest.shape[1], rows.eps, len(scale), blocks, quads,
+        tile.turns, apart, second,
+        ADDED=target.added, ACTIVATION=target.activation, GATED=target.gated, TELLS=target.largest is not None,
+        SQUARES=target.squares is not None,
         HAS_BIAS=bias is not None, SPLIT=tile.splits > 1, ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled,
         NORM=rows.kind, num_warps=1, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip

@@ -18,11 +18,11 @@ from torch import Tensor
 from .graded.digits import LARGEST, LEAST_STEP
 from .jit import constant, constexpr, jit, tl
 
-PLAIN, RMS, LAYER = range(3)
+PLAIN, RMS, LAYER, TOLD = range(4)
 _LARGEST, _LEAST_STEP = constant(float(LARGEST)), constant(LEAST_STEP)
 _ROUNDER = constant(12582912.0)  # 1.5 * 2^23: beside it fp32 has whole numbers only
 _PARTS = constant(64)  # of a row, looked at together
-_RMS, _LAYER = constant(RMS), constant(LAYER)
+_RMS, _LAYER, _TOLD = constant(RMS), constant(LAYER), constant(TOLD)
 _BLOCK = 2048  # values of a row at a time: with more, threads spill registers
 _LOADED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,12 +41,16 @@ class RowNorm:
 class Rows:
     """x: [rows, inputs] of which each row is contiguous; largest: fp32 [rows, parts], of |n| in each part of a row,
     infinite where one of them is not finite; stats: fp32 [rows, 2], mean and rate of a norm.
+
+    told: an RMS norm whose row was told by its writer, part by part: stats are sums of squares, fp32 [rows, parts], and
+    largest is of |x weight|.
     """
 
     x: Tensor
     largest: Tensor
     norm: RowNorm | None = None
     stats: Tensor | None = None
+    told: bool = False
 
     @property
     def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -58,7 +62,16 @@ class Rows:
 
     @property
     def kind(self) -> int:
-        return self.norm.kind if self.norm else PLAIN
+        return TOLD if self.told else self.norm.kind if self.norm else PLAIN
+
+    @property
+    def eps(self) -> float:
+        return self.norm.eps if self.norm else 0.0
+
+    def first(self, count: int) -> "Rows":
+        """The first rows of them."""
+        stats = None if self.stats is None else self.stats[:count]
+        return Rows(self.x[:count], self.largest[:count], self.norm, stats, self.told)
 
 
 def power_of_two(count: int) -> int:
@@ -102,13 +115,43 @@ def stats_at(stats, row, tokens, NORM: constexpr):
 @jit
 def steps_at(largest, row, tokens, parts):
     """fp32 [rows], infinite for rows that hold what is not finite."""
+    return step_of(_most_at(largest, row, tokens, parts))
+
+
+@jit
+def step_of(most):
+    """The step of rows by their largest value, fp32."""
+    return tl.maximum(tl.div_rn(most, tl.zeros_like(most) + _LARGEST), _LEAST_STEP)
+
+
+@jit
+def row_at(largest, stats, row, tokens, inputs, parts, eps, NORM: constexpr):
+    """Mean, rate and step of one row, fp32 [1] each. row: [1], so that no sum depends on how many there are."""
+    most = _most_at(largest, row, tokens, parts)
+    if NORM == _TOLD:
+        squares = tl.zeros([1, _PARTS], tl.float32)
+        for start in range(0, parts, _PARTS):
+            part = start + tl.arange(0, _PARTS)
+            inside = (row < tokens)[:, None] & (part < parts)[None, :]
+            squares += tl.load(stats + row[:, None] * parts + part[None, :], mask=inside, other=0.0)
+        mean = tl.zeros([1], tl.float32)
+        rate = 1.0 / tl.sqrt_rn(tl.sum(squares, 1) / inputs + eps)
+        most = most * rate
+        most = tl.where(most < float("inf"), most, float("inf"))
+    else:
+        mean, rate = stats_at(stats, row, tokens, NORM)
+    return mean, rate, step_of(most)
+
+
+@jit
+def _most_at(largest, row, tokens, parts):
     most = tl.zeros_like(row).to(tl.float32)
     for start in range(0, parts, _PARTS):
         part = start + tl.arange(0, _PARTS)
         inside = (row < tokens)[:, None] & (part < parts)[None, :]
         some = tl.load(largest + row[:, None] * parts + part[None, :], mask=inside, other=0.0)
         most = tl.maximum(most, tl.max(some, 1))
-    return tl.maximum(tl.div_rn(most, tl.zeros_like(most) + _LARGEST), _LEAST_STEP)
+    return most
 
 
 @jit
@@ -170,8 +213,8 @@ def measured(x: Tensor, norm: RowNorm | None = None) -> Rows:
 
 def measure_(rows: Rows) -> None:
     """Fills largest, [rows, 1], and stats."""
-    (x, largest, stats, weight, bias), norm = rows.operands, rows.norm
+    x, largest, stats, weight, bias = rows.operands
     _measure_kernel[len(x),](
-        largest, stats, x, weight, bias, x.stride(0), x.shape[1], norm.eps if norm else 0.0,
+        largest, stats, x, weight, bias, x.stride(0), x.shape[1], rows.eps,
         NORM=rows.kind, BLOCK=min(_BLOCK, power_of_two(x.shape[1])), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip

@@ -10,7 +10,7 @@ or depends on values, so that a CUDA graph can hold it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -200,6 +200,7 @@ class _Joined:
         self._source: dict[int, tuple[View, RowNorm | None]] = {}  # what a place stands for that nobody fills
         self._largest: dict[int, Tensor] = {}  # fp32 [rows, parts] of places whose writer told
         self._measured: dict[int, tuple[int, Rows]] = {}  # by the place that is taken, with the one that holds values
+        self._normed: dict[int, tuple[RowNorm, Rows]] = {}  # of places whose writer told what a norm needs
         self._scratch = _scratch(instructions, program)
         self._shared: dict[tuple[int, int, int], Parts] = {}
         rest = list(instructions)
@@ -208,7 +209,7 @@ class _Joined:
 
     def _join(self, rest: Sequence[Instruction]) -> int:
         """Launches the first instruction, and those behind it that go with it; how many they were."""
-        first, second = rest[0], rest[1] if len(rest) > 1 else None
+        first = rest[0]
         if isinstance(first, _Norm):
             self._source[first.target.place] = first.source, first.norm
             self._measured.pop(first.target.place, None)
@@ -221,34 +222,46 @@ class _Joined:
         elif isinstance(first, _Add):
             self._add(first)
         else:
-            return self._linear(first, second)
+            return self._linear(first, *[*rest[1:3], None, None][:2])
         return 1
 
-    def _linear(self, linear: _Linear, then: Instruction | None) -> int:
+    def _linear(self, linear: _Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, _Add) and then.source == linear.target else None
         if isinstance(linear.weights, GradedWeights):
             self._graded(linear, linear.weights, add)
         elif isinstance(linear.weights, DigitWeights):
             act = then if isinstance(then, _Activate) and _is_of(then, linear.target) else None
-            self._digits(linear, linear.weights, add, act)
+            self._digits(linear, linear.weights, add, act, after)
             return 2 if add or act else 1
         else:
             self._dense(linear, *linear.weights, add)
         return 2 if add else 1
 
-    def _digits(self, linear: _Linear, weights: DigitWeights, add: _Add | None, act: _Activate | None) -> None:
+    def _digits(
+        self,
+        linear: _Linear,
+        weights: DigitWeights,
+        add: _Add | None,
+        act: _Activate | None,
+        after: Instruction | None,
+    ) -> None:
         rows, scratch, bias = self._rows(linear.source), self._scratch, weights.bias
         scale, offset = weights.scale.detach(), None if bias is None else bias.detach().contiguous()
-        target = (add or act or linear).target
-        y, largest = self._program.at(target), self._told(target, BLOCK) if act else None
-        gated, name = act is not None and act.gate is not None, act.activation if act else ""
+        view = (add or act or linear).target
+        target, tells = Target(self._program.at(view), add is not None), None
+        if act:
+            told = self._told(view, BLOCK)
+            target = replace(target, activation=act.activation, gated=act.gate is not None, largest=told)
+        elif add and isinstance(after, _Norm) and after.source == view and after.norm.kind == RMS:
+            tells, told, squares = after.norm, self._told(view, BLOCK), self._told(view, BLOCK)
+            target = replace(target, largest=told, squares=squares, weights=after.norm.weight)
 
         def call(n: int) -> None:
-            told = None if largest is None else largest[:n]
-            digit_rows(_first(rows, n), weights.tiles, scale, offset,
-                       Target(y[:n], add is not None, name, gated, told), scratch)  # fmt: skip
+            digit_rows(rows.first(n), weights.tiles, scale, offset, target.first(n), scratch)
 
-        self._launch("digits", target, call, largest)
+        self._launch("digits", view, call, target.largest if act else None)
+        if tells and target.largest is not None:
+            self._normed[view.place] = tells, Rows(target.y, target.largest, tells, target.squares, told=True)
 
     def _graded(self, linear: _Linear, weights: GradedWeights, add: _Add | None) -> None:
         rows, thresholds, counts = self._rows(linear.source), self._program.thresholds, self._program.counts_of(linear)
@@ -256,7 +269,7 @@ class _Joined:
         y, (scale, worth, bias) = self._program.at(target), weights.vectors
 
         def call(n: int) -> None:
-            lists = listed(_first(rows, n), worth, thresholds[:n])
+            lists = listed(rows.first(n), worth, thresholds[:n])
             sums = Sums(partial_sums(weights.packed, lists), lists.facts, lists.step, scale, bias)
             finish_(y[:n], counts[: 2 * n].view(2, n), sums, add is not None)
 
@@ -269,7 +282,7 @@ class _Joined:
 
         def call(n: int) -> None:
             if rows is not None:
-                normalise_(like[:n], _first(rows, n))
+                normalise_(like[:n], rows.first(n))
             else:
                 like[:n].copy_(x[:n])
             y = functional.linear(like[:n], weight, bias)
@@ -320,6 +333,7 @@ class _Joined:
         self._measured = {place: found for place, found in self._measured.items() if found[0] != target.place}
         self._source.pop(target.place, None)
         self._largest.pop(target.place, None)
+        self._normed.pop(target.place, None)
         if largest is not None:
             self._largest[target.place] = largest
 
@@ -331,10 +345,12 @@ class _Joined:
         x = self._program.at(source)
         if norm is None and source.place in self._largest:
             return Rows(x, self._largest[source.place])
+        if source.place in self._normed and self._normed[source.place][0] is norm:
+            return self._normed[source.place][1]
         largest, stats = (x.new_empty(len(x), columns) for columns in (1, 2))
         rows = Rows(x, largest, norm, stats if norm else None)
         self._measured[view.place] = source.place, rows
-        self.launches.append(Launch("measure", 1, lambda n: measure_(_first(rows, n))))
+        self.launches.append(Launch("measure", 1, lambda n: measure_(rows.first(n))))
         return rows
 
     def _told(self, target: View, part: int) -> Tensor:
@@ -348,10 +364,6 @@ def _is_of(act: _Activate, target: View) -> bool:
         return act.source == target
     half = target.width // 2
     return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % BLOCK == 0
-
-
-def _first(rows: Rows, count: int) -> Rows:
-    return Rows(rows.x[:count], rows.largest[:count], rows.norm, None if rows.stats is None else rows.stats[:count])
 
 
 def _scratch(instructions: Sequence[Instruction], program: DecodeProgram) -> Scratch:
