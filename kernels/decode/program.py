@@ -159,6 +159,11 @@ class DecodeProgram:
         """Makes launches of what was written, with their buffers."""
         self.launches = _Joined(self, self._instructions).launches
 
+    @property
+    def num_launches(self) -> int:
+        """Of kernels, in a step."""
+        return sum(each.count for each in self.launches)
+
     def run(self, rows: int) -> Tensor:
         """fp32 [rows, outputs] of the first rows, in a buffer of this program."""
         for launch in self.launches:
