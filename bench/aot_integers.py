@@ -7,7 +7,7 @@ import torch
 
 from ..kernels.digit_matrix import _matrix_kernel, _split_kernel, matrix_config
 from ..kernels.digit_triton import DigitTile, _tiles_kernel, digit_tile
-from ..kernels.graded.finish import _BLOCK, _SPLITS, _WARPS, _finish_kernel
+from ..kernels.graded.finish import _BLOCK, _GATED_BLOCK, _SPLITS, _WARPS, _finish_kernel
 from ..kernels.graded.lists import CHUNK, SLOTS, _lists_kernel, warps_of
 from ..kernels.graded.multiply import _planes_kernel, graded_tile
 from ..kernels.rows import _BLOCK as _MEASURED
@@ -16,7 +16,13 @@ from .aot_case import SHARED_LIMIT, TYPES, Case
 
 ROWS = (1, 2, 4, 8)
 _DOTS = dict.fromkeys(SHARED_LIMIT, "IDP")
-_MATRICES = {80: "IMMA", 86: "IMMA", 89: "IMMA", 90: "IGMMA", 100: "IMMA"}  # triton 3.6.0 knows no other way to int8 for sm_100
+_MATRICES = {
+    80: "IMMA",
+    86: "IMMA",
+    89: "IMMA",
+    90: "IGMMA",
+    100: "IMMA",
+}  # triton 3.6.0 knows no other way to int8 for sm_100
 _BLOCKS = (18, 896)  # of 32 outputs, few and many
 _NORMS = {PLAIN: "as they are", RMS: "rms", LAYER: "layer", TOLD: "rms, told"}
 _SOURCE = dict.fromkeys(("largest", "stats", "weight", "offset"), "*fp32")
@@ -43,10 +49,19 @@ def measure_case(norm: int) -> Case:
 
 def lists_case(rows: int, dtype: torch.dtype) -> Case:
     whole = dict.fromkeys(("entries", "turns", "facts"), "*i32") | {"pairs": "*i16", "masks": "*u8"}
-    floats = dict.fromkeys(("step", "thresholds", "worth"), "*fp32") | {"x": f"*{TYPES[dtype]}"}
-    constants = {"ROWS": rows, "CHUNK": CHUNK, "SLOTS": SLOTS, "NORM": RMS}
+    floats = dict.fromkeys(("step", "thresholds", "worth"), "*fp32") | {"x": f"*{TYPES[dtype]}", "eps": "fp32"}
+    constants = {"ROWS": rows, "CHUNK": CHUNK, "SLOTS": SLOTS, "NORM": TOLD}
     name = f"graded lists {TYPES[dtype]} {rows} rows"
-    return Case(name, _lists_kernel, whole | floats | _SOURCE, constants, ("stride_x", "inputs"), warps_of(rows), 3, load_bytes=0)
+    return Case(
+        name,
+        _lists_kernel,
+        whole | floats | _SOURCE,
+        constants,
+        ("stride_x", "inputs"),
+        warps_of(rows),
+        3,
+        load_bytes=0,
+    )
 
 
 def planes_case(rows: int) -> Case:
@@ -69,14 +84,24 @@ def step_case(rows: int, norm: int) -> Case:
     """The same within a step: a norm before it and an FFN's activation, or an addition, behind it."""
     gated = norm != PLAIN
     tile = digit_tile(rows, 896 if gated else 128, 1024, gated)
-    behind = {"ADDED": not gated, "ACTIVATION": "silu" if gated else "", "GATED": gated, "TELLS": True, "SQUARES": not gated}
+    behind = {
+        "ADDED": not gated,
+        "ACTIVATION": "silu" if gated else "",
+        "GATED": gated,
+        "TELLS": True,
+        "SQUARES": not gated,
+    }
     name = f"digit tiles in a step {rows} rows, {_NORMS[norm]}"
     return _tiles_case(name, rows, tile, {"NORM": norm, **behind}, "*fp32")
 
 
 def _tiles_case(name: str, rows: int, tile: DigitTile, constants: dict[str, Any], floats: str) -> Case:
     types = dict.fromkeys(("counters", "tiles"), "*i32") | {"partial": "*i64", "digits": "*i8"}
-    types |= dict.fromkeys(("largest_y", "squares_y", "weights_y", "scale", "bias"), "*fp32") | {"x": floats, "y": floats, "eps": "fp32"} | _SOURCE
+    types |= (
+        dict.fromkeys(("largest_y", "squares_y", "weights_y", "scale", "bias"), "*fp32")
+        | {"x": floats, "y": floats, "eps": "fp32"}
+        | _SOURCE
+    )
     more = {"HAS_BIAS": True, "SPLIT": True, "ROWS": rows, "OWN": tile.blocks, "UNROLLED": tile.unrolled}
     even = ("quads", "stride_x", "stride_y", "inputs", "turns")
     return Case(name, _tiles_kernel, types, constants | more, even, 1, 1, _DOTS)
@@ -96,13 +121,23 @@ def matrix_case(tokens: int, outputs: int) -> Case:
 def split_case(norm: int) -> Case:
     types = {"digits": "*i8", "x": "*bf16"} | _SOURCE
     constants = {"NORM": norm, "PIECE": 1024}
-    return Case(f"digits of many rows {_NORMS[norm]}", _split_kernel, types, constants, ("stride_x", "inputs", "width"), 4, 3)
+    return Case(
+        f"digits of many rows {_NORMS[norm]}", _split_kernel, types, constants, ("stride_x", "inputs", "width"), 4, 3
+    )
 
 
-def finish_case(added: bool, dtype: torch.dtype) -> Case:
+def finish_case(gated: bool, dtype: torch.dtype) -> Case:
+    """By itself, or with an FFN's activation and an addition, which no model asks for at once."""
     y = f"*{TYPES[dtype]}"
     types = {"y": y, "counts": "*i64", "partial": "*i32", "facts": "*i32"}
-    floats = dict.fromkeys(("step", "scale", "bias"), "*fp32")
-    constants = {"ROWS": 8, "BLOCK": _BLOCK, "SPLITS": _SPLITS, "CHUNKS": 16, "ADDED": added, "HAS_BIAS": True}
-    name = f"finish {TYPES[dtype]}{' added' if added else ''}"
-    return Case(name, _finish_kernel, types | floats, constants, ("width", "rows"), _WARPS, 3)
+    floats = dict.fromkeys(("largest_y", "squares_y", "weights_y", "step", "scale", "bias"), "*fp32")
+    behind = {"ADDED": gated, "ACTIVATION": "silu" if gated else "", "GATED": gated, "TELLS": gated, "SQUARES": gated}
+    constants = {
+        "ROWS": 8,
+        "BLOCK": _GATED_BLOCK if gated else _BLOCK,
+        "SPLITS": _SPLITS // (1 + gated),
+        "CHUNKS": 16,
+        "HAS_BIAS": True,
+    }
+    name = f"finish {TYPES[dtype]}{' in a step' if gated else ''}"
+    return Case(name, _finish_kernel, types | floats, constants | behind, ("width", "rows", "outputs"), _WARPS, 3)

@@ -25,7 +25,9 @@ def attend_case(size: int, group: int, dtype: torch.dtype) -> Case:
     """One new token of each row."""
     types = dict.fromkeys(("mixed", "largest", "sums", "query", "key", "value", "cosine", "sine"), "*fp32")
     types |= dict.fromkeys(("counters", "tables", "positions"), "*i32") | {"factor": "fp32"}
-    types |= dict.fromkeys(("keys", "values"), f"*{TYPES[dtype]}") | dict.fromkeys(("key_scale", "value_scale"), "*fp32")
+    types |= dict.fromkeys(("keys", "values"), f"*{TYPES[dtype]}") | dict.fromkeys(
+        ("key_scale", "value_scale"), "*fp32"
+    )
     constants = {
         "GROUP": group, "SIZE": 1 << (size - 1).bit_length(), "TURNED": True, "INT8": dtype == torch.int8,
         "BLOCK_TOKENS": BLOCK_TOKENS, "PART": PART, "STEP": _STEP,

@@ -91,7 +91,7 @@ class Form:
         return torch.cat([drawn, *shares], 1)
 
     def outcome(self) -> Tensor:
-        """What `run` gives. On a GPU a graph does it, once a run has compiled what it needs: the second step makes it."""
+        """What `run` gives. On a GPU a graph does it, which the second step makes: the first one compiles."""
         if self._captures and self._has_run and self.graph is None:
             self._capture()
         if self.graph is None:
@@ -107,7 +107,9 @@ class Form:
                 self._found = self.run()
             self.graph = graph
         except RuntimeError:
-            _log.exception("a step of %d rows cannot be a CUDA graph here, and is launched piece by piece", self.size.rows)
+            _log.exception(
+                "a step of %d rows cannot be a CUDA graph here, and is launched piece by piece", self.size.rows
+            )
             self._captures = False
 
     def read(self, found: Tensor) -> list[Drawn]:

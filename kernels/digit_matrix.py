@@ -93,7 +93,8 @@ def digit_matrix_triton(x: Tensor, tiles: Tensor, scale: Tensor, bias: Tensor | 
     y = x.new_empty(len(x), len(scale))
     config = matrix_config(*y.shape)
     _matrix_kernel[cdiv(len(scale), config.block_outputs), cdiv(len(x), config.block_tokens)](
-        y, digits, tiles.view(torch.int8), rows.largest, scale.contiguous(), scale if bias is None else bias.contiguous(),
+        y, digits, tiles.view(torch.int8), rows.largest,
+        scale.contiguous(), scale if bias is None else bias.contiguous(),
         y.stride(0), *y.shape, quads, rows.largest.shape[1], digits.shape[2],
         HAS_BIAS=bias is not None, BLOCK_TOKENS=config.block_tokens, BLOCK_OUTPUTS=config.block_outputs,
         BLOCK_INPUTS=config.block_inputs, num_warps=config.num_warps, num_stages=config.num_stages,

@@ -14,21 +14,23 @@ up tiles in the same way).
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
 # mypy: disable-error-code="no-untyped-def,var-annotated,assignment,misc"
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .activations import activate
 from .jit import cdiv, constant, constexpr, jit, tl
-from .rows import Rows, fixed_point, measured, normed_at, power_of_two, row_at, size_of
+from .rows import Rows, Target, fixed_point, measured, normed_at, power_of_two, row_at, size_of
 from .words import dot_bytes
 
 MOST_TOKENS = 8
 BLOCK = 32  # outputs of a tile
 _PROGRAMS = 1024  # that keep a GPU's memory busy: about 8 of a warp for each of its multiprocessors
 _PIECE = constant(256)  # inputs whose digits are made at a time
-_MOST = constant(MOST_TOKENS)  # rows that the last steps always have, so that a row's sums do not depend on their number
+_MOST = constant(
+    MOST_TOKENS
+)  # rows that the last steps always have, so that a row's sums do not depend on their number
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,6 @@ class DigitTile:
     unrolled: int
     turns: int
     splits: int
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a product goes. y: [rows, outputs], each row contiguous. added: to what y holds. activation: its name, of
-    outputs by themselves, or, gated, of the first half of them, which then multiplies the second.
-    largest: fp32 [rows, blocks of 32 of y], to be filled for whoever reads y next, or None; squares: the same of sums of
-    squares, where an RMS norm with these weights is next, so that largest is of |y weights| (Rows.told).
-    """
-
-    y: Tensor
-    added: bool = False
-    activation: str = ""
-    gated: bool = False
-    largest: Tensor | None = None
-    squares: Tensor | None = None
-    weights: Tensor | None = None
-
-    def first(self, count: int) -> "Target":
-        """Of the first rows."""
-        largest, squares = (None if each is None else each[:count] for each in (self.largest, self.squares))
-        return replace(self, y=self.y[:count], largest=largest, squares=squares)
 
 
 @dataclass(frozen=True)
@@ -278,15 +258,13 @@ def digit_rows(rows: Rows, tiles: Tensor, scale: Tensor, bias: Tensor | None, ta
     count, tile = rows_of(tokens), digit_tile(rows_of(tokens), blocks, quads, target.gated)
     apart, second = (1, blocks // 2) if target.gated else (tile.blocks, 1)
     _tiles_kernel[cdiv(blocks, tile.blocks), tile.splits](
-        y, *[y if each is None else each for each in (target.largest, target.squares, target.weights)],
+        *target.operands,
         scratch.counters, scratch.partial, scratch.digits,
         *rows.operands, tiles.view(torch.int32), scale, scale if bias is None else bias,
         y.stride(0), rows.x.stride(0), tokens, inputs, rows.largest.shape[1], rows.eps, len(scale), blocks, quads,
         tile.turns, apart, second,
-        ADDED=target.added, ACTIVATION=target.activation, GATED=target.gated, TELLS=target.largest is not None,
-        SQUARES=target.squares is not None,
-        HAS_BIAS=bias is not None, SPLIT=tile.splits > 1, ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled,
-        NORM=rows.kind, num_warps=1, num_stages=1, enable_fp_fusion=False,
+        **target.constants, HAS_BIAS=bias is not None, SPLIT=tile.splits > 1,
+        ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled, NORM=rows.kind, num_warps=1, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a pass of a model is made of, whoever runs it: cpp/program.cpp all of it, kernels/decode/ a decode step on a GPU.
+"""What a pass of a model is made of, whoever runs it: cpp/program.cpp any, kernels/decode/ a decode step on a GPU.
 
 A place is a table of rows in fp32 that instructions read and write; a view is some columns of it. Whoever writes a
 program makes its places, then its instructions in order, each with the operands of the module that it stands for.

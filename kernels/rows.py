@@ -10,7 +10,7 @@ multiplications, so that no digit depends on who made it.
 # Triton types arguments by what they are called with.
 # mypy: disable-error-code="no-untyped-def"
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,40 @@ class Rows:
         """The first rows of them."""
         stats = None if self.stats is None else self.stats[:count]
         return Rows(self.x[:count], self.largest[:count], self.norm, stats, self.told)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a product goes. y: [rows, outputs], each row contiguous. added: to what y holds. activation: its name, of
+    outputs by themselves, or, gated, of the first half of them, which then multiplies the second.
+    largest: fp32 [rows, parts of y], to be filled for whoever reads y next, or None; squares: the same of sums of
+    squares, where an RMS norm with these weights is next, so that largest is of |y weights| (Rows.told).
+    """
+
+    y: Tensor
+    added: bool = False
+    activation: str = ""
+    gated: bool = False
+    largest: Tensor | None = None
+    squares: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, largest, squares, weights; what is not there is y."""
+        y = self.y
+        largest, squares, weights = (y if each is None else each for each in (self.largest, self.squares, self.weights))
+        return y, largest, squares, weights
+
+    @property
+    def constants(self) -> dict[str, object]:
+        told = {"TELLS": self.largest is not None, "SQUARES": self.squares is not None}
+        return {"ADDED": self.added, "ACTIVATION": self.activation, "GATED": self.gated, **told}
+
+    def first(self, count: int) -> "Target":
+        """Of the first rows."""
+        largest, squares = (None if each is None else each[:count] for each in (self.largest, self.squares))
+        return replace(self, y=self.y[:count], largest=largest, squares=squares)
 
 
 def power_of_two(count: int) -> int:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..kernels.graded.bytes import MAX_INPUTS
-from ..kernels.instructions import Counted
 from ..kernels.native import ISAS, native
 from ..kernels.native_attention import MOST_SIZE
 from ..kernels.native_program import WEIGHT_KINDS, Program

@@ -18,8 +18,8 @@ from moesaic.kernels.digit_linear import (
 )
 from moesaic.kernels.digit_matrix import digit_matrix_triton
 from moesaic.kernels.digit_triton import MOST_TOKENS, digit_linear_triton, digit_tile
-from moesaic.kernels.graded.lists import CHUNK
 from moesaic.kernels.graded.layout import pack_graded
+from moesaic.kernels.graded.lists import CHUNK
 from moesaic.kernels.graded_linear import GradedWeights, graded_linear_torch
 from moesaic.kernels.planes.native import PLANE_ISAS
 from moesaic.models.threads import torch_threads

@@ -10,7 +10,7 @@ brought to the host, and then replayed alone.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -68,7 +68,7 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
 Way = Callable[[Lockstep, int, int, Plan], Row]
 
 
-def ways_of(programmed: bool) -> dict[str, Way]:
+def ways_of(programmed: bool) -> Mapping[str, Way]:
     if not programmed:
         return {"modules, eager": eager, f"modules, {'graph' if DEVICE == 'cuda' else 'forward'}": captured}
     return {"a step": stepped} | ({"a step, graph": replayed_step} if DEVICE == "cuda" else {})

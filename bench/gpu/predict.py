@@ -4,8 +4,8 @@
 
     time = bytes that a step reads / bandwidth + launches * time of a launch
 
-Bandwidths are those of data sheets, of which copies reach nine tenths (an H200 4.3 of 4.8 TB/s); a launch in a CUDA graph
-is taken for 1.3 us, as Hazy Research found on an H100 (mlops.substack.com, "One megakernel to rule Llama 1B"). Writes
+Bandwidths are those of data sheets, of which copies reach nine tenths (an H200 4.3 of 4.8 TB/s); a launch in a CUDA
+graph is taken for 1.3 us, as Hazy Research found on an H100 (mlops.substack.com, "One megakernel to rule Llama 1B"). Writes
 bench/results/gpu/predicted.json, which `make results` makes docs/gpu.md of.
 """
 

@@ -1,4 +1,4 @@
-"""What attention does for one new token of each row, in one launch of Triton: rotation, the write to the pages, softmax.
+"""What attention does for one new token of each row, in one launch of Triton: rotation, a write to the pages, softmax.
 
     mixed = softmax(q k^T / sqrt(size)) v over the positions of the row's sequence up to its own
 

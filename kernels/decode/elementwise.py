@@ -20,7 +20,9 @@ def _normalise_kernel(
     tokens = tl.num_programs(0)
     mean, rate = stats_at(stats, row, tokens, NORM)
     value = normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, offset, NORM)
-    tl.store(y + row.to(tl.int64)[:, None] * stride_y + k[None, :], value.to(y.dtype.element_ty), mask=(k < inputs)[None, :])
+    tl.store(
+        y + row.to(tl.int64)[:, None] * stride_y + k[None, :], value.to(y.dtype.element_ty), mask=(k < inputs)[None, :]
+    )
 
 
 @jit

@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..digit_linear import DigitWeights
-from ..digit_triton import BLOCK, MOST_TOKENS, Scratch, Target, digit_rows, rows_of, scratch_sizes
-from ..graded.finish import Sums, finish_
+from ..digit_triton import BLOCK, MOST_TOKENS, Scratch, digit_rows, rows_of, scratch_sizes
+from ..graded.finish import GATED_OUTPUTS, Sums, finish_, parts_of
+from ..graded.layout import plane_starts
 from ..graded.lists import listed
 from ..graded.multiply import partial_sums
 from ..graded_linear import GradedWeights
 from ..instructions import Counted, View
 from ..jit import cdiv
 from ..paged_attention import BLOCK_TOKENS, KVPages
-from ..rows import LAYER, RMS, RowNorm, Rows, measure_
+from ..rows import LAYER, RMS, RowNorm, Rows, Target, measure_
 from .attend import Heads, Parts, attend_rows
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_
@@ -92,13 +93,18 @@ Instruction = _Norm | _Linear | _Attend | _Activate | _Add | _Gather
 class DecodeProgram:
     """Takes instructions (kernels/instructions.py), then `join`; `run` makes the step of some rows, one token each.
 
-    tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows]: what each row is, to be filled before
-    a run, as `x`, fp32 [rows, width], is. longest: positions that a row may have; turn: cosines and sines fp32
+    tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows], and `x`: fp32 [rows, width], are what
+    rows are, to be filled before a run. longest: positions that a row may have; turn: cosines and sines fp32
     [longest, size], or None.
     """
 
     def __init__(
-        self, width: int, longest: int, device: torch.device, turn: tuple[Tensor, Tensor] | None, rows: int = MOST_TOKENS
+        self,
+        width: int,
+        longest: int,
+        device: torch.device,
+        turn: tuple[Tensor, Tensor] | None,
+        rows: int = MOST_TOKENS,
     ) -> None:
         self.rows, self.longest, self.device, self._turn = rows, longest, device, turn
         self.tables = torch.zeros(rows, cdiv(longest, BLOCK_TOKENS), dtype=torch.int32, device=device)
@@ -232,53 +238,52 @@ class _Joined:
 
     def _linear(self, linear: _Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, _Add) and then.source == linear.target else None
+        act = then if isinstance(then, _Activate) and _is_of(then, linear) else None
         if isinstance(linear.weights, GradedWeights):
-            self._graded(linear, linear.weights, add)
+            self._graded(linear, linear.weights, add or act, after)
         elif isinstance(linear.weights, DigitWeights):
-            act = then if isinstance(then, _Activate) and _is_of(then, linear.target) else None
-            self._digits(linear, linear.weights, add, act, after)
-            return 2 if add or act else 1
+            self._digits(linear, linear.weights, add or act, after)
         else:
+            act = None
             self._dense(linear, *linear.weights, add)
-        return 2 if add else 1
+        return 2 if add or act else 1
 
     def _digits(
-        self,
-        linear: _Linear,
-        weights: DigitWeights,
-        add: _Add | None,
-        act: _Activate | None,
-        after: Instruction | None,
+        self, linear: _Linear, weights: DigitWeights, then: _Add | _Activate | None, after: Instruction | None
     ) -> None:
         rows, scratch, bias = self._rows(linear.source), self._scratch, weights.bias
         scale, offset = weights.scale.detach(), None if bias is None else bias.detach().contiguous()
-        view = (add or act or linear).target
-        target, tells = Target(self._program.at(view), add is not None), None
-        if act:
-            told = self._told(view, BLOCK)
-            target = replace(target, activation=act.activation, gated=act.gate is not None, largest=told)
-        elif add and isinstance(after, _Norm) and after.source == view and after.norm.kind == RMS:
-            tells, told, squares = after.norm, self._told(view, BLOCK), self._told(view, BLOCK)
-            target = replace(target, largest=told, squares=squares, weights=after.norm.weight)
+        target = self._target(linear, then, after, cdiv((then or linear).target.width, BLOCK))
 
         def call(n: int) -> None:
             digit_rows(rows.first(n), weights.tiles, scale, offset, target.first(n), scratch)
 
-        self._launch("digits", view, call, target.largest if act else None)
-        if tells and target.largest is not None:
-            self._normed[view.place] = tells, Rows(target.y, target.largest, tells, target.squares, told=True)
+        self._launch("digits", (then or linear).target, call, target, after)
 
-    def _graded(self, linear: _Linear, weights: GradedWeights, add: _Add | None) -> None:
+    def _graded(
+        self, linear: _Linear, weights: GradedWeights, then: _Add | _Activate | None, after: Instruction | None
+    ) -> None:
         rows, thresholds, counts = self._rows(linear.source), self._program.thresholds, self._program.counts_of(linear)
-        target = (add or linear).target
-        y, (scale, worth, bias) = self._program.at(target), weights.vectors
+        (scale, worth, bias), packed = weights.vectors, weights.packed
+        gated = isinstance(then, _Activate) and then.gate is not None
+        target = self._target(linear, then, after, parts_of(2 * plane_starts(packed.outputs, packed.planes)[1], gated))
 
         def call(n: int) -> None:
             lists = listed(rows.first(n), worth, thresholds[:n])
-            sums = Sums(partial_sums(weights.packed, lists), lists.facts, lists.step, scale, bias)
-            finish_(y[:n], counts[: 2 * n].view(2, n), sums, add is not None)
+            sums = Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias)
+            finish_(target.first(n), counts[: 2 * n].view(2, n), sums)
 
-        self._launch("graded", target, call, count=3)
+        self._launch("graded", (then or linear).target, call, target, after, count=3)
+
+    def _target(self, linear: _Linear, then: _Add | _Activate | None, after: Instruction | None, parts: int) -> Target:
+        """Where a product goes, with what follows it, and in so many parts what whoever comes next needs to know."""
+        target = Target(self._program.at((then or linear).target), isinstance(then, _Add))
+        if isinstance(then, _Activate):
+            gated = then.gate is not None
+            return replace(target, activation=then.activation, gated=gated, largest=self._room(parts))
+        if isinstance(then, _Add) and isinstance(after, _Norm) and _is_told(then, after):
+            return replace(target, largest=self._room(parts), squares=self._room(parts), weights=after.norm.weight)
+        return target
 
     def _dense(self, linear: _Linear, weight: Tensor, bias: Tensor | None, add: _Add | None) -> None:
         view, norm = self._source.get(linear.source.place, (linear.source, None))
@@ -305,22 +310,25 @@ class _Joined:
         query, keys, values, mixed = (
             program.at(each) for each in (attend.query, attend.key, attend.value, attend.target)
         )
-        largest = self._told(attend.target, size)
+        largest = self._room(heads)
 
         def call(n: int) -> None:
             found = Heads(query[:n], keys[:n], values[:n], size, turn)
             attend_rows(mixed[:n], largest[:n], found, attend.pages, program.tables, program.positions, parts)
 
-        self._launch("attend", attend.target, call, largest)
+        self._launch("attend", attend.target, call, Target(mixed, largest=largest))
 
     def _activate(self, act: _Activate) -> None:
         y, up = self._program.at(act.target), self._program.at(act.source)
-        gate, largest = None if act.gate is None else self._program.at(act.gate), self._told(act.target, VALUES)
+        gate, largest = (
+            None if act.gate is None else self._program.at(act.gate),
+            self._room(cdiv(act.target.width, VALUES)),
+        )
 
         def call(n: int) -> None:
             activate_(y[:n], largest[:n], up[:n], None if gate is None else gate[:n], act.activation)
 
-        self._launch("activate", act.target, call, largest)
+        self._launch("activate", act.target, call, Target(y, largest=largest))
 
     def _add(self, add: _Add) -> None:
         source, target = self._program.at(add.source), self._program.at(add.target)
@@ -331,16 +339,24 @@ class _Joined:
         self._launch("add", add.target, call)
 
     def _launch(
-        self, name: str, target: View, call: Callable[[int], None], largest: Tensor | None = None, count: int = 1
+        self,
+        name: str,
+        place: View,
+        call: Callable[[int], None],
+        target: Target | None = None,
+        after: Instruction | None = None,
+        count: int = 1,
     ) -> None:
-        """Whoever writes a place makes what was known of it old."""
+        """Whoever writes a place makes what was known of it old, and may tell what is now."""
         self.launches.append(Launch(name, count, call))
-        self._measured = {place: found for place, found in self._measured.items() if found[0] != target.place}
-        self._source.pop(target.place, None)
-        self._largest.pop(target.place, None)
-        self._normed.pop(target.place, None)
-        if largest is not None:
-            self._largest[target.place] = largest
+        self._measured = {each: found for each, found in self._measured.items() if found[0] != place.place}
+        for known in (self._source, self._largest, self._normed):
+            known.pop(place.place, None)
+        if target and target.squares is not None and target.largest is not None and isinstance(after, _Norm):
+            told = Rows(target.y, target.largest, after.norm, target.squares, told=True)
+            self._normed[place.place] = after.norm, told
+        elif target and target.largest is not None:
+            self._largest[place.place] = target.largest
 
     def _rows(self, view: View) -> Rows:
         """A place as a product takes it, measured where its writer did not tell."""
@@ -358,17 +374,22 @@ class _Joined:
         self.launches.append(Launch("measure", 1, lambda n: measure_(rows.first(n))))
         return rows
 
-    def _told(self, target: View, part: int) -> Tensor:
-        """Room for the writer of a place to say how large its values are, in parts of so many columns."""
-        return torch.empty(self._program.rows, cdiv(target.width, part), device=self._program.device)
+    def _room(self, parts: int) -> Tensor:
+        return torch.empty(self._program.rows, parts, device=self._program.device)
 
 
-def _is_of(act: _Activate, target: View) -> bool:
+def _is_told(add: _Add, norm: _Norm) -> bool:
+    """Whether it is an RMS norm of what is added up."""
+    return norm.source == add.target and norm.norm.kind == RMS
+
+
+def _is_of(act: _Activate, linear: _Linear) -> bool:
     """Whether it takes what one linear gives: all of it, or a gate and behind it as much that it multiplies."""
+    target = linear.target
     if act.gate is None:
         return act.source == target
-    half = target.width // 2
-    return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % BLOCK == 0
+    half, whole = target.width // 2, GATED_OUTPUTS if isinstance(linear.weights, GradedWeights) else BLOCK
+    return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % whole == 0
 
 
 def _scratch(instructions: Sequence[Instruction], program: DecodeProgram) -> Scratch:

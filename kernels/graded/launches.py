@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..rows import measured
+from ..rows import Target, measured
 from .bytes import PLANES
 from .finish import Sums, finish_
 from .layout import PackedGraded
@@ -25,5 +25,5 @@ def graded_linear_triton(
     y = x.new_empty(len(x), packed.outputs)
     counts = x.new_empty(2, len(x), dtype=torch.int64)
     lists = listed(measured(x), worth, thresholds)
-    finish_(y, counts, Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias))
+    finish_(Target(y), counts, Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias))
     return y, counts

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
-from ..rows import Rows, fixed_point, normed_at, power_of_two, stats_at, steps_at
+from ..rows import Rows, fixed_point, normed_at, power_of_two, row_at
 
 CHUNK = 256  # inputs whose products of q and a byte have a sum in int32: 256 * 32639 * 255 < 2^31
 LEVELS = 3  # planes of 4, 2 and 2 bits
@@ -63,7 +63,7 @@ def warps_of(rows: int) -> int:
 def _lists_kernel(
     entries, turns, pairs, masks, facts, step,  # as in Lists, pairs by 16 bits and masks by bytes
     x, largest, stats, weight, offset, thresholds, worth,  # as in Rows, [tokens], [levels]
-    stride_x, tokens, inputs, parts,
+    stride_x, tokens, inputs, parts, eps,
     NORM: constexpr, ROWS: constexpr, CHUNK: constexpr, SLOTS: constexpr,
 ):  # fmt: skip
     chunk, group = tl.program_id(0), tl.program_id(1)
@@ -71,11 +71,10 @@ def _lists_kernel(
     r = tl.arange(0, ROWS)
     row = group * ROWS + r
     limit = tl.load(thresholds + row, mask=row < tokens, other=0.0)
-    size = steps_at(largest, row, tokens, parts)
+    mean, rate, size = _rows_at(largest, stats, group * ROWS, tokens, inputs, parts, eps, NORM, ROWS)
     sound = (size < float("inf")) & (limit == limit)
     tl.store(step + row, tl.where(sound, size, float("nan")))  # every chunk says the same
     k = chunk * CHUNK + tl.arange(0, CHUNK)
-    mean, rate = stats_at(stats, row, tokens, NORM)
     value = normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, offset, NORM)
     q = fixed_point(value, sound, size)
     level = _levels(tl.where(sound[:, None], tl.abs(value), 0.0), limit[:, None], worth)
@@ -112,6 +111,20 @@ def _lists_kernel(
 
 
 @jit
+def _rows_at(largest, stats, first, tokens, inputs, parts, eps, NORM: constexpr, ROWS: constexpr):
+    """Mean, rate and step of each row, fp32 [ROWS], one row after the other as `row_at` has them."""
+    r = tl.arange(0, ROWS)
+    means = tl.zeros([ROWS], tl.float32)
+    rates, sizes = means, means
+    for each in tl.static_range(ROWS):
+        mean, rate, size = row_at(largest, stats, first + each + tl.arange(0, 1), tokens, inputs, parts, eps, NORM)
+        means = tl.where(r == each, mean, means)
+        rates = tl.where(r == each, rate, rates)
+        sizes = tl.where(r == each, size, sizes)
+    return means, rates, sizes
+
+
+@jit
 def _levels(size, limit, worth):
     """How many levels of an input are read: digits.graded_levels."""
     whole = (size > 0) & (limit <= 0)
@@ -142,7 +155,7 @@ def listed(rows: Rows, worth: Tensor, thresholds: Tensor) -> Lists:
     _lists_kernel[place[1], place[0]](
         found.entries, found.turns, found.pairs.view(torch.int16), found.masks.view(torch.uint8), found.facts,
         found.step, *rows.operands, thresholds, worth,
-        rows.x.stride(0), tokens, inputs, rows.largest.shape[1],
+        rows.x.stride(0), tokens, inputs, rows.largest.shape[1], rows.eps,
         ROWS=count, CHUNK=CHUNK, SLOTS=SLOTS, NORM=rows.kind, num_warps=warps_of(count), enable_fp_fusion=False,
     )  # fmt: skip
     return found
