@@ -118,7 +118,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def logits(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, scored: Tensor) -> Tensor:
-        """Logits [scored, vocab] of tokens, ids int64 [tokens], in one way or the other; `compute` takes their account."""
+        """Logits [scored, vocab] of tokens, ids int64 [tokens], in either way; `compute` takes their account."""
         if self.program is not None and self.program.takes(tokens.counts):
             return self.program.run(ids, tokens, compute, scored, self._threads or torch.get_num_threads())
         states = self._states(ids, tokens, compute)

@@ -71,7 +71,7 @@ def rows_of(tokens: int) -> int:
 
 def digit_tile(rows: int, blocks: int, quads: int, gated: bool = False) -> DigitTile:
     """Two blocks share the digits that are loaded, where there are enough; more rows have more to do between loads."""
-    own, unrolled = 2 if gated or blocks >= _PROGRAMS // 2 else 1, 4 if rows <= 2 else 2
+    own, unrolled = 2 if gated or rows > 4 or blocks >= _PROGRAMS // 2 else 1, 4 if rows <= 2 else 2
     every = cdiv(quads, 4 * unrolled)
     turns = cdiv(every, min(every, cdiv(_PROGRAMS, cdiv(blocks, own))))
     return DigitTile(own, unrolled, turns, cdiv(every, turns))
@@ -112,7 +112,7 @@ def _tiles_kernel(
                 words = words + (tl.load(tiles + block * quads * 32 + there[:, None] * 32 + n[None, :]),)
             found = ()
             for each in tl.static_range(2 * ROWS):
-                digit = tl.load(words_of + each * (width // 4) + quad)[:, None] + zero
+                digit = tl.load(words_of + quad * (2 * ROWS) + each)[:, None] + zero
                 for own in tl.static_range(OWN):
                     found = found + (dot_bytes(words[own], digit, sums[len(found)]),)
             sums = found
@@ -148,7 +148,7 @@ def _make_digits(
     digits, x, largest, stats, weight, offset, start, width, stride_x, tokens, inputs, parts, eps,
     NORM: constexpr, ROWS: constexpr,
 ):  # fmt: skip
-    """Fills int8 [rows, 2, width]; sum q of each row, and steps, fp32 [8], NaN for rows that are not finite."""
+    """Fills int8 [quads of the split, rows, 2, 4]; sum q of each row, and steps, fp32 [8], NaN where q would not be."""
     short, steps, r_all = (), tl.zeros([_MOST], tl.float32), tl.arange(0, _MOST)
     for r in tl.static_range(ROWS):
         row = r + tl.arange(0, 1)
@@ -161,9 +161,9 @@ def _make_digits(
             q = tl.where((k < width)[None, :], fixed_point(value, size < float("inf"), size), 0)
             total += tl.sum(q, 1)
             high = (q + 128) >> 8
-            place = digits + 2 * r * width + k[None, :]
+            place = digits + (k // 4 * (8 * ROWS) + 8 * r + k % 4)[None, :]
             tl.store(place, high.to(tl.int8), mask=(k < width)[None, :])
-            tl.store(place + width, (q - 256 * high).to(tl.int8), mask=(k < width)[None, :])
+            tl.store(place + 4, (q - 256 * high).to(tl.int8), mask=(k < width)[None, :])
         short = short + (total,)
     return short, steps
 
@@ -264,7 +264,8 @@ def digit_rows(rows: Rows, tiles: Tensor, scale: Tensor, bias: Tensor | None, ta
         y.stride(0), rows.x.stride(0), tokens, inputs, rows.largest.shape[1], rows.eps, len(scale), blocks, quads,
         tile.turns, apart, second,
         **target.constants, HAS_BIAS=bias is not None, SPLIT=tile.splits > 1,
-        ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled, NORM=rows.kind, num_warps=1, num_stages=1, enable_fp_fusion=False,
+        ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled, NORM=rows.kind,
+        num_warps=1, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@
     time = bytes that a step reads / bandwidth + launches * time of a launch
 
 Bandwidths are those of data sheets, of which copies reach nine tenths (an H200 4.3 of 4.8 TB/s); a launch in a CUDA
-graph is taken for 1.3 us, as Hazy Research found on an H100 (mlops.substack.com, "One megakernel to rule Llama 1B"). Writes
-bench/results/gpu/predicted.json, which `make results` makes docs/gpu.md of.
+graph is taken for 1.3 us, as Hazy Research found on an H100 (mlops.substack.com, "One megakernel to rule Llama 1B").
+Writes bench/results/gpu/predicted.json, which `make results` makes docs/gpu.md of.
 """
 
 import json
@@ -22,7 +22,6 @@ from ...models.device_step import DeviceStep
 from ...models.families.config import Config
 from ...models.families.registry import family_of
 from ...models.files import write_whole
-from ...models.spec import TransformerSpec
 from ..published.figures import RESULTS
 from ..shapes import SHAPES
 from .random_models import SMOLLM2, as_kind, random_model
@@ -45,6 +44,7 @@ class Predicted:
     bytes: int
     flops: int
     launches: int
+    launches_a_layer: int
     by: Mapping[str, float]
 
 
@@ -54,21 +54,22 @@ def predictions() -> Iterator[Predicted]:
         family = family_of(values)
         spec = family.spec(Config({**values, "architectures": [family.architecture]}))
         for kind, shares in SHARES.items():
-            launches = launches_of(spec, str(values["model_type"]), kind)
+            around, layer = launches_of(str(values["model_type"]), kind)
+            launches = around + layer * len(spec.layers)
             for share in shares:
                 cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, 1.0))
                 by = {device: cost.bytes / rate + launches * LAUNCH for device, rate in DEVICES.items()}
-                yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, by)
+                yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
 
-def launches_of(spec: TransformerSpec, family: str, kind: str) -> int:
-    """As many a layer, and around them, as toys of the family have."""
+def launches_of(family: str, kind: str) -> tuple[int, int]:
+    """Around the layers and in each of them, as toys of the family have them."""
     model = random_model(_TOYS[family], kind, "cpu", torch.float32)
     pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
     two = DeviceStep(model, pages, 32).program.num_launches
     model.layers = model.layers[:1]
     one = DeviceStep(model, pages[:1], 32).program.num_launches
-    return one + (two - one) * (len(spec.layers) - 1)
+    return 2 * one - two, two - one
 
 
 def main() -> int:

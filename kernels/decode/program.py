@@ -93,7 +93,7 @@ Instruction = _Norm | _Linear | _Attend | _Activate | _Add | _Gather
 class DecodeProgram:
     """Takes instructions (kernels/instructions.py), then `join`; `run` makes the step of some rows, one token each.
 
-    tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows], and `x`: fp32 [rows, width], are what
+    tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows], and `x`: fp32 [rows, width] are what
     rows are, to be filled before a run. longest: positions that a row may have; turn: cosines and sines fp32
     [longest, size], or None.
     """
