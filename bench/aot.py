@@ -199,7 +199,7 @@ def compile_case(case: Case, target: int) -> Any:
         if name in case.types or name in case.multiples_of_16:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = compiler.ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "maxnreg": case.most_registers}
     return compiler.compile(source, target=backends.GPUTarget("cuda", target, 32), options=options)
 
 

@@ -31,3 +31,4 @@ class Case:
     opcodes: dict[int, str] = field(default_factory=dict)
     exact: bool = False
     load_bytes: int = 16
+    most_registers: int | None = None  # of a thread, where the launch says so

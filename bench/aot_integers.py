@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..kernels.digit_matrix import _matrix_kernel, _split_kernel, matrix_config
-from ..kernels.digit_triton import DigitTile, _tiles_kernel, digit_tile
+from ..kernels.digit_triton import REGISTERS, DigitTile, _tiles_kernel, digit_tile
 from ..kernels.graded.finish import _BLOCK, _GATED_BLOCK, _SPLITS, _WARPS, _finish_kernel
 from ..kernels.graded.lists import CHUNK, SLOTS, _lists_kernel, warps_of
 from ..kernels.graded.multiply import _planes_kernel, graded_tile
@@ -108,7 +108,7 @@ def _tiles_case(name: str, rows: int, tile: DigitTile, constants: dict[str, Any]
     )
     more = {"HAS_BIAS": True, "SPLIT": True, "ROWS": rows, "OWN": tile.blocks, "UNROLLED": tile.unrolled}
     even = ("quads", "stride_x", "stride_y", "inputs", "turns")
-    return Case(name, _tiles_kernel, types, constants | more, even, 1, 1, _DOTS)
+    return Case(name, _tiles_kernel, types, constants | more, even, 1, 1, _DOTS, most_registers=REGISTERS)
 
 
 def matrix_case(tokens: int, outputs: int) -> Case:

@@ -26,6 +26,7 @@ from .words import dot_bytes
 
 MOST_TOKENS = 8
 BLOCK = 32  # outputs of a tile
+REGISTERS = 255  # of a thread: left to itself, the compiler spills a few so that more programs fit
 _PROGRAMS = 1024  # that keep a GPU's memory busy: about 8 of a warp for each of its multiprocessors
 _PIECE = constant(256)  # inputs whose digits are made at a time
 _MOST = constant(
@@ -265,7 +266,7 @@ def digit_rows(rows: Rows, tiles: Tensor, scale: Tensor, bias: Tensor | None, ta
         tile.turns, apart, second,
         **target.constants, HAS_BIAS=bias is not None, SPLIT=tile.splits > 1,
         ROWS=count, OWN=tile.blocks, UNROLLED=tile.unrolled, NORM=rows.kind,
-        num_warps=1, num_stages=1, enable_fp_fusion=False,
+        num_warps=1, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip
 
 
