@@ -15,6 +15,7 @@ from ..kernels.native_attention import MOST_SIZE
 from ..kernels.native_expert_ffn import CODES
 from ..kernels.native_program import WEIGHT_KINDS, Counted, Program, View
 from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
+from ..kernels.scoring import soft_capped
 from .compute import Compute, Prices
 from .ffn.dense import FFN
 from .linear import (
@@ -64,24 +65,27 @@ class StepProgram:
         rows = torch.zeros(len(ids)) if thresholds is None else thresholds.contiguous()
         x = self._embedded(ids, tokens.positions)
         found, counted = self._program.run(x, tokens, self._blocks, self._turns(tokens), rows, kept, threads)
+        found = soft_capped(found, self._model.spec.logit_soft_cap)
         if compute is not None and asks:
             self._note(compute, counted)
         return found
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
-        x = self._model.embedding(ids)
-        if self._model.positions is not None:
-            x = x + self._model.positions(positions.long() + self._model.spec.position_offset)
-        return x.float().contiguous()
+        return self._model.looked_up(ids, positions.long()).float().contiguous()
 
     def _turns(self, tokens: PagedTokens) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines of all positions up to the longest."""
+        """Cosines and sines of all positions up to the longest, table beside table."""
         if self._model.spec.rope is None:
             return None
         if self._turn is None or len(self._turn[0]) < tokens.longest:
             count = max(_POSITIONS, 1 << (tokens.longest - 1).bit_length())
-            turns = rotation(torch.arange(count).unsqueeze(0), self._model.frequencies, torch.float32)
-            self._turn = turns[0][0, 0].contiguous(), turns[1][0, 0].contiguous()
+            places, ropes = torch.arange(count).unsqueeze(0), self._model.ropes.values()
+            tables = [
+                rotation(places, table, torch.float32, rope.magnitude)
+                for rope, table in zip(ropes, self._model.frequencies, strict=True)
+            ]
+            cosines, sines = zip(*tables, strict=True)
+            self._turn = torch.cat(cosines, -1)[0, 0].contiguous(), torch.cat(sines, -1)[0, 0].contiguous()
         return self._turn
 
     def _note(self, compute: Compute, counted: Counted) -> None:
@@ -92,34 +96,56 @@ class StepProgram:
 
     def _write(self, pages: Sequence[KVPages]) -> None:
         model, program = self._model, self._program
-        x, normed, added = program.input, program.place(program.input.width), program.place(program.input.width)
+        x, width = program.input, program.input.width
+        normed, added = program.place(width), program.place(width)
         for layer, kept in zip(model.layers, pages, strict=True):
             if isinstance(layer, Layer):
-                self._norm(layer.attention_norm, x, normed)
-                self._attention(layer.attention, normed, added, kept)
-                program.add(added, x)
-                self._norm(layer.ffn_norm, x, normed)
-                self._ffn(layer.ffn, normed, added)
-                program.add(added, x)
+                self._layer(layer, kept, x, normed, added)
         self._norm(model.norm, x, normed)
         program.gather(normed, added)
         head = model.embedding if model.untied_head is None else model.untied_head
         self._linear(head, added, program.place(model.spec.vocab_size))
 
+    def _layer(self, layer: Layer, pages: KVPages, x: View, normed: View, added: View) -> None:
+        self._attention(layer.attention, self._normed(layer.attention_norm, x, normed), added, pages)
+        self._normed(layer.attention_post_norm, added, added)
+        if not layer.parallel:
+            self._program.add(added, x)
+        made = self._place("made", x.width) if layer.parallel else added
+        self._ffn(layer.ffn, self._normed(layer.ffn_norm, x, normed), made)
+        self._normed(layer.ffn_post_norm, made, made)
+        for each in (added, made) if layer.parallel else (made,):
+            self._program.add(each, x)
+
+    def _normed(self, norm: Norm | None, source: View, target: View) -> View:
+        """Where the rows are once they passed the norm, if there is one."""
+        if norm is None:
+            return source
+        self._norm(norm, source, target)
+        return target
+
     def _norm(self, norm: Norm, source: View, target: View) -> None:
-        self._program.norm(source, target, norm.weight, norm.bias, norm.eps, norm.kind == "layer")
+        self._program.norm(source, target, norm.gain, norm.bias, norm.eps, norm.kind == "layer")
 
     def _attention(self, attention: Attention, source: View, target: View, pages: KVPages) -> None:
         size = attention.head_size
         widths = [count * size for count in attention.counts]
         parts = (attention.query, attention.key, attention.value)
         query, key, value = self._together(attention.packed, parts, source, widths)
-        if self._model.spec.rope is not None:
-            for turned in [query.joined(key)] if query.place == key.place else [query, key]:
-                self._program.rotate(turned, size)
+        self._normed(attention.query_norm, query, query)
+        self._normed(attention.key_norm, key, key)
+        self._rotate(attention, query, key)
         mixed = self._place("mixed", widths[0])
-        self._program.attend(query, key, value, mixed, pages, size)
+        self._program.attend(query, key, value, mixed, pages, size, attention.scoring)
         self._linear(attention.output, mixed, target)
+
+    def _rotate(self, attention: Attention, query: View, key: View) -> None:
+        names = list(self._model.ropes)
+        if attention.rotary in names:
+            turned = 2 * self._model.frequencies.shape[1]
+            for view in [query.joined(key)] if query.place == key.place else [query, key]:
+                table = names.index(attention.rotary) * turned
+                self._program.rotate(view, attention.head_size, turned, table)
 
     def _ffn(self, ffn: FFN, source: View, target: View) -> None:
         neurons = self._place("neurons", ffn.width)

@@ -212,7 +212,7 @@ def token_scores(model: Transformer, value: Tensor) -> Tensor:
     fp32 [vocab].
     """
     centred = value - value.mean() if model.norm.kind == "layer" else value
-    return model.head((centred * model.norm.weight).unsqueeze(0)).float().squeeze(0)
+    return model.head((centred * model.norm.gain).unsqueeze(0)).float().squeeze(0)
 
 
 def _knowledge_of(watch: _Watch, model: Transformer, tokenizer: Tokenizer, top: int) -> Knowledge:
