@@ -17,6 +17,7 @@ from ..models.errors import CheckpointError
 from ..models.families.config import Config
 from ..models.families.registry import is_sparse_tensor
 from ..models.files import new_directory
+from ..models.layout import Layout
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, INT8_DYNAMIC, ExpertSpec, LayerSpec, TransformerSpec
 from ..models.suggestion import suggestion
@@ -50,7 +51,8 @@ def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "
     spec = _plain(source)
     config = _config(source, spec, dtype) | ({} if to == "dense" else {"quantization_config": _W8A8})
     with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
-        write_weights(folder, _tensors(source, spec, DTYPES[dtype], to != "dense"), source.family.their_name)
+        stored = Layout(source.family, spec).stored(_tensors(source, spec, DTYPES[dtype], to != "dense"))
+        write_weights(folder, stored, source.family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in SIDE_FILES:
             if (source.path / name).is_file():
@@ -65,6 +67,11 @@ def _check_form(source: Checkpoint, to: str) -> None:
         raise CheckpointError(
             "gguf is not written here; export --to dense --dtype float16, and convert what comes of it with "
             "convert_hf_to_gguf.py of llama.cpp"
+        )
+    if to == "compressed-tensors" and source.family.transposed:
+        raise CheckpointError(
+            f"{source.path.name}: the linears of {source.spec.family} lie transposed in its files, which "
+            "compressed-tensors does not know; export --to dense"
         )
     linears = {name: tensor_format for name, tensor_format in _formats(source.spec) if tensor_format != INT8_DYNAMIC}
     if to == "compressed-tensors" and linears:
