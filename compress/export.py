@@ -115,7 +115,7 @@ def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
     ffn = replace(
         layer.ffn, width=width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased, output_bias=biased
     )
-    return LayerSpec(attention, ffn)
+    return replace(layer, attention=attention, ffn=ffn)
 
 
 def _tensors(

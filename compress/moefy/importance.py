@@ -10,7 +10,7 @@ from ...models.context import CausalContext
 from ...models.finite import NotFinite, check_range, in_range, naming
 from ...models.linear import dense_weight, multiplied_out
 from ...models.progress import Count
-from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
+from ...models.spec import DENSE, ExpertSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer, Turns
 from ..stage import Fit
 
@@ -174,9 +174,10 @@ def _differentiable(layer: Layer, index: int, spec: TransformerSpec) -> Layer:
 
 def _dense_spec(spec: TransformerSpec) -> TransformerSpec:
     layers = (
-        LayerSpec(
-            replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE),
-            replace(layer.ffn, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec()),
+        replace(
+            layer,
+            attention=replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE),
+            ffn=replace(layer.ffn, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec()),
         )
         for layer in spec.layers
     )

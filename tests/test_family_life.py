@@ -1,0 +1,108 @@
+"""Every family through all that is done with a model: compressed, looked at, scored, written for others, and served."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from family_cases import CASES, Case
+from torch import Tensor
+
+from moesaic.bench.local_server import local_server
+from moesaic.cli.main import main
+from moesaic.compress.export import export
+from moesaic.compress.pipeline import compress
+from moesaic.engine.llm import LLM
+from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.families.registry import FAMILIES
+from moesaic.server.client import Client
+
+IDS = torch.arange(40).unsqueeze(0) * 5 % 256
+QUICK: dict[str, Any] = {
+    "calibration": {"sequences": 6, "length": 32}, "evaluation": {"documents": 1, "truncate": 24},
+}  # fmt: skip
+PRUNE, INT8 = {"prune": {"remove": 0.25}}, {"quantize": {"linears": "int8"}}
+PLAIN_PRUNE = {"prune": {"remove": 0.25, "allocation": "uniform", "compensate": False}}
+DISTIL = {"distill": {"tokens": 128, "batch": 2}}
+RECIPES: Mapping[str, list[dict[str, Any]]] = {
+    "graded": [PRUNE, DISTIL, {"moefy": {"grain": "inputs", "tiers": {"low": 0.6}}}, INT8],
+    "neurons": [{"moefy": {"grain": "neurons", "tiers": {"low": 0.6}}}, INT8],
+    "tiles": [DISTIL, {"moefy": {"expert_size": 8, "router_width": 4, "tiers": {"low": 0.6}}}],
+}
+
+
+def fullest(family: str) -> Case:
+    """The case of a family that shows most."""
+    return max((case for case in CASES if case.family == family), key=lambda case: len(case.features))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """(family, recipe) -> the directory that came of it, made once."""
+    folder, done = tmp_path_factory.mktemp("families"), dict[tuple[str, str], Path]()
+
+    def make(family: str, recipe: str = "") -> Path:
+        where = folder / f"{family}-{recipe or 'model'}"
+        if (family, recipe) not in done and recipe:
+            compress(make(family), where, QUICK | {"stages": RECIPES[recipe]})
+        elif (family, recipe) not in done:
+            fullest(family).build(where)
+        return done.setdefault((family, recipe), where)
+
+    yield make
+
+
+def theirs_of(folder: Path) -> Tensor:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found: Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_recipe_makes_tiers_that_read_less(family: str, recipe: str, made: Any) -> None:
+    llm = LLM(str(made(family, recipe)))
+    low, full = (llm.generate(["Once upon"], max_new_tokens=4, temperature=0, tier=tier)[0] for tier in ("low", "full"))
+    assert low.usage.bytes_share is not None and low.usage.bytes_share < 0.95
+    assert full.usage.bytes_share == 1 and len(full.token_ids) <= 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_made_is_still_a_model_for_transformers(family: str, made: Any) -> None:
+    folder = made(family, "tiles")
+    with torch.no_grad():
+        ours = load(folder)(IDS)
+    assert (ours - theirs_of(folder)).abs().max() <= 1e-5 * ours.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_int8_model_is_written_for_transformers(family: str, made: Any, tmp_path: Path) -> None:
+    compress(made(family), tmp_path / "small", QUICK | {"stages": [PLAIN_PRUNE, INT8]})
+    export(tmp_path / "small", tmp_path / "plain", dtype="float32")
+    with torch.no_grad():
+        ours = load(tmp_path / "small")(IDS)
+    assert (ours - theirs_of(tmp_path / "plain")).abs().max() <= 1e-4 * ours.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_inspected_and_scored(
+    family: str, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, scored = made(family, "graded"), tmp_path / "scores.json"
+    assert main(["inspect", str(folder)]) == 0 and family in capsys.readouterr().out
+    options = ["--documents", "1", "--truncate", "24", "--tier", "low", "--json", str(scored)]
+    assert main(["eval", str(folder), "--against", str(made(family)), *options]) == 0
+    assert "kl" in json.dumps(json.loads(scored.read_text()))
+
+
+def test_all_of_them_are_served(made: Any) -> None:
+    folders = {family: made(family, "graded") for family in FAMILIES}
+    with local_server(folders, "--max-context", "64", "--kv-memory", "2M") as address, Client(address) as client:
+        for family, folder in folders.items():
+            alone = LLM(str(folder)).generate(["Once upon"], max_new_tokens=4, temperature=0)[0]
+            answer = client.generate("Once upon", model=family, max_new_tokens=4, temperature=0)
+            assert tuple(answer.token_ids) == tuple(alone.token_ids), open_checkpoint(folder).spec.family
