@@ -12,6 +12,7 @@ from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..models.spec import TransformerSpec
 
 
 EXAMPLES = """examples:
@@ -65,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
 def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     """Sizes, layers of equal shape together, formats, tiers, and the stages that made the model."""
     spec = checkpoint.spec
-    position = "rotary" if spec.rope else "learned"
+    from ..models.program import gap
+
+    position, missing = "rotary" if spec.rope else "learned", gap(spec)
     print(f"{checkpoint.path}")
     print(
         f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
@@ -73,6 +76,9 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     )
     dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
+    print(f"a step on a CPU: {f'module by module, since {missing}' if missing else 'one call of C++'}")
+    if told := _features(spec):
+        print(f"beside that: {', '.join(told)}")
     for notice in checkpoint.record.notices:
         print(f"note: {notice}")
     print()
@@ -81,6 +87,24 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
         print()
         print_table(*_expert_table(checkpoint))
     print_record(checkpoint.record)
+
+
+def _features(spec: "TransformerSpec") -> list[str]:
+    """What these layers have that a plain Llama has not."""
+    layers, attention = spec.layers, [layer.attention for layer in spec.layers]
+    windows, still = sorted({a.window for a in attention if a.window}), sum(a.rotary == "none" for a in attention)
+    return [
+        *(f"a window of {w} in {sum(a.window == w for a in attention)} of {len(layers)} layers" for w in windows),
+        *(f"scores up to {cap:g}" for cap in sorted({a.soft_cap for a in attention if a.soft_cap})),
+        *([f"logits up to {spec.logit_soft_cap:g}"] if spec.logit_soft_cap else []),
+        *(["norms of queries and keys"] if any(a.qk_norm != "none" for a in attention) else []),
+        *(f"norms {place} each block" for n, place in (("after", "after"), ("both", "before and after")) if any(layer.norms == n for layer in layers)),
+        *(["attention and FFN in parallel"] if any(layer.parallel for layer in layers) else []),
+        *([f"{still} layers without positions"] if still and spec.rope else []),
+        *(["positions of their own in local layers"] if spec.local_rope else []),
+        *([f"rotation of {spec.rope.rotated} values of a head"] if spec.rope and spec.rope.rotated else []),
+        *([f"{spec.rope.scaling} positions"] if spec.rope and spec.rope.scaling != "default" else []),
+    ]
 
 
 def _bytes_by_dtype(checkpoint: "Checkpoint") -> dict[str, int]:

@@ -28,6 +28,7 @@ from .linear import (
 )
 from .packing import pack_digits_
 from .rope import rotation
+from .spec import TransformerSpec
 from .transformer import Attention, Layer, Norm, Transformer
 
 _POSITIONS = 256  # for which turns are made at first
@@ -195,15 +196,30 @@ class StepProgram:
         return len(self._prices) - 1
 
 
+def gap(spec: TransformerSpec) -> str:
+    """What a program has no instruction for in models of this spec, as the end of a sentence; nothing where it has all.
+
+    Where numbers lie, and in which dtype, is for `StepProgram` to judge.
+    """
+    for layer in spec.layers:
+        if layer.ffn.experts.size and spec.num_tiers > 1:
+            return "its FFNs choose neurons"
+        if layer.ffn.activation not in CODES:
+            return f"its activation is {layer.ffn.activation}"
+        if padded_size(layer.attention.head_size) > MOST_SIZE:
+            return f"its heads have {layer.attention.head_size} values, and the most is {MOST_SIZE}"
+    return ""
+
+
 def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
     """Raises NoProgramError for a model with a part that has no instruction."""
+    if missing := gap(model.spec):
+        raise NoProgramError(missing)
     for layer, kept in zip(model.layers, pages, strict=True):
         if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
-            raise NoProgramError("its FFNs choose neurons")
-        if layer.ffn.activation_name not in CODES:
-            raise NoProgramError(f"its activation is {layer.ffn.activation_name}")
-        if kept.keys.dtype not in (torch.float32, torch.int8) or padded_size(layer.attention.head_size) > MOST_SIZE:
-            raise NoProgramError(f"its heads have {layer.attention.head_size} values, kept as {kept.keys.dtype}")
+            raise NoProgramError("its FFNs are not dense")
+        if kept.keys.dtype not in (torch.float32, torch.int8):
+            raise NoProgramError(f"its keys and values are kept as {kept.keys.dtype}")
     for norm in (each for each in model.modules() if isinstance(each, Norm)):
         if not norm.weight.is_cpu or norm.weight.dtype != torch.float32:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")

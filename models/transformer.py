@@ -4,6 +4,7 @@ Read it top down: norm, attention, FFN, layer, model. Every class is built from 
 `Transformer` knows the whole. Nothing here names a family: what differs between families is in the spec.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -209,7 +210,7 @@ class Transformer(TensorModule):
         """Embeddings of tokens, scaled, and of learned positions."""
         x = self.embedding(token_ids)
         if self.spec.embedding_scale != 1:
-            x = x * torch.tensor(self.spec.embedding_scale, dtype=x.dtype, device=x.device)
+            x = x * rounded(self.spec.embedding_scale, x.dtype)
         return x if self.positions is None else x + self.positions(positions + self.spec.position_offset)
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
@@ -231,6 +232,13 @@ class Transformer(TensorModule):
         """
         table = self.embedding.project if self.untied_head is None else self.untied_head
         return soft_capped(table(hidden, compute, rows), self.spec.logit_soft_cap)
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """The number of a dtype that is nearest: factors of a model were that when it was trained."""
+    mantissa, exponent = math.frexp(value)
+    steps = 2 / torch.finfo(dtype).eps
+    return math.ldexp(round(mantissa * steps) / steps, exponent)
 
 
 def whole_of(model: Transformer) -> Whole:
