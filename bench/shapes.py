@@ -16,8 +16,8 @@ from ..models.errors import SetupError
 from ..models.families.config import Config
 from ..models.families.registry import family_of
 from ..models.files import new_directory
-from ..models.suggestion import suggestion
 from ..models.layout import Layout
+from ..models.suggestion import suggestion
 from ..models.transformer import Transformer
 from ..models.writer import write_weights
 

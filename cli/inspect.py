@@ -98,7 +98,11 @@ def _features(spec: "TransformerSpec") -> list[str]:
         *(f"scores up to {cap:g}" for cap in sorted({a.soft_cap for a in attention if a.soft_cap})),
         *([f"logits up to {spec.logit_soft_cap:g}"] if spec.logit_soft_cap else []),
         *(["norms of queries and keys"] if any(a.qk_norm != "none" for a in attention) else []),
-        *(f"norms {place} each block" for n, place in (("after", "after"), ("both", "before and after")) if any(layer.norms == n for layer in layers)),
+        *(
+            f"norms {place} each block"
+            for n, place in (("after", "after"), ("both", "before and after"))
+            if any(layer.norms == n for layer in layers)
+        ),
         *(["attention and FFN in parallel"] if any(layer.parallel for layer in layers) else []),
         *([f"{still} layers without positions"] if still and spec.rope else []),
         *(["positions of their own in local layers"] if spec.local_rope else []),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .native import Native
-from .scoring import Scoring
+from .weighing import Weighing
 
 ACTIVATIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpp/attention.cpp
 MOST_SIZE = 256  # of a head, stored
@@ -17,7 +17,7 @@ def paged_attention_native(
     pages: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     places: tuple[Tensor, Tensor, Tensor],
     library: Native,
-    scoring: Scoring,
+    weighing: Weighing,
 ) -> Tensor:
     """Stores key and value and attends, as `paged_attention` says; the caller has checked dtypes and shapes.
 
@@ -54,9 +54,9 @@ def paged_attention_native(
         padded,
         *tables.shape,
         blocks,
-        scoring.scale_of(size),
-        scoring.window,
-        scoring.soft_cap,
+        weighing.scale_of(size),
+        weighing.window,
+        weighing.soft_cap,
         torch.get_num_threads(),
         library.isa,
         ACTIVATIONS[query.dtype],

@@ -18,7 +18,7 @@ from .native import Native
 from .native_expert_ffn import CODES
 from .paged_attention import KVPages, PagedTokens
 from .planes.native import PLANE_ISAS, plane_isa
-from .scoring import PLAIN, Scoring
+from .weighing import PLAIN, Weighing
 
 KINDS = ("norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather")  # cpp/program.h
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
@@ -127,11 +127,11 @@ class Program:
         self._add("rotate", target, target, sizes=(target.width // size, size, turned, table))
 
     def attend(
-        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, scoring: Scoring = PLAIN
+        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
     ) -> None:
         """Stores keys and values, then attends; size: of a head."""
-        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1], scoring.window)
-        numbers = (scoring.scale_of(size), scoring.soft_cap)
+        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1], weighing.window)
+        numbers = (weighing.scale_of(size), weighing.soft_cap)
         operands = [pages.keys, pages.values, pages.key_scale, pages.value_scale]
         self._add("attend", query, target, key, value, sizes=sizes, numbers=numbers, operands=operands)
 
@@ -175,8 +175,8 @@ class Program:
         kept: Tensor,
         threads: int,
     ) -> tuple[Tensor, Counted]:
-        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, tables' sizes]; thresholds: fp32
-        [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
+        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables]; thresholds:
+        fp32 [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
 
         Raises IndexError where tables, rows or positions point outside, MemoryError where there is none.
         """
@@ -189,7 +189,8 @@ class Program:
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
         run = _Run(
             rows, scored, ctypes.addressof(places), *(_address(each) for each in (thresholds, cosine, sine)),
-            0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)), tables.stride(0), *tables.shape, blocks,
+            0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)),
+            tables.stride(0), *tables.shape, blocks,
             *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
         )  # fmt: skip
         self._call(run, threads)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .cost import Cost
 from .native import ISAS, Native, native
 from .native_attention import ACTIVATIONS, MOST_SIZE, paged_attention_native
-from .scoring import PLAIN, Scoring, mixed
+from .weighing import PLAIN, Weighing, mixed
 
 Implementation = Literal["native", "torch"]
 
@@ -59,10 +59,10 @@ def padded_size(size: int) -> int:
 
 
 def paged_attention(
-    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, scoring: Scoring = PLAIN
+    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
 ) -> Tensor:
     """Stores the keys and values of all tokens, then softmax(q k^T / sqrt(size)) v over what each token may see: all
-    positions of its sequence up to its own. Other scores, and a window: kernels/scoring.py.
+    positions of its sequence up to its own. Other scores, and a window: kernels/weighing.py.
 
     query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
     """
@@ -72,8 +72,8 @@ def paged_attention(
     fits = _fits(query, key, value, pages, tokens)
     choice = choose_paged_attention(query.dtype, query.shape[0] if fits else 0, query.shape[2], requires_grad, isa)
     if library and choice == "native":
-        return by_library(query, key, value, pages, tokens, library, scoring)
-    return paged_attention_torch(query, key, value, pages, tokens, scoring)
+        return by_library(query, key, value, pages, tokens, library, weighing)
+    return paged_attention_torch(query, key, value, pages, tokens, weighing)
 
 
 def choose_paged_attention(
@@ -102,11 +102,13 @@ def by_library(
     pages: KVPages,
     tokens: PagedTokens,
     library: Native,
-    scoring: Scoring = PLAIN,
+    weighing: Weighing = PLAIN,
 ) -> Tensor:
     """Calls the C++ of cpp/attention.cpp once."""
     kept = (pages.keys, pages.values, pages.key_scale, pages.value_scale)
-    return paged_attention_native(query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library, scoring)
+    return paged_attention_native(
+        query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library, weighing
+    )
 
 
 def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> bool:
@@ -127,18 +129,18 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: Pag
 
 
 def paged_attention_torch(
-    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, scoring: Scoring = PLAIN
+    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
 ) -> Tensor:
     """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
     store(key, value, pages, tokens)
     if max(tokens.counts, default=0) == 1:
         positions = tokens.positions.unsqueeze(1)
-        return _attend(query.unsqueeze(1), pages, tokens.tables, positions, tokens.longest, scoring)[:, 0]
+        return _attend(query.unsqueeze(1), pages, tokens.tables, positions, tokens.longest, weighing)[:, 0]
     found, first = torch.empty_like(query), 0
     for sequence, count in enumerate(tokens.counts):
         some = slice(first, first + count)
         table, positions = tokens.tables[sequence : sequence + 1], tokens.positions[some].unsqueeze(0)
-        found[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest, scoring)[0]
+        found[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest, weighing)[0]
         first += count
     return found
 
@@ -159,7 +161,7 @@ def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> No
 
 
 def _attend(
-    query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int, scoring: Scoring
+    query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int, weighing: Weighing
 ) -> Tensor:
     """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
     sequences, count, heads, size = query.shape
@@ -169,11 +171,11 @@ def _attend(
     found = gathered(pages, tables.where(held[:, ::BLOCK_TOKENS], 0).long(), size, query.dtype)
     keys, values = (each.where(held[:, None, :, None], 0) for each in found)
     kv_heads = keys.shape[1]
-    seen = scoring.seen(positions, places)  # [sequences, tokens, places]
+    seen = weighing.seen(positions, places)  # [sequences, tokens, places]
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
     grouped = query.permute(0, 2, 1, 3).reshape(sequences, kv_heads, -1, size)
     mask = seen.repeat(1, heads // kv_heads, 1).unsqueeze(1)
-    return mixed(grouped, keys, values, mask, scoring).reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
+    return mixed(grouped, keys, values, mask, weighing).reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
 
 
 def gathered(pages: KVPages, blocks: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,8 @@ class Part(TensorEntry):
         """This tensor, of what the file has."""
         rows = whole.T if self.turned else whole
         if self.rows:
-            rows = rows.unflatten(0, (self.groups, -1))[:, self.first : self.first + self.rows].flatten(0, 1)
+            runs = rows.reshape(self.groups, -1, *rows.shape[1:])
+            rows = runs[:, self.first : self.first + self.rows].flatten(0, 1)
         return rows.contiguous()
 
 
@@ -96,7 +97,8 @@ class Layout:
             )
         if len(parts) > 1:
             groups = self._groups(names[0])
-            joined = torch.cat([part.unflatten(0, (groups, -1)) for part in parts], dim=1).flatten(0, 1)
+            runs = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+            joined = torch.cat(runs, dim=1).flatten(0, 1)
         else:
             joined = parts[0]
         return joined.T if self._is_turned(names[0], joined.shape) else joined

@@ -15,7 +15,7 @@ from ..kernels.native_attention import MOST_SIZE
 from ..kernels.native_expert_ffn import CODES
 from ..kernels.native_program import WEIGHT_KINDS, Counted, Program, View
 from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
-from ..kernels.scoring import soft_capped
+from ..kernels.weighing import soft_capped
 from .compute import Compute, Prices
 from .ffn.dense import FFN
 from .linear import (
@@ -137,7 +137,7 @@ class StepProgram:
         self._normed(attention.key_norm, key, key)
         self._rotate(attention, query, key)
         mixed = self._place("mixed", widths[0])
-        self._program.attend(query, key, value, mixed, pages, size, attention.scoring)
+        self._program.attend(query, key, value, mixed, pages, size, attention.weighing)
         self._linear(attention.output, mixed, target)
 
     def _rotate(self, attention: Attention, query: View, key: View) -> None:

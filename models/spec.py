@@ -63,7 +63,7 @@ class AttentionSpec:
 
     rotary: which positions turn queries and keys, `rope` or `local_rope` of the model, or none. qk_norm: an RMS norm of
     queries and keys before they turn, of each head or of all heads as one vector. window, soft_cap, scale: how scores
-    become weights (kernels/scoring.py).
+    become weights (kernels/weighing.py).
     """
 
     num_heads: int

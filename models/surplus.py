@@ -26,7 +26,9 @@ def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> boo
 
     Such weights are untied, whatever config.json says: they were trained so, and `transformers` reads them so too.
     """
-    head, embedding = (find(found, family.their_name(f"{name}.weight"), family) for name in ("untied_head", "embedding"))
+    head, embedding = (
+        find(found, family.their_name(f"{name}.weight"), family) for name in ("untied_head", "embedding")
+    )
     return head is not None and embedding is not None and not are_equal(head, embedding)
 
 

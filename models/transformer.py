@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..kernels.scoring import Scoring, soft_capped
+from ..kernels.weighing import Weighing, soft_capped
 from .compute import Compute, OperatingPoints, Whole
 from .context import CausalContext, Context
 from .ffn.dense import FFN
@@ -19,7 +19,6 @@ from .ffn.registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, Graded, GradedLinear, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, LayerSpec, RopeSpec, TransformerSpec
-
 
 Turns = Mapping[str, tuple[Tensor, Tensor]]  # cosines and sines by `AttentionSpec.rotary`; empty without rotary ones
 
@@ -53,22 +52,22 @@ class Attention(TensorModule):
     def __init__(self, index: int, whole: TransformerSpec, spec: AttentionSpec) -> None:
         super().__init__()
         self.index, self.head_size, self.rotary = index, spec.head_size, spec.rotary
-        self.scoring = Scoring(spec.scale, spec.window, spec.soft_cap)
+        self.weighing = Weighing(spec.scale, spec.window, spec.soft_cap)
         hidden_size = whole.hidden_size
         inner, kv_inner = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
         self.query = LINEARS[spec.query](hidden_size, inner, spec.bias)
         self.key = LINEARS[spec.key](hidden_size, kv_inner, spec.bias)
         self.value = LINEARS[spec.value](hidden_size, kv_inner, spec.bias)
         self.output = LINEARS[spec.output](inner, hidden_size, spec.output_bias)
-        sizes = {"none": [], "heads": [spec.head_size] * 2, "whole": [inner, kv_inner]}[spec.qk_norm]
-        self.query_norm, self.key_norm = [Norm(whole, size) for size in sizes] or [None, None]
-        self.norms_heads = spec.qk_norm == "heads"
+        self.norms_heads, normed = spec.qk_norm == "heads", spec.qk_norm != "none"
+        self.query_norm = Norm(whole, spec.head_size if self.norms_heads else inner) if normed else None
+        self.key_norm = Norm(whole, spec.head_size if self.norms_heads else kv_inner) if normed else None
         self.counts = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         self.packed: tuple[TensorModule] | None = None  # query, key and value as one linear; see packing.py
 
     def forward(self, x: Tensor, turns: Turns, context: Context, compute: Compute | None = None) -> Tensor:
         query, key, value = self._turned(*self._projected(x, compute), turns.get(self.rotary))
-        mixed = context.attend(self.index, query, key, value, self.scoring)
+        mixed = context.attend(self.index, query, key, value, self.weighing)
         return self.output(mixed.transpose(1, 2).flatten(2), compute)
 
     def _projected(self, x: Tensor, compute: Compute | None) -> tuple[Tensor, Tensor]:
@@ -89,9 +88,9 @@ class Attention(TensorModule):
 
     def _normed(self, both: Tensor, query_norm: Norm, key_norm: Norm) -> Tensor:
         parts = torch.split(both, [count * self.head_size for count in self.counts[:2]], dim=-1)
-        last = (-1, self.head_size) if self.norms_heads else (-1,)
         pairs = zip((query_norm, key_norm), parts, strict=True)
-        return torch.cat([norm(part.unflatten(-1, last)).flatten(2) for norm, part in pairs], dim=-1)
+        last = (-1, self.head_size) if self.norms_heads else (1, -1)
+        return torch.cat([norm(part.view(*part.shape[:2], *last)).flatten(2) for norm, part in pairs], dim=-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""

@@ -1,4 +1,4 @@
-"""Every family in random tiny models, and what each of them shows: the tests run these cases, docs/families.md tells."""
+"""Every family in random tiny models, and what each of them shows: cases for tests and docs/families.md."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ import transformers
 from builders import saved
 from torch import Tensor
 
-from moesaic.models.checkpoint import Checkpoint, open_checkpoint, read_tensors
+from moesaic.models.checkpoint import Checkpoint, read_tensors
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.linear import Embedding
 from moesaic.models.spec import with_overrides
 from moesaic.models.transformer import Transformer
 
-_LLAMA = {
+_LLAMA: dict[str, Any] = {
     "vocab_size": 259, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8, "bos_token_id": 256, "eos_token_id": 257,
     "pad_token_id": None,
@@ -69,7 +69,7 @@ class Case:
 
     def build(self, folder: Path) -> Any:
         """Saves a random model to `folder` and returns the original implementation's."""
-        config = transformers.AutoConfig.for_model(self.family, **BASES[self.family] | self.changes)
+        config = transformers.AutoConfig.for_model(self.family, **{**BASES[self.family], **self.changes})
         model = getattr(transformers, FAMILIES[self.family].architecture)(config)
         return saved(model, folder)
 
@@ -158,7 +158,9 @@ def without(**changes: Any) -> Plant:
     return plant
 
 
-def built(checkpoint: Checkpoint, overrides: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Transformer:
+def built(
+    checkpoint: Checkpoint, overrides: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
+) -> Transformer:
     """A model of a changed spec with the checkpoint's weights, as far as it has room for them."""
     with torch.device("meta"):
         model = Transformer(with_overrides(checkpoint.spec, overrides))
@@ -212,7 +214,9 @@ def _untied(checkpoint: Checkpoint) -> Transformer:
 
 def _tied(checkpoint: Checkpoint) -> Transformer:
     tensors = dict(read_tensors(checkpoint))
-    return built(checkpoint, {"tied_head": False}, tensors | {"untied_head.weight": tensors["embedding.weight"].roll(1)})
+    return built(
+        checkpoint, {"tied_head": False}, tensors | {"untied_head.weight": tensors["embedding.weight"].roll(1)}
+    )
 
 
 def _other_head_size(checkpoint: Checkpoint) -> Transformer:
@@ -258,7 +262,3 @@ def table() -> Iterator[str]:
         mine = [case for case in CASES if case.family == name]
         features = dict.fromkeys(feature for case in mine for feature in case.features)
         yield f"| `{name}` | `{family.architecture}` | {len(mine)} | {', '.join(features)} |"
-
-
-if __name__ == "__main__":
-    print("\n".join(table()))

@@ -18,8 +18,8 @@ from moesaic.models.errors import CheckpointError
 from moesaic.models.families.registry import FAMILIES
 
 ODD: list[Any] = [
-    None, 0, -1, 1, 2, 3, 7, 8, 48, 10**6, 2**31 - 1, 2**62, 10**400, 0.5, -0.5, 1e-300, 1e30, float("nan"), float("inf"),
-    "x", "gelu", "full_attention", True, False, [], [1], [0, 1, 1], ["sliding_attention"] * 3, [[[]]], {}, {"a": 1},
+    None, 0, -1, 1, 2, 3, 7, 8, 48, 10**6, 2**31 - 1, 2**62, 10**400, 0.5, -0.5, 1e-300, 1e30, float("nan"),
+    float("inf"), "x", "gelu", "full_attention", True, False, [], [1], [0, 1, 1], ["sliding_attention"] * 3, [[[]]], {}, {"a": 1},
     {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "longrope"}, {"full_attention": {"rope_type": "linear"}},
 ]  # fmt: skip
 OWN = [
@@ -99,7 +99,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True, moesaic can only run False"),
     ("smollm3", {"no_rope_layers": [1, 0, 2, 1]}, "no_rope_layers is [1, 0, 2, 1], it must be a list of 4 numbers"),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}}, "it must be above 1"),
-    ("llama", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}}, "it must be below beta_fast"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}},
+        "it must be below beta_fast",
+    ),
     ("olmo2", {"hidden_act": "relu2"}, "hidden_act is 'relu2', moesaic knows"),
 ]
 
@@ -122,7 +126,11 @@ def test_a_config_that_contradicts_a_tensor_is_told_with_both_shapes(models: dic
     ("family", "tensor", "shapes"),
     [
         ("gpt2", "transformer.h.0.attn.c_attn.weight", "has the shape [48, 90], config.json asks for [48, 144]"),
-        ("gpt_neox", "gpt_neox.layers.0.attention.query_key_value.bias", "has the shape [90], config.json asks for [144]"),
+        (
+            "gpt_neox",
+            "gpt_neox.layers.0.attention.query_key_value.bias",
+            "has the shape [90], config.json asks for [144]",
+        ),
     ],
 )
 def test_a_fused_tensor_of_another_shape_is_told_as_it_lies_in_the_file(
@@ -141,7 +149,11 @@ def edit_tensors(folder: Path, change: Any) -> None:
 
 @pytest.mark.parametrize(
     ("family", "named"),
-    [("phi3", "self_attn.qkv_proj.weight"), ("olmo2", "self_attn.q_norm.weight"), ("gemma2", "pre_feedforward_layernorm.weight")],
+    [
+        ("phi3", "self_attn.qkv_proj.weight"),
+        ("olmo2", "self_attn.q_norm.weight"),
+        ("gemma2", "pre_feedforward_layernorm.weight"),
+    ],
 )
 def test_a_missing_and_a_surplus_tensor_are_told_by_name(family: str, named: str, tmp_path: Path) -> None:
     Case(family).build(tmp_path)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ...kernels.scoring import PLAIN, Scoring
+from ...kernels.weighing import PLAIN, Weighing
 
 _MASKED = -1e30
 
@@ -84,9 +84,9 @@ class _CausalAttention(Function):
 class TrainingContext:
     """A `Context` like CausalContext, for a CPU: every token sees itself and those before it in its window."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring = PLAIN) -> Tensor:
-        if scoring != PLAIN:
-            raise ValueError(f"models are trained here with plain attention, not with {scoring}")
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
+        if weighing != PLAIN:
+            raise ValueError(f"models are trained here with plain attention, not with {weighing}")
         dtype, groups = value.dtype, query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -1,4 +1,4 @@
-"""Gemma (Gemma Team 2024): Llama with embeddings times sqrt(hidden), norms whose gain is 1 + weight, and a GELU gate."""
+"""Gemma (Gemma Team 2024): Llama with embeddings times sqrt(hidden), norms of gain 1 + weight, and a gate of GELU."""
 
 from dataclasses import replace
 

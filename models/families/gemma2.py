@@ -37,7 +37,9 @@ def both_norms(
     layers = tuple(replace(layer, norms="both") for layer in spec.layers)
     scale, count = float(config.number("query_pre_attn_scalar", _QUERY_SCALAR)) ** -0.5, len(layers)
     cap, logit_cap = (_cap(config, key, caps.get(key)) for key in _CAPS)
-    spec = with_layers(replace(spec, layers=layers, logit_soft_cap=logit_cap), scale=[scale] * count, soft_cap=[cap] * count)
+    spec = with_layers(
+        replace(spec, layers=layers, logit_soft_cap=logit_cap), scale=[scale] * count, soft_cap=[cap] * count
+    )
     return with_windows(spec, config, window_of(config, _WINDOW), slides)
 
 

@@ -20,7 +20,9 @@ _CONTEXT, _PATTERN = 131072, 6
 def gemma3_spec(config: Config) -> TransformerSpec:
     """The spec of a `Gemma3ForCausalLM` config."""
     if config.has("attn_logit_softcapping"):
-        raise config.wrong("attn_logit_softcapping", "and scores of Gemma 3 have no cap, in transformers either; delete it")
+        raise config.wrong(
+            "attn_logit_softcapping", "and scores of Gemma 3 have no cap, in transformers either; delete it"
+        )
     pattern = config.count("sliding_window_pattern", _PATTERN)
     context = config.count("max_position_embeddings", _CONTEXT)
     with_context = Config({**config.values, "max_position_embeddings": context})

@@ -28,6 +28,7 @@ def gpt_neox_spec(config: Config) -> TransformerSpec:
     context = config.count("max_position_embeddings", 2048)
     if hidden % heads:
         raise CheckpointError(f"config.json: hidden_size {hidden} does not divide into {heads} heads")
+    config.only("head_dim", hidden // heads, hidden // heads)
     bias = config.flag("attention_bias", True)
     ffn = FFNSpec(
         width=config.count("intermediate_size"),

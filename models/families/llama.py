@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..spec import AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
 from .config import ACTIVATIONS, MAX_LAYERS, Config
-from .rope import RopeKeys, read_rope
+from .rope import ROPE, RopeKeys, read_rope
 
 NAMES = {
     "embedding": "model.embed_tokens",
@@ -27,7 +27,7 @@ _MAX_HEAD_SIZE = 1 << 16
 _MAX_CONTEXT = 2048  # of a config that does not say
 
 
-def llama_spec(config: Config, rope: RopeKeys = RopeKeys()) -> TransformerSpec:
+def llama_spec(config: Config, rope: RopeKeys = ROPE) -> TransformerSpec:
     """The spec of a `LlamaForCausalLM` config. Raises CheckpointError for what is not built."""
     context = config.count("max_position_embeddings", _MAX_CONTEXT)
     hidden, heads = config.count("hidden_size"), config.count("num_attention_heads")
@@ -74,7 +74,7 @@ def llama_like(
     defaults: Mapping[str, Any],
     own: Collection[str] = (),
     never: Collection[str] = ("attention_bias", "mlp_bias"),
-    rope: RopeKeys = RopeKeys(),
+    rope: RopeKeys = ROPE,
 ) -> TransformerSpec:
     """The spec of a family that is nearly Llama, to be changed where it is not.
 

@@ -39,6 +39,9 @@ class RopeKeys:
     scalings: Collection[str] = tuple(SCALINGS)
 
 
+ROPE = RopeKeys()  # of most families
+
+
 def read_rope(config: Config, head_size: int, context: int, keys: RopeKeys) -> RopeSpec:
     """Newer configs keep all in rope_parameters, older ones have the base beside rope_scaling. Both must agree."""
     sections = [config.section(key) for key in ("rope_parameters", "rope_scaling")]
@@ -57,7 +60,9 @@ def rope_of_section(section: Config, config: Config, head_size: int, context: in
     scaling = _scaling(section, keys.scalings)
     default = config.number(keys.theta, keys.default_theta)
     theta = _agreed(section.number("rope_theta", default), keys.theta, config)
-    rope = replace(_scaled(section, config, theta, scaling, context), rotated=_rotated(section, config, head_size, keys))
+    rope = replace(
+        _scaled(section, config, theta, scaling, context), rotated=_rotated(section, config, head_size, keys)
+    )
     if scaling == "yarn" and rope.theta <= 1:
         raise config.wrong(keys.theta, "it must be above 1 where rope_type is 'yarn'", rope.theta)
     return rope
@@ -84,7 +89,9 @@ def _scaled(section: Config, config: Config, theta: float, scaling: Scaling, con
         return _yarn(section, config, theta, context)
     if scaling == "llama3":
         bounds = section.number("low_freq_factor"), section.number("high_freq_factor")
-        return _banded(section, config, RopeSpec(theta, "llama3"), bounds, ("low_freq_factor", "high_freq_factor"), context)
+        return _banded(
+            section, config, RopeSpec(theta, "llama3"), bounds, ("low_freq_factor", "high_freq_factor"), context
+        )
     return RopeSpec(theta, scaling, section.number("factor", 1.0 if scaling == "default" else None))
 
 
@@ -126,7 +133,7 @@ def _banded(
 
 def _scaling(section: Config, known: Collection[str]) -> Scaling:
     """The name of the scaling, by either key; it has all that it needs, and nothing that it cannot obey."""
-    kinds = {name: name for name in SCALINGS if name in known}
+    kinds: dict[str, Scaling] = {name: name for name in SCALINGS if name in known}
     names = [section.choice(key, kinds, "default") for key in ("rope_type", "type") if section.has(key)] or ["default"]
     name = names[0]
     if name != names[-1]:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
-class Scoring:
+class Weighing:
     """softmax(cap(scale q k)) over the last `window` positions, the query's own among them; 0 stands for all.
 
     cap(x) = c tanh(x / c) with c = soft_cap, or x where that is 0 (Gemma 2). scale: 0 stands for 1 / sqrt(size).
@@ -28,7 +28,7 @@ class Scoring:
         return (distance >= 0) & (distance < self.window) if self.window else distance >= 0
 
 
-PLAIN = Scoring()
+PLAIN = Weighing()
 
 
 def soft_capped(x: Tensor, cap: float) -> Tensor:
@@ -36,13 +36,13 @@ def soft_capped(x: Tensor, cap: float) -> Tensor:
     return torch.tanh(x / cap) * cap if cap else x
 
 
-def mixed(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scoring: Scoring) -> Tensor:
+def mixed(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, weighing: Weighing) -> Tensor:
     """The mix of values that each query makes. [.., heads, tokens, size]; kv_heads of key and value divide heads."""
     groups = query.shape[-3] // key.shape[-3]
-    if not scoring.soft_cap:
-        scale = scoring.scale or None
+    if not weighing.soft_cap:
+        scale = weighing.scale or None
         return functional.scaled_dot_product_attention(query, key, value, seen, scale=scale, enable_gqa=groups > 1)
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=-3), value.repeat_interleave(groups, dim=-3)
-    scores = soft_capped(query @ key.mT * scoring.scale_of(query.shape[-1]), scoring.soft_cap)
+    scores = soft_capped(query @ key.mT * weighing.scale_of(query.shape[-1]), weighing.soft_cap)
     return torch.softmax(scores.masked_fill(~seen, -torch.inf).float(), -1).to(value.dtype) @ value
