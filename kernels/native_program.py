@@ -175,8 +175,8 @@ class Program:
         kept: Tensor,
         threads: int,
     ) -> tuple[Tensor, Counted]:
-        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables]; thresholds:
-        fp32 [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
+        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables];
+        thresholds: fp32 [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
 
         Raises IndexError where tables, rows or positions point outside, MemoryError where there is none.
         """
