@@ -20,7 +20,8 @@ from moesaic.models.families.registry import FAMILIES
 ODD: list[Any] = [
     None, 0, -1, 1, 2, 3, 7, 8, 48, 10**6, 2**31 - 1, 2**62, 10**400, 0.5, -0.5, 1e-300, 1e30, float("nan"),
     float("inf"), "x", "gelu", "full_attention", True, False, [], [1], [0, 1, 1], ["sliding_attention"] * 3, [[[]]],
-    {}, {"a": 1}, {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "longrope"}, {"full_attention": {"rope_type": "linear"}},
+    {}, {"a": 1}, {"rope_type": "yarn", "factor": 4.0}, {"rope_type": "longrope"},
+    {"full_attention": {"rope_type": "linear"}},
 ]  # fmt: skip
 OWN = [
     "layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "no_rope_layers", "rope_scaling",

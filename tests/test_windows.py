@@ -54,7 +54,9 @@ def test_several_sequences_of_a_step_keep_their_own_windows(folder: Path) -> Non
 
 def test_int8_pages_round_and_do_nothing_else(folder: Path) -> None:
     runner = ModelRunner(load(folder), 4, 64, torch.float32, int8_pages=True)
-    found = torch.cat([runner.forward([Span(IDS[i : i + 10], i, range(4), scored=10)]).logits for i in range(0, 50, 10)])
+    found = torch.cat(
+        [runner.forward([Span(IDS[i : i + 10], i, range(4), scored=10)]).logits for i in range(0, 50, 10)]
+    )
     with torch.no_grad():
         assert close(found, whole(load(folder), IDS), 0.05)
 

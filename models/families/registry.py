@@ -5,7 +5,24 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..suggestion import likely
-from . import gemma, gemma2, gemma3, gpt2, gpt_neox, llama, mistral, olmo2, opt, phi3, qwen2, qwen3, smollm3
+from . import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    olmo2,
+    olmo3,
+    opt,
+    phi3,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+    starcoder2,
+)  # fmt: skip
 from .family import Family, is_sparse_tensor
 
 __all__ = ["FAMILIES", "Family", "family_of", "is_sparse_tensor"]
@@ -36,6 +53,11 @@ FAMILIES: Mapping[str, Family] = {
         "Gemma3ForCausalLM", gemma3.gemma3_spec, gemma3.NAMES, _FREQUENCIES, activation_key="hidden_activation"
     ),
     "olmo2": Family("Olmo2ForCausalLM", olmo2.olmo2_spec, olmo2.NAMES, _FREQUENCIES),
+    "olmo3": Family("Olmo3ForCausalLM", olmo3.olmo3_spec, olmo2.NAMES, _FREQUENCIES),
+    "seed_oss": Family("SeedOssForCausalLM", seed_oss.seed_oss_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
+    "starcoder2": Family(
+        "Starcoder2ForCausalLM", starcoder2.starcoder2_spec, starcoder2.NAMES, _FREQUENCIES, bias_key="use_bias"
+    ),
     "smollm3": Family("SmolLM3ForCausalLM", smollm3.smollm3_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
 }  # fmt: skip
 
