@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..models.spec import TransformerSpec
 
 
+_PLACES = {"after": "after", "both": "before and after"}
 EXAMPLES = """examples:
   moesaic inspect stories260k
   moesaic inspect out/all-four --experts
@@ -65,9 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     """Sizes, layers of equal shape together, formats, tiers, and the stages that made the model."""
-    spec = checkpoint.spec
     from ..models.program import gap
 
+    spec = checkpoint.spec
     position, missing = "rotary" if spec.rope else "learned", gap(spec)
     print(f"{checkpoint.path}")
     print(
@@ -98,11 +99,7 @@ def _features(spec: "TransformerSpec") -> list[str]:
         *(f"scores up to {cap:g}" for cap in sorted({a.soft_cap for a in attention if a.soft_cap})),
         *([f"logits up to {spec.logit_soft_cap:g}"] if spec.logit_soft_cap else []),
         *(["norms of queries and keys"] if any(a.qk_norm != "none" for a in attention) else []),
-        *(
-            f"norms {place} each block"
-            for n, place in (("after", "after"), ("both", "before and after"))
-            if any(layer.norms == n for layer in layers)
-        ),
+        *(f"norms {place} each block" for n, place in _PLACES.items() if any(layer.norms == n for layer in layers)),
         *(["attention and FFN in parallel"] if any(layer.parallel for layer in layers) else []),
         *([f"{still} layers without positions"] if still and spec.rope else []),
         *(["positions of their own in local layers"] if spec.local_rope else []),

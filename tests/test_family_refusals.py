@@ -105,6 +105,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0.5}},
         "it must be below beta_fast",
     ),
+    ("gemma2", {"hidden_activation": "relu2"}, "hidden_activation is 'relu2', moesaic knows"),
     ("olmo2", {"hidden_act": "relu2"}, "hidden_act is 'relu2', moesaic knows"),
 ]
 

@@ -20,7 +20,7 @@ IDS = torch.randint(0, 256, (50,), generator=torch.Generator().manual_seed(2)).t
 
 @pytest.fixture(params=FAMILIES, scope="module")
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("windows") / request.param
+    where: Path = tmp_path_factory.mktemp("windows") / request.param
     Case(request.param).build(where)
     return where
 

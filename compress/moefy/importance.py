@@ -79,9 +79,9 @@ def gradients(
 ) -> Iterator[Tensor]:
     """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
 
-    An FFN's output is added to the state, so that it has the gradient of the state after it, back through a norm
-    where one stands between them. With a watch, who is shown
-    each layer, gradients go through the first one too; `look` is shown those by logits.
+    An FFN's output is added to the state, so that it has the gradient of the state after it, back through a norm where
+    one stands between them. With a watch, who is shown each layer, gradients go through the first one too; `look` is
+    shown those by logits.
     """
     x, turns = model.embed(ids)
     states = []  # before each layer

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..spec import TransformerSpec
-from .config import Config
+from .config import ACTIVATIONS, Config
 from .gemma import DEFAULTS, scaled
 from .llama import NAMES as LLAMA_NAMES
 from .llama import llama_like, with_layers
@@ -31,8 +31,9 @@ def both_norms(
     config: Config, family: str, slides: Callable[[int], bool], caps: Mapping[str, float], own: Collection[str] = ()
 ) -> TransformerSpec:
     """What Gemma 2 and 3 share. caps: those of scores and of logits where config.json does not speak of them."""
-    defaults: dict[str, Any] = {**DEFAULTS, "num_key_value_heads": 4}
-    defaults["hidden_act"] = config.values.get("hidden_activation") or _ACTIVATION
+    config.choice("hidden_activation", ACTIVATIONS, _ACTIVATION)
+    activation = config.values.get("hidden_activation") or _ACTIVATION
+    defaults: dict[str, Any] = {**DEFAULTS, "num_key_value_heads": 4, "hidden_act": activation}
     spec = scaled(llama_like(config, family, defaults, {*_OWN, *own}, never=("mlp_bias",)))
     layers = tuple(replace(layer, norms="both") for layer in spec.layers)
     scale, count = float(config.number("query_pre_attn_scalar", _QUERY_SCALAR)) ** -0.5, len(layers)
