@@ -12,7 +12,7 @@ from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
-    from ..models.spec import TransformerSpec
+    from ..models.spec import FFNSpec, TransformerSpec
 
 
 _PLACES = {"after": "after", "both": "before and after"}
@@ -124,10 +124,14 @@ def _layer_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
         formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
         rows.append([
             f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
-            f"{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
+            f"{_of_mixture(f)}{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
         ])  # fmt: skip
         first = last + 1
     return ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"], rows
+
+
+def _of_mixture(ffn: "FFNSpec") -> str:
+    return f"{ffn.mixture.active} of {ffn.mixture.num_experts} x " if ffn.mixture.num_experts else ""
 
 
 def _expert_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:

@@ -68,6 +68,11 @@ def _check_form(source: Checkpoint, to: str) -> None:
             "gguf is not written here; export --to dense --dtype float16, and convert what comes of it with "
             "convert_hf_to_gguf.py of llama.cpp"
         )
+    if to == "compressed-tensors" and source.spec.is_mixture:
+        raise CheckpointError(
+            f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "
+            "export --to dense"
+        )
     if to == "compressed-tensors" and source.family.transposed:
         raise CheckpointError(
             f"{source.path.name}: the linears of {source.spec.family} lie transposed in its files, which "
@@ -91,7 +96,9 @@ def _formats(spec: TransformerSpec) -> Iterator[tuple[str, str]]:
 
 def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, Any]:
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
-    config |= {source.family.width_key: spec.layers[0].ffn.width, "torch_dtype": dtype, "dtype": dtype}
+    config |= {"torch_dtype": dtype, "dtype": dtype}
+    if not spec.is_mixture:  # whose widths are as they were, and of two kinds
+        config[source.family.width_key] = spec.layers[0].ffn.width
     if source.family.bias_key:
         config[source.family.bias_key] = spec.layers[0].ffn.output_bias
     if source.family.spec(Config(config)) != spec:
@@ -103,8 +110,8 @@ def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, 
 
 
 def _plain(source: Checkpoint) -> TransformerSpec:
-    """The spec with equal, dense layers."""
-    width = max(layer.ffn.width for layer in source.spec.layers)
+    """The spec with dense layers, equal but in a mixture of experts."""
+    width = 0 if source.spec.is_mixture else max(layer.ffn.width for layer in source.spec.layers)
     biased = any(layer.ffn.output_bias for layer in source.spec.layers)
     layers = tuple(_plain_layer(layer, width, biased) for layer in source.spec.layers)
     return replace(source.spec, layers=layers, embedding=DENSE, head=DENSE, num_tiers=1, kv_cache="model")
@@ -113,8 +120,9 @@ def _plain(source: Checkpoint) -> TransformerSpec:
 def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
     attention = replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE)
     ffn = replace(
-        layer.ffn, width=width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased, output_bias=biased
-    )
+        layer.ffn, width=width or layer.ffn.width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased,
+        output_bias=biased,
+    )  # fmt: skip
     return replace(layer, attention=attention, ffn=ffn)
 
 
@@ -123,7 +131,7 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The source's tensors, multiplied out and padded, then the biases that it lacks. keep_int8: of layers' linears."""
     scales = {name: tensor for name, tensor in read_tensors(source) if name.endswith("_scale")}
-    width, present = spec.layers[0].ffn.width, set()
+    width, present = 0 if spec.is_mixture else spec.layers[0].ffn.width, set()
     for name, tensor in read_tensors(source):
         if is_sparse_tensor(name) or name in scales:
             continue
@@ -142,7 +150,9 @@ def _tensors(
 
 
 def _padded(name: str, tensor: Tensor, width: int, is_scale: bool = False) -> Tensor:
-    """FFN tensors, or the scales of their rows, with neurons of zeros behind theirs."""
+    """FFN tensors, or the scales of their rows, with neurons of zeros behind theirs; as they are for a width of 0."""
+    if not width:
+        return tensor
     _, _, leaf = name.partition(".ffn.")
     if leaf == "down.weight" and not is_scale:
         return functional.pad(tensor, (0, width - tensor.shape[1]))

@@ -304,6 +304,9 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
         raise CheckpointError(
             f"config.json asks for {len(spec.layers):,} layers, the weights hold {len(found)} tensors"
         )
+    experts = sum(layer.ffn.mixture.num_experts for layer in spec.layers)
+    if len(found) < experts:
+        raise CheckpointError(f"config.json asks for {experts:,} experts, the weights hold {len(found)} tensors")
     try:
         with torch.device("meta"):
             needed = Transformer(spec).state_dict()

@@ -114,6 +114,13 @@ _ROUTING_FLOPS: Mapping[str, Callable[[FFNSpec, int], float]] = {
 
 
 def _ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:
+    if spec.mixture.num_experts:
+        yield _Matrix(spec.mixture.num_experts, hidden, DENSE)
+    for _ in range(spec.mixture.active or 1):
+        yield from _one_ffn(spec, hidden)
+
+
+def _one_ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:
     if spec.gated:
         yield _Matrix(spec.width, hidden, spec.gate, spec.bias)
     yield _Matrix(spec.width, hidden, spec.up, spec.bias)

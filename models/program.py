@@ -201,6 +201,8 @@ def gap(spec: TransformerSpec) -> str:
 
     Where numbers lie, and in which dtype, is for `StepProgram` to judge.
     """
+    if spec.is_mixture:
+        return "its FFNs are mixtures of experts"
     for layer in spec.layers:
         if layer.ffn.experts.size and spec.num_tiers > 1:
             return "its FFNs choose neurons"

@@ -103,10 +103,21 @@ class ExpertSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MixtureSpec:
+    """Experts that the model was trained with, each an FFN of its own, of which a token takes `active` by a choice that
+    is a part of the model; 0 is none. normalised: whether what those taken count for adds up to 1.
+    """
+
+    num_experts: int = 0
+    active: int = 0
+    normalised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FFNSpec:
     """down(act(up x)), or down(act(gate x) * up x) when gated; up, gate, down are formats.
 
-    bias is of up and gate, output_bias of down.
+    bias is of up and gate, output_bias of down. experts: runs of its neurons. mixture: as many FFNs like this one.
     """
 
     width: int
@@ -118,6 +129,7 @@ class FFNSpec:
     gate: str = DENSE
     down: str = DENSE
     experts: ExpertSpec = ExpertSpec()
+    mixture: MixtureSpec = MixtureSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +174,11 @@ class TransformerSpec:
     head: str = DENSE
     num_tiers: int = 1
     kv_cache: str = "model"
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether some FFNs are mixtures of experts that the model was trained with."""
+        return any(layer.ffn.mixture.num_experts for layer in self.layers)
 
     @property
     def is_graded(self) -> bool:

@@ -45,6 +45,9 @@ BASES: Mapping[str, Mapping[str, Any]] = {  # a small config of each, everything
     "gemma2": _LLAMA | {"sliding_window": 7, "query_pre_attn_scalar": 11},
     "gemma3_text": _LLAMA | {"sliding_window": 7, "query_pre_attn_scalar": 11},
     "olmo2": _NO_HEAD_DIM,
+    "mixtral": _LLAMA | {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 24},
+    "olmoe": _NO_HEAD_DIM | {"num_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 24},
+    "qwen3_moe": _LLAMA | {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
     "olmo3": _NO_HEAD_DIM | {"num_hidden_layers": 4, "sliding_window": 7},
     "seed_oss": _LLAMA,
     "starcoder2": _NO_HEAD_DIM,
@@ -140,6 +143,18 @@ CASES = (
     Case("olmo2", _TIED | _ODD, ("norms after", "norm of queries and keys", "tied head")),
     Case("olmo2", {"attention_bias": True, "rope_parameters": LINEAR, "rms_norm_eps": 1e-2},
          ("biases", "linear positions", "epsilon of norms")),
+    Case("mixtral", {}, ("mixture of experts", "untied head")),
+    Case("mixtral", _TIED | _ODD | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 9},
+         ("window", "tied head")),
+    Case("mixtral", {"num_experts_per_tok": 5, "rope_parameters": YARN}, ("mixture of experts", "yarn positions")),
+    Case("olmoe", {}, ("mixture of experts", "norm of queries and keys", "untied head")),
+    Case("olmoe", _TIED | _ODD | {"norm_topk_prob": True}, ("mixture of experts", "tied head")),
+    Case("olmoe", {"attention_bias": True, "num_experts_per_tok": 4}, ("mixture of experts", "biases")),
+    Case("qwen3_moe", {}, ("mixture of experts", "norm of queries and keys", "untied head")),
+    Case("qwen3_moe", _TIED | _ODD | {"decoder_sparse_step": 2, "norm_topk_prob": True},
+         ("mixture of experts", "tied head")),
+    Case("qwen3_moe", {"mlp_only_layers": [1], "attention_bias": True, "use_sliding_window": True, "sliding_window": 9},
+         ("mixture of experts", "window", "biases")),
     Case("olmo3", {}, ("norms after", "norm of queries and keys", "window", "untied head")),
     Case("olmo3", _TIED | _ODD | {"num_hidden_layers": 4, "attention_bias": True}, ("tied head", "biases", "window")),
     Case("olmo3", {"layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": {
@@ -212,6 +227,12 @@ def _turned(checkpoint: Checkpoint) -> Transformer:
     return built(checkpoint, {}, tensors | square)
 
 
+def _fewer_experts(checkpoint: Checkpoint) -> Transformer:
+    """A token takes one expert less."""
+    active = max(layer.ffn.mixture.active for layer in checkpoint.spec.layers)
+    return built(checkpoint, {"layers.*.ffn.mixture.active": active - 1})
+
+
 def _shifted(checkpoint: Checkpoint) -> Transformer:
     tensors = dict(read_tensors(checkpoint))
     return built(checkpoint, {}, tensors | {"positions.weight": tensors["positions.weight"].roll(1, 0)})
@@ -246,6 +267,7 @@ PLANTS: Mapping[str, Plant] = {  # each feature, and a model in which it is wron
     "tied head": _tied,
     "untied head": _untied,
     "biases": _biasless,
+    "mixture of experts": _fewer_experts,
     "head size of its own": _other_head_size,
     "epsilon of norms": without(norm_eps=1e-5),
     "activation": without(ffn__activation="silu"),

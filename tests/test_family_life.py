@@ -17,11 +17,14 @@ from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.errors import RecipeError
 from moesaic.models.families.registry import FAMILIES
 from moesaic.server.client import Client
 
 IDS = torch.arange(40).unsqueeze(0) * 5 % 256
 TEXT = "Once upon a time, there was a little girl named Lily. She liked to play with her ball in the park.\n" * 8
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
+DENSE = [family for family in FAMILIES if family not in MIXTURES]
 OF_NEURONS = ("llama", "gpt_neox", "gemma3_text", "olmo2")  # a Llama, blocks side by side, norms after and both
 PRUNE, INT8 = {"prune": {"remove": 0.25}}, {"quantize": {"linears": "int8"}}
 PLAIN_PRUNE = {"prune": {"remove": 0.25, "allocation": "uniform", "compensate": False}}
@@ -29,10 +32,11 @@ DISTIL = {"distill": {"tokens": 128, "batch": 2}}
 RECIPES: Mapping[str, list[dict[str, Any]]] = {
     "graded": [PRUNE, {"moefy": {"grain": "inputs", "tiers": {"low": 0.6}}}, INT8],
     "neurons": [{"moefy": {"grain": "neurons", "tiers": {"low": 0.6}}}, INT8],
+    "int8": [DISTIL, INT8],
     "tiles": [DISTIL, {"moefy": {"expert_size": 8, "router_width": 4, "tiers": {"low": 0.6}}}],
 }
-
-SERVED = ("gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gemma3_text", "olmo2", "smollm3")  # an engine process each
+# by an engine process each
+SERVED = ("gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gemma3_text", "olmo2", "smollm3", "mixtral")
 
 
 def fullest(family: str) -> Case:
@@ -82,7 +86,7 @@ def theirs_of(folder: Path) -> Tensor:
 
 @pytest.mark.parametrize(
     ("family", "recipe"),
-    [*((each, name) for each in FAMILIES for name in ("graded", "tiles")), *((each, "neurons") for each in OF_NEURONS)],
+    [*((each, name) for each in DENSE for name in ("graded", "tiles")), *((each, "neurons") for each in OF_NEURONS)],
 )
 def test_a_recipe_makes_tiers_that_read_less(family: str, recipe: str, made: Any) -> None:
     llm = LLM(str(made(family, recipe)))
@@ -91,7 +95,7 @@ def test_a_recipe_makes_tiers_that_read_less(family: str, recipe: str, made: Any
     assert full.usage.bytes_share == 1 and len(full.token_ids) <= 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_what_was_made_is_still_a_model_for_transformers(family: str, made: Any) -> None:
     folder = made(family, "tiles")
     with torch.no_grad():
@@ -99,7 +103,7 @@ def test_what_was_made_is_still_a_model_for_transformers(family: str, made: Any)
     assert (ours - theirs_of(folder)).abs().max() <= 1e-5 * ours.abs().max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_a_pruned_int8_model_is_written_for_transformers(family: str, made: Any, tmp_path: Path) -> None:
     compress(made(family), tmp_path / "small", quick(tmp_path) | {"stages": [PLAIN_PRUNE, INT8]})
     export(tmp_path / "small", tmp_path / "plain", dtype="float32")
@@ -112,7 +116,8 @@ def test_a_pruned_int8_model_is_written_for_transformers(family: str, made: Any,
 def test_a_model_is_inspected_and_scored(
     family: str, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, scored = made(family, "graded"), tmp_path / "scores.json"
+    recipe, tier = ("int8", "full") if family in MIXTURES else ("graded", "low")
+    folder, scored = made(family, recipe), tmp_path / "scores.json"
     assert main(["inspect", str(folder)]) == 0 and family in capsys.readouterr().out
     (tmp_path / "text.txt").write_text(TEXT)
     options = [
@@ -123,7 +128,7 @@ def test_a_model_is_inspected_and_scored(
         "--truncate",
         "24",
         "--tier",
-        "low",
+        tier,
         "--json",
         str(scored),
     ]
@@ -131,8 +136,26 @@ def test_a_model_is_inspected_and_scored(
     assert "kl" in json.dumps(json.loads(scored.read_text()))
 
 
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_is_distilled_rounded_run_and_written_for_transformers(
+    family: str, made: Any, tmp_path: Path
+) -> None:
+    folder = made(family, "int8")
+    assert len(LLM(folder).generate([[5, 6]], max_new_tokens=3, temperature=0, ignore_eos=True)[0].token_ids) == 3
+    export(folder, tmp_path / "plain", dtype="float32")
+    with torch.no_grad():
+        ours = load(folder)(IDS)
+    assert (ours - theirs_of(tmp_path / "plain")).abs().max() <= 1e-4 * ours.abs().max()
+
+
+@pytest.mark.parametrize("stage", [PRUNE, {"moefy": {"tiers": {"low": 0.6}}}, {"relufy": {"tokens": 64}}])
+def test_what_a_mixture_cannot_be_is_refused(stage: dict[str, Any], made: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="FFNs of this model are mixtures of experts already"):
+        compress(made("mixtral"), tmp_path / "out", quick(tmp_path) | {"stages": [stage]})
+
+
 def test_one_of_each_kind_is_served(made: Any) -> None:
-    folders = {family: made(family, "graded") for family in SERVED}
+    folders = {family: made(family, "int8" if family in MIXTURES else "graded") for family in SERVED}
     with local_server(folders, "--max-context", "64", "--kv-memory", "2M") as address, Client(address) as client:
         for family, folder in folders.items():
             alone = LLM(str(folder)).generate(["Once upon"], max_new_tokens=4, temperature=0)[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.families.registry import FAMILIES
+from moesaic.models.program import gap
 
 IDS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(1))
 PROMPT, NEW, CHUNK = 27, 8, 11
@@ -59,9 +60,10 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(case: Case, tmp_path
     expected, tokens = theirs_of(case.build(tmp_path))
     with torch.no_grad():
         assert error(load(tmp_path)(IDS), expected) <= 1e-5
+    missing = gap(open_checkpoint(tmp_path).spec)
     for programmed in (True, False):
         runner = runner_of(tmp_path, programmed)
-        assert (runner.program is not None) == programmed, runner.without_program
+        assert runner.without_program == (missing if programmed else "nobody asked for one")
         assert error(in_chunks(runner, IDS[0].tolist()), expected[0]) <= 1e-5
         assert greedy(runner, IDS[0, :PROMPT].tolist()) == tokens
 

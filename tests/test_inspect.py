@@ -125,3 +125,14 @@ def test_a_model_that_no_program_takes_is_told_and_runs(tmp_path: Path, capsys: 
     llm = LLM(tmp_path)
     assert llm.description.without_program == why
     assert len(llm.generate([[5, 6, 7]], max_new_tokens=3, temperature=0, ignore_eos=True)[0].token_ids) == 3
+
+
+def test_a_mixture_is_told_by_its_experts_and_its_neurons_are_not_watched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Case("mixtral").build(tmp_path)
+    shown = printed(capsys, str(tmp_path))
+    assert "2 of 5 x 24 gated" in shown and "module by module, since its FFNs are mixtures of experts" in shown
+    for options in (["--experts", "--text"], ["--memory", "0:1"]):
+        assert main(["inspect", str(tmp_path), *options]) != 0
+        assert "neurons are watched in dense ones only" in capsys.readouterr().err

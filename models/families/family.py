@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from ..spec import TransformerSpec
 from .config import Config
 
-# All that a dense FFN lacks, and what graded linears add to int8 ones.
-_SPARSE_TENSOR = re.compile(r"layers\.\d+\.ffn\.(?!(?:gate|up|down)\.).+|.+\.worth|thresholds")
+_WHOLE = r"(?:experts\.\d+\.)?(?:gate|up|down)|choice"  # what a dense FFN is made of, and a mixture
+# All that they lack, and what graded linears add to int8 ones.
+_SPARSE_TENSOR = re.compile(rf"layers\.\d+\.ffn\.(?!(?:{_WHOLE})\.).+|.+\.worth|thresholds")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 

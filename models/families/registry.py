@@ -13,6 +13,7 @@ from . import (
     gpt_neox,
     llama,
     mistral,
+    mixtures,
     olmo2,
     olmo3,
     opt,
@@ -53,6 +54,9 @@ FAMILIES: Mapping[str, Family] = {
         "Gemma3ForCausalLM", gemma3.gemma3_spec, gemma3.NAMES, _FREQUENCIES, activation_key="hidden_activation"
     ),
     "olmo2": Family("Olmo2ForCausalLM", olmo2.olmo2_spec, olmo2.NAMES, _FREQUENCIES),
+    "mixtral": Family("MixtralForCausalLM", mixtures.mixtral_spec, mixtures.MIXTRAL_NAMES, _FREQUENCIES),
+    "olmoe": Family("OlmoeForCausalLM", mixtures.olmoe_spec, mixtures.QWEN_NAMES, _FREQUENCIES),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", mixtures.qwen3_moe_spec, mixtures.QWEN_NAMES, _FREQUENCIES),
     "olmo3": Family("Olmo3ForCausalLM", olmo3.olmo3_spec, olmo2.NAMES, _FREQUENCIES),
     "seed_oss": Family("SeedOssForCausalLM", seed_oss.seed_oss_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
     "starcoder2": Family(

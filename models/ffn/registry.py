@@ -4,6 +4,7 @@ it multiplies to route in cost.py, and a line here; what calibrates it joins in 
 
 from ..spec import BIT_PLANES, NORM_REGRESSION, FFNSpec
 from .dense import FFN
+from .mixture import MixtureFFN
 from .planes import PlaneFFN
 from .routed import RoutedFFN
 from .sparse import SparseFFN
@@ -15,7 +16,9 @@ SPARSE_FFNS: dict[str, type[SparseFFN]] = {
 
 
 def ffn_of(hidden_size: int, spec: FFNSpec, num_tiers: int) -> FFN:
-    """The FFN of a spec: dense where it has no tiles, or no tier but the full one."""
+    """The FFN of a spec: dense where it has no tiles, or no tier but the full one, and is no mixture."""
+    if spec.mixture.num_experts:
+        return MixtureFFN(hidden_size, spec)
     if spec.experts.size and num_tiers > 1:
         return SPARSE_FFNS[spec.experts.router](hidden_size, spec, num_tiers)
     return FFN(hidden_size, spec)
