@@ -95,7 +95,7 @@ class Run:
             if spec.is_mixture and not stage.takes_mixtures:
                 raise RecipeError(
                     f"{stage.name}: the FFNs of this model are mixtures of experts already, which it does not change; "
-                    "a recipe for such a model has distill and quantize"
+                    "a recipe for such a model has distill, moefy and quantize"
                 )
             spec = stage.plan(spec)
             planned.append(spec)

@@ -32,7 +32,7 @@ DISTIL = {"distill": {"tokens": 128, "batch": 2}}
 RECIPES: Mapping[str, list[dict[str, Any]]] = {
     "graded": [PRUNE, {"moefy": {"grain": "inputs", "tiers": {"low": 0.6}}}, INT8],
     "neurons": [{"moefy": {"grain": "neurons", "tiers": {"low": 0.6}}}, INT8],
-    "int8": [DISTIL, INT8],
+    "mixture": [DISTIL, {"moefy": {"tiers": {"high": 0.8, "low": 0.5}}}, INT8],
     "tiles": [DISTIL, {"moefy": {"expert_size": 8, "router_width": 4, "tiers": {"low": 0.6}}}],
 }
 # by an engine process each
@@ -116,46 +116,44 @@ def test_a_pruned_int8_model_is_written_for_transformers(family: str, made: Any,
 def test_a_model_is_inspected_and_scored(
     family: str, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, tier = ("int8", "full") if family in MIXTURES else ("graded", "low")
-    folder, scored = made(family, recipe), tmp_path / "scores.json"
+    folder, scored = made(family, "mixture" if family in MIXTURES else "graded"), tmp_path / "scores.json"
     assert main(["inspect", str(folder)]) == 0 and family in capsys.readouterr().out
     (tmp_path / "text.txt").write_text(TEXT)
-    options = [
-        "--text",
-        str(tmp_path / "text.txt"),
-        "--documents",
-        "1",
-        "--truncate",
-        "24",
-        "--tier",
-        tier,
-        "--json",
-        str(scored),
-    ]
+    text = ["--text", str(tmp_path / "text.txt"), "--documents", "1", "--truncate", "24"]
+    options = [*text, "--tier", "low", "--json", str(scored)]
     assert main(["eval", str(folder), "--against", str(made(family)), *options]) == 0
     assert "kl" in json.dumps(json.loads(scored.read_text()))
 
 
 @pytest.mark.parametrize("family", MIXTURES)
-def test_a_mixture_is_distilled_rounded_run_and_written_for_transformers(
+def test_a_mixture_takes_fewer_experts_at_a_tier_and_is_written_for_transformers(
     family: str, made: Any, tmp_path: Path
 ) -> None:
-    folder = made(family, "int8")
-    assert len(LLM(folder).generate([[5, 6]], max_new_tokens=3, temperature=0, ignore_eos=True)[0].token_ids) == 3
+    folder = made(family, "mixture")
+    low, full = (
+        LLM(folder).generate([[5, 6]], max_new_tokens=3, temperature=0, ignore_eos=True, tier=tier)[0].usage
+        for tier in ("low", "full")
+    )
+    assert full.bytes_share == 1 and 0.3 < (low.bytes_share or 0) < 0.9
     export(folder, tmp_path / "plain", dtype="float32")
     with torch.no_grad():
         ours = load(folder)(IDS)
     assert (ours - theirs_of(tmp_path / "plain")).abs().max() <= 1e-4 * ours.abs().max()
 
 
-@pytest.mark.parametrize("stage", [PRUNE, {"moefy": {"tiers": {"low": 0.6}}}, {"relufy": {"tokens": 64}}])
+@pytest.mark.parametrize("stage", [PRUNE, {"relufy": {"tokens": 64}}])
 def test_what_a_mixture_cannot_be_is_refused(stage: dict[str, Any], made: Any, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="FFNs of this model are mixtures of experts already"):
         compress(made("mixtral"), tmp_path / "out", quick(tmp_path) | {"stages": [stage]})
 
 
+def test_a_mixture_is_given_no_setting_of_experts_that_are_made(made: Any, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="router_width is a setting of experts that are made"):
+        compress(made("mixtral"), tmp_path / "out", quick(tmp_path) | {"stages": [{"moefy": {"router_width": 4}}]})
+
+
 def test_one_of_each_kind_is_served(made: Any) -> None:
-    folders = {family: made(family, "int8" if family in MIXTURES else "graded") for family in SERVED}
+    folders = {family: made(family, "mixture" if family in MIXTURES else "graded") for family in SERVED}
     with local_server(folders, "--max-context", "64", "--kv-memory", "2M") as address, Client(address) as client:
         for family, folder in folders.items():
             alone = LLM(str(folder)).generate(["Once upon"], max_new_tokens=4, temperature=0)[0]

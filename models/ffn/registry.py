@@ -18,7 +18,7 @@ SPARSE_FFNS: dict[str, type[SparseFFN]] = {
 def ffn_of(hidden_size: int, spec: FFNSpec, num_tiers: int) -> FFN:
     """The FFN of a spec: dense where it has no tiles, or no tier but the full one, and is no mixture."""
     if spec.mixture.num_experts:
-        return MixtureFFN(hidden_size, spec)
+        return MixtureFFN(hidden_size, spec, num_tiers)
     if spec.experts.size and num_tiers > 1:
         return SPARSE_FFNS[spec.experts.router](hidden_size, spec, num_tiers)
     return FFN(hidden_size, spec)
