@@ -26,6 +26,7 @@ from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
+from .rope import check_rope
 from .safetensors_header import TensorEntry, read_header
 from .spec import FULL, TransformerSpec, with_overrides
 from .suggestion import resaved
@@ -101,6 +102,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         widest = max((layer.ffn.width for layer in spec.layers), default=0)
         for layer in spec.layers:
             check_ffn(layer.ffn, spec.num_tiers, widest)
+            check_rope(spec, layer.attention.head_size)
         for tier in record.tiers:
             tier.check(len(spec.layers))
     except KeyError as error:

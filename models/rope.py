@@ -5,7 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from .spec import RopeSpec
+from .spec import RopeSpec, TransformerSpec
+
+
+def check_rope(spec: TransformerSpec, head_size: int) -> None:
+    """Raises ValueError where not as many values turn as a head of this size has pairs of."""
+    for rope in (spec.rope, spec.local_rope):
+        if rope is not None and (rope.rotated % 2 or rope.rotated > head_size):
+            raise ValueError(f"{rope.rotated} values of a head turn, which has {head_size}")
 
 
 def inverse_frequencies(rope: RopeSpec, head_size: int) -> Tensor:

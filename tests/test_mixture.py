@@ -1,5 +1,6 @@
 """A mixture of experts: fewer of them at a lower tier, a row the same alone and beside others, and charged by them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from moesaic.compress.pipeline import compress
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.compute import Compute, OperatingPoints, Whole
+from moesaic.models.errors import CheckpointError
 from moesaic.models.ffn.mixture import MixtureFFN
 from moesaic.models.spec import FFNSpec, MixtureSpec
 
@@ -72,6 +74,23 @@ def test_a_row_is_charged_for_the_choice_and_the_experts_that_it_takes() -> None
     read = [1.0, (5 * HIDDEN * 4 + 2 * expert) / whole, (5 * HIDDEN * 4 + expert) / whole]
     assert [share for share, _ in compute.spent.shares(2)] == pytest.approx(read)
     assert [neurons for _, neurons in compute.spent.shares(2)] == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("layers.*.ffn.mixture.active", 9, "a token takes 9 of 6 experts"),
+        ("layers.*.ffn.mixture.num_experts", 1 << 30, "asks for"),
+        ("rope.rotated", 7, "7 values of a head turn, which has 8"),
+        ("layers.0.norms", "around", "it must be one of before, after, both"),
+    ],
+)
+def test_a_record_that_no_model_can_have_is_refused(path: str, value: Any, words: str, tmp_path: Path) -> None:
+    Case("olmoe", {"num_experts": 6, "num_experts_per_tok": 4}).build(tmp_path)
+    record = {"spec": {path: value}, "stages": [], "files": {}, "recipe_sha256": "", "tiers": []}
+    (tmp_path / "moesaic.json").write_text(json.dumps({"format": 4, **record}))
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(tmp_path)
 
 
 def test_a_tier_is_the_number_of_experts_that_comes_nearest_to_its_share(tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ def ffn_of(hidden_size: int, spec: FFNSpec, num_tiers: int) -> FFN:
 
 
 def check_ffn(spec: FFNSpec, num_tiers: int, widest: int) -> None:
-    """Raises ValueError for tiles that no twin can have, in a model whose widest FFN has so many neurons."""
+    """Raises ValueError for tiles that no twin can have, in a model whose widest FFN has so many neurons, and for a
+    mixture of which a token takes more experts than there are.
+    """
+    if not spec.mixture.active <= spec.mixture.num_experts or bool(spec.mixture.active) != bool(
+        spec.mixture.num_experts
+    ):
+        raise ValueError(f"a token takes {spec.mixture.active} of {spec.mixture.num_experts} experts")
     if spec.experts.size > widest:
         raise ValueError(f"experts.size is {spec.experts.size:,}, and the widest FFN has {widest:,} neurons")
     twin = SPARSE_FFNS.get(spec.experts.router)
