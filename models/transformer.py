@@ -40,7 +40,7 @@ class Norm(TensorModule):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
-            return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+            return functional.layer_norm(x, x.shape[-1:], self.gain, self.bias, self.eps)
         wide = x.float()  # written out: a fused op exists on GPUs only
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return (scaled * self.gain).to(x.dtype) if self.offset else scaled.to(x.dtype) * self.weight
