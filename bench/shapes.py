@@ -16,6 +16,7 @@ from ..models.errors import SetupError
 from ..models.families.config import Config
 from ..models.families.registry import family_of
 from ..models.files import new_directory
+from ..models.layout import Layout
 from ..models.suggestion import suggestion
 from ..models.transformer import Transformer
 from ..models.writer import write_weights
@@ -63,7 +64,7 @@ def write_random_model(values: Mapping[str, Any], out: Path, seed: int = 0) -> N
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in Transformer(spec).state_dict().items()}
     with new_directory(out, sum(2 * shape.numel() for shape in shapes.values())) as folder:
-        write_weights(folder, _random(shapes, seed), family.their_name)
+        write_weights(folder, Layout(family, spec).stored(_random(shapes, seed)), family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         _byte_tokenizer(folder / "tokenizer.json")
 

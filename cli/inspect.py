@@ -12,8 +12,10 @@ from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..models.spec import FFNSpec, TransformerSpec
 
 
+_PLACES = {"after": "after", "both": "before and after"}
 EXAMPLES = """examples:
   moesaic inspect stories260k
   moesaic inspect out/all-four --experts
@@ -64,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     """Sizes, layers of equal shape together, formats, tiers, and the stages that made the model."""
+    from ..models.program import gap
+
     spec = checkpoint.spec
-    position = "rotary" if spec.rope else "learned"
+    position, missing = "rotary" if spec.rope else "learned", gap(spec)
     print(f"{checkpoint.path}")
     print(
         f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
@@ -73,6 +77,9 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     )
     dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
+    print(f"a step on a CPU: {f'module by module, since {missing}' if missing else 'one call of C++'}")
+    if told := _features(spec):
+        print(f"beside that: {', '.join(told)}")
     for notice in checkpoint.record.notices:
         print(f"note: {notice}")
     print()
@@ -81,6 +88,24 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
         print()
         print_table(*_expert_table(checkpoint))
     print_record(checkpoint.record)
+
+
+def _features(spec: "TransformerSpec") -> list[str]:
+    """What these layers have that a plain Llama has not."""
+    layers, attention = spec.layers, [layer.attention for layer in spec.layers]
+    windows, still = sorted({a.window for a in attention if a.window}), sum(a.rotary == "none" for a in attention)
+    return [
+        *(f"a window of {w} in {sum(a.window == w for a in attention)} of {len(layers)} layers" for w in windows),
+        *(f"scores up to {cap:g}" for cap in sorted({a.soft_cap for a in attention if a.soft_cap})),
+        *([f"logits up to {spec.logit_soft_cap:g}"] if spec.logit_soft_cap else []),
+        *(["norms of queries and keys"] if any(a.qk_norm != "none" for a in attention) else []),
+        *(f"norms {place} each block" for n, place in _PLACES.items() if any(layer.norms == n for layer in layers)),
+        *(["attention and FFN in parallel"] if any(layer.parallel for layer in layers) else []),
+        *([f"{still} layers without positions"] if still and spec.rope else []),
+        *(["positions of their own in local layers"] if spec.local_rope else []),
+        *([f"rotation of {spec.rope.rotated} values of a head"] if spec.rope and spec.rope.rotated else []),
+        *([f"{spec.rope.scaling} positions"] if spec.rope and spec.rope.scaling != "default" else []),
+    ]
 
 
 def _bytes_by_dtype(checkpoint: "Checkpoint") -> dict[str, int]:
@@ -99,10 +124,14 @@ def _layer_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
         formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
         rows.append([
             f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
-            f"{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
+            f"{_of_mixture(f)}{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
         ])  # fmt: skip
         first = last + 1
     return ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"], rows
+
+
+def _of_mixture(ffn: "FFNSpec") -> str:
+    return f"{ffn.mixture.active} of {ffn.mixture.num_experts} x " if ffn.mixture.num_experts else ""
 
 
 def _expert_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:

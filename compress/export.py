@@ -17,6 +17,7 @@ from ..models.errors import CheckpointError
 from ..models.families.config import Config
 from ..models.families.registry import is_sparse_tensor
 from ..models.files import new_directory
+from ..models.layout import Layout
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, INT8_DYNAMIC, ExpertSpec, LayerSpec, TransformerSpec
 from ..models.suggestion import suggestion
@@ -50,7 +51,8 @@ def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "
     spec = _plain(source)
     config = _config(source, spec, dtype) | ({} if to == "dense" else {"quantization_config": _W8A8})
     with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
-        write_weights(folder, _tensors(source, spec, DTYPES[dtype], to != "dense"), source.family.their_name)
+        stored = Layout(source.family, spec).stored(_tensors(source, spec, DTYPES[dtype], to != "dense"))
+        write_weights(folder, stored, source.family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in SIDE_FILES:
             if (source.path / name).is_file():
@@ -65,6 +67,16 @@ def _check_form(source: Checkpoint, to: str) -> None:
         raise CheckpointError(
             "gguf is not written here; export --to dense --dtype float16, and convert what comes of it with "
             "convert_hf_to_gguf.py of llama.cpp"
+        )
+    if to == "compressed-tensors" and source.spec.is_mixture:
+        raise CheckpointError(
+            f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "
+            "export --to dense"
+        )
+    if to == "compressed-tensors" and source.family.transposed:
+        raise CheckpointError(
+            f"{source.path.name}: the linears of {source.spec.family} lie transposed in its files, which "
+            "compressed-tensors does not know; export --to dense"
         )
     linears = {name: tensor_format for name, tensor_format in _formats(source.spec) if tensor_format != INT8_DYNAMIC}
     if to == "compressed-tensors" and linears:
@@ -84,7 +96,9 @@ def _formats(spec: TransformerSpec) -> Iterator[tuple[str, str]]:
 
 def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, Any]:
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
-    config |= {source.family.width_key: spec.layers[0].ffn.width, "torch_dtype": dtype, "dtype": dtype}
+    config |= {"torch_dtype": dtype, "dtype": dtype}
+    if not spec.is_mixture:  # whose widths are as they were, and of two kinds
+        config[source.family.width_key] = spec.layers[0].ffn.width
     if source.family.bias_key:
         config[source.family.bias_key] = spec.layers[0].ffn.output_bias
     if source.family.spec(Config(config)) != spec:
@@ -96,8 +110,8 @@ def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, 
 
 
 def _plain(source: Checkpoint) -> TransformerSpec:
-    """The spec with equal, dense layers."""
-    width = max(layer.ffn.width for layer in source.spec.layers)
+    """The spec with dense layers, equal but in a mixture of experts."""
+    width = 0 if source.spec.is_mixture else max(layer.ffn.width for layer in source.spec.layers)
     biased = any(layer.ffn.output_bias for layer in source.spec.layers)
     layers = tuple(_plain_layer(layer, width, biased) for layer in source.spec.layers)
     return replace(source.spec, layers=layers, embedding=DENSE, head=DENSE, num_tiers=1, kv_cache="model")
@@ -106,9 +120,10 @@ def _plain(source: Checkpoint) -> TransformerSpec:
 def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
     attention = replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE)
     ffn = replace(
-        layer.ffn, width=width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased, output_bias=biased
-    )
-    return LayerSpec(attention, ffn)
+        layer.ffn, width=width or layer.ffn.width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased,
+        output_bias=biased,
+    )  # fmt: skip
+    return replace(layer, attention=attention, ffn=ffn)
 
 
 def _tensors(
@@ -116,7 +131,7 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The source's tensors, multiplied out and padded, then the biases that it lacks. keep_int8: of layers' linears."""
     scales = {name: tensor for name, tensor in read_tensors(source) if name.endswith("_scale")}
-    width, present = spec.layers[0].ffn.width, set()
+    width, present = 0 if spec.is_mixture else spec.layers[0].ffn.width, set()
     for name, tensor in read_tensors(source):
         if is_sparse_tensor(name) or name in scales:
             continue
@@ -135,7 +150,9 @@ def _tensors(
 
 
 def _padded(name: str, tensor: Tensor, width: int, is_scale: bool = False) -> Tensor:
-    """FFN tensors, or the scales of their rows, with neurons of zeros behind theirs."""
+    """FFN tensors, or the scales of their rows, with neurons of zeros behind theirs; as they are for a width of 0."""
+    if not width:
+        return tensor
     _, _, leaf = name.partition(".ffn.")
     if leaf == "down.weight" and not is_scale:
         return functional.pad(tensor, (0, width - tensor.shape[1]))

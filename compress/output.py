@@ -8,6 +8,7 @@ from torch import Tensor
 from ..models.checkpoint import Checkpoint, read_tensors, sha256_of
 from ..models.errors import CheckpointError
 from ..models.files import new_directory
+from ..models.layout import Layout
 from ..models.progress import Progress
 from ..models.record import RECORD_NAME, Record, StageRecord
 from ..models.spec import spec_overrides
@@ -23,7 +24,8 @@ def write_stage(folder: Path, source: Checkpoint, before: Checkpoint, material: 
     record = Record(overrides, (*before.record.stages, done), {}, "", material.tiers)
     with new_directory(folder, weight_bytes(material.spec, source)) as partial:
         try:
-            names = write_weights(partial, material.tensors(), source.family.their_name)
+            stored = Layout(source.family, material.spec).stored(material.tensors())
+            names = write_weights(partial, stored, source.family.their_name)
         except CheckpointError as error:
             raise CheckpointError(f"{done.name}: {error}") from None
         write_config(partial, source, material.spec)
@@ -35,7 +37,8 @@ def write_result(
 ) -> None:
     """The last stage's checkpoint as the result, with a record that has all that was measured."""
     with new_directory(target, last.weight_bytes) as partial:
-        names = write_weights(partial, _counted(last, progress), source.family.their_name)
+        stored = Layout(source.family, last.spec).stored(_counted(last, progress))
+        names = write_weights(partial, stored, source.family.their_name)
         write_config(partial, source, last.spec)
         _save(record, partial, names, recipe_sha256)
 

@@ -92,6 +92,11 @@ class Run:
                 "start from the model before it was MoEfied"
             )
         for stage in self.stages:
+            if spec.is_mixture and not stage.takes_mixtures:
+                raise RecipeError(
+                    f"{stage.name}: the FFNs of this model are mixtures of experts already, which it does not change; "
+                    "a recipe for such a model has distill, moefy and quantize"
+                )
             spec = stage.plan(spec)
             planned.append(spec)
         for stage, own in zip(self.stages, planned, strict=True):

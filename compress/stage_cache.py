@@ -23,10 +23,10 @@ _UNUSED_SECONDS = 24 * 3600  # what was used within a day may be what another pr
 DECIDING = (  # the sources that decide a byte of what a stage leaves; a change of any other keeps what is finished
     "compress/calibration.py", "compress/distill", "compress/material.py", "compress/moefy", "compress/output.py",
     "compress/prune", "compress/quantize", "compress/schedule.py", "compress/walk.py", "evaluate/texts.py", "kernels",
-    "models/checkpoint.py", "models/compute.py", "models/context.py", "models/families", "models/ffn",
-    "models/linear.py", "models/packing.py", "models/record.py", "models/rope.py", "models/safetensors_header.py",
-    "models/seeds.py", "models/spec.py", "models/surplus.py", "models/tensor_reader.py", "models/tokenizer.py",
-    "models/transformer.py", "models/writer.py",
+    "models/bpe_files.py", "models/checkpoint.py", "models/compute.py", "models/context.py", "models/families",
+    "models/ffn", "models/layout.py", "models/linear.py", "models/packing.py", "models/record.py", "models/rope.py",
+    "models/safetensors_header.py", "models/seeds.py", "models/spec.py", "models/surplus.py",
+    "models/tensor_reader.py", "models/tokenizer.py", "models/transformer.py", "models/writer.py",
 )  # fmt: skip
 
 

@@ -40,17 +40,18 @@ def walk(
     for i, layer in enumerate(model.layers):
         if not isinstance(layer, Layer):
             raise TypeError("a Transformer is made of layers")
+        given = list[Tensor]()
         for n, turn in enumerate(turns):  # one batch at a time, so that the states of all lie in memory once
-            states[n] = layer.attend(states[n], turn, CausalContext())
+            before, states[n] = layer.attend(states[n], turn, CausalContext())
+            given.append(before)
         _check(model, i, states, batches)
-        given = [layer.ffn_norm(x) for x in states]
         with naming(model, f"layers.{i}.ffn"):
             constant = visit(i, layer.ffn, given)
         for n, compute in enumerate(computes):
             given[n] = layer.ffn(given[n], compute)  # in its place: what the FFN gives
         added = None if constant is None else constant(given).to(given[0].dtype)
         for n in range(len(states)):
-            states[n] = states[n] + (given[n] if added is None else given[n] + added)
+            states[n] = layer.joined(states[n], given[n] if added is None else given[n] + added)
         _check(model, i, states, batches)
         del given
         give_back_freed_memory()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..models.extras import is_missing
+from ..models.tokenizer import Tokenizer
 from .constraint import Constraint
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Guides:
     def _tokenizer(self) -> "LLTokenizer":
         from llguidance import LLTokenizer
 
-        return LLTokenizer(str(self._folder / "tokenizer.json"), eos_token=self._eos_ids or None)
+        return LLTokenizer(Tokenizer.open(self._folder).as_json(), eos_token=self._eos_ids or None)
 
 
 def _limits() -> "LLParserLimits":

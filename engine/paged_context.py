@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.paged_attention import PagedTokens, paged_attention
+from ..kernels.weighing import PLAIN, Weighing
 from .pages import Pages
 
 
@@ -26,7 +27,8 @@ class PagedContext:
     def __init__(self, pages: Pages, tokens: PagedTokens) -> None:
         self._pages, self._tokens = pages, tokens
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
         """Stores keys and values, then attends. query: [tokens, heads, 1, size] and so on."""
-        mixed = paged_attention(query[:, :, 0], key[:, :, 0], value[:, :, 0], self._pages.layers[layer], self._tokens)
+        query, key, value = (each[:, :, 0] for each in (query, key, value))
+        mixed = paged_attention(query, key, value, self._pages.layers[layer], self._tokens, weighing)
         return mixed.unsqueeze(2)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..kernels.paged_attention import BLOCK_TOKENS, gathered
+from ..kernels.weighing import PLAIN, Weighing, mixed
 from ..models.spec import INT8
 from ..models.transformer import Transformer
 from .pages import Pages
@@ -100,11 +100,12 @@ class _BranchContext:
         device = pages.layers[0].keys.device
         self._blocks = torch.tensor([list(table[: -(-start // BLOCK_TOKENS)])], device=device)
         branch = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
-        places = torch.arange(len(branch), device=device)
-        own = (branch == branch.unsqueeze(1)) & (places <= places.unsqueeze(1))
+        own = branch == branch.unsqueeze(1)
         self._mask = torch.cat([own.new_ones(len(branch), start), own], dim=1)  # [tokens, start + tokens]
+        self._own = start + torch.cat([torch.arange(length, device=device) for length in lengths])
+        self._all = torch.cat([torch.arange(start, device=device), self._own])
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
         """Attends over what is held and the branch itself; stores nothing. query: [tokens, heads, 1, size]."""
         query, key, value = (each[:, :, 0].transpose(0, 1).unsqueeze(0) for each in (query, key, value))
         if self._start:
@@ -112,6 +113,5 @@ class _BranchContext:
             key, value = (
                 torch.cat([old[:, :, : self._start], new], dim=2) for old, new in zip(held, (key, value), strict=True)
             )
-        grouped = query.shape[1] != key.shape[1]
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._mask, enable_gqa=grouped)
-        return mixed[0].transpose(0, 1).unsqueeze(2)
+        seen = self._mask & weighing.seen(self._own, self._all)
+        return mixed(query, key, value, seen, weighing)[0].transpose(0, 1).unsqueeze(2)

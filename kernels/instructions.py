@@ -12,6 +12,7 @@ from torch import Tensor
 from .digit_linear import DigitWeights
 from .graded_linear import GradedWeights
 from .paged_attention import KVPages
+from .weighing import PLAIN, Weighing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Instructions(Protocol):
         ...
 
     def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
-        """RMS norm, or layer norm."""
+        """RMS norm, or layer norm, of every vector that is as wide as the weight."""
         ...
 
     def digit_linear(self, source: View, target: View, weights: DigitWeights) -> None: ...
@@ -61,11 +62,13 @@ class Instructions(Protocol):
 
     def dense_linear(self, source: View, target: View, weight: Tensor, bias: Tensor | None) -> None: ...
 
-    def rotate(self, target: View, size: int) -> None:
-        """Turns heads of so many values, in place."""
+    def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
+        """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
         ...
 
-    def attend(self, query: View, key: View, value: View, target: View, pages: KVPages, size: int) -> None:
+    def attend(
+        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+    ) -> None:
         """Stores keys and values, then attends; size: of a head."""
         ...
 

@@ -147,7 +147,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_graded_pack.argtypes = [pointer, pointer, *[size] * 4, pointer, size]
     library.moesaic_graded_pack.restype = None
     scale = ctypes.c_double
-    library.moesaic_paged_attention.argtypes = [*[pointer] * 11, *[size] * 15, scale, size, flag, flag]
+    library.moesaic_paged_attention.argtypes = [
+        *[pointer] * 11, *[size] * 15, scale, size, scale, size, flag, flag,
+    ]  # fmt: skip
     library.moesaic_paged_attention.restype = flag
     return library
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .native import Native
+from .weighing import Weighing
 
 ACTIVATIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # the codes of cpp/attention.cpp
 MOST_SIZE = 256  # of a head, stored
@@ -16,6 +17,7 @@ def paged_attention_native(
     pages: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
     places: tuple[Tensor, Tensor, Tensor],
     library: Native,
+    weighing: Weighing,
 ) -> Tensor:
     """Stores key and value and attends, as `paged_attention` says; the caller has checked dtypes and shapes.
 
@@ -52,7 +54,9 @@ def paged_attention_native(
         padded,
         *tables.shape,
         blocks,
-        size**-0.5,
+        weighing.scale_of(size),
+        weighing.window,
+        weighing.soft_cap,
         torch.get_num_threads(),
         library.isa,
         ACTIVATIONS[query.dtype],

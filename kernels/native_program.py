@@ -17,6 +17,7 @@ from .native import Native
 from .native_expert_ffn import CODES
 from .paged_attention import KVPages, PagedTokens
 from .planes.native import PLANE_ISAS, plane_isa
+from .weighing import PLAIN, Weighing
 
 KINDS = ("norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather")  # cpp/program.h
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
@@ -31,8 +32,8 @@ class _Instruction(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int64),
         *((name, _View) for name in ("source", "second", "third", "target")),
-        ("sizes", ctypes.c_int64 * 4),
-        ("number", ctypes.c_double),
+        ("sizes", ctypes.c_int64 * 5),
+        ("numbers", ctypes.c_double * 2),
         ("operands", ctypes.c_void_p * 4),
     ]
 
@@ -41,6 +42,7 @@ class _Run(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "scored")),
         *((name, ctypes.c_void_p) for name in ("places", "thresholds", "cosine", "sine")),
+        ("turn_stride", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
         *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width", "blocks")),
         *((name, ctypes.c_void_p) for name in ("kept", "kept_thresholds", "counts", "bits", "neurons")),
@@ -72,9 +74,10 @@ class Program:
         return View(len(self._widths) - 1, width, width)
 
     def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
-        """RMS norm, or layer norm: statistics in fp64."""
-        operands = [_fp32(weight), None if bias is None else _fp32(bias)]
-        self._add("norm", source, target, sizes=(source.width, layer), number=eps, operands=operands)
+        """RMS norm, or layer norm, of every vector that is as wide as the weight: statistics in fp64."""
+        operands, width = [_fp32(weight), None if bias is None else _fp32(bias)], len(weight)
+        sizes = (width, layer, source.width // width)
+        self._add("norm", source, target, sizes=sizes, numbers=(eps,), operands=operands)
 
     def digit_linear(self, source: View, target: View, weights: DigitWeights) -> None:
         self._kept.append(weights)
@@ -92,15 +95,18 @@ class Program:
         operands = [weight.detach(), None if bias is None else _fp32(bias)]
         self._add("dense", source, target, sizes=(inputs, outputs, WEIGHT_KINDS[weight.dtype]), operands=operands)
 
-    def rotate(self, target: View, size: int) -> None:
-        """Turns heads of so many values, in place."""
-        self._add("rotate", target, target, sizes=(target.width // size, size))
+    def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
+        """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
+        self._add("rotate", target, target, sizes=(target.width // size, size, turned, table))
 
-    def attend(self, query: View, key: View, value: View, target: View, pages: KVPages, size: int) -> None:
+    def attend(
+        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+    ) -> None:
         """Stores keys and values, then attends; size: of a head."""
-        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1])
+        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1], weighing.window)
+        numbers = (weighing.scale_of(size), weighing.soft_cap)
         operands = [pages.keys, pages.values, pages.key_scale, pages.value_scale]
-        self._add("attend", query, target, key, value, sizes=sizes, number=size**-0.5, operands=operands)
+        self._add("attend", query, target, key, value, sizes=sizes, numbers=numbers, operands=operands)
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         """act(source), or act(gate) * source."""
@@ -122,13 +128,13 @@ class Program:
         second: View | None = None,
         third: View | None = None,
         sizes: Sequence[int] = (),
-        number: float = 0.0,
+        numbers: Sequence[float] = (),
         operands: Sequence[Any] = (),
     ) -> None:
         self._kept += operands
         views = [_view(each or source) for each in (source, second, third, target)]
         addresses = [_address(each) for each in operands]
-        filled = (ctypes.c_int64 * 4)(*sizes), number, (ctypes.c_void_p * 4)(*addresses)
+        filled = (ctypes.c_int64 * 5)(*sizes), (ctypes.c_double * 2)(*numbers), (ctypes.c_void_p * 4)(*addresses)
         self._instructions.append(_Instruction(KINDS.index(kind), *views, *filled))
         self.output = target
 
@@ -142,8 +148,8 @@ class Program:
         kept: Tensor,
         threads: int,
     ) -> tuple[Tensor, Counted]:
-        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, size]; thresholds: fp32
-        [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
+        """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables];
+        thresholds: fp32 [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
 
         Raises IndexError where tables, rows or positions point outside, MemoryError where there is none.
         """
@@ -156,7 +162,8 @@ class Program:
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
         run = _Run(
             rows, scored, ctypes.addressof(places), *(_address(each) for each in (thresholds, cosine, sine)),
-            *(_address(each) for each in (tables, row, positions)), tables.stride(0), *tables.shape, blocks,
+            0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)),
+            tables.stride(0), *tables.shape, blocks,
             *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
         )  # fmt: skip
         self._call(run, threads)

@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .cost import Cost
 from .native import ISAS, Native, native
 from .native_attention import ACTIVATIONS, MOST_SIZE, paged_attention_native
+from .weighing import PLAIN, Weighing, mixed
 
 Implementation = Literal["native", "torch"]
 
@@ -58,9 +58,11 @@ def padded_size(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
-def paged_attention(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
+def paged_attention(
+    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
+) -> Tensor:
     """Stores the keys and values of all tokens, then softmax(q k^T / sqrt(size)) v over what each token may see: all
-    positions of its sequence up to its own.
+    positions of its sequence up to its own. Other scores, and a window: kernels/weighing.py.
 
     query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
     """
@@ -70,8 +72,8 @@ def paged_attention(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, t
     fits = _fits(query, key, value, pages, tokens)
     choice = choose_paged_attention(query.dtype, query.shape[0] if fits else 0, query.shape[2], requires_grad, isa)
     if library and choice == "native":
-        return by_library(query, key, value, pages, tokens, library)
-    return paged_attention_torch(query, key, value, pages, tokens)
+        return by_library(query, key, value, pages, tokens, library, weighing)
+    return paged_attention_torch(query, key, value, pages, tokens, weighing)
 
 
 def choose_paged_attention(
@@ -94,11 +96,19 @@ def paged_attention_cost(tokens: int, heads: int, kv_heads: int, size: int, seen
 
 
 def by_library(
-    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, library: Native
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pages: KVPages,
+    tokens: PagedTokens,
+    library: Native,
+    weighing: Weighing = PLAIN,
 ) -> Tensor:
     """Calls the C++ of cpp/attention.cpp once."""
     kept = (pages.keys, pages.values, pages.key_scale, pages.value_scale)
-    return paged_attention_native(query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library)
+    return paged_attention_native(
+        query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library, weighing
+    )
 
 
 def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> bool:
@@ -118,18 +128,21 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: Pag
     )
 
 
-def paged_attention_torch(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> Tensor:
+def paged_attention_torch(
+    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
+) -> Tensor:
     """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
     store(key, value, pages, tokens)
     if max(tokens.counts, default=0) == 1:
-        return _attend(query.unsqueeze(1), pages, tokens.tables, tokens.positions.unsqueeze(1), tokens.longest)[:, 0]
-    mixed, first = torch.empty_like(query), 0
+        positions = tokens.positions.unsqueeze(1)
+        return _attend(query.unsqueeze(1), pages, tokens.tables, positions, tokens.longest, weighing)[:, 0]
+    found, first = torch.empty_like(query), 0
     for sequence, count in enumerate(tokens.counts):
         some = slice(first, first + count)
         table, positions = tokens.tables[sequence : sequence + 1], tokens.positions[some].unsqueeze(0)
-        mixed[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest)[0]
+        found[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest, weighing)[0]
         first += count
-    return mixed
+    return found
 
 
 def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> None:
@@ -147,7 +160,9 @@ def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> No
         scale[block, :, place] = steps
 
 
-def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int) -> Tensor:
+def _attend(
+    query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int, weighing: Weighing
+) -> Tensor:
     """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
     sequences, count, heads, size = query.shape
     tables = tables[:, : math.ceil(longest / BLOCK_TOKENS)]
@@ -156,12 +171,11 @@ def _attend(query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, lo
     found = gathered(pages, tables.where(held[:, ::BLOCK_TOKENS], 0).long(), size, query.dtype)
     keys, values = (each.where(held[:, None, :, None], 0) for each in found)
     kv_heads = keys.shape[1]
-    seen = places <= positions.unsqueeze(-1)  # [sequences, tokens, places]
+    seen = weighing.seen(positions, places)  # [sequences, tokens, places]
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
     grouped = query.permute(0, 2, 1, 3).reshape(sequences, kv_heads, -1, size)
     mask = seen.repeat(1, heads // kv_heads, 1).unsqueeze(1)
-    mixed = functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-    return mixed.reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
+    return mixed(grouped, keys, values, mask, weighing).reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
 
 
 def gathered(pages: KVPages, blocks: Tensor, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

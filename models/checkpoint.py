@@ -21,10 +21,12 @@ from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
+from .layout import Layout
 from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
 from .packing import pack_
 from .record import RECORD_NAME, Record
+from .rope import check_rope
 from .safetensors_header import TensorEntry, read_header
 from .spec import FULL, TransformerSpec, with_overrides
 from .suggestion import resaved
@@ -100,6 +102,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         widest = max((layer.ffn.width for layer in spec.layers), default=0)
         for layer in spec.layers:
             check_ffn(layer.ffn, spec.num_tiers, widest)
+            check_rope(spec, layer.attention.head_size)
         for tier in record.tiers:
             tier.check(len(spec.layers))
     except KeyError as error:
@@ -303,26 +306,31 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
         raise CheckpointError(
             f"config.json asks for {len(spec.layers):,} layers, the weights hold {len(found)} tensors"
         )
+    experts = sum(layer.ffn.mixture.num_experts for layer in spec.layers)
+    if len(found) < experts:
+        raise CheckpointError(f"config.json asks for {experts:,} experts, the weights hold {len(found)} tensors")
     try:
         with torch.device("meta"):
             needed = Transformer(spec).state_dict()
+        shapes = {ours: tuple(tensor.shape) for ours, tensor in needed.items()}
     except RuntimeError:  # more than 2^64 bytes
         raise CheckpointError("config.json describes tensors that are too large to exist") from None
-    entries, left = {}, dict(found)
+    entries, layout = dict[str, TensorEntry](), Layout(family, spec)
     for ours, wanted in needed.items():
         theirs = family.their_name(ours)
-        entry = find(left, theirs)
+        entry = find(found, theirs, family)
         if entry is None and ours == "embedding.weight" and spec.tied_head:
-            entry = find(left, family.their_name("untied_head.weight"))  # tied: one of the two names is enough
+            entry = find(found, family.their_name("untied_head.weight"), family)  # tied: one of the two names is enough
         if entry is None:
             raise CheckpointError(f"the weights lack {theirs}, which config.json asks for")
-        if entry.shape != tuple(wanted.shape):
+        shape = layout.stored_shape(ours, shapes)
+        if entry.shape != shape:
             raise CheckpointError(
-                f"{entry.file.name}: {theirs} has the shape {list(entry.shape)}, "
-                f"config.json asks for {list(wanted.shape)}"
+                f"{entry.file.name}: {theirs} has the shape {list(entry.shape)}, config.json asks for {list(shape)}"
             )
         if (entry.dtype == "I8") != (wanted.dtype == torch.int8) or entry.dtype not in {*FLOATS, "I8"}:
             raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
-        entries[ours] = left.pop(entry.name)
-    check_surplus(left, family, spec)
+        entries[ours] = layout.part(ours, entry, shapes)
+    read = {entry.name for entry in entries.values()}
+    check_surplus({name: entry for name, entry in found.items() if name not in read}, family, spec)
     return entries

@@ -5,14 +5,17 @@ The engine's cache is one; `CausalContext`, which remembers nothing, serves eval
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ..kernels.weighing import PLAIN, Weighing, mixed
 
 
 class Context(Protocol):
     """Takes the keys and values of the new tokens and gives each query its mix of all values it may see."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
         """query: [batch, heads, tokens, size], key and value: [batch, kv_heads, tokens, size] -> like query."""
         ...
 
@@ -20,6 +23,11 @@ class Context(Protocol):
 class CausalContext:
     """Every token sees itself and the tokens before it in the same call."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        grouped = query.shape[1] != key.shape[1]
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=grouped)
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
+        if weighing.window or weighing.soft_cap:
+            places = torch.arange(query.shape[2], device=query.device)
+            return mixed(query, key, value, weighing.seen(places, places), weighing)
+        grouped, scale = query.shape[1] != key.shape[1], weighing.scale or None
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+        )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..kernels.cost import Cost
-from .spec import BIT_PLANES, DENSE, GRADED, NORM_REGRESSION, AttentionSpec, FFNSpec, TransformerSpec
+from .spec import BIT_PLANES, DENSE, GRADED, NORM_REGRESSION, AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
 
 _SCALE_BYTES = 4  # one fp32 scale a row of an int8 weight
 
@@ -62,10 +62,19 @@ def _with_the_rest(spec: TransformerSpec, element_bytes: int, context: int, used
     linears = used + [matrix.cost(element_bytes) for matrix in _other_matrices(spec)]
     widths = [layer.attention.num_heads * layer.attention.head_size for layer in spec.layers]
     kv_widths = [2 * layer.attention.num_kv_heads * layer.attention.head_size for layer in spec.layers]
-    norms = (2 * len(spec.layers) + 1) * spec.hidden_size * (1 + spec.norm_bias)
+    norms = (sum(_norm_widths(layer, spec.hidden_size) for layer in spec.layers) + spec.hidden_size) * (
+        1 + spec.norm_bias
+    )
     rows = spec.hidden_size * (1 if spec.rope else 2)  # of the embedding, and of learned positions
     read = sum(cost.bytes for cost in linears) + element_bytes * (norms + rows + context * sum(kv_widths))
     return Cost(read, sum(cost.flops for cost in linears) + 4 * (context + 1) * sum(widths))
+
+
+def _norm_widths(layer: LayerSpec, hidden: int) -> int:
+    """The weights of a layer's norms."""
+    attention, count = layer.attention, 4 if layer.norms == "both" else 2
+    heads = {"none": 0, "heads": 2, "whole": attention.num_heads + attention.num_kv_heads}[attention.qk_norm]
+    return count * hidden + heads * attention.head_size
 
 
 def _other_matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
@@ -105,6 +114,13 @@ _ROUTING_FLOPS: Mapping[str, Callable[[FFNSpec, int], float]] = {
 
 
 def _ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:
+    if spec.mixture.num_experts:
+        yield _Matrix(spec.mixture.num_experts, hidden, DENSE)
+    for _ in range(spec.mixture.active or 1):
+        yield from _one_ffn(spec, hidden)
+
+
+def _one_ffn(spec: FFNSpec, hidden: int) -> Iterator[_Matrix]:
     if spec.gated:
         yield _Matrix(spec.width, hidden, spec.gate, spec.bias)
     yield _Matrix(spec.width, hidden, spec.up, spec.bias)

@@ -5,7 +5,6 @@ What else a pass may be, prompts above all, runs module by module.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ..kernels.decode.program import DecodeProgram
@@ -13,12 +12,12 @@ from ..kernels.digit_triton import MOST_TOKENS
 from ..kernels.graded.launches import takes
 from ..kernels.jit import HAS_TRITON
 from ..kernels.paged_attention import KVPages, PagedTokens
+from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .linear import Graded
 from .packing import pack_digits_
-from .rope import rotation
 from .transformer import Transformer
-from .walk import NoProgramError, check_walk, note, write_step
+from .walk import NoProgramError, note, turns_of, unwritten, write_step
 
 
 class DeviceStep:
@@ -33,7 +32,8 @@ class DeviceStep:
         pack_digits_(model)
         device = model.norm.weight.device
         self._model = model
-        self.program = DecodeProgram(model.spec.hidden_size, longest, device, _turns(model, longest, device))
+        turns = turns_of(model, longest) if model.spec.rope else None
+        self.program = DecodeProgram(model.spec.hidden_size, longest, device, turns)
         self._prices = write_step(self.program, model, pages)
         self.program.join()
 
@@ -55,30 +55,19 @@ class DeviceStep:
             program.thresholds[:rows].copy_(compute.thresholds)
         else:
             program.thresholds[:rows].zero_()
-        x = model.embedding(ids)
-        if model.positions is not None:
-            x = x + model.positions(tokens.positions.long() + model.spec.position_offset)
-        program.x[:rows].copy_(x)
+        program.x[:rows].copy_(model.looked_up(ids, tokens.positions.long()))
         found = program.run(rows)
         if compute is not None and asks:
             note(compute, self._prices, program.counted(rows, len(self._prices)))
-        return found.clone()
-
-
-def _turns(model: Transformer, longest: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines of all positions."""
-    if model.spec.rope is None:
-        return None
-    every = torch.arange(longest, device=device).unsqueeze(0)
-    cosine, sine = rotation(every, model.frequencies.to(device), torch.float32)
-    return cosine[0, 0].contiguous(), sine[0, 0].contiguous()
+        return soft_capped(found.clone(), model.spec.logit_soft_cap)
 
 
 def _check(model: Transformer) -> None:
     """Raises NoProgramError for a model with a part that has no kernel."""
     if not HAS_TRITON:
         raise NoProgramError("triton is not installed")
-    check_walk(model)
+    if missing := unwritten(model.spec):
+        raise NoProgramError(missing)
     for name, linear in model.named_modules():
         if isinstance(linear, Graded) and (linear.held is None or not takes(linear.held.packed, 1)):
             raise NoProgramError(f"there is no kernel for the planes of {name}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..kernels.cache import cache_folder
 from .errors import CheckpointError
 from .intake.registry import SOURCES, Source
+from .optional_json import BPE_FILES
 from .suggestion import meant
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -99,7 +100,8 @@ def _in_hub_cache(name: str) -> Path:
 
 def _missing(snapshot: Path) -> list[str]:
     """What a model directory needs and this one has not. Links whose file is gone count as missing."""
-    needed = ["config.json", *_weights(snapshot), "tokenizer.json"]
+    words = BPE_FILES if all((snapshot / name).is_file() for name in BPE_FILES) else ("tokenizer.json",)
+    needed = ["config.json", *_weights(snapshot), *words]
     return [name for name in needed if not (snapshot / name).is_file()]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from .errors import CheckpointError
 
+BPE_FILES = ("vocab.json", "merges.txt")  # a tokenizer in two, where there is no tokenizer.json
+
 
 def read_optional_json(file: Path) -> dict[str, Any]:
     """The object in a small JSON file, or {} where there is none. Raises CheckpointError for a damaged one."""

@@ -14,12 +14,14 @@ from ..kernels.native import ISAS, native
 from ..kernels.native_attention import MOST_SIZE
 from ..kernels.native_program import WEIGHT_KINDS, Program
 from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
+from ..kernels.weighing import soft_capped
 from .compute import Compute
+from .ffn.dense import FFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
 from .packing import pack_digits_
-from .rope import rotation
-from .transformer import Norm, Transformer
-from .walk import NoProgramError, check_walk, note, write_step
+from .spec import TransformerSpec
+from .transformer import Layer, Norm, Transformer
+from .walk import NoProgramError, note, turns_of, unwritten, write_step
 
 _POSITIONS = 256  # for which turns are made at first
 
@@ -55,34 +57,45 @@ class StepProgram:
         rows = torch.zeros(len(ids)) if thresholds is None else thresholds.contiguous()
         x = self._embedded(ids, tokens.positions)
         found, counted = self._program.run(x, tokens, self._blocks, self._turns(tokens), rows, kept, threads)
+        found = soft_capped(found, self._model.spec.logit_soft_cap)
         if compute is not None and asks:
             note(compute, self._prices, counted)
         return found
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
-        x = self._model.embedding(ids)
-        if self._model.positions is not None:
-            x = x + self._model.positions(positions.long() + self._model.spec.position_offset)
-        return x.float().contiguous()
+        return self._model.looked_up(ids, positions.long()).float().contiguous()
 
     def _turns(self, tokens: PagedTokens) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines of all positions up to the longest."""
+        """Cosines and sines of all positions up to the longest, table beside table."""
         if self._model.spec.rope is None:
             return None
         if self._turn is None or len(self._turn[0]) < tokens.longest:
-            count = max(_POSITIONS, 1 << (tokens.longest - 1).bit_length())
-            turns = rotation(torch.arange(count).unsqueeze(0), self._model.frequencies, torch.float32)
-            self._turn = turns[0][0, 0].contiguous(), turns[1][0, 0].contiguous()
+            self._turn = turns_of(self._model, max(_POSITIONS, 1 << (tokens.longest - 1).bit_length()))
         return self._turn
+
+
+def gap(spec: TransformerSpec) -> str:
+    """What a program has no instruction for in models of this spec, as the end of a sentence; nothing where it has all.
+
+    Where numbers lie, and in which dtype, is for `StepProgram` to judge.
+    """
+    if missing := unwritten(spec):
+        return missing
+    for layer in spec.layers:
+        if padded_size(layer.attention.head_size) > MOST_SIZE:
+            return f"its heads have {layer.attention.head_size} values, and the most is {MOST_SIZE}"
+    return ""
 
 
 def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
     """Raises NoProgramError for a model with a part that has no instruction."""
-    check_walk(model)
-    for layer, kept in zip(model.spec.layers, pages, strict=True):
-        size = layer.attention.head_size
-        if kept.keys.dtype not in (torch.float32, torch.int8) or padded_size(size) > MOST_SIZE:
-            raise NoProgramError(f"its heads have {size} values, kept as {kept.keys.dtype}")
+    if missing := gap(model.spec):
+        raise NoProgramError(missing)
+    for layer, kept in zip(model.layers, pages, strict=True):
+        if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
+            raise NoProgramError("its FFNs are not dense")
+        if kept.keys.dtype not in (torch.float32, torch.int8):
+            raise NoProgramError(f"its keys and values are kept as {kept.keys.dtype}")
     for norm in (each for each in model.modules() if isinstance(each, Norm)):
         if not norm.weight.is_cpu or norm.weight.dtype != torch.float32:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")

@@ -28,7 +28,10 @@ ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 _CHOICES = {
     "activation": ACTIVATIONS,
     "norm": ("rms", "layer"),
-    "scaling": ("default", "linear", "llama3"),
+    "norms": ("before", "after", "both"),
+    "qk_norm": ("none", "heads", "whole"),
+    "rotary": ("main", "local", "none"),
+    "scaling": ("default", "linear", "llama3", "yarn"),
     "router": ROUTERS,
     "kv_cache": KV_CACHES,
 }
@@ -36,25 +39,43 @@ _CHOICES = {
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary positions (Su et al. 2021). The last four serve the `linear` and `llama3` scalings."""
+    """Rotary positions (Su et al. 2021).
+
+    factor: of every scaling. Between low_frequency_factor and high_frequency_factor turns in the original context,
+    `llama3` and `yarn` go from stretched to as they were; truncate: whether yarn rounds these bounds outwards.
+    rotated: the values of a head that turn, its first ones, all where it is 0. magnitude: of sines and cosines.
+    """
 
     theta: float
-    scaling: Literal["default", "linear", "llama3"] = "default"
+    scaling: Literal["default", "linear", "llama3", "yarn"] = "default"
     factor: float = 1.0
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
     original_context: int = 8192
+    truncate: bool = True
+    rotated: int = 0
+    magnitude: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """num_heads query heads share num_kv_heads keys and values (GQA); query, key, value, output are formats."""
+    """num_heads query heads share num_kv_heads keys and values (GQA); query, key, value, output are formats.
+
+    rotary: which positions turn queries and keys, `rope` or `local_rope` of the model, or none. qk_norm: an RMS norm of
+    queries and keys before they turn, of each head or of all heads as one vector. window, soft_cap, scale: how scores
+    become weights (kernels/weighing.py).
+    """
 
     num_heads: int
     num_kv_heads: int
     head_size: int
     bias: bool = False
     output_bias: bool = False
+    rotary: Literal["main", "local", "none"] = "main"
+    qk_norm: Literal["none", "heads", "whole"] = "none"
+    window: int = 0
+    soft_cap: float = 0.0
+    scale: float = 0.0
     query: str = DENSE
     key: str = DENSE
     value: str = DENSE
@@ -82,10 +103,21 @@ class ExpertSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MixtureSpec:
+    """Experts that the model was trained with, each an FFN of its own, of which a token takes `active` by a choice that
+    is a part of the model; 0 is none. normalised: whether what those taken count for adds up to 1.
+    """
+
+    num_experts: int = 0
+    active: int = 0
+    normalised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class FFNSpec:
     """down(act(up x)), or down(act(gate x) * up x) when gated; up, gate, down are formats.
 
-    bias is of up and gate, output_bias of down.
+    bias is of up and gate, output_bias of down. experts: runs of its neurons. mixture: as many FFNs like this one.
     """
 
     width: int
@@ -97,18 +129,28 @@ class FFNSpec:
     gate: str = DENSE
     down: str = DENSE
     experts: ExpertSpec = ExpertSpec()
+    mixture: MixtureSpec = MixtureSpec()
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
+    """norms: whether attention and FFN have a norm before them, after them (of what they add to the state), or both.
+
+    parallel: whether the FFN is given the state before attention instead of the one after it.
+    """
+
     attention: AttentionSpec
     ffn: FFNSpec
+    norms: Literal["before", "after", "both"] = "before"
+    parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
     """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
+    norm_offset: what is added to the weight of every norm. embedding_scale: what embeddings are multiplied by.
+    logit_soft_cap: c of c tanh(logit / c), 0 for none.
     num_tiers: names on the dial, the full one included. With the full one alone, tiles are no more
     than an order of the neurons. kv_cache: how an engine keeps keys and values unless it is told otherwise.
     """
@@ -122,12 +164,21 @@ class TransformerSpec:
     tied_head: bool
     layers: tuple[LayerSpec, ...]
     norm_bias: bool = False
+    norm_offset: float = 0.0
     rope: RopeSpec | None = None
+    local_rope: RopeSpec | None = None
     position_offset: int = 0
+    embedding_scale: float = 1.0
+    logit_soft_cap: float = 0.0
     embedding: str = DENSE
     head: str = DENSE
     num_tiers: int = 1
     kv_cache: str = "model"
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether some FFNs are mixtures of experts that the model was trained with."""
+        return any(layer.ffn.mixture.num_experts for layer in self.layers)
 
     @property
     def is_graded(self) -> bool:

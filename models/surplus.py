@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -15,9 +16,9 @@ from .tensor_reader import FLOATS, are_equal, read_tensor
 _FREQUENCIES = re.compile(r"rotary_emb\.inv_freq$")
 
 
-def find(found: Mapping[str, TensorEntry], theirs: str) -> TensorEntry | None:
+def find(found: Mapping[str, TensorEntry], theirs: str, family: Family) -> TensorEntry | None:
     """A tensor by its family's name; files of the bare model leave out the first part."""
-    return found.get(theirs) or found.get(theirs.removeprefix("model."))
+    return found.get(theirs) or found.get(theirs.removeprefix(f"{family.base}."))
 
 
 def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> bool:
@@ -25,7 +26,9 @@ def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> boo
 
     Such weights are untied, whatever config.json says: they were trained so, and `transformers` reads them so too.
     """
-    head, embedding = (find(found, family.their_name(f"{name}.weight")) for name in ("untied_head", "embedding"))
+    head, embedding = (
+        find(found, family.their_name(f"{name}.weight"), family) for name in ("untied_head", "embedding")
+    )
     return head is not None and embedding is not None and not are_equal(head, embedding)
 
 
@@ -45,7 +48,7 @@ def check_surplus(left: Mapping[str, TensorEntry], family: Family, spec: Transfo
 
 def _check_frequencies(entry: TensorEntry, rope: RopeSpec, head_size: int) -> None:
     """Older files keep the frequencies, some in half precision, some from before they were scaled."""
-    forms = [inverse_frequencies(each, head_size) for each in (rope, RopeSpec(rope.theta))]
+    forms = [inverse_frequencies(each, head_size) for each in (rope, replace(rope, scaling="default"))]
     if entry.dtype in FLOATS and entry.shape == forms[0].shape:
         with entry.file.open("rb") as stream:
             kept = read_tensor(stream, entry)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError
+from .layout import Part
 from .safetensors_header import TensorEntry
 
 FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -18,6 +19,8 @@ _CHUNK = 8 << 20
 
 def read_tensor(stream: BufferedReader, entry: TensorEntry) -> Tensor:
     """The tensor of an entry whose file is open. Raises CheckpointError where the file ends inside it."""
+    if isinstance(entry, Part):
+        return entry.cut(read_tensor(stream, entry.whole))
     raw = torch.empty(entry.num_bytes, dtype=torch.uint8)
     stream.seek(entry.data_start + entry.begin)
     if stream.readinto(raw.numpy().data) != entry.num_bytes:

@@ -8,12 +8,13 @@ from typing import Any
 
 import tokenizers
 
+from .bpe_files import of_bpe_files
 from .errors import CheckpointError
-from .optional_json import read_optional_json
+from .optional_json import BPE_FILES, read_optional_json
 from .suggestion import resaved
 from .text_bound import most_bytes_per_token
 
-_OTHER_FORMS = (("vocab.json", "merges.txt"), ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
+_OTHER_FORMS = (BPE_FILES, ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
 
 
 class Tokenizer:
@@ -28,14 +29,19 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Tokenizer":
-        """Reads tokenizer.json and the end-of-text ids. Raises CheckpointError for a missing or damaged file."""
+        """Reads tokenizer.json, or vocab.json and merges.txt, and the end-of-text ids. Raises CheckpointError for a
+        missing or damaged file.
+        """
         file = Path(folder) / "tokenizer.json"
-        if not file.is_file():
-            raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(Path(folder))}")
         try:
-            inner = tokenizers.Tokenizer.from_file(str(file))
+            inner = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else of_bpe_files(Path(folder))
+        except CheckpointError:
+            raise
         except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{file} cannot be read as a tokenizer: {error}") from error
+            where = file if file.is_file() else f"{folder}: {' and '.join(BPE_FILES)}"
+            raise CheckpointError(f"{where} cannot be read as a tokenizer: {error}") from error
+        if inner is None:
+            raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(Path(folder))}")
         inner.no_truncation()
         inner.no_padding()
         return cls(inner, _eos_ids(Path(folder), inner))
@@ -92,6 +98,11 @@ class Tokenizer:
     def most_bytes_per_token(self) -> int | None:
         """The most bytes of a text that a token can stand for; None where there is no such limit."""
         return most_bytes_per_token(self._inner)
+
+    def as_json(self) -> str:
+        """What tokenizer.json holds of it."""
+        found: str = self._inner.to_str()
+        return found
 
     def fingerprint(self) -> str:
         """Equal for tokenizers that give equal ids."""

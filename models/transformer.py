@@ -4,72 +4,93 @@ Read it top down: norm, attention, FFN, layer, model. Every class is built from 
 `Transformer` knows the whole. Nothing here names a family: what differs between families is in the spec.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..kernels.weighing import Weighing, soft_capped
 from .compute import Compute, OperatingPoints, Whole
 from .context import CausalContext, Context
 from .ffn.dense import FFN
 from .ffn.registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, Graded, GradedLinear, TensorModule
 from .rope import inverse_frequencies, rotate, rotation
-from .spec import AttentionSpec, LayerSpec, TransformerSpec
+from .spec import AttentionSpec, LayerSpec, RopeSpec, TransformerSpec
+
+Turns = Mapping[str, tuple[Tensor, Tensor]]  # cosines and sines by `AttentionSpec.rotary`; empty without rotary ones
 
 
 class Norm(TensorModule):
-    """RMS norm (x / rms(x) * w) or layer norm; statistics in fp32."""
+    """RMS norm (x / rms(x) * gain) or layer norm of the last dimension; statistics in fp32."""
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, spec: TransformerSpec, size: int | None = None) -> None:
         super().__init__()
-        self.kind, self.eps = spec.norm, spec.norm_eps
-        self.weight = nn.Parameter(torch.empty(spec.hidden_size))
-        self.bias = nn.Parameter(torch.empty(spec.hidden_size)) if spec.norm_bias else None
+        self.kind, self.eps, self.offset = spec.norm, spec.norm_eps, spec.norm_offset
+        size = spec.hidden_size if size is None else size
+        self.weight = nn.Parameter(torch.empty(size))
+        self.bias = nn.Parameter(torch.empty(size)) if spec.norm_bias else None
+
+    @property
+    def gain(self) -> Tensor:
+        """What a normalised vector is multiplied by."""
+        return self.weight.float() + self.offset if self.offset else self.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "rms":
-            wide = x.float()  # written out: a fused op exists on GPUs only
-            scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-            return (wide * scale).to(x.dtype) * self.weight
-        return functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        if self.kind == "layer":
+            return functional.layer_norm(x, x.shape[-1:], self.gain, self.bias, self.eps)
+        wide = x.float()  # written out: a fused op exists on GPUs only
+        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (scaled * self.gain).to(x.dtype) if self.offset else scaled.to(x.dtype) * self.weight
 
 
 class Attention(TensorModule):
     """Causal grouped-query attention: every query head of a group shares one key and value head."""
 
-    def __init__(self, index: int, hidden_size: int, spec: AttentionSpec) -> None:
+    def __init__(self, index: int, whole: TransformerSpec, spec: AttentionSpec) -> None:
         super().__init__()
-        self.index, self.head_size = index, spec.head_size
+        self.index, self.head_size, self.rotary = index, spec.head_size, spec.rotary
+        self.weighing = Weighing(spec.scale, spec.window, spec.soft_cap)
+        hidden_size = whole.hidden_size
         inner, kv_inner = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
         self.query = LINEARS[spec.query](hidden_size, inner, spec.bias)
         self.key = LINEARS[spec.key](hidden_size, kv_inner, spec.bias)
         self.value = LINEARS[spec.value](hidden_size, kv_inner, spec.bias)
         self.output = LINEARS[spec.output](inner, hidden_size, spec.output_bias)
+        self.norms_heads, normed = spec.qk_norm == "heads", spec.qk_norm != "none"
+        self.query_norm = Norm(whole, spec.head_size if self.norms_heads else inner) if normed else None
+        self.key_norm = Norm(whole, spec.head_size if self.norms_heads else kv_inner) if normed else None
         self.counts = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         self.packed: tuple[TensorModule] | None = None  # query, key and value as one linear; see packing.py
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
-    ) -> Tensor:
-        if self.packed is None:
-            query, key, value = self._apart(x, turn, compute)
-        else:
-            query, key, value = self._together(self.packed[0](x, compute), turn)
-        mixed = context.attend(self.index, query, key, value)
+    def forward(self, x: Tensor, turns: Turns, context: Context, compute: Compute | None = None) -> Tensor:
+        query, key, value = self._turned(*self._projected(x, compute), turns.get(self.rotary))
+        mixed = context.attend(self.index, query, key, value, self.weighing)
         return self.output(mixed.transpose(1, 2).flatten(2), compute)
 
-    def _together(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
-        """Query, key and value, made side by side; query and key are turned in one go."""
-        turned, value = torch.split(self._heads(x), [sum(self.counts[:2]), self.counts[2]], dim=1)
-        if turn is not None:
-            turned = rotate(turned, *turn)
-        return (*torch.split(turned, self.counts[:2], dim=1), value)
+    def _projected(self, x: Tensor, compute: Compute | None) -> tuple[Tensor, Tensor]:
+        """Query and key side by side, and value: [batch, tokens, heads * size] each."""
+        if self.packed is None:
+            query, key, value = (linear(x, compute) for linear in (self.query, self.key, self.value))
+            return torch.cat((query, key), dim=-1), value
+        first, last = sum(self.counts[:2]) * self.head_size, self.counts[2] * self.head_size
+        both, value = torch.split(self.packed[0](x, compute), [first, last], dim=-1)
+        return both, value
 
-    def _apart(self, x: Tensor, turn: tuple[Tensor, Tensor] | None, compute: Compute | None) -> Sequence[Tensor]:
-        query, key, value = (self._heads(linear(x, compute)) for linear in (self.query, self.key, self.value))
-        return (query, key, value) if turn is None else (rotate(query, *turn), rotate(key, *turn), value)
+    def _turned(self, both: Tensor, value: Tensor, turn: tuple[Tensor, Tensor] | None) -> Sequence[Tensor]:
+        """Query and key, normed and turned in one go, and value: [batch, heads, tokens, size] each."""
+        if self.query_norm is not None and self.key_norm is not None:
+            both = self._normed(both, self.query_norm, self.key_norm)
+        heads = self._heads(both) if turn is None else rotate(self._heads(both), *turn)
+        return (*torch.split(heads, self.counts[:2], dim=1), self._heads(value))
+
+    def _normed(self, both: Tensor, query_norm: Norm, key_norm: Norm) -> Tensor:
+        parts = torch.split(both, [count * self.head_size for count in self.counts[:2]], dim=-1)
+        pairs = zip((query_norm, key_norm), parts, strict=True)
+        last = (-1, self.head_size) if self.norms_heads else (1, -1)
+        return torch.cat([norm(part.view(*part.shape[:2], *last)).flatten(2) for norm, part in pairs], dim=-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """[batch, tokens, heads * size] -> [batch, heads, tokens, size]"""
@@ -77,26 +98,38 @@ class Attention(TensorModule):
 
 
 class Layer(TensorModule):
-    """x + attention(norm(x)), then x + ffn(norm(x))."""
+    """x + attention(norm(x)), then x + ffn(norm(x)); in parallel, both of the same x. Norms before and after each of
+    them are there or not.
+    """
 
     def __init__(self, index: int, spec: TransformerSpec, layer: LayerSpec) -> None:
         super().__init__()
-        self.attention_norm = Norm(spec)
-        self.attention = Attention(index, spec.hidden_size, layer.attention)
-        self.ffn_norm = Norm(spec)
+        before, after = layer.norms != "after", layer.norms != "before"
+        self.parallel = layer.parallel
+        self.attention_norm = Norm(spec) if before else None
+        self.attention = Attention(index, spec, layer.attention)
+        self.attention_post_norm = Norm(spec) if after else None
+        self.ffn_norm = Norm(spec) if before else None
         self.ffn = ffn_of(spec.hidden_size, layer.ffn, spec.num_tiers)
+        self.ffn_post_norm = Norm(spec) if after else None
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
-    ) -> Tensor:
-        x = self.attend(x, turn, context, compute)
-        return x + self.ffn(self.ffn_norm(x), compute)
+    def forward(self, x: Tensor, turns: Turns, context: Context, compute: Compute | None = None) -> Tensor:
+        given, state = self.attend(x, turns, context, compute)
+        return self.joined(state, self.ffn(given, compute))
 
     def attend(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, context: Context, compute: Compute | None = None
-    ) -> Tensor:
-        """The first half alone."""
-        return x + self.attention(self.attention_norm(x), turn, context, compute)
+        self, x: Tensor, turns: Turns, context: Context, compute: Compute | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All but the FFN: what that is given, and the state that what it makes is to join."""
+        normed = x if self.attention_norm is None else self.attention_norm(x)
+        added = self.attention(normed, turns, context, compute)
+        state = x + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        given = x if self.parallel else state
+        return given if self.ffn_norm is None else self.ffn_norm(given), state
+
+    def joined(self, state: Tensor, made: Tensor) -> Tensor:
+        """The state after the layer, from that before the FFN and what the FFN made."""
+        return state + (made if self.ffn_post_norm is None else self.ffn_post_norm(made))
 
 
 class Transformer(TensorModule):
@@ -122,10 +155,16 @@ class Transformer(TensorModule):
         self.untied_head = head
         if spec.rope:
             with torch.device("cpu"):
-                table = inverse_frequencies(spec.rope, spec.layers[0].attention.head_size)
-            self.register_buffer("frequencies", table, persistent=False)
+                tables = [inverse_frequencies(rope, spec.layers[0].attention.head_size) for rope in self.ropes.values()]
+            self.register_buffer("frequencies", torch.stack(tables), persistent=False)  # fp32 [ropes, size/2]
         graded = any(isinstance(module, Graded) for module in self.modules())
         self.register_buffer("thresholds", torch.empty(spec.num_tiers, dtype=torch.float32) if graded else None)
+
+    @property
+    def ropes(self) -> dict[str, RopeSpec]:
+        """The rotary positions, as layers name them."""
+        named = {"main": self.spec.rope, "local": self.spec.local_rope}
+        return {name: rope for name, rope in named.items() if rope is not None}
 
     def forward(
         self,
@@ -150,22 +189,28 @@ class Transformer(TensorModule):
         compute: Compute | None = None,
     ) -> Tensor:
         """The normalised state after the last layer, [batch, tokens, hidden]: what `head` takes."""
-        x, turn = self.embed(token_ids, positions)
+        x, turns = self.embed(token_ids, positions)
         context = context or CausalContext()
         if compute is None and self.operating_point:
             compute = self.compute_of([self.operating_point] * len(token_ids))
         for layer in self.layers:
-            x = layer(x, turn, context, compute)
+            x = layer(x, turns, context, compute)
         return self.norm(x)
 
-    def embed(self, token_ids: Tensor, positions: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def embed(self, token_ids: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Turns]:
         """What the first layer takes: states [batch, tokens, hidden], and how rotary positions turn them."""
         if positions is None:
             positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+        x = self.looked_up(token_ids, positions)
+        pairs = zip(self.ropes.items(), self.frequencies, strict=True) if self.spec.rope else ()
+        return x, {name: rotation(positions, table, x.dtype, rope.magnitude) for (name, rope), table in pairs}
+
+    def looked_up(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        """Embeddings of tokens, scaled, and of learned positions."""
         x = self.embedding(token_ids)
-        if self.positions is not None:
-            return x + self.positions(positions + self.spec.position_offset), None
-        return x, rotation(positions, self.frequencies, x.dtype)
+        if self.spec.embedding_scale != 1:
+            x = x * rounded(self.spec.embedding_scale, x.dtype)
+        return x if self.positions is None else x + self.positions(positions + self.spec.position_offset)
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""
@@ -184,9 +229,15 @@ class Transformer(TensorModule):
 
         Without an account all of the head is read.
         """
-        if self.untied_head is None:
-            return self.embedding.project(hidden, compute, rows)
-        return self.untied_head(hidden, compute, rows)
+        table = self.embedding.project if self.untied_head is None else self.untied_head
+        return soft_capped(table(hidden, compute, rows), self.spec.logit_soft_cap)
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """The number of a dtype that is nearest: factors of a model were that when it was trained."""
+    mantissa, exponent = math.frexp(value)
+    steps = 2 / torch.finfo(dtype).eps
+    return math.ldexp(round(mantissa * steps) / steps, exponent)
 
 
 def whole_of(model: Transformer) -> Whole:

@@ -6,6 +6,7 @@ by its graded linears is noted by price on the way.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..kernels.instructions import Counted, Instructions, View
@@ -14,6 +15,8 @@ from ..kernels.paged_attention import KVPages
 from .compute import Compute, Prices
 from .ffn.dense import FFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
+from .rope import rotation
+from .spec import TransformerSpec
 from .transformer import Attention, Layer, Norm, Transformer
 
 
@@ -21,13 +24,25 @@ class NoProgramError(Exception):
     """The message says what a program has no instruction for."""
 
 
-def check_walk(model: Transformer) -> None:
-    """Raises NoProgramError for a model with a part that is no instruction."""
-    for layer in model.layers:
-        if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
-            raise NoProgramError("its FFNs choose neurons")
-        if layer.ffn.activation_name not in CODES:
-            raise NoProgramError(f"its activation is {layer.ffn.activation_name}")
+def unwritten(spec: TransformerSpec) -> str:
+    """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
+    if spec.is_mixture:
+        return "its FFNs are mixtures of experts"
+    for layer in spec.layers:
+        if layer.ffn.experts.size and spec.num_tiers > 1:
+            return "its FFNs choose neurons"
+        if layer.ffn.activation not in CODES:
+            return f"its activation is {layer.ffn.activation}"
+    return ""
+
+
+def turns_of(model: Transformer, count: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of so many positions, table beside table: fp32 [count, values of all tables]."""
+    places, ropes = torch.arange(count, device=model.frequencies.device).unsqueeze(0), model.ropes.values()
+    pairs = zip(ropes, model.frequencies, strict=True)
+    tables = [rotation(places, table, torch.float32, rope.magnitude) for rope, table in pairs]
+    cosines, sines = zip(*tables, strict=True)
+    return torch.cat(cosines, -1)[0, 0].contiguous(), torch.cat(sines, -1)[0, 0].contiguous()
 
 
 def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPages]) -> list[Prices]:
@@ -56,34 +71,56 @@ class _Walk:
 
     def write(self, pages: Sequence[KVPages]) -> None:
         model, program = self._model, self._program
-        x, normed, added = program.input, program.place(program.input.width), program.place(program.input.width)
+        x, width = program.input, program.input.width
+        normed, added = program.place(width), program.place(width)
         for layer, kept in zip(model.layers, pages, strict=True):
             if isinstance(layer, Layer):
-                self._norm(layer.attention_norm, x, normed)
-                self._attention(layer.attention, normed, added, kept)
-                program.add(added, x)
-                self._norm(layer.ffn_norm, x, normed)
-                self._ffn(layer.ffn, normed, added)
-                program.add(added, x)
+                self._layer(layer, kept, x, normed, added)
         self._norm(model.norm, x, normed)
         program.gather(normed, added)
         head = model.embedding if model.untied_head is None else model.untied_head
         self._linear(head, added, program.place(model.spec.vocab_size))
 
+    def _layer(self, layer: Layer, pages: KVPages, x: View, normed: View, added: View) -> None:
+        self._attention(layer.attention, self._normed(layer.attention_norm, x, normed), added, pages)
+        self._normed(layer.attention_post_norm, added, added)
+        if not layer.parallel:
+            self._program.add(added, x)
+        made = self._place("made", x.width) if layer.parallel else added
+        self._ffn(layer.ffn, self._normed(layer.ffn_norm, x, normed), made)
+        self._normed(layer.ffn_post_norm, made, made)
+        for each in (added, made) if layer.parallel else (made,):
+            self._program.add(each, x)
+
+    def _normed(self, norm: Norm | None, source: View, target: View) -> View:
+        """Where the rows are once they passed the norm, if there is one."""
+        if norm is None:
+            return source
+        self._norm(norm, source, target)
+        return target
+
     def _norm(self, norm: Norm, source: View, target: View) -> None:
-        self._program.norm(source, target, norm.weight, norm.bias, norm.eps, norm.kind == "layer")
+        self._program.norm(source, target, norm.gain, norm.bias, norm.eps, norm.kind == "layer")
 
     def _attention(self, attention: Attention, source: View, target: View, pages: KVPages) -> None:
         size = attention.head_size
         widths = [count * size for count in attention.counts]
         parts = (attention.query, attention.key, attention.value)
         query, key, value = self._together(attention.packed, parts, source, widths)
-        if self._model.spec.rope is not None:
-            for turned in [query.joined(key)] if query.place == key.place else [query, key]:
-                self._program.rotate(turned, size)
+        self._normed(attention.query_norm, query, query)
+        self._normed(attention.key_norm, key, key)
+        self._rotate(attention, query, key)
         mixed = self._place("mixed", widths[0])
-        self._program.attend(query, key, value, mixed, pages, size)
+        self._program.attend(query, key, value, mixed, pages, size, attention.weighing)
         self._linear(attention.output, mixed, target)
+
+    def _rotate(self, attention: Attention, query: View, key: View) -> None:
+        names = list(self._model.ropes)
+        if attention.rotary in names:
+            turned = 2 * self._model.frequencies.shape[1]
+            for view in [query.joined(key)] if query.place == key.place else [query, key]:
+                table = names.index(attention.rotary) * turned
+                self._program.rotate(view, attention.head_size, turned, table)
 
     def _ffn(self, ffn: FFN, source: View, target: View) -> None:
         neurons = self._place("neurons", ffn.width)

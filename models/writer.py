@@ -13,12 +13,13 @@ from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpo
 from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_sparse_tensor
+from .optional_json import BPE_FILES
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
 SIDE_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-    "chat_template.jinja",
+    "chat_template.jinja", *BPE_FILES,
 )  # fmt: skip
 
 

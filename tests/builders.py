@@ -20,7 +20,7 @@ def llama(folder: Path, **changes: Any) -> Any:
         "tie_word_embeddings": True, "bos_token_id": 256, "eos_token_id": 257, "pad_token_id": None,
     }  # fmt: skip
     config = transformers.LlamaConfig(**(values | changes))
-    return _saved(transformers.LlamaForCausalLM(config), folder)
+    return saved(transformers.LlamaForCausalLM(config), folder)
 
 
 def opt(folder: Path, **changes: Any) -> Any:
@@ -31,10 +31,10 @@ def opt(folder: Path, **changes: Any) -> Any:
         "pad_token_id": None,
     }  # fmt: skip
     config = transformers.OPTConfig(**(values | changes))
-    return _saved(transformers.OPTForCausalLM(config), folder)
+    return saved(transformers.OPTForCausalLM(config), folder)
 
 
-def _saved(model: Any, folder: Path) -> Any:
+def saved(model: Any, folder: Path) -> Any:
     """Every parameter random, biases and norms too, so that none can be left out unseen."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

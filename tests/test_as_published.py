@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import llama, opt
+import transformers
+from builders import edit_json, llama, opt
 from tokenizers import pre_tokenizers
 
 from moesaic.models.checkpoint import load
@@ -39,14 +41,33 @@ def older_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
 
 
-def test_a_published_tokenizer_is_made_one_by_the_advice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"add_bos_token": False, "add_prefix_space": True, "unk_token": "<unk>"}])
+def test_vocab_and_merges_are_read_as_transformers_reads_them(changes: dict[str, Any], tmp_path: Path) -> None:
     opt(tmp_path, num_hidden_layers=1)
     older_tokenizer(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", **changes)
+    ours, theirs = Tokenizer.open(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("hehe", "he he\nhe", " the  hé</s>he", "<pad>x", ""):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text), skip_special_tokens=True)
+
+
+def test_damaged_merges_are_told_by_their_files(tmp_path: Path) -> None:
+    opt(tmp_path, num_hidden_layers=1)
+    older_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nq q q\n")
+    assert "vocab.json and merges.txt cannot be read as a tokenizer" in said(tmp_path)
+
+
+def test_a_published_tokenizer_of_another_class_is_made_one_by_the_advice(tmp_path: Path) -> None:
+    opt(tmp_path, num_hidden_layers=1)
+    older_tokenizer(tmp_path)
+    edit_json(tmp_path / "tokenizer_config.json", tokenizer_class="Qwen2Tokenizer", add_bos_token=None, bos_token=None)
     advice = said(tmp_path)
     assert "has no tokenizer.json; make it of vocab.json and merges.txt" in advice
     follow(advice)
     tokenizer = Tokenizer.open(tmp_path)
-    assert tokenizer.encode("hehe") == [2, 260, 260] and tokenizer.decode([260]) == "he"
+    assert tokenizer.encode("hehe") == [260, 260] and tokenizer.decode([260]) == "he"
 
 
 def test_published_weights_are_converted_by_the_advice(tmp_path: Path) -> None:

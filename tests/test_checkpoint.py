@@ -116,7 +116,7 @@ def test_code_in_a_checkpoint_is_never_run(folder: Path) -> None:
     assert "auto_map asks to run Python code" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", [None, "gpt_neox", "", 5, ["llama"]])
+@pytest.mark.parametrize("name", [None, "bloom", "", 5, ["llama"]])
 def test_an_unknown_model_type_is_told_with_the_known_ones(folder: Path, name: Any) -> None:
     edit_json(folder / "config.json", model_type=name)
     assert f"moesaic runs the families {', '.join(FAMILIES)}" in refusal(folder)
@@ -156,7 +156,7 @@ def test_absurd_numbers_are_refused_by_their_key(folder: Path, value: Any) -> No
         {"head_dim": 7},
         {"hidden_act": "swish_of_the_future"},
         {"tie_word_embeddings": "yes"},
-        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "longrope", "factor": 2.0}},
         {"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
         {"rope_parameters": [1]},
     ],

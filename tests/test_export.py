@@ -7,12 +7,15 @@ import pytest
 import torch
 import transformers
 from builders import llama, opt
+from family_cases import Case
 from safetensors.torch import load_file
 
 from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError
+from moesaic.models.linear import dense_weight
+from moesaic.models.transformer import Layer
 
 PRUNED: dict[str, Any] = {
     "calibration": {"sequences": 4, "length": 32},
@@ -94,3 +97,23 @@ def test_a_form_that_cannot_be_had_is_refused_with_the_way_out(tmp_path: Path, t
     with pytest.raises(CheckpointError, match=told):
         export(tmp_path / "small", tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
+
+
+def test_fused_tensors_are_written_with_the_scales_of_all_their_rows(tmp_path: Path) -> None:
+    Case("phi3").build(tmp_path / "model")
+    compress(tmp_path / "model", tmp_path / "small", W8A8)
+    export(tmp_path / "small", tmp_path / "out", "compressed-tensors", "float32")
+    weights, name = load_file(tmp_path / "out" / "model.safetensors"), "model.layers.0.self_attn.qkv_proj.weight"
+    found = weights[name].float() * weights[f"{name}_scale"]
+    layer = load(tmp_path / "small").layers[0]
+    assert isinstance(layer, Layer)
+    attention = layer.attention
+    parts = [dense_weight(linear) for linear in (attention.query, attention.key, attention.value)]
+    assert weights[f"{name}_scale"].shape == (80, 1) and torch.equal(found, torch.cat(parts))
+
+
+def test_linears_that_lie_transposed_are_refused_for_compressed_tensors(tmp_path: Path) -> None:
+    Case("gpt2").build(tmp_path / "model")
+    compress(tmp_path / "model", tmp_path / "small", W8A8)
+    with pytest.raises(CheckpointError, match="the linears of gpt2 lie transposed in its files"):
+        export(tmp_path / "small", tmp_path / "out", "compressed-tensors")

@@ -22,13 +22,20 @@ OPT = {
     "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "activation_function": "relu",
     "do_layer_norm_before": True, "tie_word_embeddings": True,
 }  # fmt: skip
-FAMILIES = ["llama", "opt"]
+GEMMA3 = {
+    "model_type": "gemma3_text", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 100, "sliding_window": 9,
+    "max_position_embeddings": 64, "layer_types": ["sliding_attention", "full_attention"],
+    "final_logit_softcapping": 20.0,
+}  # fmt: skip
+FAMILIES = ["llama", "opt", "gemma3"]
 
 
 def rows_of(kind: str, device: str = "cpu", family: str = "llama") -> Lockstep:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "opt", OPT)
+        patch.setitem(SHAPES, "gemma3", GEMMA3)
         model = random_model("toy" if family == "llama" else family, kind, device, torch.float32)
     runner = ModelRunner(model, Lockstep.blocks(64, 4), 64, torch.float32, programmed=False)
     return Lockstep(runner, 4, 64)

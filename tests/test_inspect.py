@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from family_cases import Case
 
 from moesaic.cli.inspect_record import print_record
 from moesaic.cli.main import main
 from moesaic.compress.pipeline import compress
+from moesaic.engine.llm import LLM
 from moesaic.models.record import Record, StageRecord
 
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-\d+)?(?![\w.])%?")
@@ -105,3 +107,32 @@ def test_a_record_with_other_figures_than_ours_is_shown_as_far_as_it_goes(capsys
     print_record(Record(stages=(StageRecord("odd", {"a": {"b": [1, "x"]}, "c": {}}, 0, "", measured),)))
     shown = capsys.readouterr().out
     assert re.search(r"^odd +0$", shown, re.MULTILINE) and re.search(r"^odd +a\.b +1, x$", shown, re.MULTILINE)
+
+
+def test_what_a_layer_has_beyond_llamas_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Case("gemma2").build(tmp_path)
+    shown = printed(capsys, str(tmp_path))
+    assert "a step on a CPU: one call of C++" in shown
+    assert (
+        "a window of 7 in 2 of 3 layers, scores up to 50, logits up to 30, norms before and after each block" in shown
+    )
+
+
+def test_a_model_that_no_program_takes_is_told_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Case("qwen3", {"head_dim": 272, "num_hidden_layers": 1}).build(tmp_path)
+    why = "its heads have 272 values, and the most is 256"
+    assert f"a step on a CPU: module by module, since {why}" in printed(capsys, str(tmp_path))
+    llm = LLM(tmp_path)
+    assert llm.description.without_program == why
+    assert len(llm.generate([[5, 6, 7]], max_new_tokens=3, temperature=0, ignore_eos=True)[0].token_ids) == 3
+
+
+def test_a_mixture_is_told_by_its_experts_and_its_neurons_are_not_watched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Case("mixtral").build(tmp_path)
+    shown = printed(capsys, str(tmp_path))
+    assert "2 of 5 x 24 gated" in shown and "module by module, since its FFNs are mixtures of experts" in shown
+    for options in (["--experts", "--text"], ["--memory", "0:1"]):
+        assert main(["inspect", str(tmp_path), *options]) != 0
+        assert "neurons are watched in dense ones only" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_a_neuron_of_one_letter_fires_at_that_letter(tmp_path: Path, text: Path)
 
 def plant_key(model: Transformer, token: int) -> None:
     layer = model.layers[0]
-    assert isinstance(layer, Layer)
+    assert isinstance(layer, Layer) and layer.ffn_norm is not None
     state = dict(model.state_dict())
     state["layers.0.attention.output.weight"].zero_()
     key = layer.ffn_norm(state["embedding.weight"][token])

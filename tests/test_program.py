@@ -94,7 +94,7 @@ def test_a_dense_linear_is_torchs(dtype: torch.dtype) -> None:
 def test_heads_are_turned_as_rope_turns_them() -> None:
     torch.manual_seed(1)
     x = torch.randn(6, 16)
-    found = alone(lambda p: p.rotate(p.input, 16), x)
+    found = alone(lambda p: p.rotate(p.input, 16, 16), x)
     torch.manual_seed(1)
     torch.randn(6, 16)
     cosine, sine = turns(6, 16)

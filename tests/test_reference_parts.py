@@ -151,7 +151,7 @@ def test_training_attention_is_causal_attention_with_its_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, heads, 9, 4, generator=generator).requires_grad_() for heads in (4, 2, 2)]
     grad = torch.randn(2, 4, 9, 4, generator=generator)
-    ours, theirs = (context.attend(0, *parts) for context in (TrainingContext(), CausalContext()))
+    ours, theirs = (context.attend(0, parts[0], parts[1], parts[2]) for context in (TrainingContext(), CausalContext()))
     torch.testing.assert_close(ours, theirs)
     for one, other in zip(
         torch.autograd.grad(ours, parts, grad), torch.autograd.grad(theirs, parts, grad), strict=True

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ...kernels.weighing import PLAIN, Weighing
+
 _MASKED = -1e30
 
 
@@ -82,7 +84,9 @@ class _CausalAttention(Function):
 class TrainingContext:
     """A `Context` like CausalContext, for a CPU: every token sees itself and those before it in its window."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
+        if weighing != PLAIN:
+            raise ValueError(f"models are trained here with plain attention, not with {weighing}")
         dtype, groups = value.dtype, query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

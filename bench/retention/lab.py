@@ -88,15 +88,15 @@ class Lab:
         states, turns = [x for x, _ in embedded], [turn for _, turn in embedded]
         spent: list[tuple[float, float]] = []
         for i, layer in enumerate(self._layers):
-            states = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
-            given = [layer.ffn_norm(x) for x in states]
+            attended = [layer.attend(x, turn, CausalContext()) for x, turn in zip(states, turns, strict=True)]
+            given, states = [each for each, _ in attended], [x for _, x in attended]
             seen = torch.cat([x.flatten(0, 1) for x in given[:first]])
             if record is not None:
                 record.append(seen)
             form = None if method is None else self._form(method, i, seen, share)
             for n, x in enumerate(given):
                 y, used = self._computed(form, i, x)
-                states[n] = states[n] + y
+                states[n] = layer.joined(states[n], y)
                 if n >= first:
                     spent.append((len(x) * used[0], len(x) * used[1]))
             self._progress(what, i + 1, len(self._layers))

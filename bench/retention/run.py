@@ -115,6 +115,8 @@ def check_plan(plan: CurvePlan, checkpoint: Checkpoint) -> None:
     for share in plan.shares:
         if not 0 < share <= 1:  # a NaN too
             raise RecipeError(f"share is {share}; a share of the FFN's bytes lies above 0 and goes up to 1")
+    if checkpoint.spec.is_mixture:
+        raise RecipeError(f"{checkpoint.path.name} has mixtures of experts; the curves are of models with dense FFNs")
     ffns = [layer.ffn for layer in checkpoint.spec.layers]
     if not {each for ffn in ffns for each in (ffn.up, ffn.gate, ffn.down)}.isdisjoint(INT8_FORMATS):
         raise RecipeError(

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.errors import SetupError
 from ...models.ffn.dense import FFN
 from ...models.ffn.sparse import SparseFFN
 from ...models.linear import dense_weight
 from ...models.progress import Count, Progress
+from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
 from ..moefy.norms import tile_norms
 from ..walk import Visit, walk
@@ -58,6 +60,7 @@ def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> 
 
     At a tier each layer sees what the layers before it give at that tier. Raises CheckpointError for damaged weights.
     """
+    refuse_mixture(checkpoint.spec)
     model = load_transformer(checkpoint, torch.device("cpu"))
     layers = _activity(model, passages, progress)
     tiers = {
@@ -66,6 +69,12 @@ def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> 
     }
     experts = tuple(layer.ffn.experts.count(layer.ffn.width) for layer in checkpoint.spec.layers)
     return Diagnosis(passages.names, passages.tokens, passages.available, experts, layers, tiers)
+
+
+def refuse_mixture(spec: TransformerSpec) -> None:
+    """Raises SetupError for a model without FFNs whose neurons all tokens pass."""
+    if spec.is_mixture:
+        raise SetupError("the FFNs of this model are mixtures of experts, and neurons are watched in dense ones only")
 
 
 def walk_passages(model: Transformer, passages: Passages, visit: Visit, operating_point: int, progress: Count) -> None:

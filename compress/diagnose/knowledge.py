@@ -21,6 +21,7 @@ from ...models.spec import TransformerSpec
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Layer, Transformer
 from ..walk import walk
+from .diagnosis import refuse_mixture
 from .passages import Passages
 from .spelling import spell, spell_within
 
@@ -127,6 +128,7 @@ def read_knowledge(
     """
     if top < 1:
         raise SetupError(f"top is {top}, it must be at least 1")
+    refuse_mixture(checkpoint.spec)
     columns = [place.columns(checkpoint.spec) for place in places]
     model = load_transformer(checkpoint, torch.device("cpu"))
     ffns = [layer.ffn for layer in model.layers if isinstance(layer, Layer)]
@@ -212,7 +214,7 @@ def token_scores(model: Transformer, value: Tensor) -> Tensor:
     fp32 [vocab].
     """
     centred = value - value.mean() if model.norm.kind == "layer" else value
-    return model.head((centred * model.norm.weight).unsqueeze(0)).float().squeeze(0)
+    return model.head((centred * model.norm.gain).unsqueeze(0)).float().squeeze(0)
 
 
 def _knowledge_of(watch: _Watch, model: Transformer, tokenizer: Tokenizer, top: int) -> Knowledge:

@@ -62,7 +62,7 @@ def _put_tier_ffns_(model: Transformer, settings: TierSettings, workshop: Worksh
     for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
         if isinstance(layer, Layer):
             ffn, experts = spec.ffn, settings.experts(spec.ffn, hidden)
-            device, compensate = layer.ffn_norm.weight.device, settings.as_moefy.compensates(ffn.gated)
+            device, compensate = model.norm.weight.device, settings.as_moefy.compensates(ffn.gated)
             layer.ffn = TierFFN.of(layer.ffn, hidden, ffn, experts, each.to(device), compensate)
             twins.append(layer.ffn)
     _share_out(model, twins, settings, workshop)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...kernels.graded.bytes import PLANES
 from ...models.checkpoint import Checkpoint, read_tensors
+from ...models.errors import RecipeError
 from ...models.spec import TransformerSpec
 from ..calibration import Calibration
 from ..material import Material, Workshop
@@ -32,12 +33,15 @@ class DistillStage(Stage):
     name = "distill"
     settings_type = DistillSettings
     changes_model = True
+    takes_mixtures = True
 
     settings: DistillSettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """int8 weights are refused, and a tier that cannot be."""
         refuse_int8("distill", spec)
+        if self.settings.at and spec.is_mixture:
+            raise RecipeError("distill: at is a tier, and mixtures of experts have none; leave it out")
         if self.settings.at:
             self.settings.at.check(spec)
         return spec

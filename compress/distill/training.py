@@ -196,8 +196,8 @@ def refuse_int8(name: str, spec: TransformerSpec) -> None:
 
 
 def _learned_names(model: Transformer, learn: str) -> list[str]:
-    part = {"all": "", "ffn": ".ffn.", "ffn_down": ".ffn.down."}[learn]
-    return [name for name, _ in model.named_parameters() if part in name]
+    part, last = {"all": ("", ""), "ffn": (".ffn.", ""), "ffn_down": (".ffn.", ".down.")}[learn]
+    return [name for name, _ in model.named_parameters() if part in name and last in name]
 
 
 def _resumed(student: Student, scratch: Path) -> list[float]:

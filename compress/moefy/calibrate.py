@@ -21,6 +21,7 @@ from ..walk import BATCH_TOKENS
 from .importance import BACKWARD_TOKENS, HEAD_ROWS, HEAD_TOKENS
 from .input_tiers import graded_material, graded_memory, graded_passes, graded_spec
 from .methods import TIER_SETTERS
+from .mixture_tiers import mixture_material, mixture_spec
 from .settings import MoefySettings
 from .tiers import THRESHOLDS, TierSetter
 
@@ -37,27 +38,36 @@ class CalibrateStage(Stage):
 
     name = "calibrate"
     settings_type = MoefySettings
+    takes_mixtures = True
 
     settings: MoefySettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
+        if spec.is_mixture:
+            return mixture_spec(spec, self.settings)
         if self.settings.grain_of(spec) == "inputs":
             return graded_spec(spec, self.settings)
         self.settings.check(spec)
         return replace(spec, num_tiers=1 + len(self.settings.tiers))
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
+        if spec.is_mixture:
+            return calibration.windows.numel() * len(self.settings.tiers)
         if self.settings.grain_of(spec) == "inputs":
             return graded_passes(len(self.settings.tiers), calibration)
         return calibration.windows.numel() * self._kind.passes(len(self.settings.tiers))
 
     def fits(self, spec: TransformerSpec) -> tuple[Fit, ...]:
+        if spec.is_mixture:
+            return ()
         if spec.is_graded:
             return (THRESHOLDS,)
         return (THRESHOLDS, *self._kind.fits(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec = self.plan(source.spec)
+        if spec.is_mixture:
+            return mixture_material(source, spec, self.settings, workshop)
         if spec.is_graded:
             return graded_material(source, spec, self.settings, workshop)
         model = load_transformer(source, torch.device("cpu"))
@@ -76,6 +86,8 @@ class CalibrateStage(Stage):
         products of every neuron; or of 1,024 tokens the states before every layer, the layers' Fisher matrices, and
         logits. What lies freed between pieces is counted as much again.
         """
+        if spec.is_mixture:
+            return int(MODEL_PART * original) + LOADED_BYTES
         if spec.is_graded:
             return graded_memory(original, planned, spec)
         tokens, ffns, hidden = calibration.windows.numel(), [layer.ffn for layer in spec.layers], spec.hidden_size

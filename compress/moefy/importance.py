@@ -10,8 +10,8 @@ from ...models.context import CausalContext
 from ...models.finite import NotFinite, check_range, in_range, naming
 from ...models.linear import dense_weight, multiplied_out
 from ...models.progress import Count
-from ...models.spec import DENSE, ExpertSpec, LayerSpec, TransformerSpec
-from ...models.transformer import Layer, Transformer
+from ...models.spec import DENSE, ExpertSpec, TransformerSpec
+from ...models.transformer import Layer, Transformer, Turns
 from ..stage import Fit
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
@@ -79,27 +79,29 @@ def gradients(
 ) -> Iterator[Tensor]:
     """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
 
-    An FFN's output is added to the state, so that it has the gradient of the state after it. With a watch, who is shown
-    each layer, gradients go through the first one too; `look` is shown those by logits.
+    An FFN's output is added to the state, so that it has the gradient of the state after it, back through a norm where
+    one stands between them. With a watch, who is shown each layer, gradients go through the first one too; `look` is
+    shown those by logits.
     """
-    x, turn = model.embed(ids)
+    x, turns = model.embed(ids)
     states = []  # before each layer
     for layer in _layers(model):
         states.append(x)
-        x = layer(x, turn, CausalContext())
-    turn = None if turn is None else (turn[0].float(), turn[1].float())
+        x = layer(x, turns, CausalContext())
+    own, turns = turns, {name: (cosine.float(), sine.float()) for name, (cosine, sine) in turns.items()}
     if not in_range(x):
         check_range(model, ids)
     gradient = _through_head(model, x.float(), draw, look)
     spec = _dense_spec(model.spec)
     for i, layer in reversed(list(enumerate(_layers(model)))):
-        yield gradient.flatten(0, 1)
-        x = states.pop().float()
+        before = states.pop()
+        yield _by_made(layer, before, own, gradient).flatten(0, 1)
+        x = before.float()
         if i > 0 or watch:
             twin = _differentiable(layer, i, spec)
             if watch:
                 watch(i, twin)
-            gradient = _through_layer(twin, x, turn, gradient)
+            gradient = _through_layer(twin, x, turns, gradient)
             _check(model, f"layers.{i}", gradient, "the gradient back through it holds NaN or infinity")
 
 
@@ -110,10 +112,22 @@ def _check(model: Transformer, part: str, values: Tensor, seen: str) -> None:
 
 
 @torch.enable_grad()
-def _through_layer(layer: Layer, x: Tensor, turn: tuple[Tensor, Tensor] | None, gradient: Tensor) -> Tensor:
+def _through_layer(layer: Layer, x: Tensor, turns: Turns, gradient: Tensor) -> Tensor:
     """The gradient by what a layer is given, from that by what it gives."""
     x.requires_grad_()
-    found: Tensor = torch.autograd.grad(layer(x, turn, CausalContext()), x, gradient)[0]
+    found: Tensor = torch.autograd.grad(layer(x, turns, CausalContext()), x, gradient)[0]
+    return found
+
+
+def _by_made(layer: Layer, x: Tensor, turns: Turns, gradient: Tensor) -> Tensor:
+    """The gradient by what a layer's FFN makes, from that by the state after the layer: the same but for a norm."""
+    if layer.ffn_post_norm is None:
+        return gradient
+    given, _ = layer.attend(x, turns, CausalContext())
+    made = layer.ffn(given).float()
+    with torch.enable_grad():
+        normed = layer.ffn_post_norm(made.requires_grad_())
+    found: Tensor = torch.autograd.grad(normed, made, gradient)[0]
     return found
 
 
@@ -129,11 +143,14 @@ def _through_head(model: Transformer, x: Tensor, draw: torch.Generator, look: Lo
 
 def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator, look: Look | None) -> Tensor:
     """(onehot(label) - p) W, [tokens, hidden]"""
-    off = torch.softmax(model.head(normed).float(), -1)
+    logits = model.head(normed).float()
+    off = torch.softmax(logits, -1)
     head = "embedding" if model.untied_head is None else "untied_head"
     _check(model, head, off, "the chances of the next token hold NaN")
     labels = torch.multinomial(off, 1, generator=draw)
     off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
+    if cap := model.spec.logit_soft_cap:
+        off *= 1 - (logits / cap).square()  # the slope of the cap
     if look:
         look(off)
     table = model.embedding if model.untied_head is None else model.untied_head
@@ -157,9 +174,10 @@ def _differentiable(layer: Layer, index: int, spec: TransformerSpec) -> Layer:
 
 def _dense_spec(spec: TransformerSpec) -> TransformerSpec:
     layers = (
-        LayerSpec(
-            replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE),
-            replace(layer.ffn, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec()),
+        replace(
+            layer,
+            attention=replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE),
+            ffn=replace(layer.ffn, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec()),
         )
         for layer in spec.layers
     )

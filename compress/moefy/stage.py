@@ -19,6 +19,7 @@ from ..walk import BATCH_TOKENS, walk
 from .calibrate import FP32_BYTES, LOADED_BYTES, MODEL_PART, CalibrateStage
 from .cluster import Split, balanced_kmeans
 from .coactivation import CoActivation, coactivation_split, marked
+from .mixture_tiers import mixture_spec
 from .patterns import pattern_split
 from .settings import MoefySettings
 
@@ -32,11 +33,17 @@ class MoefyStage(Stage):
 
     name = "moefy"
     settings_type = MoefySettings
+    takes_mixtures = True
 
     settings: MoefySettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
-        """A model that has experts is refused. Grading inputs changes nothing yet: `calibrate` does it."""
+        """A model that moefy made experts of is refused. Grading inputs, and tiers over the experts that a model was
+        trained with, change nothing yet: `calibrate` does it.
+        """
+        if spec.is_mixture:
+            mixture_spec(spec, self.settings)
+            return spec
         if any(layer.ffn.experts.size for layer in spec.layers):
             raise RecipeError("moefy: this model has experts already; start from the model before it was MoEfied")
         if self.settings.grain_of(spec) == "inputs":
@@ -73,7 +80,7 @@ class MoefyStage(Stage):
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         spec, size = self.plan(source.spec), self.settings.size
-        if size == 1:
+        if size == 1 or spec.is_mixture:
             counts = {"experts": _counts(spec)} if any(_counts(spec)) else {}
             return Material(spec, lambda: read_tensors(source), notes=counts)
         splits = list(self.splits(source, workshop))

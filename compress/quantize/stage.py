@@ -38,6 +38,7 @@ class QuantizeStage(Stage):
     name = "quantize"
     settings_type = QuantizeSettings
     rounds_weights = True
+    takes_mixtures = True
 
     settings: QuantizeSettings
 
@@ -55,7 +56,7 @@ class QuantizeStage(Stage):
         return 0
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        matrices = {f"{'untied_head' if path == 'head' else path}.weight" for path in self._formats(source.spec)}
+        matrices = {name for path in self._formats(source.spec) for name in _weights(path, source.spec)}
         return Material(self.plan(source.spec), lambda: _quantized(source, matrices, workshop.original))
 
     def _formats(self, spec: TransformerSpec) -> dict[str, str]:
@@ -70,6 +71,15 @@ class QuantizeStage(Stage):
             found["embedding"] = spec.embedding
             found |= {} if spec.tied_head else {"head": spec.head}
         return found
+
+
+def _weights(path: str, spec: TransformerSpec) -> list[str]:
+    """The weights whose format a path of the spec names: of an FFN that is a mixture, those of all its experts."""
+    part, _, linear = path.partition(".ffn.")
+    count = spec.layers[int(part.removeprefix("layers."))].ffn.mixture.num_experts if linear else 0
+    if count:
+        return [f"{part}.ffn.experts.{i}.{linear}.weight" for i in range(count)]
+    return [f"{'untied_head' if path == 'head' else path}.weight"]
 
 
 def _quantized(source: Checkpoint, matrices: set[str], original: Checkpoint) -> Iterator[tuple[str, Tensor]]:

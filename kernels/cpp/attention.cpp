@@ -31,7 +31,9 @@ struct Attention {
   const int32_t* tables;            // [sequences, width]
   const int32_t *row, *positions;   // [tokens]
   int64_t table_stride, tokens, heads, kv_heads, size, padded;
-  float scale;  // of a score, to the base of two
+  float scale;     // of a score, to the base of two
+  int64_t window;  // positions that a token sees, its own the last
+  float cap;       // of a score, to the base of two; 0 for none
   const int32_t* table_of(int64_t token) const { return tables + row[token] * table_stride; }
 };
 
@@ -47,7 +49,8 @@ struct Running {  // over the spans of a row
 
 template <typename Value>
 struct Span {
-  int64_t begin;
+  int64_t begin, window;
+  float cap;
   const float *keys, *key_scale, *value_scale;
   const Value* const* values;
 };
@@ -67,6 +70,17 @@ INLINE float power_of_two(float x) {
   p = p * r + 6.9314718246e-1f;
   p = p * r + 1.0f;
   return as_float(as_bits(p) + (as_bits(shifted) << 23));
+}
+
+// cap tanh(x / cap): up to 0.3 the series, beyond it (1 - e) / (1 + e) with e = exp(-2 |x / cap|).
+INLINE float capped(float x, float cap) {
+  const float u = x / cap, size = u < 0.0f ? -u : u, square = u * u;
+  float series = 0.021869488f;
+  series = series * square - 0.053968254f;
+  series = series * square + 0.13333333f;
+  series = series * square - 0.33333333f;
+  const float e = power_of_two(-2.8853900818f * size), far = (1.0f - e) / (1.0f + e);
+  return size < 0.3f ? cap * (u + u * square * series) : u < 0.0f ? -cap * far : cap * far;
 }
 
 namespace portable {
@@ -131,7 +145,8 @@ static void all_tiles(const Attention& job, const Body& body) {
     for (int64_t kv_head = 0; kv_head < job.kv_heads; ++kv_head)
       for (int64_t row = 0; row < tokens * group; row += height) {
         const int64_t rows = std::min(height, tokens * group - row);
-        body(Tile{token, row, rows, kv_head}, rows * (job.positions[token + (row + rows - 1) / group] + 1));
+        const int64_t seen = job.positions[token + (row + rows - 1) / group] + 1;
+        body(Tile{token, row, rows, kv_head}, rows * std::min(seen, job.window + SPAN));
       }
     return true;
   });
@@ -163,15 +178,15 @@ static bool is_sound(const Attention& job, int64_t sequences, int64_t width, int
 }
 
 extern "C" {
-// activation: 0 for fp32, 1 for bf16, 2 for fp16; pages are int8 where there are scales; isa: one of `enum Isa`.
+// activation: 0 for fp32, 1 for bf16, 2 for fp16; window, cap: 0 for none; pages are int8 where there are scales; isa: one of `enum Isa`.
 // Returns 0, and has done nothing, where tables, rows or positions point outside.
 int moesaic_paged_attention(const void* query, const void* key, const void* value, void* out, void* keys, void* values,
                             float* key_scale, float* value_scale, const int32_t* tables, const int32_t* row,
                             const int32_t* positions, int64_t query_token, int64_t query_head, int64_t key_token,
                             int64_t key_head, int64_t value_token, int64_t value_head, int64_t table_stride,
                             int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t padded,
-                            int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t threads, int isa,
-                            int activation) {
+                            int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t window, double cap,
+                            int64_t threads, int isa, int activation) {
   const Attention job{{query, query_token, query_head},
                       {key, key_token, key_head},
                       {value, value_token, value_head},
@@ -189,7 +204,9 @@ int moesaic_paged_attention(const void* query, const void* key, const void* valu
                       kv_heads,
                       size,
                       padded,
-                      static_cast<float>(scale * 1.4426950408889634)};
+                      static_cast<float>(scale * 1.4426950408889634),
+                      window ? window : int64_t(1) << 40,
+                      static_cast<float>(cap * 1.4426950408889634)};
   if (!is_sound(job, sequences, width, blocks)) return 0;
   const Kernels kernels = kernels_of(isa, activation, key_scale != nullptr);
   parallel_ranges(tokens, 1, std::min(threads, 2 * tokens * kv_heads * size / MINIMUM_STORED + 1),

@@ -65,12 +65,16 @@ TARGET static void add_values(const float* weight, const Value* const* values, i
   for (; column < size; column += LANES) add_columns<ROWS, 1>(weight, values, size, begin, end, column, out);
 }
 
-// Scores of the first `seen` positions of a span become weights, and what the row has summed before is rescaled.
-TARGET static void weigh(float* score, int64_t seen, const float* key_scale, const float* value_scale, int64_t size,
-                         Running& running, float* out) {
+// Scores of positions `from` to `seen` of a span become weights, those before them 0, and what the row has summed
+// before is rescaled.
+TARGET static void weigh(float* score, int64_t from, int64_t seen, const float* key_scale, const float* value_scale,
+                         float cap, int64_t size, Running& running, float* out) {
   const int64_t end = (seen + BLOCK_TOKENS - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
   if (key_scale)
     for (int64_t i = 0; i < end; ++i) score[i] *= key_scale[i];
+  if (cap != 0.0f)
+    for (int64_t i = 0; i < end; ++i) score[i] = capped(score[i], cap);
+  for (int64_t i = 0; i < from; ++i) score[i] = -__builtin_inff();
   for (int64_t i = seen; i < end; ++i) score[i] = -__builtin_inff();
   Vector high = load(score);
   for (int64_t i = LANES; i < end; i += LANES) high = larger(high, load(score + i));
@@ -78,6 +82,7 @@ TARGET static void weigh(float* score, int64_t seen, const float* key_scale, con
   running.most = found > before ? found : before;
   for (int64_t i = 0; i < end; i += BLOCK_TOKENS)
     for (int64_t k = i; k < i + BLOCK_TOKENS; ++k) score[k] = power_of_two(score[k] - running.most);
+  for (int64_t i = 0; i < from; ++i) score[i] = 0.0f;
   for (int64_t i = seen; i < end; ++i) score[i] = 0.0f;
   Vector sum = zero();
   for (int64_t i = 0; i < end; i += LANES) sum = multiply_add(load(score + i), broadcast(1.0f), sum);
@@ -88,20 +93,28 @@ TARGET static void weigh(float* score, int64_t seen, const float* key_scale, con
   if (rescale != 1.0f)
     for (int64_t k = 0; k < size; ++k) out[k] *= rescale;
   if (value_scale)
-    for (int64_t i = 0; i < seen; ++i) score[i] *= value_scale[i];
+    for (int64_t i = from; i < seen; ++i) score[i] *= value_scale[i];
 }
 
-// Rows, rising in position, against a span: together where all see, then each one alone.
+// Rows, rising in position, against a span: together where all see, then each one alone. A row whose window begins
+// behind the span takes nothing from it.
 template <int ROWS, typename Value>
 TARGET static void attend_rows(const Span<Value>& span, const float* query, const int32_t* own, int64_t size,
                                Running* running, float* out) {
   alignas(64) float weight[ROWS * SPAN];
-  int64_t seen[ROWS];
-  for (int r = 0; r < ROWS; ++r) seen[r] = own[r] - span.begin < SPAN ? own[r] - span.begin + 1 : SPAN;
+  int64_t seen[ROWS], from[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    seen[r] = own[r] - span.begin < SPAN ? own[r] - span.begin + 1 : SPAN;
+    from[r] = own[r] - span.begin < span.window ? 0 : own[r] - span.begin - span.window + 1;
+  }
   span_scores<ROWS>(query, span.keys, size, (seen[ROWS - 1] + BLOCK_TOKENS - 1) / BLOCK_TOKENS, weight);
   for (int r = 0; r < ROWS; ++r)
-    weigh(weight + r * SPAN, seen[r], span.key_scale, span.value_scale, size, running[r], out + r * size);
-  add_values<ROWS>(weight, span.values, size, 0, seen[0], out);
+    if (from[r] < seen[r])
+      weigh(weight + r * SPAN, from[r], seen[r], span.key_scale, span.value_scale, span.cap, size, running[r],
+            out + r * size);
+    else
+      memset(weight + r * SPAN, 0, SPAN * sizeof(float));
+  add_values<ROWS>(weight, span.values, size, from[0], seen[0], out);
   for (int r = 1; r < ROWS; ++r)
     if (seen[r] > seen[0]) add_values<1>(weight + r * SPAN, span.values, size, seen[0], seen[r], out + r * size);
 }
@@ -179,11 +192,12 @@ TARGET static void attend(const Attention& job, const Tile& tile) {
   for (int64_t r = 0; r < tile.rows; ++r) running[r] = {-__builtin_inff(), 0.0f};
   const int64_t blocks = own[tile.rows - 1] / BLOCK_TOKENS + 1;
   const int32_t* table = job.table_of(tile.token);
-  for (int64_t first = 0; first < blocks; first += SPAN_BLOCKS) {
+  const int64_t begin = own[0] < job.window ? 0 : (own[0] - job.window + 1) / SPAN * SPAN_BLOCKS;
+  for (int64_t first = begin; first < blocks; first += SPAN_BLOCKS) {
     const int64_t count = blocks - first < SPAN_BLOCKS ? blocks - first : SPAN_BLOCKS;
     const Page* values[SPAN_BLOCKS];
     read_span(job, table + first, tile.kv_head, count, blocks - first, keys, scales, values);
-    const Span<Page> span{first * BLOCK_TOKENS, keys, job.key_scale ? scales[0] : nullptr,
+    const Span<Page> span{first * BLOCK_TOKENS, job.window, job.cap, keys, job.key_scale ? scales[0] : nullptr,
                           job.key_scale ? scales[1] : nullptr, values};
     if constexpr (!std::is_same_v<Page, float>)
       if (tile.rows > ROWS_AT_ONCE) {  // widened once for all of them
@@ -194,7 +208,7 @@ TARGET static void attend(const Attention& job, const Tile& tile) {
           for (int64_t i = 0; i < BLOCK_TOKENS * job.padded; i += LANES) store(to + i, load(values[b] + i));
           widened[b] = to;
         }
-        const Span<float> same{span.begin, keys, span.key_scale, span.value_scale, widened};
+        const Span<float> same{span.begin, span.window, span.cap, keys, span.key_scale, span.value_scale, widened};
         attend_span(same, tile.rows, query, own, job.padded, running, mixed);
         continue;
       }

@@ -63,6 +63,8 @@ struct Machine {
   int does(const Instruction& each);
   int graded(const Instruction& each);
   int attend(const Instruction& each);
+  void norm(const Instruction& each);
+  void rotate(const Instruction& each);
   void dense(const Instruction& each);
   void activate(const Instruction& each);
   void gather(const Instruction& each);
@@ -93,7 +95,7 @@ int Machine::graded(const Instruction& each) {
 }
 
 // from, second, third: query, key, value. sizes: heads, heads of keys, size of a head, size as stored. operands: keys,
-// values and their scales.
+// values and their scales. The fifth size is the window; numbers: scale and cap of scores.
 int Machine::attend(const Instruction& each) {
   const int64_t heads = each.sizes[0], kv_heads = each.sizes[1], size = each.sizes[2], padded = each.sizes[3];
   void* kept[4];
@@ -102,9 +104,27 @@ int Machine::attend(const Instruction& each) {
                                  static_cast<float*>(kept[2]), static_cast<float*>(kept[3]), run.tables, run.row,
                                  run.positions, each.from.stride, size, each.second.stride, size, each.third.stride,
                                  size, run.table_stride, rows, heads, kv_heads, size, padded, run.sequences, run.width,
-                                 run.blocks, each.number, threads, isa, 0)
+                                 run.blocks, each.numbers[0], each.sizes[4], each.numbers[1], threads, isa, 0)
              ? PROGRAM_DONE
              : PROGRAM_UNSOUND;
+}
+
+// sizes: width, whether the mean goes, vectors of this width beside each other. operands: weight, bias.
+void Machine::norm(const Instruction& each) {
+  const int64_t width = each.sizes[0];
+  each_row(width * each.sizes[2], [&](int64_t row) {
+    for (int64_t at_column = 0; at_column < width * each.sizes[2]; at_column += width)
+      kernels.norm(at(each.from, row) + at_column, floats(each.operands[0]), floats(each.operands[1]), width,
+                   each.sizes[1] != 0, float(each.numbers[0]), at(each.to, row) + at_column);
+  });
+}
+
+// sizes: heads, size of a head, values of it that turn, where their table begins.
+void Machine::rotate(const Instruction& each) {
+  each_row(each.sizes[0] * each.sizes[1], [&](int64_t row) {
+    const int64_t turn = run.positions[row] * run.turn_stride + each.sizes[3];
+    kernels.rotate(at(each.to, row), run.cosine + turn, run.sine + turn, each.sizes[0], each.sizes[1], each.sizes[2]);
+  });
 }
 
 // sizes: inputs, outputs, what weights are. operands: weight, bias.
@@ -133,23 +153,13 @@ void Machine::gather(const Instruction& each) {
 
 int Machine::does(const Instruction& each) {
   switch (each.kind) {
-    case NORM:
-      each_row(each.sizes[0], [&](int64_t row) {
-        kernels.norm(at(each.from, row), floats(each.operands[0]), floats(each.operands[1]), each.sizes[0],
-                     each.sizes[1] != 0, float(each.number), at(each.to, row));
-      });
-      return PROGRAM_DONE;
+    case NORM: return norm(each), PROGRAM_DONE;
     case DIGIT:
       return moesaic_digit_linear(static_cast<const DigitLayer*>(each.operands[0]), at(each.from), at(each.to), rows,
                                   threads, plane_isa)
                  ? PROGRAM_DONE
                  : PROGRAM_NO_MEMORY;
-    case ROTATE:
-      each_row(each.sizes[0] * each.sizes[1], [&](int64_t row) {
-        const int64_t turn = run.positions[row] * each.sizes[1];
-        kernels.rotate(at(each.to, row), run.cosine + turn, run.sine + turn, each.sizes[0], each.sizes[1]);
-      });
-      return PROGRAM_DONE;
+    case ROTATE: return rotate(each), PROGRAM_DONE;
     case ADD:
       each_row(each.sizes[0], [&](int64_t row) { kernels.add(at(each.from, row), each.sizes[0], at(each.to, row)); });
       return PROGRAM_DONE;

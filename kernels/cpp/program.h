@@ -13,8 +13,8 @@ struct View {  // rows of fp32 in one of the places of a run
 struct Instruction {
   int64_t kind;
   View from, second, third, to;
-  int64_t sizes[4];
-  double number;
+  int64_t sizes[5];
+  double numbers[2];
   const void* operands[4];
 };
 
@@ -22,7 +22,8 @@ struct Run {
   int64_t rows, scored;           // rows of the step; those that are kept by GATHER
   float* const* places;           // [places] of [rows, width]
   const float* thresholds;        // [rows]
-  const float *cosine, *sine;     // [positions, size of a head]
+  const float *cosine, *sine;     // [positions, turn_stride], the values of one table beside those of another
+  int64_t turn_stride;
   const int32_t *tables, *row, *positions;
   int64_t table_stride, sequences, width, blocks;
   const int64_t* kept;            // [scored], rows

@@ -37,9 +37,10 @@ TARGET static void norm_row(const float* x, const float* weight, const float* bi
     for (int64_t k = 0; k < width; ++k) to[k] += bias[k];
 }
 
-// Turns each pair (x[i], x[i + size / 2]) of each head by its angle.
-TARGET static void rotate_row(float* x, const float* cosine, const float* sine, int64_t heads, int64_t size) {
-  const int64_t half = size / 2;
+// Turns each pair (x[i], x[i + turned / 2]) of the first values of each head by its angle.
+TARGET static void rotate_row(float* x, const float* cosine, const float* sine, int64_t heads, int64_t size,
+                              int64_t turned) {
+  const int64_t half = turned / 2;
   for (int64_t head = 0; head < heads; ++head, x += size)
     for (int64_t i = 0; i < half; ++i) {
       const float first = x[i], second = x[i + half];

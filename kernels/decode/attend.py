@@ -18,16 +18,20 @@ from torch import Tensor
 from ..jit import cdiv, constexpr, jit, tl
 from ..paged_attention import BLOCK_TOKENS, KVPages
 from ..rows import power_of_two, size_of
+from ..weighing import Weighing
 
 PART = 512  # positions
 _STEP = 32  # positions at a time
+_ALL = 1 << 30  # a window that no sequence fills
 _WARPS = 4
 
 
 @dataclass(frozen=True)
 class Heads:
-    """query: [rows, heads * size], key and value: [rows, kv_heads * size], each row contiguous; turn: cosines and sines
-    fp32 [positions, size], as rope.rotation gives them, or None.
+    """query: [rows, heads * size], key and value: [rows, kv_heads * size], each row contiguous.
+
+    turn: cosines and sines fp32 [positions, values of all tables], as rope.rotation gives them; the first `turned`
+    values of a head turn, by those from column `table` on.
     """
 
     query: Tensor
@@ -35,6 +39,8 @@ class Heads:
     value: Tensor
     size: int
     turn: tuple[Tensor, Tensor] | None
+    turned: int = 0
+    table: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,21 @@ def _attend_kernel(
     mixed, largest, sums, counters,  # [rows, heads * size], [rows, heads], as in Parts
     query, key, value, cosine, sine,
     keys, values, key_scale, value_scale, tables, positions,
-    stride_mixed, stride_q, stride_k, stride_v, stride_table, kv_heads, size, stored, factor,
-    GROUP: constexpr, SIZE: constexpr, TURNED: constexpr, INT8: constexpr,
+    stride_mixed, stride_q, stride_k, stride_v, stride_table, stride_turn, kv_heads, size, stored,
+    turned, window, factor, soft_cap,
+    GROUP: constexpr, SIZE: constexpr, TURNED: constexpr, CAPPED: constexpr, INT8: constexpr,
     BLOCK_TOKENS: constexpr, PART: constexpr, STEP: constexpr,
 ):  # fmt: skip
     row, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     position = tl.load(positions + row)
-    if part * PART > position:
+    oldest = tl.maximum(position - window + 1, 0)
+    if (part * PART > position) | ((part + 1) * PART <= oldest):
         return
     d, heads = tl.arange(0, SIZE), kv_heads * GROUP
     own = position // PART == part
-    turn = position.to(tl.int64) * size
+    turn = position.to(tl.int64) * stride_turn
     at_key = key + row * stride_k + head * size
-    new_key = _turned(at_key, cosine + turn, sine + turn, d, size, TURNED)
+    new_key = _turned(at_key, cosine + turn, sine + turn, d, size, turned, TURNED)
     new_value = tl.load(value + row * stride_v + head * size + d, mask=d < size, other=0.0).to(tl.float32)
     block = tl.load(tables + row * stride_table + position // BLOCK_TOKENS).to(tl.int64)
     place = (block * kv_heads + head) * BLOCK_TOKENS + position % BLOCK_TOKENS
@@ -80,21 +88,23 @@ def _attend_kernel(
     queries, most, total, mix = (), (), (), ()
     for g in tl.static_range(GROUP):
         of_query = query + row * stride_q + (head * GROUP + g) * size
-        q = _turned(of_query, cosine + turn, sine + turn, d, size, TURNED) * factor
+        q = _turned(of_query, cosine + turn, sine + turn, d, size, turned, TURNED) * factor
         queries = queries + (q,)
-        most = most + (tl.where(own, tl.sum(q * new_key, 0), float("-inf")),)
+        most = most + (tl.where(own, _capped(tl.sum(q * new_key, 0), soft_cap, CAPPED), float("-inf")),)
         total = total + (tl.where(own, 1.0, 0.0),)
         mix = mix + (tl.where(own, new_value, 0.0),)
     end = tl.minimum(position, (part + 1) * PART)
-    for start in range(part * PART, end, STEP):
+    for start in range(tl.maximum(part * PART, oldest // STEP * STEP), end, STEP):
         p = start + tl.arange(0, STEP)
+        seen = (p < end) & (p >= oldest)
         blocks = tl.load(tables + row * stride_table + p // BLOCK_TOKENS, mask=p < end, other=0).to(tl.int64)
         at = (blocks * kv_heads + head) * BLOCK_TOKENS + p % BLOCK_TOKENS
         k = _held(keys, key_scale, at, p < end, d, size, stored, INT8)
         v = _held(values, value_scale, at, p < end, d, size, stored, INT8)
         mosts, totals, mixes = (), (), ()
         for g in tl.static_range(GROUP):
-            score = tl.where(p < end, tl.sum(k * queries[g][None, :], 1), float("-inf"))
+            score = _capped(tl.sum(k * queries[g][None, :], 1), soft_cap, CAPPED)
+            score = tl.where(seen, score, float("-inf"))
             high = tl.maximum(most[g], tl.max(score, 0))
             shrink, weight = tl.exp(most[g] - high), tl.exp(score - high)
             mosts = mosts + (high,)
@@ -102,7 +112,8 @@ def _attend_kernel(
             mixes = mixes + (mix[g] * shrink + tl.sum(weight[:, None] * v, 0),)
         most, total, mix = mosts, totals, mixes
 
-    parts = position // PART + 1
+    first = oldest // PART
+    parts = position // PART + 1 - first
     if parts == 1:
         for g in tl.static_range(GROUP):
             _put(mixed + row * stride_mixed, largest + row * heads, head * GROUP + g, mix[g] / total[g], d, size)
@@ -119,20 +130,31 @@ def _attend_kernel(
         if tl.atomic_add(counter, 1, sem="acq_rel") == parts - 1:
             tl.store(counter, 0)
             for g in tl.static_range(GROUP):
-                joined = _joined(room + g * tl.num_programs(2) * width, parts, d, size, width, SIZE)
+                joined = _joined(room + (g * tl.num_programs(2) + first) * width, parts, d, size, width, SIZE)
                 _put(mixed + row * stride_mixed, largest + row * heads, head * GROUP + g, joined, d, size)
 
 
 @jit
-def _turned(head, cosine, sine, d, size, TURNED: constexpr):
+def _turned(head, cosine, sine, d, size, turned, TURNED: constexpr):
     """A head at its position, fp32 [SIZE]."""
     value = tl.load(head + d, mask=d < size, other=0.0).to(tl.float32)
     if TURNED:
-        other = tl.where(d < size // 2, d + size // 2, d - size // 2)
-        across = tl.load(head + other, mask=d < size, other=0.0).to(tl.float32)
-        cos, sin = tl.load(cosine + d, mask=d < size, other=0.0), tl.load(sine + d, mask=d < size, other=0.0)
+        turns = d < turned
+        other = tl.where(d < turned // 2, d + turned // 2, d - turned // 2)
+        across = tl.load(head + other, mask=turns, other=0.0).to(tl.float32)
+        cos, sin = tl.load(cosine + d, mask=turns, other=1.0), tl.load(sine + d, mask=turns, other=0.0)
         value = value * cos + across * sin
     return value
+
+
+@jit
+def _capped(score, soft_cap, CAPPED: constexpr):
+    """soft_cap tanh(score / soft_cap)."""
+    if CAPPED:
+        twice = tl.exp(-2.0 * tl.abs(score) / soft_cap)
+        size = soft_cap * (1.0 - twice) / (1.0 + twice)
+        score = tl.where(score < 0, -size, size)
+    return score
 
 
 @jit
@@ -187,7 +209,14 @@ def _put(mixed, largest, head, value, d, size):
 
 
 def attend_rows(
-    mixed: Tensor, largest: Tensor, heads: Heads, pages: KVPages, tables: Tensor, positions: Tensor, parts: Parts
+    mixed: Tensor,
+    largest: Tensor,
+    heads: Heads,
+    weighing: Weighing,
+    pages: KVPages,
+    tables: Tensor,
+    positions: Tensor,
+    parts: Parts,
 ) -> None:
     """Fills mixed, [rows, heads * size], and largest, fp32 [rows, heads], of |mixed|, and stores keys and values.
 
@@ -195,7 +224,7 @@ def attend_rows(
     `parts` would be left out, and the caller sees that there are none.
     """
     rows, size, kv_heads = len(mixed), heads.size, pages.keys.shape[1]
-    cosine, sine = heads.turn or (mixed, mixed)
+    cosine, sine = (each[:, heads.table :] for each in heads.turn or (mixed, mixed))
     int8 = pages.key_scale is not None and pages.value_scale is not None
     _attend_kernel[rows, kv_heads, parts.sums.shape[2]](
         mixed, largest, parts.sums, parts.counters,
@@ -203,7 +232,8 @@ def attend_rows(
         pages.keys, pages.values, pages.key_scale if int8 else largest, pages.value_scale if int8 else largest,
         tables, positions,
         mixed.stride(0), heads.query.stride(0), heads.key.stride(0), heads.value.stride(0), tables.stride(0),
-        kv_heads, size, pages.keys.shape[-1], size**-0.5,
-        GROUP=heads.query.shape[1] // size // kv_heads, SIZE=power_of_two(size), TURNED=heads.turn is not None,
-        INT8=int8, BLOCK_TOKENS=BLOCK_TOKENS, PART=PART, STEP=_STEP, num_warps=_WARPS,
+        cosine.stride(0), kv_heads, size, pages.keys.shape[-1],
+        heads.turned, weighing.window or _ALL, weighing.scale_of(size), weighing.soft_cap,
+        GROUP=heads.query.shape[1] // size // kv_heads, SIZE=power_of_two(size), TURNED=heads.turned > 0,
+        CAPPED=weighing.soft_cap > 0, INT8=int8, BLOCK_TOKENS=BLOCK_TOKENS, PART=PART, STEP=_STEP, num_warps=_WARPS,
     )  # fmt: skip

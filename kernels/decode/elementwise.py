@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..activations import activate
 from ..jit import cdiv, constexpr, jit, tl
-from ..rows import Rows, normed_at, size_of, stats_at
+from ..rows import LAYER, RowNorm, Rows, normed_at, power_of_two, size_of, stats_at
 
 BLOCK = 256  # values of a program
 
@@ -41,6 +41,33 @@ def _activate_kernel(
     tl.store(y + row * stride_y + k, value.to(y.dtype.element_ty), mask=k < width)
     most = tl.max(tl.where(k < width, size_of(value), 0.0), 0)
     tl.store(largest + row * tl.num_programs(1) + part, most)
+
+
+@jit
+def _vectors_kernel(
+    y, x, weight, offset, stride_y, stride_x, width, eps,
+    LAYER: constexpr, HAS_BIAS: constexpr, BLOCK: constexpr,
+):  # fmt: skip
+    row, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * width
+    d = tl.arange(0, BLOCK)
+    value = tl.load(x + row * stride_x + first + d, mask=d < width, other=0.0).to(tl.float32)
+    if LAYER:
+        value = tl.where(d < width, value - tl.sum(value, 0) / width, 0.0)
+    value = value / tl.sqrt_rn(tl.sum(value * value, 0) / width + eps)
+    value = value * tl.load(weight + d, mask=d < width, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value = value + tl.load(offset + d, mask=d < width, other=0.0).to(tl.float32)
+    tl.store(y + row * stride_y + first + d, value.to(y.dtype.element_ty), mask=d < width)
+
+
+def normalise_vectors_(y: Tensor, x: Tensor, norm: RowNorm) -> None:
+    """Fills y, [rows, values], which may be x, with norms of x's vectors that are as wide as the weight."""
+    (rows, values), width, bias = x.shape, len(norm.weight), norm.bias
+    _vectors_kernel[rows, values // width](
+        y, x, norm.weight, norm.weight if bias is None else bias, y.stride(0), x.stride(0), width, norm.eps,
+        LAYER=norm.kind == LAYER, HAS_BIAS=bias is not None, BLOCK=power_of_two(width),
+        num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def normalise_(y: Tensor, rows: Rows) -> None:

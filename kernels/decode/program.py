@@ -27,9 +27,10 @@ from ..instructions import Counted, View
 from ..jit import cdiv
 from ..paged_attention import BLOCK_TOKENS, KVPages
 from ..rows import LAYER, RMS, RowNorm, Rows, Target, measure_
+from ..weighing import PLAIN, Weighing
 from .attend import Heads, Parts, attend_rows
 from .elementwise import BLOCK as VALUES
-from .elementwise import activate_, normalise_
+from .elementwise import activate_, normalise_, normalise_vectors_
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class _Attend:
     target: View
     pages: KVPages
     size: int
+    weighing: Weighing
+    turned: tuple[int, int]  # how many values of a head, and the column of the tables where their turns begin
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ class DecodeProgram:
         turn: tuple[Tensor, Tensor] | None,
         rows: int = MOST_TOKENS,
     ) -> None:
-        self.rows, self.longest, self.device, self._turn = rows, longest, device, turn
+        self.rows, self.longest, self.device, self.turn = rows, longest, device, turn
         self.tables = torch.zeros(rows, cdiv(longest, BLOCK_TOKENS), dtype=torch.int32, device=device)
         self.positions = torch.zeros(rows, dtype=torch.int32, device=device)
         self.thresholds = torch.zeros(rows, device=device)
         self._instructions: list[Instruction] = []
-        self._turned: list[View] = []
+        self._turned: dict[int, tuple[int, int]] = {}
         self._places: list[Tensor] = []
         self._counts: list[tuple[_Linear, Tensor]] = []
         self.launches: Sequence[Launch] = ()
@@ -142,11 +145,14 @@ class DecodeProgram:
         offset = None if bias is None else bias.detach().to(weight.dtype)
         self._write(_Linear(source, target, (weight.detach(), offset)))
 
-    def rotate(self, target: View, size: int) -> None:
-        self._turned.append(target)  # by whoever attends to it
+    def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
+        self._turned[target.place] = turned, table  # by whoever attends to it next
 
-    def attend(self, query: View, key: View, value: View, target: View, pages: KVPages, size: int) -> None:
-        self._write(_Attend(query, key, value, target, pages, size))
+    def attend(
+        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+    ) -> None:
+        self._turned.pop(key.place, None) if key.place != query.place else None
+        self._write(_Attend(query, key, value, target, pages, size, weighing, self._turned.pop(query.place, (0, 0))))
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         self._write(_Activate(source, target, activation, gate))
@@ -191,11 +197,6 @@ class DecodeProgram:
         """The columns of a view, of all rows."""
         return self._places[view.place][:, view.offset : view.offset + view.width]
 
-    def is_turned(self, view: View) -> bool:
-        return any(
-            each.place == view.place and each.offset <= view.offset < each.offset + each.width for each in self._turned
-        )
-
     def counts_of(self, linear: _Linear) -> Tensor:
         """Where a graded linear counts: int64 [2 * rows]."""
         self._counts.append((linear, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
@@ -221,7 +222,9 @@ class _Joined:
     def _join(self, rest: Sequence[Instruction]) -> int:
         """Launches the first instruction, and those behind it that go with it; how many they were."""
         first = rest[0]
-        if isinstance(first, _Norm):
+        if isinstance(first, _Norm) and (first.source == first.target or len(first.norm.weight) != first.source.width):
+            self._normalise(first)
+        elif isinstance(first, _Norm):
             self._source[first.target.place] = first.source, first.norm
             self._measured.pop(first.target.place, None)
         elif isinstance(first, _Gather):
@@ -306,17 +309,27 @@ class _Joined:
         key = heads, kv_heads, size
         if key not in self._shared:
             self._shared[key] = Parts.of(program.rows, heads, kv_heads, size, program.longest, program.device)
-        parts, turn = self._shared[key], program._turn if program.is_turned(attend.query) else None
+        parts = self._shared[key]
         query, keys, values, mixed = (
             program.at(each) for each in (attend.query, attend.key, attend.value, attend.target)
         )
         largest = self._room(heads)
 
         def call(n: int) -> None:
-            found = Heads(query[:n], keys[:n], values[:n], size, turn)
-            attend_rows(mixed[:n], largest[:n], found, attend.pages, program.tables, program.positions, parts)
+            found = Heads(query[:n], keys[:n], values[:n], size, program.turn, *attend.turned)
+            places = program.tables, program.positions
+            attend_rows(mixed[:n], largest[:n], found, attend.weighing, attend.pages, *places, parts)
 
         self._launch("attend", attend.target, call, Target(mixed, largest=largest))
+
+    def _normalise(self, norm: _Norm) -> None:
+        """Of vectors that no product takes: heads, or rows that are to be added."""
+        source, target = self._program.at(norm.source), self._program.at(norm.target)
+
+        def call(n: int) -> None:
+            normalise_vectors_(target[:n], source[:n], norm.norm)
+
+        self._launch("norm", norm.target, call)
 
     def _activate(self, act: _Activate) -> None:
         y, up = self._program.at(act.target), self._program.at(act.source)

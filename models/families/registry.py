@@ -1,59 +1,69 @@
 """The families that can be run. Adding one is a file beside this one, a line here and a parity test."""
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import CheckpointError
-from ..spec import TransformerSpec
-from . import llama, opt
-from .config import Config
+from ..suggestion import likely
+from . import (
+    gemma,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mistral,
+    mixtures,
+    olmo2,
+    olmo3,
+    opt,
+    phi3,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+    starcoder2,
+)  # fmt: skip
+from .family import Family, is_sparse_tensor
 
-# All that a dense FFN lacks, and what graded linears add to int8 ones.
-_SPARSE_TENSOR = re.compile(r"layers\.\d+\.ffn\.(?!(?:gate|up|down)\.).+|.+\.worth|thresholds")
-_LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+__all__ = ["FAMILIES", "Family", "family_of", "is_sparse_tensor"]
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one kind of Hugging Face checkpoint becomes ours.
-
-    names: our module path -> theirs, with {} for the layer's number. unused: tensors that some files hold and no
-    forward pass reads. width_key, bias_key: where config.json has the FFN's width, and the flag for its biases;
-    activation_key: the name of its activation.
-    """
-
-    architecture: str
-    spec: Callable[[Config], TransformerSpec]
-    names: Mapping[str, str]
-    unused: str = r"$^"
-    width_key: str = "intermediate_size"
-    bias_key: str | None = None
-    activation_key: str = "hidden_act"
-
-    def their_name(self, ours: str) -> str:
-        """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. A sparse FFN's own are ours alone."""
-        if is_sparse_tensor(ours):
-            return ours
-        module, _, leaf = ours.rpartition(".")
-        template = _LAYER_NUMBER.sub("{}", module)
-        return f"{self.names[template].format(*_LAYER_NUMBER.findall(module))}.{leaf}"
-
-    def is_unused(self, theirs: str) -> bool:
-        """Whether a tensor of this name may be left aside."""
-        return re.search(self.unused, theirs) is not None
-
+_FREQUENCIES = r"rotary_emb\.inv_freq$"
+_MASKS = r"\.(attn|attention)\.(masked_)?bias$"  # which keys a query sees, as older files keep it
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, r"rotary_emb\.inv_freq$", bias_key="mlp_bias"),
+    "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
     "opt": Family("OPTForCausalLM", opt.opt_spec, opt.NAMES, width_key="ffn_dim", activation_key="activation_function"),
-}
-
-
-def is_sparse_tensor(name: str) -> bool:
-    """Whether tiers need it and no dense model: it is kept apart from the weights, where other loaders do not look."""
-    return _SPARSE_TENSOR.fullmatch(name) is not None
+    "gpt2": Family(
+        "GPT2LMHeadModel", gpt2.gpt2_spec, gpt2.NAMES, _MASKS, width_key="n_inner",
+        activation_key="activation_function", base="transformer", transposed=gpt2.TRANSPOSED,
+    ),
+    "gpt_neox": Family(
+        "GPTNeoXForCausalLM", gpt_neox.gpt_neox_spec, gpt_neox.NAMES, f"{_MASKS}|{_FREQUENCIES}", base="gpt_neox",
+        by_head=True,
+    ),
+    "mistral": Family("MistralForCausalLM", mistral.mistral_spec, llama.NAMES, _FREQUENCIES),
+    "qwen2": Family("Qwen2ForCausalLM", qwen2.qwen2_spec, llama.NAMES, _FREQUENCIES),
+    "qwen3": Family("Qwen3ForCausalLM", qwen3.qwen3_spec, qwen3.NAMES, _FREQUENCIES),
+    "phi3": Family("Phi3ForCausalLM", phi3.phi3_spec, phi3.NAMES, _FREQUENCIES),
+    "gemma": Family("GemmaForCausalLM", gemma.gemma_spec, llama.NAMES, _FREQUENCIES),
+    "gemma2": Family(
+        "Gemma2ForCausalLM", gemma2.gemma2_spec, gemma2.NAMES, _FREQUENCIES, activation_key="hidden_activation"
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM", gemma3.gemma3_spec, gemma3.NAMES, _FREQUENCIES, activation_key="hidden_activation"
+    ),
+    "olmo2": Family("Olmo2ForCausalLM", olmo2.olmo2_spec, olmo2.NAMES, _FREQUENCIES),
+    "mixtral": Family("MixtralForCausalLM", mixtures.mixtral_spec, mixtures.MIXTRAL_NAMES, _FREQUENCIES),
+    "olmoe": Family("OlmoeForCausalLM", mixtures.olmoe_spec, mixtures.QWEN_NAMES, _FREQUENCIES),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", mixtures.qwen3_moe_spec, mixtures.QWEN_NAMES, _FREQUENCIES),
+    "olmo3": Family("Olmo3ForCausalLM", olmo3.olmo3_spec, olmo2.NAMES, _FREQUENCIES),
+    "seed_oss": Family("SeedOssForCausalLM", seed_oss.seed_oss_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
+    "starcoder2": Family(
+        "Starcoder2ForCausalLM", starcoder2.starcoder2_spec, starcoder2.NAMES, _FREQUENCIES, bias_key="use_bias"
+    ),
+    "smollm3": Family("SmolLM3ForCausalLM", smollm3.smollm3_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
+}  # fmt: skip
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -65,7 +75,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
         )
     name = config.get("model_type")
     if not isinstance(name, str) or name not in FAMILIES:
-        raise CheckpointError(f"config.json: model_type is {name!r}; moesaic runs the families {', '.join(FAMILIES)}")
+        shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:77]}..."
+        raise CheckpointError(
+            f"config.json: model_type is {shown}; moesaic runs the families {', '.join(FAMILIES)}"
+            f"{likely(name, FAMILIES) if isinstance(name, str) else ''}; CONTRIBUTING.md says how one is added"
+        )
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
     if not isinstance(architectures, list) or family.architecture not in architectures:

@@ -170,9 +170,9 @@ class Lab:
                 self._ffns.append(ffn)
             for n, turn in enumerate(turns):
                 _tell(places.attention, states[n])
-                states[n] = layer.attend(states[n], turn, CausalContext())
-                _tell(places.ffn, states[n])
-                states[n] = states[n] + ffn(layer.ffn_norm(states[n]))
+                given, state = layer.attend(states[n], turn, CausalContext())
+                _tell(places.ffn, state)
+                states[n] = layer.joined(state, ffn(given))
             for place in places:
                 place.form = None  # what it holds is as large as the matrix
             self._progress(what, i + 1, len(self._layers))

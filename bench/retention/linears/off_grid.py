@@ -20,6 +20,7 @@ from torch import Tensor
 from ....models.checkpoint import Checkpoint, open_checkpoint, read_tensors
 from ....models.errors import MoesaicError, RecipeError
 from ....models.files import new_directory
+from ....models.layout import Layout
 from ....models.seeds import DRAWN_SEED
 from ....models.spec import INT8_FORMATS
 from ....models.writer import write_config, write_weights
@@ -37,7 +38,8 @@ def off_grid(model: str, out: Path, seed: int = 0) -> None:
         raise RecipeError(f"{source.path.name} has int8 weights, noise goes on floating point; name the model before")
     with new_directory(out, 2 * source.weight_bytes) as folder:
         write_config(folder, source, source.spec)
-        write_weights(folder, _noisy_tensors(source, seed), source.family.their_name)
+        stored = Layout(source.family, source.spec).stored(_noisy_tensors(source, seed))
+        write_weights(folder, stored, source.family.their_name)
         record = {"model": source.path.name, "seed": seed, "block": BLOCK, "steps": STEPS, "dtype": "bfloat16"}
         (folder / RECORD).write_text(json.dumps(record | {"noise": "uniform, half a step either way"}, indent=1) + "\n")
 
