@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real gpu-dry wheel lint types bench results proto clean
+.PHONY: demo test test-real interop gpu-dry wheel lint types bench results proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -16,6 +16,15 @@ test: .venv/ready
 test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/pytest --real -m real
+
+# Foreign clients, from an environment of their own: their dependencies are others than ours.
+interop: .venv/ready build/interop/ready
+	$(BIN)/python tests/interop/run.py build/interop/bin/python
+
+build/interop/ready:
+	$(PYTHON) -m venv build/interop
+	build/interop/bin/pip install --quiet 'tritonclient[grpc]==2.73.0'
+	touch $@
 
 # What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
 gpu-dry: build/bare/ready
@@ -60,7 +69,7 @@ build/bare/ready: constraints.txt bench/gpu_wheels.txt
 # With the oldest compiler whose output every supported protobuf runtime accepts.
 proto:
 	$(PYTHON) -m venv build/proto
-	build/proto/bin/pip install --quiet grpcio-tools==1.76.0
+	build/proto/bin/pip install --quiet grpcio-tools==1.76.0 googleapis-common-protos
 	PYTHON=build/proto/bin/python sh proto/generate.sh
 
 clean:
