@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -16,11 +16,24 @@ from ..models.errors import AddressError, Expired, MoesaicError, NotFound, Overl
 from ..proto import generation_pb2 as pb
 from .address import Address, read_address
 from .client_request import Chat, Prompt, Settings, build_request
+from .client_texts import (
+    ContinuationScore,
+    ScoreSettings,
+    Validation,
+    batch_request,
+    detokenize_request,
+    score_request,
+    scores_of,
+    template_request,
+    tokenize_request,
+    validation_of,
+)
 from .fields import load_of, logprobs_of, usage_of
-from .handlers import GENERATION, MODELS, stub
-from .status import error_of
+from .handlers import GENERATION, MODELS, SCORING, stub
+from .status import error_of, error_of_item
 
 Conversation = Sequence[Mapping[str, str]]
+T = TypeVar("T")
 _POLL_SECONDS = 0.1
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -58,20 +71,15 @@ class ModelInfo:
     kv_cache: str = "model"
 
 
-class Stream(Iterator[Chunk]):
-    """The chunks of one answer. Closing it, or leaving its `with` block, cancels what has not been made yet."""
+class Answers(Iterator[T]):
+    """What a call answers in parts. Closing it, or leaving its `with` block, cancels what has not been made yet."""
 
     def __init__(self, call: Any, address: Address) -> None:
         self._call = call
         self._address = address
         self._begun = self._closed = False
 
-    @property
-    def request_id(self) -> str:
-        """The id that the server knows the request by; waits for the first token."""
-        return str(dict(self._call.initial_metadata()).get("x-request-id", ""))
-
-    def __next__(self) -> Chunk:
+    def _message(self) -> Any:
         if self._closed:
             raise StopIteration
         try:
@@ -79,9 +87,9 @@ class Stream(Iterator[Chunk]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopIteration from None
-            raise _raised(error, self._address, self._begun) from None
+            raise raised(error, self._address, self._begun) from None
         self._begun = True
-        return _chunk(message)
+        return message
 
     def close(self) -> None:
         """Cancels the rest; nothing happens when the answer is complete."""
@@ -95,6 +103,27 @@ class Stream(Iterator[Chunk]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Stream(Answers[Chunk]):
+    """The chunks of one answer."""
+
+    @property
+    def request_id(self) -> str:
+        """The id that the server knows the request by; waits for the first token."""
+        return str(dict(self._call.initial_metadata()).get("x-request-id", ""))
+
+    def __next__(self) -> Chunk:
+        return _chunk(self._message())
+
+
+class Batch(Answers[tuple[int, Completion | MoesaicError]]):
+    """(index of its prompt, answer) of many; an exception where there is no answer."""
+
+    def __next__(self) -> tuple[int, Completion | MoesaicError]:
+        item = self._message()
+        failed = item.HasField("error")
+        return item.index, error_of_item(item.error) if failed else _completion(item.response)
 
 
 class Client:
@@ -117,6 +146,12 @@ class Client:
         self._channel = grpc.insecure_channel(self.address, options=options)
         self._generate = stub(self._channel, GENERATION, "Generate")
         self._stream = stub(self._channel, GENERATION, "GenerateStream")
+        self._batch = stub(self._channel, GENERATION, "GenerateBatch")
+        self._validate = stub(self._channel, GENERATION, "Validate")
+        self._tokenize = stub(self._channel, GENERATION, "Tokenize")
+        self._detokenize = stub(self._channel, GENERATION, "Detokenize")
+        self._apply_chat_template = stub(self._channel, GENERATION, "ApplyChatTemplate")
+        self._score = stub(self._channel, SCORING, "Score")
         self._list_models = stub(self._channel, MODELS, "ListModels")
         self._get_model = stub(self._channel, MODELS, "GetModel")
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -156,13 +191,52 @@ class Client:
         """The answer to a conversation as it is made."""
         return self._streamed(build_request(Chat(messages), **settings), timeout)
 
+    def generate_batch(
+        self, prompts: Sequence[Prompt | Chat], *, timeout: float | None = None, **settings: Unpack[Settings]
+    ) -> "Batch":
+        """(index, answer) of each of up to 256 prompts, in the order in which they end; an exception where there is no
+        answer. A prompt that is a conversation is a `Chat`. Closing what this returns cancels the rest.
+        """
+        return Batch(self._batch(batch_request(prompts, settings), timeout=_checked(timeout)), self._meant)
+
+    def validate(
+        self, prompt: Prompt | Chat, *, timeout: float | None = None, **settings: Unpack[Settings]
+    ) -> Validation:
+        """What `generate` would say of this before it begins, and how many tokens the prompt has."""
+        return validation_of(self._call(self._validate, build_request(prompt, **settings), timeout))
+
+    def tokenize(self, prompt: str | Conversation, *, model: str = "", timeout: float | None = None) -> tuple[int, ...]:
+        """The token ids that the model sees of a text or of a conversation."""
+        return tuple(self._call(self._tokenize, tokenize_request(prompt, model), timeout).token_ids)
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "", timeout: float | None = None) -> str:
+        """The text of token ids, special tokens left out."""
+        return str(self._call(self._detokenize, detokenize_request(token_ids, model), timeout).text)
+
+    def apply_chat_template(
+        self, messages: Conversation, *, model: str = "", timeout: float | None = None
+    ) -> tuple[str, tuple[int, ...]]:
+        """(text, token ids) of a conversation, as the model's chat template writes it and as the model sees it."""
+        message = self._call(self._apply_chat_template, template_request(messages, model), timeout)
+        return message.text, tuple(message.token_ids)
+
+    def score(
+        self,
+        context: Prompt,
+        continuations: Sequence[Prompt],
+        *,
+        logprobs: bool = False,
+        timeout: float | None = None,
+        **settings: Unpack[ScoreSettings],
+    ) -> list[ContinuationScore]:
+        """How likely the model finds each of up to 128 continuations behind a context.
+
+        Where both are text they are made into tokens together. logprobs: tell of each token too.
+        """
+        return scores_of(self._call(self._score, score_request(context, continuations, logprobs, settings), timeout))
+
     def _whole(self, request: pb.GenerateRequest, timeout: float | None) -> Completion:
-        message = self._call(self._generate, request, timeout)
-        first, usage, timing = _answer(message), usage_of(message.usage), _timing(message.timing)
-        return Completion(
-            first.text, first.token_ids, first.finish_reason, usage, timing, first.matched, first.logprobs,
-            logprobs_of(message.prompt_logprobs), tuple(_answer(each) for each in message.others),
-        )  # fmt: skip
+        return _completion(self._call(self._generate, request, timeout))
 
     def _streamed(self, request: pb.GenerateRequest, timeout: float | None) -> Stream:
         return Stream(self._stream(request, timeout=_checked(timeout)), self._meant)
@@ -199,7 +273,7 @@ class Client:
         try:
             return method(request, timeout=_checked(timeout))
         except grpc.RpcError as error:
-            raise _raised(error, self._meant, begun=False) from None
+            raise raised(error, self._meant, begun=False) from None
 
 
 def _checked(timeout: float | None) -> float | None:
@@ -208,7 +282,7 @@ def _checked(timeout: float | None) -> float | None:
     return timeout
 
 
-def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
+def raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
     """The exception of a status; the ones that no handler of ours made come last."""
     known = error_of(error)
     if known is not None:
@@ -227,6 +301,14 @@ def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Overloaded(details)
     return MoesaicError(f"{address.target} answered {code.name}: {details}")
+
+
+def _completion(message: pb.GenerateResponse) -> Completion:
+    first, usage, timing = _answer(message), usage_of(message.usage), _timing(message.timing)
+    return Completion(
+        first.text, first.token_ids, first.finish_reason, usage, timing, first.matched, first.logprobs,
+        logprobs_of(message.prompt_logprobs), tuple(_answer(each) for each in message.others),
+    )  # fmt: skip
 
 
 def _answer(message: pb.GenerateResponse | pb.Answer) -> Answer:
