@@ -21,7 +21,8 @@ Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running 
 
 GIVEN = (
     "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
-    "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
+    "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams", "memory_budget",
+    "admin_socket",
 )  # fmt: skip
 
 
@@ -56,6 +57,20 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--receive-seconds", type=float, help="for a caller to send its message (default: 10)")
     parser.add_argument("--max-connections", type=int, help="open at a time; more are closed (default: 1024)")
     parser.add_argument("--max-streams", type=int, help="calls at a time on one connection (default: 100)")
+    parser.add_argument(
+        "--memory-budget",
+        type=byte_count,
+        metavar="BYTES",
+        help="for all models; one that does not fit is not loaded (default: the machine's memory)",
+    )
+    parser.add_argument(
+        "--admin-socket", metavar="FILE", help="where to administer the server; its mode is 0600 (default: is printed)"
+    )
+    parser.add_argument(
+        "--repository-control",
+        action="store_true",
+        help="callers of the inference protocol may load and unload models at hand",
+    )
     parser.add_argument("--log-requests", action="store_true", help="one JSON line a request on stderr, without text")
     add_engine_options(parser)
     parser.set_defaults(run=run)
@@ -80,6 +95,7 @@ def _serve(args: argparse.Namespace) -> int:
             models=tuple(_named(text) for text in args.paths) or base.models,
             engine=_engine_options(args, base.engine),
             log_requests=args.log_requests or base.log_requests,
+            repository_control=args.repository_control or base.repository_control,
             **given,
         ),
         complain=say_error,

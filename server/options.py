@@ -19,6 +19,7 @@ BOUNDS: Mapping[str, Bound] = {
     "write_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 30"),
     "receive_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 10"),
     "max_connections": Bound(1, 1_000_000, way_out="those beyond it are closed at once"),
+    "memory_budget": Bound(1, 1 << 50, way_out="give bytes, or leave it out for the memory of the machine"),
     "max_streams": Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
 }
 _PORT = Bound(0, 65535)
@@ -42,6 +43,11 @@ class ServeOptions:
     receive_seconds: for a call to send its message.
     max_connections: open at a time, fewer where the limit on open files is lower; the next one is closed.
     max_streams: calls at a time on one connection.
+    memory_budget: bytes for all models together, those that are loaded at run time among them; None is the memory of
+    the machine, of which nothing is asked at the start.
+    admin_socket: the path of the Unix socket for moesaic.admin.v1; None is one in a folder of this user, which is
+    printed.
+    repository_control: whether callers of the inference protocol may load and unload models at hand.
     log_requests: one JSON line per request to stderr; it never holds text.
     """
 
@@ -60,6 +66,9 @@ class ServeOptions:
     receive_seconds: float = 10.0
     max_connections: int = 1024
     max_streams: int = 100
+    memory_budget: int | None = None
+    admin_socket: str | None = None
+    repository_control: bool = False
     reflection: bool = True
     log_requests: bool = False
 

@@ -5,7 +5,8 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import grpc
@@ -18,6 +19,8 @@ from ..models.host_memory import keep_little_memory
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
+from .admin import AdminService, Facts, Life
+from .admin_door import AdminDoor, open_door
 from .admission import Admission
 from .byte_budget import ByteBudget
 from .calls import Calls
@@ -25,18 +28,23 @@ from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
 from .engine_process import WORKER, EngineProcess
 from .exchange import TimeLimits
-from .handlers import GENERATION, MODELS, add_service
+from .fleet import Fleet
+from .generation import Generation
+from .handlers import GENERATION, INFERENCE, MODELS, SCORING, add_service
 from .health import HealthReporter
 from .interceptor import CallGuard, Lane
 from .logs import logs
 from .long_prompts import LongPrompts
+from .memory import memory_budget
+from .oip import InferenceService
 from .options import ServeOptions, check, loopback
 from .prompts import Prompts
 from .reflection import reflection_handlers
-from .services import GenerationService, ModelsService
+from .services import GenerationService, ModelsService, ScoringService
 from .transport import channel_options, num_connections
 from .watchdog import Patience
 
+OFFERED = (GENERATION, SCORING, MODELS, INFERENCE)
 ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
 PATIENT_STALLS = 4  # stalls in a row, and the engine is killed
 LAST_WORDS_SECONDS = 0.5  # for statuses on their way out
@@ -64,44 +72,61 @@ def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Calla
 
 
 async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
-    stop, now = _signals()
+    life = _life(options)
     changed = asyncio.Event()
     host = loopback(options.host)
-    catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
+
+    def make(name: str, path: str) -> ServedModel:
+        return _served(name, path, options, changed, worker)
+
+    catalog = Catalog([make(name, path) for name, path in options.models])
+    budget = memory_budget(options.memory_budget, [model.path for model in catalog.models.values()], options.engine)
+    fleet = Fleet(catalog, make, options.engine, budget, changed.set, options.drain_seconds)
     health = HealthReporter(catalog, changed, options.stall_seconds)
     connections = num_connections(options)
-    server = _grpc_server(options, connections, catalog, health)
+    generation = Generation(catalog, ByteBudget(options.max_request_bytes), options.log_requests)
+    server = _grpc_server(options, connections, generation, fleet, health)
     address = _bind(server, host, options.port)
+    admin = _admin(options, address, generation, fleet, life)
     health.report()
     await server.start()
+    await admin.server.start()
     _say_configuration(options, address, connections)
+    _say(f"the admin socket is {admin.path}" if admin.path else "there is no admin socket, its folder is not to be had")
     reporting = asyncio.create_task(health.run())
     try:
-        if not await _load(catalog, stop):
+        if not await _load(catalog, life.stop):
             return
         health.report()
         _say_serving(catalog, address)
-        await _first(reporting, stop.wait())
+        await _first(reporting, life.stop.wait())
         if reporting.done():
             reporting.result()
-        await _drain(catalog, health, options.drain_seconds, now)
+        await _drain(catalog, health, life)
     finally:
+        life.over.set()
         reporting.cancel()
         health.service.end()
+        await fleet.end()
         models = (model.stop() for model in catalog.models.values())
-        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *models)
+        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), admin.stop(LAST_WORDS_SECONDS), *models)
 
 
-def _signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """(asked to end, asked twice)."""
-    stop, now = asyncio.Event(), asyncio.Event()
+def _life(options: ServeOptions) -> Life:
+    """One that a signal ends, and a second one at once."""
+    life = Life(options.drain_seconds)
 
     def asked() -> None:
-        (now if stop.is_set() else stop).set()
+        (life.now if life.stop.is_set() else life.stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked)
-    return stop, now
+    return life
+
+
+def _admin(options: ServeOptions, address: str, generation: Generation, fleet: Fleet, life: Life) -> AdminDoor:
+    facts = Facts((address,), {name: str(value) for name, value in _settings(options).items()}, time.monotonic())
+    return open_door(options, int(address.rpartition(":")[2]), AdminService(generation, fleet, life, facts))
 
 
 def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:
@@ -111,18 +136,22 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     admission = Admission(options.max_requests)
     tokenizer = Tokenizer.open(folder)
     prompts = Prompts(tokenizer, ServedChat(ChatTemplate.open(folder, tokenizer)), LongPrompts(folder))
-    return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
+    return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens, str(folder))
 
 
-def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
+def _grpc_server(
+    options: ServeOptions, connections: int, generation: Generation, fleet: Fleet, health: HealthReporter
+) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(_guard(options),), options=channel_options(options, connections))
-    budget = ByteBudget(options.max_request_bytes)
-    add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
-    add_service(server, MODELS, ModelsService(catalog))
+    add_service(server, GENERATION, GenerationService(generation))
+    add_service(server, SCORING, ScoringService(generation))
+    add_service(server, MODELS, ModelsService(generation.catalog))
+    inference = InferenceService(generation, fleet, health.service, options.repository_control)
+    add_service(server, INFERENCE, inference)
     health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        server.add_generic_rpc_handlers(reflection_handlers((GENERATION.full_name, MODELS.full_name, health_name)))
+        server.add_generic_rpc_handlers(reflection_handlers((*(each.full_name for each in OFFERED), health_name)))
     return server
 
 
@@ -161,13 +190,15 @@ async def _load(catalog: Catalog, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _drain(catalog: Catalog, health: HealthReporter, seconds: float, now: asyncio.Event) -> None:
+async def _drain(catalog: Catalog, health: HealthReporter, life: Life) -> None:
     """Refuses what is new, lets what runs go on for a while, then ends it with a status that says why."""
     catalog.draining = True
     health.report()
-    await _first(catalog.idle.wait(), now.wait(), asyncio.sleep(seconds))
+    await _first(catalog.idle.wait(), life.now.wait(), asyncio.sleep(life.drain_seconds))
+    life.num_left = len(catalog.requests)
+    life.over.set()
     for model in catalog.models.values():
-        model.engine.fail_running(draining())
+        model.engine.refuse(draining())
 
 
 async def _first(*awaitables: object) -> None:
@@ -182,13 +213,18 @@ async def _first(*awaitables: object) -> None:
 
 
 def _say_configuration(options: ServeOptions, address: str, connections: int) -> None:
-    settings = {**asdict(options), "engine": None, **asdict(options.engine)}
-    shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
+    shown = [f"{name}={value}" for name, value in _settings(options).items() if name not in ("host", "port")]
     _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
     _say("configuration: " + " ".join(shown))
     if connections < options.max_connections:
         asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
         _say(f"room for {connections} connections, since this process may open few files; {asked}")
+
+
+def _settings(options: ServeOptions) -> Mapping[str, object]:
+    """What is in effect, by name, but for the models."""
+    settings = {**asdict(options), **asdict(options.engine)}
+    return {name: value for name, value in settings.items() if name not in ("models", "engine")}
 
 
 def _say_serving(catalog: Catalog, address: str) -> None:

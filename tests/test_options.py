@@ -55,6 +55,7 @@ WRONG: dict[str, list[Any]] = {
     "receive_seconds": [0, -1, NAN, INFINITE],
     "max_connections": [0, -1, 10**9, 2.5],
     "max_streams": [0, -1, 10**9],
+    "memory_budget": [0, -1, 10**30],
 }
 FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None}
 
