@@ -26,6 +26,7 @@ from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
 from moesaic.server import engine_process, serve, transport
+from moesaic.server.admin_client import AdminClient
 from moesaic.server.client import Client
 from moesaic.server.options import ServeOptions
 from moesaic.server.watchdog import Patience
@@ -50,9 +51,13 @@ class Server:
         path = str(options.pop("path", "stories260k"))
         stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
-        settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
-        self._log = tempfile.TemporaryFile("w+")
         self._folder = tempfile.TemporaryDirectory()
+        self.admin_socket = str(Path(self._folder.name) / "admin.sock")
+        settings = {
+            "port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), "admin_socket": self.admin_socket,
+            **PATIENT, **options,
+        }  # fmt: skip
+        self._log = tempfile.TemporaryFile("w+")
         self._gate = Path(self._folder.name) / "held"
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"models": models, **settings})],
@@ -94,6 +99,9 @@ class Server:
 
     def client(self) -> Client:
         return Client(self.address)
+
+    def admin(self) -> AdminClient:
+        return AdminClient(self.admin_socket)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
