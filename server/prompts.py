@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from ..models.chat import Message, Turn, message_violations
 from ..models.errors import InvalidRequest, Violation
 from ..models.tokenizer import Tokenizer
-from ..proto import engine_pb2, generation_pb2
+from ..proto import engine_pb2
 from .chat import ServedChat
 from .long_prompts import LongPrompts, ids_of
 
@@ -14,6 +15,7 @@ MAX_TEXT_BYTES = 1 << 20
 LONG_CHARACTERS = 1 << 14  # what would keep the loop for longer than some milliseconds
 TINY_CHARACTERS = 1 << 8  # what keeps it for no time at all
 LONG_IDS = 1 << 12  # the same the other way
+WithPrompt = Any  # a message with a oneof `prompt`, of which it may have less than a GenerateRequest
 
 
 class Prompts:
@@ -24,16 +26,17 @@ class Prompts:
         self._turn = asyncio.Lock()
         self._most_bytes = tokenizer.most_bytes_per_token
 
-    async def ids(self, message: generation_pb2.GenerateRequest, window: int) -> tuple[int, ...]:
+    async def ids(self, message: WithPrompt, window: int) -> tuple[int, ...]:
         """The ids; where these are more than the window holds, as many others.
 
         Raises InvalidRequest for a prompt that is wrong in itself, Unsupported for a chat where there is no template.
         """
         if wrong := self._violations(message, window):
             raise InvalidRequest(wrong)
-        if message.HasField("messages"):
+        kind = message.WhichOneof("prompt")
+        if kind == "messages":
             return await self._chat_ids(message.messages.messages, window)
-        if message.HasField("token_ids"):
+        if kind == "token_ids":
             ids = message.token_ids.ids
             return tuple(ids) if len(ids) <= window else (0,) * len(ids)
         if len(message.text) < LONG_CHARACTERS:
@@ -66,21 +69,25 @@ class Prompts:
             return await self.chat.written(_messages(messages))
         return (await self.long.ask(engine_pb2.Tokenize(turns=_turns(messages), written=True))).text
 
+    def check_text(self, text: str, window: int) -> None:
+        """Raises InvalidRequest for a text that no prompt of this window can begin with."""
+        if wrong := self._text_violations(len(text.encode()), window):
+            raise InvalidRequest(wrong)
+
     async def split(self, context: str, continuation: str, window: int, short: bool) -> tuple[tuple[int, ...], int]:
         """Ids of both together, and how many of them stand before the continuation. Raises what `ids` does.
 
         short: made here and now.
         """
         text, at = context + continuation, len(context)
-        if wrong := self._text_violations(len(text.encode()), window):
-            raise InvalidRequest(wrong)
+        self.check_text(text, window)
         if short:
             ids, before = self.tokenizer.encode_split(text, at)
             return tuple(ids), before
         found = await self.long.ask(engine_pb2.Tokenize(text=text, window=window, split=at))
         return ids_of(found), found.num_before
 
-    def _violations(self, message: generation_pb2.GenerateRequest, window: int) -> list[Violation]:
+    def _violations(self, message: WithPrompt, window: int) -> list[Violation]:
         kind = message.WhichOneof("prompt")
         if kind is None:
             return [Violation("prompt", "is not set; give text, token_ids or messages", "EMPTY_PROMPT")]

@@ -6,14 +6,17 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ..engine.completion import check_row
+from ..engine.request import Request, TokenLogprobs
 from ..engine.settings import Asked, Terms, asked_of
 from ..models.errors import InvalidRequest, Violation
 from ..proto import generation_pb2, scoring_pb2
-from .answer import answer
 from .catalog import ServedModel
+from .fields import logprobs_message
 from .generation import Call, Generation, in_engine
 from .many import as_they_end
 from .prompts import LONG_CHARACTERS, Prompts
+from .running import Running
 from .under_way import UnderWay
 from .validation import PRIORITIES, request_id_violations
 
@@ -48,29 +51,36 @@ async def score(generation: Generation, message: scoring_pb2.ScoreRequest, call:
 async def _score(
     reading: _Reading, each: bool, model: ServedModel, call: Call, arrived: float, under_way: UnderWay
 ) -> scoring_pb2.Score:
-    told = list[generation_pb2.TokenLogprobs]()
     with model.admission.place(call.caller) as place:
         with in_engine(model, reading.asked, arrived, call, place, under_way) as running:
-            tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
-            async for chunk in answer(running, reading.asked, tokenizer, arrived, end):
-                told += chunk.prompt_logprobs
+            told = await _told(running, reading.asked.request)
     told = told[reading.before - 1 :]  # a prompt's first token has none
     return scoring_pb2.Score(
         logprob=sum(token.logprob for token in told),
         num_tokens=len(told),
-        is_greedy=all([token.token_id] == token.top_ids[:1] for token in told),
-        tokens=told if each else (),
+        is_greedy=all(token.token_id == token.top[0][0] for token in told),
+        tokens=[logprobs_message(generation_pb2.TokenLogprobs, token) for token in told] if each else (),
     )
+
+
+async def _told(running: Running, request: Request) -> list[TokenLogprobs]:
+    """What the engine tells of a prompt until its answer ends. Raises what `check_row` does."""
+    told = list[TokenLogprobs]()
+    while True:
+        for row in await running.take():
+            check_row(row, request)
+            told += row.prompt_logprobs
+            if row.finish is not None:
+                return told
 
 
 async def _readings(message: scoring_pb2.ScoreRequest, prompts: Prompts, terms: Terms) -> list[_Reading]:
     """One for each continuation. Raises InvalidRequest with what is wrong with any of them."""
-    settings = _settings(message)
-    readings, wrong = list[_Reading](), list[Violation]()
-    context = await _context_ids(message, prompts, terms.limits.max_context)
+    settings, readings, wrong = _settings(message), list[_Reading](), list[Violation]()
+    context = await _context(message, prompts, terms.limits.max_context)
     for i, each in enumerate(message.continuations):
         try:
-            ids, before = await _ids(message, context, each, prompts, terms.limits.max_context)
+            ids, before = await context.with_continuation(each)
             found = _split_violations(f"continuations[{i}]", len(ids), before)
             readings.append(_Reading(asked_of(ids, settings, terms, found=found, compute_path="compute."), before))
         except InvalidRequest as error:
@@ -80,33 +90,47 @@ async def _readings(message: scoring_pb2.ScoreRequest, prompts: Prompts, terms: 
     return readings
 
 
-async def _context_ids(message: scoring_pb2.ScoreRequest, prompts: Prompts, window: int) -> Sequence[int]:
-    """The ids of the context, for continuations that are ids."""
-    if all(each.HasField("text") for each in message.continuations):
-        return ()
-    prompt = generation_pb2.GenerateRequest(text=message.text if message.HasField("text") else None)
-    if message.HasField("token_ids"):
-        prompt.token_ids.CopyFrom(message.token_ids)
+async def _context(message: scoring_pb2.ScoreRequest, prompts: Prompts, window: int) -> "_Context":
+    text, by_text = message.text, all(each.HasField("text") for each in message.continuations)
     try:
-        return await prompts.ids(prompt, window)
+        prompts.check_text(text, window)
+        ids = () if by_text else await prompts.ids(_prompt(message), window)
     except InvalidRequest as error:
         raise InvalidRequest([_named(each, "context") for each in error.violations]) from None
+    return _Context(prompts, window, text, ids, _num_characters(message) < LONG_CHARACTERS)
 
 
-async def _ids(
-    message: scoring_pb2.ScoreRequest, context: Sequence[int], each: scoring_pb2.Continuation, prompts: Prompts,
-    window: int,
-) -> tuple[Sequence[int], int]:  # fmt: skip
-    """The ids of context and continuation, and how many of them are the context's."""
-    if each.HasField("token_ids"):
-        total = len(context) + len(each.token_ids.ids)
-        return ((*context, *each.token_ids.ids) if total <= window else (0,) * total), len(context)
-    return await prompts.split(message.text, each.text, window, _num_characters(message) < LONG_CHARACTERS)
+def _prompt(message: scoring_pb2.ScoreRequest) -> generation_pb2.GenerateRequest:
+    """The context as a prompt alone."""
+    if message.HasField("text"):
+        return generation_pb2.GenerateRequest(text=message.text)
+    return generation_pb2.GenerateRequest(token_ids=message.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What stands before all continuations: a text, and its ids for continuations that are ids.
+
+    short: all texts together are, and can be made into tokens here and now.
+    """
+
+    prompts: Prompts
+    window: int
+    text: str
+    ids: Sequence[int]
+    short: bool
+
+    async def with_continuation(self, each: scoring_pb2.Continuation) -> tuple[Sequence[int], int]:
+        """The ids of both, and how many of them are the context's."""
+        if each.HasField("text"):
+            return await self.prompts.split(self.text, each.text, self.window, self.short)
+        total = len(self.ids) + len(each.token_ids.ids)
+        return ((*self.ids, *each.token_ids.ids) if total <= self.window else (0,) * total), len(self.ids)
 
 
 def _num_characters(message: scoring_pb2.ScoreRequest) -> int:
     """Of all that is made into tokens."""
-    return sum(len(message.text) + len(each.text) for each in message.continuations)
+    return len(message.continuations) * len(message.text) + sum(len(each.text) for each in message.continuations)
 
 
 def _settings(message: scoring_pb2.ScoreRequest) -> Mapping[str, object]:

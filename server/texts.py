@@ -9,7 +9,7 @@ from ..engine.settings import Terms
 from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..proto import generation_pb2 as pb
 from .generation import Call, Generation
-from .prompts import Prompts
+from .prompts import Prompts, WithPrompt
 from .status import cut
 from .validation import judged, prompt_of
 
@@ -21,10 +21,7 @@ _MOST_CHARACTERS = 200  # of a problem
 async def tokenize(generation: Generation, message: pb.TokenizeRequest, call: Call) -> pb.TokenizeResponse:
     """The ids of a text or of a conversation."""
     with generation.reading(call, message.model, message.ByteSize()) as (model, terms):
-        prompt = pb.GenerateRequest(text=message.text if message.HasField("text") else None)
-        if message.HasField("messages"):
-            prompt.messages.CopyFrom(message.messages)
-        return pb.TokenizeResponse(token_ids=await _ids(prompt, model.prompts, terms.limits))
+        return pb.TokenizeResponse(token_ids=await _ids(message, model.prompts, terms.limits))
 
 
 async def detokenize(generation: Generation, message: pb.DetokenizeRequest, call: Call) -> pb.DetokenizeResponse:
@@ -41,8 +38,7 @@ async def apply_chat_template(
 ) -> pb.ApplyChatTemplateResponse:
     """A conversation as the template writes it, and what the model sees of it."""
     with generation.reading(call, message.model, message.ByteSize()) as (model, terms):
-        prompt = pb.GenerateRequest(messages=message.messages)
-        ids = await _ids(prompt, model.prompts, terms.limits)
+        ids = await _ids(message, model.prompts, terms.limits)
         text = await model.prompts.written(message.messages.messages)
         return pb.ApplyChatTemplateResponse(text=text, token_ids=ids)
 
@@ -69,9 +65,9 @@ async def _judge(message: pb.GenerateRequest, prompts: Prompts, terms: Terms, re
     await judged(message, ids, wrong, prompts, terms)
 
 
-async def _ids(prompt: pb.GenerateRequest, prompts: Prompts, limits: Limits) -> Sequence[int]:
+async def _ids(message: WithPrompt, prompts: Prompts, limits: Limits) -> Sequence[int]:
     most = max(MOST_IDS, limits.max_context)
-    ids = await prompts.ids(prompt, most)
+    ids = await prompts.ids(message, most)
     if len(ids) <= most:
         return ids
     text = f"makes {len(ids)} tokens, the limit is {most}; give it in parts"
