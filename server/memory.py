@@ -9,8 +9,9 @@ from ..models.families.config import Config
 from ..models.families.registry import family_of
 from ..models.host_memory import memory_bytes
 from ..models.optional_json import read_optional_json
-from ..models.spec import TransformerSpec
+from ..models.spec import INT8, TransformerSpec
 
+LANES = 16  # of what a head's values are stored in multiples
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CACHE_PART = 4  # of the memory one, where nobody says how much keys and values may take
 
@@ -38,7 +39,10 @@ def expected_bytes(folder: Path, options: EngineOptions) -> int:
 
 
 def _cache_bytes(spec: TransformerSpec, options: EngineOptions) -> int:
-    number = 1 if options.kv_cache == "int8" else _BYTES.get(options.dtype or "", 4)
-    each = sum(2 * layer.attention.num_kv_heads * layer.attention.head_size * number for layer in spec.layers)
+    number = _BYTES.get(options.dtype or "", 4)
+    each = 0
+    for layer in spec.layers:
+        size = -(-layer.attention.head_size // LANES) * LANES
+        each += 2 * layer.attention.num_kv_heads * (size + 4 if options.kv_cache == INT8 else size * number)
     tokens = options.num_slots * min(options.max_context or spec.max_context, spec.max_context)
     return min(tokens * each, options.kv_memory or memory_bytes() // _CACHE_PART)

@@ -9,6 +9,7 @@ from echo_engine import CRASH, HOLD
 from patience import alive, eventually
 from server_harness import Server
 
+from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
 from moesaic.models.errors import (
     AlreadyExists,
@@ -267,3 +268,11 @@ def test_what_a_model_needs_is_its_weights_and_a_full_cache() -> None:
     small = expected_bytes(folder, EngineOptions(num_slots=1, max_context=64))
     assert expected_bytes(folder, EngineOptions(num_slots=2, max_context=64)) - weights == 2 * (small - weights) > 0
     assert expected_bytes(folder, EngineOptions(kv_memory=1000)) == weights + 1000
+
+
+@pytest.mark.parametrize("kv_cache", [None, "int8"])
+def test_what_is_expected_of_a_model_is_what_its_engine_then_holds(kv_cache: str | None) -> None:
+    options = EngineOptions(device="cpu", num_slots=3, kv_cache=kv_cache)
+    about = LLM("stories260k", options).description
+    expected = expected_bytes(locate("stories260k"), options)
+    assert expected == pytest.approx(about.weight_bytes + about.kv_bytes, rel=0.01)
