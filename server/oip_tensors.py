@@ -49,25 +49,29 @@ def renamed(error: InvalidRequest, message: pb.ModelInferRequest) -> InvalidRequ
 def response_of(message: pb.ModelInferRequest, answer: generation_pb2.GenerateResponse) -> pb.ModelInferResponse:
     """An answer as tensors: raw ones where the request was raw."""
     response = pb.ModelInferResponse(model_name=answer.model, model_version="1", id=answer.request_id)
-    reason = generation_pb2.Finish.Reason.Name(answer.finish.reason)
-    texts = {"text_output": answer.text.encode(), "finish_reason": reason.encode()}
     for name in [each.name for each in message.outputs] or OUTPUTS:
-        contents = pb.InferTensorContents()
-        if name in texts:
-            shape, raw = 1, len(texts[name]).to_bytes(_LENGTH_BYTES, "little") + texts[name]
-            contents.bytes_contents.append(texts[name])
-        else:
-            shape, raw = len(answer.token_ids), b"".join(each.to_bytes(4, "little") for each in answer.token_ids)
-            contents.uint_contents.extend(answer.token_ids)
-        output = response.outputs.add(name=name, datatype="BYTES" if name in texts else "UINT32", shape=[shape])
-        if message.raw_input_contents:
-            response.raw_output_contents.append(raw)
-        else:
-            output.contents.CopyFrom(contents)
+        _add_output(response, name, answer, raw=bool(message.raw_input_contents))
     response.parameters["prompt_tokens"].int64_param = answer.usage.prompt_tokens
     response.parameters["completion_tokens"].int64_param = answer.usage.completion_tokens
     response.parameters["tier_used"].string_param = answer.usage.tier_used
     return response
+
+
+def _add_output(response: pb.ModelInferResponse, name: str, answer: generation_pb2.GenerateResponse, raw: bool) -> None:
+    if name == "token_ids":
+        output = response.outputs.add(name=name, datatype="UINT32", shape=[len(answer.token_ids)])
+        contents = pb.InferTensorContents(uint_contents=answer.token_ids)
+        data = b"".join(each.to_bytes(4, "little") for each in answer.token_ids)
+    else:
+        output = response.outputs.add(name=name, datatype="BYTES", shape=[1])
+        reason = generation_pb2.Finish.Reason.Name(answer.finish.reason)
+        element = (answer.text if name == "text_output" else reason).encode()
+        contents = pb.InferTensorContents(bytes_contents=[element])
+        data = len(element).to_bytes(_LENGTH_BYTES, "little") + element
+    if raw:
+        response.raw_output_contents.append(data)
+    else:
+        output.contents.CopyFrom(contents)
 
 
 def _input_violations(message: pb.ModelInferRequest) -> list[Violation]:
