@@ -8,6 +8,8 @@ MoesaicError              INTERNAL              our fault; what stands below is 
   Overloaded              RESOURCE_EXHAUSTED    the same request may succeed later
   Unavailable             UNAVAILABLE           loading, draining or restarting: try again, or elsewhere
     Expired               DEADLINE_EXCEEDED     its time is over, or would be before its first token
+  Unauthenticated         UNAUTHENTICATED       nobody knows who calls
+  PermissionDenied        PERMISSION_DENIED     who calls may not do this
   Unread                  ABORTED               the caller does not take in what it asked for
   RequestFailed           INTERNAL              the engine failed on this one request; the others go on
   SetupError              (at start only)       something outside the request is not as it must be
@@ -84,6 +86,18 @@ class Expired(Unavailable):
 
     def __init__(self, message: str, reason: str = "DEADLINE_EXCEEDED", retry_after_seconds: float = 0.0) -> None:
         super().__init__(message, reason, retry_after_seconds)
+
+
+class Unauthenticated(MoesaicError):
+    """Nobody knows who calls: there is no token, or none that is in force."""
+
+    def __init__(self, message: str, reason: str = "UNAUTHENTICATED") -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class PermissionDenied(MoesaicError):
+    """Who calls is known and may not do this."""
 
 
 class Unread(MoesaicError):

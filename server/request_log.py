@@ -8,6 +8,7 @@ from types import TracebackType
 
 from ..models.errors import MoesaicError
 from ..proto import generation_pb2 as pb
+from .caller import this_caller
 from .status import refusal
 
 _MAX_NAME_CHARACTERS = 64
@@ -22,6 +23,8 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         self.last: pb.GenerateChunk | None = None  # the chunk with usage and timing
         self.arrived = time.monotonic()
         self._names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
+        if caller := this_caller().name:
+            self._names["caller"] = caller
         self._enabled = enabled
 
     def __exit__(

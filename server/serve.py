@@ -5,8 +5,8 @@ import errno
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,21 +18,27 @@ from ..models.host_memory import keep_little_memory
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from ..models.version import VERSION
+from .access import Access
 from .admission import Admission
 from .byte_budget import ByteBudget
 from .calls import Calls
 from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
+from .config import Configuration
+from .config_text import start_lines
 from .engine_process import WORKER, EngineProcess
 from .exchange import TimeLimits
 from .handlers import GENERATION, MODELS, add_service
 from .health import HealthReporter
 from .interceptor import CallGuard, Lane
+from .listening import listening_address
 from .logs import logs
 from .long_prompts import LongPrompts
-from .options import ServeOptions, check, loopback
+from .options import ServeOptions, check
 from .prompts import Prompts
 from .reflection import reflection_handlers
+from .reloaded import keep_looking
+from .security import open_security
 from .services import GenerationService, ModelsService
 from .transport import channel_options, num_connections
 from .watchdog import Patience
@@ -46,36 +52,51 @@ def _complain(sentence: str) -> None:
     sys.stderr.write(f"moesaic: error: {sentence}\n")
 
 
-def serve(options: ServeOptions, worker: Sequence[str] = WORKER, complain: Callable[[str], None] = _complain) -> int:
+def serve(
+    options: ServeOptions,
+    worker: Sequence[str] = WORKER,
+    complain: Callable[[str], None] = _complain,
+    origins: Mapping[str, str] | None = None,
+) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code.
 
     0 after a drain; 2 when the server cannot start, with one sentence for `complain`. `worker` is the command of an
-    engine process.
+    engine process. origins: of settings that are no defaults, where each comes from.
     """
     keep_little_memory()
     try:
         check(options)
         with logs():
-            asyncio.run(_serve(options, worker))
+            asyncio.run(_serve(Configuration(options, origins or {}), worker))
         return 0
     except SetupError as error:
         complain(str(error))
         return 2
 
 
-async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
+async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     stop, now = _signals()
     changed = asyncio.Event()
-    host = loopback(options.host)
+    options = configuration.options
+    security = open_security(options)
     catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
     health = HealthReporter(catalog, changed, options.stall_seconds)
     connections = num_connections(options)
-    server = _grpc_server(options, connections, catalog, health)
-    address = _bind(server, host, options.port)
+    server = _grpc_server(options, connections, catalog, health, security.access)
+    address = _bind(server, options.host, options.port, security.credentials)
+    servers = [server]
     health.report()
-    await server.start()
-    _say_configuration(options, address, connections)
+    if options.health_port is not None:
+        servers.append(_health_server(options, connections, health))
+        probed = _bind(servers[-1], options.host, options.health_port)
+    await asyncio.gather(*(each.start() for each in servers))
+    _say_configuration(configuration, address, connections)
+    for line in security.told:
+        _say(line)
+    if options.health_port is not None:
+        _say(f"health alone, without TLS, on {probed}")
     reporting = asyncio.create_task(health.run())
+    looking = asyncio.create_task(keep_looking(security.reloaded))
     try:
         if not await _load(catalog, stop):
             return
@@ -87,9 +108,10 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
         await _drain(catalog, health, options.drain_seconds, now)
     finally:
         reporting.cancel()
+        looking.cancel()
         health.service.end()
         models = (model.stop() for model in catalog.models.values())
-        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *models)
+        await asyncio.gather(*(each.stop(LAST_WORDS_SECONDS) for each in servers), *models)
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -114,8 +136,10 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
-def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=(_guard(options),), options=channel_options(options, connections))
+def _grpc_server(
+    options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter, access: Access
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=(_guard(options, access),), options=channel_options(options, connections))
     budget = ByteBudget(options.max_request_bytes)
     add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
     add_service(server, MODELS, ModelsService(catalog))
@@ -126,22 +150,33 @@ def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, heal
     return server
 
 
-def _guard(options: ServeOptions) -> CallGuard:
+def _health_server(options: ServeOptions, connections: int, health: HealthReporter) -> grpc.aio.Server:
+    """For probes that speak no TLS."""
+    guard = _guard(options, Access())
+    server = grpc.aio.server(interceptors=(guard,), options=channel_options(options, connections))
+    health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
+    return server
+
+
+def _guard(options: ServeOptions, access: Access) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
     limits = TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
     watching = replace(limits, whole=None)
-    return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching))
+    return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching), access=access)
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
+def _bind(server: grpc.aio.Server, given: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
     """The address listened on. Tried with a plain socket first, which says why it cannot be."""
+    host = listening_address(given)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     shown = f"[{host}]" if ":" in host else host
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        return f"{shown}:{server.add_insecure_port(f'{shown}:{port}')}"
+        where = f"{shown}:{port}"
+        bound = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
+        return f"{shown}:{bound}"
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno != errno.EADDRINUSE:
             raise AddressError(f"{shown}:{port} cannot be listened on: {error.strerror}") from None
@@ -181,11 +216,11 @@ async def _first(*awaitables: object) -> None:
             task.cancel()
 
 
-def _say_configuration(options: ServeOptions, address: str, connections: int) -> None:
-    settings = {**asdict(options), "engine": None, **asdict(options.engine)}
-    shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
+def _say_configuration(configuration: Configuration, address: str, connections: int) -> None:
+    options = configuration.options
     _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
-    _say("configuration: " + " ".join(shown))
+    for line in start_lines(configuration):
+        _say(line)
     if connections < options.max_connections:
         asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
         _say(f"room for {connections} connections, since this process may open few files; {asked}")

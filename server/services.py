@@ -13,7 +13,7 @@ from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
 from .answer import answer
 from .byte_budget import ByteBudget
-from .caller import caller_of
+from .caller import caller_of, this_caller
 from .catalog import Catalog
 from .request_log import RequestRecord
 from .validation import checked
@@ -68,11 +68,13 @@ class GenerationService:
                     asked = await checked(message, model.prompts, terms)
                     num_tokens, most_tokens = len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)
                     model.admission.hold_prompt(place, num_tokens, most_tokens)
+                    this_caller().spend(num_tokens)
                     running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
                     place.running = running
                     end = model.engine.end_answer
                     try:
                         async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
+                            this_caller().spend(len(chunk.token_ids))
                             if chunk.HasField("usage"):
                                 record.last = chunk
                             yield chunk
@@ -83,7 +85,8 @@ class GenerationService:
 def submitted(asked: Asked, arrived: float, now: float, context: grpc.aio.ServicerContext) -> Request:
     """The request with its caller and with the deadline of its call."""
     left = context.time_remaining()
-    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=caller_of(context))
+    request = asked.arrived(arrived, None if left is None else left + now - arrived)
+    return replace(request, caller=caller_of(context), salt=this_caller().salt(request.salt))
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

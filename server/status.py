@@ -17,7 +17,9 @@ from ..models.errors import (
     MoesaicError,
     NotFound,
     Overloaded,
+    PermissionDenied,
     RequestFailed,
+    Unauthenticated,
     Unavailable,
     Unread,
     Unsupported,
@@ -41,10 +43,15 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
     (Unread, grpc.StatusCode.ABORTED, "SLOW_CONSUMER"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
+
+
+_OF_CALLER = ("TOO_MANY_CALLS", "RATE_LIMITED")  # what is used up is not the model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ def _own_reason(error: MoesaicError) -> str:
     """The reason that an exception itself names; of an invalid request, that of its first violation."""
     if isinstance(error, InvalidRequest) and error.violations:
         return error.violations[0].reason
-    return error.reason if isinstance(error, Overloaded | Unavailable) else ""
+    return error.reason if isinstance(error, Overloaded | Unavailable | Unauthenticated) else ""
 
 
 def _info_metadata(error: MoesaicError) -> Mapping[str, str]:
@@ -97,7 +104,7 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
-            subject = "caller" if error.reason == "TOO_MANY_CALLS" else "model"
+            subject = "caller" if error.reason in _OF_CALLER else "model"
             yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject=subject, description=message)])
 
 
@@ -149,6 +156,8 @@ def _exception(
         retry = details.get(rpc.RetryInfo)
         seconds = retry.retry_delay.ToMilliseconds() / 1000 if isinstance(retry, rpc.RetryInfo) else 0.0
         return kind(message, info.reason, seconds)
+    if kind is Unauthenticated:
+        return Unauthenticated(message, info.reason)
     return MoesaicError(message) if info.reason == "INTERNAL" else kind(message)
 
 

@@ -32,7 +32,7 @@ from moesaic.models.errors import AddressError, SetupError
 from moesaic.models.threads import choose_threads
 from moesaic.server import client, serve, transport
 from moesaic.server.client import Client
-from moesaic.server.config import read_config
+from moesaic.server.config import configuration
 from moesaic.server.options import BOUNDS as SERVER
 from moesaic.server.options import ServeOptions, check
 
@@ -70,7 +70,7 @@ def test_every_number_has_a_rule_and_wrong_values_here() -> None:
         for field in fields(kind)
         if re.match("int|float", str(getattr(field.type, "__name__", field.type)))
     }
-    assert numbers - {"port"} == {*ENGINE, *SERVER} == {*WRONG}
+    assert numbers - {"port", "health_port"} == {*ENGINE, *SERVER} == {*WRONG}
 
 
 @pytest.mark.parametrize(("name", "value"), wrong(ENGINE))
@@ -98,7 +98,7 @@ def test_a_file_refuses_it_by_the_same_sentence(name: str, value: Any, tmp_path:
     if (name, value) in (("threads", "2"), ("threads", True), ("max_context", 10**9)):
         return  # a 2 in quotes is a 2 in this file
     with pytest.raises(SetupError, match=f"serve.yaml: .*{name}"):
-        read_config(tmp_path / "serve.yaml")
+        configuration({}, {}, tmp_path / "serve.yaml")
 
 
 @pytest.mark.parametrize(("name", "value"), wrong(name for name in WRONG if FLAGS.get(name, name) is not None))

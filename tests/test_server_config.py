@@ -6,7 +6,7 @@ import pytest
 
 from moesaic.engine.options import EngineOptions
 from moesaic.models.errors import SetupError
-from moesaic.server.config import read_config
+from moesaic.server.config import configuration
 from moesaic.server.options import ServeOptions
 
 
@@ -14,7 +14,7 @@ def test_a_file_gives_the_options(tmp_path: Path) -> None:
     file = tmp_path / "serve.yaml"
     file.write_text("models: {a: ./a, b: stories260k}\nport: 0\nengine: {threads: 2}\n")
     models = (("a", "./a"), ("b", "stories260k"))
-    assert read_config(file) == ServeOptions(models=models, port=0, engine=EngineOptions(threads=2))
+    assert configuration({}, {}, file).options == ServeOptions(models=models, port=0, engine=EngineOptions(threads=2))
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,5 @@ def test_a_wrong_file_is_refused_with_the_key(tmp_path: Path, text: str, words: 
     file = tmp_path / "serve.yaml"
     file.write_text(text)
     with pytest.raises(SetupError) as caught:
-        read_config(file)
+        configuration({}, {}, file).options
     assert words in str(caught.value) and str(file) in str(caught.value)
