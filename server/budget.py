@@ -7,7 +7,7 @@ _SECONDS = 60.0
 
 
 class Budget:
-    """What a caller may spend: what comes in a minute at once, and then as it comes. Who owes waits until it is paid."""
+    """What a caller may spend: a minute's worth at once, then as it comes. Who owes waits until it is paid."""
 
     def __init__(self, per_minute: int, now: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute

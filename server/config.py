@@ -25,7 +25,7 @@ SERVER: Mapping[str, Setting] = settings(ServeOptions)
 ENGINE: Mapping[str, Setting] = settings(EngineOptions)
 _MODELS = "models"
 _ENGINE = "engine"
-_TYPES = {field.name: field.type for kind in (ServeOptions, EngineOptions) for field in fields(kind)}
+_TYPES: Mapping[str, Any] = {field.name: field.type for kind in (ServeOptions, EngineOptions) for field in fields(kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,10 @@ def named_model(text: str) -> tuple[str, str]:
 
 def _options(values: Mapping[str, Any]) -> ServeOptions:
     engine = EngineOptions(**{name: value for name, value in values.items() if name in ENGINE})
-    models = {_MODELS: tuple(values.get(_MODELS, ()))}
-    return ServeOptions(**models, engine=engine, **{name: value for name, value in values.items() if name in SERVER})
+    models = tuple(values.get(_MODELS, ()))
+    return ServeOptions(
+        models=models, engine=engine, **{name: value for name, value in values.items() if name in SERVER}
+    )
 
 
 def _judge(layer: _Layer) -> None:

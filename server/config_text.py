@@ -40,7 +40,9 @@ def settings_page() -> str:
     """The table of all settings."""
     head = ["| flag | environment | key of the file | left out | what it is |", "| --- | --- | --- | --- | --- |"]
     rows = [*_rows(SERVER, ""), *_rows(ENGINE, "engine.")]
-    models = f"| PATH ... | `{variable('models')}` | `models` | | NAME=PATH, or PATH alone; as many as are to be served |"
+    models = (
+        f"| PATH ... | `{variable('models')}` | `models` | | NAME=PATH, or PATH alone; as many as are to be served |"
+    )
     return "\n".join([*head, models, *rows, ""])
 
 

@@ -142,7 +142,9 @@ def _read_line(place: str, text: str) -> Known:
         raise SetupError(f"{place}: is no mapping")
     for key in values:
         if key not in _Line.model_fields:
-            raise SetupError(f"{place}: there is no key {masked(str(key)[:64])!r}; {suggestion(key, _Line.model_fields)}")
+            raise SetupError(
+                f"{place}: there is no key {masked(str(key)[:64])!r}; {suggestion(key, _Line.model_fields)}"
+            )
     try:
         line = _Line.model_validate(values)
     except ValidationError as error:

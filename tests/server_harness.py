@@ -93,7 +93,7 @@ class Server:
             self._gate.unlink()
 
     def client(self) -> Client:
-        return Client(self.address)
+        return Client(self.address, retries=0)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -30,7 +30,7 @@ from moesaic.engine.options import EngineOptions
 from moesaic.models.bounds import PROCESSORS, Bound
 from moesaic.models.errors import AddressError, SetupError
 from moesaic.models.threads import choose_threads
-from moesaic.server import client, serve, transport
+from moesaic.server import dialling, serve, transport
 from moesaic.server.client import Client
 from moesaic.server.config import configuration
 from moesaic.server.options import BOUNDS as SERVER
@@ -202,7 +202,7 @@ def test_every_command_judges_its_numbers_before_any_work(
 OPTIONS = transport.channel_options(ServeOptions(()), 9)
 
 
-@pytest.mark.parametrize("key", [key for key, _ in (*OPTIONS, *client.CHANNEL_OPTIONS, *client.NO_PROXY)])
+@pytest.mark.parametrize("key", [key for key, _ in (*OPTIONS, *dialling.CHANNEL_OPTIONS, *dialling.NO_PROXY)])
 def test_every_setting_of_grpc_is_one_that_its_core_knows(key: str) -> None:
     core = Path(cygrpc.__file__).read_bytes()
     assert key.encode() + b"\0" in core
@@ -219,7 +219,7 @@ def silent_call(options: Any) -> Iterator[Any]:
     health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *client.NO_PROXY)
+    pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *dialling.NO_PROXY)
     with grpc.insecure_channel(address, options=pinging) as channel:
         call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         next(call)
@@ -252,7 +252,7 @@ def silent() -> Iterator[Server]:
 
 
 def test_reflection_off_is_off(silent: Server) -> None:
-    with grpc.insecure_channel(silent.address, options=client.NO_PROXY) as channel:
+    with grpc.insecure_channel(silent.address, options=dialling.NO_PROXY) as channel:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
             list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request])))

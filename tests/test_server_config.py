@@ -32,5 +32,5 @@ def test_a_wrong_file_is_refused_with_the_key(tmp_path: Path, text: str, words: 
     file = tmp_path / "serve.yaml"
     file.write_text(text)
     with pytest.raises(SetupError) as caught:
-        configuration({}, {}, file).options
+        configuration({}, {}, file)
     assert words in str(caught.value) and str(file) in str(caught.value)

@@ -15,7 +15,7 @@ IDLE = {
     "compress/sizes.py", "compress/stage.py", "compress/strict.py", "models/bounds.py", "models/dial.py",
     "models/errors.py", "models/files.py", "models/finite.py", "models/host_memory.py", "models/intake/registry.py",
     "models/locate.py", "models/optional_json.py", "models/progress.py", "models/suggestion.py",
-    "models/setting.py", "models/text_bound.py", "models/version.py",
+    "models/text_bound.py", "models/version.py",
 }  # fmt: skip
 
 
