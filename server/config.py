@@ -86,9 +86,8 @@ def named_model(text: str) -> tuple[str, str]:
 def _options(values: Mapping[str, Any]) -> ServeOptions:
     engine = EngineOptions(**{name: value for name, value in values.items() if name in ENGINE})
     models = tuple(values.get(_MODELS, ()))
-    return ServeOptions(
-        models=models, engine=engine, **{name: value for name, value in values.items() if name in SERVER}
-    )
+    own = {name: value for name, value in values.items() if name in SERVER}
+    return ServeOptions(models=models, engine=engine, **own)
 
 
 def _judge(layer: _Layer) -> None:

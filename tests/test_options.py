@@ -300,6 +300,7 @@ def test_no_proxy_is_asked_for_this_machine(
         ("http://localhost:7", "localhost:7"),
         ("HTTP://127.0.0.1:7/", "127.0.0.1:7"),
         ("grpc://localhost", "localhost:50051"),
+        ("https://localhost:7", "localhost:7"),
         ("::1", "[::1]:50051"),
         ("[::1]:7", "[::1]:7"),
         ("my-host.example:7", "my-host.example:7"),
@@ -314,7 +315,6 @@ def test_an_address_is_read_as_it_is_meant(written: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("https://localhost:7", "asks for TLS, which a server does not have yet; write http://localhost:7"),
         ("ftp://localhost:7", "has the scheme 'ftp'"),
         ("http://localhost:7/v1/models", "has a path, which a server has not; write localhost:7"),
         ("localhost:", "has no port behind the colon .* leave the colon out for 50051"),

@@ -33,9 +33,10 @@ from moesaic.models.record import TierRecord
 from moesaic.proto import engine_pb2, generation_pb2
 from moesaic.server.client import Client
 from moesaic.server.client_answers import completion_of
-from moesaic.server.client_questions import GENERATION, Question
+from moesaic.server.client_questions import Question
 from moesaic.server.client_request import build_request
 from moesaic.server.config import configuration
+from moesaic.server.handlers import GENERATION
 from moesaic.server.messages import request_of, row_of, step_message, submit_message
 from moesaic.server.services import submitted
 from moesaic.server.validation import PRIORITIES

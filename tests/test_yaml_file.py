@@ -66,10 +66,5 @@ def test_a_description_and_a_server_config_take_them_too(tmp_path: Path) -> None
     (tmp_path / "model.yaml").write_text(DESCRIPTION)
     assert read_description(tmp_path / "model.yaml").learning_rate == 6e-4
     (tmp_path / "serve.yaml").write_text("models: {a: stories260k}\nstall_seconds: 6e1\nport: 5e4\n")
-    assert (
-        configuration({}, {}, tmp_path / "serve.yaml").options.stall_seconds,
-        configuration({}, {}, tmp_path / "serve.yaml").options.port,
-    ) == (
-        60,
-        50000,
-    )
+    options = configuration({}, {}, tmp_path / "serve.yaml").options
+    assert (options.stall_seconds, options.port) == (60, 50000)
