@@ -55,8 +55,10 @@ class Address:
 
     def no_tls(self, details: str) -> AddressError:
         """What is said where somebody answers and TLS with them fails."""
-        if "WRONG_VERSION_NUMBER" in details or "wrong version number" in details:
+        if "WRONG_VERSION_NUMBER" in details:
             return AddressError(f"{self.target} answers without TLS; write http:// before the address")
+        if "Socket closed" in details and not self.tls:
+            return AddressError(f"{self.target} hangs up at once; if it speaks TLS, write https:// before the address")
         reason = " ".join(details.split())[-300:]
         return AddressError(
             f"{self.target} answers, and TLS with it fails: {reason}; see that ca names who signed its certificate, "

@@ -64,7 +64,8 @@ def raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
 
 def _is_of_tls(details: str) -> bool:
     """Whether gRPC says that somebody answers, and that TLS comes to nothing."""
-    return any(word in details for word in ("SSL", "Ssl", "handshake", "certificate", "Hostname Verification"))
+    hung_up = "failed to connect" in details and "Socket closed" in details
+    return hung_up or any(word in details for word in ("SSL", "handshake", "Hostname Verification"))
 
 
 def completion_of(message: pb.GenerateResponse) -> Completion:

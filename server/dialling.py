@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -82,7 +82,7 @@ def dial(text: str, settings: ClientSettings, environment: Mapping[str, str] = o
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     proxy = NO_PROXY if address.is_local else ()
     config = ("grpc.service_config", json.dumps(service_config(retries, settings.get("balance", False))))
-    return Dialled(address, credentials, (*CHANNEL_OPTIONS, *proxy, config), metadata)
+    return Dialled(replace(address, tls=tls), credentials, (*CHANNEL_OPTIONS, *proxy, config), metadata)
 
 
 def service_config(retries: int, balance: bool) -> dict[str, Any]:

@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, serve, transport
+from moesaic.server import engine_process, reloaded, serve, transport
 from moesaic.server.client import Client
+from moesaic.server.dialling import ClientSettings
 from moesaic.server.options import ServeOptions
 from moesaic.server.watchdog import Patience
 
@@ -92,8 +93,8 @@ class Server:
         finally:
             self._gate.unlink()
 
-    def client(self) -> Client:
-        return Client(self.address, retries=0)
+    def client(self, **settings: Unpack[ClientSettings]) -> Client:
+        return Client(self.address, **{"retries": 0, **settings})
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -136,6 +137,7 @@ if __name__ == "__main__":
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
     serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
+    reloaded.LOOK_SECONDS = 0.05
     if files := given.pop("files", 0):  # that the process may have open
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")
