@@ -34,13 +34,14 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What files held, in which nothing was wrong. until: a time.time()."""
+    """What files held, in which nothing was wrong. until: a time.time(). context: for doors that are not gRPC's."""
 
     chain: bytes
     key: bytes
     client_ca: bytes | None
     names: tuple[str, ...]
     until: float
+    context: ssl.SSLContext
 
     @property
     def told(self) -> str:
@@ -72,6 +73,16 @@ class Certificates:
         asks_callers = self._given.client_ca is not None
         return grpc.dynamic_ssl_server_credentials(_configured(self._given), self._newer, asks_callers)
 
+    def context(self) -> ssl.SSLContext:
+        """The same for a door that is not gRPC's: the newest certificate for every handshake that begins."""
+
+        def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+            connection.context = self.current.context
+
+        first = self.current.context
+        first.sni_callback = choose
+        return first
+
     def _newer(self) -> Any:
         """What gRPC asks in a thread of its own before every handshake; None for no change."""
         with self._lock:
@@ -85,13 +96,14 @@ def read_certificate(files: TlsFiles) -> Certificate:
     """What the files hold. Raises SetupError for a key of another certificate, one that has ended, and the like."""
     chain, key = _read(files.cert, "tls_cert"), read_private(files.key, "tls_key", MOST_BYTES)
     client_ca = _read(files.client_ca, "tls_client_ca") if files.client_ca else None
-    shown = _shown(files)
+    context = _server_side(files)
+    shown = _shown(context, files.cert)
     if files.client_ca:
-        _check_authorities(files.client_ca)
+        _ask_callers(context, files.client_ca)
     if (_read(files.cert, "tls_cert"), read_private(files.key, "tls_key", MOST_BYTES)) != (chain, key):
         raise SetupError("tls_cert and tls_key are being replaced")
     names = tuple(str(value) for _, value in shown.get("subjectAltName", ()))
-    return Certificate(chain, key, client_ca, names, ssl.cert_time_to_seconds(shown["notAfter"]))
+    return Certificate(chain, key, client_ca, names, ssl.cert_time_to_seconds(shown["notAfter"]), context)
 
 
 def _configured(found: Certificate) -> Any:
@@ -106,16 +118,17 @@ def _read(file: Path, name: str) -> bytes:
         raise SetupError(f"{name}: {file} cannot be read: {error.strerror or error}") from None
 
 
-def _check_authorities(file: Path) -> None:
+def _ask_callers(context: ssl.SSLContext, file: Path) -> None:
+    context.verify_mode = ssl.CERT_REQUIRED
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cafile=file)
+        context.load_verify_locations(cafile=file)
     except (ssl.SSLError, OSError):
         raise SetupError(f"tls_client_ca: {file} holds no certificates in PEM") from None
 
 
-def _shown(files: TlsFiles) -> dict[str, Any]:
+def _shown(server: ssl.SSLContext, cert: Path) -> dict[str, Any]:
     """What a caller that trusts this very certificate sees of it: both ends of a handshake, without a network."""
-    server, caller = _server_side(files), _caller_side(files.cert)
+    caller = _caller_side(cert)
     to_server, to_caller = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         caller.wrap_bio(to_caller, to_server, server_side=False),
@@ -128,9 +141,9 @@ def _shown(files: TlsFiles) -> dict[str, Any]:
     except ssl.SSLCertVerificationError as error:
         why = error.verify_message or "it is wrong"
         now = datetime.fromtimestamp(time.time(), UTC)
-        raise SetupError(f"tls_cert: {files.cert}: {why}, by the clock of this machine ({now:%Y-%m-%d})") from None
+        raise SetupError(f"tls_cert: {cert}: {why}, by the clock of this machine ({now:%Y-%m-%d})") from None
     except ssl.SSLError as error:
-        raise SetupError(f"tls_cert: {files.cert} cannot be shown to callers: {error.reason}") from None
+        raise SetupError(f"tls_cert: {cert} cannot be shown to callers: {error.reason}") from None
     found: dict[str, Any] = dict(ends[0].getpeercert() or {})
     return found
 

@@ -21,7 +21,7 @@ class Door(StrEnum):
 
 Asked = Scope | Door
 
-_METHODS: Mapping[str, Asked] = {  # the longest beginning counts
+_METHODS: Mapping[str, Asked] = {  # what ends in a slash stands for all below it
     "/grpc.health.v1.Health/": Door.OPEN,
     "/grpc.reflection.v1.ServerReflection/": Door.KNOWN,
     "/grpc.reflection.v1alpha.ServerReflection/": Door.KNOWN,
@@ -36,9 +36,22 @@ _METHODS: Mapping[str, Asked] = {  # the longest beginning counts
     "/inference.GRPCInferenceService/RepositoryIndex": Door.KNOWN,
     "/inference.GRPCInferenceService/ModelInfer": Scope.GENERATE,
     "/inference.GRPCInferenceService/ModelStreamInfer": Scope.GENERATE,
+    "/": Door.OPEN,  # the page, which has no data; and over HTTP
+    "/livez": Door.OPEN,
+    "/readyz": Door.OPEN,
+    "/health": Door.OPEN,
+    "/metrics": Scope.METRICS,
+    "/v1/models": Door.KNOWN,
+    "/v1/models/": Door.KNOWN,
+    "/v1/completions": Scope.GENERATE,
+    "/v1/chat/completions": Scope.GENERATE,
+    "/v1/embeddings": Scope.GENERATE,
 }
 
 
 def asked_by(method: str) -> Asked:
-    """What a caller of a method, as /package.Service/Method, must be allowed."""
-    return _METHODS.get(method) or _METHODS.get(method[: method.rfind("/") + 1]) or Scope.ADMIN
+    """What a caller of a method, as /package.Service/Method, or of a path over HTTP must be allowed."""
+    if method in _METHODS:
+        return _METHODS[method]
+    folders = [method[: place + 1] for place, letter in enumerate(method) if letter == "/" and place]
+    return next((_METHODS[folder] for folder in reversed(folders) if folder in _METHODS), Scope.ADMIN)

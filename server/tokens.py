@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from ..models.errors import OutputError, SetupError
 from ..models.files import append_line
 from ..models.suggestion import suggestion
+from .masking import PREFIX, masked
 from .reloaded import read_private
 from .scopes import Scope
 
-PREFIX = "moesaic_"  # so that those who search for secrets that got out know one
 NAME = r"[A-Za-z0-9._@-]{1,64}"  # no colon, so that none is the name of a connection
 MOST_BYTES = 8 << 20
 _RANDOM_BYTES = 32
-_TOKEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 _PerMinute = Annotated[int, Field(ge=1, le=10**12)]
 
 
@@ -69,11 +67,6 @@ def new_token() -> str:
 def digest_of(token: str) -> bytes:
     """What is kept of it."""
     return hashlib.sha256(token.encode(errors="backslashreplace")).digest()
-
-
-def masked(text: str) -> str:
-    """A text without the tokens in it."""
-    return _TOKEN.sub(f"{PREFIX}***", text)
 
 
 def read_tokens(file: Path) -> Mapping[bytes, Known]:

@@ -94,7 +94,7 @@ class Server:
             self._gate.unlink()
 
     def client(self, **settings: Unpack[ClientSettings]) -> Client:
-        return Client(self.address, **{"retries": 0, **settings})
+        return Client(self.address, **({"retries": 0} | settings))
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -1,6 +1,8 @@
 """The certificate of a server, before it is shown to anybody."""
 
 import os
+import ssl
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,3 +123,29 @@ def test_an_older_file_that_is_put_back_counts_as_a_change(authority: Authority)
     os.utime(files.cert, ns=(before.st_atime_ns, before.st_mtime_ns - 10**12))
     certificates.look()
     assert certificates.current.chain == files.cert.read_bytes()
+
+
+def test_a_door_that_is_not_grpcs_shows_the_newest_too(authority: Authority) -> None:
+    """Over memory: what each handshake is shown, without and with the name of the server."""
+    certificates = Certificates(authority.issue())
+    context = certificates.context()
+    for name in (None, "localhost"):
+        authority.issue()
+        certificates.look()
+        pem = certificates.current.chain.partition(b"-----END")[0] + b"-----END CERTIFICATE-----\n"
+        assert shown(context, name) == ssl.PEM_cert_to_DER_cert(pem.decode())
+
+
+def shown(server: ssl.SSLContext, name: str | None) -> bytes:
+    """What a caller that asks for nothing is shown."""
+    caller = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    caller.check_hostname, caller.verify_mode = False, ssl.CERT_NONE
+    to_server, to_caller = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        caller.wrap_bio(to_caller, to_server, server_hostname=name),
+        server.wrap_bio(to_server, to_caller, server_side=True),
+    ]
+    for end in ends * 4:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    return ends[0].getpeercert(binary_form=True) or b""

@@ -43,13 +43,14 @@ class Secured:
         self.server: Server
 
     def client(self, token: str | None = None) -> Client:
-        return self.server.client(ca=self.authority.file, token=token)
+        client: Client = self.server.client(ca=self.authority.file, token=token)
+        return client
 
     @property
     def probed(self) -> str:
         """Where health is answered without TLS."""
-        eventually(lambda: "health alone" in self.server.printed)
-        return self.server.printed.partition("health alone, without TLS, on ")[2].split()[0]
+        printed: str = self.server.printed
+        return printed.partition("health alone, without TLS, on ")[2].split()[0]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,10 @@ def test_a_line_of_the_log_names_the_caller(secured: Secured) -> None:
 
 
 def test_a_caller_without_tls_is_told_where_it_is_missing(secured: Secured) -> None:
-    with secured.server.client() as client, pytest.raises(AddressError, match="if it speaks TLS, write https:// before"):
+    with (
+        secured.server.client() as client,
+        pytest.raises(AddressError, match="if it speaks TLS, write https:// before"),
+    ):
         client.health()
 
 
@@ -199,7 +203,7 @@ def test_callers_must_show_a_certificate_where_that_is_asked(tmp_path: Path) -> 
         with server.client(ca=authority.file, client_cert=mine.cert, client_key=mine.key) as client:
             assert client.generate([5], max_new_tokens=1).token_ids == (5,)
         for shown in ({}, {"client_cert": theirs.cert, "client_key": theirs.key}):
-            asking = server.client(ca=authority.file, **shown)  # type: ignore[arg-type]
+            asking = server.client(ca=authority.file, **shown)
             with asking as client, pytest.raises(AddressError, match="TLS with it fails: .*Socket closed"):
                 client.health()
         assert "and callers show one too" in server.printed
@@ -294,9 +298,7 @@ def test_an_address_that_others_can_reach_is_listened_on_with_both(tmp_path: Pat
         ({"tls_cert": None, "tls_key": None, "tls_client_ca": "ca.pem"}, "tls_client_ca is given without TLS"),
     ],
 )
-def test_what_no_server_can_start_with_is_told(
-    change: dict[str, str | None], words: str, tmp_path: Path
-) -> None:
+def test_what_no_server_can_start_with_is_told(change: dict[str, str | None], words: str, tmp_path: Path) -> None:
     files = Authority(tmp_path).issue()
     given = {"tls_cert": str(files.cert), "tls_key": str(files.key), **change}
     with Server(said="", **given) as server:
