@@ -48,11 +48,10 @@ def settings_page() -> str:
 
 def _rows(known: Mapping[str, Setting], place: str) -> Iterable[str]:
     for name, each in known.items():
-        bound = f"; {each.bound.rule}" if each.bound else ""
         choices = f": {', '.join(each.choices)}" if each.choices else ""
         flag = f"{each.flag}, --no-{each.flag[2:]}" if each.is_switch else each.flag
-        told = f"{each.help}{choices}{bound}"
-        yield f"| `{flag}` | `{variable(name)}` | `{place}{name}` | {each.shown_default} | {told} |"
+        default = each.shown_default or "chosen" if place else each.shown_default or "none"
+        yield f"| `{flag}` | `{variable(name)}` | `{place}{name}` | {default} | {each.help}{choices} |"
 
 
 def _values(configuration: Configuration) -> dict[str, Any]:

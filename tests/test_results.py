@@ -18,6 +18,7 @@ from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabyte
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
 from moesaic.server.backoff import FIRST_SECONDS, LONGEST_SECONDS
+from moesaic.server.config_text import settings_page
 from moesaic.server.engine_process import END_SECONDS
 from moesaic.server.logs import FLUSH_SECONDS
 from moesaic.server.long_prompts import MOST_SECONDS
@@ -399,7 +400,12 @@ def _engine_faults(patience: Patience, limits: ServeOptions) -> Iterator[str]:
     yield f"always; {FLUSH_SECONDS:g} s at the end"
 
 
+def _settings() -> Iterator[str]:
+    yield settings_page()
+
+
 PASSAGES = {
+    "docs/settings.md": _settings,
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
