@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 
 from ..models.errors import SetupError
-from .reloaded import Reloaded, read_private
+from .private_files import read_private, read_public
+from .reloaded import Reloaded
 
 MOST_BYTES = 1 << 20
 WARN_SECONDS = 14 * 86_400.0
@@ -94,13 +95,13 @@ class Certificates:
 
 def read_certificate(files: TlsFiles) -> Certificate:
     """What the files hold. Raises SetupError for a key of another certificate, one that has ended, and the like."""
-    chain, key = _read(files.cert, "tls_cert"), read_private(files.key, "tls_key", MOST_BYTES)
-    client_ca = _read(files.client_ca, "tls_client_ca") if files.client_ca else None
+    chain, key = _pair(files)
+    client_ca = read_public(files.client_ca, "tls_client_ca", MOST_BYTES) if files.client_ca else None
     context = _server_side(files)
     shown = _shown(context, files.cert)
     if files.client_ca:
         _ask_callers(context, files.client_ca)
-    if (_read(files.cert, "tls_cert"), read_private(files.key, "tls_key", MOST_BYTES)) != (chain, key):
+    if _pair(files) != (chain, key):
         raise SetupError("tls_cert and tls_key are being replaced")
     names = tuple(str(value) for _, value in shown.get("subjectAltName", ()))
     return Certificate(chain, key, client_ca, names, ssl.cert_time_to_seconds(shown["notAfter"]), context)
@@ -110,12 +111,8 @@ def _configured(found: Certificate) -> Any:
     return grpc.ssl_server_certificate_configuration([(found.key, found.chain)], found.client_ca)
 
 
-def _read(file: Path, name: str) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MOST_BYTES)
-    except OSError as error:
-        raise SetupError(f"{name}: {file} cannot be read: {error.strerror or error}") from None
+def _pair(files: TlsFiles) -> tuple[bytes, bytes]:
+    return read_public(files.cert, "tls_cert", MOST_BYTES), read_private(files.key, "tls_key", MOST_BYTES)
 
 
 def _ask_callers(context: ssl.SSLContext, file: Path) -> None:

@@ -12,7 +12,7 @@ import grpc
 from ..models.bounds import Bound
 from ..models.errors import AddressError, SetupError
 from .address import Address, read_address
-from .reloaded import read_private
+from .private_files import read_private, read_public
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -126,10 +126,7 @@ def _credentials(settings: ClientSettings, environment: Mapping[str, str]) -> gr
 
 
 def _pem(file: str | Path, name: str) -> bytes:
-    try:
-        data = Path(file).read_bytes()
-    except OSError as error:
-        raise SetupError(f"{name}: {file} cannot be read: {error.strerror or error}") from None
+    data = read_public(Path(file), name, _MOST_PEM_BYTES)
     if b"-----BEGIN " not in data:
         raise SetupError(f"{name}: {file} holds no certificate in PEM")
     return data

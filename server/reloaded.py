@@ -1,11 +1,9 @@
 """What is made of files, made anew when they change. A change that is wrong is said, and what was made before stays."""
 
-import asyncio
 import logging
-import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Generic, Protocol, TypeVar
 
 from ..models.errors import SetupError
@@ -47,34 +45,17 @@ class Reloaded(Generic[T]):
             _log.exception("%s: what was read before stays in force", self._name)
 
 
-async def keep_looking(reloaded: Sequence[Looking]) -> None:
-    """Looks until it is cancelled. In a thread: a disk may be slow."""
-    while reloaded:
-        await asyncio.sleep(LOOK_SECONDS)
-        for each in reloaded:
-            await asyncio.to_thread(each.look)
+def look_after(reloaded: Sequence[Looking]) -> Callable[[], None]:
+    """Looks again and again in a thread, which a disk that hangs keeps and nobody waits for; gives what ends it."""
+    ended = Event()
 
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            for each in reloaded:
+                each.look()
 
-def read_private(file: Path, name: str, most_bytes: int) -> bytes:
-    """What a file holds that others of this machine may neither read nor change. Raises SetupError."""
-    try:
-        with file.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            _check_mode(file, name, mode)
-            data = opened.read(most_bytes + 1)
-    except OSError as error:
-        raise SetupError(f"{name}: {file} cannot be read: {error.strerror or error}") from None
-    if len(data) > most_bytes:
-        raise SetupError(f"{name}: {file} is longer than {most_bytes:,} bytes, which no such file is")
-    return data
-
-
-def _check_mode(file: Path, name: str, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise SetupError(f"{name}: {file} is no file; name a file")
-    if mode & (stat.S_IRWXO | stat.S_IWGRP):
-        shown = stat.S_IMODE(mode)
-        raise SetupError(f"{name}: others may read or change {file} (mode {shown:o}); run: chmod 600 {file}")
+    Thread(target=look, name="files", daemon=True).start()
+    return ended.set
 
 
 def _state(file: Path) -> tuple[int, int, int, int]:

@@ -37,7 +37,7 @@ from .long_prompts import LongPrompts
 from .options import ServeOptions, check
 from .prompts import Prompts
 from .reflection import reflection_handlers
-from .reloaded import keep_looking
+from .reloaded import look_after
 from .security import open_security
 from .services import GenerationService, ModelsService
 from .transport import channel_options, num_connections
@@ -96,7 +96,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     if options.health_port is not None:
         _say(f"health alone, without TLS, on {probed}")
     reporting = asyncio.create_task(health.run())
-    looking = asyncio.create_task(keep_looking(security.reloaded))
+    end_looking = look_after(security.reloaded)
     try:
         if not await _load(catalog, stop):
             return
@@ -108,7 +108,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
         await _drain(catalog, health, options.drain_seconds, now)
     finally:
         reporting.cancel()
-        looking.cancel()
+        end_looking()
         health.service.end()
         models = (model.stop() for model in catalog.models.values())
         await asyncio.gather(*(each.stop(LAST_WORDS_SECONDS) for each in servers), *models)

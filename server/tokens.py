@@ -20,7 +20,7 @@ from ..models.errors import OutputError, SetupError
 from ..models.files import append_line
 from ..models.suggestion import suggestion
 from .masking import PREFIX, masked
-from .reloaded import read_private
+from .private_files import read_private
 from .scopes import Scope
 
 NAME = r"[A-Za-z0-9._@-]{1,64}"  # no colon, so that none is the name of a connection

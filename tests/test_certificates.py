@@ -79,7 +79,13 @@ def test_half_of_a_file_is_refused(authority: Authority, name: str, data: bytes,
 def test_a_file_that_is_not_there_and_a_folder_are_refused(authority: Authority, tmp_path: Path) -> None:
     files = authority.issue()
     assert "none.pem cannot be read: No such file" in refusal(replace(files, cert=tmp_path / "none.pem"))
-    assert "cannot be read: Is a directory" in refusal(replace(files, key=tmp_path))
+    assert f"tls_key: {tmp_path} is no file" in refusal(replace(files, key=tmp_path))
+
+
+def test_a_pipe_keeps_nobody_waiting(authority: Authority, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for name in ("cert", "key"):
+        assert "pipe is no file; name a file" in refusal(replace(authority.issue(), **{name: tmp_path / "pipe"}))
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(authority: Authority) -> None:

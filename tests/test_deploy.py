@@ -181,13 +181,13 @@ mount --make-rprivate / && mount -o remount,bind,ro /
 for each in $(findmnt --raw --noheadings --output TARGET --types noproc,nosysfs,nodevpts,nodevtmpfs); do
     mount -o remount,bind,ro "$each" 2> /dev/null
 done
-mount -t tmpfs -o size=64m tmpfs /tmp
+mount -t tmpfs -o size=64m tmpfs /var/tmp
 exec setpriv --no-new-privs --bounding-set -all --inh-caps -all "$@"
 """
 
 
 def test_a_server_runs_on_a_read_only_root_without_capabilities() -> None:
-    """As the container of the manifests has it, with a /tmp of its own; no container engine is needed."""
+    """As the container of the manifests has it, with one folder to write in; no container engine is needed."""
     if subprocess.run(["unshare", "--mount", "mount", "--make-rprivate", "/"], capture_output=True).returncode:
         pytest.skip("needs the right to mount")
     code = (
@@ -196,7 +196,7 @@ def test_a_server_runs_on_a_read_only_root_without_capabilities() -> None:
     words = ["serve", "stories260k", "--port", "0", "--health-port", "0"]
     command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", sys.executable, "-c", code, *words]
     built = (cache_folder() / "native").resolve()
-    environment = {**os.environ, "HOME": "/nonexistent", "MOESAIC_CACHE": str(built.parent)}
+    environment = {**os.environ, "HOME": "/nonexistent", "TMPDIR": "/var/tmp", "MOESAIC_CACHE": str(built.parent)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         printed = ""
         for line in process.stdout or ():
