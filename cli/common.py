@@ -13,8 +13,6 @@ from ..engine.standing import PRIORITIES
 from ..models.setting import Setting, settings
 
 _DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
-
-
 _FOR_SLOTS = ("kv_memory", "kv_cache", "step_share")
 
 

@@ -25,6 +25,7 @@ Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running 
 A setting comes from its flag, else from the environment (MOESAIC_SERVE_PORT for --port), else from the file of
 --config, else it is the default; --print-config says which."""
 
+_KINDS = (ServeOptions, EngineOptions)
 _SLOTS = "num_slots"
 
 
@@ -62,9 +63,6 @@ def _serve(args: argparse.Namespace) -> int:
         sys.stdout.write(config_file(found))
         return 0
     return serve(found.options, complain=say_error, origins=found.origins)
-
-
-_KINDS = (ServeOptions, EngineOptions)
 
 
 @contextmanager

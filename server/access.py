@@ -11,7 +11,7 @@ from .scopes import Asked, Door, Scope
 from .tokens import Known, digest_of
 
 MOST_CHARACTERS = 512  # of an authorization; none that is right is as long
-_HOW = "send `authorization: Bearer TOKEN`"
+_HOW = "send `authorization: Bearer TOKEN` (our clients: token_file, or MOESAIC_TOKEN_FILE)"
 
 
 class Access:

@@ -59,7 +59,7 @@ class Address:
             return AddressError(f"{self.target} answers without TLS; write http:// before the address")
         if "Socket closed" in details and not self.tls:
             return AddressError(f"{self.target} hangs up at once; if it speaks TLS, write https:// before the address")
-        reason = " ".join(details.split())[-300:]
+        reason = " ".join(details.rpartition("OPENSSL_internal:")[2].removesuffix(": OK").split())[-200:]
         return AddressError(
             f"{self.target} answers, and TLS with it fails: {reason}; see that ca names who signed its certificate, "
             "that the certificate is for this name, and that it asks for no client_cert that was not given"

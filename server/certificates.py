@@ -3,7 +3,7 @@
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -38,7 +38,7 @@ class Certificate:
     """What files held, in which nothing was wrong. until: a time.time(). context: for doors that are not gRPC's."""
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_ca: bytes | None
     names: tuple[str, ...]
     until: float

@@ -23,6 +23,7 @@ PREFIX = "MOESAIC_SERVE_"
 CONFIG = f"{PREFIX}CONFIG"
 SERVER: Mapping[str, Setting] = settings(ServeOptions)
 ENGINE: Mapping[str, Setting] = settings(EngineOptions)
+SETTINGS: Mapping[str, Setting] = {**SERVER, **ENGINE}
 _MODELS = "models"
 _ENGINE = "engine"
 _TYPES: Mapping[str, Any] = {field.name: field.type for kind in (ServeOptions, EngineOptions) for field in fields(kind)}
@@ -32,7 +33,7 @@ _TYPES: Mapping[str, Any] = {field.name: field.type for kind in (ServeOptions, E
 class Configuration:
     """The options, and where each comes from: "flag --port", "environment MOESAIC_SERVE_PORT", "file serve.yaml".
 
-    What is in `origins` under no name of its own is a default.
+    What `origins` does not name is a default.
     """
 
     options: ServeOptions
@@ -68,13 +69,13 @@ def configuration(
 
 def variable(name: str) -> str:
     """The environment's name of a setting."""
-    flag = SERVER[name].flag if name in SERVER else ENGINE[name].flag if name in ENGINE else f"--{name}"
+    flag = SETTINGS[name].flag if name in SETTINGS else name
     return PREFIX + flag.removeprefix("--").replace("-", "_").upper()
 
 
 def flag_of(name: str) -> str:
     """The command line's name of a setting."""
-    return "PATH" if name == _MODELS else (SERVER.get(name) or ENGINE[name]).flag
+    return "PATH" if name == _MODELS else SETTINGS[name].flag
 
 
 def named_model(text: str) -> tuple[str, str]:
@@ -101,7 +102,7 @@ def _judge(layer: _Layer) -> None:
 
 
 def _check_choice(name: str, value: Any) -> None:
-    setting = SERVER.get(name) or ENGINE.get(name)
+    setting = SETTINGS.get(name)
     if setting is not None and setting.choices and value is not None and value not in setting.choices:
         raise SetupError(f"{name} is {value!r}; {suggestion(str(value), setting.choices)}")
 
@@ -114,7 +115,7 @@ def _from_flags(flags: Mapping[str, Any]) -> _Layer:
 
 
 def _from_environment(environment: Mapping[str, str]) -> _Layer:
-    names = {variable(name): name for name in (_MODELS, *SERVER, *ENGINE)}
+    names = {variable(name): name for name in (_MODELS, *SETTINGS)}
     given = {name: text for name, text in environment.items() if name.startswith(PREFIX) and name != CONFIG and text}
     for name in given:
         if name not in names:
@@ -127,7 +128,7 @@ def _read(name: str, setting: str, text: str) -> Any:
     if setting == _MODELS:
         return tuple(named_model(each.strip()) for each in text.split(",") if each.strip())
     try:
-        return (SERVER.get(setting) or ENGINE[setting]).read(text)
+        return SETTINGS[setting].read(text)
     except ValueError as error:
         raise SetupError(f"environment {name}: {error}") from None
 
@@ -160,7 +161,7 @@ def _file_values(file: str | Path, values: Any) -> Iterator[tuple[str, Any]]:
 
 def _typed(file: str | Path, place: str, name: str, value: Any) -> Any:
     """The value in the type of its field; bytes may be written as on a command line."""
-    setting = SERVER.get(name) or ENGINE.get(name)
+    setting = SETTINGS.get(name)
     try:
         if isinstance(value, str) and setting is not None and setting.metavar == "BYTES":
             return setting.read(value)

@@ -40,7 +40,7 @@ from .reflection import reflection_handlers
 from .reloaded import look_after
 from .security import open_security
 from .services import GenerationService, ModelsService
-from .transport import channel_options, num_connections
+from .transport import PROBE_CONNECTIONS, channel_options, num_connections
 from .watchdog import Patience
 
 ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
@@ -87,7 +87,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     servers = [server]
     health.report()
     if options.health_port is not None:
-        servers.append(_health_server(options, connections, health))
+        servers.append(_health_server(options, health))
         probed = _bind(servers[-1], options.host, options.health_port)
     await asyncio.gather(*(each.start() for each in servers))
     _say_configuration(configuration, address, connections)
@@ -150,10 +150,10 @@ def _grpc_server(
     return server
 
 
-def _health_server(options: ServeOptions, connections: int, health: HealthReporter) -> grpc.aio.Server:
+def _health_server(options: ServeOptions, health: HealthReporter) -> grpc.aio.Server:
     """For probes that speak no TLS."""
     guard = _guard(options, Access())
-    server = grpc.aio.server(interceptors=(guard,), options=channel_options(options, connections))
+    server = grpc.aio.server(interceptors=(guard,), options=channel_options(options, PROBE_CONNECTIONS))
     health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     return server
 

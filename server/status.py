@@ -34,6 +34,7 @@ MAX_VIOLATIONS = 16
 _MAX_MESSAGE_CHARACTERS = 1000
 _MAX_VIOLATION_CHARACTERS = 200
 _MAX_DETAILS_BYTES = 3500
+_OF_CALLER = ("TOO_MANY_CALLS", "RATE_LIMITED")  # what is used up is not the model's
 
 _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -49,9 +50,6 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
-
-
-_OF_CALLER = ("TOO_MANY_CALLS", "RATE_LIMITED")  # what is used up is not the model's
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,11 @@ from moesaic.cli.main import build_parser, main
 from moesaic.cli.parser import commands_of
 from moesaic.engine.options import EngineOptions
 from moesaic.models.errors import AddressError, SetupError
-from moesaic.server.config import ENGINE, PREFIX, SERVER, Configuration, configuration, variable
+from moesaic.server.config import PREFIX, SERVER, SETTINGS, Configuration, configuration, variable
 from moesaic.server.config_text import PAGE_BEGIN, PAGE_END, config_file, settings_page, start_lines
 from moesaic.server.options import ServeOptions
 
 MODELS = (("a", "x"),)
-EVERY = {**SERVER, **ENGINE}
 
 
 @pytest.fixture
@@ -68,10 +67,10 @@ def test_what_kubernetes_says_of_a_service_of_this_name_is_no_setting() -> None:
     assert configuration({}, injected) == Configuration(ServeOptions(()), {})
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_has_a_flag_a_variable_and_a_key(name: str, file: Path) -> None:
     """Each by its default, or by what takes its place, read as text, in all three places."""
-    each = EVERY[name]
+    each = SETTINGS[name]
     text = {None: "1"}.get(each.default, str(each.default).lower())
     text = each.choices[0] if each.choices else text
     by_variable = configuration({}, {variable(name): text})
@@ -141,7 +140,7 @@ def test_the_start_says_all_settings_a_line_for_each_place(file: Path) -> None:
     told = dict(line.removeprefix("configuration from ").split(": ", 1) for line in lines)
     assert told[f"file {file}"] == "models=a=x" and told["flag"] == "port=3" and told["environment"] == "threads=2"
     names = [pair.partition("=")[0] for line in told.values() for pair in line.split()]
-    assert sorted(names) == sorted(["models", *EVERY]) and lines[-1].startswith("configuration from defaults: ")
+    assert sorted(names) == sorted(["models", *SETTINGS]) and lines[-1].startswith("configuration from defaults: ")
 
 
 def test_the_printed_file_gives_the_same_configuration_again(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,4 +173,4 @@ def test_the_page_of_settings_is_made_of_them() -> None:
 
 def test_the_command_has_every_setting() -> None:
     serve: argparse.ArgumentParser = commands_of(build_parser())["serve"]
-    assert {each.flag for each in EVERY.values()} <= set(serve._option_string_actions)
+    assert {each.flag for each in SETTINGS.values()} <= set(serve._option_string_actions)
