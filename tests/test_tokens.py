@@ -5,6 +5,7 @@ import json
 import random
 import string
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -13,7 +14,7 @@ import pytest
 from moesaic.cli.main import main
 from moesaic.models.errors import Overloaded, PermissionDenied, SetupError, Unauthenticated
 from moesaic.server.access import Access
-from moesaic.server.caller import Caller
+from moesaic.server.caller import Caller, called_by, caller_of
 from moesaic.server.masking import masked
 from moesaic.server.scopes import Asked, Door, Scope, asked_by
 from moesaic.server.tokens import Known, add_token, digest_of, new_token, read_tokens
@@ -209,6 +210,13 @@ def test_health_is_open_and_the_list_of_models_takes_any_token() -> None:
     assert asked_by("/grpc.health.v1.Health/Watch") is Door.OPEN
     assert asked_by("/moesaic.v1.Models/ListModels") is asked_by("/v1/models/a/b") is Door.KNOWN
     assert Doorkeeper().access.admit([], Door.OPEN) == Caller()
+
+
+def test_a_name_is_one_caller_on_any_connection_and_none_is_its_connection() -> None:
+    connections: list[Any] = [SimpleNamespace(peer=lambda name=name: name) for name in ("ipv4:1", "ipv4:2")]
+    with called_by(Caller("alice")):
+        assert {caller_of(each) for each in connections} == {"alice"}
+    assert [caller_of(each) for each in connections] == ["ipv4:1", "ipv4:2"]
 
 
 # --- how often -----------------------------------------------------------------------------------------------------
