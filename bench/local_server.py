@@ -19,7 +19,7 @@ _START_SECONDS = 180.0
 def local_server(models: Mapping[str, str | Path], *options: str) -> Iterator[str]:
     """Serves models by name and gives the address once all of them answer; ends the server with the block."""
     named = [f"{name}={path}" for name, path in models.items()]
-    command = [sys.executable, "-m", "moesaic.cli.main", "serve", *named, "--port", "0", *options]
+    command = [sys.executable, "-m", "moesaic.cli.main", "serve", *named, "--port", "0", "--no-http", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield _address(process, len(named))

@@ -32,8 +32,8 @@ TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call the
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
     "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "prompt", "host",
-    "port", "slots", "max_requests", "max_connections", "max_streams", "drain_seconds", "load_seconds", "stall_seconds",
-    "request_seconds", "write_seconds", "receive_seconds", "address", "seed", "reference export name",
+    "port", "http_port", "slots", "max_requests", "max_connections", "max_streams", "drain_seconds", "load_seconds",
+    "stall_seconds", "request_seconds", "write_seconds", "receive_seconds", "address", "seed", "reference export name",
 }  # fmt: skip
 
 

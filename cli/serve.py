@@ -1,4 +1,4 @@
-"""`moesaic serve PATH ...`: serve models over gRPC until SIGTERM."""
+"""`moesaic serve PATH ...`: serve models over gRPC and HTTP until SIGTERM."""
 
 import argparse
 import signal
@@ -20,19 +20,28 @@ EXAMPLES = """examples:
 Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
 
 GIVEN = (
-    "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
+    "host", "port", "http_port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
     "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
 )  # fmt: skip
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "serve", help="serve models over gRPC", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "serve",
+        help="serve models over gRPC and HTTP",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="model directory or short name, or NAME=PATH")
     parser.add_argument("--config", metavar="FILE", help="YAML with the same settings; options given here win")
     parser.add_argument("--host", help="loopback only, for now (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="0 takes any free one (default: 50051)")
+    parser.add_argument(
+        "--http-port",
+        type=int,
+        help="of the page and OpenAI's API; 0 takes any free one (default: 8000, or a free one)",
+    )
+    parser.add_argument("--no-http", action="store_true", help="gRPC alone")
     parser.add_argument("--slots", type=int, help="requests decoded together, a model (default: 8)")
     parser.add_argument("--max-requests", type=int, help="running and waiting, a model; more are refused (default: 64)")
     parser.add_argument(
@@ -80,6 +89,7 @@ def _serve(args: argparse.Namespace) -> int:
             models=tuple(_named(text) for text in args.paths) or base.models,
             engine=_engine_options(args, base.engine),
             log_requests=args.log_requests or base.log_requests,
+            http=base.http and not args.no_http,
             **given,
         ),
         complain=say_error,

@@ -22,6 +22,7 @@ BOUNDS: Mapping[str, Bound] = {
     "max_streams": Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
 }
 _PORT = Bound(0, 65535)
+HTTP_PORT = 8000  # where nobody asks for another
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class ServeOptions:
     """Everything a server needs to know; the defaults are safe on a laptop.
 
     models: (name, path) pairs; the name is what requests say, the path a checkpoint or a short name.
-    port: 0 takes any free port, which is printed.
+    port: 0 takes any free port, which is printed. http: whether there is an HTTP door; http_port: the same for it, and
+    None is 8000, or any free one where that is taken.
     max_requests: requests in flight per model, running and waiting; the next one is refused.
     max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
     drain_seconds: how long running requests may go on after SIGTERM.
@@ -48,6 +50,8 @@ class ServeOptions:
     models: tuple[tuple[str, str], ...]
     host: str = "127.0.0.1"
     port: int = 50051
+    http: bool = True
+    http_port: int | None = None
     engine: EngineOptions = EngineOptions()
     max_requests: int = 64
     max_prompt_tokens: int | None = None
@@ -80,8 +84,9 @@ def check_numbers(options: ServeOptions) -> None:
     for name, bound in BOUNDS.items():
         bound.check(name, getattr(options, name))
     options.engine.check()
-    if not _PORT.holds(options.port):
-        raise AddressError(f"port {options.port} does not exist; give one up to 65535, or 0 for any free one")
+    for name, port in (("port", options.port), ("http_port", options.http_port)):
+        if port is not None and not _PORT.holds(port):
+            raise AddressError(f"{name} {port} does not exist; give one up to 65535, or 0 for any free one")
 
 
 def loopback(host: str) -> str:

@@ -25,8 +25,10 @@ from .catalog import Catalog, ServedModel, draining
 from .chat import ServedChat
 from .engine_process import WORKER, EngineProcess
 from .exchange import TimeLimits
+from .generation import Generation
 from .handlers import GENERATION, MODELS, add_service
 from .health import HealthReporter
+from .http_door import missing, open_door, open_metrics, start_door
 from .interceptor import CallGuard, Lane
 from .logs import logs
 from .long_prompts import LongPrompts
@@ -70,17 +72,23 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
     catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
     health = HealthReporter(catalog, changed, options.stall_seconds)
     connections = num_connections(options)
-    server = _grpc_server(options, connections, catalog, health)
+    metrics = open_metrics(options, catalog)
+    generation = Generation(catalog, ByteBudget(options.max_request_bytes), metrics, options.log_requests)
+    server = _grpc_server(options, connections, generation, health)
     address = _bind(server, host, options.port)
+    door = open_door(options, host, connections)
     health.report()
     await server.start()
-    _say_configuration(options, address, connections)
+    if door is not None and metrics is not None:
+        start_door(door, generation, health.service, metrics, _limits(options))
+    web = "" if door is None else f"http://{door.address}"
+    _say_configuration(options, address, connections, web)
     reporting = asyncio.create_task(health.run())
     try:
         if not await _load(catalog, stop):
             return
         health.report()
-        _say_serving(catalog, address)
+        _say_serving(catalog, address, web)
         await _first(reporting, stop.wait())
         if reporting.done():
             reporting.result()
@@ -89,7 +97,8 @@ async def _serve(options: ServeOptions, worker: Sequence[str]) -> None:
         reporting.cancel()
         health.service.end()
         models = (model.stop() for model in catalog.models.values())
-        await asyncio.gather(server.stop(LAST_WORDS_SECONDS), *models)
+        doors = [server.stop(LAST_WORDS_SECONDS), *([door.stop(LAST_WORDS_SECONDS)] if door else [])]
+        await asyncio.gather(*doors, *models)
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -114,11 +123,12 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
     return ServedModel(engine, prompts, sampling_defaults(folder), admission, options.max_prompt_tokens)
 
 
-def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter) -> grpc.aio.Server:
+def _grpc_server(
+    options: ServeOptions, connections: int, generation: Generation, health: HealthReporter
+) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(_guard(options),), options=channel_options(options, connections))
-    budget = ByteBudget(options.max_request_bytes)
-    add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
-    add_service(server, MODELS, ModelsService(catalog))
+    add_service(server, GENERATION, GenerationService(generation))
+    add_service(server, MODELS, ModelsService(generation.catalog))
     health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -128,9 +138,13 @@ def _grpc_server(options: ServeOptions, connections: int, catalog: Catalog, heal
 
 def _guard(options: ServeOptions) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
-    limits = TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
+    limits = _limits(options)
     watching = replace(limits, whole=None)
     return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching))
+
+
+def _limits(options: ServeOptions) -> TimeLimits:
+    return TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> str:
@@ -181,17 +195,19 @@ async def _first(*awaitables: object) -> None:
             task.cancel()
 
 
-def _say_configuration(options: ServeOptions, address: str, connections: int) -> None:
+def _say_configuration(options: ServeOptions, address: str, connections: int, web: str) -> None:
     settings = {**asdict(options), "engine": None, **asdict(options.engine)}
     shown = [f"{name}={value}" for name, value in settings.items() if name not in ("models", "host", "port", "engine")]
     _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
     _say("configuration: " + " ".join(shown))
+    if options.http:
+        _say(f"HTTP at {web}" if web else missing())
     if connections < options.max_connections:
         asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
         _say(f"room for {connections} connections, since this process may open few files; {asked}")
 
 
-def _say_serving(catalog: Catalog, address: str) -> None:
+def _say_serving(catalog: Catalog, address: str, web: str) -> None:
     for name, model in catalog.models.items():
         about = model.engine.description
         if about is not None:
@@ -201,6 +217,8 @@ def _say_serving(catalog: Catalog, address: str) -> None:
                 f"{about.dtype} on {about.device}, {about.room}"
             )
         _say(f"serving {name} on {address}")
+    if web:
+        _say(f"page to try it: {web}/  OpenAI's API: {web}/v1")
 
 
 def _say(line: str) -> None:

@@ -50,7 +50,13 @@ class Server:
         path = str(options.pop("path", "stories260k"))
         stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
-        settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
+        settings = {
+            "port": 0,
+            "http": False,
+            "engine": dataclasses.asdict(engine or EngineOptions()),
+            **PATIENT,
+            **options,
+        }
         self._log = tempfile.TemporaryFile("w+")
         self._folder = tempfile.TemporaryDirectory()
         self._gate = Path(self._folder.name) / "held"
