@@ -76,6 +76,13 @@ class Server:
         self._log.seek(0)
         return self._log.read()
 
+    @property
+    def web(self) -> str:
+        """The address of the HTTP door, of a server that has one."""
+        found = re.search(r"^HTTP at (\S+)$", self.printed, re.MULTILINE)
+        assert found, self.printed
+        return found[1]
+
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Reads what is printed up to a line that holds the pattern."""
         hung = Timer(PATIENCE_SECONDS, self.process.kill)
