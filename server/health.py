@@ -31,7 +31,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def serves(self, name: str) -> bool:
         """Whether what is called so serves."""
-        return self._statuses.get(name) == _SERVING
+        return bool(self._statuses.get(name) == _SERVING)
 
     def end(self) -> None:
         """Lets every watcher go, once it has what is newest."""

@@ -5,7 +5,14 @@ Labels are names of served models, tiers and reasons; never an id, never a calle
 
 from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
@@ -35,7 +42,7 @@ class Metrics:
     """One registry: figures of requests as they come and go, and of the models as they are when it is read."""
 
     def __init__(self, catalog: Catalog) -> None:
-        disable_created_metrics()  # a gauge beside each figure
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each figure
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(_Models(catalog))

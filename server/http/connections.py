@@ -69,9 +69,11 @@ class PatientProtocol(H11Protocol):
         self._wait_for_head()
 
     def on_response_complete(self) -> None:
-        """The pause until the next request begins."""
+        """The pause until the next request begins, which it may have done already."""
         self._head.stop()
         super().on_response_complete()
+        if self.conn.trailing_data[0]:
+            self._wait_for_head()
         self._time_close()
 
     def timeout_keep_alive_handler(self) -> None:

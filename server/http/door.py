@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,6 +14,7 @@ from ..exchange import TimeLimits
 from .connections import Crowd, PatientProtocol
 
 BACKLOG = 1024
+UNREAD_BYTES = 1 << 17  # of an answer that wait in the system for a caller who does not read; it doubles them
 IDLE_SECONDS = 30  # between two requests of a connection
 
 
@@ -33,7 +35,7 @@ class HttpDoor:
 
     def start(self, app: ASGIApp, limits: TimeLimits) -> None:
         """Begins to answer."""
-        protocol = partial(PatientProtocol, self._crowd, limits.receive, limits.write)
+        protocol: Any = partial(PatientProtocol, self._crowd, limits.receive, limits.write)  # called as a class is
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical",
             access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,
@@ -67,6 +69,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)  # connections have it from here
         listener.bind((host, port))
         listener.listen(BACKLOG)
         return listener

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import grpc
 from starlette.responses import JSONResponse
@@ -47,7 +48,7 @@ def response_of(error: MoesaicError | HttpError) -> JSONResponse:
     return JSONResponse(body_of(error), code, _headers(error, code))
 
 
-def body_of(error: MoesaicError) -> dict[str, object]:
+def body_of(error: MoesaicError) -> dict[str, Any]:
     """The JSON of an error, as it also stands in a stream that has begun."""
     told = refusal(error)
     field = error.violations[0].field if isinstance(error, InvalidRequest) and error.violations else None
@@ -73,7 +74,7 @@ def _field(field: str, names: Mapping[str, str]) -> str:
     return names.get(name, name) + plain[len(name) :]
 
 
-def _body(message: str, kind: str, field: str | None, reason: str) -> dict[str, dict[str, object]]:
+def _body(message: str, kind: str, field: str | None, reason: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": field, "code": reason.lower()}}
 
 

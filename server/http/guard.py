@@ -23,7 +23,7 @@ Responded = Callable[[str, int], None]
 class Guard:
     """Ends a request with its caller or with its time, and answers for whatever goes wrong inside."""
 
-    def __init__(self, app: ASGIApp, limits: TimeLimits, routes: Mapping[object, str], responded: Responded) -> None:
+    def __init__(self, app: ASGIApp, limits: TimeLimits, routes: Mapping[Any, str], responded: Responded) -> None:
         self._app, self._limits = app, limits
         self._routes, self._responded = routes, responded
 

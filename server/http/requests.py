@@ -1,6 +1,6 @@
 """From the JSON of OpenAI's requests to the message that gRPC brings, or to the list of all that is wrong with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def asking_of(body: Mapping[str, Any], chat: bool, request_id: str) -> Asking:
     prompt = reading.prompt()
     message = reading.built(prompt, settings, request_id)
     if reading.wrong or message is None:
-        raise as_sent(InvalidRequest(reading.wrong), reading.names)
+        raise InvalidRequest(reading.wrong)
     stream = bool(body.get("stream"))
     return Asking(
         message, chat, reading.names, stream, bool(options.get("include_usage")),
@@ -62,7 +62,7 @@ class _Reading:
         prompt = "messages" if chat else "prompt"
         self.names = {
             "prompt": prompt, "text": "prompt", "token_ids": "prompt", "max_new_tokens": "max_tokens",
-            "min_new_tokens": "min_tokens", "stop_strings": "stop", "json_schema": "response_format",
+            "min_new_tokens": "min_tokens", "stop_strings": "stop", "request_id": "x-request-id", "json_schema": "response_format",
             **({"logprobs": "top_logprobs"} if chat else {}), **{name: f"moesaic.{name}" for name in OURS},
         }  # fmt: skip
 
@@ -75,7 +75,7 @@ class _Reading:
             said["logit_bias"] = {_number(token): bias for token, bias in said["logit_bias"].items()}
         said |= self._service_tier(said)
         right, wrong = rightly_typed(said)
-        self.wrong += wrong
+        self._refuse_all(wrong)
         return right
 
     def prompt(self) -> Prompt | Chat:
@@ -83,7 +83,7 @@ class _Reading:
         if not self._chat:
             return self._plain_prompt()
         messages, wrong = messages_in(self._body.get("messages"))
-        self.wrong += wrong
+        self._refuse_all(wrong)
         return Chat(messages or [Message("user", "")])
 
     def stream_options(self) -> Mapping[str, Any]:
@@ -107,7 +107,7 @@ class _Reading:
         try:
             return build_request(prompt, model=model, request_id=request_id, **settings)
         except InvalidRequest as error:
-            self.wrong += error.violations
+            self._refuse_all(error.violations)
             return None
 
     def _length(self) -> dict[str, Any]:
@@ -182,6 +182,10 @@ class _Reading:
     def _check_flag(self, name: str, value: object) -> None:
         if value is not None and not isinstance(value, bool):
             self._refuse(name, "must be true or false")
+
+    def _refuse_all(self, wrong: Sequence[Violation]) -> None:
+        """Those whose fields have our names."""
+        self.wrong += as_sent(InvalidRequest(wrong), self.names).violations
 
     def _refuse(self, field: str, message: str, reason: str = "INVALID_VALUE") -> None:
         self.wrong.append(Violation(field, message, reason))
