@@ -118,8 +118,10 @@ def test_what_clients_send_by_habit_changes_nothing(server: Server) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b" ", "is no JSON"), (b"{", "is no JSON"), (b"\xff\xfe{}", "is not UTF-8 at byte 0"), (b"[]", "another kind"),
-        (b"5", "another kind"), (b'{"prompt": NaN}', "NaN is no number"), (b'{"n": ' + b"9" * 5000 + b"}", "is no JSON"),
+        (b" ", "is no JSON"), (b"{", "is no JSON"),
+        (b"\xff\xfe{}", "is not UTF-8 at byte 0"), (b"[]", "another kind"),
+        (b"5", "another kind"), (b'{"prompt": NaN}', "NaN is no number"),
+        (b'{"n": ' + b"9" * 5000 + b"}", "is no JSON"),
         (b"[" * 50_000, "is nested too deep"), (b'{"a":' * 50_000, "is nested too deep"), (b'"' * 9, "is no JSON"),
     ],
 )  # fmt: skip

@@ -62,7 +62,8 @@ class _Reading:
         prompt = "messages" if chat else "prompt"
         self.names = {
             "prompt": prompt, "text": "prompt", "token_ids": "prompt", "max_new_tokens": "max_tokens",
-            "min_new_tokens": "min_tokens", "stop_strings": "stop", "request_id": "x-request-id", "json_schema": "response_format",
+            "min_new_tokens": "min_tokens", "stop_strings": "stop",
+            "request_id": "x-request-id", "json_schema": "response_format",
             **({"logprobs": "top_logprobs"} if chat else {}), **{name: f"moesaic.{name}" for name in OURS},
         }  # fmt: skip
 
