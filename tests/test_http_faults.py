@@ -20,7 +20,7 @@ LONG = {
 def honest(server: Server) -> bool:
     """Whether somebody else is served."""
     code, _ = asked(server.web, {"prompt": [7], "max_tokens": 2})
-    return code == 200
+    return bool(code == 200)
 
 
 def busy(server: Server) -> bool:

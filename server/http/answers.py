@@ -1,7 +1,7 @@
 """From the chunks of one request to OpenAI's objects: the whole answer, or the parts of a stream."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...models.tokenizer import Tokenizer
@@ -29,19 +29,13 @@ class Answer:
             "created": int(time.time()),
             "model": model,
         }
-        self._begun: set[int] = set()
-        self._parts: dict[int, list[pb.GenerateChunk]] = {}
-        self._usage: pb.Usage | None = None
+        self._begun: set[int] = set()  # choices
 
-    def take(self, chunk: pb.GenerateChunk) -> None:
-        """Keeps a chunk for the whole answer."""
-        self._parts.setdefault(chunk.choice, []).append(chunk)
-        self._usage = chunk.usage
-
-    def whole(self) -> dict[str, Any]:
-        """All that was taken, as one object."""
-        usage = self._usage or pb.Usage()
-        choices = [self._choice(choice, parts) for choice, parts in sorted(self._parts.items())]
+    def whole(self, chunks: Sequence[pb.GenerateChunk]) -> dict[str, Any]:
+        """All of them as one object."""
+        usage = chunks[-1].usage
+        numbers = sorted({chunk.choice for chunk in chunks})
+        choices = [self._choice(number, [each for each in chunks if each.choice == number]) for number in numbers]
         return {
             **self._head,
             "choices": choices,

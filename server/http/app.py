@@ -109,17 +109,15 @@ class HttpApp:
             raise asking.told(error) from None
 
     async def _whole(self, asking: Asking, request_id: str, chunks: AsyncIterator[pb.GenerateChunk]) -> Response:
-        answer = self._written(asking, request_id)
         async with aclosing(chunks):  # type: ignore[type-var]
-            async for chunk in chunks:
-                answer.take(chunk)
-        return JSONResponse(answer.whole(), headers={"x-request-id": request_id})
+            taken = [chunk async for chunk in chunks]
+        return JSONResponse(self._written(asking, request_id).whole(taken), headers={"x-request-id": request_id})
 
     async def _streamed(self, asking: Asking, request_id: str, chunks: AsyncIterator[pb.GenerateChunk]) -> Response:
         """With the first tokens at hand: until then a refusal has its code."""
-        answer = self._written(asking, request_id)
         first = await anext(chunks)
-        return EventStream(_events(asking, answer, first, chunks), {"x-request-id": request_id})
+        events = _events(asking, self._written(asking, request_id), first, chunks)
+        return EventStream(events, {"x-request-id": request_id})
 
     def _written(self, asking: Asking, request_id: str) -> Answer:
         model = self._generation.catalog.find(asking.message.model, "model")
