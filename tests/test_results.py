@@ -18,7 +18,9 @@ from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabyte
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
 from moesaic.server.backoff import FIRST_SECONDS, LONGEST_SECONDS
+from moesaic.server.client_request import MAX_REQUEST_BYTES
 from moesaic.server.engine_process import END_SECONDS
+from moesaic.server.http.body import MOST_VALUES
 from moesaic.server.logs import FLUSH_SECONDS
 from moesaic.server.long_prompts import MOST_SECONDS
 from moesaic.server.options import ServeOptions
@@ -399,11 +401,16 @@ def _engine_faults(patience: Patience, limits: ServeOptions) -> Iterator[str]:
     yield f"always; {FLUSH_SECONDS:g} s at the end"
 
 
+def _http() -> Iterator[str]:
+    yield f"more than {MAX_REQUEST_BYTES >> 20} MiB, or more than {MOST_VALUES} values"
+
+
 PASSAGES = {
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
     "docs/faults.md": _faults,
+    "docs/http.md": _http,
     "docs/how-it-works.md": _how_it_works,
     "docs/decisions/planes-over-tiles.md": _planes_over_tiles,
 }
