@@ -9,8 +9,11 @@ from echo_engine import CRASH, FAIL, HOLD, SECRET
 from http_caller import HttpCaller, asked
 from server_harness import LISTENS, Server
 
+from moesaic.models.errors import InvalidRequest
 from moesaic.server.client_request import MAX_REQUEST_BYTES
-from moesaic.server.http.body import MOST_VALUES, num_marks
+from moesaic.server.http.body import MOST_VALUES, is_small, parsed
+from moesaic.server.http.requests import asking_of
+from moesaic.server.status import MAX_VIOLATIONS
 
 TALK = [{"role": "user", "content": "Hello"}]
 
@@ -82,7 +85,7 @@ def test_a_wrong_field_is_named_as_it_was_written(server: Server, body: Any, fie
     ("body", "field", "words"),
     [
         ({"messages": "Hello"}, "messages", "is of type str, it must be a list"),
-        ({"messages": []}, "messages", "is empty"),
+        ({"messages": []}, "messages", "has 0 entries"),
         ({"messages": [5]}, "messages[0]", "is of type int"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]", "no other"),
         ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages[0]", "role and content and nothing"),
@@ -122,7 +125,7 @@ def test_what_clients_send_by_habit_changes_nothing(server: Server) -> None:
         (b"\xff\xfe{}", "is not UTF-8 at byte 0"), (b"[]", "another kind"),
         (b"5", "another kind"), (b'{"prompt": NaN}', "NaN is no number"),
         (b'{"n": ' + b"9" * 5000 + b"}", "is no JSON"),
-        (b"[" * 50_000, "is nested too deep"), (b'{"a":' * 50_000, "is nested too deep"), (b'"' * 9, "is no JSON"),
+        (b"[" * 10_000, "is nested too deep"), (b'{"a":' * 5_000, "is nested too deep"), (b'"' * 9, "is no JSON"),
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_request(server: Server, body: bytes, words: str) -> None:
@@ -151,8 +154,32 @@ def test_a_body_whose_end_nobody_knows_is_counted_too(server: Server) -> None:
 
 
 def test_marks_within_texts_are_not_counted() -> None:
-    assert num_marks(json.dumps({"prompt": ',:[{\\"' * MOST_VALUES}).encode()) == 2
-    assert num_marks(b'{"a":"' + b"\\\\" * MOST_VALUES + b'","b":[' + b"1," * MOST_VALUES) > MOST_VALUES
+    assert is_small(json.dumps({"prompt": ',:[{\\"' * MOST_VALUES}).encode())
+    assert not is_small(b'{"a":"' + b"\\\\" * MOST_VALUES + b'","b":[1' + b",1" * (MOST_VALUES + 1) + b"]}")
+
+
+@pytest.mark.parametrize(
+    ("body", "chat"),
+    [
+        ({f"temperatur{i}": 1 for i in range(16_000)}, False),
+        (prompt(moesaic={f"tie{i}": 1 for i in range(16_000)}), False),
+        ({"messages": [5] * 100_000}, True),
+        ({"messages": [{"role": "user", "content": [5] * 100_000}]}, True),
+        (prompt(temperature=["a" * 30] * 100_000), False),
+    ],
+    ids=["names", "names inside", "messages", "parts", "a value"],
+)
+def test_of_very_many_mistakes_the_first_are_told(body: Any, chat: bool) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        asking_of(parsed(json.dumps(body).encode()), chat, "a")
+    assert len(caught.value.violations) <= 2 * MAX_VIOLATIONS and len(str(caught.value)) < 10_000
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 5000])
+def test_a_schema_that_is_nested_deep_is_a_mistake_of_its_caller(server: Server, depth: int) -> None:
+    form = b'{"type": "json_schema", "json_schema": {"schema": ' + b'{"a":' * depth + b"1" + b"}" * depth + b"}}"
+    code, told = asked(server.web, b'{"prompt": [7], "response_format": ' + form + b"}")
+    assert code == 400 and told["error"]["type"] == "invalid_request_error"
 
 
 def test_a_text_of_many_commas_is_no_list_of_many_values(server: Server) -> None:

@@ -20,7 +20,7 @@ from moesaic.engine.engine import STEP_TOKENS
 from moesaic.server.backoff import FIRST_SECONDS, LONGEST_SECONDS
 from moesaic.server.client_request import MAX_REQUEST_BYTES
 from moesaic.server.engine_process import END_SECONDS
-from moesaic.server.http.body import MOST_VALUES
+from moesaic.server.http.body import MOST_NAMES, MOST_VALUES
 from moesaic.server.logs import FLUSH_SECONDS
 from moesaic.server.long_prompts import MOST_SECONDS
 from moesaic.server.options import ServeOptions
@@ -402,7 +402,7 @@ def _engine_faults(patience: Patience, limits: ServeOptions) -> Iterator[str]:
 
 
 def _http() -> Iterator[str]:
-    yield f"more than {MAX_REQUEST_BYTES >> 20} MiB, or more than {MOST_VALUES} values"
+    yield f"more than {MAX_REQUEST_BYTES >> 20} MiB, {MOST_VALUES} values, or {MOST_NAMES} names, objects and lists"
 
 
 PASSAGES = {

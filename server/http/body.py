@@ -11,8 +11,10 @@ from starlette.requests import Request
 from ...models.errors import Expired, InvalidRequest, Violation
 from ..byte_budget import ByteBudget
 from ..client_request import MAX_REQUEST_BYTES
+from ..wire_limits import MOST_FIELDS
 
-MOST_VALUES = 1 << 17  # of a body, with names: a hundredth of a second of the parser
+MOST_VALUES = 1 << 17  # of a body: ids of a prompt are the most that there is reason for
+MOST_NAMES = MOST_FIELDS  # of a body, objects and lists with them: a hundredth of a second of the parser
 _COUNTED_BYTES = 1 << 16  # are held before the budget is asked
 _DRAINED_BYTES = 8 * MAX_REQUEST_BYTES  # are read and dropped of what is too long, so that its sender hears the answer
 
@@ -35,14 +37,15 @@ async def read_json(request: Request, budget: ByteBudget, seconds: float) -> dic
 
 def parsed(data: bytes | bytearray) -> dict[str, Any]:
     """The object that bytes say. Raises InvalidRequest for anything else, and for too many values."""
-    if num_marks(data) > MOST_VALUES:
-        raise _wrong(f"holds more than {MOST_VALUES} values; ask for less at a time", "REQUEST_TOO_LARGE")
+    if not is_small(data):
+        text = f"holds more than {MOST_VALUES} values, or {MOST_NAMES} names, objects and lists; ask for less at a time"
+        raise _wrong(text, "REQUEST_TOO_LARGE")
     try:
         found = json.loads(data.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise _wrong(f"is not UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise _wrong("is nested too deep") from None
+        raise nested_too_deep() from None
     except json.JSONDecodeError as error:
         raise _wrong(f"is no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except ValueError as error:  # a number of thousands of digits, or none at all
@@ -52,19 +55,19 @@ def parsed(data: bytes | bytearray) -> dict[str, Any]:
     return found
 
 
-def num_marks(data: bytes | bytearray) -> int:
-    """Commas, colons and opening brackets that are no part of a text; where they are few altogether, all of them."""
-    count = _count(data)
-    if count <= MOST_VALUES:
-        return count
+def is_small(data: bytes | bytearray) -> bool:
+    """Whether it holds few enough values and names; those that texts seem to hold do not count."""
+    if _counts_are_small(data):
+        return True
     unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if unescaped.count(b'"') > MOST_VALUES:
-        return unescaped.count(b'"')
-    return _count(b"".join(unescaped.split(b'"')[::2]))
+    if unescaped.count(b'"') > 2 * MOST_VALUES:
+        return False
+    return _counts_are_small(b"".join(unescaped.split(b'"')[::2]))
 
 
-def _count(data: bytes | bytearray) -> int:
-    return sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
+def _counts_are_small(data: bytes | bytearray) -> bool:
+    names, lists, objects = (data.count(mark) for mark in (b":", b"[", b"{"))
+    return data.count(b",") <= MOST_VALUES and names + lists + objects <= MOST_NAMES
 
 
 async def _receive(request: Request, budget: ByteBudget, held: ExitStack) -> bytearray:
@@ -90,6 +93,11 @@ async def _receive(request: Request, budget: ByteBudget, held: ExitStack) -> byt
 
 def _too_long(size: int) -> InvalidRequest:
     return _wrong(f"has {size} bytes or more, the limit is {MAX_REQUEST_BYTES}; shorten it", "REQUEST_TOO_LARGE")
+
+
+def nested_too_deep() -> InvalidRequest:
+    """What is said of lists in lists and objects in objects without an end."""
+    return _wrong("is nested too deep")
 
 
 def _wrong(why: str, reason: str = "MALFORMED_MESSAGE") -> InvalidRequest:

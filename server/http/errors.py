@@ -10,7 +10,7 @@ import grpc
 from starlette.responses import JSONResponse
 
 from ...models.errors import InvalidRequest, MoesaicError, Overloaded, Unavailable
-from ..status import refusal
+from ..status import MAX_VIOLATIONS, refusal
 
 CODES: Mapping[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.INVALID_ARGUMENT: (400, "invalid_request_error"),
@@ -24,6 +24,7 @@ CODES: Mapping[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.UNAVAILABLE: (503, "server_error"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (504, "timeout_error"),
 }
+_MOST_CHARACTERS = 1000  # of a sentence; a value that it quotes may have a million
 _OTHERS = (500, "server_error")
 _OF_REASONS = {"REQUEST_TOO_LARGE": 413, "PROMPT_TOO_LARGE": 413, "NOT_RECEIVED": 408}
 _OURS = re.compile(r"\b(max|min)_new_tokens\b")  # in sentences
@@ -55,7 +56,7 @@ def body_of(error: MoesaicError) -> dict[str, Any]:
     body = _body(told.message, CODES.get(told.code, _OTHERS)[1], field, told.reason)
     if isinstance(error, InvalidRequest):
         found = [{"param": each.field, "message": each.message[:200], "code": each.reason.lower()}
-                 for each in error.violations[:16]]  # fmt: skip
+                 for each in error.violations[:MAX_VIOLATIONS]]  # fmt: skip
         body["error"]["violations"] = found
     return body
 
@@ -63,9 +64,13 @@ def body_of(error: MoesaicError) -> dict[str, Any]:
 def as_sent(error: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
     """The same with fields named as the caller wrote them. names: theirs by ours."""
     return InvalidRequest([
-        replace(each, field=_field(each.field, names), message=_OURS.sub(lambda found: names[found[0]], each.message))
-        for each in error.violations
+        replace(each, field=_field(each.field, names), message=_sentence(each.message, names))
+        for each in error.violations[:MAX_VIOLATIONS]
     ])  # fmt: skip
+
+
+def _sentence(text: str, names: Mapping[str, str]) -> str:
+    return _OURS.sub(lambda found: names[found[0]], text[:_MOST_CHARACTERS])
 
 
 def _field(field: str, names: Mapping[str, str]) -> str:

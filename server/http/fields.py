@@ -1,10 +1,12 @@
 """Every field of OpenAI's requests: what it becomes here, or why it is refused. docs/http.md has it as a table."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from ...models.errors import Violation
 from ...models.suggestion import suggestion
+from ..status import MAX_VIOLATIONS
 
 SAMPLING = ("temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stop")
 OF_OTHER_SERVERS = (
@@ -38,8 +40,12 @@ NOTHING: Mapping[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
-def field_violations(body: Mapping[str, Any], door: str) -> Iterator[Violation]:
-    """What the names of a request say that is not done here."""
+def field_violations(body: Mapping[str, Any], door: str) -> list[Violation]:
+    """What the names of a request say that is not done here; of very many the first."""
+    return [*islice(_violations(body, door), MAX_VIOLATIONS)]
+
+
+def _violations(body: Mapping[str, Any], door: str) -> Iterator[Violation]:
     known = (*COMMON, *OF_DOORS[door])
     for name, value in body.items():
         if name in known or name in LABELS:
@@ -57,9 +63,9 @@ def known_keys(value: object, field: str, known: tuple[str, ...]) -> tuple[Mappi
         return {}, []
     if not isinstance(value, Mapping):
         return {}, [Violation(field, f"is of type {type(value).__name__}, it must be an object")]
+    unknown = islice((key[:64] for key in value if key not in known), MAX_VIOLATIONS)
     wrong = [
-        Violation(f"{field}.{key[:64]}", f"there is no such field; {suggestion(key[:64], known)}", "UNKNOWN_FIELD")
-        for key in value
-        if key not in known
+        Violation(f"{field}.{key}", f"there is no such field; {suggestion(key, known)}", "UNKNOWN_FIELD")
+        for key in unknown
     ]
     return {key: each for key, each in value.items() if key in known and each is not None}, wrong

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...models.chat import Message, messages_of
+from ...models.chat import MAX_MESSAGES, Message, messages_of
 from ...models.errors import Violation
+from ..status import MAX_VIOLATIONS
 
 # What answers of other servers hold, and clients send back; empty, they say nothing.
 _EMPTY_KEYS = ("refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning_content")
@@ -16,8 +17,9 @@ def messages_in(values: object) -> tuple[list[Message], list[Violation]]:
         return [], [Violation("messages", "is not given; give at least one message", "EMPTY_PROMPT")]
     if not isinstance(values, list):
         return [], [Violation("messages", f"is of type {type(values).__name__}, it must be a list")]
-    if not values:
-        return [], [Violation("messages", "is empty; give at least one message", "EMPTY_PROMPT")]
+    if not 0 < len(values) <= MAX_MESSAGES:
+        text = f"has {len(values)} entries, it must have 1 to {MAX_MESSAGES}"
+        return [], [Violation("messages", text, "INVALID_VALUE" if values else "EMPTY_PROMPT")]
     found: list[Violation] = []
     messages, wrong = messages_of([_plain(value, f"messages[{i}]", found) for i, value in enumerate(values)])
     return messages, [*found, *wrong]
@@ -39,6 +41,8 @@ def _joined(parts: list[Any], field: str, found: list[Violation]) -> str:
         if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
+            if len(found) >= MAX_VIOLATIONS:
+                break
             message = 'is no {"type": "text", "text": ...}; no other content is read here'
             found.append(Violation(f"{field}[{i}]", message, "UNSUPPORTED_FIELD"))
     return "".join(texts)

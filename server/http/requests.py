@@ -9,6 +9,7 @@ from ...models.chat import Message
 from ...models.errors import InvalidRequest, Violation
 from ...proto import generation_pb2 as pb
 from ..client_request import Chat, Prompt, build_request
+from .body import nested_too_deep
 from .errors import as_sent
 from .fields import NAMES, OF_OTHER_SERVERS, OURS, SAMPLING, field_violations, known_keys
 from .messages import messages_in
@@ -39,6 +40,13 @@ class Asking:
 
 def asking_of(body: Mapping[str, Any], chat: bool, request_id: str) -> Asking:
     """What a body asks. Raises InvalidRequest with every field that is wrong."""
+    try:
+        return _asking_of(body, chat, request_id)
+    except RecursionError:  # what could be parsed may be too deep to be written again
+        raise nested_too_deep() from None
+
+
+def _asking_of(body: Mapping[str, Any], chat: bool, request_id: str) -> Asking:
     reading = _Reading(body, chat)
     settings = reading.settings()
     options = reading.stream_options()
