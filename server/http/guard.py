@@ -37,7 +37,9 @@ class Guard:
         except ClientDisconnect:
             return
         except Exception as error:
-            await exchange.refuse(_refusal(error, scope))
+            refusal = _refusal(error, scope)
+            _let_go(error)
+            await exchange.refuse(refusal)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         check_origin(Headers(scope=scope))
@@ -68,16 +70,17 @@ class _Exchange:
 
     async def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Does the work. Raises ClientDisconnect where the caller leaves before it is done."""
-        self._work = asyncio.create_task(work)
+        task = self._work = asyncio.create_task(work)
         try:
-            await asyncio.wait((self._work,))
+            await asyncio.wait((task,))
         finally:  # or the server ends
-            self._work.cancel()
+            task.cancel()
             if self._watch is not None:
                 self._watch.cancel()
-        if self._gone and self._work.cancelled():
+            self._work = self._watch = None
+        if self._gone and task.cancelled():
             raise ClientDisconnect
-        self._work.result()
+        task.result()
 
     async def receive(self) -> Message:
         """A part of the request; once it is whole, somebody looks out for its caller."""
@@ -118,3 +121,12 @@ def _refusal(error: Exception, scope: Scope) -> MoesaicError | HttpError:
         text = f"{scope['method']} is not possible here; {dict(error.headers or {}).get('Allow', 'nothing')} is"
         return HttpError(error.status_code, "METHOD_NOT_ALLOWED", text, error.headers)
     return told(error, str(scope["path"])[:100])
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Parts an error from the frames that it came through: they and their task lead to each other, and would keep a
+    request of megabytes until somebody looks for rings.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
