@@ -52,7 +52,7 @@ def start_door(
     """Has it answer."""
     from .http.app import HttpApp
 
-    door.start(HttpApp(generation, health, metrics, limits).guarded(), limits)
+    door.start(HttpApp(generation, health, metrics, limits).guarded(), limits, generation.catalog.gone)
 
 
 def _listen(host: str, asked: int | None) -> socket.socket:

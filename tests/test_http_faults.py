@@ -97,6 +97,22 @@ def test_two_hundred_callers_that_go_leave_nothing_behind() -> None:
         assert honest(server) and "Traceback" not in server.log and "ERROR" not in server.log
 
 
+def test_callers_who_were_refused_and_left_have_no_turn() -> None:
+    with Server(http=True, max_requests=2) as server, ExitStack() as stack:
+        with server.held(), HttpCaller(server.web) as first, HttpCaller(server.web) as second:
+            for caller in (first, second):
+                caller.post({"prompt": [HOLD], "stream": True})
+                caller.receive(b"data:")
+            refused = [asked(server.web, {"prompt": [7]})[0] for _ in range(200)]
+        assert refused == [429] * 200
+        stack.enter_context(server.held())
+        eventually(lambda: not busy(server))
+        one = stack.enter_context(HttpCaller(server.web))
+        one.post({"prompt": [HOLD], "stream": True})
+        one.receive(b"data:")  # half of the places are taken: who was refused comes first
+        assert honest(server)
+
+
 def test_a_stream_that_is_not_read_is_given_up_and_others_are_served() -> None:
     with Server(http=True, write_seconds=0.5) as server, HttpCaller(server.web, receives=SMALL) as caller:
         caller.post(LONG)

@@ -6,19 +6,24 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from .caller import connection_name
+
 
 class Crowd:
-    """The connections that are open, the oldest first. Where one is too many, one that asks nothing makes room."""
+    """The connections that are open, the oldest first. Where one is too many, one that asks nothing makes room.
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    gone: is told the name of each that has been closed.
+    """
+
+    def __init__(self, most: int, gone: Callable[[str], None]) -> None:
+        self._most, self._gone = most, gone
         self._members: dict[PatientProtocol, None] = {}
 
     def enter(self, connection: "PatientProtocol") -> None:
         """Takes in a connection, or closes it where all others are at work."""
         if len(self._members) >= self._most:
             idle = next((each for each in self._members if not each.is_at_work), connection)
-            self.leave(idle)
+            self._members.pop(idle, None)
             idle.transport.abort()
         if not connection.transport.is_closing():
             self._members[connection] = None
@@ -26,6 +31,7 @@ class Crowd:
     def leave(self, connection: "PatientProtocol") -> None:
         """Forgets one that is gone."""
         self._members.pop(connection, None)
+        self._gone(connection_name(connection.client))
 
     def abort(self) -> None:
         """Closes all, without last words."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,7 +23,8 @@ class HttpDoor:
 
     def __init__(self, listener: socket.socket, most_connections: int) -> None:
         self._listener = listener
-        self._crowd = Crowd(most_connections)
+        self._most = most_connections
+        self._crowd: Crowd | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -33,8 +34,9 @@ class HttpDoor:
         host, port = self._listener.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def start(self, app: ASGIApp, limits: TimeLimits) -> None:
-        """Begins to answer."""
+    def start(self, app: ASGIApp, limits: TimeLimits, gone: Callable[[str], None]) -> None:
+        """Begins to answer. gone: is told the name of each caller whose connection has been closed."""
+        self._crowd = Crowd(self._most, gone)
         protocol: Any = partial(PatientProtocol, self._crowd, limits.receive, limits.write)  # called as a class is
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical",
@@ -45,7 +47,7 @@ class HttpDoor:
 
     async def stop(self, seconds: float) -> None:
         """Takes no more, gives what is under way so long to end, and closes all."""
-        if self._server is None or self._serving is None:
+        if self._server is None or self._serving is None or self._crowd is None:
             self._listener.close()
             return
         self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # it may be a fraction
