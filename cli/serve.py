@@ -1,4 +1,4 @@
-"""`moesaic serve PATH ...`: serve models over gRPC until SIGTERM."""
+"""`moesaic serve PATH ...`: serve models over gRPC and HTTP until SIGTERM."""
 
 import argparse
 import os
@@ -31,7 +31,10 @@ _SLOTS = "num_slots"
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "serve", help="serve models over gRPC", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "serve",
+        help="serve models over gRPC and HTTP",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="model directory or short name, or NAME=PATH")
     parser.add_argument("--config", metavar="FILE", help="YAML with the same settings; options given here win")

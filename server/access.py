@@ -30,6 +30,11 @@ class Access:
         self._wall, self._clock = wall, clock
         self._budgets: dict[tuple[str, str], Budget] = {}
 
+    @property
+    def asks(self) -> bool:
+        """Whether a caller must say who it is."""
+        return self._tokens is not None
+
     def admit(self, authorization: Sequence[str], asked: Asked) -> Caller:
         """Who calls. authorization: the values of this header, or metadata, as they came.
 

@@ -29,6 +29,10 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             self._statuses = statuses
             self._wake()
 
+    def serves(self, name: str) -> bool:
+        """Whether what is called so serves."""
+        return bool(self._statuses.get(name) == _SERVING)
+
     def end(self) -> None:
         """Lets every watcher go, once it has what is newest."""
         self._ended = True

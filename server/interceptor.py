@@ -1,8 +1,6 @@
 """What every call passes on its way to its handler, and the one place where exceptions become statuses."""
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,17 +8,16 @@ from typing import Any
 
 import grpc
 
-from ..models.errors import Expired, MoesaicError, RequestFailed, SetupError
+from ..models.errors import Expired
 from .access import Access
 from .caller import called_by
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
+from .incident import told
 from .scopes import asked_by
 from .status import refusal
 
 PROBES = "/grpc.health.v1.Health/"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +104,9 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
         raise error
     if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error
         raise asyncio.CancelledError from None
-    told = refusal(_told(error, method))
+    status = refusal(told(error, method))
     try:
-        await context.abort(told.code, told.message, told.metadata)
+        await context.abort(status.code, status.message, status.metadata)
     except grpc.aio.InternalError:  # gone before it was told
         raise asyncio.CancelledError from None
 
@@ -117,16 +114,3 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
 def _is_end(error: Exception) -> bool:
     """Whether gRPC says by it that the call is over; a UsageError says that its own functions were called wrongly."""
     return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError)
-
-
-def _told(error: Exception, method: str) -> MoesaicError:
-    """What the caller may know of it; the rest goes to the log under an incident id."""
-    ours = isinstance(error, RequestFailed | SetupError) or type(error) is MoesaicError
-    if isinstance(error, MoesaicError) and not ours:
-        return error
-    incident = secrets.token_hex(4)
-    if isinstance(error, RequestFailed):
-        _log.error("incident %s in %s: %s", incident, method, error)
-        return RequestFailed(f"the engine failed on this request, incident {incident}")
-    _log.error("incident %s in %s", incident, method, exc_info=error)
-    return MoesaicError(f"internal error, incident {incident}")

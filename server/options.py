@@ -10,6 +10,7 @@ from ..models.setting import bounds, byte_count, setting
 from .listening import check_exposure, check_tls_files
 
 _PORT = Bound(0, 65535)
+HTTP_PORT = 8000  # where nobody asks for another
 
 
 def _seconds(default: float, help: str, most: float = 1e6) -> float:
@@ -29,6 +30,13 @@ class ServeOptions:
     models: tuple[tuple[str, str], ...]
     host: str = setting("127.0.0.1", "address to listen on; one that others can reach needs TLS and tokens")
     port: int = setting(50051, "0 takes any free one, which is printed", metavar="PORT")
+    http: bool = setting(True, "answer over HTTP too: the page and OpenAI's API")
+    http_port: int | None = setting(
+        None,
+        "of the page and OpenAI's API; 0 takes any free one",
+        metavar="PORT",
+        written=f"{HTTP_PORT}, or any free one where that is taken",
+    )
     engine: EngineOptions = EngineOptions()
     tls_cert: str | None = setting(None, "certificate chain in PEM; read anew when it changes", metavar="FILE")
     tls_key: str | None = setting(None, "its private key in PEM, which others may not read", metavar="FILE")
@@ -109,7 +117,7 @@ def check_numbers(options: ServeOptions) -> None:
     for name, bound in BOUNDS.items():
         bound.check(name, getattr(options, name))
     options.engine.check()
-    for name in ("port", "health_port"):
+    for name in ("port", "http_port", "health_port"):
         port = getattr(options, name)
         if port is not None and not _PORT.holds(port):
             raise AddressError(f"{name} {port} does not exist; give one up to 65535, or 0 for any free one")

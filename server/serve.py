@@ -28,8 +28,10 @@ from .config import Configuration
 from .config_text import start_lines
 from .engine_process import WORKER, EngineProcess
 from .exchange import TimeLimits
+from .generation import Generation
 from .handlers import GENERATION, MODELS, add_service
 from .health import HealthReporter
+from .http_door import missing, open_door, open_metrics, start_door
 from .interceptor import CallGuard, Lane
 from .listening import listening_address
 from .logs import logs
@@ -82,15 +84,21 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     catalog = Catalog([_served(name, path, options, changed, worker) for name, path in options.models])
     health = HealthReporter(catalog, changed, options.stall_seconds)
     connections = num_connections(options)
-    server = _grpc_server(options, connections, catalog, health, security.access)
+    metrics = open_metrics(options, catalog)
+    generation = Generation(catalog, ByteBudget(options.max_request_bytes), metrics, options.log_requests)
+    server = _grpc_server(options, connections, generation, health, security.access)
     address = _bind(server, options.host, options.port, security.credentials)
+    door = open_door(options, listening_address(options.host), connections)
     servers = [server]
     health.report()
     if options.health_port is not None:
         servers.append(_health_server(options, health))
         probed = _bind(servers[-1], options.host, options.health_port)
     await asyncio.gather(*(each.start() for each in servers))
-    _say_configuration(configuration, address, connections)
+    if door is not None and metrics is not None:
+        start_door(door, generation, health.service, metrics, _limits(options), security)
+    web = "" if door is None else f"{'http' if security.certificates is None else 'https'}://{door.address}"
+    _say_configuration(configuration, address, connections, web)
     for line in security.told:
         _say(line)
     if options.health_port is not None:
@@ -101,7 +109,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
         if not await _load(catalog, stop):
             return
         health.report()
-        _say_serving(catalog, address)
+        _say_serving(catalog, address, web)
         await _first(reporting, stop.wait())
         if reporting.done():
             reporting.result()
@@ -111,7 +119,11 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
         end_looking()
         health.service.end()
         models = (model.stop() for model in catalog.models.values())
-        await asyncio.gather(*(each.stop(LAST_WORDS_SECONDS) for each in servers), *models)
+        doors = [
+            *(each.stop(LAST_WORDS_SECONDS) for each in servers),
+            *([door.stop(LAST_WORDS_SECONDS)] if door else []),
+        ]
+        await asyncio.gather(*doors, *models)
 
 
 def _signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -137,12 +149,11 @@ def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event,
 
 
 def _grpc_server(
-    options: ServeOptions, connections: int, catalog: Catalog, health: HealthReporter, access: Access
+    options: ServeOptions, connections: int, generation: Generation, health: HealthReporter, access: Access
 ) -> grpc.aio.Server:
     server = grpc.aio.server(interceptors=(_guard(options, access),), options=channel_options(options, connections))
-    budget = ByteBudget(options.max_request_bytes)
-    add_service(server, GENERATION, GenerationService(catalog, budget, options.log_requests))
-    add_service(server, MODELS, ModelsService(catalog))
+    add_service(server, GENERATION, GenerationService(generation))
+    add_service(server, MODELS, ModelsService(generation.catalog))
     health_pb2_grpc.add_HealthServicer_to_server(health.service, server)
     if options.reflection:
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -160,9 +171,13 @@ def _health_server(options: ServeOptions, health: HealthReporter) -> grpc.aio.Se
 
 def _guard(options: ServeOptions, access: Access) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
-    limits = TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
+    limits = _limits(options)
     watching = replace(limits, whole=None)
     return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching), access=access)
+
+
+def _limits(options: ServeOptions) -> TimeLimits:
+    return TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
 
 
 def _bind(server: grpc.aio.Server, given: str, port: int, credentials: grpc.ServerCredentials | None = None) -> str:
@@ -216,17 +231,19 @@ async def _first(*awaitables: object) -> None:
             task.cancel()
 
 
-def _say_configuration(configuration: Configuration, address: str, connections: int) -> None:
+def _say_configuration(configuration: Configuration, address: str, connections: int, web: str) -> None:
     options = configuration.options
     _say(f"moesaic {VERSION} listens on {address} and loads {', '.join(name for name, _ in options.models)}")
     for line in start_lines(configuration):
         _say(line)
+    if options.http:
+        _say(f"HTTP at {web}" if web else missing())
     if connections < options.max_connections:
         asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
         _say(f"room for {connections} connections, since this process may open few files; {asked}")
 
 
-def _say_serving(catalog: Catalog, address: str) -> None:
+def _say_serving(catalog: Catalog, address: str, web: str) -> None:
     for name, model in catalog.models.items():
         about = model.engine.description
         if about is not None:
@@ -236,6 +253,8 @@ def _say_serving(catalog: Catalog, address: str) -> None:
                 f"{about.dtype} on {about.device}, {about.room}"
             )
         _say(f"serving {name} on {address}")
+    if web:
+        _say(f"page to try it: {web}/  OpenAI's API: {web}/v1")
 
 
 def _say(line: str) -> None:

@@ -1,30 +1,22 @@
-"""The services of generation.proto. Every request has one owner here, which frees what it holds in `finally`."""
+"""The services of generation.proto. Headers, messages and methods; what they do is elsewhere."""
 
-import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 
 import grpc
 
-from ..engine.request import Request
-from ..engine.settings import Asked
 from ..proto import generation_pb2 as pb
-from .answer import answer
-from .byte_budget import ByteBudget
-from .caller import caller_of, this_caller
+from .caller import caller_of
 from .catalog import Catalog
-from .request_log import RequestRecord
-from .validation import checked
+from .generation import Call, Generation
 
 
 class GenerationService:
     """moesaic.v1.Generation. Headers are sent with the first token: until then a refusal can be retried."""
 
-    def __init__(self, catalog: Catalog, budget: ByteBudget, log_requests: bool = False) -> None:
-        self._catalog, self._budget = catalog, budget
-        self._log_requests = log_requests
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
 
     async def Generate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         """The whole answer at once: what the chunks say, put together."""
@@ -39,7 +31,7 @@ class GenerationService:
                 _add(response, chunk)
         for choice, text in enumerate(texts):
             _answer_of(response, choice).text = "".join(text)
-        response.model = self._catalog.find(message.model, "model").name
+        response.model = self._generation.catalog.find(message.model, "model").name
         await context.send_initial_metadata((("x-request-id", request_id),))
         return response
 
@@ -56,37 +48,16 @@ class GenerationService:
                     begun = True
                 yield chunk
 
-    async def _chunks(
+    def _chunks(
         self, message: pb.GenerateRequest, request_id: str, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateChunk]:
-        """Admission, the engine, and the way back; leaving this block by any door frees all of it."""
-        with RequestRecord(request_id, message.model, self._log_requests) as record:
-            with self._catalog.under_way(caller_of(context), request_id), self._budget.request(message.ByteSize()):
-                model = self._catalog.find(message.model, "model")
-                terms = model.ready()
-                with model.admission.place(caller_of(context)) as place:
-                    asked = await checked(message, model.prompts, terms)
-                    num_tokens, most_tokens = len(asked.request.prompt_ids), model.max_prompt_tokens(terms.limits)
-                    model.admission.hold_prompt(place, num_tokens, most_tokens)
-                    this_caller().spend(num_tokens)
-                    running = model.engine.submit(submitted(asked, record.arrived, time.monotonic(), context))
-                    place.running = running
-                    end = model.engine.end_answer
-                    try:
-                        async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
-                            this_caller().spend(len(chunk.token_ids))
-                            if chunk.HasField("usage"):
-                                record.last = chunk
-                            yield chunk
-                    finally:
-                        model.engine.release(running)
+        """The answer as it is made; leaving it by any door frees all that it holds."""
+        return self._generation.chunks(message, call_of(context, request_id))
 
 
-def submitted(asked: Asked, arrived: float, now: float, context: grpc.aio.ServicerContext) -> Request:
-    """The request with its caller and with the deadline of its call."""
-    left = context.time_remaining()
-    request = asked.arrived(arrived, None if left is None else left + now - arrived)
-    return replace(request, caller=caller_of(context), salt=this_caller().salt(request.salt))
+def call_of(context: grpc.aio.ServicerContext, request_id: str) -> Call:
+    """Who makes a call of gRPC, and how long they wait."""
+    return Call(caller_of(context), request_id, context.time_remaining)
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

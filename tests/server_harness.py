@@ -51,7 +51,13 @@ class Server:
         path = str(options.pop("path", "stories260k"))
         stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
-        settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
+        settings = {
+            "port": 0,
+            "http": False,
+            "engine": dataclasses.asdict(engine or EngineOptions()),
+            **PATIENT,
+            **options,
+        }
         self._log = tempfile.TemporaryFile("w+")
         self._folder = tempfile.TemporaryDirectory()
         self._gate = Path(self._folder.name) / "held"
@@ -70,6 +76,13 @@ class Server:
     def log(self) -> str:
         self._log.seek(0)
         return self._log.read()
+
+    @property
+    def web(self) -> str:
+        """The address of the HTTP door, of a server that has one."""
+        found = re.search(r"^HTTP at (\S+)$", self.printed, re.MULTILINE)
+        assert found, self.printed
+        return found[1]
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Reads what is printed up to a line that holds the pattern."""

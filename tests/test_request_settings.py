@@ -36,9 +36,10 @@ from moesaic.server.client_answers import completion_of
 from moesaic.server.client_questions import Question
 from moesaic.server.client_request import build_request
 from moesaic.server.config import configuration
+from moesaic.server.generation import submitted
 from moesaic.server.handlers import GENERATION
 from moesaic.server.messages import request_of, row_of, step_message, submit_message
-from moesaic.server.services import submitted
+from moesaic.server.services import call_of
 from moesaic.server.validation import PRIORITIES
 from moesaic.server.validation import settings_of as settings_of_message
 
@@ -127,7 +128,7 @@ def test_the_deadline_is_the_one_that_comes_first() -> None:
 @pytest.mark.parametrize(("left", "deadline"), [(None, 102.5), (1.0, 102.0), (9.0, 102.5)])
 def test_the_caller_and_the_deadline_of_a_call_go_to_the_engine(left: float | None, deadline: float) -> None:
     context: Any = SimpleNamespace(time_remaining=lambda: left, peer=lambda: "ipv4:127.0.0.1:7")
-    request = submitted(asked_of((5,), SETTINGS, TERMS), 100.0, 101.0, context)
+    request = submitted(asked_of((5,), SETTINGS, TERMS), 100.0, 101.0, call_of(context, "a"))
     assert (request.caller, request.deadline_seconds) == ("ipv4:127.0.0.1:7", deadline)
 
 
