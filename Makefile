@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real interop gpu-dry wheel lint types bench results proto clean
+.PHONY: demo test test-real interop gpu-dry wheel lint types bench results settings deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -49,6 +49,22 @@ bench: .venv/ready
 # The pages that are made of the JSON files below bench/results/: docs/results.md and those beside the files.
 results: .venv/ready
 	$(BIN)/python -m moesaic.bench.published.run
+
+# The table of docs/settings.md, of what server/options.py and engine/options.py say.
+settings: .venv/ready
+	$(BIN)/python -m moesaic.server.config_text docs/settings.md
+
+# What stands in deploy/ against the schemas and linters of what reads it, which take more room than all other tools.
+deploy: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[deploy]'
+	$(BIN)/pytest tests/test_deploy.py
+
+# Known holes in what is installed. Asks the advisory database of the package index, so that it fails for reasons outside
+# a commit: it is no part of .ci/run, and is run before a release.
+audit: .venv/ready
+	[ -x build/audit/bin/pip-audit ] || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	$(BIN)/pip freeze --exclude-editable > build/audit/requirements.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r build/audit/requirements.txt
 
 # The CPU build of torch comes first, alone: asked for together with the rest, pip would fetch the CUDA one.
 .venv/ready: pyproject.toml constraints.txt

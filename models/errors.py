@@ -8,6 +8,7 @@ MoesaicError              INTERNAL              our fault; what stands below is 
   Overloaded              RESOURCE_EXHAUSTED    the same request may succeed later
   Unavailable             UNAVAILABLE           loading, draining or restarting: try again, or elsewhere
     Expired               DEADLINE_EXCEEDED     its time is over, or would be before its first token
+  Unauthenticated         UNAUTHENTICATED       nobody knows who calls
   PermissionDenied        PERMISSION_DENIED     who calls may not do this
   Unread                  ABORTED               the caller does not take in what it asked for
   Aborted                 CANCELLED             whoever runs the server has ended it
@@ -92,8 +93,20 @@ class Expired(Unavailable):
         super().__init__(message, reason, retry_after_seconds)
 
 
+class Unauthenticated(MoesaicError):
+    """Nobody knows who calls: there is no token, or none that is in force."""
+
+    def __init__(self, message: str, reason: str = "UNAUTHENTICATED") -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 class PermissionDenied(MoesaicError):
     """Who calls is known and may not do this."""
+
+    def __init__(self, message: str, reason: str = "SCOPE_MISSING") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class Unread(MoesaicError):

@@ -8,7 +8,8 @@ import grpc
 
 from ..proto import admin_pb2 as pb
 from .address import Address
-from .client import CHANNEL_OPTIONS, NO_PROXY, raised
+from .client_answers import raised
+from .dialling import CHANNEL_OPTIONS, NO_PROXY
 from .handlers import ADMIN, stub
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from ..models.errors import AddressError
+from .access import Access
 from .admin import AdminService
 from .calls import Calls
 from .exchange import TimeLimits
@@ -31,17 +32,16 @@ class AdminDoor:
     server: grpc.aio.Server
     path: Path | None
 
-    async def stop(self, seconds: float) -> None:
-        """Ends the server, calls that run after so many seconds, and takes the socket away."""
-        await self.server.stop(seconds)
+    def end(self) -> None:
+        """Takes the socket of a server that has ended away."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
 
-def open_door(options: ServeOptions, port: int, service: AdminService) -> AdminDoor:
+def open_admin_door(options: ServeOptions, port: int, service: AdminService) -> AdminDoor:
     """A server that is not started yet. Raises AddressError for a path that was asked for and can be no socket."""
     lane = Lane(Calls(ROOM_FOR_CALLS), TimeLimits(options.receive_seconds, options.write_seconds, None))
-    server = grpc.aio.server(interceptors=(CallGuard(lane, lane),), options=CHANNEL_OPTIONS)
+    server = grpc.aio.server(interceptors=(CallGuard(lane, lane, Access()),), options=CHANNEL_OPTIONS)
     add_service(server, ADMIN, service)
     server.add_generic_rpc_handlers(reflection_handlers((ADMIN.full_name,)))
     try:

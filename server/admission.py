@@ -68,6 +68,10 @@ class Admission:
         place.num_prompt_tokens = num_tokens
         self._turns.leave(place.caller)
 
+    def gone(self, caller: str) -> None:
+        """Takes a caller that cannot come back out of the line."""
+        self._turns.leave(caller)
+
     @property
     def _free(self) -> int:
         return self.max_requests - self.num_requests

@@ -148,6 +148,11 @@ class Catalog:
             if not self.requests:
                 self.idle.set()
 
+    def gone(self, caller: str) -> None:
+        """Gives up the turns of a caller that cannot come back."""
+        for model in self.models.values():
+            model.admission.gone(caller)
+
     def _names(self) -> str:
         return ", ".join(self.models)[:500]
 

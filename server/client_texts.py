@@ -6,12 +6,17 @@ from typing import Any, TypedDict
 
 from google.protobuf.message import Message
 
+from ..engine.completion import Completion
 from ..engine.request import TokenLogprobs
-from ..models.errors import InvalidRequest, Violation
+from ..models.errors import InvalidRequest, MoesaicError, Violation
 from ..proto import generation_pb2 as pb
 from ..proto import scoring_pb2
+from .client_answers import completion_of
 from .client_request import MAX_REQUEST_BYTES, Chat, Prompt, build_request
 from .fields import logprobs_of
+from .status import error_of_item
+
+BatchItem = tuple[int, Completion | MoesaicError]  # the index of its prompt, and an exception where there is no answer
 
 
 class ScoreSettings(TypedDict, total=False):
@@ -100,6 +105,12 @@ def _copy(source: pb.GenerateRequest, target: Message) -> None:
             setattr(target, field.name, value)
         else:
             getattr(target, field.name).CopyFrom(value)
+
+
+def item_of(message: pb.BatchItem) -> BatchItem:
+    """One of many."""
+    failed = message.HasField("error")
+    return message.index, error_of_item(message.error) if failed else completion_of(message.response)
 
 
 def validation_of(message: pb.ValidateResponse) -> Validation:

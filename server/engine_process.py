@@ -121,7 +121,12 @@ class EngineProcess:
 
     def stalled(self, seconds: float) -> bool:
         """Whether work waits and no step has ended for so long."""
-        return self._owes() and _now() - self._progress_at > seconds
+        return self.step_age > seconds
+
+    @property
+    def step_age(self) -> float:
+        """Seconds since a step ended, while work waits; else 0."""
+        return _now() - self._progress_at if self._owes() else 0.0
 
     @property
     def load(self) -> Load | None:

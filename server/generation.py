@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..engine.request import Request
 from ..engine.settings import Asked, Terms
@@ -16,23 +17,28 @@ from ..proto import generation_pb2 as pb
 from .admission import Place
 from .answer import answer
 from .byte_budget import ByteBudget
+from .caller import this_caller
 from .catalog import Catalog, ServedModel
 from .request_log import RequestRecord
 from .running import Running
 from .under_way import UnderWay
 from .validation import checked
 
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """What a door says of a request. caller: the name by which it is counted and has its turn.
 
-    seconds_left: that the caller still waits; None is as long as it takes.
+    seconds_left: that the caller still waits; None is as long as it takes. counting: usage so far with every chunk.
     """
 
     caller: str
     request_id: str
     seconds_left: Callable[[], float | None] = lambda: None
+    counting: bool = False
 
 
 def new_id() -> str:
@@ -41,12 +47,13 @@ def new_id() -> str:
 
 
 class Generation:
-    """The models of a server behind one budget of bytes."""
+    """What all doors hand requests to: the models of a server, behind one budget of bytes."""
 
-    def __init__(self, catalog: Catalog, budget: ByteBudget, log_requests: bool = False) -> None:
-        self.catalog = catalog
-        self.budget = budget
-        self._log_requests = log_requests
+    def __init__(
+        self, catalog: Catalog, budget: ByteBudget, metrics: "Metrics | None" = None, log_requests: bool = False
+    ) -> None:
+        self.catalog, self.budget = catalog, budget
+        self._metrics, self._log_requests = metrics, log_requests
 
     async def chunks(
         self, message: pb.GenerateRequest, call: Call, counted: bool = False
@@ -55,15 +62,16 @@ class Generation:
 
         counted: its bytes are held already, as those of a batch are.
         """
-        with RequestRecord(call.request_id, message.model, self._log_requests) as record:
+        with RequestRecord(call.request_id, message.model, self._log_requests, self._metrics) as record:
             with self.asking(call, message.model, 0 if counted else message.ByteSize()) as (model, under_way):
+                record.model = model.name
                 with model.admission.place(call.caller) as place:
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
-                        end = model.engine.end_answer
-                        async for chunk in answer(running, asked, model.prompts.tokenizer, record.arrived, end):
-                            if chunk.HasField("usage"):
-                                record.last = chunk
+                        tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
+                        async for chunk in answer(running, asked, tokenizer, record.arrived, end, call.counting):
+                            record.note(chunk)
+                            this_caller().spend(len(chunk.token_ids))
                             yield chunk
 
     async def whole(self, message: pb.GenerateRequest, call: Call, counted: bool = False) -> pb.GenerateResponse:
@@ -108,6 +116,7 @@ def in_engine(
     """A request with the engine while the block runs. Raises Overloaded, Unavailable or Aborted."""
     most = model.max_prompt_tokens(model.ready().limits)
     model.admission.hold_prompt(place, len(asked.request.prompt_ids), most)
+    this_caller().spend(len(asked.request.prompt_ids))
     running = model.engine.submit(submitted(asked, arrived, time.monotonic(), call))
     place.running = running
 
@@ -125,7 +134,8 @@ def in_engine(
 def submitted(asked: Asked, arrived: float, now: float, call: Call) -> Request:
     """The request with its caller and with the deadline of its call."""
     left = call.seconds_left()
-    return replace(asked.arrived(arrived, None if left is None else left + now - arrived), caller=call.caller)
+    request = asked.arrived(arrived, None if left is None else left + now - arrived)
+    return replace(request, caller=call.caller, salt=this_caller().salt(request.salt))
 
 
 def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:

@@ -131,7 +131,7 @@ class InferenceService:
     def _check_control(self, message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> None:
         if not self._control:
             text = "models are loaded and unloaded on the admin socket; --repository-control allows it here too"
-            raise PermissionDenied(text)
+            raise PermissionDenied(text, "REPOSITORY_CONTROL_OFF")
         _check_repository(message.repository_name)
         for name in message.parameters:
             raise InvalidRequest([Violation("parameters", f"hold {ascii(name[:32])}; none is known here")])

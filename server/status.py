@@ -20,6 +20,7 @@ from ..models.errors import (
     Overloaded,
     PermissionDenied,
     RequestFailed,
+    Unauthenticated,
     Unavailable,
     Unread,
     Unsupported,
@@ -34,6 +35,7 @@ MAX_VIOLATIONS = 16
 _MAX_MESSAGE_CHARACTERS = 1000
 _MAX_VIOLATION_CHARACTERS = 200
 _MAX_DETAILS_BYTES = 3500
+_OF_CALLER = ("TOO_MANY_CALLS", "RATE_LIMITED")  # what is used up is not the model's
 
 _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -43,7 +45,8 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
-    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
     (Unread, grpc.StatusCode.ABORTED, "SLOW_CONSUMER"),
     (Aborted, grpc.StatusCode.CANCELLED, "ABORTED_BY_OPERATOR"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
@@ -84,7 +87,8 @@ def _own_reason(error: MoesaicError) -> str:
     """The reason that an exception itself names; of an invalid request, that of its first violation."""
     if isinstance(error, InvalidRequest) and error.violations:
         return error.violations[0].reason
-    return error.reason if isinstance(error, Overloaded | Unavailable | AlreadyExists) else ""
+    named = Overloaded | Unavailable | AlreadyExists | Unauthenticated | PermissionDenied
+    return error.reason if isinstance(error, named) else ""
 
 
 def _info_metadata(error: MoesaicError) -> Mapping[str, str]:
@@ -102,7 +106,7 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
-            subject = "caller" if error.reason == "TOO_MANY_CALLS" else "model"
+            subject = "caller" if error.reason in _OF_CALLER else "model"
             yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject=subject, description=message)])
 
 
@@ -164,8 +168,8 @@ def _exception(
         retry = details.get(rpc.RetryInfo)
         seconds = retry.retry_delay.ToMilliseconds() / 1000 if isinstance(retry, rpc.RetryInfo) else 0.0
         return kind(message, info.reason, seconds)
-    if kind is AlreadyExists:
-        return AlreadyExists(message, info.reason)
+    if issubclass(kind, AlreadyExists | Unauthenticated | PermissionDenied):
+        return kind(message, info.reason)
     return MoesaicError(message) if info.reason == "INTERNAL" else kind(message)
 
 
