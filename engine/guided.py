@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _KEPT = 64  # compiled constraints, which requests of one form share
 _MOST_REASON = 300
 _MOST_REMAINDERS = 20_000  # a tenth of a second of the library's, which its own limits do not bound
+_FATAL = range(-(2**63), -(2**63) + 1024)  # of -2**63 it has no absolute value and ends the process; some round to it
 
 
 def check_constraint(constraint: Constraint) -> None:
@@ -39,7 +40,12 @@ def check_constraint(constraint: Constraint) -> None:
         raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
     from llguidance import LLMatcher
 
-    if _remainders(constraint) > _MOST_REMAINDERS:
+    divisors, whole = _numbers(constraint)
+    fatal = next((number for number in whole if number in _FATAL), None)
+    if fatal is not None:
+        message = f"holds {fatal}, which no answer can be held to; give a number that is further from -2^63"
+        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+    if _remainders(divisors) > _MOST_REMAINDERS:
         message = f"asks for multiples whose remainders are more than {_MOST_REMAINDERS}; lower multipleOf"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
     try:
@@ -55,14 +61,20 @@ def check_constraint(constraint: Constraint) -> None:
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
 
 
-def _remainders(constraint: Constraint) -> int:
-    """States that the library makes for all multipleOf of the schemas of a constraint, powers of 2 and 5 left out."""
-    found: list[Decimal] = []
+def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[int]]:
+    """What multipleOf names in the schemas of a constraint, and all whole numbers in them."""
+    divisors: list[Decimal] = []
+    whole: list[int] = []
 
     def note(pairs: list[tuple[str, object]]) -> None:
-        found.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
+        divisors.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
 
-    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=Decimal, parse_float=Decimal)
+    def note_whole(text: str) -> Decimal:
+        if len(text) < 30:  # those of thousands of digits take their time
+            whole.append(int(text))
+        return Decimal(text)
+
+    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=note_whole, parse_float=Decimal)
     text = constraint.texts[0] if constraint.kind in ("json_schema", "grammar") else ""
     begins = (
         [len(text) - len(text.lstrip())]
@@ -72,7 +84,12 @@ def _remainders(constraint: Constraint) -> int:
     for begin in begins:
         with suppress(ValueError, RecursionError):  # no JSON, or nested too deep: the library says so
             decoder.raw_decode(text, begin)
-    return sum(map(_odd_part, found))
+    return divisors, whole
+
+
+def _remainders(divisors: Sequence[Decimal]) -> int:
+    """States that the library makes for them, powers of 2 and 5 left out."""
+    return sum(map(_odd_part, divisors))
 
 
 def _odd_part(number: Decimal) -> int:

@@ -1,8 +1,8 @@
 """The certificate of a server: checked before it is shown to anybody, and replaced while the server runs."""
 
+import logging
 import ssl
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..models.errors import SetupError
 from .private_files import read_private, read_public
 from .reloaded import Reloaded
 
+_log = logging.getLogger(__name__)
 MOST_BYTES = 1 << 20
 WARN_SECONDS = 14 * 86_400.0
 
@@ -62,7 +63,14 @@ class Certificates:
         self._reloaded = Reloaded("TLS", files.all, lambda: read_certificate(files))
         self._given = self._reloaded.current
         self._lock = Lock()
-        self.look: Callable[[], None] = self._reloaded.look
+        self._ended: Certificate | None = None
+
+    def look(self) -> None:
+        """Takes a new one where there is one; says once that the one in force has ended."""
+        self._reloaded.look()
+        if self.current.until <= time.time() and self._ended is not self.current:
+            self._ended = self.current
+            _log.error("TLS: the %s: callers refuse it; put another in its place", self.current.told)
 
     @property
     def current(self) -> Certificate:

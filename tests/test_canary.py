@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import grpc
 import pytest
@@ -30,6 +32,7 @@ class Cage:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "tokens.jsonl"
         self.token = add_token(self.file, "alice", ["generate"])
+        self.watcher = add_token(self.file, "watcher", ["metrics"])
         self.expired = add_token(self.file, "old", ["generate"], expires="2020-01-01T00:00:00+00:00")
         self.stranger, self.pasted = new_token(), new_token()
         self.server: Server
@@ -51,7 +54,7 @@ class Cage:
 @pytest.fixture(scope="module")
 def cage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cage]:
     cage = Cage(tmp_path_factory.mktemp("cage"))
-    with Server(tokens=str(cage.file), log_requests=True) as cage.server:
+    with Server(tokens=str(cage.file), log_requests=True, http=True) as cage.server:
         yield cage
 
 
@@ -127,6 +130,44 @@ def test_a_token_in_the_file_of_tokens_is_not_quoted(cage: Cage, tmp_path: Path)
         with pytest.raises(SetupError) as caught:
             read_tokens(tmp_path / "tokens")
         assert cage.pasted not in str(caught.value)
+
+
+def over_http(cage: Cage, path: str, token: str, body: dict[str, Any] | None = None) -> str:
+    """What is answered, headers and all."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    try:
+        with urlopen(Request(cage.server.web + path, data, headers), timeout=PATIENCE_SECONDS) as answer:
+            return f"{answer.headers} {answer.read().decode()}"
+    except HTTPError as error:
+        with error:
+            return f"{error.headers} {error.read().decode()}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": PROMPT, "max_tokens": 2, "temperature": -1},
+        {"prompt": PROMPT, "stop": [BIRD] * 99},
+        {"messages": TALK},
+        {"prompt": [FAIL], "stop": [BIRD]},
+        {"prompt": PROMPT, "user": BIRD, "metadata": {BIRD: BIRD}, "max_tokens": 1, "stream": False, "n": -1},
+    ],
+)
+def test_the_other_door_tells_and_logs_none_of_them_either(cage: Cage, body: dict[str, Any]) -> None:
+    path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+    told = over_http(cage, path, cage.token, body) + over_http(cage, path, cage.stranger, body)
+    assert '"error"' in told and not [secret for secret in cage.secrets if secret in told]
+    assert not [secret for secret in cage.secrets if secret in cage.server.log + cage.server.printed]
+
+
+def test_metrics_hold_no_prompt_no_token_and_no_callers_name(cage: Cage) -> None:
+    over_http(cage, "/v1/completions", cage.token, {"prompt": PROMPT, "max_tokens": 2, "model": cage.pasted})
+    over_http(cage, f"/{cage.pasted}", cage.token)
+    cage.ask(lambda client: client.generate(PROMPT, max_new_tokens=2, model=cage.pasted))
+    told = over_http(cage, "/metrics", cage.watcher)
+    assert "requests" in told and not [each for each in (*cage.secrets, "alice", "watcher") if each in told]
+    cage.told.clear()
 
 
 def test_an_engine_that_dies_with_a_prompt_does_not_say_it(cage: Cage) -> None:

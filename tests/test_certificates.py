@@ -122,6 +122,18 @@ def test_a_right_one_that_comes_later_is_given_to_grpc_once(authority: Authority
     assert certificates._newer() is not None and certificates._newer() is None
 
 
+def test_one_that_ends_while_it_is_in_force_is_said_once(
+    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = Certificates(authority.issue())
+    certificates.look()
+    ended = certificates.current.until
+    monkeypatch.setattr("time.time", lambda: ended)
+    certificates.look()
+    certificates.look()
+    assert caplog.text.count("callers refuse it; put another in its place") == 1
+
+
 def test_an_older_file_that_is_put_back_counts_as_a_change(authority: Authority) -> None:
     files = authority.issue()
     certificates, before = Certificates(files), files.cert.stat()

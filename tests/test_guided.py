@@ -14,7 +14,7 @@ from server_harness import Server
 from moesaic.engine import guided
 from moesaic.engine.constraint import Constraint
 from moesaic.engine.drawing import Drawing
-from moesaic.engine.guided import Guide, Guides, _remainders, check_constraint
+from moesaic.engine.guided import Guide, Guides, _numbers, _remainders, check_constraint
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Stopping
 from moesaic.engine.sampler import draw
@@ -166,7 +166,24 @@ def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, te
 
 @pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300"])
 def test_multiples_of_few_remainders_are_not_refused_for_them(number: str) -> None:
-    assert _remainders(Constraint("json_schema", (f'{{"multipleOf": {number}}}',))) < 10_000
+    divisors, _ = _numbers(Constraint("json_schema", (f'{{"multipleOf": {number}}}',)))
+    assert _remainders(divisors) < 10_000
+
+
+@pytest.mark.parametrize("number", [-(2**63), -(2**63) + 1, -(2**63) + 512])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("json_schema", '{"enum": [5, {"a": NUMBER}]}'), ("json_schema", '{"properties": {"a": {"const": NUMBER}}}'),
+     ("grammar", 'start: "a" %json {"const": NUMBER}')],
+)  # fmt: skip
+def test_a_number_that_would_end_the_process_is_refused(kind: str, text: str, number: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"holds {number}, .* further from"):
+        check_constraint(Constraint(kind, (text.replace("NUMBER", str(number)),)))
+
+
+@pytest.mark.parametrize("number", ["-9223372036854774784", "-9223372036854775808.5", "9223372036854775807", "-1e30"])
+def test_numbers_as_large_as_these_are_followed(number: str) -> None:
+    check_constraint(Constraint("json_schema", (f'{{"enum": [{number}, "-9223372036854775808"]}}',)))
 
 
 def test_a_form_that_explodes_later_fails_its_row_alone(guides: Guides) -> None:

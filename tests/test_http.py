@@ -1,6 +1,8 @@
 """The HTTP door on a real port, asked by the client that OpenAI publishes."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -203,3 +205,15 @@ def test_a_real_model_answers_in_the_form_that_was_asked_for(folder: Path) -> No
             free = [stranger.chat.completions.create(**asked, logit_bias={"70": 100}) for _ in range(2)]
     assert json.loads(found.choices[0].message.content or "") == {"a": "x"}
     assert free[0].choices[0].message.content == free[1].choices[0].message.content
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_curl_as_people_type_it_is_answered(server: Server) -> None:
+    def curl(path: str, *more: str) -> str:
+        return subprocess.run(["curl", "-sN", f"{server.web}{path}", *more], capture_output=True, text=True).stdout
+
+    asked = '{"prompt": "Once upon a time", "max_tokens": 5, "stream": true}'
+    assert curl("/v1/completions", "-d", asked).endswith("data: [DONE]\n\n")
+    large = curl("/v1/completions", "-d", "x" * 100_000, "-H", "Expect: 100-continue")
+    assert json.loads(large)["error"]["param"] == "body" and curl("/livez") == "ok\n"
+    assert curl("/readyz", "-I").startswith("HTTP/1.1 200 OK")
