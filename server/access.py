@@ -73,7 +73,7 @@ class Access:
                 raise Overloaded(text, "RATE_LIMITED", seconds)
         if requests is not None:
             requests.spend(1)
-        return Caller(known.name, tokens)
+        return Caller(known.name, tokens, requests)
 
     def _budget(self, name: str, what: str, per_minute: int | None) -> Budget | None:
         """The one of this caller; a new one when the file says another rate."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..models.errors import InvalidRequest, Overloaded, Violation
 from ..proto import generation_pb2 as pb
+from .caller import this_caller
 from .generation import Call, Generation, new_id
 from .incident import told
 from .many import as_they_end
@@ -21,6 +22,7 @@ async def generate_batch(
     """Items in the order in which they end. Raises InvalidRequest for what no item can be begun of."""
     if wrong := list(_violations(message)):
         raise InvalidRequest(wrong)
+    this_caller().ask(len(message.requests) - 1)
     with generation.budget.request(message.ByteSize()):
         works = [partial(_item, generation, request, call, method) for request in message.requests]
         async with aclosing(as_they_end(works)) as items:  # type: ignore[type-var]

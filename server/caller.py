@@ -13,15 +13,24 @@ from .budget import Budget
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """name: that of its token; empty where nobody is asked for one. tokens: what it may still read and write."""
+    """name: that of its token; empty where nobody is asked for one. tokens: what it may still read and write.
+
+    requests: how often it may still ask.
+    """
 
     name: str = ""
     tokens: Budget | None = None
+    requests: Budget | None = None
 
     def spend(self, num_tokens: int) -> None:
         """Counts tokens of a prompt or an answer."""
         if self.tokens is not None:
             self.tokens.spend(num_tokens)
+
+    def ask(self, num_requests: int) -> None:
+        """Counts requests beyond the one that its call is."""
+        if self.requests is not None:
+            self.requests.spend(num_requests)
 
     def salt(self, asked: str) -> str:
         """Under which prefixes are kept: never that of another caller, whatever either asks for."""

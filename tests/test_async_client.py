@@ -52,6 +52,16 @@ def test_it_answers_as_the_other_one(server: Server, client: Client) -> None:
     assert tuple(streamed) == whole.token_ids
 
 
+def test_batches_and_scores_are_answered_as_the_other_one_is(server: Server, client: Client) -> None:
+    async def use(asking: AsyncClient) -> Any:
+        batch = {index: item async for index, item in asking.generate_batch([[5], [9999], [6]], max_new_tokens=2)}
+        return batch, await asking.score("a", [" b", " c"], logprobs=True), await asking.tokenize("Once")
+
+    batch, scores, ids = run(server, use)
+    assert batch[0].token_ids == (5, 5) and isinstance(batch[1], InvalidRequest) and batch[2].token_ids == (6, 6)
+    assert scores == client.score("a", [" b", " c"], logprobs=True) and ids == client.tokenize("Once")
+
+
 def test_many_calls_run_beside_each_other(server: Server) -> None:
     async def use(asking: AsyncClient) -> list[Any]:
         return await asyncio.gather(*(asking.generate([number], max_new_tokens=2) for number in range(5, 25)))

@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class Secured:
         self.bob = add_token(self.tokens, "bob", ["generate"])
         self.watcher = add_token(self.tokens, "watcher", ["metrics"])
         self.hasty = add_token(self.tokens, "hasty", ["generate"], requests_per_minute=1)
+        self.batcher = add_token(self.tokens, "batcher", ["generate"], requests_per_minute=10)
+        self.reader = add_token(self.tokens, "reader", ["generate"], tokens_per_minute=100)
         given = {"tls_cert": self.files.cert, "tls_key": self.files.key, "tokens": self.tokens}
         self.options = {name: str(file) for name, file in given.items()}
         self.server: Server
@@ -128,6 +130,33 @@ def test_who_is_too_fast_is_told_when_to_come_again_and_others_are_served(secure
             client.generate([5], max_new_tokens=1)
         assert caught.value.reason == "RATE_LIMITED" and 0 < caught.value.retry_after_seconds <= 60
         assert other.generate([5], max_new_tokens=1).token_ids == (5,)
+
+
+def test_each_item_of_a_batch_is_a_request(secured: Secured) -> None:
+    with secured.client(secured.batcher) as client:
+        assert len(list(client.generate_batch([[5]] * 10, max_new_tokens=1))) == 10
+        with pytest.raises(Overloaded, match="batcher has spent its 10 requests a minute"):
+            client.generate([5], max_new_tokens=1)
+
+
+def test_what_is_read_for_a_score_is_spent(secured: Secured) -> None:
+    with secured.client(secured.reader) as client:
+        client.score([5] * 30, [[6]] * 4)
+        with pytest.raises(Overloaded, match="reader has spent its 100 tokens a minute"):
+            client.tokenize("a")
+
+
+def test_who_may_only_watch_may_not_use_the_other_calls_either(secured: Secured) -> None:
+    with secured.client(secured.watcher) as client:
+        calls: list[Callable[[], object]] = [
+            lambda: client.score([5], [[6]]),
+            lambda: client.tokenize("a"),
+            lambda: client.validate("a"),
+            lambda: list(client.generate_batch([[5]])),
+        ]
+        for call in calls:
+            with pytest.raises(PermissionDenied, match="this call takes generate"):
+                call()
 
 
 def test_the_status_of_a_rate_names_the_caller_as_what_is_used_up(secured: Secured) -> None:
