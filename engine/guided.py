@@ -6,9 +6,10 @@ engine it is compiled beside the steps, and read by one mask a step.
 
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ _KEPT = 64  # compiled constraints, which requests of one form share
 _MOST_REASON = 300
 _MOST_REMAINDERS = 20_000  # a tenth of a second of the library's, which its own limits do not bound
 _POWERS_FOR_A_STATE = 13
+_STACK_BYTES = 128 << 20  # four times what such texts were seen to take; only what is used is memory
 _LEAST = -(2**63) + 1024  # below it numbers become -2**63, of which the library has no absolute value: it crashes
 
 
@@ -39,8 +41,6 @@ def check_constraint(constraint: Constraint) -> None:
     """
     if find_spec("llguidance") is None:
         raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
-    from llguidance import LLMatcher
-
     divisors, numbers = _numbers(constraint)
     if min(numbers, default=0) < _LEAST:
         message = f"holds a number below {_LEAST}, which no answer can be held to; leave it out"
@@ -48,17 +48,37 @@ def check_constraint(constraint: Constraint) -> None:
     if _remainders(divisors) > _MOST_REMAINDERS:
         message = f"asks for multiples whose remainders are more than {_MOST_REMAINDERS}; lower multipleOf"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+    with ThreadPoolExecutor(1, "guided check") as pool, _deep_threads():
+        reason = pool.submit(_reason_against, constraint).result()
+    if reason:
+        message = f"cannot be followed: {_in_one_line(reason)}"
+        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+
+
+def _reason_against(constraint: Constraint) -> str:
+    """Why it cannot be followed, else ""."""
+    from llguidance import LLMatcher
+
     try:
         matcher = LLMatcher(_bytes(), grammar_of(constraint), log_level=0, limits=_limits())
         matcher.compute_bitmask()  # what is too wide shows at its first step, or where it first has a choice
         matcher.consume_tokens(matcher.compute_ff_tokens())
         matcher.compute_bitmask()
-        reason = matcher.get_error()
+        return matcher.get_error()
     except ValueError as error:
-        reason = str(error)
-    if reason:
-        message = f"cannot be followed: {_in_one_line(reason)}"
-        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+        return str(error)
+
+
+@contextmanager
+def _deep_threads() -> Iterator[None]:
+    """Threads that begin meanwhile have room for whatever a text of MOST_BYTES nests: the library compiles it by calls
+    in calls, and ends the process where there is none.
+    """
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[Decimal]]:
@@ -165,7 +185,8 @@ class Guides:
         return None if constraint is None else Guide(self._compiled(constraint))
 
     def _begin(self, constraint: Constraint) -> "Future[LLMatcher]":
-        return self._thread.submit(self._compile, constraint)
+        with _deep_threads():
+            return self._thread.submit(self._compile, constraint)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher

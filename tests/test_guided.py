@@ -12,7 +12,7 @@ import torch
 from server_harness import Server
 
 from moesaic.engine import guided
-from moesaic.engine.constraint import Constraint
+from moesaic.engine.constraint import MOST_BYTES, Constraint
 from moesaic.engine.drawing import Drawing
 from moesaic.engine.guided import Guide, Guides, _numbers, _remainders, check_constraint
 from moesaic.engine.llm import LLM
@@ -183,6 +183,31 @@ def test_multiples_of_few_remainders_are_not_refused_for_them(number: str) -> No
 def test_a_number_that_would_end_the_process_is_refused(kind: str, text: str, number: object) -> None:
     with pytest.raises(InvalidRequest, match="holds a number below -9223372036854774784"):
         check_constraint(Constraint(kind, (text.replace("NUMBER", str(number)),)))
+
+
+def chain(begin: str, link: str, end: str, length: int) -> str:
+    """Rules or schemas that lead from one to the next."""
+    return begin + "".join(link.replace("FROM", str(i)).replace("TO", str(i + 1)) for i in range(length)) + end
+
+
+SCHEMAS = '{"$ref": "#/$defs/a0", "$defs": {'
+ITEMS = '{"items":'
+REFERENCE = '{"$ref": "#/$defs/aTO"}'
+CHAINS = [
+    ("grammar", chain("start: r0\n", "rFROM: rTO\n", 'r5000: "a"', 5000)),
+    ("grammar", chain("start: T0\n", "TFROM: TTO\n", 'T5000: "a"', 5000)),
+    ("json_schema", chain(SCHEMAS, f'"aFROM": {ITEMS}{REFERENCE}}}, ', '"a1350": {}}}', 1350)),
+    ("json_schema", chain(SCHEMAS, f'"aFROM": {ITEMS * 100}{REFERENCE}{"}" * 100}, ', '"a55": {}}}', 55)),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), CHAINS, ids=["rules", "terminals", "references", "nested references"])
+def test_what_is_nested_thousands_deep_ends_no_process(kind: str, text: str, guides: Guides) -> None:
+    constraint = Constraint(kind, (text,))
+    assert len(text) < MOST_BYTES
+    check_constraint(constraint)
+    guide = guides.start(constraint)
+    assert guide is not None and guide.mask(512).any()
 
 
 @pytest.mark.parametrize("number", ["-9223372036854774784", "9223372036854775807", "1e308", "-1e18"])
