@@ -11,6 +11,7 @@ from .exchange import TimeLimits
 from .generation import Generation
 from .health import HealthService
 from .options import HTTP_PORT, ServeOptions
+from .security import Security
 
 if TYPE_CHECKING:
     from .http.door import HttpDoor
@@ -47,12 +48,19 @@ def open_door(options: ServeOptions, host: str, most_connections: int) -> "HttpD
 
 
 def start_door(
-    door: "HttpDoor", generation: Generation, health: HealthService, metrics: "Metrics", limits: TimeLimits
+    door: "HttpDoor",
+    generation: Generation,
+    health: HealthService,
+    metrics: "Metrics",
+    limits: TimeLimits,
+    security: Security,
 ) -> None:
     """Has it answer."""
     from .http.app import HttpApp
 
-    door.start(HttpApp(generation, health, metrics, limits).guarded(), limits, generation.catalog.gone)
+    app = HttpApp(generation, health, metrics, limits).guarded(security.access)
+    context = security.certificates.context() if security.certificates else None
+    door.start(app, limits, generation.catalog.gone, context)
 
 
 def _listen(host: str, asked: int | None) -> socket.socket:

@@ -9,9 +9,12 @@ from typing import Any
 import grpc
 
 from ..models.errors import Expired
+from .access import Access
+from .caller import called_by
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
 from .incident import told
+from .scopes import asked_by
 from .status import refusal
 
 PROBES = "/grpc.health.v1.Health/"
@@ -26,16 +29,17 @@ class Lane:
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Guards every method: callers of too many calls or too slow ones, and whatever a handler raises.
+    """Guards every method: callers that have no right to it, too many calls or slow ones, whatever a handler raises.
 
     To gRPC each method is one of streams, which on the wire is the same: a handler of one message would not be called
     before the message is there, nor asked before its answer is read, however long that takes. A handler that answers in
     parts must be an async generator. Probes have a lane of their own.
     """
 
-    def __init__(self, requests: Lane, probes: Lane) -> None:
+    def __init__(self, requests: Lane, probes: Lane, access: Access) -> None:
         self._requests = requests
         self._probes = probes
+        self._access = access
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -48,20 +52,27 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         lane = self._probes if details.method.startswith(PROBES) else self._requests
-        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane)
+        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane, self._access)
         return guarded
 
 
-def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane) -> grpc.RpcMethodHandler:
+def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane, access: Access) -> grpc.RpcMethodHandler:
+    asked = asked_by(method)
+
     async def guarded(_: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            lane.calls.enter(context)
-            exchange = Exchange(handler, context, lane.limits)
-            await _in_time(_answer(handler, exchange, context), lane.limits.whole)
+            with called_by(access.admit(_authorization(context), asked)):
+                lane.calls.enter(context)
+                exchange = Exchange(handler, context, lane.limits)
+                await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)
 
     return grpc.stream_stream_rpc_method_handler(guarded, None, handler.response_serializer)
+
+
+def _authorization(context: grpc.aio.ServicerContext) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
 
 
 async def _answer(handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext) -> None:

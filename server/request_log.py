@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..models.errors import MoesaicError
 from ..proto import generation_pb2 as pb
+from .caller import this_caller
 from .status import refusal
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         self.arrived = time.monotonic()
         self._told_at: float | None = None  # the newest tokens
         self._names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
+        if caller := this_caller().name:
+            self._names["caller"] = caller
         self._enabled, self._metrics = enabled, metrics
 
     def note(self, chunk: pb.GenerateChunk) -> None:

@@ -1,15 +1,20 @@
-"""The services of generation.proto. Headers, messages and methods; what they do is elsewhere."""
+"""The services of moesaic.v1: methods and headers; what they do is in generation.py and beside it."""
 
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import grpc
 
 from ..proto import generation_pb2 as pb
+from ..proto import scoring_pb2
+from . import texts
+from .batch import generate_batch
 from .caller import caller_of
 from .catalog import Catalog
-from .generation import Call, Generation
+from .generation import Call, Generation, new_id
+from .scoring import score
+
+_BATCH = "/moesaic.v1.Generation/GenerateBatch"
 
 
 class GenerationService:
@@ -20,64 +25,67 @@ class GenerationService:
 
     async def Generate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         """The whole answer at once: what the chunks say, put together."""
-        request_id = message.request_id or uuid.uuid4().hex
-        response = pb.GenerateResponse(request_id=request_id)
-        texts: list[list[str]] = []
-        async with aclosing(self._chunks(message, request_id, context)) as chunks:  # type: ignore[type-var]
-            async for chunk in chunks:
-                while len(texts) <= chunk.choice:
-                    texts.append([])
-                texts[chunk.choice].append(chunk.text)
-                _add(response, chunk)
-        for choice, text in enumerate(texts):
-            _answer_of(response, choice).text = "".join(text)
-        response.model = self._generation.catalog.find(message.model, "model").name
-        await context.send_initial_metadata((("x-request-id", request_id),))
+        call = call_of(context, message.request_id)
+        response = await self._generation.whole(message, call)
+        await _send_id(context, call)
         return response
 
     async def GenerateStream(
         self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateChunk]:
         """The answer as it is made."""
-        request_id = message.request_id or uuid.uuid4().hex
-        begun = False
-        async with aclosing(self._chunks(message, request_id, context)) as chunks:  # type: ignore[type-var]
+        call, begun = call_of(context, message.request_id), False
+        async with aclosing(self._generation.chunks(message, call)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 if not begun:
-                    await context.send_initial_metadata((("x-request-id", request_id),))
+                    await _send_id(context, call)
                     begun = True
                 yield chunk
 
-    def _chunks(
-        self, message: pb.GenerateRequest, request_id: str, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateChunk]:
-        """The answer as it is made; leaving it by any door frees all that it holds."""
-        return self._generation.chunks(message, call_of(context, request_id))
+    async def GenerateBatch(
+        self, message: pb.GenerateBatchRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.BatchItem]:
+        """Each answer when it is whole."""
+        batch = generate_batch(self._generation, message, call_of(context), _BATCH)
+        async with aclosing(batch) as items:  # type: ignore[type-var]
+            async for item in items:
+                yield item
+
+    async def Validate(self, message: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.ValidateResponse:
+        """What Generate would say before it begins."""
+        return await texts.validate(self._generation, message, call_of(context))
+
+    async def Tokenize(self, message: pb.TokenizeRequest, context: grpc.aio.ServicerContext) -> pb.TokenizeResponse:
+        """The ids of a text or of a conversation."""
+        return await texts.tokenize(self._generation, message, call_of(context))
+
+    async def Detokenize(
+        self, message: pb.DetokenizeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DetokenizeResponse:
+        """The text of ids."""
+        return await texts.detokenize(self._generation, message, call_of(context))
+
+    async def ApplyChatTemplate(
+        self, message: pb.ApplyChatTemplateRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ApplyChatTemplateResponse:
+        """A conversation as the template writes it."""
+        return await texts.apply_chat_template(self._generation, message, call_of(context))
 
 
-def call_of(context: grpc.aio.ServicerContext, request_id: str) -> Call:
-    """Who makes a call of gRPC, and how long they wait."""
-    return Call(caller_of(context), request_id, context.time_remaining)
+class ScoringService:
+    """moesaic.v1.Scoring."""
 
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
 
-def _add(response: pb.GenerateResponse, chunk: pb.GenerateChunk) -> None:
-    """All that a chunk says but its text."""
-    whole = _answer_of(response, chunk.choice)
-    whole.token_ids.extend(chunk.token_ids)
-    whole.logprobs.extend(chunk.logprobs)
-    response.prompt_logprobs.extend(chunk.prompt_logprobs)
-    if chunk.HasField("finish"):
-        whole.finish.CopyFrom(chunk.finish)
-    if chunk.HasField("usage"):
-        response.usage.CopyFrom(chunk.usage)
-        response.timing.CopyFrom(chunk.timing)
-
-
-def _answer_of(response: pb.GenerateResponse, choice: int) -> pb.GenerateResponse | pb.Answer:
-    """Where an answer is written: the first is the response itself."""
-    while len(response.others) < choice:
-        response.others.add()
-    return response.others[choice - 1] if choice else response
+    async def Score(
+        self, message: scoring_pb2.ScoreRequest, context: grpc.aio.ServicerContext
+    ) -> scoring_pb2.ScoreResponse:
+        """How likely each continuation is."""
+        call = call_of(context, message.request_id)
+        response = await score(self._generation, message, call)
+        await _send_id(context, call)
+        return response
 
 
 class ModelsService:
@@ -96,3 +104,12 @@ class ModelsService:
     async def GetModel(self, message: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfo:
         """One model by name; empty means the only one."""
         return self._catalog.find(message.name, "name").info(self._catalog.draining)
+
+
+def call_of(context: grpc.aio.ServicerContext, request_id: str = "") -> Call:
+    """Who makes a call of gRPC, and until when it waits. An id is made up where none is given."""
+    return Call(caller_of(context), request_id or new_id(), context.time_remaining)
+
+
+async def _send_id(context: grpc.aio.ServicerContext, call: Call) -> None:
+    await context.send_initial_metadata((("x-request-id", call.request_id),))

@@ -12,6 +12,7 @@ MAX_IDLE_MS = 600_000  # without a call
 HANDSHAKE_MS = 3_000  # for a connection to introduce itself; until then it has the room of one
 RESERVED_FILES = 32  # beside connections: listener, log, pipes; an engine's sockets; those on their way to be closed
 FILES_OF_MODEL = 8
+PROBE_CONNECTIONS = 64  # on the port for probes
 _LEAST_CONNECTIONS = 8
 
 CHANNEL_OPTIONS = (
@@ -48,6 +49,7 @@ def num_connections(options: ServeOptions) -> int:
     Raises the process's own limit towards what the system allows it. Raises SetupError where too few remain.
     """
     reserved = RESERVED_FILES + FILES_OF_MODEL * len(options.models)
+    reserved += 0 if options.health_port is None else PROBE_CONNECTIONS
     doors = 1 + options.http
     limit = _file_limit(doors * options.max_connections + reserved)
     room = min(options.max_connections, (limit - reserved) // doors)

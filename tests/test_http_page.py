@@ -16,6 +16,7 @@ from patience import eventually
 from server_harness import Server, all_free
 
 from moesaic.server.http.page import page, page_headers
+from moesaic.server.tokens import add_token
 
 PAGE = page().decode()
 READY = "document.querySelector('#state')?.textContent.includes('weights')"
@@ -174,3 +175,19 @@ def test_a_model_that_chats_is_sent_the_whole_conversation(tmp_path: Path) -> No
     text = value_of(f"bodyOf({model % 'false'}, {said}, {{seed: 1}}, {{share: 0.6}})", tmp_path)
     assert len(chat["messages"]) == 3 and chat["moesaic"] == {"tier": "low"} and "prompt" not in chat
     assert text["prompt"] == "c" and text["moesaic"] == {"share": 0.6} and text["stream"] and text["seed"] == 1
+
+
+def test_a_server_that_asks_who_calls_is_told_by_a_field_of_the_page(tmp_path: Path) -> None:
+    if not PROGRAM:
+        pytest.skip("needs chromium: apt install chromium")
+    token = add_token(tmp_path / "tokens.jsonl", "alice", ["generate"])
+    with Server(http=True, tokens=str(tmp_path / "tokens.jsonl")) as server, opened(f"{server.web}/") as tab:
+        tab.until("document.querySelector('#state').textContent.includes('asks who calls')")
+        tab.run("document.querySelector('#token').focus()")
+        tab.type(token)
+        tab.press(**ENTER)
+        tab.until(READY)
+        tab.run("document.querySelector('#prompt').value = 'Once'")
+        tab.run("document.querySelector('#send').click()")
+        tab.until("document.querySelector('.figures b') && " + DONE)
+        assert len(answers(tab)) == 2 and token not in tab.run("document.documentElement.outerHTML")

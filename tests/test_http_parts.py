@@ -12,6 +12,7 @@ import pytest
 from moesaic.models.errors import AddressError, InvalidRequest, Violation
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server import http_door
+from moesaic.server.access import Access
 from moesaic.server.exchange import TimeLimits
 from moesaic.server.http.guard import Guard
 from moesaic.server.http.logprobs import LEAST, TokenTexts
@@ -49,7 +50,7 @@ def test_what_a_refused_request_held_is_let_go_at_once() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    guard = Guard(app, TimeLimits(9, 9, 9), {}, lambda route, code: None)
+    guard = Guard(app, TimeLimits(9, 9, 9), {}, lambda route, code: None, Access())
     asyncio.run(guard(dict(SCOPE), None, send))  # type: ignore[arg-type]
     assert sent[0]["status"] == 400 and held[0]() is None
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ...models.errors import InvalidRequest, Unsupported
 from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
+from ..access import Access
 from ..exchange import TimeLimits
 from ..generation import Call, Generation
 from ..health import HealthService
@@ -38,7 +39,7 @@ class HttpApp:
         self._generation, self._health, self._metrics, self._limits = generation, health, metrics, limits
         self._since = int(time.time())
 
-    def guarded(self) -> ASGIApp:
+    def guarded(self, access: Access) -> ASGIApp:
         """The whole, as a server calls it."""
         routes = [
             Route("/", self.page),
@@ -54,7 +55,7 @@ class HttpApp:
         ]
         paths = {route.endpoint: route.path for route in routes}
         router = Router(routes, redirect_slashes=False, default=_unknown(list(paths.values())))
-        return Guard(router, self._limits, paths, self._metrics.responded)
+        return Guard(router, self._limits, paths, self._metrics.responded, access)
 
     async def page(self, request: Request) -> Response:
         """GET /: a page to try the models with."""

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
+from ..caller import this_caller
+
 
 def caller_of(request: Request) -> str:
-    """The name by which a caller is counted and has its turn: its connection, while nobody has another name."""
-    return connection_name(request.client)
+    """The name by which a caller is counted and has its turn: that of its token, else its connection."""
+    return this_caller().name or connection_name(request.client)
 
 
 def connection_name(client: Sequence[object] | None) -> str:

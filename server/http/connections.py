@@ -2,11 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .caller import connection_name
+
+
+class Member(Protocol):
+    """A connection as the others see it. client: the other end, once it may ask something."""
+
+    transport: asyncio.Transport
+    client: tuple[str, int] | None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it is better not closed."""
 
 
 class Crowd:
@@ -17,9 +28,9 @@ class Crowd:
 
     def __init__(self, most: int, gone: Callable[[str], None]) -> None:
         self._most, self._gone = most, gone
-        self._members: dict[PatientProtocol, None] = {}
+        self._members: dict[Member, None] = {}
 
-    def enter(self, connection: "PatientProtocol") -> None:
+    def enter(self, connection: "Member") -> None:
         """Takes in a connection, or closes it where all others are at work."""
         if len(self._members) >= self._most:
             idle = next((each for each in self._members if not each.is_at_work), connection)
@@ -28,10 +39,11 @@ class Crowd:
         if not connection.transport.is_closing():
             self._members[connection] = None
 
-    def leave(self, connection: "PatientProtocol") -> None:
+    def leave(self, connection: "Member") -> None:
         """Forgets one that is gone."""
         self._members.pop(connection, None)
-        self._gone(connection_name(connection.client))
+        if connection.client:
+            self._gone(connection_name(connection.client))
 
     def abort(self) -> None:
         """Closes all, without last words."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 
 from ..exchange import TimeLimits
 from .connections import Crowd, PatientProtocol
+from .hello import Hello
 
 BACKLOG = 1024
 UNREAD_BYTES = 1 << 17  # of an answer that wait in the system for a caller who does not read; it doubles them
@@ -34,10 +36,14 @@ class HttpDoor:
         host, port = self._listener.getsockname()[:2]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def start(self, app: ASGIApp, limits: TimeLimits, gone: Callable[[str], None]) -> None:
-        """Begins to answer. gone: is told the name of each caller whose connection has been closed."""
+    def start(
+        self, app: ASGIApp, limits: TimeLimits, gone: Callable[[str], None], context: ssl.SSLContext | None
+    ) -> None:
+        """Begins to answer. gone: is told the name of each caller whose connection has been closed. context: of TLS."""
         self._crowd = Crowd(self._most, gone)
         protocol: Any = partial(PatientProtocol, self._crowd, limits.receive, limits.write)  # called as a class is
+        if context is not None:
+            protocol = partial(Hello, self._crowd, context, protocol)
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical",
             access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,

@@ -20,6 +20,7 @@ CODES: Mapping[grpc.StatusCode, tuple[int, str]] = {
     grpc.StatusCode.NOT_FOUND: (404, "invalid_request_error"),
     grpc.StatusCode.ALREADY_EXISTS: (409, "invalid_request_error"),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (429, "rate_limit_error"),
+    grpc.StatusCode.CANCELLED: (499, "server_error"),  # by whoever runs the server; clients do not try it again
     grpc.StatusCode.UNIMPLEMENTED: (501, "server_error"),
     grpc.StatusCode.UNAVAILABLE: (503, "server_error"),
     grpc.StatusCode.DEADLINE_EXCEEDED: (504, "timeout_error"),
@@ -84,6 +85,8 @@ def _body(message: str, kind: str, field: str | None, reason: str) -> dict[str, 
 
 
 def _headers(error: MoesaicError, code: int) -> dict[str, str]:
+    if code == 401:
+        return {"www-authenticate": "Bearer"}
     if not isinstance(error, Overloaded | Unavailable) or code == 504:
         return {}
     seconds = error.retry_after_seconds

@@ -10,8 +10,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...models.errors import Expired, MoesaicError
+from ..access import Access
+from ..caller import called_by
 from ..exchange import TimeLimits
 from ..incident import told
+from ..scopes import asked_by
 from .errors import HttpError, body_of, response_of
 from .origin import check_origin
 from .stream import event, is_stream
@@ -21,10 +24,12 @@ Responded = Callable[[str, int], None]
 
 
 class Guard:
-    """Ends a request with its caller or with its time, and answers for whatever goes wrong inside."""
+    """Lets in who has the right, ends a request with its caller or its time, and answers for what goes wrong inside."""
 
-    def __init__(self, app: ASGIApp, limits: TimeLimits, routes: Mapping[Any, str], responded: Responded) -> None:
-        self._app, self._limits = app, limits
+    def __init__(
+        self, app: ASGIApp, limits: TimeLimits, routes: Mapping[Any, str], responded: Responded, access: Access
+    ) -> None:
+        self._app, self._limits, self._access = app, limits, access
         self._routes, self._responded = routes, responded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,10 +47,13 @@ class Guard:
             await exchange.refuse(refusal)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
-        check_origin(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        check_origin(headers, self._access.asks)
+        caller = self._access.admit(headers.getlist("authorization"), asked_by(str(scope["path"])))
         try:
             async with asyncio.timeout(self._limits.whole) as limit:
-                await self._app(scope, exchange.receive, exchange.send)
+                with called_by(caller):
+                    await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not limit.expired():
                 raise

@@ -1,4 +1,4 @@
-"""Whom a browser may have sent: pages of other sites have no business at a door that asks nobody for a name."""
+"""Whom a browser may have sent: pages of other sites have no business here."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -7,13 +7,15 @@ from urllib.parse import urlsplit
 from .errors import HttpError
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
-    """Raises HttpError for a host that is not this machine, and for a page that another site has sent.
+def check_origin(headers: Mapping[str, str], asks: bool) -> None:
+    """Raises HttpError for a page that another site has sent, and where nobody is asked who they are, for a host that
+    is not this machine.
 
-    The first is how a foreign name that is made to lead here (DNS rebinding) is told from our own.
+    The second is how a foreign name that is made to lead here (DNS rebinding) is told from our own. A browser adds no
+    token by itself, so that a server which asks for one may have any name.
     """
     host = headers.get("host", "")
-    if not _is_loopback(_hostname(f"//{host}")):
+    if not asks and not _is_loopback(_hostname(f"//{host}")):
         text = f"host {ascii(host[:100])} is not this machine; use localhost, or have a proxy say so"
         raise HttpError(421, "FOREIGN_HOST", text)
     origin = headers.get("origin")
