@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real gpu-dry wheel lint types bench results proto clean
+.PHONY: demo test test-real interop gpu-dry wheel lint types bench results settings deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -16,6 +16,15 @@ test: .venv/ready
 test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/pytest --real -m real
+
+# Foreign clients, from an environment of their own: their dependencies are others than ours.
+interop: .venv/ready build/interop/ready
+	$(BIN)/python tests/interop/run.py build/interop/bin/python
+
+build/interop/ready:
+	$(PYTHON) -m venv build/interop
+	build/interop/bin/pip install --quiet 'tritonclient[grpc]==2.73.0'
+	touch $@
 
 # What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
 gpu-dry: build/bare/ready
@@ -41,6 +50,22 @@ bench: .venv/ready
 results: .venv/ready
 	$(BIN)/python -m moesaic.bench.published.run
 
+# The table of docs/settings.md, of what server/options.py and engine/options.py say.
+settings: .venv/ready
+	$(BIN)/python -m moesaic.server.config_text docs/settings.md
+
+# What stands in deploy/ against the schemas and linters of what reads it, which take more room than all other tools.
+deploy: .venv/ready
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[deploy]'
+	$(BIN)/pytest tests/test_deploy.py
+
+# Known holes in what is installed. Asks the advisory database of the package index, so that it fails for reasons outside
+# a commit: it is no part of .ci/run, and is run before a release.
+audit: .venv/ready
+	[ -x build/audit/bin/pip-audit ] || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	$(BIN)/pip freeze --exclude-editable > build/audit/requirements.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r build/audit/requirements.txt
+
 # The CPU build of torch comes first, alone: asked for together with the rest, pip would fetch the CUDA one.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -60,7 +85,7 @@ build/bare/ready: constraints.txt bench/gpu_wheels.txt
 # With the oldest compiler whose output every supported protobuf runtime accepts.
 proto:
 	$(PYTHON) -m venv build/proto
-	build/proto/bin/pip install --quiet grpcio-tools==1.76.0
+	build/proto/bin/pip install --quiet grpcio-tools==1.76.0 googleapis-common-protos
 	PYTHON=build/proto/bin/python sh proto/generate.sh
 
 clean:

@@ -1,6 +1,6 @@
 """moesaic: smaller Transformers, in tiles. Compress, serve over gRPC, and see what was kept and gained.
 
-`load`, `LLM`, `Client` and `compress` are fetched on first use, so that importing the package costs nothing.
+`load`, `LLM`, `Client`, `AsyncClient` and `compress` are fetched on first use: importing the package costs nothing.
 """
 
 import sys
@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from .compress.pipeline import compress as compress
     from .engine.llm import LLM as LLM
     from .models.checkpoint import load as load
+    from .server.async_client import AsyncClient as AsyncClient
     from .server.client import Client as Client
 
 __version__ = VERSION
-_HOMES = {"load": ".models.checkpoint", "LLM": ".engine.llm", "Client": ".server.client"}
+_HOMES = {
+    "load": ".models.checkpoint",
+    "LLM": ".engine.llm",
+    "Client": ".server.client",
+    "AsyncClient": ".server.async_client",
+}
 
 
 def __getattr__(name: str) -> Any:

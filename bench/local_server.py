@@ -17,9 +17,13 @@ _START_SECONDS = 180.0
 
 @contextmanager
 def local_server(models: Mapping[str, str | Path], *options: str) -> Iterator[str]:
-    """Serves models by name and gives the address once all of them answer; ends the server with the block."""
+    """Serves models by name and gives the address once all of them answer; ends the server with the block.
+
+    Over gRPC alone, unless an option names a port for HTTP.
+    """
     named = [f"{name}={path}" for name, path in models.items()]
-    command = [sys.executable, "-m", "moesaic.cli.main", "serve", *named, "--port", "0", *options]
+    grpc_alone = () if "--http-port" in options else ("--no-http",)
+    command = [sys.executable, "-m", "moesaic.cli.main", "serve", *named, "--port", "0", *grpc_alone, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield _address(process, len(named))

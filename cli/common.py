@@ -1,7 +1,7 @@
 """What the subcommands share: options of an engine and of a generation, and how both are described."""
 
 import argparse
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +10,18 @@ from ..engine.options import EngineOptions, ModelDescription
 from ..engine.sampling import OPTIONS
 from ..engine.settings import GenerationSettings
 from ..engine.standing import PRIORITIES
-from ..models.spec import KV_CACHES
+from ..models.setting import Setting, settings
 
 _DEFAULTS = {"temperature": 0.0}  # greedy, so that a command can be repeated
+_FOR_SLOTS = ("kv_memory", "kv_cache", "step_share")
 
 
 def add_engine_options(parser: argparse.ArgumentParser, slots: bool = True) -> None:
     """--device and the rest, the same wherever a model runs. slots: with those that need requests in slots."""
     group = parser.add_argument_group("where and how the model runs (by default chosen from the machine, and printed)")
-    group.add_argument("--device", help="cpu, cuda, cuda:1 ...")
-    group.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of activations and dense weights")
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    group.add_argument("--max-context", type=int, metavar="N", help="tokens of prompt and answer together")
-    if slots:
-        group.add_argument("--kv-memory", type=byte_count, metavar="BYTES", help="for keys and values: 500M, 2G ...")
-        group.add_argument("--kv-cache", choices=KV_CACHES, help="keys and values as the activations are, or in int8")
-        group.add_argument(
-            "--step-share",
-            type=float,
-            metavar="S",
-            help="rows of a step choose neurons together and read about this part of the FFN's bytes at most",
-        )
-    group.add_argument(
-        "--seed", type=int, dest="engine_seed", metavar="N", help="of requests that bring none (default: 0)"
-    )
+    for name, each in settings(EngineOptions).items():
+        if name != "num_slots" and (slots or name not in _FOR_SLOTS):
+            add_setting(group, each, "engine_seed" if name == "seed" else name)
 
 
 def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOptions:
@@ -42,6 +30,29 @@ def engine_options(args: argparse.Namespace, num_slots: int = 8) -> EngineOption
         args.device, args.dtype, args.threads, args.max_context, args.kv_memory, num_slots,
         args.engine_seed or 0, args.step_share, args.kv_cache,
     )  # fmt: skip
+
+
+def add_setting(parser: Any, each: Setting, name: str) -> None:
+    """The flag of a setting; None when it is not given."""
+    told = f"{each.help} (default: {each.shown_default})" if each.shown_default else each.help
+    if each.is_switch:
+        parser.add_argument(each.flag, dest=name, action=argparse.BooleanOptionalAction, help=told)
+    elif each.choices:
+        parser.add_argument(each.flag, dest=name, choices=each.choices, help=told)
+    else:
+        parser.add_argument(each.flag, dest=name, type=_typed(each.read), metavar=each.metavar, help=told)
+
+
+def _typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What argparse calls with a text: whatever is wrong with it is told in its own words."""
+
+    def typed(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return typed
 
 
 def add_generation_options(parser: argparse.ArgumentParser, without: Container[str] = ()) -> None:
@@ -128,18 +139,6 @@ def settings_of(args: argparse.Namespace) -> GenerationSettings:
     """What `add_generation_options` parsed; None is left open."""
     settings: Any = {name: value for name, value in vars(args).items() if name in GenerationSettings.__annotations__}
     return settings  # type: ignore[no-any-return]
-
-
-def byte_count(text: str) -> int:
-    """1500, 500M, 2G as bytes."""
-    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
-    try:
-        count = int(float(text if factor == 1 else text[:-1]) * factor)
-    except (ValueError, OverflowError):
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes such as 500M or 2G")
-    return count
 
 
 def describe_tier(usage: Usage) -> str:

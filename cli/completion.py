@@ -31,9 +31,8 @@ SHAPES = ("gpt2-small", "opt-1.3b", "llama-3.2-1b", "llama-3-8b")
 TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call them
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
-    "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "prompt", "host",
-    "port", "slots", "max_requests", "max_connections", "max_streams", "drain_seconds", "load_seconds", "stall_seconds",
-    "request_seconds", "write_seconds", "receive_seconds", "address", "seed", "reference export name",
+    "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "HOST", "PORT",
+    "prompt", "address", "seed", "reference export name", "token new name",
 }  # fmt: skip
 
 

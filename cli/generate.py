@@ -26,7 +26,15 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add_chat_options(parser)
-    parser.add_argument("--address", default="localhost:50051", help="default: %(default)s")
+    parser.add_argument(
+        "--address", default="localhost:50051", help="https:// before it for TLS (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="holds the token that the server asks for ($MOESAIC_TOKEN_FILE)"
+    )
+    parser.add_argument("--ca", metavar="FILE", help="PEM of who signed the server's certificate ($MOESAIC_CA)")
+    parser.add_argument("--client-cert", metavar="FILE", help="what is shown to a server that asks for it, in PEM")
+    parser.add_argument("--client-key", metavar="FILE", help="its private key")
     parser.add_argument("--model", default="", help="a name from the server; not needed when it serves one model")
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="give up after this long, loading of the model included"
@@ -40,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from ..server.client import Client
 
     check_chat_options(args)
-    with Client(args.address) as client, WaitingLine() as waiting:
+    security: Any = {name: getattr(args, name) for name in ("token_file", "ca", "client_cert", "client_key")}
+    with Client(args.address, retries=0, **security) as client, WaitingLine() as waiting:
         ask = partial(_answer, client, args, waiting)
         if args.prompt is None:
             return converse(first_messages(args), ask)

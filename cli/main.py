@@ -26,14 +26,15 @@ from . import (
     retention,
     run,
     serve,
+    token,
 )
 from .parser import Parser, commands_of, share_examples
 from .streams import drop_output, keep_streams
 from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, export, serve, generate, bench, retention, models, import_gguf, reference,
-    recipes, cache, doctor, completion,
+    demo, run, compress, inspect, evaluate, export, serve, token, generate, bench, retention, models, import_gguf,
+    reference, recipes, cache, doctor, completion,
 )  # fmt: skip
 
 

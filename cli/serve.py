@@ -1,62 +1,47 @@
-"""`moesaic serve PATH ...`: serve models over gRPC until SIGTERM."""
+"""`moesaic serve PATH ...`: serve models over gRPC and HTTP until SIGTERM."""
 
 import argparse
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from ..engine.options import EngineOptions
-from .common import add_engine_options, byte_count, engine_options
+from ..models.setting import settings
+from ..server.options import ServeOptions
+from .common import add_engine_options, add_setting
 from .terminal import say_error
 
 EXAMPLES = """examples:
   moesaic serve stories260k
   moesaic serve small=out/int8 large=./my-model --port 50051
+  moesaic serve --config serve.yaml --print-config
+  moesaic serve out/int8 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --tokens tokens.jsonl
 
-Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first."""
+Each PATH may be NAME=PATH; the name is what requests say. SIGTERM lets running requests end first.
+A setting comes from its flag, else from the environment (MOESAIC_SERVE_PORT for --port), else from the file of
+--config, else it is the default; --print-config says which."""
 
-GIVEN = (
-    "host", "port", "max_requests", "max_request_bytes", "drain_seconds", "load_seconds", "stall_seconds",
-    "request_seconds", "write_seconds", "receive_seconds", "max_connections", "max_streams",
-)  # fmt: skip
+_KINDS = (ServeOptions, EngineOptions)
+_SLOTS = "num_slots"
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "serve", help="serve models over gRPC", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "serve",
+        help="serve models over gRPC and HTTP",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", nargs="*", metavar="PATH", help="model directory or short name, or NAME=PATH")
     parser.add_argument("--config", metavar="FILE", help="YAML with the same settings; options given here win")
-    parser.add_argument("--host", help="loopback only, for now (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="0 takes any free one (default: 50051)")
-    parser.add_argument("--slots", type=int, help="requests decoded together, a model (default: 8)")
-    parser.add_argument("--max-requests", type=int, help="running and waiting, a model; more are refused (default: 64)")
-    parser.add_argument(
-        "--max-request-bytes",
-        type=byte_count,
-        metavar="BYTES",
-        help="of all requests in flight as they came; more are refused (default: 32M)",
-    )
-    parser.add_argument("--drain-seconds", type=float, help="for running requests after SIGTERM (default: 30)")
-    parser.add_argument(
-        "--load-seconds", type=float, help="for an engine to load; one that takes longer is killed (default: 1800)"
-    )
-    parser.add_argument(
-        "--stall-seconds",
-        type=float,
-        help="work waits and no step has ended: the health is NOT_SERVING, and after four times as long the engine is "
-        "started again (default: 30)",
-    )
-    parser.add_argument("--request-seconds", type=float, help="for one call from first to last byte (default: 300)")
-    parser.add_argument("--write-seconds", type=float, help="for a caller to read on (default: 30)")
-    parser.add_argument("--receive-seconds", type=float, help="for a caller to send its message (default: 10)")
-    parser.add_argument("--max-connections", type=int, help="open at a time; more are closed (default: 1024)")
-    parser.add_argument("--max-streams", type=int, help="calls at a time on one connection (default: 100)")
-    parser.add_argument("--log-requests", action="store_true", help="one JSON line a request on stderr, without text")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as such a file, and end")
+    for name, each in settings(ServeOptions).items():
+        add_setting(parser, each, name)
+    add_setting(parser, settings(EngineOptions)[_SLOTS], _SLOTS)
     add_engine_options(parser)
     parser.set_defaults(run=run)
 
@@ -68,22 +53,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from ..server.config import read_config
-    from ..server.options import ServeOptions
+    from ..server.config import configuration, named_model
+    from ..server.config_text import config_file
     from ..server.serve import serve
 
-    base = read_config(args.config) if args.config else ServeOptions(models=())
-    given = {name: value for name in GIVEN if (value := getattr(args, name)) is not None}
-    return serve(
-        replace(
-            base,
-            models=tuple(_named(text) for text in args.paths) or base.models,
-            engine=_engine_options(args, base.engine),
-            log_requests=args.log_requests or base.log_requests,
-            **given,
-        ),
-        complain=say_error,
-    )
+    names = {name: "engine_seed" if name == "seed" else name for kind in _KINDS for name in settings(kind)}
+    flags = {name: value for name, key in names.items() if (value := getattr(args, key)) is not None}
+    if args.paths:
+        flags["models"] = tuple(named_model(text) for text in args.paths)
+    found = configuration(flags, os.environ, args.config)
+    if args.print_config:
+        sys.stdout.write(config_file(found))
+        return 0
+    return serve(found.options, complain=say_error, origins=found.origins)
 
 
 @contextmanager
@@ -98,16 +80,3 @@ def _ended_by_term() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _engine_options(args: argparse.Namespace, base: EngineOptions) -> EngineOptions:
-    """What the command line leaves open comes from `base`."""
-    asked = asdict(engine_options(args, base.num_slots if args.slots is None else args.slots))
-    asked["seed"] = args.engine_seed
-    return replace(base, **{name: value for name, value in asked.items() if value is not None})
-
-
-def _named(text: str) -> tuple[str, str]:
-    """NAME=PATH, or PATH, whose last part is the name."""
-    name, equals, path = text.partition("=")
-    return (name, path) if equals and not Path(text).exists() else (Path(text).resolve().name, text)

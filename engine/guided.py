@@ -6,9 +6,10 @@ engine it is compiled beside the steps, and read by one mask a step.
 
 import json
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _KEPT = 64  # compiled constraints, which requests of one form share
 _MOST_REASON = 300
 _MOST_REMAINDERS = 20_000  # a tenth of a second of the library's, which its own limits do not bound
+_POWERS_FOR_A_STATE = 13
+_STACK_BYTES = 128 << 20  # four times what such texts were seen to take; only what is used is memory
+_LEAST = -(2**63) + 1024  # below it numbers become -2**63, of which the library has no absolute value: it crashes
 
 
 def check_constraint(constraint: Constraint) -> None:
@@ -38,32 +42,59 @@ def check_constraint(constraint: Constraint) -> None:
     """
     if find_spec("llguidance") is None:
         raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
-    from llguidance import LLMatcher
-
-    if _remainders(constraint) > _MOST_REMAINDERS:
+    divisors, numbers = _numbers(constraint)
+    if min(numbers, default=0) < _LEAST:
+        message = f"holds a number below {_LEAST}, which no answer can be held to; leave it out"
+        raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
+    if _remainders(divisors) > _MOST_REMAINDERS:
         message = f"asks for multiples whose remainders are more than {_MOST_REMAINDERS}; lower multipleOf"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
-    try:
-        matcher = LLMatcher(_bytes(), grammar_of(constraint), log_level=0, limits=_limits())
-        matcher.compute_bitmask()  # what is too wide shows at its first step, or where it first has a choice
-        matcher.consume_tokens(matcher.compute_ff_tokens())
-        matcher.compute_bitmask()
-        reason = matcher.get_error()
-    except ValueError as error:
-        reason = str(error)
+    with ThreadPoolExecutor(1, "guided check") as pool, _deep_threads():
+        reason = pool.submit(_reason_against, constraint).result()
     if reason:
         message = f"cannot be followed: {_in_one_line(reason)}"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
 
 
-def _remainders(constraint: Constraint) -> int:
-    """States that the library makes for all multipleOf of the schemas of a constraint, powers of 2 and 5 left out."""
-    found: list[Decimal] = []
+def _reason_against(constraint: Constraint) -> str:
+    """Why it cannot be followed, else ""."""
+    from llguidance import LLMatcher
+
+    try:
+        matcher = LLMatcher(_bytes(), grammar_of(constraint), log_level=0, limits=_limits())
+        matcher.compute_bitmask()  # what is too wide shows at its first step, or where it first has a choice
+        matcher.consume_tokens(matcher.compute_ff_tokens())
+        matcher.compute_bitmask()
+        return matcher.get_error()
+    except ValueError as error:
+        return str(error)
+
+
+@contextmanager
+def _deep_threads() -> Iterator[None]:
+    """Threads that begin meanwhile have room for whatever a text of MOST_BYTES nests: the library compiles it by calls
+    in calls, and ends the process where there is none.
+    """
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[Decimal]]:
+    """What multipleOf names in the schemas of a constraint, and all numbers in them."""
+    divisors: list[Decimal] = []
+    numbers: list[Decimal] = []
 
     def note(pairs: list[tuple[str, object]]) -> None:
-        found.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
+        divisors.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
 
-    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=Decimal, parse_float=Decimal)
+    def number(text: str) -> Decimal:
+        numbers.append(Decimal(text))
+        return numbers[-1]
+
+    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=number, parse_float=number)
     text = constraint.texts[0] if constraint.kind in ("json_schema", "grammar") else ""
     begins = (
         [len(text) - len(text.lstrip())]
@@ -73,16 +104,24 @@ def _remainders(constraint: Constraint) -> int:
     for begin in begins:
         with suppress(ValueError, RecursionError):  # no JSON, or nested too deep: the library says so
             decoder.raw_decode(text, begin)
-    return sum(map(_odd_part, found))
+    return divisors, numbers
 
 
-def _odd_part(number: Decimal) -> int:
-    digits = number.as_tuple().digits
-    part = int("".join(map(str, digits[:20])))
+def _remainders(divisors: Sequence[Decimal]) -> int:
+    """What the library's work for them grows with: states, about so many or fewer."""
+    return sum(map(_states, divisors))
+
+
+def _states(number: Decimal) -> int:
+    """Of one divisor: its digits without zeros at their end; of a power of 2 or 5 alone a part, as was measured."""
+    digits = int("".join(map(str, number.as_tuple().digits[:20])))
+    while digits and digits % 10 == 0:
+        digits //= 10
+    rest = digits
     for factor in (2, 5):
-        while part and part % factor == 0:
-            part //= factor
-    return part
+        while rest and rest % factor == 0:
+            rest //= factor
+    return digits // _POWERS_FOR_A_STATE if rest == 1 else digits
 
 
 def grammar_of(constraint: Constraint) -> str:
@@ -147,7 +186,8 @@ class Guides:
         return None if constraint is None else Guide(self._compiled(constraint))
 
     def _begin(self, constraint: Constraint) -> "Future[LLMatcher]":
-        return self._thread.submit(self._compile, constraint)
+        with _deep_threads():
+            return self._thread.submit(self._compile, constraint)
 
     def _compile(self, constraint: Constraint) -> "LLMatcher":
         from llguidance import LLMatcher

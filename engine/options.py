@@ -6,22 +6,16 @@ from dataclasses import dataclass
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
 from ..models.errors import SetupError
+from ..models.setting import bounds, byte_count, setting
 from ..models.spec import KV_CACHES
 from ..models.suggestion import suggestion
 
-BOUNDS: Mapping[str, Bound] = {
-    "threads": THREADS,
-    "max_context": Bound(1, way_out="leave it out for what the model holds"),
-    "kv_memory": Bound(1, 1 << 50, way_out="give bytes, or leave it out for a quarter of the machine's memory"),
-    "num_slots": Bound(1, 1024, way_out="give one for each request that is to run at the same time"),
-    "seed": Bound(0, (1 << 64) - 1),
-    "step_share": Bound(0, 1, whole=False, above=True, way_out="give a share of the FFN's bytes, or leave it out"),
-}
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """None means: chosen from the machine and the model. kv_memory is in bytes.
+    """None means: chosen from the machine and the model.
 
     step_share: the rows of a decode step choose their neurons together, eight at a time, so that each eight read about
     this part of the FFN's bytes at most; an answer then depends on those beside it. None: each row computes what it
@@ -30,15 +24,34 @@ class EngineOptions:
     memory of fp32, with a scale for each token and head. None: as the recipe that made the model asks, else "model".
     """
 
-    device: str | None = None
-    dtype: str | None = None
-    threads: int | None = None
-    max_context: int | None = None
-    kv_memory: int | None = None
-    num_slots: int = 8
-    seed: int = 0
-    step_share: float | None = None
-    kv_cache: str | None = None
+    device: str | None = setting(None, "cpu, cuda, cuda:1 ...")
+    dtype: str | None = setting(None, "of activations and dense weights", choices=DTYPES)
+    threads: int | None = setting(None, "CPU threads", THREADS)
+    max_context: int | None = setting(
+        None,
+        "tokens of prompt and answer together",
+        Bound(1, way_out="leave it out for what the model holds"),
+    )
+    kv_memory: int | None = setting(
+        None,
+        "for keys and values: 500M, 2G ...",
+        Bound(1, 1 << 50, way_out="give bytes, or leave it out for a quarter of the machine's memory"),
+        read=byte_count,
+    )
+    num_slots: int = setting(
+        8,
+        "requests decoded together, a model",
+        Bound(1, 1024, way_out="give one for each request that is to run at the same time"),
+        flag="--slots",
+    )
+    seed: int = setting(0, "of requests that bring none", Bound(0, (1 << 64) - 1))
+    step_share: float | None = setting(
+        None,
+        "rows of a step choose neurons together and read about this part of the FFN's bytes at most",
+        Bound(0, 1, whole=False, above=True, way_out="give a share of the FFN's bytes, or leave it out"),
+        metavar="S",
+    )
+    kv_cache: str | None = setting(None, "keys and values as the activations are, or in int8", choices=KV_CACHES)
 
     def check(self) -> None:
         """Raises SetupError for a number that no engine can be set up with, before anything is read or reserved."""
@@ -46,6 +59,9 @@ class EngineOptions:
             bound.check(name, getattr(self, name))
         if self.kv_cache is not None and self.kv_cache not in KV_CACHES:
             raise SetupError(f"kv_cache is {self.kv_cache!r}; {suggestion(self.kv_cache, KV_CACHES)}")
+
+
+BOUNDS: Mapping[str, Bound] = bounds(EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)

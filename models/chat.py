@@ -75,6 +75,10 @@ class ChatTemplate:
             return cls(tokenizer, None, {}, str(error))
         return cls(tokenizer, source, {name: text for name in _TOKENS if (text := _content(named.get(name)))})
 
+    def end(self) -> None:
+        """Ends the process that renders, which another conversation would start again."""
+        self._renderer.end()
+
     def require(self) -> None:
         """Raises Unsupported where there is no template, with the way out."""
         if not self.available:
@@ -95,6 +99,12 @@ class ChatTemplate:
         begin, end = _unused_letters(texts)
         marked = [Message(*(self._marked(text, begin, end) for text in (m.role, m.content))) for m in messages]
         return self._encode_marked(self._rendered(marked), begin, end)
+
+    def written(self, messages: Sequence[Message]) -> str:
+        """The conversation and the header of the answer to come, as the template writes them. Raises what
+        `prompt_ids` does."""
+        self.require()
+        return self._rendered(messages)
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         try:

@@ -54,6 +54,11 @@ class Renderer:
             raise Unsupported(f"the model's chat template cannot be used: {answer['broken']}; {_WAY_OUT}")
         return answer["text"]
 
+    def end(self) -> None:
+        """Ends the process, once it renders nothing; another conversation starts a new one."""
+        with self._lock:
+            self._stop()
+
     def _ask(self, messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
         process = self._process
         if process is None or process.poll() is not None:

@@ -3,12 +3,15 @@
 MoesaicError              INTERNAL              our fault; what stands below is not
   InvalidRequest          INVALID_ARGUMENT      it can never succeed; every bad field is listed
   NotFound                NOT_FOUND             nothing of this name is served
-  AlreadyExists           ALREADY_EXISTS        a request of this id is still running
+  AlreadyExists           ALREADY_EXISTS        a request of this id is still running, a model of this name is served
   Unsupported             FAILED_PRECONDITION   the model cannot do what was asked of it
   Overloaded              RESOURCE_EXHAUSTED    the same request may succeed later
   Unavailable             UNAVAILABLE           loading, draining or restarting: try again, or elsewhere
     Expired               DEADLINE_EXCEEDED     its time is over, or would be before its first token
+  Unauthenticated         UNAUTHENTICATED       nobody knows who calls
+  PermissionDenied        PERMISSION_DENIED     who calls may not do this
   Unread                  ABORTED               the caller does not take in what it asked for
+  Aborted                 CANCELLED             whoever runs the server has ended it
   RequestFailed           INTERNAL              the engine failed on this one request; the others go on
   SetupError              (at start only)       something outside the request is not as it must be
     CheckpointError                             the files on disk are not what their config says
@@ -54,7 +57,11 @@ class NotFound(MoesaicError):
 
 
 class AlreadyExists(MoesaicError):
-    """A request of this id is still running."""
+    """A request of this id is still running, or a model of this name is served."""
+
+    def __init__(self, message: str, reason: str = "REQUEST_ID_RUNNING") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class Unsupported(MoesaicError):
@@ -86,8 +93,28 @@ class Expired(Unavailable):
         super().__init__(message, reason, retry_after_seconds)
 
 
+class Unauthenticated(MoesaicError):
+    """Nobody knows who calls: there is no token, or none that is in force."""
+
+    def __init__(self, message: str, reason: str = "UNAUTHENTICATED") -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class PermissionDenied(MoesaicError):
+    """Who calls is known and may not do this."""
+
+    def __init__(self, message: str, reason: str = "SCOPE_MISSING") -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
 class Unread(MoesaicError):
     """The caller does not take in what it asked for."""
+
+
+class Aborted(MoesaicError):
+    """Whoever runs the server has ended the request."""
 
 
 class RequestFailed(MoesaicError):

@@ -66,6 +66,11 @@ class Tokenizer:
         encoding = self._inner.encode(text)
         return encoding.ids, [end for _, end in encoding.offsets]
 
+    def encode_split(self, text: str, characters: int) -> tuple[list[int], int]:
+        """`encode`, and how many of the ids stand before the first that ends behind so many characters."""
+        ids, ends = self.encode_with_ends(text)
+        return ids, next((i for i, end in enumerate(ends) if end > characters), len(ids))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)

@@ -268,14 +268,20 @@ class Refused(_message.Message):
     def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class Tokenize(_message.Message):
-    __slots__ = ("text", "turns", "window")
+    __slots__ = ("text", "turns", "window", "ids", "written", "split")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     text: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     window: int
-    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ...) -> None: ...
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    written: bool
+    split: int
+    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., written: bool = ..., split: _Optional[int] = ...) -> None: ...
 
 class Turn(_message.Message):
     __slots__ = ("role", "content")
@@ -286,16 +292,20 @@ class Turn(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Tokenized(_message.Message):
-    __slots__ = ("ids", "num_ids", "wrong", "unsupported")
+    __slots__ = ("ids", "num_ids", "wrong", "unsupported", "text", "num_before")
     IDS_FIELD_NUMBER: _ClassVar[int]
     NUM_IDS_FIELD_NUMBER: _ClassVar[int]
     WRONG_FIELD_NUMBER: _ClassVar[int]
     UNSUPPORTED_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NUM_BEFORE_FIELD_NUMBER: _ClassVar[int]
     ids: _containers.RepeatedScalarFieldContainer[int]
     num_ids: int
     wrong: _containers.RepeatedCompositeFieldContainer[Wrong]
     unsupported: str
-    def __init__(self, ids: _Optional[_Iterable[int]] = ..., num_ids: _Optional[int] = ..., wrong: _Optional[_Iterable[_Union[Wrong, _Mapping]]] = ..., unsupported: _Optional[str] = ...) -> None: ...
+    text: str
+    num_before: int
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., num_ids: _Optional[int] = ..., wrong: _Optional[_Iterable[_Union[Wrong, _Mapping]]] = ..., unsupported: _Optional[str] = ..., text: _Optional[str] = ..., num_before: _Optional[int] = ...) -> None: ...
 
 class Wrong(_message.Message):
     __slots__ = ("field", "message", "reason")

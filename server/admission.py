@@ -58,13 +58,19 @@ class Admission:
             self._leave(place)
 
     def hold_prompt(self, place: Place, num_tokens: int, max_tokens: int) -> None:
-        """Counts the tokens of a prompt. Raises Overloaded for too many at a time; one that is alone always fits."""
+        """Counts the tokens of a prompt. Raises Overloaded for too many at a time; one that is alone always fits, and
+        so does none.
+        """
         held = self.num_prompt_tokens
-        if held and held + num_tokens > max_tokens:
+        if num_tokens and held and held + num_tokens > max_tokens:
             why = f"the prompts in flight hold {held} tokens, {num_tokens} more would pass the limit of {max_tokens}"
             raise self._refusal(place.caller, why)
         place.num_prompt_tokens = num_tokens
         self._turns.leave(place.caller)
+
+    def gone(self, caller: str) -> None:
+        """Takes a caller that cannot come back out of the line."""
+        self._turns.leave(caller)
 
     @property
     def _free(self) -> int:

@@ -14,12 +14,17 @@ from .running import Running
 
 
 async def answer(
-    running: Running, asked: Asked, tokenizer: Tokenizer, arrived: float, end: Callable[[Running, int], None]
+    running: Running,
+    asked: Asked,
+    tokenizer: Tokenizer,
+    arrived: float,
+    end: Callable[[Running, int], None],
+    counting: bool = False,
 ) -> AsyncIterator[pb.GenerateChunk]:
     """Chunks up to the one with usage and timing. What waits while a chunk is sent goes out as one.
 
     Raises what `check_row` raises. `arrived` is a time.monotonic(). end: called with the number of an answer that a
-    stop string ends before others.
+    stop string ends before others. counting: every chunk says what was used so far.
     """
     texts = {choice: asked.text_stream(tokenizer) for choice in range(asked.request.sampling.n)}
     waiting = set(texts)  # for their ends
@@ -33,9 +38,10 @@ async def answer(
                 waiting.discard(row.choice)
                 if waiting:
                     end(running, row.choice)
-            if not waiting:
+            if counting or not waiting:
                 tokens = sum(text.num_tokens_used for text in texts.values())
                 chunk.usage.CopyFrom(usage_message(running.receipt.usage(tokens)))
+            if not waiting:
                 _time(chunk.timing, running, arrived)
             yield chunk
 

@@ -15,11 +15,11 @@ class ByteBudget:
 
     @contextmanager
     def request(self, size: int) -> Iterator[None]:
-        """Room for a request of so many bytes while the block runs. One that is alone always has it.
+        """Room for a request of so many bytes while the block runs. One that is alone always has it, and one of none.
 
         Raises Overloaded.
         """
-        if self.held and self.held + size > self.most:
+        if size and self.held and self.held + size > self.most:
             message = f"the requests in flight hold {self.held} bytes, {size} more would pass the limit of {self.most}"
             raise Overloaded(message, "TOO_MANY_BYTES")
         self.held += size

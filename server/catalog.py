@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 from ..engine.request import Limits
 from ..engine.settings import Terms
-from ..models.errors import AlreadyExists, InvalidRequest, NotFound, Unavailable, Violation
+from ..models.errors import InvalidRequest, NotFound, Unavailable, Violation
 from ..models.suggestion import likely
 from ..proto import generation_pb2 as pb
 from .admission import Admission
 from .engine_process import EngineProcess, EngineState
 from .prompts import Prompts
+from .under_way import AllUnderWay, UnderWay
 
 _STATES = {
     EngineState.LOADING: pb.ModelInfo.LOADING,
@@ -35,13 +36,39 @@ class ServedModel:
         defaults: Mapping[str, float | int],
         admission: Admission,
         max_prompt_tokens: int | None = None,
+        path: str = "",
     ) -> None:
         self.name = engine.name
         self.engine = engine
         self.prompts = prompts
         self.defaults = defaults
         self.admission = admission
+        self.path = path
         self._max_prompt_tokens = max_prompt_tokens
+        self._stopping: asyncio.Task[None] | None = None
+        self.counts = True  # for the health of the whole server; not while it comes or goes at run time
+        self.leaving = False
+        self.unused = asyncio.Event()
+        self.unused.set()
+        self.num_users = 0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A request of this model while the block runs. Raises Unavailable once it is being unloaded."""
+        if self.leaving:
+            raise self.unloaded()
+        self.num_users += 1
+        self.unused.clear()
+        try:
+            yield
+        finally:
+            self.num_users -= 1
+            if not self.num_users:
+                self.unused.set()
+
+    def unloaded(self) -> Unavailable:
+        """What a request is told once the model is being unloaded."""
+        return Unavailable(f"model {self.name} is being unloaded; ask for another one", "UNLOADING", 0.0)
 
     def ready(self) -> Terms:
         """What the model brings to a request. Raises Unavailable while its engine takes no requests."""
@@ -57,13 +84,19 @@ class ServedModel:
         return 4 * limits.max_context * (self.engine.load.num_slots if self.engine.load else 1)
 
     async def stop(self) -> None:
-        """Ends its processes."""
+        """Ends its processes; several may ask for it."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
         await self.prompts.long.end()
+        self.prompts.chat.end()
         await self.engine.stop()
 
     def info(self, draining: bool) -> pb.ModelInfo:
         """What clients are told of it."""
-        state = pb.ModelInfo.DRAINING if draining else _STATES[self.engine.state]
+        state = pb.ModelInfo.DRAINING if draining or self.leaving else _STATES[self.engine.state]
         info = pb.ModelInfo(name=self.name, state=state, chat=self.prompts.chat.available)
         description, load = self.engine.description, self.engine.load
         if description is not None:
@@ -85,38 +118,40 @@ class Catalog:
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
-        self._under_way: set[tuple[str, str]] = set()
+        self.requests = AllUnderWay()
 
     def find(self, name: str, field: str) -> ServedModel:
         """The model of this name; empty means the only one. `field` is where the caller wrote it."""
         if not name and len(self.models) == 1:
             return next(iter(self.models.values()))
-        if not name:
+        if not name and self.models:
             raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
         if name not in self.models:
             short = name[:64]
             meant = likely(short, self.models)
-            raise NotFound(f"no model {ascii(short)} is served here; there is: {self._names()}{meant}", short)
+            there = f"there is: {self._names()}" if self.models else "there is none at all now"
+            raise NotFound(f"no model {ascii(short)} is served here; {there}{meant}", short)
         return self.models[name]
 
     @contextmanager
-    def under_way(self, caller: str, request_id: str) -> Iterator[None]:
+    def under_way(self, caller: str, request_id: str) -> Iterator[UnderWay]:
         """Counts a request while the block runs. Raises Unavailable when draining, AlreadyExists for the id of another
         one of the same caller.
         """
-        known = caller, request_id
         if self.draining:
             raise draining()
-        if known in self._under_way:
-            raise AlreadyExists(f"a request of id {ascii(request_id[:64])} is still running; give this one another id")
-        self._under_way.add(known)
-        self.idle.clear()
         try:
-            yield
+            with self.requests.one(caller, request_id) as under_way:
+                self.idle.clear()
+                yield under_way
         finally:
-            self._under_way.discard(known)
-            if not self._under_way:
+            if not self.requests:
                 self.idle.set()
+
+    def gone(self, caller: str) -> None:
+        """Gives up the turns of a caller that cannot come back."""
+        for model in self.models.values():
+            model.admission.gone(caller)
 
     def _names(self) -> str:
         return ", ".join(self.models)[:500]

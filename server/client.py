@@ -1,77 +1,37 @@
 """A typed client: the answers of the engine, and the server's errors as the exceptions they were. No torch."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..engine.completion import Answer, Chunk, Completion
-from ..engine.request import FinishReason, Load, Timing
-from ..models.bounds import SECONDS_TO_WAIT
-from ..models.errors import AddressError, Expired, MoesaicError, NotFound, Overloaded, Unavailable
-from ..proto import generation_pb2 as pb
-from .address import Address, read_address
-from .client_request import Chat, Prompt, Settings, build_request
-from .fields import load_of, logprobs_of, usage_of
-from .handlers import GENERATION, MODELS, stub
-from .status import error_of
+from ..engine.completion import Chunk, Completion
+from ..models.errors import AddressError, MoesaicError, Unavailable
+from . import client_questions as ask
+from .address import Address
+from .client_answers import ModelInfo, raised
+from .client_questions import Conversation, Question
+from .client_request import Chat, Prompt, Settings
+from .client_texts import BatchItem, ContinuationScore, ScoreSettings, Validation
+from .dialling import ClientSettings, dial
+from .handlers import stub
 
-Conversation = Sequence[Mapping[str, str]]
 _POLL_SECONDS = 0.1
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
-NO_PROXY = (("grpc.enable_http_proxy", 0),)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A served model. state: LOADING, SERVING, DRAINING or FAILED; load is None while no engine runs.
+class Answers(Iterator[T]):
+    """What a call answers in parts. Closing it, or leaving its `with` block, cancels what has not been made yet."""
 
-    tier_shares: of each tier, the part of the bytes that tiers govern that a token reads, as calibration saw it. chat:
-    whether it has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model"
-    where they are as the activations, or "int8".
-    """
-
-    name: str
-    state: str
-    family: str
-    num_parameters: int
-    weight_bytes: int
-    vocab_size: int
-    max_context: int
-    stages: tuple[str, ...]
-    tiers: tuple[str, ...]
-    tier_shares: tuple[float, ...]
-    device: str
-    dtype: str
-    load: Load | None
-    chat: bool = False
-    kv_tokens: int = 0
-    kv_bytes: int = 0
-    kv_cache: str = "model"
-
-
-class Stream(Iterator[Chunk]):
-    """The chunks of one answer. Closing it, or leaving its `with` block, cancels what has not been made yet."""
-
-    def __init__(self, call: Any, address: Address) -> None:
+    def __init__(self, call: Any, question: Question[T], address: Address) -> None:
         self._call = call
+        self._question = question
         self._address = address
         self._begun = self._closed = False
 
-    @property
-    def request_id(self) -> str:
-        """The id that the server knows the request by; waits for the first token."""
-        return str(dict(self._call.initial_metadata()).get("x-request-id", ""))
-
-    def __next__(self) -> Chunk:
+    def __next__(self) -> T:
         if self._closed:
             raise StopIteration
         try:
@@ -79,9 +39,9 @@ class Stream(Iterator[Chunk]):
         except grpc.RpcError as error:
             if self._closed:
                 raise StopIteration from None
-            raise _raised(error, self._address, self._begun) from None
+            raise raised(error, self._address, self._begun) from None
         self._begun = True
-        return _chunk(message)
+        return self._question.read(message)
 
     def close(self) -> None:
         """Cancels the rest; nothing happens when the answer is complete."""
@@ -97,29 +57,35 @@ class Stream(Iterator[Chunk]):
         self.close()
 
 
+class Stream(Answers[Chunk]):
+    """The chunks of one answer."""
+
+    @property
+    def request_id(self) -> str:
+        """The id that the server knows the request by; waits for the first token."""
+        return str(dict(self._call.initial_metadata()).get("x-request-id", ""))
+
+
 class Client:
     """Talks to a server. Leaving the `with` block cancels everything that still runs.
 
     with Client("localhost:50051") as client:
         print(client.generate("Once upon a time", temperature=0).text)
 
-    The address is host:port; http:// may stand before it, and the port be left out (50051). No proxy of the environment
-    is asked for an address of this machine. Every call raises what the server raised: InvalidRequest with its
-    violations, Overloaded, NotFound, Unavailable and so on; AddressError when nobody answers; Expired, which is an
-    Unavailable with reason DEADLINE_EXCEEDED, when `timeout` seconds are over, or would be before the first token.
-    Nothing is tried twice.
+    The address is host:port; https:// before it asks for TLS, http:// for none, and the port may be left out (50051).
+    No proxy of the environment is asked for an address of this machine. `ClientSettings` has TLS, tokens and retries.
+
+    Every call raises what the server raised: InvalidRequest with its violations, Overloaded, NotFound, Unauthenticated,
+    Unavailable and so on; AddressError when nobody answers; Expired, which is an Unavailable with reason
+    DEADLINE_EXCEEDED, when `timeout` seconds are over, or would be before the first token. A call of which nothing has
+    come back is tried again where the server is busy or gone, when the server says, up to `retries` times.
     """
 
-    def __init__(self, address: str = "localhost:50051") -> None:
-        meant = read_address(address)
-        self._meant, self.address = meant, meant.target
-        options = (*CHANNEL_OPTIONS, *(NO_PROXY if meant.is_loopback else ()))
-        self._channel = grpc.insecure_channel(self.address, options=options)
-        self._generate = stub(self._channel, GENERATION, "Generate")
-        self._stream = stub(self._channel, GENERATION, "GenerateStream")
-        self._list_models = stub(self._channel, MODELS, "ListModels")
-        self._get_model = stub(self._channel, MODELS, "GetModel")
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    def __init__(self, address: str = "localhost:50051", **settings: Unpack[ClientSettings]) -> None:
+        self._timeout = settings.get("timeout")
+        self._dialled = dial(address, settings)
+        self._meant, self.address = self._dialled.address, self._dialled.address.target
+        self._channel = self._dialled.channel(grpc)
 
     def __enter__(self) -> Self:
         return self
@@ -135,11 +101,11 @@ class Client:
 
     def generate(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Completion:
         """The whole answer to a prompt: text, or token ids taken as they are. Settings as in `Settings`."""
-        return self._whole(build_request(prompt, **settings), timeout)
+        return self._ask(ask.generate(prompt, settings), timeout)
 
     def stream(self, prompt: Prompt, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Stream:
         """The answer as it is made. The texts and ids put together equal those of `generate`."""
-        return self._streamed(build_request(prompt, **settings), timeout)
+        return self._streamed(ask.generate_stream(prompt, settings), timeout)
 
     def chat(self, messages: Conversation, *, timeout: float | None = None, **settings: Unpack[Settings]) -> Completion:
         """The whole answer to a conversation, written out by the chat template of the model.
@@ -148,45 +114,74 @@ class Client:
 
         Raises Unsupported for a model without a template (`model().chat` is false).
         """
-        return self._whole(build_request(Chat(messages), **settings), timeout)
+        return self._ask(ask.generate(Chat(messages), settings), timeout)
 
     def stream_chat(
         self, messages: Conversation, *, timeout: float | None = None, **settings: Unpack[Settings]
     ) -> Stream:
         """The answer to a conversation as it is made."""
-        return self._streamed(build_request(Chat(messages), **settings), timeout)
+        return self._streamed(ask.generate_stream(Chat(messages), settings), timeout)
 
-    def _whole(self, request: pb.GenerateRequest, timeout: float | None) -> Completion:
-        message = self._call(self._generate, request, timeout)
-        first, usage, timing = _answer(message), usage_of(message.usage), _timing(message.timing)
-        return Completion(
-            first.text, first.token_ids, first.finish_reason, usage, timing, first.matched, first.logprobs,
-            logprobs_of(message.prompt_logprobs), tuple(_answer(each) for each in message.others),
-        )  # fmt: skip
+    def generate_batch(
+        self, prompts: Sequence[Prompt | Chat], *, timeout: float | None = None, **settings: Unpack[Settings]
+    ) -> Answers[BatchItem]:
+        """(index, answer) of each of up to 256 prompts, in the order in which they end; an exception where there is no
+        answer. A prompt that is a conversation is a `Chat`. Closing what this returns cancels the rest.
+        """
+        question = ask.generate_batch(prompts, settings)
+        return Answers(self._begin(question, timeout), question, self._meant)
 
-    def _streamed(self, request: pb.GenerateRequest, timeout: float | None) -> Stream:
-        return Stream(self._stream(request, timeout=_checked(timeout)), self._meant)
+    def validate(
+        self, prompt: Prompt | Chat, *, timeout: float | None = None, **settings: Unpack[Settings]
+    ) -> Validation:
+        """What `generate` would say of this before it begins, and how many tokens the prompt has."""
+        return self._ask(ask.validate(prompt, settings), timeout)
+
+    def tokenize(self, prompt: str | Conversation, *, model: str = "", timeout: float | None = None) -> tuple[int, ...]:
+        """The token ids that the model sees of a text or of a conversation."""
+        return self._ask(ask.tokenize(prompt, model), timeout)
+
+    def detokenize(self, token_ids: Sequence[int], *, model: str = "", timeout: float | None = None) -> str:
+        """The text of token ids, special tokens left out."""
+        return self._ask(ask.detokenize(token_ids, model), timeout)
+
+    def apply_chat_template(
+        self, messages: Conversation, *, model: str = "", timeout: float | None = None
+    ) -> tuple[str, tuple[int, ...]]:
+        """(text, token ids) of a conversation, as the model's chat template writes it and as the model sees it."""
+        return self._ask(ask.apply_chat_template(messages, model), timeout)
+
+    def score(
+        self,
+        context: Prompt,
+        continuations: Sequence[Prompt],
+        *,
+        logprobs: bool = False,
+        timeout: float | None = None,
+        **settings: Unpack[ScoreSettings],
+    ) -> list[ContinuationScore]:
+        """How likely the model finds each of up to 128 continuations behind a context.
+
+        Where both are text they are made into tokens together. logprobs: tell of each token too.
+        """
+        return self._ask(ask.score(context, continuations, logprobs, settings), timeout)
 
     def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """All models that are served."""
-        return [_model(info) for info in self._call(self._list_models, pb.ListModelsRequest(), timeout).models]
+        return self._ask(ask.models(), timeout)
 
     def model(self, name: str = "", timeout: float | None = None) -> ModelInfo:
         """One model by name; empty means the only one."""
-        return _model(self._call(self._get_model, pb.GetModelRequest(name=name), timeout))
+        return self._ask(ask.model(name), timeout)
 
     def health(self, service: str = "", timeout: float | None = None) -> str:
         """SERVING or NOT_SERVING: of the whole server, of a service, or of "model:NAME"."""
-        request = health_pb2.HealthCheckRequest(service=service)
-        status = self._call(self._health.Check, request, timeout).status
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+        return self._ask(ask.health(service), timeout)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Returns once the server is SERVING. Raises AddressError or Unavailable when it is not in time."""
-        SECONDS_TO_WAIT.check("timeout", timeout)
-        deadline = time.monotonic() + timeout
-        problem: MoesaicError = Unavailable(f"{self.address} is not ready after {timeout} s", "NOT_SERVING", 1.0)
-        while (left := deadline - time.monotonic()) > 0:
+        problem: MoesaicError = ask.not_ready(self.address, timeout)
+        for left in ask.seconds_left(timeout, time.monotonic):
             try:
                 if self.health(timeout=left) == "SERVING":
                     return
@@ -195,91 +190,16 @@ class Client:
             time.sleep(min(_POLL_SECONDS, left))
         raise problem
 
-    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+    def _streamed(self, question: Question[Chunk], timeout: float | None) -> Stream:
+        return Stream(self._begin(question, timeout), question, self._meant)
+
+    def _ask(self, question: Question[T], timeout: float | None) -> T:
         try:
-            return method(request, timeout=_checked(timeout))
+            return question.read(self._begin(question, timeout))
         except grpc.RpcError as error:
-            raise _raised(error, self._meant, begun=False) from None
+            raise raised(error, self._meant, begun=False) from None
 
-
-def _checked(timeout: float | None) -> float | None:
-    """A number that is no time, and one so long that gRPC takes it for none, would end the call at once."""
-    SECONDS_TO_WAIT.check("timeout", timeout)
-    return timeout
-
-
-def _raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
-    """The exception of a status; the ones that no handler of ours made come last."""
-    known = error_of(error)
-    if known is not None:
-        return known
-    code, details = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and begun:
-        return Unavailable(f"the connection to {address.target} was lost: {details}", "CONNECTION_LOST", 1.0)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return address.nobody()
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Expired("the time that the caller gave was over before the answer was there")
-    if code is grpc.StatusCode.CANCELLED:
-        return Unavailable("the call was cancelled", code.name)
-    if code is grpc.StatusCode.NOT_FOUND:
-        return NotFound(f"{address.target} knows nothing of this name")
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(details)
-    return MoesaicError(f"{address.target} answered {code.name}: {details}")
-
-
-def _answer(message: pb.GenerateResponse | pb.Answer) -> Answer:
-    ids, logprobs = tuple(message.token_ids), logprobs_of(message.logprobs)
-    return Answer(message.text, ids, _reason(message.finish), _matched(message.finish), logprobs)
-
-
-def _chunk(message: pb.GenerateChunk) -> Chunk:
-    return Chunk(
-        message.text,
-        tuple(message.token_ids),
-        _reason(message.finish) if message.HasField("finish") else None,
-        usage_of(message.usage) if message.HasField("usage") else None,
-        _timing(message.timing) if message.HasField("timing") else None,
-        _matched(message.finish),
-        message.choice,
-        logprobs_of(message.logprobs),
-        logprobs_of(message.prompt_logprobs),
-    )
-
-
-def _reason(finish: pb.Finish) -> FinishReason:
-    return FinishReason[pb.Finish.Reason.Name(finish.reason)]
-
-
-def _matched(finish: pb.Finish) -> str | int | None:
-    kind = finish.WhichOneof("matched")
-    if kind is None:
-        return None
-    return finish.text if kind == "text" else finish.token_id
-
-
-def _timing(timing: pb.Timing) -> Timing:
-    return Timing(timing.queue_seconds, timing.prefill_seconds, timing.decode_seconds)
-
-
-def _model(info: pb.ModelInfo) -> ModelInfo:
-    return ModelInfo(
-        name=info.name,
-        state=pb.ModelInfo.State.Name(info.state),
-        family=info.family,
-        num_parameters=info.num_parameters,
-        weight_bytes=info.weight_bytes,
-        vocab_size=info.vocab_size,
-        max_context=info.max_context,
-        stages=tuple(info.stages),
-        tiers=tuple(info.tiers),
-        tier_shares=tuple(info.tier_shares),
-        device=info.device,
-        dtype=info.dtype,
-        load=load_of(info.load) if info.HasField("load") else None,
-        chat=info.chat,
-        kv_tokens=info.kv_tokens,
-        kv_bytes=info.kv_bytes,
-        kv_cache=info.kv_cache,
-    )
+    def _begin(self, question: Question[T], timeout: float | None) -> Any:
+        method = stub(self._channel, question.service, question.method)
+        seconds = ask.checked(self._timeout if timeout is None else timeout)
+        return method(question.message, timeout=seconds, metadata=self._dialled.metadata)

@@ -62,6 +62,7 @@ class EngineProcess:
         self._on_change = on_change
         self._patience = patience
         self._next_key = 1
+        self._refused: Unavailable | None = None  # what requests are told for good
         self._load: Load | None = None
         self._credits: Credits | None = None  # of the process that serves
         self._child: EngineChild | None = None
@@ -113,9 +114,19 @@ class EngineProcess:
         if self._credits is not None:
             self._credits.fail(error)
 
+    def refuse(self, error: Unavailable) -> None:
+        """Ends every request with `error`, and those to come."""
+        self._refused = error
+        self.fail_running(error)
+
     def stalled(self, seconds: float) -> bool:
         """Whether work waits and no step has ended for so long."""
-        return self._owes() and _now() - self._progress_at > seconds
+        return self.step_age > seconds
+
+    @property
+    def step_age(self) -> float:
+        """Seconds since a step ended, while work waits; else 0."""
+        return _now() - self._progress_at if self._owes() else 0.0
 
     @property
     def load(self) -> Load | None:
@@ -126,6 +137,8 @@ class EngineProcess:
 
     def refuse_unless_serving(self) -> None:
         """Raises Unavailable with the reason while the engine takes no requests."""
+        if self._refused is not None:
+            raise self._refused
         if self.state is EngineState.LOADING:
             raise Unavailable(f"model {self.name} is loading; try again soon", "LOADING", 1.0)
         if self.state is EngineState.RESTARTING:

@@ -1,4 +1,4 @@
-"""gRPC methods from the descriptors of generation.proto, for both ends of the wire."""
+"""gRPC methods from the descriptors of our protos, for both ends of the wire."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,14 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from ..proto import generation_pb2
+from ..proto import admin_pb2, generation_pb2, inference_pb2, scoring_pb2
 from .wire_limits import bounded
 
 GENERATION: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
 MODELS: ServiceDescriptor = generation_pb2.DESCRIPTOR.services_by_name["Models"]
+SCORING: ServiceDescriptor = scoring_pb2.DESCRIPTOR.services_by_name["Scoring"]
+INFERENCE: ServiceDescriptor = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+ADMIN: ServiceDescriptor = admin_pb2.DESCRIPTOR.services_by_name["Admin"]
 
 
 def add_service(server: grpc.aio.Server, service: ServiceDescriptor, servicer: object) -> None:

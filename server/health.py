@@ -9,9 +9,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from .catalog import Catalog, ServedModel
 from .engine_process import EngineState
-from .handlers import GENERATION, MODELS
+from .handlers import GENERATION, INFERENCE, MODELS, SCORING
 
-_WHOLE_SERVER = ("", GENERATION.full_name, MODELS.full_name)
+_WHOLE_SERVER = ("", *(service.full_name for service in (GENERATION, SCORING, MODELS, INFERENCE)))
 _SERVING, _NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
 
 
@@ -28,6 +28,10 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         if statuses != self._statuses:
             self._statuses = statuses
             self._wake()
+
+    def serves(self, name: str) -> bool:
+        """Whether what has this name serves; what there is not does not."""
+        return bool(self._statuses.get(name) == _SERVING)
 
     def end(self) -> None:
         """Lets every watcher go, once it has what is newest."""
@@ -88,13 +92,14 @@ class HealthReporter:
             self._changed.clear()
 
     def report(self) -> None:
-        """Tells what is true now. The whole server serves when each of its models does."""
+        """Tells what is true now. The whole server serves when each model does that neither comes nor goes."""
         states = {f"model:{name}": self._serves(model) for name, model in self._catalog.models.items()}
-        whole = all(states.values())
+        counting = [states[f"model:{name}"] for name, model in self._catalog.models.items() if model.counts]
+        whole = bool(counting) and all(counting)
         serve = {**dict.fromkeys(_WHOLE_SERVER, whole), **states}
         self.service.tell({name: _SERVING if serves else _NOT_SERVING for name, serves in serve.items()})
 
     def _serves(self, model: ServedModel) -> bool:
         engine = model.engine
         serving = engine.state is EngineState.SERVING and not engine.stalled(self._stall_seconds)
-        return serving and not self._catalog.draining
+        return serving and not model.leaving and not self._catalog.draining

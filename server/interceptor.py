@@ -1,8 +1,6 @@
 """What every call passes on its way to its handler, and the one place where exceptions become statuses."""
 
 import asyncio
-import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,14 +8,16 @@ from typing import Any
 
 import grpc
 
-from ..models.errors import Expired, MoesaicError, RequestFailed, SetupError
+from ..models.errors import Expired
+from .access import Access
+from .caller import called_by
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
+from .incident import told
+from .scopes import asked_by
 from .status import refusal
 
 PROBES = "/grpc.health.v1.Health/"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,17 @@ class Lane:
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Guards every method: callers of too many calls or too slow ones, and whatever a handler raises.
+    """Guards every method: callers that have no right to it, too many calls or slow ones, whatever a handler raises.
 
     To gRPC each method is one of streams, which on the wire is the same: a handler of one message would not be called
     before the message is there, nor asked before its answer is read, however long that takes. A handler that answers in
     parts must be an async generator. Probes have a lane of their own.
     """
 
-    def __init__(self, requests: Lane, probes: Lane) -> None:
+    def __init__(self, requests: Lane, probes: Lane, access: Access) -> None:
         self._requests = requests
         self._probes = probes
+        self._access = access
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -51,20 +52,27 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         lane = self._probes if details.method.startswith(PROBES) else self._requests
-        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane)
+        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane, self._access)
         return guarded
 
 
-def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane) -> grpc.RpcMethodHandler:
+def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane, access: Access) -> grpc.RpcMethodHandler:
+    asked = asked_by(method)
+
     async def guarded(_: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            lane.calls.enter(context)
-            exchange = Exchange(handler, context, lane.limits)
-            await _in_time(_answer(handler, exchange, context), lane.limits.whole)
+            with called_by(access.admit(_authorization(context), asked)):
+                lane.calls.enter(context)
+                exchange = Exchange(handler, context, lane.limits)
+                await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)
 
     return grpc.stream_stream_rpc_method_handler(guarded, None, handler.response_serializer)
+
+
+def _authorization(context: grpc.aio.ServicerContext) -> list[str]:
+    return [str(value) for key, value in context.invocation_metadata() or () if key == "authorization"]
 
 
 async def _answer(handler: grpc.RpcMethodHandler, exchange: Exchange, context: grpc.aio.ServicerContext) -> None:
@@ -96,9 +104,9 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
         raise error
     if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error
         raise asyncio.CancelledError from None
-    told = refusal(_told(error, method))
+    status = refusal(told(error, method))
     try:
-        await context.abort(told.code, told.message, told.metadata)
+        await context.abort(status.code, status.message, status.metadata)
     except grpc.aio.InternalError:  # gone before it was told
         raise asyncio.CancelledError from None
 
@@ -106,16 +114,3 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
 def _is_end(error: Exception) -> bool:
     """Whether gRPC says by it that the call is over; a UsageError says that its own functions were called wrongly."""
     return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError)
-
-
-def _told(error: Exception, method: str) -> MoesaicError:
-    """What the caller may know of it; the rest goes to the log under an incident id."""
-    ours = isinstance(error, RequestFailed | SetupError) or type(error) is MoesaicError
-    if isinstance(error, MoesaicError) and not ours:
-        return error
-    incident = secrets.token_hex(4)
-    if isinstance(error, RequestFailed):
-        _log.error("incident %s in %s: %s", incident, method, error)
-        return RequestFailed(f"the engine failed on this request, incident {incident}")
-    _log.error("incident %s in %s", incident, method, exc_info=error)
-    return MoesaicError(f"internal error, incident {incident}")

@@ -5,11 +5,13 @@ import os
 from collections import deque
 from threading import Condition, Thread
 
+from .masking import masked
+
 MOST_LINES = 4096
 
 
 class LogQueue:
-    """A bounded queue in front of a file descriptor, which it closes.
+    """A bounded queue in front of a file descriptor, which it closes. Tokens are masked, whoever wrote the line.
 
     What finds no room or cannot be written is counted, and the count is written as soon as something can be again.
     """
@@ -41,7 +43,7 @@ class LogQueue:
 
     def _run(self) -> None:
         while (line := self._next()) is not None:
-            if self._write(line + "\n"):
+            if self._write(masked(line) + "\n"):
                 self._tell_dropped()
         os.close(self._descriptor)
 

@@ -24,20 +24,29 @@ class LongPrompts:
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._ended = False
         self._ending: set[asyncio.Task[int]] = set()  # killed, and not yet gone
 
     async def ids(self, prompt: pb.Tokenize) -> tuple[int, ...]:
-        """The ids of a text or of a conversation; where these are more than its window, as many zeros.
+        """The ids of a text or of a conversation; where these are more than its window, as many zeros. Raises what
+        `ask` does.
+        """
+        return ids_of(await self.ask(prompt))
+
+    async def ask(self, prompt: pb.Tokenize) -> pb.Tokenized:
+        """What the process says of a prompt.
 
         Raises what ChatTemplate.prompt_ids does, Unavailable where the process ends, and InvalidRequest for what takes
         too long.
         """
         async with self._turn:
+            if self._ended:
+                raise Unavailable("the model of this prompt is no longer served", "UNLOADING", 0.0)
             if self._idle is not None:
                 self._idle.cancel()
             try:
                 async with asyncio.timeout(MOST_SECONDS):
-                    found = await self._ask(prompt)
+                    found = await self._exchanged(prompt)
             except TimeoutError:
                 self._kill()
                 text = f"takes more than {MOST_SECONDS:g} s to be made into tokens; shorten it"
@@ -49,17 +58,18 @@ class LongPrompts:
                 self._kill()  # nor may a later question get the answer to this one
                 raise
             self._end_when_idle()
-        return _ids_of(found)
+        return _right(found)
 
     async def end(self) -> None:
-        """Ends the process and waits until it is gone."""
+        """Ends the process for good and waits until it is gone."""
+        self._ended = True
         if self._idle is not None:
             self._idle.cancel()
         self._kill()
         if self._ending:
             await asyncio.wait(self._ending)
 
-    async def _ask(self, prompt: pb.Tokenize) -> pb.Tokenized:
+    async def _exchanged(self, prompt: pb.Tokenize) -> pb.Tokenized:
         process = self._process
         if process is None or process.returncode is not None:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -86,9 +96,14 @@ class LongPrompts:
             gone.add_done_callback(self._ending.discard)
 
 
-def _ids_of(found: pb.Tokenized) -> tuple[int, ...]:
+def ids_of(found: pb.Tokenized) -> tuple[int, ...]:
+    """The ids, or as many zeros where only their number was wanted."""
+    return tuple(found.ids) or (0,) * found.num_ids
+
+
+def _right(found: pb.Tokenized) -> pb.Tokenized:
     if found.unsupported:
         raise Unsupported(found.unsupported)
     if found.wrong:
         raise InvalidRequest([Violation(each.field, each.message, each.reason) for each in found.wrong])
-    return tuple(found.ids) or (0,) * found.num_ids
+    return found

@@ -1,27 +1,22 @@
-"""What a server is started with. Imports no torch."""
+"""What a server is started with: one line a setting. Imports no torch."""
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..engine.options import EngineOptions
 from ..models.bounds import Bound
 from ..models.errors import AddressError, SetupError
+from ..models.setting import bounds, byte_count, setting
+from .listening import check_exposure, check_tls_files
 
-BOUNDS: Mapping[str, Bound] = {
-    "max_requests": Bound(1, 1_000_000, way_out="more than run at a time wait, and those beyond it are refused"),
-    "max_prompt_tokens": Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
-    "drain_seconds": Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
-    "stall_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 30"),
-    "load_seconds": Bound(0, 1e9, whole=False, above=True, way_out="leave it out for 1800"),
-    "max_request_bytes": Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
-    "request_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 300"),
-    "write_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 30"),
-    "receive_seconds": Bound(0, 1e6, whole=False, above=True, way_out="leave it out for 10"),
-    "max_connections": Bound(1, 1_000_000, way_out="those beyond it are closed at once"),
-    "max_streams": Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
-}
 _PORT = Bound(0, 65535)
+HTTP_PORT = 8000  # where nobody asks for another
+
+
+def _seconds(default: float, help: str, most: float = 1e6) -> float:
+    bound = Bound(0, most, whole=False, above=True, way_out=f"leave it out for {default:g}")
+    found: float = setting(default, help, bound)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,39 +24,92 @@ class ServeOptions:
     """Everything a server needs to know; the defaults are safe on a laptop.
 
     models: (name, path) pairs; the name is what requests say, the path a checkpoint or a short name.
-    port: 0 takes any free port, which is printed.
-    max_requests: requests in flight per model, running and waiting; the next one is refused.
-    max_prompt_tokens: tokens of all prompts in flight per model; None is 4 x context x slots.
-    drain_seconds: how long running requests may go on after SIGTERM.
-    max_request_bytes: of all requests in flight, of all models, as they came; one that is alone always has room.
-    stall_seconds: work waits and no step ended for so long: the health is NOT_SERVING; the engine is killed and started
-    again after four times as long, and soon where it computes nothing.
-    load_seconds: an engine that takes longer to load is killed.
-    request_seconds: of one call from its first byte to its last; then it is ended.
-    write_seconds: how long an answer may wait for its caller to read on.
-    receive_seconds: for a call to send its message.
-    max_connections: open at a time, fewer where the limit on open files is lower; the next one is closed.
-    max_streams: calls at a time on one connection.
-    log_requests: one JSON line per request to stderr; it never holds text.
+    A field made by `setting` is also a flag of `moesaic serve`, a key of its file and a name of its environment.
     """
 
     models: tuple[tuple[str, str], ...]
-    host: str = "127.0.0.1"
-    port: int = 50051
+    host: str = setting("127.0.0.1", "address to listen on; one that others can reach needs TLS and tokens")
+    port: int = setting(50051, "0 takes any free one, which is printed", metavar="PORT")
+    http: bool = setting(True, "answer over HTTP too: the page and OpenAI's API")
+    http_port: int | None = setting(
+        None,
+        "of the page and OpenAI's API; 0 takes any free one",
+        metavar="PORT",
+        written=f"{HTTP_PORT}, or any free one where that is taken",
+    )
     engine: EngineOptions = EngineOptions()
-    max_requests: int = 64
-    max_prompt_tokens: int | None = None
-    drain_seconds: float = 30.0
-    max_request_bytes: int = 32 << 20
-    stall_seconds: float = 30.0
-    load_seconds: float = 1800.0
-    request_seconds: float = 300.0
-    write_seconds: float = 30.0
-    receive_seconds: float = 10.0
-    max_connections: int = 1024
-    max_streams: int = 100
-    reflection: bool = True
-    log_requests: bool = False
+    tls_cert: str | None = setting(None, "certificate chain in PEM; read anew when it changes", metavar="FILE")
+    tls_key: str | None = setting(None, "its private key in PEM, which others may not read", metavar="FILE")
+    tls_client_ca: str | None = setting(
+        None, "callers must show a certificate that one of these, in PEM, has signed", metavar="FILE"
+    )
+    tokens: str | None = setting(
+        None, "who may call: names, hashes and rights, as `moesaic token new` writes them", metavar="FILE"
+    )
+    health_port: int | None = setting(
+        None, "a second port of the same host, without TLS, that answers health and nothing else", metavar="PORT"
+    )
+    max_requests: int = setting(
+        64,
+        "running and waiting, a model; more are refused",
+        Bound(1, 1_000_000, way_out="more than run at a time wait, and those beyond it are refused"),
+    )
+    max_prompt_tokens: int | None = setting(
+        None,
+        "of all prompts in flight, a model",
+        Bound(1, 1 << 50, way_out="leave it out for 4 x context x slots"),
+        written="4 x context x slots",
+    )
+    drain_seconds: float = setting(
+        30.0,
+        "for running requests after SIGTERM",
+        Bound(0, 1e9, whole=False, way_out="0 ends running requests at once"),
+    )
+    max_request_bytes: int = setting(
+        32 << 20,
+        "of all requests in flight as they came; more are refused, one that is alone never",
+        Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
+        read=byte_count,
+        written="32M",
+    )
+    stall_seconds: float = _seconds(
+        30.0,
+        "work waits and no step has ended: the health is NOT_SERVING, and after four times as long the engine is "
+        "started again",
+        1e9,
+    )
+    load_seconds: float = _seconds(1800.0, "for an engine to load; one that takes longer is killed", 1e9)
+    request_seconds: float = _seconds(300.0, "for one call from its first to its last byte")
+    write_seconds: float = _seconds(30.0, "for a caller to read on")
+    receive_seconds: float = _seconds(10.0, "for a caller to send its message")
+    max_connections: int = setting(
+        1024,
+        "open at a time, fewer where few files may be open; more are closed",
+        Bound(1, 1_000_000, way_out="those beyond it are closed at once"),
+    )
+    max_streams: int = setting(
+        100,
+        "calls at a time on one connection",
+        Bound(1, 1_000_000, way_out="calls beyond it wait at their caller"),
+    )
+    memory_budget: int | None = setting(
+        None,
+        "of all models, in bytes; one that does not fit is not loaded",
+        Bound(1, 1 << 50, way_out="give bytes, or leave it out for the memory of the machine"),
+        read=byte_count,
+        written="the machine's memory",
+    )
+    admin_socket: str | None = setting(
+        None, "where to administer the server; its mode is 0600", metavar="FILE", written="is printed"
+    )
+    repository_control: bool = setting(
+        False, "callers of the Open Inference Protocol may load and unload models at hand"
+    )
+    reflection: bool = setting(True, "tell clients of the methods that there are")
+    log_requests: bool = setting(False, "one JSON line a request on stderr, without text")
+
+
+BOUNDS: Mapping[str, Bound] = bounds(ServeOptions)
 
 
 def check(options: ServeOptions) -> None:
@@ -73,6 +121,8 @@ def check(options: ServeOptions) -> None:
     if twice is not None:
         raise SetupError(f"two models are called {twice!r}; give each a name of its own")
     check_numbers(options)
+    check_tls_files(options.tls_cert, options.tls_key, options.tls_client_ca)
+    check_exposure(options.host, options.tls_cert is not None, options.tokens is not None)
 
 
 def check_numbers(options: ServeOptions) -> None:
@@ -80,21 +130,7 @@ def check_numbers(options: ServeOptions) -> None:
     for name, bound in BOUNDS.items():
         bound.check(name, getattr(options, name))
     options.engine.check()
-    if not _PORT.holds(options.port):
-        raise AddressError(f"port {options.port} does not exist; give one up to 65535, or 0 for any free one")
-
-
-def loopback(host: str) -> str:
-    """The loopback address that `host` means. Raises AddressError for every other host."""
-    if host == "localhost":
-        return "127.0.0.1"
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        raise AddressError(f"host {host!r} is not an IP address; give 127.0.0.1 or ::1") from None
-    if not address.is_loopback:
-        raise AddressError(
-            f"host {host} can be reached from other machines, and this server has neither TLS nor tokens yet; "
-            "listen on 127.0.0.1 and forward the port, for example with ssh -L"
-        )
-    return str(address)
+    for name in ("port", "http_port", "health_port"):
+        port = getattr(options, name)
+        if port is not None and not _PORT.holds(port):
+            raise AddressError(f"{name} {port} does not exist; give one up to 65535, or 0 for any free one")

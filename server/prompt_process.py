@@ -31,15 +31,23 @@ def _read(reader: BinaryIO) -> pb.Tokenize | None:
 
 
 def _tokenized(prompt: pb.Tokenize, tokenizer: Tokenizer, template: ChatTemplate) -> pb.Tokenized:
+    if prompt.ids:
+        return pb.Tokenized(text=tokenizer.decode(prompt.ids))
+    turns = [Message(turn.role, turn.content) for turn in prompt.turns]
+    before = 0
     try:
-        turns = [Message(turn.role, turn.content) for turn in prompt.turns]
-        ids = template.prompt_ids(turns) if turns else tokenizer.encode(prompt.text)
+        text = template.written(turns) if prompt.written else ""
+        if prompt.HasField("split"):
+            ids, before = tokenizer.encode_split(prompt.text, prompt.split)
+        else:
+            ids = template.prompt_ids(turns) if turns else tokenizer.encode(prompt.text)
     except InvalidRequest as error:
         wrong = [pb.Wrong(field=each.field, message=each.message, reason=each.reason) for each in error.violations]
         return pb.Tokenized(wrong=wrong)
     except Unsupported as error:
         return pb.Tokenized(unsupported=str(error))
-    return pb.Tokenized(ids=ids if len(ids) <= prompt.window else (), num_ids=len(ids))
+    told = ids if len(ids) <= prompt.window else ()
+    return pb.Tokenized(ids=told, num_ids=len(ids), text=text, num_before=before)
 
 
 if __name__ == "__main__":

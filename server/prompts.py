@@ -1,16 +1,21 @@
 """From the prompt of a request to token ids, the long ones off the loop that serves everybody."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from ..models.chat import Message, Turn, message_violations
 from ..models.errors import InvalidRequest, Violation
 from ..models.tokenizer import Tokenizer
-from ..proto import engine_pb2, generation_pb2
+from ..proto import engine_pb2
 from .chat import ServedChat
-from .long_prompts import LongPrompts
+from .long_prompts import LongPrompts, ids_of
 
 MAX_TEXT_BYTES = 1 << 20
 LONG_CHARACTERS = 1 << 14  # what would keep the loop for longer than some milliseconds
+TINY_CHARACTERS = 1 << 8  # what keeps it for no time at all
+LONG_IDS = 1 << 12  # the same the other way
+WithPrompt = Any  # a message with a oneof `prompt`, of which it may have less than a GenerateRequest
 
 
 class Prompts:
@@ -18,25 +23,71 @@ class Prompts:
 
     def __init__(self, tokenizer: Tokenizer, chat: ServedChat, long: LongPrompts) -> None:
         self.tokenizer, self.chat, self.long = tokenizer, chat, long
+        self._turn = asyncio.Lock()
         self._most_bytes = tokenizer.most_bytes_per_token
 
-    async def ids(self, message: generation_pb2.GenerateRequest, window: int) -> tuple[int, ...]:
+    async def ids(self, message: WithPrompt, window: int) -> tuple[int, ...]:
         """The ids; where these are more than the window holds, as many others.
 
         Raises InvalidRequest for a prompt that is wrong in itself, Unsupported for a chat where there is no template.
         """
         if wrong := self._violations(message, window):
             raise InvalidRequest(wrong)
-        if message.HasField("messages"):
+        kind = message.WhichOneof("prompt")
+        if kind == "messages":
             return await self._chat_ids(message.messages.messages, window)
-        if message.HasField("token_ids"):
+        if kind == "token_ids":
             ids = message.token_ids.ids
             return tuple(ids) if len(ids) <= window else (0,) * len(ids)
         if len(message.text) < LONG_CHARACTERS:
-            return tuple(self.tokenizer.encode(message.text))
+            return await self._encoded(message.text)
         return await self.long.ids(engine_pb2.Tokenize(text=message.text, window=window))
 
-    def _violations(self, message: generation_pb2.GenerateRequest, window: int) -> list[Violation]:
+    async def _encoded(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that is not long. One text a turn of the loop: those of a batch would keep it together."""
+        if len(text) < TINY_CHARACTERS:
+            return tuple(self.tokenizer.encode(text))
+        async with self._turn:
+            await asyncio.sleep(0)
+            return tuple(self.tokenizer.encode(text))
+
+    async def text(self, ids: Sequence[int]) -> str:
+        """The text of ids of the vocabulary. Raises InvalidRequest for one that is too large."""
+        if len(ids) < LONG_IDS:
+            text = self.tokenizer.decode(ids)
+        else:
+            text = (await self.long.ask(engine_pb2.Tokenize(ids=ids))).text
+        size = len(text.encode())
+        if size > MAX_TEXT_BYTES:
+            wrong = f"make a text of {size} bytes, the limit is {MAX_TEXT_BYTES}; give them in parts"
+            raise InvalidRequest([Violation("token_ids", wrong, "TEXT_TOO_LARGE")])
+        return text
+
+    async def written(self, messages: Sequence[Turn]) -> str:
+        """A conversation as the chat template writes it. Raises what `ids` does."""
+        if _is_short(messages):
+            return await self.chat.written(_messages(messages))
+        return (await self.long.ask(engine_pb2.Tokenize(turns=_turns(messages), written=True))).text
+
+    def check_text(self, text: str, window: int) -> None:
+        """Raises InvalidRequest for a text that no prompt of this window can begin with."""
+        if wrong := self._text_violations(len(text.encode()), window):
+            raise InvalidRequest(wrong)
+
+    async def split(self, context: str, continuation: str, window: int, short: bool) -> tuple[tuple[int, ...], int]:
+        """Ids of both together, and how many of them stand before the continuation. Raises what `ids` does.
+
+        short: made here and now.
+        """
+        text, at = context + continuation, len(context)
+        self.check_text(text, window)
+        if short:
+            ids, before = self.tokenizer.encode_split(text, at)
+            return tuple(ids), before
+        found = await self.long.ask(engine_pb2.Tokenize(text=text, window=window, split=at))
+        return ids_of(found), found.num_before
+
+    def _violations(self, message: WithPrompt, window: int) -> list[Violation]:
         kind = message.WhichOneof("prompt")
         if kind is None:
             return [Violation("prompt", "is not set; give text, token_ids or messages", "EMPTY_PROMPT")]
@@ -55,7 +106,18 @@ class Prompts:
         return [Violation("prompt", text, "CONTEXT_LENGTH_EXCEEDED", {"limit": str(window)})]
 
     async def _chat_ids(self, messages: Sequence[Turn], window: int) -> tuple[int, ...]:
-        if sum(len(message.content) for message in messages) < LONG_CHARACTERS:
-            return await self.chat.prompt_ids([Message(each.role, each.content) for each in messages])
-        turns = [engine_pb2.Turn(role=each.role, content=each.content) for each in messages]
-        return await self.long.ids(engine_pb2.Tokenize(turns=turns, window=window))
+        if _is_short(messages):
+            return await self.chat.prompt_ids(_messages(messages))
+        return await self.long.ids(engine_pb2.Tokenize(turns=_turns(messages), window=window))
+
+
+def _is_short(messages: Sequence[Turn]) -> bool:
+    return sum(len(message.content) for message in messages) < LONG_CHARACTERS
+
+
+def _messages(turns: Sequence[Turn]) -> list[Message]:
+    return [Message(each.role, each.content) for each in turns]
+
+
+def _turns(messages: Sequence[Turn]) -> list[engine_pb2.Turn]:
+    return [engine_pb2.Turn(role=each.role, content=each.content) for each in messages]

@@ -1,14 +1,19 @@
-"""One JSON line per request in the log, if asked for. Never the prompt, never the text."""
+"""What is known of one request: a JSON line in the log, if asked for, and figures. Never the prompt, never the text."""
 
 import json
 import logging
 import time
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ..models.errors import MoesaicError
 from ..proto import generation_pb2 as pb
+from .caller import this_caller
 from .status import refusal
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
 
 _MAX_NAME_CHARACTERS = 64
 
@@ -16,19 +21,42 @@ requests_log = logging.getLogger("moesaic.requests")
 
 
 class RequestRecord(AbstractContextManager["RequestRecord"]):
-    """What is known of one request; written when the block ends, however it ends."""
+    """What is known of one request; logged and counted when the block ends, however it ends.
 
-    def __init__(self, request_id: str, model: str, enabled: bool) -> None:
+    model: the name of the one that is served, once it is found.
+    """
+
+    def __init__(self, request_id: str, model: str, enabled: bool, metrics: "Metrics | None" = None) -> None:
+        self.model = ""
         self.last: pb.GenerateChunk | None = None  # the chunk with usage and timing
         self.arrived = time.monotonic()
+        self._told_at: float | None = None  # the newest tokens
         self._names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
-        self._enabled = enabled
+        if caller := this_caller().name:
+            self._names["caller"] = caller
+        self._enabled, self._metrics = enabled, metrics
+
+    def note(self, chunk: pb.GenerateChunk) -> None:
+        """Takes in a part of the answer on its way to the caller."""
+        if chunk.HasField("timing"):
+            self.last = chunk
+        if self._metrics is None or not chunk.token_ids:
+            return
+        now = time.monotonic()
+        if self._told_at is None:
+            self._metrics.first_token(self.model, now - self.arrived)
+        else:
+            self._metrics.next_tokens(self.model, len(chunk.token_ids), now - self._told_at)
+        self._told_at = now
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        outcome = self._outcome(error)
+        if self._metrics is not None:
+            self._metrics.ended(self.model, outcome, self.last, time.monotonic() - self.arrived)
         if self._enabled:
-            requests_log.info(json.dumps({**self._names, **self._outcome(error), **self._figures()}))
+            requests_log.info(json.dumps({**self._names, **outcome, **self._figures()}))
 
     def _outcome(self, error: BaseException | None) -> dict[str, str]:
         if isinstance(error, MoesaicError):

@@ -11,13 +11,16 @@ from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 
 from ..models.errors import (
+    Aborted,
     AlreadyExists,
     Expired,
     InvalidRequest,
     MoesaicError,
     NotFound,
     Overloaded,
+    PermissionDenied,
     RequestFailed,
+    Unauthenticated,
     Unavailable,
     Unread,
     Unsupported,
@@ -32,6 +35,7 @@ MAX_VIOLATIONS = 16
 _MAX_MESSAGE_CHARACTERS = 1000
 _MAX_VIOLATION_CHARACTERS = 200
 _MAX_DETAILS_BYTES = 3500
+_OF_CALLER = ("TOO_MANY_CALLS", "RATE_LIMITED")  # what is used up is not the model's
 
 _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
@@ -41,7 +45,10 @@ _CODES: tuple[tuple[type[MoesaicError], grpc.StatusCode, str], ...] = (
     (Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (Expired, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"),
     (Unread, grpc.StatusCode.ABORTED, "SLOW_CONSUMER"),
+    (Aborted, grpc.StatusCode.CANCELLED, "ABORTED_BY_OPERATOR"),
     (RequestFailed, grpc.StatusCode.INTERNAL, "ENGINE_STEP_FAILED"),
     (MoesaicError, grpc.StatusCode.INTERNAL, "INTERNAL"),
 )
@@ -54,6 +61,7 @@ class Refusal:
     code: grpc.StatusCode
     reason: str
     message: str
+    status: Status
     metadata: tuple[tuple[str, str | bytes], ...]
 
 
@@ -61,7 +69,7 @@ def refusal(error: MoesaicError) -> Refusal:
     """The status of an exception, its details in the trailing metadata."""
     code, reason = next((code, reason) for kind, code, reason in _CODES if isinstance(error, kind))
     reason = _own_reason(error) or reason
-    message = _cut(str(error), _MAX_MESSAGE_CHARACTERS)
+    message = cut(str(error), _MAX_MESSAGE_CHARACTERS)
     info = rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata=_info_metadata(error))
     status = Status(code=code.value[0], message=message)
     for detail in (info, *_details(error, message)):
@@ -72,14 +80,15 @@ def refusal(error: MoesaicError) -> Refusal:
     metadata: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded):
         metadata.append((PUSHBACK_KEY, str(round(error.retry_after_seconds * 1000))))
-    return Refusal(code, reason, message, tuple(metadata))
+    return Refusal(code, reason, message, status, tuple(metadata))
 
 
 def _own_reason(error: MoesaicError) -> str:
     """The reason that an exception itself names; of an invalid request, that of its first violation."""
     if isinstance(error, InvalidRequest) and error.violations:
         return error.violations[0].reason
-    return error.reason if isinstance(error, Overloaded | Unavailable) else ""
+    named = Overloaded | Unavailable | AlreadyExists | Unauthenticated | PermissionDenied
+    return error.reason if isinstance(error, named) else ""
 
 
 def _info_metadata(error: MoesaicError) -> Mapping[str, str]:
@@ -97,7 +106,7 @@ def _details(error: MoesaicError, message: str) -> Iterable[Message]:
     elif isinstance(error, Overloaded | Unavailable) and not isinstance(error, Expired):
         yield rpc.RetryInfo(retry_delay=_duration(error.retry_after_seconds))
         if isinstance(error, Overloaded):
-            subject = "caller" if error.reason == "TOO_MANY_CALLS" else "model"
+            subject = "caller" if error.reason in _OF_CALLER else "model"
             yield rpc.QuotaFailure(violations=[rpc.QuotaFailure.Violation(subject=subject, description=message)])
 
 
@@ -106,7 +115,7 @@ def _bad_request(violations: tuple[Violation, ...]) -> rpc.BadRequest:
     room = _MAX_DETAILS_BYTES - _MAX_MESSAGE_CHARACTERS - 500
     bad = rpc.BadRequest()
     for violation in violations[:MAX_VIOLATIONS]:
-        message = _cut(violation.message, _MAX_VIOLATION_CHARACTERS)
+        message = cut(violation.message, _MAX_VIOLATION_CHARACTERS)
         bad.field_violations.add(field=violation.field, description=message, reason=violation.reason)
         if bad.ByteSize() > room:
             del bad.field_violations[-1]
@@ -120,7 +129,7 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def _cut(text: str, limit: int) -> str:
+def cut(text: str, limit: int) -> str:
     """Cuts to at most `limit` ASCII characters: others would take up to twelve bytes each on the wire."""
     plain = text.encode("ascii", "backslashreplace").decode()
     return plain if len(plain) <= limit else plain[: limit - 3] + "..."
@@ -129,11 +138,21 @@ def _cut(text: str, limit: int) -> str:
 def error_of(error: grpc.RpcError) -> MoesaicError | None:
     """The exception that the server raised; None for a status that did not come from this server's code."""
     metadata = {key: value for key, value in error.trailing_metadata() or ()}
-    details = _unpacked(metadata.get(DETAILS_KEY, b""))
+    return _known(error.code(), error.details() or "", metadata.get(DETAILS_KEY, b""))
+
+
+def error_of_item(status: Status) -> MoesaicError:
+    """The exception of one item of many."""
+    code = next((code for _, code, _ in _CODES if code.value[0] == status.code), grpc.StatusCode.INTERNAL)
+    return _known(code, status.message, status.SerializeToString()) or MoesaicError(status.message)
+
+
+def _known(code: grpc.StatusCode, message: str, data: bytes) -> MoesaicError | None:
+    details = _unpacked(data)
     info = details.get(rpc.ErrorInfo)
     if not isinstance(info, rpc.ErrorInfo) or info.domain != DOMAIN:
         return None
-    return _exception(error.code(), error.details() or "", info, details)
+    return _exception(code, message, info, details)
 
 
 def _exception(
@@ -149,6 +168,8 @@ def _exception(
         retry = details.get(rpc.RetryInfo)
         seconds = retry.retry_delay.ToMilliseconds() / 1000 if isinstance(retry, rpc.RetryInfo) else 0.0
         return kind(message, info.reason, seconds)
+    if issubclass(kind, AlreadyExists | Unauthenticated | PermissionDenied):
+        return kind(message, info.reason)
     return MoesaicError(message) if info.reason == "INTERNAL" else kind(message)
 
 

@@ -12,6 +12,7 @@ MAX_IDLE_MS = 600_000  # without a call
 HANDSHAKE_MS = 3_000  # for a connection to introduce itself; until then it has the room of one
 RESERVED_FILES = 32  # beside connections: listener, log, pipes; an engine's sockets; those on their way to be closed
 FILES_OF_MODEL = 8
+PROBE_CONNECTIONS = 64  # on the port for probes
 _LEAST_CONNECTIONS = 8
 
 CHANNEL_OPTIONS = (
@@ -43,15 +44,17 @@ def channel_options(options: ServeOptions, num_connections: int) -> tuple[tuple[
 
 
 def num_connections(options: ServeOptions) -> int:
-    """As many as were asked for, or as this process may have files open beside those it needs itself.
+    """As many at each door as were asked for, or as this process may have files open beside those it needs itself.
 
     Raises the process's own limit towards what the system allows it. Raises SetupError where too few remain.
     """
     reserved = RESERVED_FILES + FILES_OF_MODEL * len(options.models)
-    limit = _file_limit(options.max_connections + reserved)
-    room = min(options.max_connections, limit - reserved)
+    reserved += 0 if options.health_port is None else PROBE_CONNECTIONS
+    doors = 1 + options.http
+    limit = _file_limit(doors * options.max_connections + reserved)
+    room = min(options.max_connections, (limit - reserved) // doors)
     if room < min(options.max_connections, _LEAST_CONNECTIONS):
-        needed = reserved + _LEAST_CONNECTIONS
+        needed = reserved + doors * _LEAST_CONNECTIONS
         raise SetupError(f"this process may open {limit} files, a server needs {needed}; raise it with ulimit -n")
     return room
 

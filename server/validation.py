@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..engine.guided import check_constraint
 from ..engine.request import Priority
@@ -23,13 +23,20 @@ async def checked(message: pb.GenerateRequest, prompts: Prompts, terms: Terms) -
     """What the engine is asked. Raises InvalidRequest with all that is wrong, or Unsupported for a tier or a
     chat that the model does not have, and for a constraint where nothing is installed that follows one.
     """
-    prompt_ids, wrong = await _prompt(message, prompts, terms.limits.max_context)
+    prompt_ids, wrong = await prompt_of(message, prompts, terms.limits.max_context)
+    return await judged(message, prompt_ids, wrong, prompts, terms)
+
+
+async def judged(
+    message: pb.GenerateRequest, prompt_ids: Sequence[int], wrong: Sequence[Violation], prompts: Prompts, terms: Terms
+) -> Asked:
+    """The same of a prompt that is made into ids, with what is wrong with it."""
     asked = asked_of(
         prompt_ids,
         settings_of(message),
         terms,
         turn_end_ids=prompts.chat.end_ids if message.HasField("messages") else (),
-        found=[*_request_id_violations(message.request_id), *wrong],
+        found=[*request_id_violations(message.request_id), *wrong],
         compute_path="compute.",
     )
     if asked.request.constraint is not None:
@@ -49,14 +56,15 @@ def settings_of(message: pb.GenerateRequest) -> dict[str, object]:
     return {"stop" if name == "stop_strings" else name: value for name, value in said.items()}
 
 
-def _request_id_violations(request_id: str) -> list[Violation]:
+def request_id_violations(request_id: str) -> list[Violation]:
+    """What is wrong with the id of a request; empty is none."""
     if re.fullmatch(rf"[!-~]{{0,{MAX_REQUEST_ID_CHARACTERS}}}", request_id):
         return []
     rule = f"it must be at most {MAX_REQUEST_ID_CHARACTERS} printable ASCII characters without spaces"
     return [Violation("request_id", f"has {len(request_id)} characters, {rule}")]
 
 
-async def _prompt(
+async def prompt_of(
     message: pb.GenerateRequest, prompts: Prompts, window: int
 ) -> tuple[tuple[int, ...], list[Violation]]:
     """The ids. With a prompt that is wrong in itself, the other fields are judged as if it were one token."""

@@ -88,9 +88,10 @@ class Echo:
         if token in request.stopping.stop_token_ids:
             return self.finished(key, choice, FinishReason.STOP_TOKEN, stop_token_id=token)
         told = told_of(token, request.sampling.logprobs)
-        prompt = told_of(7, request.sampling.prompt_logprobs) if choice == made == 0 else ()
+        prompt = told_of_prompt(request) if choice == made == 0 else ()
         if made + 1 == request.stopping.max_new_tokens:
-            return self.finished(key, choice, FinishReason.LENGTH, token_ids=(token,), logprobs=told)
+            last = {"token_ids": (token,), "logprobs": told, "prompt_logprobs": prompt}
+            return self.finished(key, choice, FinishReason.LENGTH, **last)
         return Row(key, (token,), choice=choice, logprobs=told, prompt_logprobs=prompt)
 
     def finished(self, key: int, choice: int, why: FinishReason, **more: Any) -> Row:
@@ -102,6 +103,11 @@ def told_of(token: int, count: int | None) -> tuple[TokenLogprobs, ...]:
     """Log probabilities that are made up."""
     top = ((token, -0.5), (9, -1.5), (8, -2.5))
     return () if count is None else (TokenLogprobs(token, -0.5, top[:count]),)
+
+
+def told_of_prompt(request: Request) -> tuple[TokenLogprobs, ...]:
+    count = request.sampling.prompt_logprobs
+    return tuple(told for token in request.prompt_ids[1:] for told in told_of(token, count))
 
 
 def build(path: str, options: EngineOptions) -> Any:

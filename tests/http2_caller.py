@@ -2,12 +2,13 @@
 
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from patience import PATIENCE_SECONDS
 
-DATA, HEADERS, RESET, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 3, 4, 6, 8
+DATA, HEADERS, RESET, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 END_STREAM = ACK = 1
 END_HEADERS = 4
 WIDE = 1 << 30
@@ -35,6 +36,18 @@ class Http2Caller:
         block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
         self._send(HEADERS, END_HEADERS, stream, block)
         return stream
+
+    def large_headers(self, path: str, size: int) -> None:
+        """Begins a call whose headers are as large as that, in many frames; what the server does is its own matter."""
+        stream, self._next_stream = self._next_stream, self._next_stream + 2
+        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
+        block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
+        part = b"\0" + _text("authorization") + _text("Bearer " + "x" * 100)
+        with suppress(OSError):  # it may hang up meanwhile
+            self._send(HEADERS, 0, stream, block)
+            for _ in range(size // len(part)):
+                self._send(CONTINUATION, 0, stream, part)
+            self._send(CONTINUATION, END_HEADERS, stream, part)
 
     def call(self, path: str, message: bytes) -> int:
         """A whole call with one short message; the number of its stream."""

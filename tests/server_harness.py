@@ -19,14 +19,16 @@ from functools import partial
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, serve, transport
+from moesaic.server import engine_process, reloaded, serve, transport
+from moesaic.server.admin_client import AdminClient
 from moesaic.server.client import Client
+from moesaic.server.dialling import ClientSettings
 from moesaic.server.options import ServeOptions
 from moesaic.server.watchdog import Patience
 
@@ -50,9 +52,17 @@ class Server:
         path = str(options.pop("path", "stories260k"))
         stderr = options.pop("stderr", None)  # a descriptor, instead of the log
         models = [(name, path) for name in names]
-        settings = {"port": 0, "engine": dataclasses.asdict(engine or EngineOptions()), **PATIENT, **options}
-        self._log = tempfile.TemporaryFile("w+")
         self._folder = tempfile.TemporaryDirectory()
+        settings = {
+            "port": 0,
+            "http": False,
+            "admin_socket": str(Path(self._folder.name) / "admin.sock"),
+            "engine": dataclasses.asdict(engine or EngineOptions()),
+            **PATIENT,
+            **options,
+        }
+        self.admin_socket = str(settings["admin_socket"])
+        self._log = tempfile.TemporaryFile("w+")
         self._gate = Path(self._folder.name) / "held"
         self.process = subprocess.Popen(
             [sys.executable, __file__, json.dumps({"models": models, **settings})],
@@ -69,6 +79,13 @@ class Server:
     def log(self) -> str:
         self._log.seek(0)
         return self._log.read()
+
+    @property
+    def web(self) -> str:
+        """The address of the HTTP door, of a server that has one."""
+        found = re.search(r"^HTTP at (\S+)$", self.printed, re.MULTILINE)
+        assert found, self.printed
+        return found[1]
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Reads what is printed up to a line that holds the pattern."""
@@ -92,8 +109,11 @@ class Server:
         finally:
             self._gate.unlink()
 
-    def client(self) -> Client:
-        return Client(self.address)
+    def client(self, **settings: Unpack[ClientSettings]) -> Client:
+        return Client(self.address, **({"retries": 0} | settings))
+
+    def admin(self) -> AdminClient:
+        return AdminClient(self.admin_socket)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -136,6 +156,7 @@ if __name__ == "__main__":
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
     serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
+    reloaded.LOOK_SECONDS = 0.05
     if files := given.pop("files", 0):  # that the process may have open
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")

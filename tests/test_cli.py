@@ -13,9 +13,9 @@ import pytest
 from builders import llama
 from patience import PATIENCE_SECONDS
 
-from moesaic.cli.common import byte_count
 from moesaic.cli.main import SUBCOMMANDS, build_parser, main
 from moesaic.cli.parser import commands_of
+from moesaic.models.setting import byte_count
 
 OPENING = "Once upon a time, there was a little girl named Lily."
 NAMES = {"evaluate": "eval", "import_gguf": "import"}

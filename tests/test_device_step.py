@@ -1,10 +1,12 @@
 """A decode step of a GPU, in the interpreter: what it gives is what a CPU gives, with few launches."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from fake_gpu import Recorder, fake_gpu
+from family_cases import CASES, Case
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -12,6 +14,7 @@ pytest.importorskip("triton")
 from moesaic.bench.gpu.random_models import SHAPES, random_model  # noqa: E402
 from moesaic.engine.form import Form, FormSize  # noqa: E402
 from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
+from moesaic.models.checkpoint import load  # noqa: E402
 from moesaic.models.device_step import DeviceStep  # noqa: E402
 from moesaic.models.transformer import Transformer  # noqa: E402
 
@@ -202,3 +205,19 @@ def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: st
             found.append((list(launched), [str(each) for each in recorder.seen]))
     assert not runner.without_program and found[0] == found[1] and len(found[0][0]) > 5
     assert not any("cpu" in each or "_local_scalar_dense" in each for each in (*found[0][0], *found[0][1]))
+
+
+# --- every family ---------------------------------------------------------------------------------------------------
+
+FEATURED = {case.family: case for case in CASES if case.family not in ("mixtral", "olmoe", "qwen3_moe")}
+
+
+@pytest.mark.parametrize("case", [*FEATURED.values()], ids=str)
+def test_a_step_of_any_family_gives_what_its_modules_give(case: Case, tmp_path: Path, device: str) -> None:
+    case.build(tmp_path)
+    runner = ModelRunner(load(tmp_path).to(device), 8, 64, torch.float32, programmed=False)
+    ids = list(range(3, 30))
+    runner.forward([Span(ids, 0, range(4))])
+    wanted = runner.forward([Span([7], 27, range(4))]).logits
+    found, _ = by_step(runner, step_of(runner), [Span([7], 27, range(4))])
+    assert (found - wanted.cpu()).abs().max() < 1e-5 * wanted.abs().max()

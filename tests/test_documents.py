@@ -11,11 +11,11 @@ from moesaic.engine.constraint import ConstraintSettings
 from moesaic.engine.sampling import OPTIONS, SamplingSettings
 from moesaic.engine.token_rules import TokenSettings
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(file.relative_to(ROOT)) for file in DOCUMENTS]
-TOP = {*FOLDERS, "tests", "docs", ".ci"}
+TOP = {*FOLDERS, "tests", "docs", "deploy", ".ci"}
 MADE = {"build", "out", "demo", ".venv", ".carry"}  # what a checkout holds that no commit does
-SUFFIXES = {".py", ".pyi", ".md", ".cpp", ".h", ".proto", ".sh", ".toml", ".yaml", ".txt", ".png"}
+SUFFIXES = {".service", ".py", ".pyi", ".md", ".cpp", ".h", ".proto", ".sh", ".toml", ".yaml", ".txt", ".png"}
 FOREIGN = {"config.json", "tokenizer.json", "moesaic.json", "report.json", "recipe.yaml"}  # of a model, not of the tree
 TREE = [path for name in TOP for path in (ROOT / name).rglob("*") if path.is_file()]
 

@@ -12,9 +12,9 @@ import torch
 from server_harness import Server
 
 from moesaic.engine import guided
-from moesaic.engine.constraint import Constraint
+from moesaic.engine.constraint import MOST_BYTES, Constraint
 from moesaic.engine.drawing import Drawing
-from moesaic.engine.guided import Guide, Guides, _remainders, check_constraint
+from moesaic.engine.guided import Guide, Guides, _numbers, _remainders, check_constraint
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request, Stopping
 from moesaic.engine.sampler import draw
@@ -157,6 +157,9 @@ def test_a_form_that_cannot_be_followed_fails_its_request_with_the_reason(
         ("json_schema", ' {"type": "integer", "multiple\\u004ff": 999983}'),
         ("json_schema", '{"items": [{"multipleOf": 0.19937}, {"multipleOf": 19937e3}]}'),
         ("grammar", 'start: %json {"type": "integer", "multipleOf": 99999989}'),
+        ("json_schema", '{"multipleOf": 2147483648}'),
+        ("json_schema", '{"multipleOf": 390625}'),
+        ("json_schema", '{"multipleOf": 159976}'),
     ],
 )
 def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, text: str) -> None:
@@ -164,9 +167,52 @@ def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, te
         check_constraint(Constraint(kind, (text,)))
 
 
-@pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300"])
+@pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300", "65536", "0.125", "15625"])
 def test_multiples_of_few_remainders_are_not_refused_for_them(number: str) -> None:
-    assert _remainders(Constraint("json_schema", (f'{{"multipleOf": {number}}}',))) < 10_000
+    divisors, _ = _numbers(Constraint("json_schema", (f'{{"multipleOf": {number}}}',)))
+    assert _remainders(divisors) < 10_000
+
+
+@pytest.mark.parametrize("number", [-(2**63), -(2**63) + 1, -(2**63) + 512, "-1e308"])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("json_schema", '{"enum": [5, {"a": NUMBER}]}'), ("json_schema", '{"properties": {"a": {"const": NUMBER}}}'),
+     ("grammar", 'start: "a" %json {"const": NUMBER}'),
+     ("json_schema", '{"type": "integer", "enum": [NUMBER]}')],
+)  # fmt: skip
+def test_a_number_that_would_end_the_process_is_refused(kind: str, text: str, number: object) -> None:
+    with pytest.raises(InvalidRequest, match="holds a number below -9223372036854774784"):
+        check_constraint(Constraint(kind, (text.replace("NUMBER", str(number)),)))
+
+
+def chain(begin: str, link: str, end: str, length: int) -> str:
+    """Rules or schemas that lead from one to the next."""
+    return begin + "".join(link.replace("FROM", str(i)).replace("TO", str(i + 1)) for i in range(length)) + end
+
+
+SCHEMAS = '{"$ref": "#/$defs/a0", "$defs": {'
+ITEMS = '{"items":'
+REFERENCE = '{"$ref": "#/$defs/aTO"}'
+CHAINS = [
+    ("grammar", chain("start: r0\n", "rFROM: rTO\n", 'r5000: "a"', 5000)),
+    ("grammar", chain("start: T0\n", "TFROM: TTO\n", 'T5000: "a"', 5000)),
+    ("json_schema", chain(SCHEMAS, f'"aFROM": {ITEMS}{REFERENCE}}}, ', '"a1350": {}}}', 1350)),
+    ("json_schema", chain(SCHEMAS, f'"aFROM": {ITEMS * 100}{REFERENCE}{"}" * 100}, ', '"a55": {}}}', 55)),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), CHAINS, ids=["rules", "terminals", "references", "nested references"])
+def test_what_is_nested_thousands_deep_ends_no_process(kind: str, text: str, guides: Guides) -> None:
+    constraint = Constraint(kind, (text,))
+    assert len(text) < MOST_BYTES
+    check_constraint(constraint)
+    guide = guides.start(constraint)
+    assert guide is not None and guide.mask(512).any()
+
+
+@pytest.mark.parametrize("number", ["-9223372036854774784", "9223372036854775807", "1e308", "-1e18"])
+def test_numbers_as_large_as_these_are_followed(number: str) -> None:
+    check_constraint(Constraint("json_schema", (f'{{"enum": [{number}, "-9223372036854775808"]}}',)))
 
 
 def test_a_form_that_explodes_later_fails_its_row_alone(guides: Guides) -> None:

@@ -12,6 +12,7 @@ from server_harness import Server
 
 from moesaic.server.health import HealthService
 
+OIP = "inference.GRPCInferenceService"
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
 UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
@@ -70,7 +71,7 @@ def stub() -> Iterator[Any]:
 def test_a_list_has_all_names(stub: Any) -> None:
     statuses = stub.List(pb.HealthListRequest()).statuses
     assert {name: each.status for name, each in statuses.items()} == dict.fromkeys(
-        ("", "moesaic.v1.Generation", "moesaic.v1.Models", "model:echo"), SERVING
+        ("", *(f"moesaic.v1.{name}" for name in ("Generation", "Scoring", "Models")), OIP, "model:echo"), SERVING
     )
 
 

@@ -30,9 +30,9 @@ from moesaic.engine.options import EngineOptions
 from moesaic.models.bounds import PROCESSORS, Bound
 from moesaic.models.errors import AddressError, SetupError
 from moesaic.models.threads import choose_threads
-from moesaic.server import client, serve, transport
+from moesaic.server import dialling, serve, transport
 from moesaic.server.client import Client
-from moesaic.server.config import read_config
+from moesaic.server.config import configuration
 from moesaic.server.options import BOUNDS as SERVER
 from moesaic.server.options import ServeOptions, check
 
@@ -55,6 +55,7 @@ WRONG: dict[str, list[Any]] = {
     "receive_seconds": [0, -1, NAN, INFINITE],
     "max_connections": [0, -1, 10**9, 2.5],
     "max_streams": [0, -1, 10**9],
+    "memory_budget": [0, -1, 10**30],
 }
 FLAGS = {"num_slots": "slots", "seed": None, "max_prompt_tokens": None}
 
@@ -70,7 +71,7 @@ def test_every_number_has_a_rule_and_wrong_values_here() -> None:
         for field in fields(kind)
         if re.match("int|float", str(getattr(field.type, "__name__", field.type)))
     }
-    assert numbers - {"port"} == {*ENGINE, *SERVER} == {*WRONG}
+    assert numbers - {"port", "http_port", "health_port"} == {*ENGINE, *SERVER} == {*WRONG}
 
 
 @pytest.mark.parametrize(("name", "value"), wrong(ENGINE))
@@ -98,7 +99,7 @@ def test_a_file_refuses_it_by_the_same_sentence(name: str, value: Any, tmp_path:
     if (name, value) in (("threads", "2"), ("threads", True), ("max_context", 10**9)):
         return  # a 2 in quotes is a 2 in this file
     with pytest.raises(SetupError, match=f"serve.yaml: .*{name}"):
-        read_config(tmp_path / "serve.yaml")
+        configuration({}, {}, tmp_path / "serve.yaml")
 
 
 @pytest.mark.parametrize(("name", "value"), wrong(name for name in WRONG if FLAGS.get(name, name) is not None))
@@ -202,7 +203,7 @@ def test_every_command_judges_its_numbers_before_any_work(
 OPTIONS = transport.channel_options(ServeOptions(()), 9)
 
 
-@pytest.mark.parametrize("key", [key for key, _ in (*OPTIONS, *client.CHANNEL_OPTIONS, *client.NO_PROXY)])
+@pytest.mark.parametrize("key", [key for key, _ in (*OPTIONS, *dialling.CHANNEL_OPTIONS, *dialling.NO_PROXY)])
 def test_every_setting_of_grpc_is_one_that_its_core_knows(key: str) -> None:
     core = Path(cygrpc.__file__).read_bytes()
     assert key.encode() + b"\0" in core
@@ -219,7 +220,7 @@ def silent_call(options: Any) -> Iterator[Any]:
     health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *client.NO_PROXY)
+    pinging = (("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0), *dialling.NO_PROXY)
     with grpc.insecure_channel(address, options=pinging) as channel:
         call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         next(call)
@@ -252,7 +253,7 @@ def silent() -> Iterator[Server]:
 
 
 def test_reflection_off_is_off(silent: Server) -> None:
-    with grpc.insecure_channel(silent.address, options=client.NO_PROXY) as channel:
+    with grpc.insecure_channel(silent.address, options=dialling.NO_PROXY) as channel:
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         with pytest.raises(grpc.RpcError) as caught:
             list(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request])))
@@ -300,6 +301,7 @@ def test_no_proxy_is_asked_for_this_machine(
         ("http://localhost:7", "localhost:7"),
         ("HTTP://127.0.0.1:7/", "127.0.0.1:7"),
         ("grpc://localhost", "localhost:50051"),
+        ("https://localhost:7", "localhost:7"),
         ("::1", "[::1]:50051"),
         ("[::1]:7", "[::1]:7"),
         ("my-host.example:7", "my-host.example:7"),
@@ -314,7 +316,6 @@ def test_an_address_is_read_as_it_is_meant(written: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("https://localhost:7", "asks for TLS, which a server does not have yet; write http://localhost:7"),
         ("ftp://localhost:7", "has the scheme 'ftp'"),
         ("http://localhost:7/v1/models", "has a path, which a server has not; write localhost:7"),
         ("localhost:", "has no port behind the colon .* leave the colon out for 50051"),

@@ -1,4 +1,4 @@
-"""Pages of HTML: one set of templates makes them all, and what they are given is text."""
+"""Pages of HTML: one set of templates makes all reports, and what they are given is text; a server has one page."""
 
 import json
 import re
@@ -87,6 +87,12 @@ def test_every_template_is_of_the_one_set() -> None:
     assert {file.name for file in everywhere} == {f"{name}.html.j2" for name in ("base", "parts", *CONTENT)}
     whole = {name for name in CONTENT if '{% extends "base.html.j2" %}' in (TEMPLATES / f"{name}.html.j2").read_text()}
     assert whole == set(CONTENT)
+
+
+def test_the_page_of_a_server_is_the_only_html_that_is_no_report() -> None:
+    """It is sent as it stands (tests/test_http_page.py): nothing is ever put into it."""
+    found = {file for folder in FOLDERS for file in (ROOT / folder).rglob("*.html")}
+    assert {file for file in found if RESULTS not in file.parents} == {ROOT / "server/http/page.html"}
 
 
 def test_no_html_is_written_by_hand() -> None:

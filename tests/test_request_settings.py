@@ -32,10 +32,14 @@ from moesaic.models.errors import Expired, InvalidRequest, Unsupported, Violatio
 from moesaic.models.record import TierRecord
 from moesaic.proto import engine_pb2, generation_pb2
 from moesaic.server.client import Client
+from moesaic.server.client_answers import completion_of
+from moesaic.server.client_questions import Question
 from moesaic.server.client_request import build_request
-from moesaic.server.config import read_config
+from moesaic.server.config import configuration
+from moesaic.server.generation import submitted
+from moesaic.server.handlers import GENERATION
 from moesaic.server.messages import request_of, row_of, step_message, submit_message
-from moesaic.server.services import submitted
+from moesaic.server.services import call_of
 from moesaic.server.validation import PRIORITIES
 from moesaic.server.validation import settings_of as settings_of_message
 
@@ -124,7 +128,7 @@ def test_the_deadline_is_the_one_that_comes_first() -> None:
 @pytest.mark.parametrize(("left", "deadline"), [(None, 102.5), (1.0, 102.0), (9.0, 102.5)])
 def test_the_caller_and_the_deadline_of_a_call_go_to_the_engine(left: float | None, deadline: float) -> None:
     context: Any = SimpleNamespace(time_remaining=lambda: left, peer=lambda: "ipv4:127.0.0.1:7")
-    request = submitted(asked_of((5,), SETTINGS, TERMS), 100.0, 101.0, context)
+    request = submitted(asked_of((5,), SETTINGS, TERMS), 100.0, 101.0, call_of(context, "a"))
     assert (request.caller, request.deadline_seconds) == ("ipv4:127.0.0.1:7", deadline)
 
 
@@ -274,7 +278,7 @@ def test_a_priority_that_there_is_not_is_refused_by_the_server(online: Client) -
     message = build_request("x", model="dense")
     message.priority = 9  # type: ignore[assignment]
     with pytest.raises(InvalidRequest, match="priority: is 9, it must be high or normal or low"):
-        online._whole(message, None)
+        online._ask(Question(GENERATION, "Generate", message, completion_of), None)
 
 
 def test_floors_that_cannot_be_are_told_alike_at_both_doors(model: Path, online: Client) -> None:
@@ -323,7 +327,7 @@ def test_a_model_is_judged_with_its_keys_and_values_as_they_are_served(model: Pa
 
 def test_the_file_of_a_server_and_its_command_say_how_they_are_kept(tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text("models: {a: stories260k}\nengine: {kv_cache: int8}\n")
-    assert read_config(tmp_path / "serve.yaml").engine.kv_cache == "int8"
+    assert configuration({}, {}, tmp_path / "serve.yaml").options.engine.kv_cache == "int8"
     with local_server({"a": "stories260k"}, "--kv-cache", "int8") as address, Client(address) as client:
         assert client.model().kv_cache == "int8"
 

@@ -18,7 +18,10 @@ from moesaic.bench.published.text import TEMPLATES, count, fixed, kept, megabyte
 from moesaic.compress.moefy.calibrate import MODEL_PART
 from moesaic.engine.engine import STEP_TOKENS
 from moesaic.server.backoff import FIRST_SECONDS, LONGEST_SECONDS
+from moesaic.server.client_request import MAX_REQUEST_BYTES
+from moesaic.server.config_text import settings_page
 from moesaic.server.engine_process import END_SECONDS
+from moesaic.server.http.body import MOST_NAMES, MOST_VALUES
 from moesaic.server.logs import FLUSH_SECONDS
 from moesaic.server.long_prompts import MOST_SECONDS
 from moesaic.server.options import ServeOptions
@@ -399,11 +402,21 @@ def _engine_faults(patience: Patience, limits: ServeOptions) -> Iterator[str]:
     yield f"always; {FLUSH_SECONDS:g} s at the end"
 
 
+def _settings() -> Iterator[str]:
+    yield settings_page()
+
+
+def _http() -> Iterator[str]:
+    yield f"more than {MAX_REQUEST_BYTES >> 20} MiB, {MOST_VALUES} values, or {MOST_NAMES} names, objects and lists"
+
+
 PASSAGES = {
+    "docs/settings.md": _settings,
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
     "docs/faults.md": _faults,
+    "docs/http.md": _http,
     "docs/how-it-works.md": _how_it_works,
     "docs/decisions/planes-over-tiles.md": _planes_over_tiles,
 }

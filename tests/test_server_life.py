@@ -192,7 +192,7 @@ def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[st
 
 def test_a_public_host_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
     assert serve(ServeOptions(models=(("a", "stories260k"),), host="0.0.0.0")) == 2
-    assert "neither TLS nor tokens" in capsys.readouterr().err
+    assert "takes both TLS and tokens" in capsys.readouterr().err
 
 
 def test_a_missing_model_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:

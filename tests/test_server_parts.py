@@ -17,13 +17,15 @@ from moesaic.models.dial import Dial
 from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
 from moesaic.proto import engine_pb2
 from moesaic.server import messages
+from moesaic.server.access import Access
 from moesaic.server.admission import Admission
 from moesaic.server.calls import Calls
 from moesaic.server.exchange import TimeLimits
 from moesaic.server.fields import load_of
 from moesaic.server.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
 from moesaic.server.interceptor import CallGuard, Lane
-from moesaic.server.options import ServeOptions, check, loopback
+from moesaic.server.listening import check_exposure, listening_address
+from moesaic.server.options import ServeOptions, check
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
 
@@ -173,7 +175,7 @@ def test_an_unexpected_exception_tells_an_incident_and_no_more(
 
 async def _answer_of(behaviour: Any, streaming: bool) -> grpc.RpcError:
     make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
-    server = grpc.aio.server(interceptors=(CallGuard(LANE, LANE),))
+    server = grpc.aio.server(interceptors=(CallGuard(LANE, LANE, Access()),))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("test", {"Call": make(behaviour, bytes, bytes)}),)
     )
@@ -198,14 +200,17 @@ async def _raised_by_stream(channel: grpc.aio.Channel) -> grpc.RpcError:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3"])
-def test_loopback_is_what_may_be_listened_on(host: str) -> None:
-    assert loopback(host) in ("127.0.0.1", "::1", "127.1.2.3")
+def test_loopback_takes_neither_tls_nor_tokens(host: str) -> None:
+    check_exposure(host, has_tls=False, has_tokens=False)
+    assert listening_address(host) in ("127.0.0.1", "::1", "127.1.2.3")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::"])
-def test_a_host_that_others_can_reach_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(AddressError, match="has neither TLS nor tokens yet; listen on 127.0.0.1"):
-        loopback(host)
+def test_a_host_that_others_can_reach_takes_both_tls_and_tokens(host: str) -> None:
+    check_exposure(host, has_tls=True, has_tokens=True)
+    for tls, tokens, flags in ((True, False, "--tokens"), (False, True, "--tls-cert and --tls-key")):
+        with pytest.raises(AddressError, match=f"takes both TLS and tokens: add {flags}; or listen on 127.0.0.1"):
+            check_exposure(host, tls, tokens)
 
 
 @pytest.mark.parametrize(

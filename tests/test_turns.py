@@ -13,7 +13,7 @@ from moesaic.engine.options import EngineOptions
 from moesaic.models.errors import Overloaded
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server.admission import Admission, Place
-from moesaic.server.client import NO_PROXY
+from moesaic.server.dialling import NO_PROXY
 from moesaic.server.handlers import GENERATION, stub
 from moesaic.server.status import error_of
 from moesaic.server.turns import LATE_SECONDS, Turns

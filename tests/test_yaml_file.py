@@ -9,7 +9,7 @@ import yaml
 from moesaic.bench.reference.description import read_description
 from moesaic.compress.recipe import read_recipe
 from moesaic.models.yaml_file import read_yaml
-from moesaic.server.config import read_config
+from moesaic.server.config import configuration
 
 DESCRIPTION = "{family: llama, width: 32, layers: 1, heads: 2, ffn_width: 64, tokens: 1e6, learning_rate: 6e-4}"
 
@@ -66,7 +66,5 @@ def test_a_description_and_a_server_config_take_them_too(tmp_path: Path) -> None
     (tmp_path / "model.yaml").write_text(DESCRIPTION)
     assert read_description(tmp_path / "model.yaml").learning_rate == 6e-4
     (tmp_path / "serve.yaml").write_text("models: {a: stories260k}\nstall_seconds: 6e1\nport: 5e4\n")
-    assert (read_config(tmp_path / "serve.yaml").stall_seconds, read_config(tmp_path / "serve.yaml").port) == (
-        60,
-        50000,
-    )
+    options = configuration({}, {}, tmp_path / "serve.yaml").options
+    assert (options.stall_seconds, options.port) == (60, 50000)

@@ -1,0 +1,71 @@
+"""Every field of OpenAI's requests: what it becomes here, or why it is refused. docs/http.md has it as a table."""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from ...models.errors import Violation
+from ...models.suggestion import suggestion
+from ..status import MAX_VIOLATIONS
+
+SAMPLING = ("temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stop")
+OF_OTHER_SERVERS = (
+    "top_k", "min_p", "typical_p", "repetition_penalty", "stop_token_ids", "ignore_eos", "min_tokens",
+)  # fmt: skip
+OURS = (
+    "tier", "share", "floor_tier", "floor_share", "prefill_tier", "priority", "cache_salt", "first_token_seconds",
+    "regex", "grammar", "choices", "allowed_token_ids", "banned_token_ids",
+)  # fmt: skip
+COMMON = (
+    *SAMPLING, *OF_OTHER_SERVERS, "model", "max_tokens", "stream", "stream_options", "service_tier", "response_format",
+    "logprobs", "moesaic",
+)  # fmt: skip
+OF_DOORS = {"completion": ("prompt",), "chat": ("messages", "max_completion_tokens", "top_logprobs")}
+NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+
+LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for bookkeeping; no answer depends on them
+_WAYS_OUT = {
+    "tools": "no tool is called here; say in a message what may be called, and ask for JSON by response_format",
+    "functions": "no function is called here; say in a message what may be called, and ask for JSON by response_format",
+    "reasoning_effort": "how much is computed is said by service_tier or moesaic.share",
+    "echo": "put the prompt in front of the answer yourself",
+    "best_of": "ask for n answers with their logprobs",
+}
+# What clients send by habit, and the values with which it asks for nothing; null is always one.
+NOTHING: Mapping[str, tuple[object, ...]] = {
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False), "store": (False,), "modalities": (["text"],), "audio": (), "prediction": (),
+    "verbosity": ("medium",), "reasoning_effort": (), "web_search_options": (), "best_of": (1,), "echo": (False,),
+    "suffix": ("",),
+}  # fmt: skip
+
+
+def field_violations(body: Mapping[str, Any], door: str) -> list[Violation]:
+    """What the names of a request say that is not done here; of very many the first."""
+    return [*islice(_violations(body, door), MAX_VIOLATIONS)]
+
+
+def _violations(body: Mapping[str, Any], door: str) -> Iterator[Violation]:
+    known = (*COMMON, *OF_DOORS[door])
+    for name, value in body.items():
+        if name in known or name in LABELS:
+            continue
+        if name not in NOTHING:
+            yield Violation(name[:64], f"there is no such field; {suggestion(name[:64], known)}", "UNKNOWN_FIELD")
+        elif value is not None and not any(type(value) is type(each) and value == each for each in NOTHING[name]):
+            way_out = _WAYS_OUT.get(name, "leave it out")
+            yield Violation(name, f"asks for what is not done here; {way_out}", "UNSUPPORTED_FIELD")
+
+
+def known_keys(value: object, field: str, known: tuple[str, ...]) -> tuple[Mapping[str, Any], list[Violation]]:
+    """The keys of an object that there are, without null, and what is wrong with the others."""
+    if value is None:
+        return {}, []
+    if not isinstance(value, Mapping):
+        return {}, [Violation(field, f"is of type {type(value).__name__}, it must be an object")]
+    unknown = islice((key[:64] for key in value if key not in known), MAX_VIOLATIONS)
+    wrong = [
+        Violation(f"{field}.{key}", f"there is no such field; {suggestion(key, known)}", "UNKNOWN_FIELD")
+        for key in unknown
+    ]
+    return {key: each for key, each in value.items() if key in known and each is not None}, wrong
