@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _KEPT = 64  # compiled constraints, which requests of one form share
 _MOST_REASON = 300
 _MOST_REMAINDERS = 20_000  # a tenth of a second of the library's, which its own limits do not bound
-_FATAL = range(-(2**63), -(2**63) + 1024)  # of -2**63 it has no absolute value and ends the process; some round to it
+_POWERS_FOR_A_STATE = 13
+_LEAST = -(2**63) + 1024  # below it numbers become -2**63, of which the library has no absolute value: it crashes
 
 
 def check_constraint(constraint: Constraint) -> None:
@@ -40,10 +41,9 @@ def check_constraint(constraint: Constraint) -> None:
         raise Unsupported(is_missing("an answer of a given form", "guided", "llguidance"))
     from llguidance import LLMatcher
 
-    divisors, whole = _numbers(constraint)
-    fatal = next((number for number in whole if number in _FATAL), None)
-    if fatal is not None:
-        message = f"holds {fatal}, which no answer can be held to; give a number that is further from -2^63"
+    divisors, numbers = _numbers(constraint)
+    if min(numbers, default=0) < _LEAST:
+        message = f"holds a number below {_LEAST}, which no answer can be held to; leave it out"
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
     if _remainders(divisors) > _MOST_REMAINDERS:
         message = f"asks for multiples whose remainders are more than {_MOST_REMAINDERS}; lower multipleOf"
@@ -61,20 +61,19 @@ def check_constraint(constraint: Constraint) -> None:
         raise InvalidRequest([Violation(f"constraint.{constraint.kind}", message)])
 
 
-def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[int]]:
-    """What multipleOf names in the schemas of a constraint, and all whole numbers in them."""
+def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[Decimal]]:
+    """What multipleOf names in the schemas of a constraint, and all numbers in them."""
     divisors: list[Decimal] = []
-    whole: list[int] = []
+    numbers: list[Decimal] = []
 
     def note(pairs: list[tuple[str, object]]) -> None:
         divisors.extend(value for name, value in pairs if name == "multipleOf" and isinstance(value, Decimal))
 
-    def note_whole(text: str) -> Decimal:
-        if len(text) < 30:  # those of thousands of digits take their time
-            whole.append(int(text))
-        return Decimal(text)
+    def number(text: str) -> Decimal:
+        numbers.append(Decimal(text))
+        return numbers[-1]
 
-    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=note_whole, parse_float=Decimal)
+    decoder = json.JSONDecoder(object_pairs_hook=note, parse_int=number, parse_float=number)
     text = constraint.texts[0] if constraint.kind in ("json_schema", "grammar") else ""
     begins = (
         [len(text) - len(text.lstrip())]
@@ -84,21 +83,24 @@ def _numbers(constraint: Constraint) -> tuple[list[Decimal], list[int]]:
     for begin in begins:
         with suppress(ValueError, RecursionError):  # no JSON, or nested too deep: the library says so
             decoder.raw_decode(text, begin)
-    return divisors, whole
+    return divisors, numbers
 
 
 def _remainders(divisors: Sequence[Decimal]) -> int:
-    """States that the library makes for them, powers of 2 and 5 left out."""
-    return sum(map(_odd_part, divisors))
+    """What the library's work for them grows with: states, about so many or fewer."""
+    return sum(map(_states, divisors))
 
 
-def _odd_part(number: Decimal) -> int:
-    digits = number.as_tuple().digits
-    part = int("".join(map(str, digits[:20])))
+def _states(number: Decimal) -> int:
+    """Of one divisor: its digits without zeros at their end; of a power of 2 or 5 alone a part, as was measured."""
+    digits = int("".join(map(str, number.as_tuple().digits[:20])))
+    while digits and digits % 10 == 0:
+        digits //= 10
+    rest = digits
     for factor in (2, 5):
-        while part and part % factor == 0:
-            part //= factor
-    return part
+        while rest and rest % factor == 0:
+            rest //= factor
+    return digits // _POWERS_FOR_A_STATE if rest == 1 else digits
 
 
 def grammar_of(constraint: Constraint) -> str:

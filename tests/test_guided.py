@@ -157,6 +157,9 @@ def test_a_form_that_cannot_be_followed_fails_its_request_with_the_reason(
         ("json_schema", ' {"type": "integer", "multiple\\u004ff": 999983}'),
         ("json_schema", '{"items": [{"multipleOf": 0.19937}, {"multipleOf": 19937e3}]}'),
         ("grammar", 'start: %json {"type": "integer", "multipleOf": 99999989}'),
+        ("json_schema", '{"multipleOf": 2147483648}'),
+        ("json_schema", '{"multipleOf": 390625}'),
+        ("json_schema", '{"multipleOf": 159976}'),
     ],
 )
 def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, text: str) -> None:
@@ -164,24 +167,25 @@ def test_multiples_that_would_take_the_library_minutes_are_refused(kind: str, te
         check_constraint(Constraint(kind, (text,)))
 
 
-@pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300"])
+@pytest.mark.parametrize("number", ["0.01", "1000000", "9973", "1e300", "65536", "0.125", "15625"])
 def test_multiples_of_few_remainders_are_not_refused_for_them(number: str) -> None:
     divisors, _ = _numbers(Constraint("json_schema", (f'{{"multipleOf": {number}}}',)))
     assert _remainders(divisors) < 10_000
 
 
-@pytest.mark.parametrize("number", [-(2**63), -(2**63) + 1, -(2**63) + 512])
+@pytest.mark.parametrize("number", [-(2**63), -(2**63) + 1, -(2**63) + 512, "-1e308"])
 @pytest.mark.parametrize(
     ("kind", "text"),
     [("json_schema", '{"enum": [5, {"a": NUMBER}]}'), ("json_schema", '{"properties": {"a": {"const": NUMBER}}}'),
-     ("grammar", 'start: "a" %json {"const": NUMBER}')],
+     ("grammar", 'start: "a" %json {"const": NUMBER}'),
+     ("json_schema", '{"type": "integer", "enum": [NUMBER]}')],
 )  # fmt: skip
-def test_a_number_that_would_end_the_process_is_refused(kind: str, text: str, number: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"holds {number}, .* further from"):
+def test_a_number_that_would_end_the_process_is_refused(kind: str, text: str, number: object) -> None:
+    with pytest.raises(InvalidRequest, match="holds a number below -9223372036854774784"):
         check_constraint(Constraint(kind, (text.replace("NUMBER", str(number)),)))
 
 
-@pytest.mark.parametrize("number", ["-9223372036854774784", "-9223372036854775808.5", "9223372036854775807", "-1e30"])
+@pytest.mark.parametrize("number", ["-9223372036854774784", "9223372036854775807", "1e308", "-1e18"])
 def test_numbers_as_large_as_these_are_followed(number: str) -> None:
     check_constraint(Constraint("json_schema", (f'{{"enum": [{number}, "-9223372036854775808"]}}',)))
 
