@@ -182,7 +182,7 @@ def test_a_server_that_asks_who_calls_is_told_by_a_field_of_the_page(tmp_path: P
         pytest.skip("needs chromium: apt install chromium")
     token = add_token(tmp_path / "tokens.jsonl", "alice", ["generate"])
     with Server(http=True, tokens=str(tmp_path / "tokens.jsonl")) as server, opened(f"{server.web}/") as tab:
-        tab.until("document.querySelector('#state').textContent.includes('asks who calls')")
+        tab.until("document.querySelector('#state')?.textContent.includes('asks who calls')")
         tab.run("document.querySelector('#token').focus()")
         tab.type(token)
         tab.press(**ENTER)
