@@ -106,8 +106,10 @@ def test_every_probe_asks_the_port_that_answers_without_tls(tmp_path: Path) -> N
     probes = [CONTAINER[f"{name}Probe"]["grpc"] for name in ("startup", "readiness", "liveness")]
     assert probes == [{"port": options.health_port}] * 3
     ports = {each["name"]: each["containerPort"] for each in CONTAINER["ports"]}
-    assert ports == {"grpc": options.port, "health": options.health_port}
-    assert f"EXPOSE {options.port} {options.health_port}\n" in DOCKERFILE
+    assert ports == {"grpc": options.port, "http": options.http_port, "health": options.health_port}
+    assert f"EXPOSE {options.port} {options.http_port} {options.health_port}\n" in DOCKERFILE
+    let_in = [each["port"] for each in of_kind("NetworkPolicy")["spec"]["ingress"][0]["ports"]]
+    assert let_in == [each["port"] for each in of_kind("Service")["spec"]["ports"]] == [options.port, options.http_port]
 
 
 def test_whoever_ends_a_server_waits_for_its_drain(tmp_path: Path) -> None:
