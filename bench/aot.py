@@ -30,6 +30,7 @@ from ..kernels.route import _route_kernel, route_config
 from ..models.files import write_whole
 from .aot_case import SHARED_LIMIT, TYPES, Case
 from .aot_integers import integer_cases
+from .aot_step import step_cases
 
 SHARED_SHARE = 0.9
 OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA", "IDP")
@@ -183,7 +184,7 @@ def blocks_of(tile: TileConfig) -> dict[str, int]:
 
 def all_cases() -> list[Case]:
     """The registry: every kernel with every tile that ships."""
-    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases()]
+    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases(), *step_cases()]
 
 
 def compile_case(case: Case, target: int) -> Any:
@@ -198,7 +199,7 @@ def compile_case(case: Case, target: int) -> Any:
         if name in case.types or name in case.multiples_of_16:
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = compiler.ASTSource(fn=case.kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages, "maxnreg": case.most_registers}
     return compiler.compile(source, target=backends.GPUTarget("cuda", target, 32), options=options)
 
 
@@ -219,7 +220,7 @@ def resources_of(case: Case, target: int) -> Resources:
         stack=int(found[2]),
         spills=len(re.findall(r"\b(?:LDL|STL)\b", code)),
         shared_bytes=kernel.metadata.shared,
-        wide_loads=len(re.findall(rf"\b(?:LDG|LDGSTS)\.\S*{8 * case.load_bytes}", code)),
+        wide_loads=len(re.findall(rf"\b(?:LDG|LDGSTS)\.\S*{8 * case.load_bytes or ''}", code)),
         opcodes={name: n for name in OPCODES if (n := len(re.findall(rf"\b{name}\b", code)))},
     )
 

@@ -18,7 +18,7 @@ class Case:
 
     `opcodes`: the instruction that a target's code must contain. `exact`: no tensor core may be used, as they
     round fp32 operands (triton 3.6.0 does so for sm_100 in tiles of 64 rows, even when asked for "ieee").
-    `load_bytes`: of a thread, at once, of what the kernel reads most.
+    `load_bytes`: of a thread, at once, of what the kernel reads most; 0 where it reads too little to matter.
     """
 
     name: str
@@ -31,3 +31,4 @@ class Case:
     opcodes: dict[int, str] = field(default_factory=dict)
     exact: bool = False
     load_bytes: int = 16
+    most_registers: int | None = None  # of a thread, where the launch says so

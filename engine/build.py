@@ -60,6 +60,8 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None else None
+    if forms:
+        forms.warm(options.num_slots)
     runner.use_threads(threads)
     watched = _govern(threads, runner.use_threads) if options.threads is None and device.type == "cpu" else nullcontext
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids

@@ -5,6 +5,7 @@ buffer of integers and one of numbers, each filled by one copy. The pass reads t
 operations and shapes whatever they hold: a CUDA graph can hold it. One copy brings its outcome to the host.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute, OperatingPoints
-from .paged_context import PagedContext
 from .runner import ModelRunner, Span
 from .sampler import NOT_FINITE, Drawn, plainly_drawn
 
+_log = logging.getLogger(__name__)
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _ID, _POSITION, _TIER, _TABLE = 0, 1, 2, 3  # columns of the integers; a table is all that follow
 _PART, _TEMPERATURE, _UNIFORM = 0, 1, 2  # columns of the numbers
@@ -59,6 +60,8 @@ class Form:
         self._numbers = torch.zeros(size.rows, 3, dtype=torch.float64, device=device)
         self._row = torch.arange(size.rows, dtype=torch.int32, device=device)
         self._places: list[int] = []
+        self.graph: torch.cuda.CUDAGraph | None = None  # once it is captured
+        self._captures, self._has_run, self._found = device.type == "cuda", False, self._numbers
 
     def fill(self, spans: Sequence[Span], temperatures: Sequence[float], uniforms: Sequence[float]) -> None:
         """Takes in the rows of a step, those at the full tier first: two copies to the device."""
@@ -77,18 +80,37 @@ class Form:
     @torch.inference_mode()
     def run(self) -> Tensor:
         """Token, finite flag and shares of every row: fp64 [rows, 2 or 4], on the device."""
-        model, spec = self._runner.model, self._runner.model.spec
-        compute = self._compute() if spec.num_tiers > 1 else None
+        compute = self._compute() if self._runner.model.spec.num_tiers > 1 else None
         positions = self._integers[:, _POSITION]
         tables = self._integers[:, _TABLE:].to(torch.int32)
         longest = self.size.blocks * BLOCK_TOKENS
         tokens = PagedTokens(tables, self._row, positions.to(torch.int32), [1] * self.size.rows, longest)
-        context = PagedContext(self._runner.pages, tokens)
-        ids = self._integers[:, _ID].unsqueeze(1)
-        logits = model.head(model.hidden(ids, positions.unsqueeze(1), context, compute)[:, 0], compute)
+        logits = self._runner.logits(self._integers[:, _ID], tokens, compute, self._row.long())
         drawn = plainly_drawn(logits, self._numbers[:, _TEMPERATURE], self._numbers[:, _UNIFORM])
         shares = [compute.spent.columns(1, logits.device)] if compute else []
         return torch.cat([drawn, *shares], 1)
+
+    def outcome(self) -> Tensor:
+        """What `run` gives. On a GPU a graph does it, which the second step makes: the first one compiles."""
+        if self._captures and self._has_run and self.graph is None:
+            self._capture()
+        if self.graph is None:
+            self._found, self._has_run = self.run(), True
+        else:
+            self.graph.replay()
+        return self._found
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._found = self.run()
+            self.graph = graph
+        except RuntimeError:
+            _log.exception(
+                "a step of %d rows cannot be a CUDA graph here, and is launched piece by piece", self.size.rows
+            )
+            self._captures = False
 
     def read(self, found: Tensor) -> list[Drawn]:
         """The one copy back: the token of each row that is no filling, and beside it the shares that it used."""
@@ -114,4 +136,16 @@ class Forms:
         size = size_for(spans)
         form = self._made.get(size) or self._made.setdefault(size, Form(self._runner, size))
         form.fill(spans, temperatures, uniforms)
-        return form.read(form.run())
+        return form.read(form.outcome())
+
+    def warm(self, most_rows: int) -> None:
+        """Compiles and captures steps of every number of rows, all full and, where there are tiers, all sparse."""
+        sparse = self._runner.model.spec.num_tiers > 1
+        for rows in [bucket for bucket in BUCKETS if bucket <= _bucket(most_rows)]:
+            for point in [0.0, 1.0] if sparse else [0.0]:
+                for _ in range(2):
+                    spans = [Span([0], 0, [self._runner.spare] * self._most_blocks(), point, decodes=True)] * rows
+                    self.step(spans, [0.0] * rows, [0.0] * rows)
+
+    def _most_blocks(self) -> int:
+        return -(-self._runner.max_context // BLOCK_TOKENS)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute
-from ..models.program import NoProgramError, StepProgram
+from ..models.device_step import DeviceStep
+from ..models.program import StepProgram
 from ..models.step_share import StepShare
 from ..models.transformer import Transformer
+from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
 from .pages import Pages
 
@@ -69,9 +71,11 @@ class ModelRunner:
     """The Transformer over pages. Tokens of a step do not see each other's sequences, unless rows choose together.
 
     step: what the rows that decode at sparse tiers may read together in a step. spare: a block that is nobody's.
-    programmed: whether a pass is one call of the C++ where it can be (models/program.py), which packs the model's
-    weights; without_program: why it is none.
+    programmed: whether a pass is one call of the C++ where it can be (models/program.py), on a GPU a decode step of few
+    launches (models/device_step.py), which packs the model's weights; without_program: why it is none.
     """
+
+    program: StepProgram | DeviceStep | None
 
     block_tokens = BLOCK_TOKENS
 
@@ -101,13 +105,8 @@ class ModelRunner:
             return _in_order(spans, [self.forward(first), self.forward([span for span in spans if span.decodes])])
         counts = [len(span.token_ids) for span in spans]
         scored = torch.tensor(_scored(spans), device=self.device)
-        if self.program is None:
-            states, compute = self.states(spans)
-            every = len(scored) == len(states)
-            logits = self.model.head(states if every else states[scored], compute, None if every else scored)
-        else:
-            compute, threads = self._compute(spans), self._threads or torch.get_num_threads()
-            logits = self.program.run(self._ids(spans), self._tokens(spans), compute, scored, threads)
+        compute = self._compute(spans)
+        logits = self.logits(self._ids(spans), self._tokens(spans), compute, scored)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
 
     def use_threads(self, count: int) -> None:
@@ -118,12 +117,23 @@ class ModelRunner:
         torch.set_num_threads(count if self.program is None else 1)
 
     @torch.inference_mode()
+    def logits(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, scored: Tensor) -> Tensor:
+        """Logits [scored, vocab] of tokens, ids int64 [tokens], in either way; `compute` takes their account."""
+        if self.program is not None and self.program.takes(tokens.counts):
+            return self.program.run(ids, tokens, compute, scored, self._threads or torch.get_num_threads())
+        states = self._states(ids, tokens, compute)
+        every = len(scored) == len(states)
+        return self.model.head(states if every else states[scored], compute, None if every else scored)
+
+    @torch.inference_mode()
     def states(self, spans: Sequence[Span]) -> tuple[Tensor, Compute | None]:
         """States [tokens, hidden] of all tokens, module by module, and the account of what they used."""
-        tokens, compute = self._tokens(spans), self._compute(spans)
+        compute = self._compute(spans)
+        return self._states(self._ids(spans), self._tokens(spans), compute), compute
+
+    def _states(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None) -> Tensor:
         context = PagedContext(self.pages, tokens)
-        ids, positions = self._ids(spans).unsqueeze(1), tokens.positions.unsqueeze(1)
-        return self.model.hidden(ids, positions, context, compute)[:, 0], compute
+        return self.model.hidden(ids.unsqueeze(1), tokens.positions.unsqueeze(1), context, compute)[:, 0]
 
     def _ids(self, spans: Sequence[Span]) -> Tensor:
         return torch.tensor([token for span in spans for token in span.token_ids], device=self.device)
@@ -131,11 +141,13 @@ class ModelRunner:
     def _tokens(self, spans: Sequence[Span]) -> PagedTokens:
         return tokens_of([(span.start, len(span.token_ids), span.table) for span in spans], self.device)
 
-    def _programmed(self, step: StepShare | None) -> tuple[StepProgram | None, str]:
+    def _programmed(self, step: StepShare | None) -> tuple[StepProgram | DeviceStep | None, str]:
         """The model as a program, else why there is none."""
         try:
             if step is not None:
                 raise NoProgramError("rows choose their neurons together")
+            if self.device.type != "cpu":
+                return DeviceStep(self.model, self.pages.layers, self.max_context), ""
             return StepProgram(self.model, self.pages.layers), ""
         except NoProgramError as error:
             return None, str(error)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .cost import Cost
+from .digit_matrix import digit_matrix_triton
 from .digit_triton import BLOCK, MOST_TOKENS, digit_linear_triton
 from .graded.bytes import MAX_INPUTS
 from .graded.digits import digits_of
@@ -29,7 +30,7 @@ from .planes.native import PLANE_ISAS, plane_isa
 
 QUAD = 4  # inputs that stand together
 _OFFSET = 128
-Implementation = Literal["triton", "native", "torch"]
+Implementation = Literal["triton", "matrix", "native", "torch"]
 
 
 class Layer(ctypes.Structure):
@@ -75,7 +76,7 @@ class DigitWeights:
 
     def at(self, rows: Tensor) -> Tensor:
         """int8 [n, inputs] of n rows. Raises IndexError for one that is not there."""
-        if ((rows < 0) | (rows >= self.outputs)).any():
+        if rows.is_cpu and bool(((rows < 0) | (rows >= self.outputs)).any()):  # a GPU is not waited for
             raise IndexError(f"there are rows 0 to {self.outputs - 1}, {rows.tolist()} are asked for")
         found = self.tiles[rows // BLOCK, :, rows % BLOCK].flatten(1)[:, : self.inputs]
         return (found ^ _OFFSET).view(torch.int8)
@@ -109,8 +110,9 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     choice = choose_digit_linear("cpu" if x.is_cpu else x.device.type, len(flat), library is not None, HAS_TRITON)
     if choice == "native" and library:
         found = digit_linear_native(flat, weights, library)
-    elif choice == "triton":
-        found = digit_linear_triton(flat, weights.tiles, weights.scale, weights.bias)
+    elif choice in ("triton", "matrix"):
+        by_triton = digit_linear_triton if choice == "triton" else digit_matrix_triton
+        found = by_triton(flat, weights.tiles, weights.scale, weights.bias)
     else:
         found = digit_linear_torch(flat, weights)
     return found.view(*x.shape[:-1], weights.outputs)
@@ -118,8 +120,8 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
 
 def choose_digit_linear(device: str, tokens: int, library: bool, triton: bool) -> Implementation:
     """Which implementation answers; all of them give the same bits. library: whether there is the C++ of the CPU."""
-    if device == "cuda" and triton and 0 < tokens <= MOST_TOKENS:
-        return "triton"
+    if device == "cuda" and triton and tokens:
+        return "triton" if tokens <= MOST_TOKENS else "matrix"
     return "native" if device == "cpu" and library and tokens else "torch"
 
 

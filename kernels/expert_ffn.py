@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, activate
 from .cost import Cost
 from .dense_linear import dense_linear_torch
 from .expert_weights import ExpertWeights as ExpertWeights  # callers find it here
@@ -137,19 +137,6 @@ def down_config(tokens: int, hidden: int, dtype: torch.dtype) -> TileConfig:
 
 
 @jit
-def _activate(x, ACTIVATION: constexpr):  # type: ignore[no-untyped-def]
-    if ACTIVATION == "relu":
-        result = tl.where(x < 0, 0.0, x)  # NaN stays NaN
-    elif ACTIVATION == "silu":
-        result = x * tl.sigmoid(x)
-    elif ACTIVATION == "gelu":
-        result = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    else:
-        result = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-    return result
-
-
-@jit
 def _union_of(union, count, active, token, tokens, experts, BLOCK_EXPERTS: constexpr):  # type: ignore[no-untyped-def]
     """The experts that any of these tokens uses, in ascending order, and how many they are."""
     found = 0
@@ -208,9 +195,9 @@ def _up_kernel(  # type: ignore[no-untyped-def]
             gates = gates * tl.load(gate_scale + neuron, mask=neuron < width, other=0.0)[:, None]
         if HAS_GATE_BIAS:
             gates += tl.load(gate_bias + neuron, mask=neuron < width, other=0.0).to(tl.float32)[:, None]
-        value = _activate(gates, ACTIVATION) * value
+        value = activate(gates, ACTIVATION) * value
     else:
-        value = _activate(value, ACTIVATION)
+        value = activate(value, ACTIVATION)
     result = tl.where(on, value, 0.0).to(h.dtype.element_ty)
     tl.store(h + token.to(tl.int64)[None, :] * width + neuron[:, None], result, mask=inside)
 

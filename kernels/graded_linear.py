@@ -60,10 +60,10 @@ class GradedWeights:
     @property
     def layer(self) -> Layer:
         """The addresses of all of it, for the C++: valid as long as this object lives."""
-        return layer_of(self.packed, *self._vectors)
+        return layer_of(self.packed, *self.vectors)
 
     @cached_property
-    def _vectors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor | None]:
         bias = None if self.bias is None else self.bias.detach().float().contiguous()
         return self.scale.detach().contiguous(), self.worth.detach().contiguous(), bias
 
@@ -102,7 +102,7 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     if choice == "native" and library and isa:
         return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
     if choice == "triton":
-        return GradedResult(*graded_linear_triton(x.detach(), packed, *weights._vectors, thresholds.contiguous()))
+        return GradedResult(*graded_linear_triton(x.detach(), packed, *weights.vectors, thresholds.contiguous()))
     return (_in_integers if choice == "integers" else graded_linear_torch)(x, weights, thresholds)
 
 

@@ -1,12 +1,10 @@
 """A pass of a model as a list of instructions, run by one call into cpp/program.cpp.
 
-A place is a table of rows in fp32 that instructions read and write; a view is some columns of it. Whoever writes a
-program makes its places, then its instructions in order, each with the operands of the module that it stands for.
+kernels/instructions.py says what instructions do and on what.
 """
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from .digit_linear import DigitWeights
 from .graded_linear import GradedWeights
+from .instructions import Counted, View
 from .native import Native
 from .native_expert_ffn import CODES
 from .paged_attention import KVPages, PagedTokens
@@ -49,32 +48,6 @@ class _Run(ctypes.Structure):
 
 
 INSTRUCTION_BYTES, RUN_BYTES = ctypes.sizeof(_Instruction), ctypes.sizeof(_Run)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """`width` columns of a place, from `offset` on; rows are `stride` apart."""
-
-    place: int
-    width: int
-    stride: int
-    offset: int = 0
-
-    def columns(self, offset: int, width: int) -> "View":
-        """Some of these columns."""
-        return View(self.place, width, self.stride, self.offset + offset)
-
-    def joined(self, following: "View") -> "View":
-        """These columns and those that follow them."""
-        return View(self.place, self.width + following.width, self.stride, self.offset)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What graded linears read. bits: int64 [prices, rows]; neurons: int64 [rows]."""
-
-    bits: Tensor
-    neurons: Tensor
 
 
 class Program:

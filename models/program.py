@@ -1,7 +1,7 @@
-"""The Transformer as a program for the C++: a walk through its modules in the order in which they compute.
+"""A step of the Transformer as one call of the C++, on a CPU.
 
-`transformer.py` stays the one definition. What the walk meets and has no instruction for ends it, with the reason, and
-the model runs module by module.
+models/walk.py writes the program. What it has no instruction for ends it, with the reason, and the model runs module by
+module.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,16 @@ from torch import Tensor
 from ..kernels.graded.bytes import MAX_INPUTS
 from ..kernels.native import ISAS, native
 from ..kernels.native_attention import MOST_SIZE
-from ..kernels.native_expert_ffn import CODES
-from ..kernels.native_program import WEIGHT_KINDS, Counted, Program, View
+from ..kernels.native_program import WEIGHT_KINDS, Program
 from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
-from .compute import Compute, Prices
-from .ffn.dense import FFN
-from .linear import (
-    Embedding,
-    Graded,
-    Int8Embedding,
-    Int8Linear,
-    Linear,
-    TensorModule,
-)
+from .compute import Compute
+from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
 from .packing import pack_digits_
 from .rope import rotation
-from .transformer import Attention, Layer, Norm, Transformer
+from .transformer import Norm, Transformer
+from .walk import NoProgramError, check_walk, note, write_step
 
 _POSITIONS = 256  # for which turns are made at first
-
-
-class NoProgramError(Exception):
-    """The message says what a program has no instruction for."""
 
 
 class StepProgram:
@@ -48,11 +36,14 @@ class StepProgram:
             raise NoProgramError("there is no C++ library for this processor's vector instructions")
         _check(model, pages)
         pack_digits_(model)
-        self._model, self._blocks, self._prices = model, len(pages[0].keys), list[Prices]()
+        self._model, self._blocks = model, len(pages[0].keys)
         self._turn: tuple[Tensor, Tensor] | None = None
-        self._places = dict[tuple[str, int], View]()  # that layers share
         self._program = Program(library, model.spec.hidden_size)
-        self._write(pages)
+        self._prices = write_step(self._program, model, pages)
+
+    def takes(self, counts: Sequence[int]) -> bool:
+        """Whether it computes a pass of so many tokens of each sequence."""
+        return True
 
     def run(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, kept: Tensor, threads: int) -> Tensor:
         """Logits fp32 [scored, vocab] of the rows that are `kept`, int64 [scored]; ids: int64 [rows].
@@ -65,7 +56,7 @@ class StepProgram:
         x = self._embedded(ids, tokens.positions)
         found, counted = self._program.run(x, tokens, self._blocks, self._turns(tokens), rows, kept, threads)
         if compute is not None and asks:
-            self._note(compute, counted)
+            note(compute, self._prices, counted)
         return found
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -84,100 +75,14 @@ class StepProgram:
             self._turn = turns[0][0, 0].contiguous(), turns[1][0, 0].contiguous()
         return self._turn
 
-    def _note(self, compute: Compute, counted: Counted) -> None:
-        neurons: Tensor | None = counted.neurons
-        for price, bits in zip(self._prices, counted.bits, strict=True):
-            compute.spent.note_graded(price, bits, neurons, 1)
-            neurons = None
-
-    def _write(self, pages: Sequence[KVPages]) -> None:
-        model, program = self._model, self._program
-        x, normed, added = program.input, program.place(program.input.width), program.place(program.input.width)
-        for layer, kept in zip(model.layers, pages, strict=True):
-            if isinstance(layer, Layer):
-                self._norm(layer.attention_norm, x, normed)
-                self._attention(layer.attention, normed, added, kept)
-                program.add(added, x)
-                self._norm(layer.ffn_norm, x, normed)
-                self._ffn(layer.ffn, normed, added)
-                program.add(added, x)
-        self._norm(model.norm, x, normed)
-        program.gather(normed, added)
-        head = model.embedding if model.untied_head is None else model.untied_head
-        self._linear(head, added, program.place(model.spec.vocab_size))
-
-    def _norm(self, norm: Norm, source: View, target: View) -> None:
-        self._program.norm(source, target, norm.weight, norm.bias, norm.eps, norm.kind == "layer")
-
-    def _attention(self, attention: Attention, source: View, target: View, pages: KVPages) -> None:
-        size = attention.head_size
-        widths = [count * size for count in attention.counts]
-        parts = (attention.query, attention.key, attention.value)
-        query, key, value = self._together(attention.packed, parts, source, widths)
-        if self._model.spec.rope is not None:
-            for turned in [query.joined(key)] if query.place == key.place else [query, key]:
-                self._program.rotate(turned, size)
-        mixed = self._place("mixed", widths[0])
-        self._program.attend(query, key, value, mixed, pages, size)
-        self._linear(attention.output, mixed, target)
-
-    def _ffn(self, ffn: FFN, source: View, target: View) -> None:
-        neurons = self._place("neurons", ffn.width)
-        if ffn.gate is None:
-            up = self._place("up", ffn.width)
-            self._linear(ffn.up, source, up)
-            self._program.activate(up, neurons, ffn.activation_name)
-        else:
-            gate, up = self._together(ffn.packed, (ffn.gate, ffn.up), source, [ffn.width] * 2)
-            self._program.activate(up, neurons, ffn.activation_name, gate)
-        self._linear(ffn.down, neurons, target)
-
-    def _together(
-        self, whole: tuple[TensorModule] | None, parts: Sequence[TensorModule], source: View, widths: Sequence[int]
-    ) -> list[View]:
-        """What linears over the same rows give, side by side where they are one."""
-        if whole is None:
-            found = [self._place(f"part {i}", width) for i, width in enumerate(widths)]
-            for linear, view in zip(parts, found, strict=True):
-                self._linear(linear, source, view)
-            return found
-        both = self._place("whole", sum(widths))
-        self._linear(whole[0], source, both)
-        return [both.columns(sum(widths[:i]), width) for i, width in enumerate(widths)]
-
-    def _place(self, name: str, width: int) -> View:
-        if (name, width) not in self._places:
-            self._places[name, width] = self._program.place(width)
-        return self._places[name, width]
-
-    def _linear(self, linear: TensorModule, source: View, target: View) -> None:
-        if isinstance(linear, Graded) and linear.held is not None:
-            price = self._price(linear.prices)
-            self._program.graded_linear(source, target, linear.held, price, linear.counts_neurons)
-        elif isinstance(linear, Int8Linear | Int8Embedding) and linear.digits is not None:
-            self._program.digit_linear(source, target, linear.digits)
-        elif isinstance(linear, Linear | Embedding):
-            self._program.dense_linear(source, target, linear.weight, getattr(linear, "bias", None))
-
-    def _price(self, prices: Prices) -> int:
-        """The row in which linears with as many outputs count their bits; what they read anyway is added up."""
-        for i, known in enumerate(self._prices):
-            if known.parts == prices.parts:
-                self._prices[i] = Prices(known.fixed + prices.fixed, known.parts)
-                return i
-        self._prices.append(prices)
-        return len(self._prices) - 1
-
 
 def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
     """Raises NoProgramError for a model with a part that has no instruction."""
-    for layer, kept in zip(model.layers, pages, strict=True):
-        if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
-            raise NoProgramError("its FFNs choose neurons")
-        if layer.ffn.activation_name not in CODES:
-            raise NoProgramError(f"its activation is {layer.ffn.activation_name}")
-        if kept.keys.dtype not in (torch.float32, torch.int8) or padded_size(layer.attention.head_size) > MOST_SIZE:
-            raise NoProgramError(f"its heads have {layer.attention.head_size} values, kept as {kept.keys.dtype}")
+    check_walk(model)
+    for layer, kept in zip(model.spec.layers, pages, strict=True):
+        size = layer.attention.head_size
+        if kept.keys.dtype not in (torch.float32, torch.int8) or padded_size(size) > MOST_SIZE:
+            raise NoProgramError(f"its heads have {size} values, kept as {kept.keys.dtype}")
     for norm in (each for each in model.modules() if isinstance(each, Norm)):
         if not norm.weight.is_cpu or norm.weight.dtype != torch.float32:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")

@@ -16,9 +16,10 @@ from moesaic.kernels.digit_linear import (
     digit_linear_torch,
     pack_digits,
 )
+from moesaic.kernels.digit_matrix import digit_matrix_triton
 from moesaic.kernels.digit_triton import MOST_TOKENS, digit_linear_triton, digit_tile
-from moesaic.kernels.graded.fixed_point import CHUNK
 from moesaic.kernels.graded.layout import pack_graded
+from moesaic.kernels.graded.lists import CHUNK
 from moesaic.kernels.graded_linear import GradedWeights, graded_linear_torch
 from moesaic.kernels.planes.native import PLANE_ISAS
 from moesaic.models.threads import torch_threads
@@ -155,7 +156,7 @@ def test_the_kernels_give_the_bits_of_the_judge(
 
 
 def test_two_blocks_of_a_program_give_the_bits_of_the_judge(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moesaic.kernels.digit_triton._PROGRAMS", 1)
+    monkeypatch.setattr("moesaic.kernels.digit_triton._PROGRAMS", 4)
     x, weights = some(70, 12, 2, bias=True)
     assert digit_tile(2, 3, 1).blocks == 2 and by_triton(x, weights, device).equal(digit_linear_torch(x, weights))
 
@@ -173,15 +174,40 @@ def test_a_row_that_is_no_number_or_zero_is_told_by_the_kernels_too(device: str)
     assert found[0].isnan().all() and found[1:].equal(digit_linear_torch(x, weights)[1:])
 
 
-def test_a_few_tokens_on_a_gpu_have_kernels() -> None:
-    assert choose_digit_linear("cuda", MOST_TOKENS, False, True) == "triton"
-    others = [("cuda", MOST_TOKENS + 1, False, True), ("cuda", 1, False, False), ("cpu", 1, False, True)]
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs", "dtype"),
+    [(9, 37, 17, torch.bfloat16), (33, 130, 70, torch.float32), (66, 6, 33, torch.float16)],
+    ids=str,
+)
+def test_many_rows_have_the_bits_of_the_judge(
+    tokens: int, inputs: int, outputs: int, dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, weights = some(outputs, inputs, tokens, bias=tokens > 9)
+    bias = None if weights.bias is None else weights.bias.to(device)
+    x[4], x[5, 2] = 0.0, torch.inf
+    poison_new_tensors(monkeypatch)
+    found = digit_matrix_triton(x.to(dtype).to(device), weights.tiles.to(device), weights.scale.to(device), bias).cpu()
+    judge = digit_linear_torch(x.to(dtype), weights)
+    assert found[5].isnan().all() and found.nan_to_num(7.0).equal(judge.nan_to_num(7.0)) and found.dtype == dtype
+
+
+def test_the_largest_sums_of_many_rows_are_exact(device: str) -> None:
+    weights = pack_digits(torch.full((2, 40), -128).to(torch.int8), torch.ones(2))
+    x = torch.ones(12, 40)
+    found = digit_matrix_triton(x.to(device), weights.tiles.to(device), weights.scale.to(device), None).cpu()
+    assert found.equal(digit_linear_torch(x, weights))
+
+
+def test_any_number_of_tokens_on_a_gpu_has_a_kernel() -> None:
+    counts = (0, 1, MOST_TOKENS, MOST_TOKENS + 1)
+    assert [choose_digit_linear("cuda", n, False, True) for n in counts] == ["torch", "triton", "triton", "matrix"]
+    others = [("cuda", 1, False, False), ("cpu", 1, False, True)]
     assert {choose_digit_linear(*each) for each in others} == {"torch"}
     assert choose_digit_linear("cpu", 1, True, True) == "native"
 
 
 def test_programs_are_enough_to_keep_memory_busy() -> None:
-    assert digit_tile(1, 18, 3).parts == 4 and digit_tile(8, 896, 16).parts == 1
+    assert [digit_tile(1, blocks, quads).splits for blocks, quads in ((18, 144), (128, 1024), (896, 1024))] == [9, 8, 3]
     assert [digit_tile(1, blocks, 16).blocks for blocks in (18, 896)] == [1, 2]
 
 

@@ -6,12 +6,12 @@ from graded_cases import thresholds_of, tokens_of, weights_of
 from kernel_harness import poison_new_tensors
 from torch import Tensor
 
-from moesaic.kernels.graded.fixed_point import CHUNK
 from moesaic.kernels.graded.launches import MOST_TOKENS, graded_linear_triton, takes
 from moesaic.kernels.graded.layout import pack_graded
-from moesaic.kernels.graded.lists import MAX_ROWS, SLOTS, TURN, Lists, listed, rows_of
+from moesaic.kernels.graded.lists import CHUNK, MAX_ROWS, SLOTS, TURN, Lists, listed, rows_of
 from moesaic.kernels.graded.multiply import graded_tile
 from moesaic.kernels.graded_linear import GradedResult, GradedWeights, graded_levels, graded_linear_torch
+from moesaic.kernels.rows import measured
 
 
 def by_triton(x: Tensor, weights: GradedWeights, thresholds: Tensor, device: str) -> GradedResult:
@@ -89,7 +89,7 @@ def test_the_largest_sums_of_a_chunk_are_exact(value: int, device: str) -> None:
 
 
 def lists_of(x: Tensor, weights: GradedWeights, thresholds: Tensor, device: str) -> Lists:
-    found = listed(x.to(device), weights.worth.to(device), thresholds.to(device))
+    found = listed(measured(x.to(device)), weights.worth.to(device), thresholds.to(device))
     return Lists(found.rows, *(each.cpu() for each in found[1:]))
 
 

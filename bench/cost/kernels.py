@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..aot_case import Case
-from ..aot_integers import ROWS, planes_case, tiles_case
+from ..aot_integers import ROWS, blocks_of, planes_case, tiles_case
 from .gpu import LANES, code_of, loops_of
 
 INSTRUCTIONS_PER_CYCLE, MULTIPROCESSORS, CLOCK = 2, 132, 1.7e9
 BITS = (4, 6, 8)
 _QUAD_OUTPUTS = 32  # of a tile
-_FEW, _MANY = 18, 896  # blocks of 32 outputs
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def kernel_loops() -> Iterator[KernelLoop]:
     for rows in ROWS:
         yield from _planes(rows)
     for rows in ROWS:
-        yield from (_tiles(rows, blocks) for blocks in (_FEW, _MANY))
+        yield from (_tiles(rows, blocks) for blocks in blocks_of(rows))
 
 
 def report() -> list[dict[str, Any]]:

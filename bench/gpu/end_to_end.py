@@ -2,23 +2,26 @@
 
     python -m moesaic.bench.gpu.end_to_end CONTESTANT --rows FILE       one contestant, as this section starts it
 
-Eager is the step that the engine makes, the next token brought to the host each time, by the host's clock. As a graph
-it is the forward pass of one such step, replayed at one place of the context, by the device's: what a step costs once
-launches are free.
+Module by module, eager is a pass with its tokens brought to the host each time, by the host's clock, and as a graph one
+such pass replayed at one place of the context, by the device's. A step is what the engine makes of plain requests: few
+launches (models/device_step.py) and the sampler in a form of fixed size, which is a graph on a GPU, with the tokens
+brought to the host, and then replayed alone.
 """
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...engine.form import Form, Forms, size_for
 from ...engine.lockstep import Lockstep
 from ...engine.paged_context import PagedContext, tokens_of
 from ...engine.runner import ModelRunner
+from ...models.device_step import DeviceStep
 from ..clock import replayed, samples_of
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
@@ -50,13 +53,59 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
     # bit planes and tiles spend less at their low tier; the full one is that of int8
     point = LOW if model.spec.num_tiers > 1 else 0
     context, most = CONTEXT + 128, max(BATCHES)
-    rows = Lockstep(ModelRunner(model, Lockstep.blocks(context, most), context, dtype), most, context)
     facts = {"contestant": plan.name, "weight_bytes": weight_bytes(model), "context": CONTEXT, "operating_point": point}
-    for batch in BATCHES:
-        fill(rows, batch, point)
-        attempt(plan, lambda batch=batch: eager(rows, batch, point, plan), **facts, batch=batch, how="eager")  # type: ignore[misc]
-        how = "graph" if DEVICE == "cuda" else "forward"
-        attempt(plan, lambda batch=batch: captured(rows, batch, point), **facts, batch=batch, how=how)  # type: ignore[misc]
+    for programmed in (False, True):  # a program packs the weights: whoever computes module by module goes first
+        runner = ModelRunner(model, Lockstep.blocks(context, most), context, dtype, programmed=programmed)
+        rows = Lockstep(runner, most, context)
+        if programmed:
+            facts |= {"launches": launches_of(runner), "without_program": runner.without_program}
+        for batch in BATCHES:
+            fill(rows, batch, point)
+            for how, way in ways_of(programmed).items():
+                attempt(plan, lambda way=way, batch=batch: way(rows, batch, point, plan), **facts, batch=batch, how=how)  # type: ignore[misc]  # noqa: B023
+
+
+Way = Callable[[Lockstep, int, int, Plan], Row]
+
+
+def ways_of(programmed: bool) -> Mapping[str, Way]:
+    if not programmed:
+        return {"modules, eager": eager, f"modules, {'graph' if DEVICE == 'cuda' else 'forward'}": captured}
+    return {"a step": stepped} | ({"a step, graph": replayed_step} if DEVICE == "cuda" else {})
+
+
+def launches_of(runner: ModelRunner) -> int | None:
+    """Of kernels, in a step, where it is made of launches."""
+    step = runner.program
+    return step.program.num_launches if isinstance(step, DeviceStep) else None
+
+
+def stepped(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
+    """Steps as the engine makes them, each waiting for its tokens; the shares are what tiers govern."""
+    forms, last, steps = Forms(rows.runner), [1] * batch, 4 if plan.dry else 32
+    taken, shares = [], []
+    for step in range(-3, steps):  # compiles, captures, and once more
+        began = time.perf_counter()
+        drawn = forms.step(rows.spans(last, CONTEXT + max(0, step), point), [0.0] * batch, [0.0] * batch)
+        if not all(each.finite for each in drawn):
+            raise ValueError("the logits are not finite")
+        last = [each.token for each in drawn]
+        if step >= 0:
+            taken.append(time.perf_counter() - began)
+            shares += [each.beside[0] for each in drawn if each.beside]
+    found = in_milliseconds(taken, batch)
+    return {**found, "share_of_bytes": sum(shares) / len(shares)} if shares else found
+
+
+def replayed_step(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
+    spans = rows.spans([1] * batch, CONTEXT, point)
+    form = Form(rows.runner, size_for(spans))
+    form.fill(spans, [0.0] * batch, [0.0] * batch)
+    for _ in range(2):
+        form.outcome()
+    if form.graph is None:
+        raise RuntimeError("the step is no graph")
+    return in_milliseconds(samples_of(form.graph.replay, 0.3), batch)
 
 
 def fill(rows: Lockstep, batch: int, point: int) -> None:
@@ -82,7 +131,7 @@ def eager(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
     return {**found, "share_of_ffn_bytes": sum(shares) / len(shares)} if shares else found
 
 
-def captured(rows: Lockstep, batch: int, point: int) -> Row:
+def captured(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
     forward(rows, [point] * batch)()  # with an account of its own: a graph must not hold what goes away
     step = forward(rows, [point] * batch)
     return in_milliseconds(samples_of(replayed(step) if DEVICE == "cuda" else step, 0.3), batch)

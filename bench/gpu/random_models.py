@@ -49,7 +49,14 @@ TOY = SMOLLM2 | {
     "vocab_size": 256, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
-SHAPES: Mapping[str, Mapping[str, Any]] = {"smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY}
+TOY_OPT = {
+    "model_type": "opt", "vocab_size": 256, "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256, "activation_function": "relu",
+    "do_layer_norm_before": True, "tie_word_embeddings": True,
+}  # fmt: skip
+SHAPES: Mapping[str, Mapping[str, Any]] = {
+    "smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY, "toy-opt": TOY_OPT,
+}  # fmt: skip
 KINDS = ("dense", "int8", "graded", "tiles", "planes")
 _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
 
@@ -60,9 +67,7 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
     """
     values = SHAPES[shape]
     spec = family_of(values).spec(Config({**values, "architectures": [family_of(values).architecture]}))
-    if kind != "dense":
-        head = "embedding" if spec.tied_head else "head"
-        spec = with_overrides(spec, {f"layers.*.{name}": INT8 for name in _linears(spec)} | {head: INT8})
+    spec = as_kind(spec, "dense" if kind == "dense" else "int8")
     with torch.device("meta"):
         model = Transformer(spec)
     model.load_state_dict(random_weights(model, device, dtype), strict=True, assign=True)
@@ -76,6 +81,15 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
     if kind == "graded":
         return with_grades(model, device)
     return model if kind in ("dense", "int8") else in_experts(model, kind, device)
+
+
+def as_kind(spec: TransformerSpec, kind: str) -> TransformerSpec:
+    """With every linear, the head too, dense, in int8, or graded."""
+    if kind == "dense":
+        return spec
+    form, head = GRADED if kind == "graded" else INT8, "embedding" if spec.tied_head else "head"
+    made = with_overrides(spec, {f"layers.*.{name}": form for name in _linears(spec)} | {head: form})
+    return replace(made, num_tiers=LOW + 1) if kind == "graded" else made
 
 
 def random_weights(model: Transformer, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -113,12 +127,10 @@ def in_experts(model: Transformer, kind: str, device: str) -> Transformer:
 
 def with_grades(model: Transformer, device: str) -> Transformer:
     """The same with every linear graded, each output felt alike."""
-    graded = with_overrides(model.spec, {f"layers.*.{name}": GRADED for name in _linears(model.spec)})
-    graded = with_overrides(graded, {"embedding" if graded.tied_head else "head": GRADED})
     parts = {name: getattr(each, "weight_scale", None) for name, each in model.named_modules()}
     rows = {name: scale for name, scale in parts.items() if isinstance(scale, Tensor)}
     felt = {name: torch.ones_like(scale) for name, scale in rows.items()}
-    grade_linears_(model, replace(graded, num_tiers=LOW + 1), felt)
+    grade_linears_(model, as_kind(model.spec, "graded"), felt)
     model.thresholds = torch.tensor([0.0, GRADED_THRESHOLD], device=device)
     return model
 

@@ -24,6 +24,7 @@ from .text import render
 ROOT = RESULTS.parents[1]
 MARKDOWN = {
     "docs/results.md": "results",
+    "docs/gpu.md": "gpu",
     "bench/results/retention/README.md": "retention",
     "bench/results/cost/README.md": "cost",
     "bench/results/evaluation/README.md": "evaluation",

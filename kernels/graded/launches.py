@@ -1,8 +1,9 @@
-"""The graded linear in three launches of Triton: lists of inputs, products, the way into floating point."""
+"""The graded linear in four launches of Triton: sizes of rows, lists of inputs, products, the way into floats."""
 
 import torch
 from torch import Tensor
 
+from ..rows import Target, measured
 from .bytes import PLANES
 from .finish import Sums, finish_
 from .layout import PackedGraded
@@ -10,7 +11,6 @@ from .lists import listed
 from .multiply import partial_sums
 
 MOST_TOKENS = 32  # groups of 8 read the weights again, which beats unpacking them for a while: a guess, not measured
-_LOADED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def takes(packed: PackedGraded, tokens: int) -> bool:
@@ -24,6 +24,6 @@ def graded_linear_triton(
     """(y, counts) of graded_linear.GradedResult, without host synchronization. The caller has checked the operands."""
     y = x.new_empty(len(x), packed.outputs)
     counts = x.new_empty(2, len(x), dtype=torch.int64)
-    lists = listed(x if x.dtype in _LOADED else x.float(), worth, thresholds)
-    finish_(y, counts, Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias))
+    lists = listed(measured(x), worth, thresholds)
+    finish_(Target(y), counts, Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias))
     return y, counts

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
-from .fixed_point import CHUNK, fixed_point, steps_of, values_at
+from ..rows import Rows, fixed_point, normed_at, power_of_two, row_at
 
+CHUNK = 256  # inputs whose products of q and a byte have a sum in int32: 256 * 32639 * 255 < 2^31
 LEVELS = 3  # planes of 4, 2 and 2 bits
 TURN = 4  # inputs
 SLOTS = CHUNK + LEVELS * TURN + TURN  # of a chunk: lists that are filled up, in whole lines of 64 bytes
 MAX_ROWS = 8  # of a group
-_BLOCK = 1024
 
 
 class Lists(NamedTuple):
@@ -51,7 +51,7 @@ class Lists(NamedTuple):
 
 def rows_of(tokens: int) -> int:
     """How many tokens stand in a group: a power of two, at most MAX_ROWS."""
-    return min(MAX_ROWS, 1 << max(0, tokens - 1).bit_length())
+    return min(MAX_ROWS, power_of_two(tokens))
 
 
 def warps_of(rows: int) -> int:
@@ -62,20 +62,20 @@ def warps_of(rows: int) -> int:
 @jit
 def _lists_kernel(
     entries, turns, pairs, masks, facts, step,  # as in Lists, pairs by 16 bits and masks by bytes
-    x, thresholds, worth,  # [tokens, inputs], [tokens], [levels]
-    stride_x, tokens, inputs,
-    ROWS: constexpr, CHUNK: constexpr, SLOTS: constexpr, BLOCK: constexpr,
+    x, largest, stats, weight, offset, thresholds, worth,  # as in Rows, [tokens], [levels]
+    stride_x, tokens, inputs, parts, eps,
+    NORM: constexpr, ROWS: constexpr, CHUNK: constexpr, SLOTS: constexpr,
 ):  # fmt: skip
     chunk, group = tl.program_id(0), tl.program_id(1)
     place = (group * tl.num_programs(0) + chunk).to(tl.int64)
     r = tl.arange(0, ROWS)
     row = group * ROWS + r
     limit = tl.load(thresholds + row, mask=row < tokens, other=0.0)
-    size = steps_of(x, row, stride_x, tokens, inputs, ROWS, BLOCK)
+    mean, rate, size = _rows_at(largest, stats, group * ROWS, tokens, inputs, parts, eps, NORM, ROWS)
     sound = (size < float("inf")) & (limit == limit)
     tl.store(step + row, tl.where(sound, size, float("nan")))  # every chunk says the same
     k = chunk * CHUNK + tl.arange(0, CHUNK)
-    value = values_at(x, row, k, stride_x, tokens, inputs)
+    value = normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, offset, NORM)
     q = fixed_point(value, sound, size)
     level = _levels(tl.where(sound[:, None], tl.abs(value), 0.0), limit[:, None], worth)
     q = tl.where(level > 0, q, 0)
@@ -111,6 +111,20 @@ def _lists_kernel(
 
 
 @jit
+def _rows_at(largest, stats, first, tokens, inputs, parts, eps, NORM: constexpr, ROWS: constexpr):
+    """Mean, rate and step of each row, fp32 [ROWS], one row after the other as `row_at` has them."""
+    r = tl.arange(0, ROWS)
+    means = tl.zeros([ROWS], tl.float32)
+    rates, sizes = means, means
+    for each in tl.static_range(ROWS):
+        mean, rate, size = row_at(largest, stats, first + each + tl.arange(0, 1), tokens, inputs, parts, eps, NORM)
+        means = tl.where(r == each, mean, means)
+        rates = tl.where(r == each, rate, rates)
+        sizes = tl.where(r == each, size, sizes)
+    return means, rates, sizes
+
+
+@jit
 def _levels(size, limit, worth):
     """How many levels of an input are read: digits.graded_levels."""
     whole = (size > 0) & (limit <= 0)
@@ -126,23 +140,22 @@ def _pair_of(place, slot, r, SLOTS: constexpr, ROWS: constexpr):
     return (place * (SLOTS // 2) + slot // 2)[None, :] * ROWS + r[:, None]
 
 
-def listed(x: Tensor, worth: Tensor, thresholds: Tensor) -> Lists:
-    """The lists of x: fp32, bf16 or fp16 [tokens, inputs], at thresholds: fp32 [tokens], in one launch."""
-    x = x if x.stride(1) == 1 else x.contiguous()
-    (tokens, inputs), rows = x.shape, rows_of(len(x))
-    place = (cdiv(tokens, rows), cdiv(inputs, CHUNK))
+def listed(rows: Rows, worth: Tensor, thresholds: Tensor) -> Lists:
+    """The lists of rows at thresholds: fp32 [tokens], in one launch."""
+    (tokens, inputs), count = rows.x.shape, rows_of(len(rows.x))
+    place = (cdiv(tokens, count), cdiv(inputs, CHUNK))
 
     def integers(*shape: int) -> Tensor:
-        return x.new_empty(*place, *shape, dtype=torch.int32)
+        return thresholds.new_empty(*place, *shape, dtype=torch.int32)
 
     found = Lists(
-        rows, integers(SLOTS), integers(LEVELS + 1), integers(SLOTS // 2, rows), integers(SLOTS // 2, rows),
-        integers(rows, 3), x.new_empty(place[0] * rows, dtype=torch.float32),
+        count, integers(SLOTS), integers(LEVELS + 1), integers(SLOTS // 2, count), integers(SLOTS // 2, count),
+        integers(count, 3), thresholds.new_empty(place[0] * count),
     )  # fmt: skip
     _lists_kernel[place[1], place[0]](
         found.entries, found.turns, found.pairs.view(torch.int16), found.masks.view(torch.uint8), found.facts,
-        found.step, x, thresholds, worth,
-        x.stride(0), tokens, inputs,
-        ROWS=rows, CHUNK=CHUNK, SLOTS=SLOTS, BLOCK=_BLOCK, num_warps=warps_of(rows),
+        found.step, *rows.operands, thresholds, worth,
+        rows.x.stride(0), tokens, inputs, rows.largest.shape[1], rows.eps,
+        ROWS=count, CHUNK=CHUNK, SLOTS=SLOTS, NORM=rows.kind, num_warps=warps_of(count), enable_fp_fusion=False,
     )  # fmt: skip
     return found

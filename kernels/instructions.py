@@ -1,0 +1,80 @@
+"""What a pass of a model is made of, whoever runs it: cpp/program.cpp any, kernels/decode/ a decode step on a GPU.
+
+A place is a table of rows in fp32 that instructions read and write; a view is some columns of it. Whoever writes a
+program makes its places, then its instructions in order, each with the operands of the module that it stands for.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .digit_linear import DigitWeights
+from .graded_linear import GradedWeights
+from .paged_attention import KVPages
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`width` columns of a place, from `offset` on; rows are `stride` apart."""
+
+    place: int
+    width: int
+    stride: int
+    offset: int = 0
+
+    def columns(self, offset: int, width: int) -> "View":
+        """Some of these columns."""
+        return View(self.place, width, self.stride, self.offset + offset)
+
+    def joined(self, following: "View") -> "View":
+        """These columns and those that follow them."""
+        return View(self.place, self.width + following.width, self.stride, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What graded linears read. bits: int64 [prices, rows]; neurons: int64 [rows]."""
+
+    bits: Tensor
+    neurons: Tensor
+
+
+class Instructions(Protocol):
+    """Who takes them. The first place is what goes in, the last one that is written what comes out."""
+
+    input: View
+
+    def place(self, width: int) -> View:
+        """A new table of so many columns."""
+        ...
+
+    def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
+        """RMS norm, or layer norm."""
+        ...
+
+    def digit_linear(self, source: View, target: View, weights: DigitWeights) -> None: ...
+
+    def graded_linear(self, source: View, target: View, weights: GradedWeights, price: int, neurons: bool) -> None:
+        """price: the row of `Counted.bits` that it counts in; neurons: whether its inputs are neurons."""
+        ...
+
+    def dense_linear(self, source: View, target: View, weight: Tensor, bias: Tensor | None) -> None: ...
+
+    def rotate(self, target: View, size: int) -> None:
+        """Turns heads of so many values, in place."""
+        ...
+
+    def attend(self, query: View, key: View, value: View, target: View, pages: KVPages, size: int) -> None:
+        """Stores keys and values, then attends; size: of a head."""
+        ...
+
+    def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
+        """act(source), or act(gate) * source."""
+        ...
+
+    def add(self, source: View, target: View) -> None: ...
+
+    def gather(self, source: View, target: View) -> None:
+        """From here on only the rows that are scored."""
+        ...

@@ -1,0 +1,204 @@
+"""A decode step of a GPU, in the interpreter: what it gives is what a CPU gives, with few launches."""
+
+import sys
+
+import pytest
+import torch
+from fake_gpu import Recorder, fake_gpu
+from torch import Tensor
+
+pytest.importorskip("triton")
+
+from moesaic.bench.gpu.random_models import SHAPES, random_model  # noqa: E402
+from moesaic.engine.form import Form, FormSize  # noqa: E402
+from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
+from moesaic.models.device_step import DeviceStep  # noqa: E402
+from moesaic.models.transformer import Transformer  # noqa: E402
+
+OPT = {
+    "model_type": "opt", "hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 40, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "vocab_size": 44, "max_position_embeddings": 64, "activation_function": "relu",
+    "do_layer_norm_before": True, "tie_word_embeddings": True,
+}  # fmt: skip
+ODD = {  # an FFN of no whole blocks
+    "vocab_size": 44, "hidden_size": 36, "intermediate_size": 50, "num_hidden_layers": 2, "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}  # fmt: skip
+EVEN = {**ODD, "intermediate_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
+WIDE = {**EVEN, "intermediate_size": 128, "num_hidden_layers": 1}  # of whole blocks of planes
+SOME = 0.05  # a point of the dial at which these models read some of their weights
+PROMPTS = [list(range(3, 40)), [9], list(range(10, 27))]
+
+
+def model_of(kind: str, shape: str, device: str) -> Transformer:
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SHAPES, "opt", OPT)
+        patch.setitem(SHAPES, "odd", {**SHAPES["toy"], **ODD})
+        patch.setitem(SHAPES, "wide", {**SHAPES["toy"], **WIDE})
+        patch.setitem(SHAPES, "even", {**SHAPES["toy"], **EVEN})
+        return random_model(shape, kind, device, torch.float32)
+
+
+def filled(kind: str, shape: str, device: str, int8_pages: bool = False, programmed: bool = True) -> ModelRunner:
+    """A runner whose pages hold the prompts, each in four blocks of its own."""
+    runner = ModelRunner(
+        model_of(kind, shape, device), 12, 64, torch.float32, int8_pages=int8_pages, programmed=programmed
+    )
+    runner.forward([Span(ids, 0, table_of(i)) for i, ids in enumerate(PROMPTS)])
+    return runner
+
+
+def table_of(row: int) -> range:
+    return range(4 * row, 4 * row + 4)
+
+
+def spans(point: float = 0.0, rows: tuple[int, ...] = (0, 1, 2)) -> list[Span]:
+    return [Span([5 + row], len(PROMPTS[row]), table_of(row), point, decodes=True) for row in rows]
+
+
+def step_of(runner: ModelRunner) -> DeviceStep:
+    return DeviceStep(runner.model, runner.pages.layers, 64)
+
+
+def by_step(runner: ModelRunner, step: DeviceStep, some: list[Span]) -> tuple[Tensor, Tensor | None]:
+    runner.program = step  # what a runner on a GPU has
+    found = runner.forward(some)
+    return found.logits.cpu(), None if found.shares is None else found.shares.cpu()
+
+
+@pytest.mark.parametrize("shape", ["odd", "even", "opt"])
+@pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME)])
+def test_a_step_gives_the_logits_and_shares_of_a_cpu(kind: str, point: float, shape: str, device: str) -> None:
+    wanted = filled(kind, shape, "cpu").forward(spans(point))
+    runner = filled(kind, shape, device)
+    logits, shares = by_step(runner, step_of(runner), spans(point))
+    assert (logits - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
+    assert (shares is None) == (wanted.shares is None)
+    if shares is not None and wanted.shares is not None:
+        assert 0.1 < float(shares[0, 0]) < 0.9 and (shares - wanted.shares).abs().max() < 0.02
+
+
+def test_planes_of_a_gate_are_finished_with_what_it_multiplies(device: str) -> None:
+    wanted, runner = filled("graded", "wide", "cpu").forward(spans(SOME)), filled("graded", "wide", device)
+    step = step_of(runner)
+    assert "activate" not in [each.name for each in step.program.launches]
+    assert (by_step(runner, step, spans(SOME))[0] - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
+
+
+def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
+    runner, other = (filled("int8", "even", where, int8_pages=True) for where in (device, "cpu"))
+    logits, _ = by_step(runner, step_of(runner), spans())
+    assert (logits - other.forward(spans()).logits).norm() < 1e-2 * logits.norm()
+    for ours, theirs in zip(runner.pages.layers, other.pages.layers, strict=True):
+        assert (ours.keys[0:12].cpu().int() - theirs.keys[0:12].int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("graded", SOME)])
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float, device: str) -> None:
+    runner = filled(kind, "even", device)
+    step = step_of(runner)
+    together, _ = by_step(runner, step, spans(point))
+    for row in range(3):
+        assert by_step(runner, step, spans(point, (row,)))[0].equal(together[row : row + 1])
+
+
+def test_rows_of_several_tiers_share_a_step(device: str) -> None:
+    runner = filled("graded", "even", device)
+    step = step_of(runner)
+    mixed = [spans(0.0, (0,))[0], spans(SOME, (1,))[0]]
+    logits, shares = by_step(runner, step, mixed)
+    alone = [by_step(runner, step, [span])[0] for span in mixed]
+    assert logits.equal(torch.cat(alone)) and shares is not None and float(shares[0, 0]) == 1.0 > float(shares[1, 0])
+
+
+def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
+    runner = filled("int8", "even", device)
+    step = step_of(runner)
+    alone = by_step(runner, step, spans(rows=(0,)))[0]
+    for layer in runner.pages.layers:
+        layer.values[list(table_of(2))] = torch.nan
+    logits, _ = by_step(runner, step, spans(rows=(0, 2)))
+    assert logits[0].equal(alone[0]) and logits[1].isnan().all()
+
+
+# --- launches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "names"),
+    [
+        ("int8", "even", ["digits", "attend", "digits", "digits", "digits"]),
+        ("int8", "odd", ["digits", "attend", "digits", "digits", "activate", "digits"]),
+        ("graded", "even", ["graded", "attend", "graded", "graded", "activate", "graded"]),
+    ],
+)
+def test_a_layer_is_a_few_launches(kind: str, shape: str, names: list[str], device: str) -> None:
+    launches = [each.name for each in step_of(filled(kind, shape, device)).program.launches]
+    assert launches == ["measure", *names, *names, kind.replace("int8", "digits")]
+
+
+def test_other_passes_run_module_by_module(device: str) -> None:
+    runner = filled("int8", "even", device, programmed=False)
+    step = step_of(runner)
+    assert step.takes([1] * 8) and not step.takes([1] * 9) and not step.takes([1, 2])
+    wanted = runner.forward([Span([7, 8], 37, table_of(0))]).logits
+    runner.program = step
+    assert runner.forward([Span([7, 8], 37, table_of(0))]).logits.equal(wanted)
+
+
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_a_long_sequence_are_joined(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = filled("int8", "even", device)
+    whole, _ = by_step(runner, step_of(runner), spans())
+    monkeypatch.setattr("moesaic.kernels.decode.attend.PART", 16)
+    parts, _ = by_step(runner, step_of(runner), spans())
+    again, _ = by_step(runner, step_of(runner), spans())
+    assert (parts - whole).norm() < 1e-3 * whole.norm() and parts.equal(again)
+
+
+# --- on a GPU that is not there -------------------------------------------------------------------------------------
+
+
+class Launched:
+    """Stands for a kernel and keeps what it is launched with: of tensors the shape, dtype and device."""
+
+    def __init__(self, name: str, seen: list[str]) -> None:
+        self._name, self._seen, self._grid = name, seen, ""
+
+    def __getitem__(self, grid: object) -> "Launched":
+        self._grid = str(grid)
+        return self
+
+    def __call__(self, *operands: object, **constants: object) -> None:
+        told = [str((each.shape, each.dtype, each.device)) if isinstance(each, Tensor) else each for each in operands]
+        self._seen.append(f"{self._name} {self._grid} {told} {constants}")
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    for name, module in list(sys.modules.items()):
+        for kernel in [each for each in vars(module) if each.startswith("_") and each.endswith("_kernel")]:
+            if name.startswith("moesaic.kernels."):
+                monkeypatch.setattr(module, kernel, Launched(kernel, seen))
+    return seen
+
+
+@pytest.mark.parametrize("shape", ["even", "opt"])
+@pytest.mark.parametrize("kind", ["dense", "int8", "graded"])
+def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: str, launched: list[str]) -> None:
+    with fake_gpu():
+        runner = ModelRunner(model_of(kind, shape, "cuda"), 12, 64, torch.float32)
+        form, found = Form(runner, FormSize(1, 1 if kind == "graded" else 0, 4)), []
+        for token, start, point in ((5, 3, 1.0), (17, 40, 0.25)):
+            spans = [Span([token], start, range(1, 4)), Span([token + 1], start, range(5, 8), point)]
+            form.fill(spans[: form.size.rows], [0.0] * form.size.rows, [0.25] * form.size.rows)
+            launched.clear()
+            with Recorder() as recorder:
+                form.run()
+            found.append((list(launched), [str(each) for each in recorder.seen]))
+    assert not runner.without_program and found[0] == found[1] and len(found[0][0]) > 5
+    assert not any("cpu" in each or "_local_scalar_dense" in each for each in (*found[0][0], *found[0][1]))
