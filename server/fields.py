@@ -28,6 +28,11 @@ def usage_message(usage: Usage) -> pb.Usage:
     return pb.Usage(**asdict(usage))
 
 
+def receipt_metadata(usage: pb.Usage) -> tuple[tuple[str, str], ...]:
+    """What was used, for proxies and logs that read no messages: a key for each field that is there."""
+    return tuple((f"moesaic-{field.name.replace('_', '-')}", str(value)) for field, value in usage.ListFields())
+
+
 def usage_of(message: pb.Usage) -> Usage:
     """What such a message says."""
     known = message.DESCRIPTOR.fields

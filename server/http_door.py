@@ -5,7 +5,7 @@ import socket
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ..models.errors import AddressError
+from ..models.errors import AddressError, SetupError
 from .catalog import Catalog
 from .exchange import TimeLimits
 from .generation import Generation
@@ -38,8 +38,11 @@ def open_metrics(options: ServeOptions, catalog: Catalog) -> "Metrics | None":
 def open_door(options: ServeOptions, host: str, most_connections: int) -> "HttpDoor | None":
     """Listens, or is None where HTTP is not wanted. Raises AddressError for a port that cannot be had.
 
-    A port that nobody asked for is given up for any free one.
+    A port that nobody asked for is given up for any free one, and where packages are missing for none. Raises
+    SetupError for one that was asked for there.
     """
+    if options.http and options.http_port is not None and (why := missing()):
+        raise SetupError(f"http_port is {options.http_port}, and there is {why}")
     if not options.http or missing():
         return None
     from .http.door import HttpDoor

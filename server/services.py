@@ -11,6 +11,7 @@ from . import texts
 from .batch import generate_batch
 from .caller import caller_of
 from .catalog import Catalog
+from .fields import receipt_metadata
 from .generation import Call, Generation, new_id
 from .scoring import score
 
@@ -27,6 +28,7 @@ class GenerationService:
         """The whole answer at once: what the chunks say, put together."""
         call = call_of(context, message.request_id)
         response = await self._generation.whole(message, call)
+        context.set_trailing_metadata(receipt_metadata(response.usage))
         await _send_id(context, call)
         return response
 
@@ -40,6 +42,8 @@ class GenerationService:
                 if not begun:
                     await _send_id(context, call)
                     begun = True
+                if chunk.HasField("timing"):  # the last
+                    context.set_trailing_metadata(receipt_metadata(chunk.usage))
                 yield chunk
 
     async def GenerateBatch(

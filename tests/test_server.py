@@ -13,7 +13,9 @@ from patience import eventually
 from server_harness import Server, all_free
 
 from moesaic.engine.request import FinishReason, Timing
+from moesaic.proto import generation_pb2 as pb
 from moesaic.server.client import Client
+from moesaic.server.handlers import GENERATION, stub
 
 PROMPT = "Once upon a time"
 
@@ -91,6 +93,21 @@ def test_the_request_id_comes_back(client: Client) -> None:
     with client.stream(PROMPT, request_id="mine-1", max_new_tokens=2) as stream:
         next(stream)
         assert stream.request_id == "mine-1"
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+def test_the_receipt_is_in_the_trailing_metadata_too(server: Server, method: str) -> None:
+    asked = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[7, 8]), stopping=pb.Stopping(max_new_tokens=3))
+    with grpc.insecure_channel(server.address) as channel:
+        ask: Any = stub(channel, GENERATION, method)
+        if method == "Generate":
+            _, call = ask.with_call(asked)
+        else:
+            call = ask(asked)
+            assert list(call)
+        told = dict(call.trailing_metadata())
+    assert (told["moesaic-prompt-tokens"], told["moesaic-completion-tokens"]) == ("2", "3")
+    assert told["moesaic-tier-asked"] == told["moesaic-tier-used"] == "full"
 
 
 def test_a_request_id_is_made_up_where_none_is_given(client: Client) -> None:
