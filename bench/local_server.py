@@ -26,7 +26,7 @@ def local_server(models: Mapping[str, str | Path], *options: str) -> Iterator[st
     command = [sys.executable, "-m", "moesaic.cli.main", "serve", *named, "--port", "0", *grpc_alone, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            yield _address(process, len(named))
+            yield address_of(process, len(named))
         finally:
             process.terminate()
             try:
@@ -35,7 +35,7 @@ def local_server(models: Mapping[str, str | Path], *options: str) -> Iterator[st
                 process.kill()
 
 
-def _address(process: "subprocess.Popen[str]", num_models: int) -> str:
+def address_of(process: "subprocess.Popen[str]", num_models: int) -> str:
     """Waits for a line `serving NAME on HOST:PORT` for every model; keeps reading, so that the server never blocks."""
     lines: queue.Queue[str] = queue.Queue()
 

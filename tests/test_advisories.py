@@ -18,12 +18,12 @@ from echo_engine import FAIL, SECRET
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 from house import FOLDERS, ROOT
-from http2_caller import Http2Caller
 from packaging.requirements import Requirement
 from patience import eventually
 from server_harness import Server
 
 from moesaic.bench.local_server import local_server
+from moesaic.bench.server.http2_caller import Http2Caller
 from moesaic.models.chat_renderer import Renderer, RenderLimits
 from moesaic.models.checkpoint import load
 from moesaic.models.errors import AddressError, CheckpointError, InvalidRequest, NotFound, RequestFailed, Unsupported

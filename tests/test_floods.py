@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from http2_caller import Http2Caller
 from patience import eventually
 from server_harness import Server
 
+from moesaic.bench.server.http2_caller import Http2Caller
 from moesaic.models.errors import AddressError, Overloaded, Unavailable
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server.calls import Calls

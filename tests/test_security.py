@@ -15,11 +15,11 @@ import pytest
 from echo_engine import HOLD
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
-from http2_caller import Http2Caller
 from patience import PATIENCE_SECONDS, eventually
 from pki import Authority, put
 from server_harness import Server
 
+from moesaic.bench.server.http2_caller import Http2Caller
 from moesaic.models.errors import AddressError, AlreadyExists, Overloaded, PermissionDenied, Unauthenticated
 from moesaic.server.certificates import TlsFiles
 from moesaic.server.client import Client

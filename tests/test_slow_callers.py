@@ -9,10 +9,10 @@ import grpc
 import pytest
 from echo_engine import HOLD
 from grpc_health.v1 import health_pb2
-from http2_caller import Http2Caller
 from patience import PATIENCE_SECONDS, eventually
 from server_harness import Server, all_free
 
+from moesaic.bench.server.http2_caller import Http2Caller
 from moesaic.models.errors import Expired
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server.client import Client

@@ -6,12 +6,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from patience import PATIENCE_SECONDS
-
 DATA, HEADERS, RESET, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 END_STREAM = ACK = 1
 END_HEADERS = 4
 WIDE = 1 << 30
+PATIENCE_SECONDS = 180.0  # for the server to say something
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _INITIAL_WINDOW_SIZE = 4
 _CANCEL = 8
@@ -28,11 +27,11 @@ class Http2Caller:
         settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, window)
         self._socket.sendall(_PREFACE + _frame(SETTINGS, 0, 0, settings) + _frame(SETTINGS, ACK, 0))
 
-    def headers(self, path: str) -> int:
+    def headers(self, path: str, **more: str) -> int:
         """Begins a call and sends no message; the number of its stream."""
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
-        fields |= {"content-type": "application/grpc", "te": "trailers"}
+        fields |= {"content-type": "application/grpc", "te": "trailers", **more}
         block = b"".join(b"\0" + _text(name) + _text(value) for name, value in fields.items())
         self._send(HEADERS, END_HEADERS, stream, block)
         return stream
@@ -49,9 +48,9 @@ class Http2Caller:
                 self._send(CONTINUATION, 0, stream, part)
             self._send(CONTINUATION, END_HEADERS, stream, part)
 
-    def call(self, path: str, message: bytes) -> int:
+    def call(self, path: str, message: bytes, **more: str) -> int:
         """A whole call with one short message; the number of its stream."""
-        stream = self.headers(path)
+        stream = self.headers(path, **more)
         self.send(stream, struct.pack(">BI", 0, len(message)) + message, END_STREAM)
         return stream
 
@@ -69,8 +68,15 @@ class Http2Caller:
         """Returns when this has come so many times, in whatever frames."""
         while self._received.count(text) < times:
             data = self._socket.recv(1 << 16)
-            assert data, f"the server hung up, and never said {text!r}"
+            if not data:
+                raise ConnectionError(f"the server hung up, and never said {text!r}")
             self._received += data
+
+    def forget(self) -> None:
+        """Reads what has come, and keeps none of it."""
+        with suppress(BlockingIOError):
+            while self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
+                pass
 
     def await_end(self) -> None:
         """Returns when the server has hung up."""

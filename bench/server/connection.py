@@ -1,0 +1,128 @@
+"""The load generator's connection: calls of gRPC by hand, of which a Python client could not bear a tenth.
+
+What has come is told as events with the time at which it was read; nothing waits for anything.
+"""
+
+import re
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from .http2_caller import ACK, DATA, END_STREAM, HEADERS, PING, RESET, SETTINGS, Http2Caller
+
+OK, CANCELLED, NO_STATUS = 0, 1, -1
+_GOAWAY = 7
+_TABLE_SIZE = struct.pack(">HI", 1, 0)  # no table of headers is kept, so that each stands in its frame as it is
+_STATUS = re.compile(rb"grpc-status.(\d+)", re.DOTALL)
+_PUSHBACK = re.compile(rb"grpc-retry-pushback-ms.(\d+)", re.DOTALL)
+_READ_BYTES = 1 << 18
+_WINDOW = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A message of a call, or its end, where that is None. at: by the monotonic clock, when it was read."""
+
+    connection: "Connection"
+    stream: int
+    at: float
+    message: bytes | None = None
+    status: int = NO_STATUS
+    pushback: float | None = None  # seconds
+
+
+class Connection(Http2Caller):
+    """Calls on one connection; `events` has what came of them."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._send(SETTINGS, 0, 0, _TABLE_SIZE)
+        self.grant(0, _WINDOW)
+        self._granted = _WINDOW
+        self._buffer = b""
+        self._parts: dict[int, bytes] = {}  # of messages that are not whole yet
+        self.is_over = False
+
+    def fileno(self) -> int:
+        """For select."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._socket.close()
+
+    def events(self) -> Iterator[Event]:
+        """What has come since. After `is_over` nothing comes, nor do the ends of calls that are open."""
+        try:
+            data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        at = time.monotonic()
+        self.is_over = not data
+        self._give_back(len(data))
+        buffer, begin = self._buffer + data, 0
+        while len(buffer) - begin >= 9:
+            end = begin + 9 + int.from_bytes(buffer[begin : begin + 3])
+            if end > len(buffer):
+                break
+            stream = int.from_bytes(buffer[begin + 5 : begin + 9]) & 0x7FFFFFFF
+            yield from self._frame(buffer[begin + 3], buffer[begin + 4], stream, buffer[begin + 9 : end], at)
+            begin = end
+        self._buffer = buffer[begin:]
+
+    def _frame(self, kind: int, flags: int, stream: int, payload: bytes, at: float) -> Iterator[Event]:
+        if kind == DATA:
+            yield from self._messages(stream, payload, at)
+        elif kind == HEADERS and flags & END_STREAM:
+            yield self._ended(stream, payload, at)
+        elif kind == RESET:
+            self._parts.pop(stream, None)
+            yield Event(self, stream, at, status=CANCELLED)
+        elif kind == PING and not flags & ACK:  # the server's settings were acknowledged at the beginning
+            self._send(PING, ACK, 0, payload)
+        elif kind == _GOAWAY:
+            self.is_over = True
+
+    def _messages(self, stream: int, payload: bytes, at: float) -> Iterator[Event]:
+        data = self._parts.pop(stream, b"") + payload
+        while len(data) >= 5 and len(data) >= (end := 5 + int.from_bytes(data[1:5])):
+            yield Event(self, stream, at, data[5:end])
+            data = data[end:]
+        if data:
+            self._parts[stream] = data
+
+    def _ended(self, stream: int, block: bytes, at: float) -> Event:
+        self._parts.pop(stream, None)
+        status, pushback = _STATUS.search(block), _PUSHBACK.search(block)
+        return Event(
+            self, stream, at,
+            status=int(status[1]) if status else NO_STATUS,
+            pushback=int(pushback[1]) / 1000 if pushback else None,
+        )  # fmt: skip
+
+    def _give_back(self, size: int) -> None:
+        """Keeps the connection's window wide."""
+        self._granted -= size
+        if self._granted < _WINDOW // 2:
+            self.grant(0, _WINDOW - self._granted)
+            self._granted = _WINDOW
+
+    def __enter__(self) -> Self:
+        return self
+
+
+def arrived(connections: Iterable[Connection], seconds: float) -> Iterator[Event]:
+    """Waits so long for something to come, on whichever connection, and tells all of it."""
+    living = {connection.fileno(): connection for connection in connections if not connection.is_over}
+    poll = select.poll()
+    for descriptor in living:
+        poll.register(descriptor, select.POLLIN)
+    for descriptor, _ in poll.poll(max(0.0, seconds) * 1000):
+        yield from living[descriptor].events()

@@ -1,0 +1,171 @@
+"""Many streams at a time: errors, tokens a second beside a bare echo, memory, and how long a token is on its way."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...proto import generation_pb2 as pb
+from .connection import OK, Connection, Event, arrived
+from .measure import Generator, growth, milliseconds
+from .processes import BareEcho, Started, TimedServer, cpu_seconds, resident_bytes
+from .timed_engine import Pace, step_of
+
+STREAM = "/moesaic.v1.Generation/GenerateStream"
+_SETTLED = 0.25  # of the time, after which memory is looked at first
+_OFFERED = 1.3  # times what the echo delivers
+_TOKENS = 8  # of each stream in a step, where several come in a message
+_LOOK_SECONDS = 0.1
+_ASKED = 200  # tokens of a request
+
+
+def asking(num_tokens: int, num_prompt: int = 8, text: str = "") -> bytes:
+    """A request for so many tokens."""
+    request = pb.GenerateRequest(stopping=pb.Stopping(max_new_tokens=num_tokens, ignore_eos=True))
+    if text:
+        request.text = text
+    else:
+        request.token_ids.ids.extend(300 + i % 100 for i in range(num_prompt))
+    return request.SerializeToString()
+
+
+@dataclass(slots=True)
+class Stream:
+    """One that is open. asked: tokens. last: when the last of them came."""
+
+    asked: int
+    got: int = 0
+    last: float | None = None
+
+
+@dataclass(slots=True)
+class Streams:
+    """So many streams on these connections, each begun anew when it has ended, until nobody pumps any more."""
+
+    connections: Sequence[Connection]
+    count: int
+    asked: int = _ASKED
+    step: float = 0.0  # of the grid by which the time of a token is known; 0 where there is none
+    open: dict[tuple[Connection, int], Stream] = field(default_factory=dict)
+    messages: int = 0
+    tokens: int = 0
+    ended: int = 0
+    errors: int = 0
+    latencies: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Opens all of them."""
+        message = asking(self.asked)
+        for i in range(self.count):
+            self._open(self.connections[i % len(self.connections)], message)
+
+    def pump(self, seconds: float) -> None:
+        """Takes in for so long what comes."""
+        end, message = time.monotonic() + seconds, asking(self.asked)
+        while (left := end - time.monotonic()) > 0:
+            for event in arrived(self.connections, min(left, _LOOK_SECONDS)):
+                self.take(event, message)
+            self.errors += sum(self._lost(each) for each in self.connections if each.is_over)
+
+    def take(self, event: Event, message: bytes = b"") -> None:
+        """Counts what came. Of one that has ended, another takes the place, which asks this; none where it is empty."""
+        stream = self.open.get((event.connection, event.stream))
+        if stream is None:
+            return
+        if event.message is not None:
+            self._count(stream, pb.GenerateChunk.FromString(event.message), event.at)
+            return
+        del self.open[event.connection, event.stream]
+        self.ended += 1
+        self.errors += event.status != OK or stream.got != stream.asked
+        if message and not event.connection.is_over:
+            self._open(event.connection, message)
+
+    def forget(self) -> None:
+        """Counts from now on."""
+        self.messages = self.tokens = self.ended = 0
+        self.latencies, self.gaps = [], []
+
+    def _open(self, connection: Connection, message: bytes) -> None:
+        self.open[connection, connection.call(STREAM, message)] = Stream(self.asked)
+
+    def _count(self, stream: Stream, chunk: pb.GenerateChunk, at: float) -> None:
+        stream.got += len(chunk.token_ids)
+        self.messages += 1
+        self.tokens += len(chunk.token_ids)
+        if stream.last is not None:
+            self.gaps.append(at - stream.last)
+        stream.last = at
+        if self.step and chunk.token_ids:
+            self.latencies.append(at - step_of(chunk.token_ids[-1], at, self.step))
+
+    def _lost(self, connection: Connection) -> int:
+        """Streams of a connection that is over."""
+        gone = [key for key in self.open if key[0] is connection]
+        for key in gone:
+            del self.open[key]
+        return len(gone)
+
+
+def measure_streams(seconds: float, count: int, few: int) -> dict[str, Any]:
+    """All of it: `count` streams as fast as they come, `few` at the pace of a model, each for so many seconds."""
+    with BareEcho() as echo:
+        bare = _rates(echo, count, seconds)
+    step = count / (_OFFERED * bare["tokens_per_second"])
+    found: dict[str, Any] = {"streams": count, "seconds": seconds, "echo": bare}
+    for name, tokens in (("one_token", 1), ("coalesced", _TOKENS)):
+        with TimedServer(Pace(step, tokens), count, max_streams=count) as server:
+            found[name] = _rates(server, count, seconds, _ASKED * tokens)
+    one, several, rate = found["one_token"], found["coalesced"], bare["messages_per_second"]
+    found["one_token"]["ratio"] = round(one["messages_per_second"] / rate, 3)
+    found["coalesced"]["ratio"] = round(several["tokens_per_second"] / rate, 3)
+    return found | {"latency": _latencies(seconds, few)}
+
+
+def _latencies(seconds: float, count: int, step: float = 0.02) -> dict[str, Any]:
+    """How long tokens are on their way from the end of their step, of the server and of the echo."""
+    found: dict[str, Any] = {"streams": count, "step_ms": 1e3 * step}
+    with BareEcho(step) as echo:
+        found["echo_ms"] = _latency(echo, count, seconds, step)
+    with TimedServer(Pace(step), count) as server:
+        found["server_ms"] = _latency(server, count, seconds, step)
+    return found
+
+
+def _latency(server: Started, count: int, seconds: float, step: float) -> dict[str, float]:
+    with ExitStack() as stack:
+        streams = Streams([stack.enter_context(Connection(server.address))], count, step=step)
+        streams.begin()
+        streams.pump(min(1.0, seconds))
+        streams.forget()
+        streams.pump(seconds)
+    server.check()
+    return milliseconds(streams.latencies, 0.5, 0.99)
+
+
+def _rates(server: Started, count: int, seconds: float, asked: int = _ASKED) -> dict[str, Any]:
+    """Messages and tokens a second of so many streams, after a quarter of the time; memory from there to the end."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(Connection(server.address)) for _ in range(-(-count // 90))]
+        streams = Streams(connections, count, asked)
+        streams.begin()
+        streams.pump(_SETTLED * seconds)
+        streams.forget()
+        process = server.process.pid
+        memory, used, generator = resident_bytes(process), cpu_seconds(process), Generator()
+        streams.pump((1 - _SETTLED) * seconds)
+        took = time.monotonic() - generator.began
+        used, after = cpu_seconds(process) - used, resident_bytes(process)
+    server.check()
+    return {
+        "errors": streams.errors,
+        "requests": streams.ended,
+        "messages_per_second": round(streams.messages / took, 1),
+        "tokens_per_second": round(streams.tokens / took, 1),
+        "busy_share": round(used / took, 3),
+        "microseconds_of_processor_a_message": round(1e6 * used / max(1, streams.messages), 1),
+        "memory": growth(memory, after),
+        "generator": generator.figures(),
+    }
