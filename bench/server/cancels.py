@@ -16,11 +16,11 @@ from .processes import TimedServer, resident_bytes
 from .streams import STREAM, asking
 from .timed_engine import Pace
 
-_SLOTS, _FLYING, _CONNECTIONS = 32, 96, 4
+_SLOTS, _FLYING, _CONNECTIONS = 32, 120, 4
 _PACE = Pace(step=0.005, blocks=1 << 12)
 _WARM = 0.1  # of the cancels, after which memory is looked at first
 _IDLE_SECONDS, _LOOK_SECONDS = 30.0, 0.01
-_LONGEST_WAIT = 0.2
+_LONGEST_WAIT = 0.1
 
 HEADERS_ONLY, AT_ONCE, LATER, AFTER_TOKENS = "headers only", "at once", "later", "after tokens"
 _STAGES = (HEADERS_ONLY, AT_ONCE, AT_ONCE, LATER, LATER, AFTER_TOKENS, AFTER_TOKENS)

@@ -14,7 +14,7 @@ from typing import Self
 
 from .http2_caller import ACK, DATA, END_STREAM, HEADERS, PING, RESET, SETTINGS, Http2Caller
 
-OK, CANCELLED, NO_STATUS = 0, 1, -1
+OK, CANCELLED, EXHAUSTED, NO_STATUS = 0, 1, 8, -1
 _GOAWAY = 7
 _TABLE_SIZE = struct.pack(">HI", 1, 0)  # no table of headers is kept, so that each stands in its frame as it is
 _STATUS = re.compile(rb"grpc-status.(\d+)", re.DOTALL)

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from ...server.tokens import add_token, digest_of, new_token
-from .connection import OK, Connection, Event, arrived
+from .connection import EXHAUSTED, OK, Connection, Event, arrived
 from .measure import Generator, factor, milliseconds
 from .processes import TimedServer
 from .streams import asking
 from .timed_engine import Pace
 
 GENERATE = "/moesaic.v1.Generation/Generate"
-_EXHAUSTED = 8
 _PACE, _SLOTS, _TOKENS = Pace(step=0.01), 8, 8  # a hundred answers a second
 _FAST_SLOTS = 16  # where each of hundreds is to be answered several times
 _PLACES = 64
@@ -60,7 +59,7 @@ class Told:
         if status == OK:
             self.answered.append(seconds)
             self.by_caller[caller.name] += seconds <= _WITHIN
-        elif status == _EXHAUSTED:
+        elif status == EXHAUSTED:
             self.refused.append(seconds)
         else:
             self.other[status] += 1
@@ -123,7 +122,7 @@ def when_told(event: Event, now: float) -> float:
 def server_of(slots: int, callers: int, tokens: bool) -> Iterator[tuple[TimedServer, list[Caller]]]:
     """A server and callers: each on a connection of its own, or all on a few, each by its token."""
     with ExitStack() as stack:
-        more: dict[str, Any] = {"max_requests": _PLACES, "http": False}
+        more: dict[str, Any] = {"max_requests": _PLACES, "http": False, "max_streams": 1024}
         given: list[dict[str, str]] = [{} for _ in range(callers)]
         if tokens:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tokens.jsonl"

@@ -97,7 +97,7 @@ class TimedServer(Started):
         self.admin_socket = str(Path(self._folder.name) / "admin.sock")
         port = free_port()
         settings = {
-            "port": 0, "http_port": port, "max_requests": 4 * num_slots, "max_streams": 1024,
+            "port": 0, "http_port": port, "max_requests": 4 * num_slots,
             "admin_socket": self.admin_socket, "pace": asdict(pace), "num_slots": num_slots, **options,
         }  # fmt: skip
         self.web = f"127.0.0.1:{port}" if settings.get("http", True) else ""

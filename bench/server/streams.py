@@ -1,5 +1,6 @@
 """Many streams at a time: errors, tokens a second beside a bare echo, memory, and how long a token is on its way."""
 
+import heapq
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...proto import generation_pb2 as pb
-from .connection import OK, Connection, Event, arrived
+from .connection import EXHAUSTED, OK, Connection, Event, arrived
 from .measure import Generator, growth, milliseconds
 from .processes import BareEcho, Started, TimedServer, cpu_seconds, resident_bytes
 from .timed_engine import Pace, step_of
@@ -41,7 +42,10 @@ class Stream:
 
 @dataclass(slots=True)
 class Streams:
-    """So many streams on these connections, each begun anew when it has ended, until nobody pumps any more."""
+    """So many streams on these connections, each begun anew when it has ended, until nobody pumps any more.
+
+    One that was refused comes back when it was told to.
+    """
 
     connections: Sequence[Connection]
     count: int
@@ -52,25 +56,32 @@ class Streams:
     tokens: int = 0
     ended: int = 0
     errors: int = 0
+    refused: int = 0
+    later: list[tuple[float, int, Connection]] = field(default_factory=list)  # a heap of those that were refused
     latencies: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
     def begin(self) -> None:
         """Opens all of them."""
-        message = asking(self.asked)
         for i in range(self.count):
-            self._open(self.connections[i % len(self.connections)], message)
+            self._open(self.connections[i % len(self.connections)])
 
     def pump(self, seconds: float) -> None:
         """Takes in for so long what comes."""
-        end, message = time.monotonic() + seconds, asking(self.asked)
+        end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             for event in arrived(self.connections, min(left, _LOOK_SECONDS)):
-                self.take(event, message)
-            self.errors += sum(self._lost(each) for each in self.connections if each.is_over)
+                self.take(event)
+            self.open_again()
 
-    def take(self, event: Event, message: bytes = b"") -> None:
-        """Counts what came. Of one that has ended, another takes the place, which asks this; none where it is empty."""
+    def open_again(self) -> None:
+        """Opens those whose time has come, and counts those whose connection is over."""
+        while self.later and self.later[0][0] <= time.monotonic():
+            self._open(heapq.heappop(self.later)[2])
+        self.errors += sum(self._lost(each) for each in self.connections if each.is_over)
+
+    def take(self, event: Event) -> None:
+        """Counts what came. Of one that has ended, another takes the place."""
         stream = self.open.get((event.connection, event.stream))
         if stream is None:
             return
@@ -78,18 +89,22 @@ class Streams:
             self._count(stream, pb.GenerateChunk.FromString(event.message), event.at)
             return
         del self.open[event.connection, event.stream]
+        if event.status == EXHAUSTED:
+            self.refused += 1
+            heapq.heappush(self.later, (event.at + (event.pushback or 1.0), event.stream, event.connection))
+            return
         self.ended += 1
         self.errors += event.status != OK or stream.got != stream.asked
-        if message and not event.connection.is_over:
-            self._open(event.connection, message)
+        self._open(event.connection)
 
     def forget(self) -> None:
         """Counts from now on."""
-        self.messages = self.tokens = self.ended = 0
+        self.messages = self.tokens = self.ended = self.errors = self.refused = 0
         self.latencies, self.gaps = [], []
 
-    def _open(self, connection: Connection, message: bytes) -> None:
-        self.open[connection, connection.call(STREAM, message)] = Stream(self.asked)
+    def _open(self, connection: Connection) -> None:
+        if not connection.is_over:
+            self.open[connection, connection.call(STREAM, asking(self.asked))] = Stream(self.asked)
 
     def _count(self, stream: Stream, chunk: pb.GenerateChunk, at: float) -> None:
         stream.got += len(chunk.token_ids)
