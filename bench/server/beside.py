@@ -19,7 +19,7 @@ CHECK = "/grpc.health.v1.Health/Check"
 _PACE, _SLOTS, _PLACES = Pace(step=0.02), 64, 64
 _ASKED = 100  # tokens: two seconds
 _PROBE_SECONDS, _LOOK_SECONDS, _BEGIN_SECONDS = 0.05, 0.01, 0.5
-_SERVING = b"\x08\x01"
+SERVING = b"\x08\x01"
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Probe:
     def take(self, event: Event) -> None:
         """Notes what came."""
         if event.message is not None:
-            self.wrong += event.message != _SERVING
+            self.wrong += event.message != SERVING
         elif self.asked is not None:
             self.healths.append(event.at - self.asked)
             self.asked, self.free = None, event.at

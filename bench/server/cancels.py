@@ -121,6 +121,7 @@ def measure_cancels(seconds: float, count: int) -> dict[str, Any]:
         return {
             "cancels": storm.cancelled.total(), "wanted": count, "stages": dict(storm.cancelled),
             "ended_before": {str(status): number for status, number in storm.ended.items()},
+            "connections_lost": sum(connection.is_over for connection in connections),
             "next_answer_seconds": round(answered, 3), "idle_after_seconds": round(idle, 3), "left": left,
             "memory": growth(memory, resident_bytes(server.process.pid)), "generator": figures,
         }  # fmt: skip

@@ -39,6 +39,7 @@ class Connection(Http2Caller):
     """Calls on one connection; `events` has what came of them."""
 
     def __init__(self, address: str) -> None:
+        self.is_over = False
         super().__init__(address)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._send(SETTINGS, 0, 0, _TABLE_SIZE)
@@ -46,7 +47,6 @@ class Connection(Http2Caller):
         self._granted = _WINDOW
         self._buffer = b""
         self._parts: dict[int, bytes] = {}  # of messages that are not whole yet
-        self.is_over = False
 
     def fileno(self) -> int:
         """For select."""
@@ -55,6 +55,12 @@ class Connection(Http2Caller):
     def close(self) -> None:
         """Hangs up."""
         self._socket.close()
+
+    def _send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
+        try:
+            super()._send(kind, flags, stream, payload)
+        except ConnectionError:
+            self.is_over = True
 
     def events(self) -> Iterator[Event]:
         """What has come since. After `is_over` nothing comes, nor do the ends of calls that are open."""

@@ -49,6 +49,7 @@ class Told:
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     other: Counter[int] = field(default_factory=Counter)  # by status
+    lost: int = 0  # with their connection
     by_caller: Counter[int] = field(default_factory=Counter)
 
     def note(self, caller: Caller, event: Event, meant: float) -> None:
@@ -73,6 +74,7 @@ class Told:
             "refusals": len(self.refused),
             "refusals_ms": milliseconds(self.refused, 0.5, 0.99),
             "other_statuses": {str(status): count for status, count in self.other.items()},
+            "lost": self.lost,
             "callers": callers,
             "fewest": min(counts.values()),
             "most": max(counts.values()),
@@ -111,6 +113,7 @@ def played(
                 if again is not None and (at := again(event, event.at)) is not None:
                     number += 1
                     heapq.heappush(due, (at, number, caller))
+    told.lost = sum(connection.is_over for connection, _ in flying)
 
 
 def when_told(event: Event, now: float) -> float:

@@ -136,7 +136,7 @@ def measure_streams(seconds: float, count: int, few: int) -> dict[str, Any]:
     one, several, rate = found["one_token"], found["coalesced"], bare["messages_per_second"]
     found["one_token"]["ratio"] = round(one["messages_per_second"] / rate, 3)
     found["coalesced"]["ratio"] = round(several["tokens_per_second"] / rate, 3)
-    return found | {"latency": _latencies(seconds, few)}
+    return found | {"latency": _latencies(seconds / 2, few)}
 
 
 def _latencies(seconds: float, count: int, step: float = 0.02) -> dict[str, Any]:

@@ -29,7 +29,7 @@ FIRST_TOKEN, NUM_TOKENS = 259, 253  # below are single bytes, of which a text sh
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """step: seconds. tokens: of each answer in a step. prompt: tokens of all prompts in a step. load: seconds."""
+    """step: seconds. tokens: of each answer in a step. prompt: tokens of all prompts in a step, in equal parts. load: seconds."""
 
     step: float = 0.01
     tokens: int = 1
@@ -96,11 +96,11 @@ class TimedEngine:
         self._admit()
         self.grid = max(self.grid + 1, int(time.monotonic() / self.pace.step) + 1)
         time.sleep(max(0.0, self.grid * self.pace.step - time.monotonic()))
-        reading = self.pace.prompt
+        num_reading = sum(answer.left_of_prompt > 0 for answer in self.running.values())
+        part = self.pace.prompt // max(1, num_reading)
         rows = []
         for answer in [*self.running.values()]:
-            read = min(reading, answer.left_of_prompt)
-            reading, answer.left_of_prompt = reading - read, answer.left_of_prompt - read
+            answer.left_of_prompt = max(0, answer.left_of_prompt - part)
             if not answer.left_of_prompt:
                 rows.append(self._advanced(answer))
         return rows

@@ -1,0 +1,145 @@
+"""Engines that are killed or stopped, and servers that are told to end in whatever state: who hears of it, and when."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from ...models.errors import SetupError
+from .attacks import EVERYBODY
+from .beside import CHECK, SERVING
+from .connection import Connection, arrived
+from .measure import milliseconds
+from .processes import TimedServer
+from .streams import STREAM, asking
+from .timed_engine import Pace
+
+_LOAD_SECONDS, _SLOTS = 0.2, 64
+_PACE = Pace(step=0.02, load=_LOAD_SECONDS)
+_DRAIN_SECONDS = 1.0
+_LONG = 5_000  # tokens: longer than anything here takes
+_LIMIT_SECONDS, _LOOK_SECONDS = 60.0, 0.01
+
+
+class Watch:
+    """What callers are told after a fault: their streams, the health, and whether a new request is answered."""
+
+    def __init__(self, streams: Connection, probe: Connection, count: int) -> None:
+        self._streams, self._probe = streams, probe
+        self._open = {streams.call(STREAM, asking(_LONG)) for _ in range(count)}
+        self._begun = set[int]()
+
+    def until_begun(self) -> None:
+        """Until every stream has had a token. Raises SetupError where that never is."""
+        end = time.monotonic() + _LIMIT_SECONDS
+        while len(self._begun) < len(self._open):
+            if time.monotonic() > end or self._streams.is_over:
+                raise SetupError(f"{len(self._begun)} of {len(self._open)} streams have begun: nothing can be measured")
+            self._begun |= {event.stream for event in arrived([self._streams], _LOOK_SECONDS) if event.message}
+
+    def after(self, fault: Callable[[], None]) -> dict[str, Any]:
+        """Does it, and gives the seconds from then to each thing that was told; None for what never was."""
+        found: dict[str, Any] = {"callers": len(self._open)}
+        told = list[float]()
+        fault()
+        began = time.monotonic()
+        down = up = None
+        asked = self._probe.call(CHECK, EVERYBODY)
+        while (up is None or self._open) and time.monotonic() < began + _LIMIT_SECONDS:
+            for event in arrived([self._streams, self._probe], _LOOK_SECONDS):
+                if event.connection is self._streams and event.message is None and event.stream in self._open:
+                    self._open.discard(event.stream)
+                    told.append(event.at - began)
+                elif event.stream == asked and event.message is not None:
+                    serving = event.message == SERVING
+                    down = event.at - began if down is None and not serving else down
+                    up = event.at - began if up is None and down is not None and serving else up
+                elif event.stream == asked:
+                    asked = self._probe.call(CHECK, EVERYBODY)
+        found |= {"told": len(told), "told_ms": milliseconds(told, 0.5, 1.0)}
+        return found | {"not_serving_seconds": _rounded(down), "serving_again_seconds": _rounded(up)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def measure_faults(count: int) -> dict[str, Any]:
+    """Both signals to an engine with `count` callers, then the end of a server in every state."""
+    found: dict[str, Any] = {"load_seconds": _LOAD_SECONDS, "drain_seconds": _DRAIN_SECONDS}
+    for name, number in (("SIGKILL", signal.SIGKILL), ("SIGSTOP", signal.SIGSTOP)):
+        with _server() as server, _watched(server, count) as watch:
+            engine = server.engine
+            found[name] = watch.after(lambda engine=engine, number=number: os.kill(engine, number))
+            server.check()
+            found[name]["answered_after_seconds"] = _answer(server)
+    return found | {"SIGTERM": {state: _term(state, count) for state in STATES}}
+
+
+def _answer(server: TimedServer) -> float:
+    """Seconds that a request takes now."""
+    began = time.monotonic()
+    with Connection(server.address) as connection:
+        connection.call(STREAM, asking(1))
+        while time.monotonic() < began + _LIMIT_SECONDS:
+            if any(event.message for event in arrived([connection], _LOOK_SECONDS)):
+                break
+    return round(time.monotonic() - began, 3)
+
+
+@contextmanager
+def _server() -> Iterator[TimedServer]:
+    with TimedServer(_PACE, _SLOTS, drain_seconds=_DRAIN_SECONDS, http=False) as server:
+        yield server
+
+
+@contextmanager
+def _watched(server: TimedServer, count: int) -> Iterator[Watch]:
+    with Connection(server.address) as streams, Connection(server.address) as probe:
+        watch = Watch(streams, probe, count)
+        watch.until_begun()
+        yield watch
+
+
+def _idle(server: TimedServer) -> None:
+    """Nobody asks anything."""
+
+
+def _killed(server: TimedServer) -> None:
+    os.kill(server.engine, signal.SIGKILL)
+
+
+def _stopped(server: TimedServer) -> None:
+    os.kill(server.engine, signal.SIGSTOP)
+
+
+STATES: dict[str, Callable[[TimedServer], None]] = {
+    "idle": _idle, "with streams": _idle, "its engine was killed": _killed, "its engine is stopped": _stopped,
+}  # fmt: skip
+
+
+def _term(state: str, count: int) -> dict[str, Any]:
+    """Seconds from SIGTERM to the end, and the exit status. Streams are there in all states but the idle one."""
+    with ExitStack() as stack:
+        server = stack.enter_context(_server())
+        if state != "idle":
+            stack.enter_context(_watched(server, count))
+        engine = server.engine
+        STATES[state](server)
+        try:
+            return ended(server)
+        finally:
+            with suppress(ProcessLookupError):  # one that is stopped hears nobody
+                os.kill(engine, signal.SIGKILL)
+
+
+def ended(server: TimedServer) -> dict[str, Any]:
+    """Tells a server to end, and how that went. status: None where it did not."""
+    began = time.monotonic()
+    server.process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.process.wait(_LIMIT_SECONDS)
+    return {"status": server.process.poll(), "seconds": round(time.monotonic() - began, 3)}
