@@ -33,7 +33,7 @@ _TURN_SECONDS = 0.02
 
 
 def large_texts(address: str, _: str) -> None:
-    """Texts of a megabyte that no window holds, two million token ids, a million stop strings, and long texts that fit."""
+    """Texts of a megabyte that no window holds, millions of token ids and stop strings, and long texts that fit."""
     stop = pb.GenerateRequest(text="x", stopping=pb.Stopping(stop_strings=["x"] * (_MIB // 2))).SerializeToString()
     ids = pb.GenerateRequest(token_ids=pb.TokenIds(ids=[5] * (2 * _MIB))).SerializeToString()
     kinds = cycle([asking(8, text="word " * (_MIB // 5)), ids, stop, asking(8, text="once upon a time " * 3000)])

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from ...models.errors import SetupError
@@ -40,7 +41,7 @@ class Watch:
                 raise SetupError(f"{len(self._begun)} of {len(self._open)} streams have begun: nothing can be measured")
             self._begun |= {event.stream for event in arrived([self._streams], _LOOK_SECONDS) if event.message}
 
-    def after(self, fault: Callable[[], None]) -> dict[str, Any]:
+    def after(self, fault: Callable[[], object]) -> dict[str, Any]:
         """Does it, and gives the seconds from then to each thing that was told; None for what never was."""
         found: dict[str, Any] = {"callers": len(self._open)}
         told = list[float]()
@@ -73,7 +74,7 @@ def measure_faults(count: int) -> dict[str, Any]:
     for name, number in (("SIGKILL", signal.SIGKILL), ("SIGSTOP", signal.SIGSTOP)):
         with _server() as server, _watched(server, count) as watch:
             engine = server.engine
-            found[name] = watch.after(lambda engine=engine, number=number: os.kill(engine, number))
+            found[name] = watch.after(partial(os.kill, engine, number))
             server.check()
             found[name]["answered_after_seconds"] = _answer(server)
     return found | {"SIGTERM": {state: _term(state, count) for state in STATES}}

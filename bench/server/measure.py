@@ -14,7 +14,7 @@ def milliseconds(values: Sequence[float], *shares: float) -> dict[str, float]:
     return {f"p{100 * share:g}": round(percentile(values, share) * 1e3, 3) for share in shares} if values else {}
 
 
-def factor(counts: Mapping[object, int]) -> float | None:
+def factor(counts: Mapping[int, int]) -> float | None:
     """The largest over the smallest; None where somebody got nothing."""
     least = min(counts.values(), default=0)
     return round(max(counts.values()) / least, 2) if least else None

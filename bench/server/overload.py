@@ -87,7 +87,8 @@ Due = list[tuple[float, int, Caller]]  # a heap: when, a number, who
 
 def poisson(callers: Sequence[Caller], rate: float, begin: float, seconds: float, seed: int = 0) -> Due:
     """Arrivals at this rate for so long, each by one of the callers in turn."""
-    chance, at, due = random.Random(seed), begin, []
+    chance, at = random.Random(seed), begin
+    due: Due = []
     while (at := at + chance.expovariate(rate)) < begin + seconds:
         due.append((at, len(due), callers[len(due) % len(callers)]))
     return due
@@ -164,7 +165,11 @@ def measure_overload(seconds: float, many: int, few: int) -> dict[str, Any]:
 
 
 def _phase(
-    server: TimedServer, callers: Sequence[Caller], seconds: float, come_back: bool = False, rate: float = 0.0,
+    server: TimedServer,
+    callers: Sequence[Caller],
+    seconds: float,
+    come_back: bool = False,
+    rate: float = 0.0,
     most: int | None = None,
 ) -> dict[str, Any]:
     """Some seconds of callers who come back when told, at most so many of them, or who arrive at a rate."""

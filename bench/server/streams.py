@@ -15,7 +15,7 @@ from .timed_engine import Pace, step_of
 
 STREAM = "/moesaic.v1.Generation/GenerateStream"
 _SETTLED = 0.25  # of the time, after which memory is looked at first
-_OFFERED = 1.3  # times what the echo delivers
+_OFFERED = 0.75  # of what the echo delivers: a little more than is to be reached
 _TOKENS = 8  # of each stream in a step, where several come in a message
 _LOOK_SECONDS = 0.1
 _ASKED = 200  # tokens of a request
