@@ -30,6 +30,7 @@ MARKDOWN = {
     "bench/results/evaluation/README.md": "evaluation",
     "bench/results/memory/README.md": "memory",
     "bench/results/engine/README.md": "engine",
+    "bench/results/server/README.md": "server",
 }
 Page = Callable[[], str]
 

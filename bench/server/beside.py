@@ -91,10 +91,11 @@ class Honest:
 
 def measure_beside(seconds: float, count: int) -> dict[str, Any]:
     """`count` honest streams beside each kind in turn, each on a server of its own, beside what they see before it."""
-    return {"seconds": seconds, "streams": count, "kinds": {kind: _beside(kind, seconds, count) for kind in ATTACKS}}
+    return {"seconds": seconds, "streams": count, "kinds": {kind: beside(kind, seconds, count) for kind in ATTACKS}}
 
 
-def _beside(kind: str, seconds: float, count: int) -> dict[str, Any]:
+def beside(kind: str, seconds: float, count: int) -> dict[str, Any]:
+    """`count` honest streams beside one kind, and for half of the time before it comes."""
     with ExitStack() as stack:
         server = stack.enter_context(TimedServer(_PACE, _SLOTS, max_requests=_PLACES))
         probe, *streams = (stack.enter_context(Connection(server.address)) for _ in range(1 + count))
@@ -104,9 +105,9 @@ def _beside(kind: str, seconds: float, count: int) -> dict[str, Any]:
         quiet = honest.watched(seconds / 2)
         with attacked(kind, server):
             honest.watched(min(_BEGIN_SECONDS, seconds))
-            beside = honest.watched(seconds)
-    ratio = beside["between_tokens_ms"]["p99"] / quiet["between_tokens_ms"]["p99"]
-    return {"quiet": quiet, "beside": beside, "between_tokens_ratio": round(ratio, 2)}
+            others = honest.watched(seconds)
+    ratio = others["between_tokens_ms"]["p99"] / quiet["between_tokens_ms"]["p99"]
+    return {"quiet": quiet, "beside": others, "between_tokens_ratio": round(ratio, 2)}
 
 
 @contextmanager

@@ -104,27 +104,30 @@ def ledger(admin: AdminClient) -> dict[str, int]:
 
 def measure_cancels(seconds: float, count: int) -> dict[str, Any]:
     """Up to `count` cancels, as many as there is time for."""
-    with ExitStack() as stack:
-        server = stack.enter_context(TimedServer(_PACE, _SLOTS, http=False))
-        admin, client = stack.enter_context(server.admin()), stack.enter_context(Client(server.address, retries=0))
-        client.generate("once", max_new_tokens=2)
+    with TimedServer(_PACE, _SLOTS, http=False) as server, ExitStack() as stack:
         connections = [stack.enter_context(Connection(server.address)) for _ in range(_CONNECTIONS)]
-        storm, end = Storm(connections), time.monotonic() + seconds
-        storm.blow(round(_WARM * count), time.monotonic() + _WARM * seconds)
-        memory, generator = resident_bytes(server.process.pid), Generator()
-        storm.blow(count - storm.cancelled.total(), end)
-        figures, over = generator.figures(), time.monotonic()
-        server.check()
+        return storm_over(server, Storm(connections), seconds, count)
+
+
+def storm_over(server: TimedServer, storm: Storm, seconds: float, count: int) -> dict[str, Any]:
+    """What a storm does to a server, and what is left of it."""
+    end = time.monotonic() + seconds
+    storm.blow(round(_WARM * count), time.monotonic() + _WARM * seconds)
+    memory, generator = resident_bytes(server.process.pid), Generator()
+    storm.blow(count - storm.cancelled.total(), end)
+    figures, over = generator.figures(), time.monotonic()
+    server.check()
+    with server.admin() as admin, Client(server.address, retries=0) as client:
         client.generate("once", max_new_tokens=1, timeout=_IDLE_SECONDS)
         answered = time.monotonic() - over
         left, idle = _until_idle(admin, over)
-        return {
-            "cancels": storm.cancelled.total(), "wanted": count, "stages": dict(storm.cancelled),
-            "ended_before": {str(status): number for status, number in storm.ended.items()},
-            "connections_lost": sum(connection.is_over for connection in connections),
-            "next_answer_seconds": round(answered, 3), "idle_after_seconds": round(idle, 3), "left": left,
-            "memory": growth(memory, resident_bytes(server.process.pid)), "generator": figures,
-        }  # fmt: skip
+    return {
+        "cancels": storm.cancelled.total(), "wanted": count, "stages": dict(storm.cancelled),
+        "ended_before": {str(status): number for status, number in storm.ended.items()},
+        "connections_lost": sum(connection.is_over for connection in storm.connections),
+        "next_answer_seconds": round(answered, 3), "idle_after_seconds": round(idle, 3), "left": left,
+        "memory": growth(memory, resident_bytes(server.process.pid)), "generator": figures,
+    }  # fmt: skip
 
 
 def _until_idle(admin: AdminClient, since: float) -> tuple[dict[str, int], float]:

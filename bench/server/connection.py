@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from ...models.errors import AddressError
 from .http2_caller import ACK, DATA, END_STREAM, HEADERS, PING, RESET, SETTINGS, Http2Caller
 
 OK, CANCELLED, EXHAUSTED, NO_STATUS = 0, 1, 8, -1
@@ -36,11 +37,14 @@ class Event:
 
 
 class Connection(Http2Caller):
-    """Calls on one connection; `events` has what came of them."""
+    """Calls on one connection; `events` has what came of them. Raises AddressError where nobody listens."""
 
     def __init__(self, address: str) -> None:
         self.is_over = False
-        super().__init__(address)
+        try:
+            super().__init__(address)
+        except OSError as error:
+            raise AddressError(f"nobody answers at {address}: {error.strerror or error}") from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._send(SETTINGS, 0, 0, _TABLE_SIZE)
         self.grant(0, _WINDOW)

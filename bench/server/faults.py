@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from typing import Any
 
 from ...models.errors import SetupError
@@ -41,11 +40,11 @@ class Watch:
                 raise SetupError(f"{len(self._begun)} of {len(self._open)} streams have begun: nothing can be measured")
             self._begun |= {event.stream for event in arrived([self._streams], _LOOK_SECONDS) if event.message}
 
-    def after(self, fault: Callable[[], object]) -> dict[str, Any]:
-        """Does it, and gives the seconds from then to each thing that was told; None for what never was."""
+    def after_signal(self, process_id: int, number: signal.Signals) -> dict[str, Any]:
+        """Sends it, and gives the seconds from then to each thing that was told; None for what never was."""
         found: dict[str, Any] = {"callers": len(self._open)}
         told = list[float]()
-        fault()
+        os.kill(process_id, number)
         began = time.monotonic()
         down = up = None
         asked = self._probe.call(CHECK, EVERYBODY)
@@ -72,9 +71,8 @@ def measure_faults(count: int) -> dict[str, Any]:
     """Both signals to an engine with `count` callers, then the end of a server in every state."""
     found: dict[str, Any] = {"load_seconds": _LOAD_SECONDS, "drain_seconds": _DRAIN_SECONDS}
     for name, number in (("SIGKILL", signal.SIGKILL), ("SIGSTOP", signal.SIGSTOP)):
-        with _server() as server, _watched(server, count) as watch:
-            engine = server.engine
-            found[name] = watch.after(partial(os.kill, engine, number))
+        with _server() as server, watched(server, count) as watch:
+            found[name] = watch.after_signal(server.engine, number)
             server.check()
             found[name]["answered_after_seconds"] = _answer(server)
     return found | {"SIGTERM": {state: _term(state, count) for state in STATES}}
@@ -98,7 +96,8 @@ def _server() -> Iterator[TimedServer]:
 
 
 @contextmanager
-def _watched(server: TimedServer, count: int) -> Iterator[Watch]:
+def watched(server: TimedServer, count: int) -> Iterator[Watch]:
+    """So many streams that have begun."""
     with Connection(server.address) as streams, Connection(server.address) as probe:
         watch = Watch(streams, probe, count)
         watch.until_begun()
@@ -127,7 +126,7 @@ def _term(state: str, count: int) -> dict[str, Any]:
     with ExitStack() as stack:
         server = stack.enter_context(_server())
         if state != "idle":
-            stack.enter_context(_watched(server, count))
+            stack.enter_context(watched(server, count))
         engine = server.engine
         STATES[state](server)
         try:

@@ -130,7 +130,7 @@ def server_of(slots: int, callers: int, tokens: bool) -> Iterator[tuple[TimedSer
         given: list[dict[str, str]] = [{} for _ in range(callers)]
         if tokens:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tokens.jsonl"
-            given = [{"authorization": f"Bearer {token}"} for token in _tokens(file, callers)]
+            given = [{"authorization": f"Bearer {token}"} for token in tokens_of(file, callers)]
             more["tokens"] = str(file)
         server = stack.enter_context(TimedServer(_PACE, slots, **more))
         count = 1 if tokens else callers
@@ -138,7 +138,7 @@ def server_of(slots: int, callers: int, tokens: bool) -> Iterator[tuple[TimedSer
         yield server, [Caller(i, connections[i % count], headers) for i, headers in enumerate(given)]
 
 
-def _tokens(file: Path, count: int) -> list[str]:
+def tokens_of(file: Path, count: int) -> list[str]:
     """New tokens, and the file that knows them."""
     found = [add_token(file, "caller-0", ["generate"])]
     known = json.loads(file.read_text())
@@ -152,19 +152,19 @@ def measure_overload(seconds: float, many: int, few: int) -> dict[str, Any]:
     """Goodput and refusals at ten times the peak, `few` callers; fairness among `many` who come when told."""
     found: dict[str, Any] = {"seconds": seconds, "times": _TIMES, "useful_within_seconds": _WITHIN}
     with server_of(_SLOTS, few, tokens=False) as (server, callers):
-        peak = found["peak"] = _phase(server, callers, max(1.0, seconds / 2), come_back=True, most=2 * _SLOTS)
+        peak = found["peak"] = phase(server, callers, max(1.0, seconds / 2), come_back=True, most=2 * _SLOTS)
         rate = _TIMES * peak["goodput_per_second"]
-        found["tenfold"] = _phase(server, callers, seconds, rate=rate)
+        found["tenfold"] = phase(server, callers, seconds, rate=rate)
     found["tenfold"]["goodput_of_peak"] = round(
         found["tenfold"]["goodput_per_second"] / max(peak["goodput_per_second"], 1e-9), 3
     )
     for name, tokens in (("own_connections", False), ("one_connection_with_tokens", True)):
         with server_of(_FAST_SLOTS, many, tokens) as (server, callers):
-            found[name] = _phase(server, callers, seconds, come_back=True)
+            found[name] = phase(server, callers, seconds, come_back=True)
     return found
 
 
-def _phase(
+def phase(
     server: TimedServer,
     callers: Sequence[Caller],
     seconds: float,

@@ -79,6 +79,8 @@ class Started:
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
         self.process.wait()
+        if self.process.stdout:
+            self.process.stdout.close()
         self._log.close()
 
 

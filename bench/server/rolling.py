@@ -17,7 +17,7 @@ from .timed_engine import Pace
 
 _PACE, _SLOTS, _TOKENS = Pace(step=0.01), 32, 5
 _DRAIN_SECONDS = 10.0
-_REST_SECONDS = 1.0  # between two servers
+_REST_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -48,15 +48,17 @@ async def _calls(address: str, rate: float, over: asyncio.Event, generator: Gene
     return calls
 
 
-async def _restart_all(stack: ExitStack, servers: list[TimedServer], ports: list[int]) -> list[dict[str, Any]]:
+async def _restart_all(
+    stack: ExitStack, servers: list[TimedServer], ports: list[int], rest: float
+) -> list[dict[str, Any]]:
     """Ends each and starts it again at its port, when the one before serves."""
     ends = []
     for i, port in enumerate(ports):
-        await asyncio.sleep(_REST_SECONDS)
+        await asyncio.sleep(rest)
         ends.append(await asyncio.to_thread(ended, servers[i]))
         servers[i] = stack.enter_context(_server(port))
         await asyncio.to_thread(servers[i].wait)
-    await asyncio.sleep(_REST_SECONDS)
+    await asyncio.sleep(rest)
     return ends
 
 
@@ -64,12 +66,12 @@ def _server(port: int) -> TimedServer:
     return TimedServer(_PACE, _SLOTS, wait=False, port=port, drain_seconds=_DRAIN_SECONDS, http=False)
 
 
-def measure_rolling(count: int, rate: float) -> dict[str, Any]:
-    """`count` servers behind one name, `rate` calls a second."""
-    return asyncio.run(_measured(count, rate))
+def measure_rolling(count: int, rate: float, rest: float = _REST_SECONDS) -> dict[str, Any]:
+    """`count` servers behind one name, `rate` calls a second, `rest` seconds between two of them."""
+    return asyncio.run(_measured(count, rate, rest))
 
 
-async def _measured(count: int, rate: float) -> dict[str, Any]:
+async def _measured(count: int, rate: float, rest: float) -> dict[str, Any]:
     with ExitStack() as stack:
         ports = [free_port() for _ in range(count)]
         servers = [stack.enter_context(_server(port)) for port in ports]
@@ -78,7 +80,7 @@ async def _measured(count: int, rate: float) -> dict[str, Any]:
         address = "ipv4:" + ",".join(server.address for server in servers)
         over, generator = asyncio.Event(), Generator()
         calling = asyncio.create_task(_calls(address, rate, over, generator))
-        ends = await _restart_all(stack, servers, ports)
+        ends = await _restart_all(stack, servers, ports, rest)
         over.set()
         calls = await calling
         for server in servers:

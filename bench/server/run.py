@@ -89,7 +89,8 @@ def main() -> int:
         return 1
     from ...evaluate.provenance import provenance  # torch, which would only be in the way before
 
-    command = " ".join(["python -m moesaic.bench.server.run", *sys.argv[1:]])
+    said = [args.out.name if each == str(args.out) else each for each in sys.argv[1:]]
+    command = " ".join(["python -m moesaic.bench.server.run", *said])
     about = {"command": command, "machine": provenance(), "quick": args.quick, "size": asdict(size)}
     whole = {**about, "generator_was_the_limit_in": [*limits(found)], **found}
     write_whole(args.out, (json.dumps(whole, indent=2) + "\n").encode())

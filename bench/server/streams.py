@@ -127,12 +127,12 @@ class Streams:
 def measure_streams(seconds: float, count: int, few: int) -> dict[str, Any]:
     """All of it: `count` streams as fast as they come, `few` at the pace of a model, each for so many seconds."""
     with BareEcho() as echo:
-        bare = _rates(echo, count, seconds)
+        bare = rates(echo, count, seconds)
     step = count / (_OFFERED * bare["tokens_per_second"])
     found: dict[str, Any] = {"streams": count, "seconds": seconds, "echo": bare}
     for name, tokens in (("one_token", 1), ("coalesced", _TOKENS)):
         with TimedServer(Pace(step, tokens), count, max_streams=count) as server:
-            found[name] = _rates(server, count, seconds, _ASKED * tokens)
+            found[name] = rates(server, count, seconds, _ASKED * tokens)
     one, several, rate = found["one_token"], found["coalesced"], bare["messages_per_second"]
     found["one_token"]["ratio"] = round(one["messages_per_second"] / rate, 3)
     found["coalesced"]["ratio"] = round(several["tokens_per_second"] / rate, 3)
@@ -160,7 +160,7 @@ def _latency(server: Started, count: int, seconds: float, step: float) -> dict[s
     return milliseconds(streams.latencies, 0.5, 0.99)
 
 
-def _rates(server: Started, count: int, seconds: float, asked: int = _ASKED) -> dict[str, Any]:
+def rates(server: Started, count: int, seconds: float, asked: int = _ASKED) -> dict[str, Any]:
     """Messages and tokens a second of so many streams, after a quarter of the time; memory from there to the end."""
     with ExitStack() as stack:
         connections = [stack.enter_context(Connection(server.address)) for _ in range(-(-count // 90))]

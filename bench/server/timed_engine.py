@@ -29,7 +29,7 @@ FIRST_TOKEN, NUM_TOKENS = 259, 253  # below are single bytes, of which a text sh
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """step, load: seconds. tokens: of each answer in a step. prompt: tokens of all prompts in a step, in equal parts."""
+    """step, load: seconds. tokens: of an answer in a step. prompt: tokens of all prompts in a step, in equal parts."""
 
     step: float = 0.01
     tokens: int = 1
