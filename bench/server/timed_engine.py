@@ -97,7 +97,7 @@ class TimedEngine:
         self.grid = max(self.grid + 1, int(time.monotonic() / self.pace.step) + 1)
         time.sleep(max(0.0, self.grid * self.pace.step - time.monotonic()))
         num_reading = sum(answer.left_of_prompt > 0 for answer in self.running.values())
-        part = self.pace.prompt // max(1, num_reading)
+        part = max(1, self.pace.prompt // max(1, num_reading))
         rows = []
         for answer in [*self.running.values()]:
             answer.left_of_prompt = max(0, answer.left_of_prompt - part)
