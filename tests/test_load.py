@@ -12,7 +12,7 @@ from patience import FakeClock
 from moesaic.bench.published import figures
 from moesaic.bench.published.text import render
 from moesaic.bench.server import run, timed_engine
-from moesaic.bench.server.beside import beside
+from moesaic.bench.server.beside import Probe, beside
 from moesaic.bench.server.cancels import Storm, ledger, storm_over
 from moesaic.bench.server.connection import EXHAUSTED, OK, Connection, Event, arrived
 from moesaic.bench.server.faults import ended, watched
@@ -20,7 +20,7 @@ from moesaic.bench.server.measure import Generator, factor, growth, milliseconds
 from moesaic.bench.server.overload import GENERATE, Caller, Told, phase, poisson, tokens_of, when_told
 from moesaic.bench.server.processes import TimedServer
 from moesaic.bench.server.rolling import measure_rolling
-from moesaic.bench.server.streams import STREAM, Streams, asking, rates
+from moesaic.bench.server.streams import STREAM, Stream, Streams, asking, rates
 from moesaic.bench.server.timed_engine import Pace, TimedEngine, step_of
 from moesaic.engine.request import FinishReason, Request, Stopping
 from moesaic.models.errors import AddressError, SetupError
@@ -150,7 +150,7 @@ def test_nobody_at_an_address_is_told() -> None:
 
 
 def test_streams_are_counted_and_none_ends_in_an_error(timed: TimedServer) -> None:
-    found = rates(timed, count=8, seconds=0.6, asked=20)
+    found = rates(timed, count=8, seconds=0.8, asked=10)
     assert found["errors"] == 0 and found["requests"] > 0 and found["messages_per_second"] > 0
     assert found["memory"]["after_mb"] > 20
 
@@ -164,10 +164,25 @@ def test_tokens_of_another_count_than_asked_are_an_error(timed: TimedServer, con
     assert streams.errors >= 1
 
 
+def test_a_pause_that_does_not_end_is_a_pause(connection: Connection) -> None:
+    silent, heard = Streams([connection], 1), Streams([connection], 1)
+    heard.gaps, heard.open = [0.02], {(connection, 1): Stream(9, last=-100.0)}
+    for streams in (silent, heard):
+        streams.end(since=-50.0)
+    assert silent.gaps[0] >= 50.0 and heard.gaps[1] >= 100.0
+
+
+def test_a_probe_that_is_not_answered_is_counted(connection: Connection) -> None:
+    probe = Probe(connection, due=-5.0)
+    assert probe.ask(Generator()) and not probe.ask(Generator())
+    probe.end()
+    assert probe.healths[0] >= 5.0
+
+
 def test_overload_has_answers_refusals_and_a_share_for_everybody(timed: TimedServer) -> None:
     with ExitStack() as stack:
         callers = [Caller(i, stack.enter_context(Connection(timed.address))) for i in range(4)]
-        found = phase(timed, callers, 0.5, rate=2000.0)
+        found = phase(timed, callers, 0.5, rate=600.0)
     assert found["goodput_per_second"] > 0 and found["refusals"] > 0 and not found["other_statuses"]
     assert found["factor"] and found["callers"] == 4
 

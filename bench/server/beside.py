@@ -51,6 +51,11 @@ class Probe:
             self.healths.append(event.at - self.asked)
             self.asked, self.free = None, event.at
 
+    def end(self) -> None:
+        """Counts an answer that is still waited for as if it came now."""
+        if self.asked is not None:
+            self.healths.append(time.monotonic() - self.asked)
+
     def left(self) -> float:
         """Seconds until it is to be asked."""
         return _LOOK_SECONDS if self.asked is not None else min(_LOOK_SECONDS, self.due - time.monotonic())
@@ -75,6 +80,8 @@ class Honest:
                 (probe if event.connection is self._probe else self.streams).take(event)
             self.streams.open_again()
         self._server.check()
+        probe.end()
+        self.streams.end(begin)
         return self._figures(probe, time.monotonic() - begin) | {
             "peak_mb": round(peak / 1e6, 1), "generator": generator.figures()
         }  # fmt: skip

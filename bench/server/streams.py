@@ -102,6 +102,14 @@ class Streams:
         self.messages = self.tokens = self.ended = self.errors = self.refused = 0
         self.latencies, self.gaps = [], []
 
+    def end(self, since: float) -> None:
+        """Counts the longest pause that is not over yet as if it ended now; without any token, from then."""
+        now = time.monotonic()
+        begun = [stream.last for stream in self.open.values() if stream.last is not None]
+        longest = now - min(begun, default=now if self.gaps else since)
+        if longest > max(self.gaps, default=0.0):
+            self.gaps.append(longest)
+
     def _open(self, connection: Connection) -> None:
         if not connection.is_over:
             self.open[connection, connection.call(STREAM, asking(self.asked))] = Stream(self.asked)
