@@ -50,9 +50,10 @@ class Watch:
         asked = self._probe.call(CHECK, EVERYBODY)
         while (up is None or self._open) and time.monotonic() < began + _LIMIT_SECONDS:
             for event in arrived([self._streams, self._probe], _LOOK_SECONDS):
-                if event.connection is self._streams and event.message is None and event.stream in self._open:
-                    self._open.discard(event.stream)
-                    told.append(event.at - began)
+                if event.connection is self._streams:
+                    if event.message is None and event.stream in self._open:
+                        self._open.discard(event.stream)
+                        told.append(event.at - began)
                 elif event.stream == asked and event.message is not None:
                     serving = event.message == SERVING
                     down = event.at - began if down is None and not serving else down
@@ -78,15 +79,17 @@ def measure_faults(count: int) -> dict[str, Any]:
     return found | {"SIGTERM": {state: _term(state, count) for state in STATES}}
 
 
-def _answer(server: TimedServer) -> float:
-    """Seconds that a request takes now."""
+def _answer(server: TimedServer) -> float | None:
+    """Seconds until a request that is sent now, and again when it is refused, has a token; None where it never has."""
     began = time.monotonic()
     with Connection(server.address) as connection:
         connection.call(STREAM, asking(1))
-        while time.monotonic() < began + _LIMIT_SECONDS:
-            if any(event.message for event in arrived([connection], _LOOK_SECONDS)):
-                break
-    return round(time.monotonic() - began, 3)
+        while time.monotonic() < began + _LIMIT_SECONDS and not connection.is_over:
+            for event in arrived([connection], _LOOK_SECONDS):
+                if event.message is not None:
+                    return round(event.at - began, 3)
+                connection.call(STREAM, asking(1))
+    return None
 
 
 @contextmanager
