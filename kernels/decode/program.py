@@ -129,6 +129,11 @@ class DecodeProgram:
         self._places.append(torch.empty(self.rows, width, device=self.device))
         return View(len(self._places) - 1, width, width)
 
+    def widened(self, view: View, width: int) -> View:
+        if width > self._places[view.place].shape[1]:
+            self._places[view.place] = torch.empty(self.rows, width, device=self.device)
+        return View(view.place, width, width)
+
     def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
         weight, offset = weight.detach(), None if bias is None else bias.detach()
         if layer and offset is None:
