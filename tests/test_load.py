@@ -106,11 +106,11 @@ def test_a_timed_engine_keeps_its_pace_and_gives_its_blocks_back(monkeypatch: py
     rows = engine.step()  # both prompts are read by halves
     assert not rows and engine.load.running == 2 and engine.load.waiting == 1 and engine.load.free_blocks == 2
     engine.abort(1)
-    rows = [(clock.now, row) for _ in range(4) for row in engine.step()]
+    told = [(clock.now, row) for _ in range(4) for row in engine.step()]
     first = timed_engine.FIRST_TOKEN
-    tokens = [(at, row.token_ids) for at, row in rows if row.key == 0]
+    tokens = [(at, row.token_ids) for at, row in told if row.key == 0]
     assert tokens == [(1.0, (first + 2,)), (1.5, (first + 3,)), (2.0, (first + 4,))]
-    assert rows[-1][1].finish is FinishReason.LENGTH and engine.load.free_blocks == 6 and not engine.has_work
+    assert told[-1][1].finish is FinishReason.LENGTH and engine.load.free_blocks == 6 and not engine.has_work
 
 
 # --- the connection ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from .timed_engine import BLOCK_TOKENS, Pace, step_of
 
 STREAM = "/moesaic.v1.Generation/GenerateStream"
 _SETTLED = 0.25  # of the time, after which memory is looked at first
-_OFFERED = (0.75, 0.5, 0.35, 0.25, 0.15)  # of what the echo delivers, until that is kept up with
+_OFFERED = (0.75, 0.5, 0.35, 0.25)  # of what the echo delivers, until that is kept up with
 _KEPT_UP = 0.95
 _TOKENS = 16  # of each stream in a step, where several come in a message
 _OFFERED_STEPS = 0.25  # of the echo's messages
@@ -147,7 +147,7 @@ def measure_streams(seconds: float, count: int, few: int) -> dict[str, Any]:
     with BareEcho() as echo:
         bare = rates(echo, count, seconds)
     rate = bare["messages_per_second"]
-    tries = _one_token(rate, count, seconds / 2)
+    tries = _one_token(rate, count, seconds / 3)
     one = max(tries, key=lambda each: float(each["messages_per_second"]))
     with TimedServer(_pace(count, _OFFERED_STEPS * rate, _TOKENS), count) as server:
         several = rates(server, count, seconds, _ASKED * _TOKENS)
