@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..kernels.decode.attend import _STEP, _WARPS, PART, _attend_kernel
+from ..kernels.decode.attend import _STEP, _WARPS, PART, REGISTERS, _attend_kernel
 from ..kernels.decode.elementwise import BLOCK, _activate_kernel, _normalise_kernel
 from ..kernels.paged_attention import BLOCK_TOKENS
 from ..kernels.rows import RMS
@@ -34,7 +34,17 @@ def attend_case(size: int, group: int, dtype: torch.dtype) -> Case:
     }  # fmt: skip
     even = ("stride_mixed", "stride_q", "stride_k", "stride_v", "size", "stored")
     name = f"attend {TYPES[dtype]} {group} heads of {size}"
-    return Case(name, _attend_kernel, types, constants, even, _WARPS, 3, load_bytes=0 if dtype == torch.int8 else 16)
+    return Case(
+        name,
+        _attend_kernel,
+        types,
+        constants,
+        even,
+        _WARPS,
+        3,
+        load_bytes=0 if dtype == torch.int8 else 16,
+        most_registers=REGISTERS,
+    )
 
 
 def normalise_case() -> Case:
