@@ -48,7 +48,8 @@ def answered(web: str, body: object) -> bytes:
     """All that comes back over HTTP."""
     with HttpCaller(web) as caller:
         caller.post(body, connection="close")
-        return caller.rest()
+        found: bytes = caller.rest()
+        return found
 
 
 def names(admin: AdminClient) -> list[str]:

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..exchange import TimeLimits
+from ..listening import place
 from .connections import Crowd, PatientProtocol
 from .hello import Hello
 
@@ -33,8 +34,7 @@ class HttpDoor:
     @property
     def address(self) -> str:
         """host:port."""
-        host, port = self._listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return place(*self._listener.getsockname()[:2])
 
     def start(
         self, app: ASGIApp, limits: TimeLimits, gone: Callable[[str], None], context: ssl.SSLContext | None
