@@ -4,7 +4,9 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from echo_engine import CRASH, HOLD
@@ -29,12 +31,6 @@ from moesaic.server.client import Client
 from moesaic.server.memory import expected_bytes
 
 
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Iterator[AdminClient]:
-    with server.admin() as admin:
-        yield admin
-
-
 @pytest.fixture
 def two(admin: AdminClient) -> Iterator[str]:
     """A second model, which may be gone afterwards."""
@@ -50,6 +46,15 @@ def answered(web: str, body: object) -> bytes:
         caller.post(body, connection="close")
         found: bytes = caller.rest()
         return found
+
+
+@contextmanager
+def gated(gate: Path, **options: Any) -> Iterator[Server]:
+    """A server whose further models load once there is such a file."""
+    gate.touch()
+    with Server(engine=EngineOptions(device="gated", dtype=str(gate)), **options) as server:
+        gate.unlink()
+        yield server
 
 
 def names(admin: AdminClient) -> list[str]:
@@ -193,10 +198,7 @@ def test_models_that_there_are_not_or_are_on_their_way_are_not_unloaded(admin: A
 
 
 def test_a_model_that_loads_is_told_so_and_hides_nobody(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate))) as server, ThreadPoolExecutor(1) as pool:
-        gate.unlink()
+    with gated(gate := tmp_path / "gate") as server, ThreadPoolExecutor(1) as pool:
         with server.client() as client, server.admin() as admin:
             loading = pool.submit(admin.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)
@@ -227,10 +229,7 @@ def test_an_answer_that_began_without_a_name_stays_with_its_model() -> None:
 
 
 def test_a_load_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate))) as server, ThreadPoolExecutor(1) as pool:
-        gate.unlink()
+    with gated(tmp_path / "gate") as server, ThreadPoolExecutor(1) as pool:
         with server.client() as client, server.admin() as leaving:
             loading = pool.submit(leaving.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)
@@ -242,10 +241,7 @@ def test_a_load_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_while_a_model_loads_ends_as_ever(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate)), last_words_seconds=0.1) as server:
-        gate.unlink()
+    with gated(tmp_path / "gate", last_words_seconds=0.1) as server:
         with server.client() as client, server.admin() as admin, ThreadPoolExecutor(1) as pool:
             loading = pool.submit(admin.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)
