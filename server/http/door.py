@@ -17,6 +17,7 @@ from .connections import Crowd, PatientProtocol
 from .hello import Hello
 
 BACKLOG = 1024
+ACCEPTED_AT_A_TIME = 8  # in a turn of the loop: what is one too many is only closed in the next, and has a file until then
 UNREAD_BYTES = 1 << 17  # of an answer that wait in the system for a caller who does not read; it doubles them
 IDLE_SECONDS = 30  # between two requests of a connection
 
@@ -47,6 +48,7 @@ class HttpDoor:
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical",
             access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,
+            backlog=ACCEPTED_AT_A_TIME,
         )  # fmt: skip
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
@@ -64,6 +66,12 @@ class HttpDoor:
 
 class _Server(uvicorn.Server):
     """One whose end is asked for by `should_exit` alone: signals are the whole server's."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """To asyncio a backlog is what it accepts in a turn; to the system, what waits for it."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
