@@ -17,7 +17,7 @@ from .connections import Crowd, PatientProtocol
 from .hello import Hello
 
 BACKLOG = 1024
-ACCEPTED_AT_A_TIME = 8  # in a turn of the loop: what is one too many is only closed in the next, and has a file until then
+ACCEPTED_AT_A_TIME = 8  # in a turn of the loop: one too many is closed in the next, and has a file until then
 UNREAD_BYTES = 1 << 17  # of an answer that wait in the system for a caller who does not read; it doubles them
 IDLE_SECONDS = 30  # between two requests of a connection
 
