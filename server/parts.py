@@ -10,6 +10,7 @@ import grpc
 
 from ..engine.defaults import sampling_defaults
 from ..models.chat import ChatTemplate
+from ..models.errors import SetupError
 from ..models.locate import locate
 from ..models.tokenizer import Tokenizer
 from .admin import AdminService, Facts, Life
@@ -107,13 +108,18 @@ def open_parts(configuration: Configuration, life: Life, worker: Sequence[str]) 
     connections = num_connections(options)
     server = grpc_server(options, connections, generation, fleet, health.service, security.access)
     address = bind(server, options.host, options.port, "--port", security.credentials)
-    door = open_door(options, listening_address(options.host), connections)
-    web = "" if door is None else f"{'http' if security.certificates is None else 'https'}://{door.address}"
     servers, probed = [server], ""
     if options.health_port is not None:
         servers.append(health_server(options, health.service))
         probed = bind(servers[-1], options.host, options.health_port, "--health-port")
-    admin = _admin(configuration, address, web, generation, fleet, life)
+    door = open_door(options, listening_address(options.host), connections)
+    web = "" if door is None else f"{'http' if security.certificates is None else 'https'}://{door.address}"
+    try:
+        admin = _admin(configuration, address, web, generation, fleet, life)
+    except SetupError:
+        if door is not None:
+            door.close()
+        raise
     ports = Ports(address, web, probed, connections)
     return Parts(ports, security, health, generation, fleet, admin, metrics, door, [*servers, admin.server], options)
 

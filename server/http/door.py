@@ -53,10 +53,14 @@ class HttpDoor:
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
 
+    def close(self) -> None:
+        """Gives the port back, of one that has not been started."""
+        self._listener.close()
+
     async def stop(self, seconds: float) -> None:
         """Takes no more, gives what is under way so long to end, and closes all."""
         if self._server is None or self._serving is None or self._crowd is None:
-            self._listener.close()
+            self.close()
             return
         self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # it may be a fraction
         self._server.should_exit = True
