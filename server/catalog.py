@@ -46,7 +46,9 @@ class ServedModel:
         self.path = path
         self._max_prompt_tokens = max_prompt_tokens
         self._stopping: asyncio.Task[None] | None = None
-        self.counts = True  # for the health of the whole server; not while it comes or goes at run time
+        self.counts = (
+            True  # for the health of the whole server, and for no name; not while it comes or goes at run time
+        )
         self.leaving = False
         self.unused = asyncio.Event()
         self.unused.set()
@@ -121,9 +123,12 @@ class Catalog:
         self.requests = AllUnderWay()
 
     def find(self, name: str, field: str) -> ServedModel:
-        """The model of this name; empty means the only one. `field` is where the caller wrote it."""
-        if not name and len(self.models) == 1:
-            return next(iter(self.models.values()))
+        """The model of this name; empty means the only one, beside those that come or go. `field` is where the caller
+        wrote it.
+        """
+        staying = [model for model in self.models.values() if model.counts]
+        if not name and (len(staying) == 1 or len(self.models) == 1):
+            return next(iter(staying or self.models.values()))
         if not name and self.models:
             raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
         if name not in self.models:

@@ -16,6 +16,7 @@ from moesaic.kernels.cache import cache_folder
 if TYPE_CHECKING:
     from server_harness import Server
 
+    from moesaic.server.admin_client import AdminClient
     from moesaic.server.client import Client
 
 
@@ -99,6 +100,12 @@ def server() -> "Iterator[Server]":
 def client(server: "Server") -> "Iterator[Client]":
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def admin(server: "Server") -> "Iterator[AdminClient]":
+    with server.admin() as admin:
+        yield admin
 
 
 @pytest.fixture(scope="session")

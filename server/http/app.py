@@ -1,7 +1,6 @@
 """The routes of the HTTP door. Requests go where those of gRPC go."""
 
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -16,7 +15,7 @@ from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
 from ..access import Access
 from ..exchange import TimeLimits
-from ..generation import Call, Generation
+from ..generation import Call, Generation, new_id
 from ..health import HealthService
 from ..metrics import CONTENT_TYPE, Metrics
 from .answers import Answer
@@ -100,7 +99,7 @@ class HttpApp:
 
     async def _answer(self, request: Request, chat: bool) -> Response:
         body = await read_json(request, self._generation.budget, self._limits.receive)
-        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, chat, request_id)
         chunks = self._generation.chunks(asking.message, Call(caller_of(request), request_id, counting=asking.counting))
         try:
