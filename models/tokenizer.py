@@ -71,6 +71,12 @@ class Tokenizer:
         ids, ends = self.encode_with_ends(text)
         return ids, next((i for i, end in enumerate(ends) if end > characters), len(ids))
 
+    @cached_property
+    def num_ends(self) -> int:
+        """Tokens that it adds behind a text, as those of encoders do."""
+        whole, plain = self.encode("a"), self.encode_rendered("a")
+        return next((n for n in range(len(whole) - len(plain)) if whole[len(whole) - n - len(plain) :][: len(plain)] == plain), 0)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
