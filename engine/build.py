@@ -20,6 +20,7 @@ from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
+from ..models.walk import unwritten
 from .encoder import STEP_TEXTS, EncoderEngine
 from .engine import Engine
 from .form import Forms
@@ -111,13 +112,15 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
     largest = choose_context(checkpoint, options)
     window = min(largest, sentences.window or largest) if options.max_context is None else largest
     model = load_transformer(checkpoint, device, options.dtype)
-    watched = _govern(threads, torch.set_num_threads) if options.threads is None and device.type == "cpu" else nullcontext
+    watched = (
+        _govern(threads, torch.set_num_threads) if options.threads is None and device.type == "cpu" else nullcontext
+    )
     options = replace(options, num_slots=max(options.num_slots, STEP_TEXTS))
     limits = Limits(checkpoint.spec.vocab_size, window, options.num_slots)
     description = replace(
         _described(checkpoint, device, compute_dtype(checkpoint, device, options.dtype), threads, options),
         max_context=window,
-        without_program="it is an encoder",
+        without_program=unwritten(checkpoint.spec),
         pooling=sentences.pooling,
     )
     return BuiltEngine(EncoderEngine(model, options.num_slots, watched=watched), limits, description, model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..models.sentences import POOLINGS, Pooling
 from ..models.suggestion import suggestion
+from ..models.tokenizer import Tokenizer
 from .request import Limits, Priority, Request
 
 ALL_TOKENS = 1 << 24  # a window for texts that are to be cut, and so must be made into tokens whole
@@ -30,30 +31,37 @@ def pooling_of(asked: str | None, normalised: bool | None, own: Pooling) -> Pool
 def encoder_pooling(pooling: Pooling | None, family: str) -> Pooling:
     """The pooling of an encoder. Raises Unsupported for a model that is none."""
     if pooling is None:
-        raise Unsupported(
-            f"{family} continues text and makes no embeddings; ask a model of an encoder, such as minilm"
-        )
+        raise Unsupported(f"{family} continues text and makes no embeddings; ask a model of an encoder, such as minilm")
     return pooling
 
 
-def embed_request(ids: Sequence[int], pooling: Pooling, limits: Limits, priority: Priority = Priority.NORMAL) -> Request:
+def embed_request(
+    ids: Sequence[int], pooling: Pooling, limits: Limits, priority: Priority = Priority.NORMAL
+) -> Request:
     """What the engine is asked. Raises InvalidRequest for a text that it cannot read."""
     if found := _violations(ids, limits):
         raise InvalidRequest([found])
     return Request(0, tuple(ids), priority=priority, pooling=pooling)
 
 
-def cut(ids: Sequence[int], window: int, num_ends: int = 0) -> tuple[int, ...]:
-    """As many tokens as a window holds, the last `num_ends` of them those that the tokenizer put behind the text."""
-    if len(ids) <= window:
+def to_read(ids: Sequence[int], tokenizer: Tokenizer | None, window: int | None) -> tuple[int, ...]:
+    """The ids that are read of a text: none where it makes no token of its own, and no more than a window holds, with
+    those that the tokenizer puts behind a text.
+
+    tokenizer: None for ids that are taken as they are. window: None where nothing is to be cut.
+    """
+    if tokenizer is not None and tuple(ids) == tokenizer.no_text:
+        return ()
+    if window is None or len(ids) <= window:
         return tuple(ids)
-    ends = min(num_ends, window - 1)
+    ends = min(tokenizer.num_ends if tokenizer else 0, window - 1)
     return (*ids[: window - ends], *ids[len(ids) - ends :])
 
 
 def _violations(ids: Sequence[int], limits: Limits) -> Violation | None:
     if not ids:
-        return Violation("input", "is empty; give a text, or at least one token", "EMPTY_PROMPT")
+        message = "makes no token of its own; give a text that is not empty, or at least one token"
+        return Violation("input", message, "EMPTY_PROMPT")
     if len(ids) > limits.max_context:
         message = f"has {len(ids)} tokens, the window holds {limits.max_context}; shorten it, or ask for truncate"
         return Violation("input", message, "CONTEXT_LENGTH_EXCEEDED", {"limit": str(limits.max_context)})

@@ -1,6 +1,5 @@
 """The engine of an encoder: what waits is computed together, each text in one pass. Token ids only."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,8 +17,6 @@ from .request import FinishReason, Load, Request, Row, Timing
 
 STEP_TOKENS = 4096  # of a pass, padding included
 STEP_TEXTS = 32  # of a step, at least
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -95,15 +92,14 @@ class EncoderEngine:
 @torch.inference_mode()
 def embed(model: Transformer, requests: Sequence[Request]) -> Tensor:
     """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
-    rows, poolings = [request.prompt_ids for request in requests], [request.pooling for request in requests]
-    device, most = model.embedding.weight.device, max(map(len, rows))
+    rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
+    most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = any(len(row) < most for row in rows)
     states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None)).float()
-    found = torch.stack([
-        pooled(states[i, : len(row)], pooling or Pooling()) for i, (row, pooling) in enumerate(zip(rows, poolings, strict=True))
-    ])  # fmt: skip
+    pairs = zip(states, requests, strict=True)
+    found = torch.stack([pooled(each[: len(one.prompt_ids)], one.pooling or Pooling()) for each, one in pairs])
     if not found.isfinite().all():
         raise ArithmeticError("the model makes NaN or infinity of this text: its weights are damaged or out of scale")
     return found

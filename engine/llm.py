@@ -17,7 +17,7 @@ from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
 from .completion import Chunk, Completion, Scored, check_row, joined
 from .defaults import sampling_defaults
-from .embedding import Embedded, cut, embed_request, encoder_pooling, pooling_of
+from .embedding import Embedded, embed_request, encoder_pooling, pooling_of, to_read
 from .guided import check_constraint
 from .options import EngineOptions
 from .receipt import Receipt
@@ -170,19 +170,19 @@ class LLM:
 
         llm = LLM("minilm"); llm.embed(["The cat sat."])[0].values
 
-        pooling: "mean", "cls" or "last"; it and normalised are by default as the model's directory has them, which may be
-        that of sentence-transformers. truncate: cut what is longer than the window, which is refused else. Raises
+        pooling: "mean", "cls" or "last"; it and normalised are by default as the model's directory has them, which may
+        be that of sentence-transformers. truncate: cut what is longer than the window, which is refused else. Raises
         Unsupported for a model that is no encoder.
         """
         own = encoder_pooling(self.description.pooling, self.description.family)
-        how, window = pooling_of(pooling, normalised, own), self.limits.max_context
-        whole = [self._ids(text) for text in ([texts] if isinstance(texts, str) else texts)]
-        ends = [self.tokenizer.num_ends if isinstance(text, str) else 0 for text in texts]
-        read = [cut(ids, window, n) if truncate else ids for ids, n in zip(whole, ends, strict=True)]
+        how, window = pooling_of(pooling, normalised, own), self.limits.max_context if truncate else None
+        many = [texts] if isinstance(texts, str) else texts
+        whole = [(self._ids(text), self.tokenizer if isinstance(text, str) else None) for text in many]
+        read = [to_read(ids, tokenizer, window) for ids, tokenizer in whole]
         requests = [replace(embed_request(ids, how, self.limits), key=next(self._keys)) for ids in read]
         rows = self._embedded(requests, progress)
-        cuts = [len(ids) < len(all_ids) for ids, all_ids in zip(read, whole, strict=True)]
-        return [Embedded(row.embedding, len(ids), was_cut) for row, ids, was_cut in zip(rows, read, cuts, strict=True)]
+        found = zip(rows, read, whole, strict=True)
+        return [Embedded(row.embedding, len(ids), len(ids) < len(every)) for row, ids, (every, _) in found]
 
     def chat_prompt(self, messages: object) -> list[int]:
         """The token ids that the model sees of a conversation, up to the header of the answer to come.

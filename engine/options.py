@@ -71,8 +71,8 @@ class ModelDescription:
 
     kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
     other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
-    without_program: why a step is no single call of the C++; empty where it is one. pooling: of an encoder, what it does
-    with a text unless it is asked otherwise.
+    without_program: why a step is no single call of the C++; empty where it is one. pooling: of an encoder, what it
+    does with a text unless it is asked otherwise.
     """
 
     family: str

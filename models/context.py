@@ -37,8 +37,8 @@ class CausalContext:
 class WholeContext:
     """Every token sees all tokens of its row in the same call, those behind it too, and no padding.
 
-    lengths: int64 [batch], of the rows, where some are padded at their ends. bias: [heads, tokens, tokens], added to the
-    scores.
+    lengths: int64 [batch], of the rows, where some are padded at their ends. bias: [heads, tokens, tokens], added to
+    the scores.
     """
 
     def __init__(self, tokens: int, lengths: Tensor | None = None, bias: Tensor | None = None) -> None:
@@ -49,6 +49,4 @@ class WholeContext:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
         grouped, scale = query.shape[1] != key.shape[1], weighing.scale or None
-        return functional.scaled_dot_product_attention(
-            query, key, value, self._mask, scale=scale, enable_gqa=grouped
-        )
+        return functional.scaled_dot_product_attention(query, key, value, self._mask, scale=scale, enable_gqa=grouped)

@@ -40,7 +40,9 @@ class Sentences:
         """
         window = read_optional_json(folder / "sentence_bert_config.json").get("max_seq_length")
         if window is not None and (type(window) is not int or not 0 < window < _FURTHEST):
-            raise CheckpointError(f"sentence_bert_config.json: max_seq_length is {window!r}, it must be a positive integer")
+            raise CheckpointError(
+                f"sentence_bert_config.json: max_seq_length is {window!r}, it must be a positive integer"
+            )
         if not (folder / "modules.json").is_file():
             return cls(window=window)
         modules = _modules(folder)
@@ -48,8 +50,8 @@ class Sentences:
         pooling = next((path for kind, path in modules if kind == "Pooling"), None)
         if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]) or pooling is None:
             raise CheckpointError(
-                f"modules.json: the modules are {', '.join(kinds) or 'none'}; moesaic computes Transformer, Pooling and "
-                "Normalize, in this order, the last one or not"
+                f"modules.json: the modules are {', '.join(kinds)[:200] or 'none'}; moesaic computes Transformer, "
+                "Pooling and Normalize, in this order, the last one or not"
             )
         return cls(Pooling(_kind(read_optional_json(folder / pooling / FOLDER_FILE)), len(kinds) == 3), window)
 

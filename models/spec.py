@@ -148,8 +148,8 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
-    """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head. Positions
-    are rotary when `rope` is given, else learned with `position_offset` unused rows.
+    """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head.
+    Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
     token_types: rows of a table of which every token of a text has the first added. relative_buckets: of distances
     between tokens, for each of which every head adds a number of its own to its scores; 0 for none. embedding_norm,

@@ -26,6 +26,7 @@ class Tokenizer:
         self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
         start = inner.encode("").ids
         self.bos_id: int | None = start[0] if start else None
+        self.no_text = tuple(start)  # ids of an empty text, and of one that makes no token of its own
 
     @classmethod
     def open(cls, folder: str | Path) -> "Tokenizer":
@@ -75,7 +76,8 @@ class Tokenizer:
     def num_ends(self) -> int:
         """Tokens that it adds behind a text, as those of encoders do."""
         whole, plain = self.encode("a"), self.encode_rendered("a")
-        return next((n for n in range(len(whole) - len(plain)) if whole[len(whole) - n - len(plain) :][: len(plain)] == plain), 0)
+        starts = range(len(whole) - len(plain) + 1)
+        return next((len(whole) - len(plain) - i for i in starts if whole[i : i + len(plain)] == plain), 0)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""

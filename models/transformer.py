@@ -167,7 +167,7 @@ class Transformer(TensorModule):
         rows = spec.max_context + spec.position_offset
         self.positions = None if spec.rope else Embedding(rows, spec.hidden_size)
         self.token_types = Embedding(spec.token_types, spec.hidden_size) if spec.token_types else None
-        self.embedding_norm = Norm(spec) if spec.embedding_norm else NoNorm()
+        self.embedding_norm = Norm(spec) if spec.embedding_norm else None
         heads = spec.layers[0].attention.num_heads if spec.layers else 0
         self.distances = Embedding(spec.relative_buckets, heads) if spec.relative_buckets else None
         self.layers = nn.ModuleList(Layer(i, spec, layer) for i, layer in enumerate(spec.layers))
@@ -246,7 +246,7 @@ class Transformer(TensorModule):
             x = x + self.token_types(token_ids.new_zeros(1))
         if self.positions is not None:
             x = x + self.positions(positions + self.spec.position_offset)
-        return self.embedding_norm(x)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""
