@@ -70,6 +70,10 @@ def _check_form(source: Checkpoint, to: str) -> None:
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "
             "export --to dense"
         )
+    if to == "compressed-tensors" and not source.spec.causal:
+        raise CheckpointError(
+            f"{source.path.name} is an encoder, which is not written as compressed-tensors; export --to dense"
+        )
     if to == "compressed-tensors" and source.family.transposed:
         raise CheckpointError(
             f"{source.path.name}: the linears of {source.spec.family} lie transposed in its files, which "

@@ -14,6 +14,7 @@ from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_tra
 from ..models.cost import governed_bytes, token_cost
 from ..models.errors import SetupError
 from ..models.host_memory import memory_bytes
+from ..models.packing import pack_digits_
 from ..models.sentences import Sentences
 from ..models.spec import INT8
 from ..models.step_share import StepShare
@@ -112,9 +113,10 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
     largest = choose_context(checkpoint, options)
     window = min(largest, sentences.window or largest) if options.max_context is None else largest
     model = load_transformer(checkpoint, device, options.dtype)
-    watched = (
-        _govern(threads, torch.set_num_threads) if options.threads is None and device.type == "cpu" else nullcontext
-    )
+    if device.type == "cpu":
+        pack_digits_(model)
+    governed = options.threads is None and device.type == "cpu"
+    watched = _govern(threads, torch.set_num_threads) if governed else nullcontext
     options = replace(options, num_slots=max(options.num_slots, STEP_TEXTS))
     limits = Limits(checkpoint.spec.vocab_size, window, options.num_slots)
     description = replace(

@@ -35,7 +35,10 @@ ENCODER_CASES = (
 def _other_type(checkpoint: Checkpoint) -> Transformer:
     """The second type is added."""
     tensors = dict(read_tensors(checkpoint))
-    return built(checkpoint, {}, tensors | {"token_types.weight": tensors["token_types.weight"].roll(-1, 0)})
+    model: Transformer = built(
+        checkpoint, {}, tensors | {"token_types.weight": tensors["token_types.weight"].roll(-1, 0)}
+    )
+    return model
 
 
 ENCODER_PLANTS: Mapping[str, Plant] = {  # each feature, and a model in which it is wrong

@@ -150,13 +150,27 @@ def test_pooling_is_read_as_sentence_transformers_writes_it(
         (MODULES, {"pooling_mode_max_tokens": True}, "Pooling asks for pooling_mode_max_tokens; moesaic computes one"),
         (MODULES, MEAN | {"pooling_mode_cls_token": True}, "Pooling asks for cls and mean"),
         (MODULES, {}, "Pooling asks for none"),
-        (("Transformer", "../Pooling"), MEAN, "lies outside the directory"),
     ],
 )
 def test_modules_that_are_not_built_are_refused(
     kinds: Sequence[str], pooling: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     write_modules(tmp_path, kinds, pooling)
+    with pytest.raises(CheckpointError, match=words):
+        Sentences.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "words"),
+    [
+        ([{"type": "Transformer", "path": ""}, {"type": "x.Pooling", "path": "../up"}], "Pooling lies outside the dir"),
+        ([{"type": "Transformer", "path": "/etc"}], "Transformer lies outside the directory, in '/etc'"),
+        ([{"type": "Transformer"}], "is no list of modules with type and path"),
+        ({"a": 1}, "is no list of modules"),
+    ],
+)
+def test_a_list_of_modules_that_is_none_is_refused(modules: Any, words: str, tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(CheckpointError, match=words):
         Sentences.open(tmp_path)
 
@@ -226,9 +240,10 @@ def stranger(served: tuple[str, int]) -> Iterator[openai.OpenAI]:
 
 
 def test_a_server_gives_the_vectors_of_this_process(client: Client, llm: LLM) -> None:
-    for settings in ({}, {"pooling": "cls", "normalised": False, "priority": "high"}):
-        found = client.embed([*TEXTS, [5, 6]], model="encoder", **settings)
-        known = llm.embed([*TEXTS, [5, 6]], **{k: v for k, v in settings.items() if k != "priority"})
+    texts = [*TEXTS, [5, 6]]
+    for how, normalised in ((None, None), ("cls", False)):
+        found = client.embed(texts, model="encoder", pooling=how, normalised=normalised, priority="high")
+        known = llm.embed(texts, pooling=how, normalised=normalised)
         for one, other in zip(found, known, strict=True):
             assert one.values == pytest.approx(other.values, abs=1e-6) and one.num_tokens == other.num_tokens
     assert client.model("encoder").pooling == "mean" and client.model("decoder").pooling == ""
@@ -266,12 +281,14 @@ def test_each_kind_of_model_refuses_what_the_other_does(client: Client) -> None:
 
 def test_the_client_of_openai_takes_floats_and_base64(stranger: openai.OpenAI, llm: LLM) -> None:
     known = [each.values for each in llm.embed(TEXTS)]
-    for form in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
-        told: Any = stranger.embeddings.create(model="encoder", input=TEXTS, **form)  # type: ignore[call-overload]
+    asked, as_floats = (
+        stranger.embeddings.create,
+        stranger.embeddings.create(model="encoder", input=TEXTS, encoding_format="float"),
+    )
+    for told in (as_floats, asked(model="encoder", input=TEXTS)):  # by itself that client asks for base64
         assert told.usage.prompt_tokens == sum(len(text) + 2 for text in TEXTS)
-        if form.get("encoding_format") != "base64":
-            for one, other in zip(told.data, known, strict=True):
-                assert one.embedding == pytest.approx(other, abs=1e-6)
+        for each, other in zip(told.data, known, strict=True):
+            assert each.embedding == pytest.approx(other, abs=1e-6)
     one = stranger.embeddings.create(model="encoder", input=[5, 6], extra_body={"moesaic": {"pooling": "cls"}})
     assert one.data[0].embedding == pytest.approx(llm.embed([[5, 6]], pooling="cls")[0].values, abs=1e-6)
 
