@@ -106,6 +106,9 @@ class ModelDescription:
 
     @property
     def room(self) -> str:
-        """How much its cache holds, in words."""
+        """How much its cache holds, in words; or what an encoder does instead of keeping one."""
+        if self.pooling:
+            length = " at length 1" if self.pooling.normalised else ""
+            return f"vectors of texts by pooling {self.pooling.kind}{length}"
         kept = " in int8" if self.kv_cache == "int8" else ""
         return f"{self.kv_tokens:,} tokens of keys and values{kept} in {self.kv_bytes / 1e6:.4g} MB"
