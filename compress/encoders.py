@@ -29,8 +29,7 @@ def check_encoder_recipe(recipe: Recipe) -> None:
 def write_encoder(run: Run, source: Checkpoint, target: Path, progress: Progress) -> Mapping[str, Any]:
     """Runs the stages and writes the result; what was measured of it."""
     sentences, last, cpu = Sentences.open(source.path), run.checkpoint(), torch.device("cpu")
-    window = min(sentences.window or source.spec.max_context, source.spec.max_context)
-    encoded = [ids[:window] for ids in run.judge.encoded]
+    encoded = [ids[: sentences.window_within(source.spec.max_context)] for ids in run.judge.encoded]
     models = [load_transformer(each, cpu) for each in (last, source)]
     say = partial(progress, "comparing vectors")
     figures = alikeness(models[0], models[1], encoded, sentences.pooling.kind, say).summary()

@@ -111,7 +111,7 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
     largest = choose_context(checkpoint, options)
-    window = min(largest, sentences.window or largest) if options.max_context is None else largest
+    window = sentences.window_within(largest) if options.max_context is None else largest
     model = load_transformer(checkpoint, device, options.dtype)
     if device.type == "cpu":
         pack_digits_(model)

@@ -28,6 +28,9 @@ class _Text:
     def num_prompt(self) -> int:
         return len(self.request.prompt_ids)
 
+    def is_late(self, now: float) -> bool:
+        return self.request.deadline_seconds is not None and self.request.deadline_seconds <= now
+
 
 class EncoderEngine:
     """Turns requests into rows with a vector each. It has no cache, so that a request is over with its step."""
@@ -63,7 +66,7 @@ class EncoderEngine:
     def step(self) -> list[Row]:
         """Computes those that are next, those of like lengths together, and tells what came of it."""
         began = self._now()
-        late = self._waiting.remove(lambda text: (text.request.deadline_seconds or began + 1) <= began)
+        late = self._waiting.remove(lambda text: text.is_late(began))
         rows = [Row(text.request.key, finish=FinishReason.EXPIRED) for text in late]
         taken = list[_Text]()
         while len(taken) < self._num_slots and (text := self._waiting.pop()):

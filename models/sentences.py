@@ -55,6 +55,10 @@ class Sentences:
             )
         return cls(Pooling(_kind(read_optional_json(folder / pooling / FOLDER_FILE)), len(kinds) == 3), window)
 
+    def window_within(self, most: int) -> int:
+        """The tokens of a text that a model with so many positions reads."""
+        return min(self.window or most, most)
+
 
 def pooling_files(folder: Path) -> list[str]:
     """The files of a directory that say how it embeds, as paths below it."""

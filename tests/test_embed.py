@@ -240,7 +240,7 @@ def stranger(served: tuple[str, int]) -> Iterator[openai.OpenAI]:
 
 
 def test_a_server_gives_the_vectors_of_this_process(client: Client, llm: LLM) -> None:
-    texts = [*TEXTS, [5, 6]]
+    texts: list[str | list[int]] = [*TEXTS, [5, 6]]
     for how, normalised in ((None, None), ("cls", False)):
         found = client.embed(texts, model="encoder", pooling=how, normalised=normalised, priority="high")
         known = llm.embed(texts, pooling=how, normalised=normalised)
