@@ -13,7 +13,7 @@ from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_transformer, open_checkpoint
 from ..models.cost import governed_bytes, token_cost
 from ..models.errors import SetupError
-from ..models.host_memory import memory_bytes
+from ..models.host_memory import large_pieces_given_back, memory_bytes
 from ..models.packing import pack_digits_
 from ..models.sentences import Sentences
 from ..models.spec import INT8
@@ -63,6 +63,11 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     Sets torch's number of threads, which is the process's: an engine process holds one model. Unless a number was
     asked for, it is changed between steps, by how busy the processors are with other programs.
     """
+    with large_pieces_given_back():
+        return _built(path, options)
+
+
+def _built(path: str, options: EngineOptions) -> BuiltEngine:
     options.check()
     checkpoint = open_checkpoint(path)
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)

@@ -50,6 +50,10 @@ class Instructions(Protocol):
         """A new table of so many columns."""
         ...
 
+    def widened(self, view: View, width: int) -> View:
+        """So many columns of the table of a view, which has room for them from now on; what it held is lost."""
+        ...
+
     def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
         """RMS norm, or layer norm, of every vector that is as wide as the weight."""
         ...

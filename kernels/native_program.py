@@ -73,6 +73,11 @@ class Program:
         self._widths.append(width)
         return View(len(self._widths) - 1, width, width)
 
+    def widened(self, view: View, width: int) -> View:
+        """So many columns of the table of a view, which has room for them from now on; what it held is lost."""
+        self._widths[view.place] = max(self._widths[view.place], width)
+        return View(view.place, width, width)
+
     def norm(self, source: View, target: View, weight: Tensor, bias: Tensor | None, eps: float, layer: bool) -> None:
         """RMS norm, or layer norm, of every vector that is as wide as the weight: statistics in fp64."""
         operands, width = [_fp32(weight), None if bias is None else _fp32(bias)], len(weight)

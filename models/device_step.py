@@ -47,18 +47,19 @@ class DeviceStep:
         kept: every row, as each makes a token; threads: of a CPU, which has nothing to do here.
         """
         model, program, rows = self._model, self.program, len(ids)
+        places = program.buffers
         asks = compute is not None and compute.thresholds is not None and not compute.asked.all_full
-        width = min(tokens.tables.shape[1], program.tables.shape[1])
-        program.tables[:rows, :width].copy_(tokens.tables[:, :width])
-        program.positions[:rows].copy_(tokens.positions)
+        width = min(tokens.tables.shape[1], places.tables.shape[1])
+        places.tables[:rows, :width].copy_(tokens.tables[:, :width])
+        places.positions[:rows].copy_(tokens.positions)
         if compute is not None and compute.thresholds is not None and asks:
-            program.thresholds[:rows].copy_(compute.thresholds)
+            places.thresholds[:rows].copy_(compute.thresholds)
         else:
-            program.thresholds[:rows].zero_()
+            places.thresholds[:rows].zero_()
         program.x[:rows].copy_(model.looked_up(ids, tokens.positions.long()))
         found = program.run(rows)
         if compute is not None and asks:
-            note(compute, self._prices, program.counted(rows, len(self._prices)))
+            note(compute, self._prices, places.counted(rows, len(self._prices)))
         return soft_capped(found.clone(), model.spec.logit_soft_cap)
 
 

@@ -3,10 +3,12 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 _TRIM_ABOVE, _MAP_ABOVE, _MOST_ARENAS = -1, -3, -8  # what malloc.h of glibc calls M_TRIM_THRESHOLD and so on
+_GLIBC_MOST = 32 << 20  # up to where glibc raises that limit by itself
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -36,6 +38,19 @@ def give_back_large_pieces_at_once() -> None:
     For work that holds much for a short time: each such piece is then made of fresh pages, which takes time.
     """
     _set({_MAP_ABOVE: 256 << 10})
+
+
+@contextmanager
+def large_pieces_given_back() -> Iterator[None]:
+    """The same for a while: a model that is loaded and packed anew is then held once. Pieces of up to 32 MB are kept
+    again afterwards, so that who computes is not given fresh pages each time.
+    """
+    give_back_large_pieces_at_once()
+    try:
+        yield
+    finally:
+        _set({_MAP_ABOVE: _GLIBC_MOST})
+        give_back_freed_memory()
 
 
 def keep_little_memory() -> None:

@@ -69,7 +69,7 @@ class _Walk:
     def __init__(self, program: Instructions, model: Transformer) -> None:
         self._program, self._model = program, model
         self.prices: list[Prices] = []
-        self._places: dict[tuple[str, int], View] = {}  # that layers share
+        self._places: dict[str, View] = {}  # that layers share
 
     def write(self, pages: Sequence[KVPages]) -> None:
         model, program = self._model, self._program
@@ -149,9 +149,10 @@ class _Walk:
         return [both.columns(sum(widths[:i]), width) for i, width in enumerate(widths)]
 
     def _place(self, name: str, width: int) -> View:
-        if (name, width) not in self._places:
-            self._places[name, width] = self._program.place(width)
-        return self._places[name, width]
+        """One table for all layers, whose widths may differ where a model was pruned."""
+        if name not in self._places:
+            self._places[name] = self._program.place(width)
+        return self._program.widened(self._places[name], width)
 
     def _linear(self, linear: TensorModule, source: View, target: View) -> None:
         if isinstance(linear, Graded) and linear.held is not None:

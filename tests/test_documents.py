@@ -63,9 +63,8 @@ def test_the_arrows_that_a_document_draws_are_those_of_the_house(file: Path) -> 
         assert found == ARROWS
 
 
-def test_the_readme_and_the_architecture_draw_the_arrows() -> None:
-    for name in ("README.md", "docs/architecture.md"):
-        assert len(list(blocks_with_arrows(ROOT / name))) == 1
+def test_the_architecture_draws_the_arrows() -> None:
+    assert len(list(blocks_with_arrows(ROOT / "docs/architecture.md"))) == 1
 
 
 @pytest.mark.parametrize(

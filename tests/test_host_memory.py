@@ -35,3 +35,20 @@ def freed_megabytes(*chosen: str) -> int:
 def test_every_other_piece_goes_back_when_it_is_freed_and_by_itself_does_not(choice: str) -> None:
     assert freed_megabytes() < 8
     assert freed_megabytes(choice) > 24
+
+
+FREES_IN_A_WHILE = """
+from moesaic.models.host_memory import large_pieces_given_back
+before = resident()
+with large_pieces_given_back():
+    pieces = [b"x" * (1 << 20) for _ in range(64)]
+    del pieces[::2]
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is about glibc; other C libraries are left alone")
+def test_what_is_freed_while_something_is_loaded_is_not_kept() -> None:
+    begin = FREES_EVERY_OTHER[: FREES_EVERY_OTHER.index("del large")]
+    run = [sys.executable, "-c", f"{begin}del large{FREES_IN_A_WHILE}"]
+    assert int(subprocess.run(run, check=True, capture_output=True, text=True).stdout) < 40

@@ -32,8 +32,8 @@ def measure(plan: Plan) -> None:
 
 
 def collected(plan: Plan) -> None:
-    """Collects the tests, since a file that needs what is not here would end the collection of all."""
-    _pytest(plan, ["--collect-only", "-q", "--gpu", str(ROOT / "tests")], plan.left)
+    """Collects what a GPU runs, since a file that needs what is not here would end the collection of all."""
+    _pytest(plan, ["--collect-only", "-q", "--gpu", *kernel_files()], plan.left)
 
 
 def tested(plan: Plan, options: Sequence[str], seconds: float) -> None:

@@ -34,6 +34,7 @@ SHARE = 0.25
 EXPERT, ROUTER_WIDTH = 64, 64
 PLANE_BITS, REFINED_BITS = 4, 6
 CALIBRATED_TOKENS = 64
+SMALL = 1 << 20  # weights
 GRADED_THRESHOLD = 0.5
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -93,9 +94,15 @@ def as_kind(spec: TransformerSpec, kind: str) -> TransformerSpec:
 
 
 def random_weights(model: Transformer, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Draws weights that make a layer's output about as large as its input."""
+    """Draws weights that make a layer's output about as large as its input.
+
+    Those of a small model are drawn on the CPU, so that they are the same on every device.
+    """
+    state = model.state_dict()
+    if device != "cpu" and sum(value.numel() for value in state.values()) <= SMALL:
+        return {name: value.to(device) for name, value in random_weights(model, "cpu", dtype).items()}
     found = {}
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         inputs = value.shape[-1]
         if "norm" in name:
             found[name] = torch.full(value.shape, float(name.endswith("weight")), dtype=dtype, device=device)

@@ -1,0 +1,63 @@
+"""Instructions of a decode step as they were written (kernels/instructions.py), before launches are made of them."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..digit_linear import DigitWeights
+from ..graded_linear import GradedWeights
+from ..instructions import View
+from ..paged_attention import KVPages
+from ..rows import RowNorm
+from ..weighing import Weighing
+
+
+@dataclass(frozen=True)
+class Norm:
+    source: View
+    target: View
+    norm: RowNorm
+
+
+@dataclass(frozen=True)
+class Linear:
+    source: View
+    target: View
+    weights: DigitWeights | GradedWeights | tuple[Tensor, Tensor | None]
+    price: int = -1
+    neurons: bool = False
+
+
+@dataclass(frozen=True)
+class Attend:
+    query: View
+    key: View
+    value: View
+    target: View
+    pages: KVPages
+    size: int
+    weighing: Weighing
+    turned: tuple[int, int]  # how many values of a head, and the column of the tables where their turns begin
+
+
+@dataclass(frozen=True)
+class Activate:
+    source: View
+    target: View
+    activation: str
+    gate: View | None
+
+
+@dataclass(frozen=True)
+class Add:
+    source: View
+    target: View
+
+
+@dataclass(frozen=True)
+class Gather:
+    source: View
+    target: View
+
+
+Instruction = Norm | Linear | Attend | Activate | Add | Gather
