@@ -77,7 +77,8 @@ class ServedModel:
         self.engine.refuse_unless_serving()
         if self.engine.limits is None or self.engine.description is None:
             raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
-        return Terms(self.defaults, self.engine.limits, self.engine.description.dial)
+        description = self.engine.description
+        return Terms(self.defaults, self.engine.limits, description.dial, description.pooling is not None)
 
     def max_prompt_tokens(self, limits: Limits) -> int:
         """The limit on the tokens of all prompts in flight: as set, else 4 x context x slots."""
@@ -104,6 +105,7 @@ class ServedModel:
         if description is not None:
             for field in _DESCRIBED:
                 setattr(info, field, getattr(description, field))
+            info.pooling = description.pooling.kind if description.pooling else ""
             info.stages.extend(description.stages)
             info.tiers.extend(description.tiers)
             info.tier_shares.extend(description.dial.shares)

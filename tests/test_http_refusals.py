@@ -207,7 +207,7 @@ def test_models_that_are_not_served_and_what_no_model_does(server: Server) -> No
     assert asked(server.web, prompt(model="gpt-4"))[0] == 404
     assert asked(server.web, {"messages": TALK}, "/v1/chat/completions")[1]["error"]["code"] == "unsupported_by_model"
     code, told = asked(server.web, {"input": "a"}, "/v1/embeddings")
-    assert code == 400 and "gives embeddings" in told["error"]["message"]
+    assert code == 400 and "makes no embeddings" in told["error"]["message"]
 
 
 def test_a_request_id_that_is_none_is_named_by_its_header(server: Server) -> None:

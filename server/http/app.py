@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...models.errors import InvalidRequest, Unsupported
+from ...models.errors import InvalidRequest
 from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
 from ..access import Access
+from ..embedding import embed
 from ..exchange import TimeLimits
 from ..generation import Call, Generation, new_id
 from ..health import HealthService
@@ -21,6 +22,7 @@ from ..metrics import CONTENT_TYPE, Metrics
 from .answers import Answer
 from .body import read_json
 from .caller import caller_of
+from .embeddings import embedding_asking_of
 from .errors import HttpError
 from .guard import Guard
 from .models import model_object
@@ -94,8 +96,15 @@ class HttpApp:
         return await self._answer(request, chat=True)
 
     async def embeddings(self, request: Request) -> Response:
-        """POST /v1/embeddings: of no family yet."""
-        raise Unsupported("no model that is served here gives embeddings; they only write text")
+        """POST /v1/embeddings."""
+        body = await read_json(request, self._generation.budget, self._limits.receive)
+        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        asking = embedding_asking_of(body, request_id)
+        try:
+            found = await embed(self._generation, asking.message, Call(caller_of(request), request_id))
+        except InvalidRequest as error:
+            raise asking.told(error) from None
+        return JSONResponse(asking.answer(found), headers={"x-request-id": request_id})
 
     async def _answer(self, request: Request, chat: bool) -> Response:
         body = await read_json(request, self._generation.budget, self._limits.receive)

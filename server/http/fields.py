@@ -20,7 +20,11 @@ COMMON = (
     *SAMPLING, *OF_OTHER_SERVERS, "model", "max_tokens", "stream", "stream_options", "service_tier", "response_format",
     "logprobs", "moesaic",
 )  # fmt: skip
-OF_DOORS = {"completion": ("prompt",), "chat": ("messages", "max_completion_tokens", "top_logprobs")}
+OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority")
+OF_DOORS = {
+    "completion": (*COMMON, "prompt"), "chat": (*COMMON, "messages", "max_completion_tokens", "top_logprobs"),
+    "embedding": ("model", "input", "encoding_format", "moesaic"),
+}  # fmt: skip
 NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 
 _MOST_NAME_CHARACTERS = 64  # of a name that is told back
@@ -29,6 +33,7 @@ _WAYS_OUT = {
     "tools": "no tool is called here; say in a message what may be called, and ask for JSON by response_format",
     "functions": "no function is called here; say in a message what may be called, and ask for JSON by response_format",
     "reasoning_effort": "how much is computed is said by service_tier or moesaic.share",
+    "dimensions": "a vector has as many numbers as the model has; cut it, and bring it to length 1 again",
     "echo": "put the prompt in front of the answer yourself",
     "best_of": "ask for n answers with their logprobs",
 }
@@ -37,7 +42,7 @@ NOTHING: Mapping[str, tuple[object, ...]] = {
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False), "store": (False,), "modalities": (["text"],), "audio": (), "prediction": (),
     "verbosity": ("medium",), "reasoning_effort": (), "web_search_options": (), "best_of": (1,), "echo": (False,),
-    "suffix": ("",),
+    "suffix": ("",), "dimensions": (),
 }  # fmt: skip
 
 
@@ -47,7 +52,7 @@ def field_violations(body: Mapping[str, Any], door: str) -> list[Violation]:
 
 
 def _violations(body: Mapping[str, Any], door: str) -> Iterator[Violation]:
-    known = (*COMMON, *OF_DOORS[door])
+    known = OF_DOORS[door]
     for name, value in body.items():
         if name in known or name in LABELS:
             continue
