@@ -98,7 +98,7 @@ class HttpApp:
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""
         body = await read_json(request, self._generation.budget, self._limits.receive)
-        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = request.headers.get("x-request-id") or new_id()
         asking = embedding_asking_of(body, request_id)
         try:
             found = await embed(self._generation, asking.message, Call(caller_of(request), request_id))
