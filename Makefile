@@ -15,6 +15,7 @@ test: .venv/ready
 # On a published model of a real size, fetched by name.
 test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
+	$(BIN)/moesaic models get minilm
 	$(BIN)/pytest --real -m real
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..kernels.decode.attend import _STEP, _WARPS, PART, _attend_kernel
+from ..kernels.decode.attend import PART, REGISTERS, WARPS, _attend_kernel, positions_of
 from ..kernels.decode.elementwise import BLOCK, _activate_kernel, _normalise_kernel
 from ..kernels.paged_attention import BLOCK_TOKENS
 from ..kernels.rows import RMS
@@ -30,11 +30,21 @@ def attend_case(size: int, group: int, dtype: torch.dtype) -> Case:
     )
     constants = {
         "GROUP": group, "SIZE": 1 << (size - 1).bit_length(), "TURNED": True, "INT8": dtype == torch.int8,
-        "BLOCK_TOKENS": BLOCK_TOKENS, "PART": PART, "STEP": _STEP,
+        "BLOCK_TOKENS": BLOCK_TOKENS, "PART": PART, "STEP": positions_of(group),
     }  # fmt: skip
     even = ("stride_mixed", "stride_q", "stride_k", "stride_v", "size", "stored")
     name = f"attend {TYPES[dtype]} {group} heads of {size}"
-    return Case(name, _attend_kernel, types, constants, even, _WARPS, 3, load_bytes=0 if dtype == torch.int8 else 16)
+    return Case(
+        name,
+        _attend_kernel,
+        types,
+        constants,
+        even,
+        WARPS,
+        3,
+        load_bytes=0 if dtype == torch.int8 else 16,
+        most_registers=REGISTERS,
+    )
 
 
 def normalise_case() -> Case:

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = _recipe(args)
     groups = _checked_groups(args, recipe)
+    _check_compared(args)
     with ProgressLine() as progress:
         done = compress(args.model, args.out, recipe, progress, args.dry_run, _announce, not args.no_rival)
     if args.dry_run:
@@ -87,6 +88,14 @@ def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]
         if Path(args.report).absolute() == Path(args.out).absolute():
             raise SetupError(f"--report {args.report} is where the model goes; name another directory")
     return () if args.controls is None else groups_for(recipe, args.controls or None)
+
+
+def _check_compared(args: argparse.Namespace) -> None:
+    """Refuses reports and controls of an encoder, before any work: they compare what models continue."""
+    from ..models.checkpoint import open_checkpoint
+
+    if (args.report or args.controls is not None) and not open_checkpoint(args.model).spec.causal:
+        raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
 
 
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
@@ -134,6 +143,11 @@ def _print_result(done: "Compression") -> None:
         print(f"{done.out} is already the result of this recipe on this model")
     for notice in done.notices:
         print(f"note: {notice}\n")
+    ratio = done.bytes_after / done.bytes_before
+    if "mean_cosine" in done.result:
+        print_table(*_cosines(done))
+        print(f"{ratio:.3f}x the bytes; compared on {done.result['tokens']:,} tokens; written to {done.out}")
+        return
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     print_table(head, [_row(*each) for each in ends])
@@ -145,8 +159,14 @@ def _print_result(done: "Compression") -> None:
         from ..bench.controls.report import task_rows
 
         print_table(*task_rows(done.tasks))
-    ratio = done.bytes_after / done.bytes_before
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
+
+
+def _cosines(done: "Compression") -> tuple[list[str], list[list[str]]]:
+    """Of an encoder: how alike its vectors are to those of the original."""
+    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
+    rows = [[name, f"{size:,}", f"{of['mean_cosine']:.5f}", f"{of['least_cosine']:.5f}"] for name, size, of in ends]
+    return ["", "bytes of weights", "mean cosine", "least cosine"], rows
 
 
 def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..models.spec import FFNSpec, TransformerSpec
 
 
-_PLACES = {"after": "after", "both": "before and after"}
+_PLACES = {"after": "after", "both": "before and after", "of sums": "of the sum behind"}
 EXAMPLES = """examples:
   moesaic inspect stories260k
   moesaic inspect out/all-four --experts
@@ -70,10 +70,11 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
 
     spec = checkpoint.spec
     position, missing = "rotary" if spec.rope else "learned", gap(spec)
+    head = f"{'tied' if spec.tied_head else 'untied'} head" if spec.causal else "an encoder"
     print(f"{checkpoint.path}")
     print(
         f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
-        f"context {spec.max_context}, {position} positions, {'tied' if spec.tied_head else 'untied'} head"
+        f"context {spec.max_context}, {position} positions, {head}"
     )
     dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")

@@ -14,6 +14,7 @@ _KEPT = {  # figures of a text: what heads their column, and how they are writte
     "kl_nats_per_token": ("KL, nats/token", "{:.5f}"),
     "top1_agreement": ("agreement", "{:.2%}"),
 }
+_ALIKE = {"mean_cosine": ("mean cosine", "{:.5f}"), "least_cosine": ("least cosine", "{:.5f}")}  # of an encoder
 _READ = {"bytes_share": ("bytes read", "{:.3f}"), "neurons_share": ("neurons", "{:.3f}")}
 
 
@@ -52,11 +53,12 @@ def _tier_table(record: "Record") -> tuple[list[str], list[list[str]]]:
 def _measured_table(stages: Sequence["StageRecord"]) -> tuple[list[str], list[list[str]]]:
     """A row a stage: what the model weighs after it and keeps; before them the original, where it was scored."""
     original = next((found for stage in stages if (found := _figures(stage, "original"))), None)
-    rows = [["original", "", "", *_cells(original, _KEPT)]] if original else []
+    kept = _ALIKE if original and "mean_cosine" in original else _KEPT
+    rows = [["original", "", "", *_cells(original, kept)]] if original else []
     for stage in stages:
         weight = _cells(stage.measured, {"weight_bytes": ("", "{:,}")})
-        rows.append([stage.name, str(stage.seed), *weight, *_cells(_figures(stage, "result"), _KEPT)])
-    return ["after", "seed", "bytes of weights", *(head for head, _ in _KEPT.values())], rows
+        rows.append([stage.name, str(stage.seed), *weight, *_cells(_figures(stage, "result"), kept)])
+    return ["after", "seed", "bytes of weights", *(head for head, _ in kept.values())], rows
 
 
 def _figures(stage: "StageRecord", of: str) -> Mapping[str, Any]:

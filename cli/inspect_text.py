@@ -48,7 +48,13 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
     from ..compress.diagnose.diagnosis import diagnose
     from ..compress.diagnose.knowledge import Place, check_places, read_knowledge
     from ..compress.diagnose.passages import read_passages
+    from ..models.errors import SetupError
 
+    if not checkpoint.spec.causal:
+        raise SetupError(
+            f"{checkpoint.path.name} is an encoder, and experts and neurons are looked at where text is continued; "
+            "leave --text and --memory out"
+        )
     places = [Place.parse(text) for text in args.memory]
     check_places(places, checkpoint.spec)
     passages = read_passages(checkpoint, args.text or [], args.tokens)

@@ -15,6 +15,7 @@ from . import (
     compress,
     demo,
     doctor,
+    embed,
     evaluate,
     export,
     generate,
@@ -33,8 +34,8 @@ from .streams import drop_output, keep_streams
 from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, export, serve, token, generate, bench, retention, models, import_gguf,
-    reference, recipes, cache, doctor, completion,
+    demo, run, compress, inspect, evaluate, export, embed, serve, token, generate, bench, retention, models,
+    import_gguf, reference, recipes, cache, doctor, completion,
 )  # fmt: skip
 
 

@@ -55,8 +55,12 @@ def run(args: argparse.Namespace) -> int:
     from ..bench.retention.linears.run import draw_linear_curves
     from ..bench.retention.run import CurvePlan, draw_curves
     from ..evaluate.files import check_can_report
+    from ..models.checkpoint import open_checkpoint
+    from ..models.errors import SetupError
 
     check_can_report("retention", args.out)
+    if not open_checkpoint(args.model).spec.causal:
+        raise SetupError(f"{args.model} is an encoder, and curves are of what a model predicts; name one that does")
     plan = CurvePlan(
         args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.seeds,
         args.full,

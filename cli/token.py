@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..server.scopes import Scope
 from .terminal import say
 
 EXAMPLES = """examples:
@@ -26,15 +27,16 @@ def add_parser(commands: Any) -> None:
     new.add_argument("name", help="who it is for: letters, digits and . _ @ -")
     new.add_argument("--file", required=True, metavar="FILE", help="made with mode 0600 where it is missing")
     new.add_argument(
-        "--scope", action="append", dest="scopes", choices=SCOPES, help="what it may do; repeatable (default: generate)"
+        "--scope",
+        action="append",
+        dest="scopes",
+        choices=[*Scope],
+        help="what it may do; repeatable (default: generate)",
     )
     new.add_argument("--requests-per-minute", type=int, metavar="N", help="default: as many as there is room for")
     new.add_argument("--tokens-per-minute", type=int, metavar="N", help="of prompts and answers together")
     new.add_argument("--days", type=float, metavar="N", help="until it ends (default: never)")
     new.set_defaults(run=run_new)
-
-
-SCOPES = ("generate", "metrics", "admin")
 
 
 def run_new(args: argparse.Namespace) -> int:
@@ -43,7 +45,7 @@ def run_new(args: argparse.Namespace) -> int:
 
     expires = None if args.days is None else expiry(args.days)
     token = add_token(
-        Path(args.file), args.name, args.scopes or ["generate"], requests_per_minute=args.requests_per_minute,
+        Path(args.file), args.name, args.scopes or [Scope.GENERATE], requests_per_minute=args.requests_per_minute,
         tokens_per_minute=args.tokens_per_minute, expires=expires,
     )  # fmt: skip
     print(token)

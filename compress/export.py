@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..models.layout import Layout
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, INT8_DYNAMIC, ExpertSpec, LayerSpec, TransformerSpec
 from ..models.suggestion import suggestion
-from ..models.writer import SIDE_FILES, write_weights
+from ..models.writer import copy_beside, write_weights
 from .sizes import dense_bytes
 
 TO = ("dense", "compressed-tensors", "gguf")
@@ -54,9 +53,7 @@ def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "
         stored = Layout(source.family, spec).stored(_tensors(source, spec, DTYPES[dtype], to != "dense"))
         write_weights(folder, stored, source.family.their_name)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in SIDE_FILES:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, folder / name)
+        copy_beside(source.path, folder)
     return spec
 
 
@@ -72,6 +69,10 @@ def _check_form(source: Checkpoint, to: str) -> None:
         raise CheckpointError(
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "
             "export --to dense"
+        )
+    if to == "compressed-tensors" and not source.spec.causal:
+        raise CheckpointError(
+            f"{source.path.name} is an encoder, which is not written as compressed-tensors; export --to dense"
         )
     if to == "compressed-tensors" and source.family.transposed:
         raise CheckpointError(

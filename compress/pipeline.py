@@ -13,6 +13,7 @@ from ..models.files import check_new, require_space
 from ..models.progress import Progress
 from ..models.record import Record, StageRecord
 from ..models.threads import choose_threads, torch_threads
+from .encoders import check_encoder_recipe, write_encoder
 from .identity import content_sha256
 from .recipe import Recipe, read_recipe
 from .rival import rival_notice
@@ -63,7 +64,10 @@ def compress(
     if os.path.lexists(target):
         return _finished_before(source, target, steps)
     check_new(target)
-    run = Run(source, steps, progress or (lambda what, done, total: None), announce)
+    say = progress or (lambda what, done, total: None)
+    if not source.spec.causal:
+        check_encoder_recipe(steps)
+    run = Run(source, steps, say, announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
         few = run.few_tokens()
         if few:
@@ -73,6 +77,8 @@ def compress(
             return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
         require_space(target, run.estimates[-1].bytes)
         run.check_disk()
+        if not source.spec.causal:
+            return _compression(source, target, steps, write_encoder(run, source, target, say))
         made = run.make()
         notices = [each for each in (rival and rival_notice(run, made), few) if each]
         return _compression(source, target, steps, run.write(target, made, notices))

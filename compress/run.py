@@ -97,6 +97,11 @@ class Run:
                     f"{stage.name}: the FFNs of this model are mixtures of experts already, which it does not change; "
                     "a recipe for such a model has distill, moefy and quantize"
                 )
+            if not spec.causal and not stage.takes_encoders:
+                raise RecipeError(
+                    f"{stage.name}: this model is an encoder, which it does not change; a recipe for such a model has "
+                    "quantize"
+                )
             spec = stage.plan(spec)
             planned.append(spec)
         for stage, own in zip(self.stages, planned, strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Protocol
 
 import torch
 
@@ -13,28 +14,44 @@ from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_tra
 from ..models.cost import governed_bytes, token_cost
 from ..models.errors import SetupError
 from ..models.host_memory import large_pieces_given_back, memory_bytes
+from ..models.packing import pack_digits_
+from ..models.sentences import Sentences
 from ..models.spec import INT8
 from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
+from ..models.walk import unwritten
+from .encoder import STEP_TEXTS, EncoderEngine
 from .engine import Engine
 from .form import Forms
 from .guided import Guides
 from .options import EngineOptions, ModelDescription
 from .pages import block_bytes
-from .request import Limits
+from .request import Limits, Load, Request, Row
 from .runner import ModelRunner
 from .threads import ThreadGovernor, is_crowded
 
 FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
 
 
+class Steps(Protocol):
+    """What whoever has requests needs of an engine."""
+
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def load(self) -> Load: ...
+    def add(self, request: Request) -> None: ...
+    def abort(self, key: int, choice: int | None = None) -> None: ...
+    def step(self) -> list[Row]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
     """An engine with what a front end needs to know of it."""
 
-    engine: Engine
+    engine: Steps
     limits: Limits
     description: ModelDescription
     model: Transformer
@@ -54,6 +71,8 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     options.check()
     checkpoint = open_checkpoint(path)
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
+    if not checkpoint.spec.causal:
+        return _encoder(checkpoint, options)
     step = step_of(checkpoint, options.step_share)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
@@ -76,7 +95,42 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     )  # fmt: skip
     cache_tokens = runner.num_blocks * runner.block_tokens
     limits = Limits(checkpoint.spec.vocab_size, max_context, options.num_slots, cache_tokens, runner.block_tokens)
-    return BuiltEngine(engine, limits, _described(checkpoint, model, device, dtype, threads, runner, options), model)
+    description = replace(
+        _described(checkpoint, device, dtype, threads, options),
+        max_context=max_context,
+        kv_tokens=cache_tokens,
+        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8),
+        without_program=runner.without_program,
+    )
+    return BuiltEngine(engine, limits, description, model)
+
+
+def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
+    """The same of an encoder, which keeps no keys and values. Its window is what its directory names for texts, unless
+    another is asked for that it has positions for.
+    """
+    if options.step_share is not None:
+        raise SetupError(f"step_share is {options.step_share}, and an encoder decodes nothing; leave it out")
+    sentences = Sentences.open(checkpoint.path)
+    device = choose_device(options.device)
+    threads = choose_threads(options.threads, checkpoint.weight_bytes)
+    torch.set_num_threads(threads)
+    largest = choose_context(checkpoint, options)
+    window = sentences.window_within(largest) if options.max_context is None else largest
+    model = load_transformer(checkpoint, device, options.dtype)
+    if device.type == "cpu":
+        pack_digits_(model)
+    governed = options.threads is None and device.type == "cpu"
+    watched = _govern(threads, torch.set_num_threads) if governed else nullcontext
+    options = replace(options, num_slots=max(options.num_slots, STEP_TEXTS))
+    limits = Limits(checkpoint.spec.vocab_size, window, options.num_slots)
+    description = replace(
+        _described(checkpoint, device, compute_dtype(checkpoint, device, options.dtype), threads, options),
+        max_context=window,
+        without_program=unwritten(checkpoint.spec),
+        pooling=sentences.pooling,
+    )
+    return BuiltEngine(EncoderEngine(model, options.num_slots, watched=watched), limits, description, model)
 
 
 def _govern(threads: int, set_threads: Callable[[int], None]) -> Callable[[], AbstractContextManager[None]]:
@@ -161,14 +215,9 @@ def choose_blocks(
 
 
 def _described(
-    checkpoint: Checkpoint,
-    model: Transformer,
-    device: torch.device,
-    dtype: torch.dtype,
-    threads: int,
-    runner: ModelRunner,
-    options: EngineOptions,
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, threads: int, options: EngineOptions
 ) -> ModelDescription:
+    """All but what its engine says of itself."""
     element_bytes = dense_dtype(checkpoint, device, options.dtype).itemsize
     read = token_cost(checkpoint.spec, element_bytes).bytes
     tier_bytes = governed_bytes(checkpoint.spec, element_bytes)
@@ -177,17 +226,14 @@ def _described(
         num_parameters=sum(prod(entry.shape) for name, entry in checkpoint.entries.items() if "scale" not in name),
         weight_bytes=checkpoint.weight_bytes,
         vocab_size=checkpoint.spec.vocab_size,
-        max_context=runner.max_context,
+        max_context=checkpoint.spec.max_context,
         stages=tuple(stage.name for stage in checkpoint.record.stages),
         dial=checkpoint.dial,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         threads=threads,
         num_slots=options.num_slots,
-        kv_tokens=runner.num_blocks * runner.block_tokens,
-        kv_bytes=runner.num_blocks * block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8),
         kv_cache=options.kv_cache or "model",
         tier_bytes=tier_bytes,
         other_bytes=read - tier_bytes,
-        without_program=runner.without_program,
     )

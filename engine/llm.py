@@ -7,16 +7,17 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
 from ..models.chat import ChatTemplate, Message, message_violations, messages_of
-from ..models.errors import InvalidRequest, Unsupported, Violation
+from ..models.errors import InvalidRequest, Violation
 from ..models.locate import locate
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
 from .completion import Chunk, Completion, Scored, check_row, joined
 from .defaults import sampling_defaults
+from .embedding import Embedded, embed_request, encoder_pooling, pooling_of, to_read
 from .guided import check_constraint
 from .options import EngineOptions
 from .receipt import Receipt
@@ -105,7 +106,7 @@ class LLM:
         defaults = sampling_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
-        self._terms = Terms(defaults, built.limits, built.description.dial)
+        self._terms = Terms(defaults, built.limits, built.description.dial, built.description.pooling is not None)
         self.model = built.model  # packed for the engine's step, beside which torch has one thread
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
@@ -161,12 +162,27 @@ class LLM:
         answers = self.generate(texts, progress=progress, **settings)
         return [Scored.of(answer.prompt_logprobs, answer.timing) for answer in answers]
 
-    def embed(self, texts: Sequence[Prompt]) -> NoReturn:
-        """Raises Unsupported: no model that runs here makes embeddings."""
-        raise Unsupported(
-            f"{self.description.family} continues text and makes no embeddings; that takes a family of encoders, "
-            "and models/families/registry.py has none yet"
-        )
+    def embed(
+        self, texts: Sequence[Prompt], *, pooling: str | None = None, normalised: bool | None = None,
+        truncate: bool = False, progress: Count | None = None,
+    ) -> list[Embedded]:  # fmt: skip
+        """A vector of each text, by a model that is an encoder; batched, and in the order of the texts.
+
+        llm = LLM("minilm"); llm.embed(["The cat sat."])[0].values
+
+        pooling: "mean", "cls" or "last"; it and normalised are by default as the model's directory has them, which may
+        be that of sentence-transformers. truncate: cut what is longer than the window, which is refused else. Raises
+        Unsupported for a model that is no encoder.
+        """
+        own = encoder_pooling(self.description.pooling, self.description.family)
+        how, window = pooling_of(pooling, normalised, own), self.limits.max_context if truncate else None
+        many = [texts] if isinstance(texts, str) else texts
+        whole = [(self._ids(text), self.tokenizer if isinstance(text, str) else None) for text in many]
+        read = [to_read(ids, tokenizer, window) for ids, tokenizer in whole]
+        requests = [replace(embed_request(ids, how, self.limits), key=next(self._keys)) for ids in read]
+        rows = self._embedded(requests, progress)
+        found = zip(rows, read, whole, strict=True)
+        return [Embedded(row.embedding, len(ids), len(ids) < len(every)) for row, ids, (every, _) in found]
 
     def chat_prompt(self, messages: object) -> list[int]:
         """The token ids that the model sees of a conversation, up to the header of the answer to come.
@@ -200,6 +216,23 @@ class LLM:
         except TypeError:
             message = f"is {str(prompt)[:40]!r}; it must be text in Unicode, or a sequence of token ids"
             raise InvalidRequest([Violation("prompt", message)]) from None
+
+    def _embedded(self, requests: Sequence[Request], progress: Count | None) -> list[Row]:
+        """The rows of these, which stand in the engine by their lengths meanwhile."""
+        found = dict[int, Row]()
+        try:
+            for request in sorted(requests, key=lambda request: len(request.prompt_ids)):
+                self.engine.add(request)
+            while len(found) < len(requests):
+                found |= {row.key: row for row in self.engine.step()}
+                if progress:
+                    progress(len(found), len(requests))
+        finally:
+            for request in requests:
+                self.engine.abort(request.key)
+        for request in requests:
+            check_row(found[request.key], request)
+        return [found[request.key] for request in requests]
 
     def _whole(self, answers: Sequence[_Answer], progress: Count | None = None) -> list[Completion]:
         pieces: dict[int, list[Chunk]] = {answer.request.key: [] for answer in answers}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
 from ..models.errors import SetupError
+from ..models.sentences import Pooling
 from ..models.setting import bounds, byte_count, setting
 from ..models.spec import KV_CACHES
 from ..models.suggestion import suggestion
@@ -70,7 +71,8 @@ class ModelDescription:
 
     kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
     other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
-    without_program: why a step is no single call of the C++; empty where it is one.
+    without_program: why a step is no single call of the C++; empty where it is one. pooling: of an encoder, what it
+    does with a text unless it is asked otherwise.
     """
 
     family: str
@@ -90,6 +92,7 @@ class ModelDescription:
     tier_bytes: int = 0
     other_bytes: int = 0
     without_program: str = ""
+    pooling: Pooling | None = None
 
     @property
     def torch_threads(self) -> int:
@@ -103,6 +106,9 @@ class ModelDescription:
 
     @property
     def room(self) -> str:
-        """How much its cache holds, in words."""
+        """How much its cache holds, in words; or what an encoder does instead of keeping one."""
+        if self.pooling:
+            length = " at length 1" if self.pooling.normalised else ""
+            return f"vectors of texts by pooling {self.pooling.kind}{length}"
         kept = " in int8" if self.kv_cache == "int8" else ""
         return f"{self.kv_tokens:,} tokens of keys and values{kept} in {self.kv_bytes / 1e6:.4g} MB"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from ..models.errors import Violation
+from ..models.sentences import Pooling
 from .constraint import Constraint
 from .sampling import OPTIONS, Sampling, sampling_violations
 from .token_rules import TokenRules, token_rule_violations
@@ -44,6 +45,7 @@ class Request:
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     deadline_seconds: on the same clock, when its first token has lost its use.
     caller: those who wait are served in turn by caller. salt: only requests of the same salt share what they read.
+    pooling: of a text that an encoder is to embed; what is said of new tokens then says nothing.
     """
 
     key: int
@@ -60,6 +62,7 @@ class Request:
     caller: str = ""
     salt: str = ""
     deadline_seconds: float | None = None
+    pooling: Pooling | None = None
 
 
 class FinishReason(Enum):
@@ -71,6 +74,7 @@ class FinishReason(Enum):
     STOP_STRING = "stop_string"
     LENGTH = "length"
     CONTEXT_FULL = "context_full"
+    EMBEDDED = "embedded"
     EXPIRED = "expired"
     REFUSED = "refused"
     FAILED = "failed"
@@ -105,7 +109,7 @@ class Row:
     the FFN's neurons, what this request's new tokens have used so far, a mean over them, or before there are any those
     of the prompt's last; None where the model has one tier only.
     cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
-    computed, where a floor lets it differ from the one asked for.
+    computed, where a floor lets it differ from the one asked for. embedding: of a text that an encoder was given.
     """
 
     key: int
@@ -120,6 +124,7 @@ class Row:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = 0
     operating_point: float | None = None
+    embedding: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute
 from ..models.device_step import DeviceStep
+from ..models.errors import SetupError
 from ..models.program import StepProgram
 from ..models.step_share import StepShare
 from ..models.transformer import Transformer
@@ -89,6 +90,10 @@ class ModelRunner:
         int8_pages: bool = False,
         programmed: bool = True,
     ) -> None:
+        if not model.spec.causal:
+            raise SetupError(
+                f"this {model.spec.family} is an encoder, which continues no text: `moesaic embed` runs it"
+            )
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size
         self.device = model.norm.weight.device

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from ..models.dial import Dial
-from ..models.errors import InvalidRequest, Violation
+from ..models.errors import InvalidRequest, Unsupported, Violation
 from ..models.suggestion import suggestion
 from .constraint import ConstraintSettings, constraint_of, constraint_violations
 from .points import ComputeSettings, points_of
@@ -34,11 +34,14 @@ class GenerationSettings(
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a model brings to every request: its sampling defaults, what it allows, its operating points."""
+    """What a model brings to every request: its sampling defaults, what it allows, its operating points; and whether it
+    is an encoder, which continues no text.
+    """
 
     defaults: Mapping[str, float | int]
     limits: Limits
     dial: Dial
+    encoder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,11 @@ def asked_of(
     """What the engine is asked. settings: by the names of GenerationSettings, absent or None is left open.
 
     turn_end_ids: of a chat, what ends an answer too. Raises InvalidRequest with what was found wrong before and all
-    that is wrong here, tiers and shares named behind `compute_path`; Unsupported for a tier that it does not have.
+    that is wrong here, tiers and shares named behind `compute_path`; Unsupported for a tier that it does not have,
+    and for all of an encoder.
     """
+    if terms.encoder:
+        raise Unsupported("this model is an encoder: it makes embeddings of texts and continues none")
     said, wrong = rightly_typed(settings)
     sampling = sampling_of(said, terms.defaults)
     stopping = _stopping(said, len(prompt_ids), terms.limits)

@@ -62,6 +62,11 @@ class Opened:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.checkpoint = open_checkpoint(plan.model)
+        if not self.checkpoint.spec.causal:
+            raise SetupError(
+                f"{self.checkpoint.path.name} is an encoder, which predicts no text that could be scored; "
+                "compare its vectors with `moesaic embed`"
+            )
         self.operating_point = self.checkpoint.operating_point(plan.tier)
         self.original = None if plan.against is None else open_checkpoint(plan.against)
         self.tokenizer = Tokenizer.open(self.checkpoint.path)

@@ -319,7 +319,7 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
     for ours, wanted in needed.items():
         theirs = family.their_name(ours)
         entry = find(found, theirs, family)
-        if entry is None and ours == "embedding.weight" and spec.tied_head:
+        if entry is None and ours == "embedding.weight" and spec.tied_head and family.has_head:
             entry = find(found, family.their_name("untied_head.weight"), family)  # tied: one of the two names is enough
         if entry is None:
             raise CheckpointError(f"the weights lack {theirs}, which config.json asks for")

@@ -80,7 +80,8 @@ def _norm_widths(layer: LayerSpec, hidden: int) -> int:
 def _other_matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
     for layer in spec.layers:
         yield from _attention(layer.attention, spec.hidden_size)
-    yield _Matrix(spec.vocab_size, spec.hidden_size, spec.embedding if spec.tied_head else spec.head)
+    if spec.causal:
+        yield _Matrix(spec.vocab_size, spec.hidden_size, spec.embedding if spec.tied_head else spec.head)
 
 
 def _attention(spec: AttentionSpec, hidden: int) -> Iterator[_Matrix]:

@@ -28,7 +28,7 @@ ACTIVATIONS = ("silu", "relu", "gelu", "gelu_tanh")
 _CHOICES = {
     "activation": ACTIVATIONS,
     "norm": ("rms", "layer"),
-    "norms": ("before", "after", "both"),
+    "norms": ("before", "after", "both", "of sums"),
     "qk_norm": ("none", "heads", "whole"),
     "rotary": ("main", "local", "none"),
     "scaling": ("default", "linear", "llama3", "yarn"),
@@ -134,21 +134,26 @@ class FFNSpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """norms: whether attention and FFN have a norm before them, after them (of what they add to the state), or both.
+    """norms: whether attention and FFN have a norm before them, after them (of what they add to the state), or both; or
+    one of the state that they were added to (BERT).
 
     parallel: whether the FFN is given the state before attention instead of the one after it.
     """
 
     attention: AttentionSpec
     ffn: FFNSpec
-    norms: Literal["before", "after", "both"] = "before"
+    norms: Literal["before", "after", "both", "of sums"] = "before"
     parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
-    """A decoder. Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
+    """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head.
+    Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
 
+    token_types: rows of a table of which every token of a text has the first added. relative_buckets: of distances
+    between tokens, for each of which every head adds a number of its own to its scores; 0 for none. embedding_norm,
+    last_norm: whether there is a norm of what the first layer takes, and of what the last one gives.
     norm_offset: what is added to the weight of every norm. embedding_scale: what embeddings are multiplied by.
     logit_soft_cap: c of c tanh(logit / c), 0 for none.
     num_tiers: names on the dial, the full one included. With the full one alone, tiles are no more
@@ -174,6 +179,11 @@ class TransformerSpec:
     head: str = DENSE
     num_tiers: int = 1
     kv_cache: str = "model"
+    causal: bool = True
+    token_types: int = 0
+    relative_buckets: int = 0
+    embedding_norm: bool = False
+    last_norm: bool = True
 
     @property
     def is_mixture(self) -> bool:

@@ -17,8 +17,10 @@ _FREQUENCIES = re.compile(r"rotary_emb\.inv_freq$")
 
 
 def find(found: Mapping[str, TensorEntry], theirs: str, family: Family) -> TensorEntry | None:
-    """A tensor by its family's name; files of the bare model leave out the first part."""
-    return found.get(theirs) or found.get(theirs.removeprefix(f"{family.base}."))
+    """A tensor by its family's name; files of the bare model leave out the first part,
+    and those of a head on top of an encoder have it."""
+    whole = f"{family.base}."
+    return found.get(theirs) or found.get(theirs.removeprefix(whole)) or found.get(whole + theirs)
 
 
 def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> bool:
@@ -26,6 +28,8 @@ def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> boo
 
     Such weights are untied, whatever config.json says: they were trained so, and `transformers` reads them so too.
     """
+    if not family.has_head:
+        return False
     head, embedding = (
         find(found, family.their_name(f"{name}.weight"), family) for name in ("untied_head", "embedding")
     )
@@ -34,7 +38,7 @@ def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> boo
 
 def check_surplus(left: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> None:
     """Refuses what nothing reads, unless it says again what config.json says."""
-    tied = family.their_name("untied_head.weight") if spec.tied_head else None
+    tied = family.their_name("untied_head.weight") if spec.tied_head and family.has_head else None
     unknown = [name for name in left if not family.is_unused(name) and name != tied]
     if unknown:
         raise CheckpointError(

@@ -26,6 +26,7 @@ class Tokenizer:
         self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
         start = inner.encode("").ids
         self.bos_id: int | None = start[0] if start else None
+        self.no_text = tuple(start)  # ids of an empty text, and of one that makes no token of its own
 
     @classmethod
     def open(cls, folder: str | Path) -> "Tokenizer":
@@ -70,6 +71,13 @@ class Tokenizer:
         """`encode`, and how many of the ids stand before the first that ends behind so many characters."""
         ids, ends = self.encode_with_ends(text)
         return ids, next((i for i, end in enumerate(ends) if end > characters), len(ids))
+
+    @cached_property
+    def num_ends(self) -> int:
+        """Tokens that it adds behind a text, as those of encoders do."""
+        whole, plain = self.encode("a"), self.encode_rendered("a")
+        starts = range(len(whole) - len(plain) + 1)
+        return next((len(whole) - len(plain) - i for i in starts if whole[i : i + len(plain)] == plain), 0)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""

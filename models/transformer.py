@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from ..kernels.weighing import Weighing, soft_capped
 from .compute import Compute, OperatingPoints, Whole
-from .context import CausalContext, Context
+from .context import CausalContext, Context, WholeContext
 from .ffn.dense import FFN
 from .ffn.registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, Graded, GradedLinear, TensorModule
+from .relative import distance_buckets
 from .rope import inverse_frequencies, rotate, rotation
 from .spec import AttentionSpec, LayerSpec, RopeSpec, TransformerSpec
 
@@ -46,8 +47,18 @@ class Norm(TensorModule):
         return (scaled * self.gain).to(x.dtype) if self.offset else scaled.to(x.dtype) * self.weight
 
 
+class NoNorm(Norm):
+    """What stands for a norm where there is none: x as it is."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class Attention(TensorModule):
-    """Causal grouped-query attention: every query head of a group shares one key and value head."""
+    """Grouped-query attention: every query head of a group shares one key and value head."""
 
     def __init__(self, index: int, whole: TransformerSpec, spec: AttentionSpec) -> None:
         super().__init__()
@@ -99,13 +110,13 @@ class Attention(TensorModule):
 
 class Layer(TensorModule):
     """x + attention(norm(x)), then x + ffn(norm(x)); in parallel, both of the same x. Norms before and after each of
-    them are there or not.
+    them are there or not, or stand around the sums: norm(x + attention(x)), then norm(x + ffn(x)).
     """
 
     def __init__(self, index: int, spec: TransformerSpec, layer: LayerSpec) -> None:
         super().__init__()
-        before, after = layer.norms != "after", layer.norms != "before"
-        self.parallel = layer.parallel
+        before, after = layer.norms in ("before", "both"), layer.norms != "before"
+        self.parallel, self.norms_sums = layer.parallel, layer.norms == "of sums"
         self.attention_norm = Norm(spec) if before else None
         self.attention = Attention(index, spec, layer.attention)
         self.attention_post_norm = Norm(spec) if after else None
@@ -123,17 +134,23 @@ class Layer(TensorModule):
         """All but the FFN: what that is given, and the state that what it makes is to join."""
         normed = x if self.attention_norm is None else self.attention_norm(x)
         added = self.attention(normed, turns, context, compute)
-        state = x + (added if self.attention_post_norm is None else self.attention_post_norm(added))
+        state = self._joined(x, added, self.attention_post_norm)
         given = x if self.parallel else state
         return given if self.ffn_norm is None else self.ffn_norm(given), state
 
     def joined(self, state: Tensor, made: Tensor) -> Tensor:
         """The state after the layer, from that before the FFN and what the FFN made."""
-        return state + (made if self.ffn_post_norm is None else self.ffn_post_norm(made))
+        return self._joined(state, made, self.ffn_post_norm)
+
+    def _joined(self, state: Tensor, added: Tensor, norm: Norm | None) -> Tensor:
+        if norm is None:
+            return state + added
+        return norm(state + added) if self.norms_sums else state + norm(added)
 
 
 class Transformer(TensorModule):
-    """token_ids [batch, tokens] -> logits [batch, tokens, vocab], built from a `TransformerSpec`.
+    """token_ids [batch, tokens] -> logits [batch, tokens, vocab], or the states of an encoder; built from a
+    `TransformerSpec`.
 
     Build it under `torch.device("meta")` and give it weights with `load_state_dict(..., assign=True)`.
     """
@@ -149,8 +166,12 @@ class Transformer(TensorModule):
         self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
         rows = spec.max_context + spec.position_offset
         self.positions = None if spec.rope else Embedding(rows, spec.hidden_size)
+        self.token_types = Embedding(spec.token_types, spec.hidden_size) if spec.token_types else None
+        self.embedding_norm = Norm(spec) if spec.embedding_norm else None
+        heads = spec.layers[0].attention.num_heads if spec.layers else 0
+        self.distances = Embedding(spec.relative_buckets, heads) if spec.relative_buckets else None
         self.layers = nn.ModuleList(Layer(i, spec, layer) for i, layer in enumerate(spec.layers))
-        self.norm = Norm(spec)
+        self.norm = Norm(spec) if spec.last_norm else NoNorm()
         head = None if spec.tied_head else LINEARS[spec.head](spec.hidden_size, spec.vocab_size, False)
         self.untied_head = head
         if spec.rope:
@@ -179,7 +200,8 @@ class Transformer(TensorModule):
         """
         if compute is None and self.operating_point:
             compute = self.compute_of([self.operating_point] * len(token_ids))
-        return self.head(self.hidden(token_ids, positions, context, compute), compute)
+        states = self.hidden(token_ids, positions, context, compute)
+        return self.head(states, compute) if self.spec.causal else states
 
     def hidden(
         self,
@@ -190,12 +212,22 @@ class Transformer(TensorModule):
     ) -> Tensor:
         """The normalised state after the last layer, [batch, tokens, hidden]: what `head` takes."""
         x, turns = self.embed(token_ids, positions)
-        context = context or CausalContext()
+        context = context or self.context_of(token_ids)
         if compute is None and self.operating_point:
             compute = self.compute_of([self.operating_point] * len(token_ids))
         for layer in self.layers:
             x = layer(x, turns, context, compute)
         return self.norm(x)
+
+    def context_of(self, token_ids: Tensor, lengths: Tensor | None = None) -> Context:
+        """What the tokens of one call see of each other. lengths: of an encoder's rows, where some are padded."""
+        if self.spec.causal:
+            return CausalContext()
+        tokens, bias = token_ids.shape[1], None
+        if self.distances is not None:
+            buckets = distance_buckets(tokens, self.spec.relative_buckets).to(token_ids.device)
+            bias = self.distances(buckets).permute(2, 0, 1)
+        return WholeContext(tokens, lengths, bias)
 
     def embed(self, token_ids: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Turns]:
         """What the first layer takes: states [batch, tokens, hidden], and how rotary positions turn them."""
@@ -206,11 +238,15 @@ class Transformer(TensorModule):
         return x, {name: rotation(positions, table, x.dtype, rope.magnitude) for (name, rope), table in pairs}
 
     def looked_up(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        """Embeddings of tokens, scaled, and of learned positions."""
+        """Embeddings of tokens, scaled, and of learned positions and the first type, normalised where a norm is."""
         x = self.embedding(token_ids)
         if self.spec.embedding_scale != 1:
             x = x * rounded(self.spec.embedding_scale, x.dtype)
-        return x if self.positions is None else x + self.positions(positions + self.spec.position_offset)
+        if self.token_types is not None:
+            x = x + self.token_types(token_ids.new_zeros(1))
+        if self.positions is not None:
+            x = x + self.positions(positions + self.spec.position_offset)
+        return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""

@@ -26,6 +26,8 @@ class NoProgramError(Exception):
 
 def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
+    if not spec.causal:
+        return "it is an encoder"
     if spec.is_mixture:
         return "its FFNs are mixtures of experts"
     for layer in spec.layers:

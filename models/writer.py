@@ -14,6 +14,7 @@ from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_sparse_tensor
 from .optional_json import BPE_FILES
+from .sentences import pooling_files
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
@@ -94,9 +95,15 @@ def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> Non
     if set(INT8_FORMATS) & set(spec_overrides(spec, default).values()):
         config["quantization_config"] = {"made_by": MADE_BY, "format": "int8 weights, one scale a row"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in SIDE_FILES:
-        if (source.path / name).is_file():
-            shutil.copyfile(source.path / name, folder / name)
+    copy_beside(source.path, folder)
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copies what a reader needs beside weights and config, as far as it is there."""
+    there = [name for name in SIDE_FILES if (source / name).is_file()]
+    for name in (*there, *pooling_files(source)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
 
 
 def _is_relu(spec: TransformerSpec) -> bool:

@@ -385,7 +385,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat", "tier_shares", "kv_tokens", "kv_bytes", "kv_cache")
+    __slots__ = ("name", "family", "state", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "chat", "tier_shares", "kv_tokens", "kv_bytes", "kv_cache", "pooling")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_NONE: _ClassVar[ModelInfo.State]
@@ -415,6 +415,7 @@ class ModelInfo(_message.Message):
     KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
     KV_BYTES_FIELD_NUMBER: _ClassVar[int]
     KV_CACHE_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
     name: str
     family: str
     state: ModelInfo.State
@@ -432,7 +433,8 @@ class ModelInfo(_message.Message):
     kv_tokens: int
     kv_bytes: int
     kv_cache: str
-    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ..., tier_shares: _Optional[_Iterable[float]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ...) -> None: ...
+    pooling: str
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelInfo.State, str]] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., chat: bool = ..., tier_shares: _Optional[_Iterable[float]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ..., pooling: _Optional[str] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("num_slots", "free_slots", "running", "waiting", "num_blocks", "free_blocks")

@@ -106,12 +106,8 @@ class AdminService:
         self, message: pb.DrainRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.DrainProgress]:
         """Ends the server as SIGTERM does, and says how many requests are left until it ends."""
-        if not self._life.stop.is_set():
-            seconds = _seconds(message)
-            self._life.drain_seconds = self._life.drain_seconds if seconds is None else seconds
-            self._generation.catalog.draining = True  # from now on, not from when the server has noticed
-            self._life.stop.set()
         told, requests, life = -1, self._generation.catalog.requests, self._life
+        self._drain(_seconds(message))
         while len(requests) and not life.over.is_set():
             if len(requests) != told:
                 told = len(requests)
@@ -139,6 +135,17 @@ class AdminService:
     ) -> pb.UnloadModelResponse:
         """Returns when the model is gone."""
         return pb.UnloadModelResponse(ended=await self._fleet.unload(message.name, _seconds(message)))
+
+    def _drain(self, seconds: float | None) -> None:
+        """From now on, not from when the server has noticed. Of two that name a time the first to be over counts."""
+        life = self._life
+        self._generation.catalog.draining = True
+        if life.stop.is_set():
+            if seconds is not None:
+                asyncio.get_running_loop().call_later(seconds, life.now.set)
+            return
+        life.drain_seconds = life.drain_seconds if seconds is None else seconds
+        life.stop.set()
 
     def _memory(self, model: ServedModel) -> pb.ModelMemory:
         state = generation_pb2.ModelInfo.State.Name(model.info(self._generation.catalog.draining).state)

@@ -10,13 +10,14 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from ..engine.completion import Chunk, Completion
+from ..engine.embedding import Embedded
 from ..models.errors import AddressError, MoesaicError, Unavailable
 from . import client_questions as ask
 from .address import Address
 from .client_answers import ModelInfo, raised
 from .client_questions import Conversation, Question
 from .client_request import Chat, Prompt, Settings
-from .client_texts import BatchItem, ContinuationScore, ScoreSettings, Validation
+from .client_texts import BatchItem, ContinuationScore, EmbedSettings, ScoreSettings, Validation
 from .dialling import ClientSettings, dial
 from .handlers import stub
 
@@ -167,6 +168,12 @@ class AsyncClient:
     ) -> list[ContinuationScore]:
         """As `Client.score`."""
         return await self._ask(ask.score(context, continuations, logprobs, settings), timeout)
+
+    async def embed(
+        self, inputs: Sequence[Prompt], *, timeout: float | None = None, **settings: Unpack[EmbedSettings]
+    ) -> list[Embedded]:
+        """As `Client.embed`."""
+        return await self._ask(ask.embed(inputs, settings), timeout)
 
     async def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """As `Client.models`."""

@@ -46,7 +46,9 @@ class ServedModel:
         self.path = path
         self._max_prompt_tokens = max_prompt_tokens
         self._stopping: asyncio.Task[None] | None = None
-        self.counts = True  # for the health of the whole server; not while it comes or goes at run time
+        self.counts = (
+            True  # for the health of the whole server, and for no name; not while it comes or goes at run time
+        )
         self.leaving = False
         self.unused = asyncio.Event()
         self.unused.set()
@@ -75,7 +77,8 @@ class ServedModel:
         self.engine.refuse_unless_serving()
         if self.engine.limits is None or self.engine.description is None:
             raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
-        return Terms(self.defaults, self.engine.limits, self.engine.description.dial)
+        description = self.engine.description
+        return Terms(self.defaults, self.engine.limits, description.dial, description.pooling is not None)
 
     def max_prompt_tokens(self, limits: Limits) -> int:
         """The limit on the tokens of all prompts in flight: as set, else 4 x context x slots."""
@@ -102,6 +105,7 @@ class ServedModel:
         if description is not None:
             for field in _DESCRIBED:
                 setattr(info, field, getattr(description, field))
+            info.pooling = description.pooling.kind if description.pooling else ""
             info.stages.extend(description.stages)
             info.tiers.extend(description.tiers)
             info.tier_shares.extend(description.dial.shares)
@@ -121,9 +125,12 @@ class Catalog:
         self.requests = AllUnderWay()
 
     def find(self, name: str, field: str) -> ServedModel:
-        """The model of this name; empty means the only one. `field` is where the caller wrote it."""
-        if not name and len(self.models) == 1:
-            return next(iter(self.models.values()))
+        """The model of this name; empty means the only one, beside those that come or go. `field` is where the caller
+        wrote it.
+        """
+        staying = [model for model in self.models.values() if model.counts]
+        if not name and (len(staying) == 1 or len(self.models) == 1):
+            return next(iter(staying or self.models.values()))
         if not name and self.models:
             raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
         if name not in self.models:

@@ -8,13 +8,14 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 
 from ..engine.completion import Chunk, Completion
+from ..engine.embedding import Embedded
 from ..models.errors import AddressError, MoesaicError, Unavailable
 from . import client_questions as ask
 from .address import Address
 from .client_answers import ModelInfo, raised
 from .client_questions import Conversation, Question
 from .client_request import Chat, Prompt, Settings
-from .client_texts import BatchItem, ContinuationScore, ScoreSettings, Validation
+from .client_texts import BatchItem, ContinuationScore, EmbedSettings, ScoreSettings, Validation
 from .dialling import ClientSettings, dial
 from .handlers import stub
 
@@ -165,6 +166,17 @@ class Client:
         Where both are text they are made into tokens together. logprobs: tell of each token too.
         """
         return self._ask(ask.score(context, continuations, logprobs, settings), timeout)
+
+    def embed(
+        self, inputs: Sequence[Prompt], *, timeout: float | None = None, **settings: Unpack[EmbedSettings]
+    ) -> list[Embedded]:
+        """A vector of each of up to 256 texts, by a model that is an encoder. Settings as in `EmbedSettings`.
+
+        client.embed(["The cat sat."])[0].values
+
+        Raises Unsupported for a model that continues text.
+        """
+        return self._ask(ask.embed(inputs, settings), timeout)
 
     def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """All models that are served."""

@@ -19,7 +19,7 @@ class ModelInfo:
 
     tier_shares: of each tier, the part of the bytes that tiers govern that a token reads, as calibration saw it. chat:
     whether it has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model"
-    where they are as the activations, or "int8".
+    where they are as the activations, or "int8". pooling: of an encoder, its own; "" for a model that continues text.
     """
 
     name: str
@@ -39,6 +39,7 @@ class ModelInfo:
     kv_tokens: int = 0
     kv_bytes: int = 0
     kv_cache: str = "model"
+    pooling: str = ""
 
 
 def raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
@@ -132,4 +133,5 @@ def model_of(info: pb.ModelInfo) -> ModelInfo:
         kv_tokens=info.kv_tokens,
         kv_bytes=info.kv_bytes,
         kv_cache=info.kv_cache,
+        pooling=info.pooling,
     )

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from ..engine.completion import Chunk, Completion
+from ..engine.embedding import Embedded
 from ..models.bounds import SECONDS_TO_WAIT
 from ..models.errors import MoesaicError, Unavailable
 from ..proto import generation_pb2 as pb
@@ -74,6 +75,11 @@ def score(
     """For how likely continuations are."""
     request = texts.score_request(context, continuations, logprobs, settings)
     return Question(SCORING, "Score", request, texts.scores_of)
+
+
+def embed(inputs: Sequence[Prompt], settings: texts.EmbedSettings) -> Question[list[Embedded]]:
+    """For vectors of texts."""
+    return Question(SCORING, "Embed", texts.embed_request(inputs, settings), texts.embeddings_of)
 
 
 def models() -> Question[list[ModelInfo]]:

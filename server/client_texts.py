@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 from google.protobuf.message import Message
 
 from ..engine.completion import Completion
+from ..engine.embedding import Embedded
 from ..engine.request import TokenLogprobs
 from ..models.errors import InvalidRequest, MoesaicError, Violation
 from ..proto import generation_pb2 as pb
@@ -27,6 +28,19 @@ class ScoreSettings(TypedDict, total=False):
     tier: str | None
     priority: str | None
     cache_salt: str | None
+
+
+class EmbedSettings(TypedDict, total=False):
+    """pooling: "mean", "cls" or "last"; it and normalised are by default the model's own. truncate: cut what is longer
+    than the window, which is refused else.
+    """
+
+    model: str
+    request_id: str
+    pooling: str | None
+    normalised: bool | None
+    truncate: bool | None
+    priority: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +110,20 @@ def score_request(
     return request
 
 
+def embed_request(inputs: Sequence[Prompt], settings: Mapping[str, Any]) -> scoring_pb2.EmbedRequest:
+    """Raises InvalidRequest for what does not fit the wire."""
+    own: dict[str, Any] = {name: settings.get(name) for name in ("pooling", "normalised", "truncate")}
+    for name, kind in (("pooling", str), ("normalised", bool), ("truncate", bool)):
+        if own[name] is not None and not isinstance(own[name], kind):
+            raise InvalidRequest([Violation(name, f"is {own[name]!r}, it must be of type {kind.__name__}")])
+    request = scoring_pb2.EmbedRequest(**{name: value for name, value in own.items() if value is not None})
+    standing = {name: value for name, value in settings.items() if name not in own}
+    _copy(build_request("", **standing), request)
+    for each in [inputs] if isinstance(inputs, str) else inputs:
+        _copy(build_request(each), request.inputs.add())
+    return request
+
+
 def _copy(source: pb.GenerateRequest, target: Message) -> None:
     """The fields that both have."""
     for field, value in source.ListFields():
@@ -127,3 +155,8 @@ def scores_of(message: scoring_pb2.ScoreResponse) -> list[ContinuationScore]:
         ContinuationScore(each.logprob, each.num_tokens, each.is_greedy, logprobs_of(each.tokens))
         for each in message.scores
     ]
+
+
+def embeddings_of(message: scoring_pb2.EmbedResponse) -> list[Embedded]:
+    """What such a message says."""
+    return [Embedded(tuple(each.values), each.num_tokens, each.truncated) for each in message.embeddings]

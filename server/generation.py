@@ -64,7 +64,7 @@ class Generation:
         """
         with RequestRecord(call.request_id, message.model, self._log_requests, self._metrics) as record:
             with self.asking(call, message.model, 0 if counted else message.ByteSize()) as (model, under_way):
-                record.model = model.name
+                message.model = record.model = model.name  # an empty name may mean another model, or none, later
                 with model.admission.place(call.caller) as place:
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:

@@ -5,11 +5,12 @@ import socket
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from ..models.errors import AddressError, SetupError
+from ..models.errors import SetupError
 from .catalog import Catalog
 from .exchange import TimeLimits
 from .generation import Generation
 from .health import HealthService
+from .listening import cannot_listen, place
 from .options import HTTP_PORT, ServeOptions
 from .security import Security
 
@@ -75,7 +76,4 @@ def _listen(host: str, asked: int | None) -> socket.socket:
     except OSError as error:
         if asked is None and error.errno == errno.EADDRINUSE:
             return listen(host, 0)
-        if error.errno != errno.EADDRINUSE:
-            raise AddressError(f"{host}:{port} cannot be listened on: {error.strerror}") from None
-        way_out = "stop it, or choose another port with --http-port (0 takes any free one)"
-        raise AddressError(f"{host}:{port} is taken by another program; {way_out}") from None
+        raise cannot_listen(place(host, port), "--http-port", error) from None

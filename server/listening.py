@@ -1,5 +1,6 @@
 """Where a server listens, and what an address that others can reach asks of it."""
 
+import errno
 import ipaddress
 
 from ..models.errors import AddressError, SetupError
@@ -38,3 +39,16 @@ def check_tls_files(cert: str | None, key: str | None, client_ca: str | None) ->
         raise SetupError(f"{given} is given alone; TLS takes a certificate and its key: add {missing}")
     if client_ca is not None and cert is None:
         raise SetupError("tls_client_ca is given without TLS; add --tls-cert and --tls-key")
+
+
+def place(host: str, port: int) -> str:
+    """host:port as it is written."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cannot_listen(where: str, flag: str, error: OSError) -> AddressError:
+    """What is said of a port that cannot be had; flag: where another one is asked for."""
+    if error.errno != errno.EADDRINUSE:
+        return AddressError(f"{where} cannot be listened on: {error.strerror}")
+    way_out = f"stop it, or choose another port with {flag} (0 takes any free one)"
+    return AddressError(f"{where} is taken by another program; {way_out}")

@@ -9,6 +9,7 @@ from ..engine.request import FinishReason, Limits, Load, Priority, Request, Row,
 from ..engine.sampling import Sampling
 from ..engine.token_rules import TokenRules, token_rules_of
 from ..models.dial import Dial
+from ..models.sentences import Pooling
 from ..proto import engine_pb2 as pb
 from .fields import fields_of, logprobs_message, logprobs_of
 
@@ -35,6 +36,7 @@ def submit_message(request: Request) -> pb.Command:
         caller=request.caller,
         salt=request.salt,
         deadline_seconds=request.deadline_seconds,
+        pooling=_pooling_message(request.pooling),
     )
     return pb.Command(submit=submit)
 
@@ -55,7 +57,17 @@ def request_of(submit: pb.Submit) -> Request:
         submit.caller,
         submit.salt,
         submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
+        _pooling_of(submit),
     )  # fmt: skip
+
+
+def _pooling_message(pooling: Pooling | None) -> pb.Pooling | None:
+    return None if pooling is None else pb.Pooling(**asdict(pooling))
+
+
+def _pooling_of(message: pb.Submit | pb.Ready) -> Pooling | None:
+    there = message.HasField("pooling")
+    return Pooling(message.pooling.kind, message.pooling.normalised) if there else None
 
 
 def _rules_message(rules: TokenRules) -> pb.TokenRules:
@@ -93,7 +105,7 @@ def step_message(rows: Sequence[Row], load: Load, num_obeyed: int = 0) -> pb.Eve
 def _row_message(row: Row) -> pb.Row:
     message = pb.Row(
         key=row.key, token_ids=row.token_ids, choice=row.choice,
-        cached_tokens=row.cached_tokens, operating_point=row.operating_point,
+        cached_tokens=row.cached_tokens, operating_point=row.operating_point, embedding=row.embedding,
     )  # fmt: skip
     message.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs)
     message.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
@@ -127,6 +139,7 @@ def row_of(message: pb.Row) -> Row:
         prompt_logprobs=logprobs_of(message.prompt_logprobs),
         cached_tokens=message.cached_tokens,
         operating_point=message.operating_point if message.HasField("operating_point") else None,
+        embedding=tuple(message.embedding),
     )
 
 
@@ -158,6 +171,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         cache_tokens=limits.cache_tokens,
         num_slots=limits.num_slots,
         block_tokens=limits.block_tokens,
+        pooling=_pooling_message(description.pooling),
     )
     return pb.Event(ready=ready)
 
@@ -192,4 +206,5 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         kv_cache=ready.kv_cache,
         tier_bytes=ready.tier_bytes,
         other_bytes=ready.other_bytes,
+        pooling=_pooling_of(ready),
     )

@@ -23,7 +23,7 @@ requests_log = logging.getLogger("moesaic.requests")
 class RequestRecord(AbstractContextManager["RequestRecord"]):
     """What is known of one request; logged and counted when the block ends, however it ends.
 
-    model: the name of the one that is served, once it is found.
+    model: the name of the one that is served, once it is found; until then the log has what was asked for.
     """
 
     def __init__(self, request_id: str, model: str, enabled: bool, metrics: "Metrics | None" = None) -> None:
@@ -56,6 +56,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         if self._metrics is not None:
             self._metrics.ended(self.model, outcome, self.last, time.monotonic() - self.arrived)
         if self._enabled:
+            self._names["model"] = self.model or self._names["model"]
             requests_log.info(json.dumps({**self._names, **outcome, **self._figures()}))
 
     def _outcome(self, error: BaseException | None) -> dict[str, str]:

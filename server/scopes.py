@@ -35,7 +35,6 @@ _METHODS: Mapping[str, Asked] = {  # what ends in a slash stands for all below i
     "/inference.GRPCInferenceService/ModelMetadata": Door.KNOWN,
     "/inference.GRPCInferenceService/RepositoryIndex": Door.KNOWN,
     "/inference.GRPCInferenceService/ModelInfer": Scope.GENERATE,
-    "/inference.GRPCInferenceService/ModelStreamInfer": Scope.GENERATE,
     "/": Door.OPEN,  # the page, which has no data; and over HTTP
     "/livez": Door.OPEN,
     "/readyz": Door.OPEN,

@@ -11,6 +11,7 @@ from . import texts
 from .batch import generate_batch
 from .caller import caller_of
 from .catalog import Catalog
+from .embedding import embed
 from .fields import receipt_metadata
 from .generation import Call, Generation, new_id
 from .scoring import score
@@ -88,6 +89,15 @@ class ScoringService:
         """How likely each continuation is."""
         call = call_of(context, message.request_id)
         response = await score(self._generation, message, call)
+        await _send_id(context, call)
+        return response
+
+    async def Embed(
+        self, message: scoring_pb2.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> scoring_pb2.EmbedResponse:
+        """A vector of each text."""
+        call = call_of(context, message.request_id)
+        response = await embed(self._generation, message, call)
         await _send_id(context, call)
         return response
 

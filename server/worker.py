@@ -27,8 +27,8 @@ from .messages import ready_message, request_of, step_messages
 from .watchdog import BEAT_SECONDS
 
 if TYPE_CHECKING:
-    from ..engine.build import BuiltEngine
-    from ..engine.engine import Engine
+    from ..engine.build import BuiltEngine, Steps
+    from ..models.sentences import Pooling
 
 _READ_BYTES = 1 << 16
 
@@ -63,7 +63,7 @@ def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
     _attend(connection, speaker)
     try:
         built = factory()
-        _warm_up(built.engine)
+        _warm_up(built.engine, built.description.pooling)
     except MoesaicError as error:
         with suppress(BrokenPipeError, ConnectionResetError):
             speaker.say(pb.Event(refused=pb.Refused(message=str(error))))
@@ -76,7 +76,7 @@ def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
     return 0
 
 
-def _loop(connection: socket.socket, engine: Engine, speaker: Speaker) -> None:
+def _loop(connection: socket.socket, engine: Steps, speaker: Speaker) -> None:
     """One Step frame per step; waits only when there is no work, and obeys all that has arrived before each step."""
     buffer, num_obeyed = FrameBuffer(), 0
     while True:
@@ -103,7 +103,7 @@ def _read(connection: socket.socket, wait: bool) -> bytes | None:
         return None
 
 
-def _obey(engine: Engine, command: pb.Command) -> bool:
+def _obey(engine: Steps, command: pb.Command) -> bool:
     """Carries out one command; False for the last one."""
     if command.HasField("submit"):
         engine.add(request_of(command.submit))
@@ -113,13 +113,14 @@ def _obey(engine: Engine, command: pb.Command) -> bool:
     return not command.HasField("shutdown")
 
 
-def _warm_up(engine: Engine) -> None:
-    """Two tokens, so that prefill and decode have run before anybody waits for them."""
-    engine.add(Request(0, (0,), Sampling(temperature=0.0), Stopping(max_new_tokens=2, ignore_eos=True)))
+def _warm_up(engine: Steps, pooling: Pooling | None) -> None:
+    """Two tokens, so that prefill and decode have run before anybody waits for them; or the vector of one."""
+    stopping = Stopping(max_new_tokens=2, ignore_eos=True)
+    engine.add(Request(0, (0,), Sampling(temperature=0.0), stopping, pooling=pooling))
     while engine.has_work:
         for row in engine.step():
             if row.finish is FinishReason.FAILED:
-                raise SetupError(f"the model has been loaded but cannot make a token: {row.error}")
+                raise SetupError(f"the model has been loaded but cannot compute a token: {row.error}")
 
 
 def _attend(connection: socket.socket, speaker: Speaker) -> None:

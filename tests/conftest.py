@@ -16,6 +16,7 @@ from moesaic.kernels.cache import cache_folder
 if TYPE_CHECKING:
     from server_harness import Server
 
+    from moesaic.server.admin_client import AdminClient
     from moesaic.server.client import Client
 
 
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = spread([item for item in items if is_of_a_kernel(item)], few)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    reasons = {"gpu": "needs --gpu and a CUDA device", "real": "needs --real and: moesaic models get smollm2"}
+    reasons = {"gpu": "needs --gpu and a CUDA device", "real": "needs --real and: moesaic models get smollm2, minilm"}
     for name, reason in reasons.items():
         if not config.getoption(f"--{name}"):
             for item in items:
@@ -99,6 +100,12 @@ def server() -> "Iterator[Server]":
 def client(server: "Server") -> "Iterator[Client]":
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def admin(server: "Server") -> "Iterator[AdminClient]":
+    with server.admin() as admin:
+        yield admin
 
 
 @pytest.fixture(scope="session")

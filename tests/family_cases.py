@@ -1,6 +1,6 @@
 """Every family in random tiny models, and what each of them shows: cases for tests and docs/families.md."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ _LLAMA: dict[str, Any] = {
     "vocab_size": 259, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 8, "bos_token_id": 256, "eos_token_id": 257,
     "pad_token_id": None,
+}  # fmt: skip
+_ENCODER: dict[str, Any] = {
+    "vocab_size": 259, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "max_position_embeddings": 64,
 }  # fmt: skip
 _NO_HEAD_DIM = {key: value for key, value in _LLAMA.items() if key != "head_dim"}
 BASES: Mapping[str, Mapping[str, Any]] = {  # a small config of each, everything else as transformers has it
@@ -52,6 +56,13 @@ BASES: Mapping[str, Mapping[str, Any]] = {  # a small config of each, everything
     "seed_oss": _LLAMA,
     "starcoder2": _NO_HEAD_DIM,
     "smollm3": _NO_HEAD_DIM | {"num_hidden_layers": 4},
+    "bert": _ENCODER,
+    "roberta": _ENCODER,
+    "xlm-roberta": _ENCODER,
+    "distilbert": {
+        "vocab_size": 259, "dim": 48, "hidden_dim": 88, "n_layers": 3, "n_heads": 6, "max_position_embeddings": 64,
+    },
+    "mpnet": _ENCODER,
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA3 = {
@@ -174,6 +185,7 @@ CASES = (
     Case("smollm3", {"use_sliding_window": True, "sliding_window": 9, "no_rope_layer_interval": 2,
                      "attention_bias": True}, ("layers without positions", "window", "biases")),
 )  # fmt: skip
+DECODERS = tuple(dict.fromkeys(case.family for case in CASES))
 Plant = Callable[[Checkpoint], Transformer]
 
 
@@ -292,11 +304,11 @@ PLANTS: Mapping[str, Plant] = {  # each feature, and a model in which it is wron
 }
 
 
-def table() -> Iterator[str]:
+def table(cases: Sequence[Case]) -> Iterator[str]:
     """The rows of docs/families.md, made of the cases."""
     yield "| `model_type` | class | tiny models compared | what they show |"
     yield "| --- | --- | --- | --- |"
     for name, family in FAMILIES.items():
-        mine = [case for case in CASES if case.family == name]
+        mine = [case for case in cases if case.family == name]
         features = dict.fromkeys(feature for case in mine for feature in case.features)
         yield f"| `{name}` | `{family.architecture}` | {len(mine)} | {', '.join(features)} |"

@@ -25,7 +25,7 @@ from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, reloaded, serve, transport
+from moesaic.server import engine_process, parts, reloaded, serve, transport
 from moesaic.server.admin_client import AdminClient
 from moesaic.server.client import Client
 from moesaic.server.dialling import ClientSettings
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     given["models"] = tuple((name, path) for name, path in given["models"])
     given["engine"] = EngineOptions(**given["engine"])
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
-    serve.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
+    parts.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
     reloaded.LOOK_SECONDS = 0.05
     if files := given.pop("files", 0):  # that the process may have open

@@ -23,12 +23,6 @@ from moesaic.server.handlers import GENERATION, stub
 from moesaic.server.status import error_of
 
 
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Iterator[AdminClient]:
-    with server.admin() as admin:
-        yield admin
-
-
 @pytest.fixture
 def held(server: Server) -> Iterator[None]:
     with server.held():
@@ -201,6 +195,14 @@ def test_a_drain_whose_time_is_over_ends_what_runs() -> None:
         with pytest.raises(Unavailable, match="shutting down"):
             list(stream)
         assert server.end() == 0
+
+
+def test_a_second_drain_may_end_it_sooner_and_not_later() -> None:
+    with Server() as server, server.held(), server.client() as client, server.admin() as admin:
+        stream = client.stream([HOLD])
+        next(stream)
+        assert next(admin.drain()).requests_left == next(admin.drain(1e9)).requests_left == 1
+        assert list(admin.drain(0))[-1].requests_left == 1 and server.end() == 0
 
 
 def test_leaving_a_drain_stops_nothing() -> None:

@@ -21,7 +21,7 @@ from moesaic.cli.parser import commands_of
 from moesaic.compress.recipe import shipped_recipes
 from moesaic.models.intake.registry import SOURCES
 
-MODELS = {"stories260k", "smollm2"}
+MODELS = {"stories260k", "smollm2", "minilm"}
 RECIPES = set(shipped_recipes())
 # What is typed, the last word not yet ended; what is offered for it in a folder with notes.txt and my-model/.
 TYPED: list[tuple[str, set[str]]] = [
@@ -41,7 +41,7 @@ TYPED: list[tuple[str, set[str]]] = [
     ("compress stories260k out --text notes.txt n", {"notes.txt"}),
     ("compress stories260k out --text notes.txt --rec", {"--recipe"}),
     ("compress stories260k out --report ", {"my-model"}),
-    ("serve stories260k s", MODELS),
+    ("serve stories260k s", {"stories260k", "smollm2"}),
     ("serve --port ", set()),
     ("bench k", {"kernels"}),
     ("import n", {"notes.txt"}),

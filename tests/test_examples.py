@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from house import ROOT
 from patience import PATIENCE_SECONDS
+from server_harness import free_port
 
 import moesaic
 from moesaic.bench.local_server import local_server
@@ -31,6 +32,15 @@ def compressed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("examples")
     (folder / "moe.yaml").write_text(shipped_recipes()["moe"].read_text() + "evaluation: {documents: 2}\n")
     return folder / "out", shown("compress", "stories260k", folder / "out", folder / "moe.yaml")
+
+
+def test_the_example_of_the_http_door_runs(compressed: tuple[Path, str]) -> None:
+    code = (ROOT / "docs" / "http.md").read_text().partition("```python\n")[2].partition("```")[0]
+    port = free_port()
+    with local_server({"tiers": compressed[0]}, "--http-port", str(port)):
+        command = [sys.executable, "-c", code.replace("localhost:8000", f"localhost:{port}")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert int(done.stdout.split()[-1]) > 0, done.stderr
 
 
 def test_compressing_says_what_each_tier_kept(compressed: tuple[Path, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from family_cases import CASES, Case
+from family_cases import CASES, DECODERS, Case
 from torch import Tensor
 
 from moesaic.bench.local_server import local_server
@@ -18,13 +18,12 @@ from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import RecipeError
-from moesaic.models.families.registry import FAMILIES
 from moesaic.server.client import Client
 
 IDS = torch.arange(40).unsqueeze(0) * 5 % 256
 TEXT = "Once upon a time, there was a little girl named Lily. She liked to play with her ball in the park.\n" * 8
 MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
-DENSE = [family for family in FAMILIES if family not in MIXTURES]
+DENSE = [family for family in DECODERS if family not in MIXTURES]
 OF_NEURONS = ("llama", "gpt_neox", "gemma3_text", "olmo2")  # a Llama, blocks side by side, norms after and both
 PRUNE, INT8 = {"prune": {"remove": 0.25}}, {"quantize": {"linears": "int8"}}
 PLAIN_PRUNE = {"prune": {"remove": 0.25, "allocation": "uniform", "compensate": False}}
@@ -112,7 +111,7 @@ def test_a_pruned_int8_model_is_written_for_transformers(family: str, made: Any,
     assert (ours - theirs_of(tmp_path / "plain")).abs().max() <= 1e-4 * ours.abs().max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 def test_a_model_is_inspected_and_scored(
     family: str, made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

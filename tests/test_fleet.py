@@ -1,11 +1,16 @@
 """Models that come and go while a server runs, and what happens to their requests and to everybody else's."""
 
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from echo_engine import CRASH, HOLD
+from http_caller import HttpCaller
 from patience import alive, eventually
 from server_harness import Server
 
@@ -26,12 +31,6 @@ from moesaic.server.client import Client
 from moesaic.server.memory import expected_bytes
 
 
-@pytest.fixture(scope="module")
-def admin(server: Server) -> Iterator[AdminClient]:
-    with server.admin() as admin:
-        yield admin
-
-
 @pytest.fixture
 def two(admin: AdminClient) -> Iterator[str]:
     """A second model, which may be gone afterwards."""
@@ -39,6 +38,23 @@ def two(admin: AdminClient) -> Iterator[str]:
     yield "two"
     if "two" in names(admin):
         admin.unload_model("two", 0)
+
+
+def answered(web: str, body: object) -> bytes:
+    """All that comes back over HTTP."""
+    with HttpCaller(web) as caller:
+        caller.post(body, connection="close")
+        found: bytes = caller.rest()
+        return found
+
+
+@contextmanager
+def gated(gate: Path, **options: Any) -> Iterator[Server]:
+    """A server whose further models load once there is such a file."""
+    gate.touch()
+    with Server(engine=EngineOptions(device="gated", dtype=str(gate)), **options) as server:
+        gate.unlink()
+        yield server
 
 
 def names(admin: AdminClient) -> list[str]:
@@ -182,27 +198,38 @@ def test_models_that_there_are_not_or_are_on_their_way_are_not_unloaded(admin: A
 
 
 def test_a_model_that_loads_is_told_so_and_hides_nobody(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate))) as server, ThreadPoolExecutor(1) as pool:
-        gate.unlink()
+    with gated(gate := tmp_path / "gate") as server, ThreadPoolExecutor(1) as pool:
         with server.client() as client, server.admin() as admin:
             loading = pool.submit(admin.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)
             with pytest.raises(Unavailable, match="model late is loading"):
                 client.generate([7], model="late")
             assert (client.health(), client.health("model:late")) == ("SERVING", "NOT_SERVING")
+            assert client.generate([7], max_new_tokens=1).token_ids == (7,)  # no name still means the one that serves
             with pytest.raises(Unavailable, match="model late is being loaded"):
                 admin.unload_model("late")
             gate.touch()
             assert loading.result().state == "SERVING" and client.health("model:late") == "SERVING"
 
 
+def test_an_answer_that_began_without_a_name_stays_with_its_model() -> None:
+    with Server(http=True) as server, server.client() as client, server.admin() as admin, ThreadPoolExecutor(3) as pool:
+        engine = int(client.model().device)  # the echo's process, by its number
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            answers = [pool.submit(client.generate, [7], max_new_tokens=1)]
+            bodies = [{"prompt": [7], "max_tokens": 1, "stream": stream} for stream in (False, True)]
+            answers += [pool.submit(answered, server.web, body) for body in bodies]
+            eventually(lambda: admin.load().requests == 3)
+            admin.load_model("two", "stories260k")
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert answers[0].result().token_ids == (7,)
+        assert all(b"200 OK" in answer.result() and b'"model":"echo"' in answer.result() for answer in answers[1:])
+
+
 def test_a_load_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate))) as server, ThreadPoolExecutor(1) as pool:
-        gate.unlink()
+    with gated(tmp_path / "gate") as server, ThreadPoolExecutor(1) as pool:
         with server.client() as client, server.admin() as leaving:
             loading = pool.submit(leaving.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)
@@ -214,10 +241,7 @@ def test_a_load_that_nobody_waits_for_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_while_a_model_loads_ends_as_ever(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    gate.touch()
-    with Server(engine=EngineOptions(device="gated", dtype=str(gate)), last_words_seconds=0.1) as server:
-        gate.unlink()
+    with gated(tmp_path / "gate", last_words_seconds=0.1) as server:
         with server.client() as client, server.admin() as admin, ThreadPoolExecutor(1) as pool:
             loading = pool.submit(admin.load_model, "late", "stories260k")
             eventually(lambda: len(client.models()) == 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 from house import ROOT
 
+from moesaic.models.sentences import POOLINGS
 from moesaic.server.access import Access
 from moesaic.server.exchange import TimeLimits
 from moesaic.server.http import fields
@@ -36,6 +37,8 @@ def test_every_field_is_there() -> None:
     assert set(cells("field")) == known
     ours = PAGE.split("`moesaic` may hold ")[1].split(", by the names")[0]
     assert set(re.findall(r"`(\w+)`", ours)) == set(fields.OURS)
+    of_embeddings = PAGE.split("labels, and under `moesaic` ")[1].split(";")[0]
+    assert set(re.findall(r"`(\w+)`", of_embeddings)) - {*POOLINGS} == set(fields.OURS_OF_EMBEDDINGS)
 
 
 def test_every_field_that_is_refused_is_there() -> None:

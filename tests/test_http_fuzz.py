@@ -12,6 +12,7 @@ from server_harness import Server
 
 from moesaic.models.errors import InvalidRequest
 from moesaic.server.http.body import parsed
+from moesaic.server.http.errors import response_of
 from moesaic.server.http.fields import COMMON, LABELS, NOTHING, OF_DOORS, OURS
 from moesaic.server.http.requests import asking_of
 
@@ -33,7 +34,18 @@ VALUES: list[Any] = [
     "\x00", "\ud800", "🙂", "é" * 200, [], [[]], [1], [None], ["a"] * 20, [1.5], {}, {"a": 1}, {"type": "text"},
     {"7": 1}, {"-1": 1}, {"": {}}, [{"role": "user"}], "auto", "nan", "1e999",
 ]  # fmt: skip
-NAMES = [*COMMON, *OURS, *LABELS, *NOTHING, *(name for names in OF_DOORS.values() for name in names), "x", "", "Prompt"]
+NAMES = [
+    *COMMON,
+    *OURS,
+    *LABELS,
+    *NOTHING,
+    *(name for names in OF_DOORS.values() for name in names),
+    "x",
+    "",
+    "\ud800",
+    "é",
+    "Prompt",
+]
 ANSWERED = {200, 400, 404, 409, 413, 429}
 
 
@@ -75,6 +87,7 @@ def test_whatever_a_body_says_it_is_a_request_or_a_mistake_of_its_caller(seed: i
             right += 1
         except InvalidRequest as error:
             assert error.violations and all(each.message for each in error.violations)
+            assert response_of(error).status_code in ANSWERED, data
     assert 200 < right < 4_000
 
 

@@ -64,6 +64,9 @@ def prompt(**fields: Any) -> dict[str, Any]:
         (prompt(response_format={"type": "xml"}), "response_format", "is of another form"),
         (prompt(response_format={"type": "json_schema", "json_schema": {}}), "response_format", "is of another form"),
         (prompt(model=5), "model", "must be the name of a model"),
+        (prompt(model={}), "model", "must be the name of a model"),
+        (prompt(**{"\ud800": 1}), "\\ud800", "there is no such field"),
+        (prompt(moesaic={"\ud800": 1}), "moesaic.\\ud800", "there is no such field"),
         ({}, "prompt", "must be a text or a list of token ids"),
         ({"prompt": ["a", "b"]}, "prompt", "holds 2 prompts; send a request for each"),
         ({"prompt": [7, "b"]}, "prompt", "must be a text or a list of token ids"),
@@ -204,7 +207,7 @@ def test_models_that_are_not_served_and_what_no_model_does(server: Server) -> No
     assert asked(server.web, prompt(model="gpt-4"))[0] == 404
     assert asked(server.web, {"messages": TALK}, "/v1/chat/completions")[1]["error"]["code"] == "unsupported_by_model"
     code, told = asked(server.web, {"input": "a"}, "/v1/embeddings")
-    assert code == 400 and "gives embeddings" in told["error"]["message"]
+    assert code == 400 and "makes no embeddings" in told["error"]["message"]
 
 
 def test_a_request_id_that_is_none_is_named_by_its_header(server: Server) -> None:

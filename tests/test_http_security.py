@@ -14,6 +14,7 @@ from patience import PATIENCE_SECONDS, eventually
 from server_harness import Server
 from test_security import Secured, first_of
 
+from moesaic.server.http.errors import HttpError
 from moesaic.server.http.origin import check_origin
 from moesaic.server.scopes import Door, asked_by
 
@@ -105,10 +106,11 @@ def test_what_is_no_token_is_told_so(secured: Secured, headers: dict[str, str]) 
 
 def test_a_server_that_asks_who_calls_may_have_any_name_and_other_pages_may_not_use_it() -> None:
     check_origin({"host": "ai.example"}, asks=True)
-    with pytest.raises(Exception, match="is not this machine"):
+    with pytest.raises(HttpError, match="is not this machine"):
         check_origin({"host": "ai.example"}, asks=False)
-    with pytest.raises(Exception, match="may not use this server"):
-        check_origin({"host": "ai.example", "origin": "https://evil.example"}, asks=True)
+    for origin in ("https://evil.example", "null", "http://[::"):
+        with pytest.raises(HttpError, match="may not use this server"):
+            check_origin({"host": "ai.example", "origin": origin}, asks=True)
 
 
 def test_no_path_is_open_that_nobody_has_opened() -> None:

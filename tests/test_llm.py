@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from builders import edit_json, llama, opt
 
 import moesaic
 from moesaic.engine.build import choose_device
+from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import FinishReason
@@ -93,7 +94,7 @@ def test_two_open_streams_do_not_take_each_others_tokens(llm: LLM) -> None:
 def test_chunked_prefill_gives_the_same_tokens() -> None:
     prompt = "Once upon a time, there was a little boy named Tim. He had a red ball and a big dog. " * 3
     whole, chunked = LLM("stories260k"), LLM("stories260k")
-    chunked.engine.scheduler._step_tokens = 7
+    cast(Engine, chunked.engine).scheduler._step_tokens = 7
     assert greedy(chunked, prompt) == greedy(whole, prompt)
 
 
@@ -230,7 +231,7 @@ def test_a_stream_that_was_never_read_holds_nothing(llm: LLM) -> None:
 
 def test_a_fault_in_one_request_is_told_and_leaves_nothing_behind(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(llm.engine._runner, "forward", lambda *_: 1 / 0)
+        patch.setattr(cast(Engine, llm.engine)._runner, "forward", lambda *_: 1 / 0)
         with pytest.raises(RequestFailed, match="ZeroDivisionError"):
             llm.generate(["Once", "Tom"])
     assert len(greedy(llm, "Once", 5)) == 5
@@ -342,5 +343,5 @@ def test_progress_counts_the_prompts_that_are_answered(llm: LLM) -> None:
 
 
 def test_a_decoder_makes_no_embeddings(llm: LLM) -> None:
-    with pytest.raises(Unsupported, match="llama continues text and makes no embeddings; that takes a family of enc"):
+    with pytest.raises(Unsupported, match="llama continues text and makes no embeddings; ask a model of an encoder"):
         llm.embed(["Once"])

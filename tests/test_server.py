@@ -197,6 +197,7 @@ def test_one_line_per_request_holds_numbers_and_no_text(server: Server, client: 
     eventually(lambda: "logged-1" in server.log)
     line = next(line for line in server.log.splitlines() if "logged-1" in line)
     assert '"status": "OK"' in line and '"completion_tokens": 3' in line and "upon" not in line
+    assert '"model": "echo"' in line  # which it did not name
 
 
 def test_the_port_and_the_configuration_are_printed(server: Server) -> None:

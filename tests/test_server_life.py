@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -182,12 +183,13 @@ def test_an_engine_that_cannot_load_ends_the_server_with_one_sentence(device: st
         assert server.log.endswith(words) and ("Traceback" in server.log) == (device == "dead")
 
 
-def test_a_taken_port_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("door", ["port", "http_port", "health_port"])
+def test_a_taken_port_is_named_with_the_way_out(door: str, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert serve(ServeOptions(models=(("a", "stories260k"),), port=port)) == 2
-    words = f"moesaic: error: 127.0.0.1:{port} is taken by another program; stop it, or choose another port with --port"
-    assert words in capsys.readouterr().err
+        ports: dict[str, Any] = {"port": 0, door: taken.getsockname()[1]}
+        assert serve(ServeOptions(models=(("a", "stories260k"),), **ports)) == 2
+    words = f"127.0.0.1:{ports[door]} is taken by another program; stop it, or choose another port with --"
+    assert f"moesaic: error: {words}{door.replace('_', '-')} (0" in capsys.readouterr().err
 
 
 def test_a_public_host_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ...engine.build import build_engine
 from ...engine.drawing import Drawing
+from ...engine.engine import Engine
 from ...engine.options import EngineOptions
 from ...engine.request import Request, Stopping
 from ...engine.sampler import draw
@@ -104,7 +105,7 @@ def _timed(logits: Tensor, members: Sequence[Drawing]) -> float:
 
 def step_milliseconds(model: str, batch: int, threads: int | None) -> float:
     """The median over decode steps of so many greedy rows, all that the engine does included."""
-    engine = build_engine(model, EngineOptions(num_slots=batch, threads=threads)).engine
+    engine = cast(Engine, build_engine(model, EngineOptions(num_slots=batch, threads=threads)).engine)
     for key in range(batch):
         prompt = tuple(range(100 + key, 100 + key + PROMPT_TOKENS // 8))
         engine.add(Request(key, prompt, Sampling(temperature=0), Stopping(2 * STEPS, ignore_eos=True)))

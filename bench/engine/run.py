@@ -6,9 +6,10 @@ long prompts beside others, cancelled ones, prompts that begin alike, memory at 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...engine.build import build_engine
+from ...engine.engine import Engine
 from ...engine.options import EngineOptions
 from ...models.files import write_whole
 from ..machine import machine_facts
@@ -23,7 +24,7 @@ def measured(model: str, prompt: int = _PROMPT) -> dict[str, Any]:
     """Every figure, with what it was taken on."""
     built = build_engine(model, EngineOptions(num_slots=_SLOTS))
     longest = min(prompt, built.limits.max_context - 8)
-    found = {"model": model, "machine": machine_facts(), **all_of(built.engine, longest)}
+    found = {"model": model, "machine": machine_facts(), **all_of(cast(Engine, built.engine), longest)}
     return found | {"idle_memory": idle_memory(model), "overload": compared()}
 
 

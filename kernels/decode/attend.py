@@ -21,9 +21,9 @@ from ..rows import power_of_two, size_of
 from ..weighing import Weighing
 
 PART = 512  # positions
-_STEP = 32  # positions at a time
 _ALL = 1 << 30  # a window that no sequence fills
-_WARPS = 4
+WARPS = 4
+REGISTERS = 255  # of a thread: left to itself, the compiler spills a few
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Parts:
         """Room for sequences of so many positions at most."""
         sums = torch.empty(rows, heads, cdiv(positions, PART), size + 2, device=device)
         return cls(sums, torch.zeros(rows, kv_heads, dtype=torch.int32, device=device))
+
+
+def positions_of(group: int) -> int:
+    """How many positions a program looks at side by side, for so many query heads of a key: registers are few."""
+    return 32 if group < 8 else 16
 
 
 @jit
@@ -224,6 +229,7 @@ def attend_rows(
     `parts` would be left out, and the caller sees that there are none.
     """
     rows, size, kv_heads = len(mixed), heads.size, pages.keys.shape[1]
+    group = heads.query.shape[1] // size // kv_heads
     cosine, sine = (each[:, heads.table :] for each in heads.turn or (mixed, mixed))
     int8 = pages.key_scale is not None and pages.value_scale is not None
     _attend_kernel[rows, kv_heads, parts.sums.shape[2]](
@@ -234,6 +240,7 @@ def attend_rows(
         mixed.stride(0), heads.query.stride(0), heads.key.stride(0), heads.value.stride(0), tables.stride(0),
         cosine.stride(0), kv_heads, size, pages.keys.shape[-1],
         heads.turned, weighing.window or _ALL, weighing.scale_of(size), weighing.soft_cap,
-        GROUP=heads.query.shape[1] // size // kv_heads, SIZE=power_of_two(size), TURNED=heads.turned > 0,
-        CAPPED=weighing.soft_cap > 0, INT8=int8, BLOCK_TOKENS=BLOCK_TOKENS, PART=PART, STEP=_STEP, num_warps=_WARPS,
+        GROUP=group, SIZE=power_of_two(size), TURNED=heads.turned > 0,
+        CAPPED=weighing.soft_cap > 0, INT8=int8, BLOCK_TOKENS=BLOCK_TOKENS, PART=PART, STEP=positions_of(group),
+        num_warps=WARPS, maxnreg=REGISTERS,
     )  # fmt: skip

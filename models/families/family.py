@@ -22,6 +22,7 @@ class Family:
     their files have as [inputs, outputs]. unused: tensors that some files hold and no forward pass reads. base: the
     first part of their names, which files of the bare model leave out. width_key, bias_key: where config.json has the
     FFN's width, and the flag for its biases; activation_key: the name of its activation.
+    heads: other architectures whose files hold the same model with a head on top, which is left aside.
     """
 
     architecture: str
@@ -34,6 +35,12 @@ class Family:
     base: str = "model"
     transposed: Collection[str] = ()
     by_head: bool = False
+    heads: Collection[str] = ()
+
+    @property
+    def has_head(self) -> bool:
+        """Whether its models can have a head that is not their embedding."""
+        return "untied_head" in self.names
 
     def their_name(self, ours: str) -> str:
         """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. A sparse FFN's own are ours alone."""

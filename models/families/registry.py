@@ -6,6 +6,8 @@ from typing import Any
 from ..errors import CheckpointError
 from ..suggestion import likely
 from . import (
+    bert,
+    distilbert,
     gemma,
     gemma2,
     gemma3,
@@ -14,6 +16,7 @@ from . import (
     llama,
     mistral,
     mixtures,
+    mpnet,
     olmo2,
     olmo3,
     opt,
@@ -29,6 +32,7 @@ from .family import Family, is_sparse_tensor
 __all__ = ["FAMILIES", "Family", "family_of", "is_sparse_tensor"]
 
 _FREQUENCIES = r"rotary_emb\.inv_freq$"
+_POSITION_IDS = r"position_ids$"  # 0, 1, 2 ..., as older files keep it
 _MASKS = r"\.(attn|attention)\.(masked_)?bias$"  # which keys a query sees, as older files keep it
 
 FAMILIES: Mapping[str, Family] = {
@@ -63,6 +67,26 @@ FAMILIES: Mapping[str, Family] = {
         "Starcoder2ForCausalLM", starcoder2.starcoder2_spec, starcoder2.NAMES, _FREQUENCIES, bias_key="use_bias"
     ),
     "smollm3": Family("SmolLM3ForCausalLM", smollm3.smollm3_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
+    "bert": Family(
+        "BertModel", bert.bert_spec, bert.NAMES, rf"{_POSITION_IDS}|pooler\.|^cls\.", base="bert",
+        heads=("BertForMaskedLM", "BertForPreTraining"),
+    ),
+    "roberta": Family(
+        "RobertaModel", bert.roberta_spec, bert.NAMES, rf"{_POSITION_IDS}|pooler\.|^lm_head\.", base="roberta",
+        heads=("RobertaForMaskedLM",),
+    ),
+    "xlm-roberta": Family(
+        "XLMRobertaModel", bert.xlm_roberta_spec, bert.NAMES, rf"{_POSITION_IDS}|pooler\.|^lm_head\.", base="roberta",
+        heads=("XLMRobertaForMaskedLM",),
+    ),
+    "distilbert": Family(
+        "DistilBertModel", distilbert.distilbert_spec, distilbert.NAMES, rf"{_POSITION_IDS}|^vocab_", base="distilbert",
+        width_key="hidden_dim", activation_key="activation", heads=("DistilBertForMaskedLM",),
+    ),
+    "mpnet": Family(
+        "MPNetModel", mpnet.mpnet_spec, mpnet.NAMES, rf"{_POSITION_IDS}|pooler\.|^lm_head\.", base="mpnet",
+        heads=("MPNetForMaskedLM",),
+    ),
 }  # fmt: skip
 
 
@@ -82,8 +106,9 @@ def family_of(config: Mapping[str, Any]) -> Family:
         )
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
-    if not isinstance(architectures, list) or family.architecture not in architectures:
+    there = (family.architecture, *family.heads)
+    if not isinstance(architectures, list) or not any(each in architectures for each in there):
         raise CheckpointError(
-            f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {family.architecture}"
+            f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {' and '.join(there)}"
         )
     return family

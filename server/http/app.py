@@ -1,7 +1,6 @@
 """The routes of the HTTP door. Requests go where those of gRPC go."""
 
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -11,17 +10,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...models.errors import InvalidRequest, Unsupported
+from ...models.errors import InvalidRequest
 from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
 from ..access import Access
+from ..embedding import embed
 from ..exchange import TimeLimits
-from ..generation import Call, Generation
+from ..generation import Call, Generation, new_id
 from ..health import HealthService
 from ..metrics import CONTENT_TYPE, Metrics
 from .answers import Answer
 from .body import read_json
 from .caller import caller_of
+from .embeddings import embedding_asking_of
 from .errors import HttpError
 from .guard import Guard
 from .models import model_object
@@ -95,12 +96,19 @@ class HttpApp:
         return await self._answer(request, chat=True)
 
     async def embeddings(self, request: Request) -> Response:
-        """POST /v1/embeddings: of no family yet."""
-        raise Unsupported("no model that is served here gives embeddings; they only write text")
+        """POST /v1/embeddings."""
+        body = await read_json(request, self._generation.budget, self._limits.receive)
+        request_id = request.headers.get("x-request-id") or new_id()
+        asking = embedding_asking_of(body, request_id)
+        try:
+            found = await embed(self._generation, asking.message, Call(caller_of(request), request_id))
+        except InvalidRequest as error:
+            raise asking.told(error) from None
+        return JSONResponse(asking.answer(found), headers={"x-request-id": request_id})
 
     async def _answer(self, request: Request, chat: bool) -> Response:
         body = await read_json(request, self._generation.budget, self._limits.receive)
-        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, chat, request_id)
         chunks = self._generation.chunks(asking.message, Call(caller_of(request), request_id, counting=asking.counting))
         try:

@@ -12,10 +12,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from ..exchange import TimeLimits
+from ..listening import place
 from .connections import Crowd, PatientProtocol
 from .hello import Hello
 
 BACKLOG = 1024
+ACCEPTED_AT_A_TIME = 8  # in a turn of the loop: one too many is closed in the next, and has a file until then
 UNREAD_BYTES = 1 << 17  # of an answer that wait in the system for a caller who does not read; it doubles them
 IDLE_SECONDS = 30  # between two requests of a connection
 
@@ -33,8 +35,7 @@ class HttpDoor:
     @property
     def address(self) -> str:
         """host:port."""
-        host, port = self._listener.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return place(*self._listener.getsockname()[:2])
 
     def start(
         self, app: ASGIApp, limits: TimeLimits, gone: Callable[[str], None], context: ssl.SSLContext | None
@@ -47,14 +48,19 @@ class HttpDoor:
         config = uvicorn.Config(
             app, http=protocol, ws="none", lifespan="off", log_config=None, log_level="critical",
             access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=IDLE_SECONDS,
+            backlog=ACCEPTED_AT_A_TIME,
         )  # fmt: skip
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
 
+    def close(self) -> None:
+        """Gives the port back, of one that has not been started."""
+        self._listener.close()
+
     async def stop(self, seconds: float) -> None:
         """Takes no more, gives what is under way so long to end, and closes all."""
         if self._server is None or self._serving is None or self._crowd is None:
-            self._listener.close()
+            self.close()
             return
         self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]  # it may be a fraction
         self._server.should_exit = True
@@ -64,6 +70,12 @@ class HttpDoor:
 
 class _Server(uvicorn.Server):
     """One whose end is asked for by `should_exit` alone: signals are the whole server's."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """To asyncio a backlog is what it accepts in a turn; to the system, what waits for it."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...models.errors import Violation
 from ...models.suggestion import suggestion
-from ..status import MAX_VIOLATIONS
+from ..status import MAX_VIOLATIONS, cut
 
 SAMPLING = ("temperature", "top_p", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "stop")
 OF_OTHER_SERVERS = (
@@ -20,14 +20,20 @@ COMMON = (
     *SAMPLING, *OF_OTHER_SERVERS, "model", "max_tokens", "stream", "stream_options", "service_tier", "response_format",
     "logprobs", "moesaic",
 )  # fmt: skip
-OF_DOORS = {"completion": ("prompt",), "chat": ("messages", "max_completion_tokens", "top_logprobs")}
+OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority")
+OF_DOORS = {
+    "completion": (*COMMON, "prompt"), "chat": (*COMMON, "messages", "max_completion_tokens", "top_logprobs"),
+    "embedding": ("model", "input", "encoding_format", "moesaic"),
+}  # fmt: skip
 NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 
+_MOST_NAME_CHARACTERS = 64  # of a name that is told back
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for bookkeeping; no answer depends on them
 _WAYS_OUT = {
     "tools": "no tool is called here; say in a message what may be called, and ask for JSON by response_format",
     "functions": "no function is called here; say in a message what may be called, and ask for JSON by response_format",
     "reasoning_effort": "how much is computed is said by service_tier or moesaic.share",
+    "dimensions": "a vector has as many numbers as the model has; cut it, and bring it to length 1 again",
     "echo": "put the prompt in front of the answer yourself",
     "best_of": "ask for n answers with their logprobs",
 }
@@ -36,7 +42,7 @@ NOTHING: Mapping[str, tuple[object, ...]] = {
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False), "store": (False,), "modalities": (["text"],), "audio": (), "prediction": (),
     "verbosity": ("medium",), "reasoning_effort": (), "web_search_options": (), "best_of": (1,), "echo": (False,),
-    "suffix": ("",),
+    "suffix": ("",), "dimensions": (),
 }  # fmt: skip
 
 
@@ -46,12 +52,12 @@ def field_violations(body: Mapping[str, Any], door: str) -> list[Violation]:
 
 
 def _violations(body: Mapping[str, Any], door: str) -> Iterator[Violation]:
-    known = (*COMMON, *OF_DOORS[door])
+    known = OF_DOORS[door]
     for name, value in body.items():
         if name in known or name in LABELS:
             continue
         if name not in NOTHING:
-            yield Violation(name[:64], f"there is no such field; {suggestion(name[:64], known)}", "UNKNOWN_FIELD")
+            yield _unknown(name, "", known)
         elif value is not None and not any(type(value) is type(each) and value == each for each in NOTHING[name]):
             way_out = _WAYS_OUT.get(name, "leave it out")
             yield Violation(name, f"asks for what is not done here; {way_out}", "UNSUPPORTED_FIELD")
@@ -63,9 +69,12 @@ def known_keys(value: object, field: str, known: tuple[str, ...]) -> tuple[Mappi
         return {}, []
     if not isinstance(value, Mapping):
         return {}, [Violation(field, f"is of type {type(value).__name__}, it must be an object")]
-    unknown = islice((key[:64] for key in value if key not in known), MAX_VIOLATIONS)
-    wrong = [
-        Violation(f"{field}.{key}", f"there is no such field; {suggestion(key, known)}", "UNKNOWN_FIELD")
-        for key in unknown
-    ]
+    unknown = islice((key for key in value if key not in known), MAX_VIOLATIONS)
+    wrong = [_unknown(key, f"{field}.", known) for key in unknown]
     return {key: each for key, each in value.items() if key in known and each is not None}, wrong
+
+
+def _unknown(name: str, place: str, known: tuple[str, ...]) -> Violation:
+    """JSON can say names that no text can: half of a surrogate pair."""
+    short = cut(name, _MOST_NAME_CHARACTERS)
+    return Violation(f"{place}{short}", f"there is no such field; {suggestion(short, known)}", "UNKNOWN_FIELD")

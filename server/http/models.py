@@ -17,6 +17,7 @@ def model_object(info: pb.ModelInfo, created: int) -> dict[str, Any]:
         "moesaic": {
             "state": pb.ModelInfo.State.Name(info.state),
             "chat": info.chat,
+            "pooling": info.pooling or None,
             "family": info.family,
             "num_parameters": info.num_parameters,
             "weight_bytes": info.weight_bytes,

@@ -15,20 +15,22 @@ def check_origin(headers: Mapping[str, str], asks: bool) -> None:
     token by itself, so that a server which asks for one may have any name.
     """
     host = headers.get("host", "")
-    if not asks and not _is_loopback(_hostname(f"//{host}")):
+    if not asks and not _is_loopback(_place(f"//{host}")[1]):
         text = f"host {ascii(host[:100])} is not this machine; use localhost, or have a proxy say so"
         raise HttpError(421, "FOREIGN_HOST", text)
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and _place(origin)[0] != host.lower():
         text = f"a page of {ascii(origin[:100])} may not use this server; have a proxy in front serve both"
         raise HttpError(403, "FOREIGN_ORIGIN", text)
 
 
-def _hostname(url: str) -> str:
+def _place(url: str) -> tuple[str, str]:
+    """The host with its port, and without; both empty where there is none."""
     try:
-        return urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        return parts.netloc.lower(), parts.hostname or ""
     except ValueError:
-        return ""
+        return "", ""
 
 
 def _is_loopback(name: str) -> bool:

@@ -109,7 +109,8 @@ class _Reading:
 
     def built(self, prompt: Prompt | Chat, settings: Mapping[str, Any], request_id: str) -> pb.GenerateRequest | None:
         """The message; None where something more is wrong."""
-        model = self._body.get("model") or ""
+        given = self._body.get("model")
+        model = "" if given is None else given
         if not isinstance(model, str):
             self._refuse("model", f"is of type {type(model).__name__}, it must be the name of a model")
             model = ""
