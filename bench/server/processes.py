@@ -62,11 +62,14 @@ class Started:
     def check(self) -> None:
         """Raises SetupError with its last words where it has ended, so that nothing is measured of a dead server."""
         code = self.process.poll()
-        if code is None:
-            return
+        if code is not None:
+            words = self.last_words() or "none"
+            raise SetupError(f"the server ended with code {code} while it was measured; its last words: {words}")
+
+    def last_words(self) -> str:
+        """The end of its log, in one line."""
         self._log.seek(0)
-        words = " ".join(" ".join(self._log.read().splitlines()[-_LAST_LINES:]).split())
-        raise SetupError(f"the server ended with code {code} while it was measured; its last words: {words or 'none'}")
+        return " ".join(" ".join(self._log.read().splitlines()[-_LAST_LINES:]).split())
 
     def __enter__(self) -> Self:
         if self._wait:

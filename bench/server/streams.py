@@ -2,6 +2,7 @@
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Streams:
     tokens: int = 0
     ended: int = 0
     errors: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)  # of those that ended in an error
     refused: int = 0
     later: list[tuple[float, int, Connection]] = field(default_factory=list)  # a heap of those that were refused
     latencies: list[float] = field(default_factory=list)
@@ -104,7 +106,9 @@ class Streams:
             heapq.heappush(self.later, (event.at + (event.pushback or 1.0), event.stream, event.connection))
             return
         self.ended += 1
-        self.errors += event.status != OK or stream.got != stream.asked
+        if event.status != OK or stream.got != stream.asked:
+            self.errors += 1
+            self.statuses[event.status] += 1
         self._open(event.connection)
 
     def forget(self) -> None:
@@ -211,6 +215,8 @@ def rates(server: Started, count: int, seconds: float, asked: int = _ASKED) -> d
     server.check()
     return {
         "errors": streams.errors,
+        "statuses": {str(status): count for status, count in streams.statuses.items()},
+        "last_words": server.last_words() if streams.errors else "",
         "requests": streams.ended,
         "messages_per_second": round(streams.messages / took, 1),
         "tokens_per_second": round(streams.tokens / took, 1),
