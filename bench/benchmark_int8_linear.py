@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.bench.rounds import CANNOT_RUN, DEVICE, Round, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.digit_linear import digit_linear, pack_digits
 from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
@@ -27,8 +27,6 @@ from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
 TOKENS = (1, 8, 128)
 ROTATED_BYTES = 100_000_000  # of weights, about three times the last cache
-
-CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)  # of a peer: absent, or not made for this device
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 

@@ -16,6 +16,7 @@ from .machine import read_bandwidth
 
 SECONDS = 0.25  # of measuring, for each contestant
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)  # of a peer: absent, or not made for this device
 
 Round = tuple[Callable[[], None], int]  # calls the contestant once on each of its copies; how many there are
 

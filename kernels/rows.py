@@ -200,7 +200,13 @@ def fixed_point(value, sound, step):
     """q, int32 [rows, k]; zeros for rows that are not sound: bool [rows]."""
     whole = tl.where(sound[:, None], value, 0.0)
     ratio = tl.div_rn(whole, tl.where(sound, step, 1.0)[:, None] + tl.zeros_like(whole))
-    return ((ratio + _ROUNDER) - _ROUNDER).to(tl.int32)  # to even, as torch.round
+    return to_even(ratio).to(tl.int32)
+
+
+@jit
+def to_even(value):
+    """The nearest whole number of fp32 values up to 2^22, as torch.round has it."""
+    return (value + _ROUNDER) - _ROUNDER
 
 
 @jit

@@ -27,7 +27,7 @@ from ...kernels.planes.bytes import FFNShape, plane_ffn_bytes
 from ...kernels.route import route_cost
 from ..clock import replayed, samples_of
 from ..machine import read_bandwidth
-from ..rounds import DEVICE, quiet
+from ..rounds import CANNOT_RUN, DEVICE, quiet
 from .operands import FFNWeights, LinearWeights
 from .peers import (
     BF16,
@@ -48,7 +48,6 @@ from .sizes import Sizes, Width, sizes_for
 DRAWS = 7  # of who is active; calls take turns with them
 JUDGED_TOKENS = 2  # of bit planes, whose reference is computed on a CPU
 MOST_BAD = 2  # points: who fails twice, or has ruined the device for itself, fails at all
-CANNOT_RUN = (ImportError, NotImplementedError, RuntimeError)
 MOST_ERROR = (1e-4, 0.05)  # of ours, by norm: where all but int8 is in fp32, and where bf16 comes in
 
 

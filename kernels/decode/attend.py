@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
 from ..paged_attention import BLOCK_TOKENS, KVPages
-from ..rows import power_of_two, size_of
+from ..rows import power_of_two, size_of, to_even
 from ..weighing import Weighing
 
 PART = 512  # positions
@@ -169,7 +169,7 @@ def _kept(pool, scale, place, value, d, size, stored, own, INT8: constexpr):
     if INT8:
         step = tl.maximum(tl.max(tl.abs(value), 0) / 127.0, 1e-30)
         ratio = tl.div_rn(value, step + tl.zeros_like(value))
-        whole = (ratio + 12582912.0) - 12582912.0  # to even: beside 1.5 * 2^23 fp32 has whole numbers only
+        whole = to_even(ratio)
         tl.store(target, whole.to(tl.int8), mask=(d < size) & own)
         tl.store(scale + place, step, mask=own)
         found = whole * step

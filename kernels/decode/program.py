@@ -73,8 +73,9 @@ class DecodeProgram:
     def attend(
         self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
     ) -> None:
-        self._turned.pop(key.place, None) if key.place != query.place else None
-        self._write(Attend(query, key, value, target, pages, size, weighing, self._turned.pop(query.place, (0, 0))))
+        turned = self._turned.pop(query.place, (0, 0))
+        self._turned.pop(key.place, None)  # it turns as the query does
+        self._write(Attend(query, key, value, target, pages, size, weighing, turned))
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         self._write(Activate(source, target, activation, gate))
