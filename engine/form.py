@@ -7,13 +7,14 @@ operations and shapes whatever they hold: a CUDA graph can hold it. One copy bri
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..kernels.paged_attention import BLOCK_TOKENS, PagedTokens
 from ..models.compute import Compute, OperatingPoints
+from ..models.device_step import DeviceStep
 from .runner import ModelRunner, Span
 from .sampler import NOT_FINITE, Drawn, plainly_drawn
 
@@ -133,13 +134,22 @@ class Forms:
 
     def step(self, spans: Sequence[Span], temperatures: Sequence[float], uniforms: Sequence[float]) -> list[Drawn]:
         """One token for each span, those at the full tier first, greedy or drawn at its temperature alone."""
-        size = size_for(spans)
+        size = self.size_for(spans)
         form = self._made.get(size) or self._made.setdefault(size, Form(self._runner, size))
         form.fill(spans, temperatures, uniforms)
         return form.read(form.outcome())
 
+    def size_for(self, spans: Sequence[Span]) -> FormSize:
+        """The smallest with room; where tables cost nothing, as in a device step, those of the longest sequence."""
+        size, program = size_for(spans), self._runner.program
+        if isinstance(program, DeviceStep) and program.takes([1] * size.rows):
+            return replace(size, blocks=self._most_blocks())
+        return size
+
     def warm(self, most_rows: int) -> None:
-        """Compiles and captures steps of every number of rows, all full and, where there are tiers, all sparse."""
+        """Compiles and captures steps of every number of rows, all full and, where there are tiers, all sparse. What
+        mixes them, and without a device step what has shorter tables, is captured when it first comes.
+        """
         sparse = self._runner.model.spec.num_tiers > 1
         for rows in [bucket for bucket in BUCKETS if bucket <= _bucket(most_rows)]:
             for point in [0.0, 1.0] if sparse else [0.0]:

@@ -13,7 +13,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from moesaic.bench.gpu.random_models import SHAPES, random_model  # noqa: E402
-from moesaic.engine.form import Form, FormSize  # noqa: E402
+from moesaic.engine.form import Form, Forms, FormSize  # noqa: E402
 from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
 from moesaic.models.checkpoint import load_transformer, open_checkpoint  # noqa: E402
 from moesaic.models.device_step import DeviceStep  # noqa: E402
@@ -143,6 +143,16 @@ def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
 def test_a_layer_is_a_few_launches(kind: str, shape: str, names: list[str], device: str) -> None:
     launches = [each.name for each in step_of(filled(kind, shape, device)).program.launches]
     assert launches == ["measure", *(names * (2 if shape == "odd" else 1)), kind.replace("int8", "digits")]
+
+
+def test_a_form_of_few_rows_has_the_tables_of_the_longest_sequence(device: str) -> None:
+    runner = filled("int8", "even", device, programmed=False)
+    some, forms = spans(rows=(0,)) * 5, Forms(runner)
+    assert forms.size_for(some[:1]) == FormSize(1, 0, 4)
+    short = [replace(span, table=range(1)) for span in some]
+    assert forms.size_for(short) == FormSize(8, 0, 1)
+    runner.program = step_of(runner)
+    assert forms.size_for(short) == FormSize(8, 0, 4)
 
 
 def test_other_passes_run_module_by_module(device: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...engine.form import Form, Forms, size_for
+from ...engine.form import Form, Forms
 from ...engine.lockstep import Lockstep
 from ...engine.paged_context import PagedContext, tokens_of
 from ...engine.runner import ModelRunner
@@ -99,7 +99,7 @@ def stepped(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
 
 def replayed_step(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
     spans = rows.spans([1] * batch, CONTEXT, point)
-    form = Form(rows.runner, size_for(spans))
+    form = Form(rows.runner, Forms(rows.runner).size_for(spans))
     form.fill(spans, [0.0] * batch, [0.0] * batch)
     for _ in range(2):
         form.outcome()
