@@ -37,6 +37,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("out", help="new directory; it appears whole or not at all")
     parser.add_argument("--recipe", default="int8", help="YAML file, or a name from `moesaic recipes list`")
     parser.add_argument("--text", nargs="+", metavar="FILE", help="score on these instead of the recipe's own text")
+    parser.add_argument("--device", help="cpu, cuda ...; by default what the recipe says, or a GPU where there is one")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say sizes and times, write nothing")
     parser.add_argument(
         "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
@@ -69,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(args: argparse.Namespace) -> "Recipe":
-    """Reads the recipe that is named, scored on --text where that is given."""
+    """Reads the recipe that is named, scored on --text and computed on --device where they are given."""
     from ..compress.recipe import read_recipe
 
     recipe = read_recipe(args.recipe)
-    if not args.text:
-        return recipe
-    return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"text": args.text})})
+    given: dict[str, Any] = {"device": args.device} if args.device else {}
+    if args.text:
+        given["evaluation"] = recipe.evaluation.model_copy(update={"text": args.text})
+    return recipe.model_copy(update=given)
 
 
 def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]:
@@ -101,6 +103,7 @@ def _check_compared(args: argparse.Namespace) -> None:
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
     """What makes the report again, as one would type it."""
     parts = ["moesaic", "compress", args.model, args.out, "--recipe", args.recipe, "--report", args.report or ""]
+    parts += ["--device", args.device] if args.device else []
     parts += ["--text", *args.text] if args.text else []
     return shlex.join([*parts, *(["--controls", *groups] if groups else [])])
 

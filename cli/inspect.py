@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     group.add_argument("--tokens", type=int, default=8192, metavar="N", help="of the text, at most (default: 8192)")
     group.add_argument("--top", type=int, default=5, metavar="N", help="contexts and tokens that --memory shows")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU, if there is one)")
     group.add_argument("--picture", metavar="FILE", help="with --experts --text: draw the figures as a PNG")
     parser.set_defaults(run=run)
 

@@ -48,6 +48,7 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
     from ..compress.diagnose.diagnosis import diagnose
     from ..compress.diagnose.knowledge import Place, check_places, read_knowledge
     from ..compress.diagnose.passages import read_passages
+    from ..models.devices import choose_device
     from ..models.errors import SetupError
 
     if not checkpoint.spec.causal:
@@ -58,8 +59,9 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
     places = [Place.parse(text) for text in args.memory]
     check_places(places, checkpoint.spec)
     passages = read_passages(checkpoint, args.text or [], args.tokens)
-    memories = read_knowledge(checkpoint, places, passages, args.top, progress) if places else []
-    diagnosis = diagnose(checkpoint, passages, progress) if diagnosed else None
+    device = choose_device(args.device)
+    memories = read_knowledge(checkpoint, places, passages, args.top, progress, device) if places else []
+    diagnosis = diagnose(checkpoint, passages, progress, device) if diagnosed else None
     if diagnosis and args.picture:
         _draw(diagnosis, checkpoint.path.name, Path(args.picture))
     return Findings(diagnosis, memories, passages.names, passages.tokens, args.picture or "", not args.text)

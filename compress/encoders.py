@@ -5,13 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..evaluate.embeddings import alikeness
-from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.checkpoint import Checkpoint
 from ..models.errors import RecipeError
 from ..models.progress import Progress
 from ..models.sentences import Sentences
+from .material import load_exact
 from .output import write_result
 from .recipe import Recipe
 from .run import Run
@@ -28,9 +27,9 @@ def check_encoder_recipe(recipe: Recipe) -> None:
 
 def write_encoder(run: Run, source: Checkpoint, target: Path, progress: Progress) -> Mapping[str, Any]:
     """Runs the stages and writes the result; what was measured of it."""
-    sentences, last, cpu = Sentences.open(source.path), run.checkpoint(), torch.device("cpu")
+    sentences, last = Sentences.open(source.path), run.checkpoint()
     encoded = [ids[: sentences.window_within(source.spec.max_context)] for ids in run.judge.encoded]
-    models = [load_transformer(each, cpu) for each in (last, source)]
+    models = [load_exact(each, run.device) for each in (last, source)]
     say = partial(progress, "comparing vectors")
     figures = alikeness(models[0], models[1], encoded, sentences.pooling.kind, say).summary()
     same = {"documents": figures["documents"], "tokens": figures["tokens"], "mean_cosine": 1.0, "least_cosine": 1.0}

@@ -22,7 +22,8 @@ from ..evaluate.tasks.files import read_task
 from ..evaluate.tasks.items import TaskScore
 from ..evaluate.texts import embedded_text, encode_documents, read_documents
 from ..kernels.cache import cache_folder
-from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.checkpoint import Checkpoint
+from ..models.devices import choose_device, memory_named
 from ..models.errors import CheckpointError
 from ..models.files import write_files
 from ..models.progress import Progress
@@ -30,7 +31,9 @@ from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .identity import code_sha256, content_sha256, dense_sha256
-from .recipe import EvaluationSettings
+from .material import load_exact
+from .recipe import DEVICE_WAY_OUT, EvaluationSettings
+from .stage_cache import on_other
 
 _FP32_BYTES, _MEMORY_BYTES = 4, 256 << 20  # 116,000 tokens of 576 numbers
 _SOURCES = ("evaluate", "engine", "models", "kernels")
@@ -39,11 +42,14 @@ _SOURCES = ("evaluate", "engine", "models", "kernels")
 class Judge:
     """Scores of models that came from one original. Raises TextError for text that cannot be scored.
 
-    encoded: the token ids of the documents, cut as they are scored; documents: what those spell.
+    encoded: the token ids of the documents, cut as they are scored; documents: what those spell. device: where models
+    are scored, by default a GPU where there is one.
     """
 
-    def __init__(self, original: Checkpoint, wanted: EvaluationSettings, progress: Progress) -> None:
-        self._original, self._progress = original, progress
+    def __init__(
+        self, original: Checkpoint, wanted: EvaluationSettings, progress: Progress, device: torch.device | None = None
+    ) -> None:
+        self._original, self._progress, self.device = original, progress, device or choose_device(None)
         files: Sequence[str | Path] = wanted.text or [embedded_text()]
         documents = [each for file in files for each in read_documents([file], wanted.documents)]
         self._tokenizer = Tokenizer.open(original.path)
@@ -62,7 +68,7 @@ class Judge:
 
     def scores(self, what: str, checkpoint: Checkpoint, tiers: Sequence[str]) -> dict[str, Score]:
         """The score at each of these tiers, compared with the original."""
-        loaded = cache(lambda: load_transformer(checkpoint, torch.device("cpu")))
+        loaded = cache(lambda: load_exact(checkpoint, self.device))
 
         def at(tier: str) -> Transformer:
             model = loaded()
@@ -81,7 +87,7 @@ class Judge:
         """The score anywhere on the dial, compared with the original."""
 
         def make() -> Transformer:
-            model = load_transformer(checkpoint, torch.device("cpu"))
+            model = load_exact(checkpoint, self.device)
             model.operating_point = operating_point
             return model
 
@@ -97,11 +103,12 @@ class Judge:
     def _answered(self, finished: Checkpoint, seed: int) -> dict[str, dict[str, Any]]:
         opened = Opened(Plan(finished.path, self._original.path))
         models = {ORIGINAL: self._against}
-        loaded = load_transformer(finished, torch.device("cpu"))
+        loaded = load_exact(finished, self.device)
         for tier in finished.tiers:
             models[tier] = copy(loaded)  # over the same weights
             models[tier].operating_point = finished.operating_point(tier)
-        return {task.name: _figures(score_task(task, models, opened, self._progress), seed) for task in self._tasks}
+        with memory_named("answering tasks", DEVICE_WAY_OUT):
+            return {task.name: _figures(score_task(task, models, opened, self._progress), seed) for task in self._tasks}
 
     def score(
         self, what: str, identity: Sequence[Any], make: Callable[[], Transformer], compared: bool = True
@@ -113,7 +120,8 @@ class Judge:
             against, memory = (self._against, self._memory) if compared else (None, None)
             say = partial(self._progress, f"scoring {what}")
             try:
-                return score_documents(make(), self.encoded, against, say, memory=memory).to_json()
+                with memory_named(f"scoring {what}", DEVICE_WAY_OUT):
+                    return score_documents(make(), self.encoded, against, say, memory=memory).to_json()
             except CheckpointError as error:
                 raise CheckpointError(f"scoring {what}: {error}") from None
 
@@ -121,7 +129,7 @@ class Judge:
 
     def _kept(self, identity: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What `make` gives, or gave in an earlier run."""
-        parts = [*identity, code_sha256(*_SOURCES)]
+        parts = [*identity, code_sha256(*_SOURCES), *on_other(self.device).values()]
         file = cache_folder() / "scores" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
         if not file.exists():
             write_files(file.parent, {file.name: json.dumps(make()).encode()})
@@ -129,8 +137,8 @@ class Judge:
         return found
 
     def load_original(self) -> Transformer:
-        """The original, on the CPU."""
-        return load_transformer(self._original, torch.device("cpu"))
+        """The original, where models are scored."""
+        return load_exact(self._original, self.device)
 
     @cached_property
     def _against(self) -> Transformer:

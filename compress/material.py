@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, load_transformer
 from ..models.progress import Progress
 from ..models.record import TierRecord
 from ..models.spec import TransformerSpec
+from ..models.transformer import Transformer
 from .calibration import Calibration
 
 
@@ -31,7 +33,8 @@ class Material:
 class Workshop:
     """What stages share. `scratch` is a folder of this stage alone that outlives a kill: what lies there is resumed.
 
-    wide: a later stage rounds the weights, so that until then they are kept as exactly as they were learned.
+    device: where it computes. wide: a later stage rounds the weights, so that until then they are kept as exactly as
+    they were learned.
     """
 
     original: Checkpoint
@@ -39,4 +42,14 @@ class Workshop:
     seed: int
     scratch: Path
     progress: Progress
+    device: torch.device
     wide: bool = False
+
+    def load(self, checkpoint: Checkpoint) -> Transformer:
+        """A model to look at, where this stage computes."""
+        return load_exact(checkpoint, self.device)
+
+
+def load_exact(checkpoint: Checkpoint, device: torch.device) -> Transformer:
+    """A model whose arithmetic is fp32 on every device, so that what is found on one is what another finds."""
+    return load_transformer(checkpoint, device, "float32")

@@ -22,6 +22,7 @@ from .quantize.stage import QuantizeStage
 from .stage import Stage
 from .strict import Strict, as_recipe_error
 
+DEVICE_WAY_OUT = "give --device cpu, or lower calibration.sequences or evaluation.truncate"
 STAGES: Mapping[str, type[Stage]] = {
     stage.name: stage for stage in (PruneStage, RelufyStage, DistillStage, MoefyStage, QuantizeStage)
 }
@@ -42,7 +43,10 @@ class EvaluationSettings(Strict):
 
 
 class Recipe(Strict):
-    """stages: a list of {name: settings}, run in this order; here each is a Stage already, its settings checked."""
+    """stages: a list of {name: settings}, run in this order; here each is a Stage already, its settings checked.
+
+    device: where all of it is computed, such as cuda; by default a GPU where there is one. It decides no result.
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -50,6 +54,7 @@ class Recipe(Strict):
     evaluation: EvaluationSettings = EvaluationSettings()
     stages: list[Stage] = Field(min_length=1)
     seed: int = Field(default=0, ge=0, lt=SEED_LIMIT)
+    device: str | None = None
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -76,7 +81,7 @@ class Recipe(Strict):
     def sha256(self) -> str:
         """Equal for recipes that mean the same."""
         stages = [(stage.name, stage.values) for stage in self.all_stages]
-        values = {**self.model_dump(), "stages": stages}
+        values = {**self.model_dump(exclude={"device"}), "stages": stages}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..evaluate.score import Score
-from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ..models.checkpoint import Checkpoint, open_checkpoint
+from ..models.devices import choose_device, memory_named
 from ..models.errors import RecipeError
 from ..models.files import require_space
 from ..models.host_memory import give_back_freed_memory, give_back_large_pieces_at_once
@@ -20,12 +21,12 @@ from ..models.spec import FULL, TransformerSpec
 from .calibration import Calibration
 from .identity import content_sha256
 from .judge import Judge
-from .material import Workshop
+from .material import Workshop, load_exact
 from .output import write_result, write_stage
-from .recipe import Recipe
+from .recipe import DEVICE_WAY_OUT, Recipe
 from .sizes import weight_bytes
 from .stage import Stage
-from .stage_cache import finish, scratch_folder, stage_key, stage_lock, stages_folder, touch
+from .stage_cache import finish, on_other, scratch_folder, stage_key, stage_lock, stages_folder, touch
 
 _PROBE_TOKENS = 128
 _PROBES = 4
@@ -80,7 +81,8 @@ class Run:
         self.stages = recipe.all_stages
         self._calibration = calibration or Calibration(recipe.calibration, source)
         self.planned = self._plan()
-        self.judge = judge or Judge(source, recipe.evaluation, progress)
+        self.device = choose_device(recipe.device)
+        self.judge = judge or Judge(source, recipe.evaluation, progress, self.device)
         self._keys = self._chain()
 
     def _plan(self) -> list[TransformerSpec]:
@@ -113,7 +115,7 @@ class Run:
         for stage in self.stages:
             text = self._calibration.sha256 if stage.passes(self._source.spec, self._calibration) else ""
             given = {"settings": stage.values, "wide": self._is_rounded_later(len(keys))}
-            before = stage_key(before, stage.name, given, self.recipe.seed, text, stage.sources)
+            before = stage_key(before, stage.name, given | on_other(self.device), self.recipe.seed, text, stage.sources)
             keys.append(before)
         return keys
 
@@ -163,13 +165,13 @@ class Run:
 
     def seconds_per_token(self) -> float:
         """Times a forward pass of the original on this machine: the best of a few, since other work slows some."""
-        model = load_transformer(self._source, torch.device("cpu"))
-        ids = self._calibration.windows[:1, :_PROBE_TOKENS]
+        model = load_exact(self._source, self.device)
+        ids = self._calibration.windows[:1, :_PROBE_TOKENS].to(self.device)
         taken = []
         with torch.inference_mode():
             for _ in range(_PROBES):
                 began = time.perf_counter()
-                model(ids)
+                model(ids).flatten()[0].item()  # a GPU is waited for
                 taken.append(time.perf_counter() - began)
         del model
         give_back_freed_memory()
@@ -246,12 +248,16 @@ class Run:
                 if self._announce:
                     self._announce(self.estimates[index])
                 shop = Workshop(
-                    self._source, self._calibration, self.recipe.seed, scratch_folder(key), self._progress,
+                    self._source, self._calibration, self.recipe.seed, scratch_folder(key), self._progress, self.device,
                     wide=self._is_rounded_later(index),
                 )  # fmt: skip
-                material = stage.run(before, shop)
-                done = StageRecord(stage.name, stage.values, self.recipe.seed, self._input_sha256, notes=material.notes)
-                write_stage(folder, self._source, before, material, done)
+                with memory_named(stage.name, DEVICE_WAY_OUT):
+                    self._make(folder, stage, before, shop)
                 finish(key)
             touch(folder)
         return open_checkpoint(folder)
+
+    def _make(self, folder: Path, stage: Stage, before: Checkpoint, shop: Workshop) -> None:
+        material = stage.run(before, shop)
+        done = StageRecord(stage.name, stage.values, self.recipe.seed, self._input_sha256, notes=material.notes)
+        write_stage(folder, self._source, before, material, done)

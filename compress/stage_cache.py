@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..kernels.cache import cache_folder
 from .identity import code_sha256
 
@@ -46,6 +48,11 @@ def stage_key(
     code = code_sha256(*DECIDING, *sources)
     parts = [before, name, json.dumps(settings, sort_keys=True), seed, calibration, code]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def on_other(device: torch.device) -> dict[str, str]:
+    """What a key has for a device beside the CPU: sums of another order differ in their last bits."""
+    return {} if device.type == "cpu" else {"device": device.type}
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def walk(
     bytes and of its neurons that a token used. Raises CheckpointError, with layer and tensor, where numbers pass what
     fp32 holds: those of the model, or those that `visit` makes of them.
     """
-    batches = list(batched(windows))
+    batches = list(batched(windows.to(model.norm.weight.device)))
     states, turns = (list(each) for each in zip(*map(model.embed, batches), strict=True))
     computes = [model.compute_of([operating_point] * len(batch)) for batch in batches]
     for i, layer in enumerate(model.layers):

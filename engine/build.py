@@ -12,6 +12,7 @@ import torch
 from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_transformer, open_checkpoint
 from ..models.cost import governed_bytes, token_cost
+from ..models.devices import choose_device
 from ..models.errors import SetupError
 from ..models.host_memory import large_pieces_given_back, memory_bytes
 from ..models.packing import pack_digits_
@@ -158,20 +159,6 @@ def step_of(checkpoint: Checkpoint, share: float | None) -> StepShare | None:
             "least; raise it, or leave it out"
         )
     return StepShare(tiers, share)
-
-
-def choose_device(wanted: str | None) -> torch.device:
-    """The device asked for, else a GPU where there is one. Raises SetupError for one that cannot be used."""
-    name = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no data")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise SetupError(f"device {name!r} cannot be used ({reason}); try --device cpu") from None
-    return device
 
 
 def free_bytes(device: torch.device) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.build import choose_device
 from ..engine.options import BOUNDS
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ..models.devices import choose_device
 from ..models.errors import SetupError, TextError
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer

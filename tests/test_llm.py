@@ -10,12 +10,12 @@ import torch
 from builders import edit_json, llama, opt
 
 import moesaic
-from moesaic.engine.build import choose_device
 from moesaic.engine.engine import Engine
 from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import FinishReason
 from moesaic.engine.scoring import Reader
+from moesaic.models.devices import choose_device
 from moesaic.models.errors import InvalidRequest, RequestFailed, SetupError, Unsupported
 from moesaic.models.locate import locate
 

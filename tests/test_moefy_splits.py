@@ -321,7 +321,7 @@ def moefied(source: Checkpoint, folder: Path, seed: int = 0, **settings: Any) ->
         CalibrationSettings(text=[str(folder / "text.txt")], sequences=6, length=48, seed=seed), source
     )
     stage = MoefyStage(MoefySettings(**({"expert_size": 24} | settings)))
-    return stage.run(source, Workshop(source, calibration, seed, folder, lambda *_: None))
+    return stage.run(source, Workshop(source, calibration, seed, folder, lambda *_: None, torch.device("cpu")))
 
 
 def with_every_expert(model: Transformer, material: Material) -> Transformer:

@@ -125,7 +125,7 @@ def learner(tmp_path_factory: pytest.TempPathFactory) -> tuple[Transformer, Inpu
     source = open_checkpoint(locate("stories260k"))
     calibration = Calibration(CalibrationSettings(**SHORT["calibration"]), source)
     student = trainable(source.spec, read_tensors(source)).requires_grad_(True)
-    shop = Workshop(source, calibration, 0, tmp_path_factory.mktemp("scratch"), lambda *_: None)
+    shop = Workshop(source, calibration, 0, tmp_path_factory.mktemp("scratch"), lambda *_: None, torch.device("cpu"))
     lesson = lesson_at(source, student, TierSettings(share=0.5), shop)
     assert isinstance(lesson, InputLesson)
     return student, lesson, calibration.windows

@@ -20,6 +20,7 @@ from ...evaluate.score import Score
 from ...evaluate.speed import Contestant, decode_speeds
 from ...evaluate.texts import EMBEDDED_TEXT, read_documents
 from ...models.checkpoint import Checkpoint, load_transformer, open_checkpoint
+from ...models.devices import choose_device
 from ...models.errors import RecipeError
 from ...models.progress import Progress
 from ...models.spec import FULL
@@ -56,7 +57,7 @@ def collect(
         )
     say = progress or (lambda what, done, total: None)
     with torch_threads(choose_threads(None, source.weight_bytes)):
-        judge = Judge(source, done.recipe.evaluation, say)
+        judge = Judge(source, done.recipe.evaluation, say, choose_device(done.recipe.device))
         original = judge.original_score()
         scores = judge.scores("the result", finished, finished.tiers)
         company = Controls(source, done.recipe, finished, scores, judge, say, announce)

@@ -8,6 +8,7 @@ from ...compress.judge import Judge
 from ...compress.recipe import Recipe
 from ...compress.run import Run
 from ...models.checkpoint import Checkpoint
+from ...models.devices import choose_device
 from ...models.errors import SetupError
 from ...models.threads import choose_threads, torch_threads
 from .derive import (
@@ -34,7 +35,7 @@ def control_seconds(source: Checkpoint, recipe: Recipe, groups: Sequence[str]) -
     Counts the tokens that stages read and that are scored; of what an earlier run made only the scores.
     Raises RecipeError as `groups_for` does.
     """
-    judge = Judge(source, recipe.evaluation, lambda what, done, total: None)
+    judge = Judge(source, recipe.evaluation, lambda what, done, total: None, choose_device(recipe.device))
     calibration = Calibration(recipe.calibration, source)
     itself = _run(source, recipe, judge, calibration)
     scored, known = sum(map(len, judge.encoded)), {key for key, _ in itself.efforts}

@@ -36,7 +36,7 @@ class ActivityCount:
         self._activation = ffn.activation_name
         self._norms = dense_weight(ffn.down).norm(dim=0)  # [width]
         self._outputs = ScoreHistogram()
-        self._highest = torch.zeros(ffn.width)  # of |h|
+        self._highest = torch.zeros_like(self._norms)  # of |h|
         self._zeros = self._pairs = 0
 
     def add(self, h: Tensor) -> None:

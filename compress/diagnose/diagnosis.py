@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.checkpoint import Checkpoint
+from ...models.devices import choose_device, memory_named
 from ...models.errors import SetupError
 from ...models.ffn.dense import FFN
 from ...models.ffn.sparse import SparseFFN
@@ -17,11 +18,14 @@ from ...models.linear import dense_weight
 from ...models.progress import Count, Progress
 from ...models.spec import TransformerSpec
 from ...models.transformer import Transformer
+from ..material import load_exact
 from ..moefy.norms import tile_norms
 from ..walk import Visit, walk
 from .activity import ActivityCount, LayerActivity
 from .passages import Passages
 from .usage import LayerUsage, UsageCount, mean_unions
+
+WAY_OUT = "give --device cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,22 @@ class Diagnosis:
         return values
 
 
-def diagnose(checkpoint: Checkpoint, passages: Passages, progress: Progress) -> Diagnosis:
+def diagnose(
+    checkpoint: Checkpoint, passages: Passages, progress: Progress, device: torch.device | None = None
+) -> Diagnosis:
     """Runs the model over the passages once at the full tier and once at each other tier.
 
-    At a tier each layer sees what the layers before it give at that tier. Raises CheckpointError for damaged weights.
+    At a tier each layer sees what the layers before it give at that tier. device: where, by default a GPU where there
+    is one. Raises CheckpointError for damaged weights, SetupError for a device with too little memory.
     """
     refuse_mixture(checkpoint.spec)
-    model = load_transformer(checkpoint, torch.device("cpu"))
-    layers = _activity(model, passages, progress)
-    tiers = {
-        tier.name: _usage(model, passages, point, partial(progress, f"experts at {tier.name}"))
-        for point, tier in enumerate(checkpoint.record.tiers, 1)
-    }
+    with memory_named("inspect", WAY_OUT):
+        model = load_exact(checkpoint, device or choose_device(None))
+        layers = _activity(model, passages, progress)
+        tiers = {
+            tier.name: _usage(model, passages, point, partial(progress, f"experts at {tier.name}"))
+            for point, tier in enumerate(checkpoint.record.tiers, 1)
+        }
     experts = tuple(layer.ffn.experts.count(layer.ffn.width) for layer in checkpoint.spec.layers)
     return Diagnosis(passages.names, passages.tokens, passages.available, experts, layers, tiers)
 
@@ -105,7 +113,7 @@ def _usage(model: Transformer, passages: Passages, operating_point: int, progres
         if not isinstance(ffn, SparseFFN):
             raise TypeError("a model with tiers has sparse FFNs in every layer")
         if index not in counts:
-            counts[index] = UsageCount(ffn.num_tiles)
+            counts[index] = UsageCount(ffn.num_tiles, ffn.thresholds.device)
         for x in given:
             norms = tile_norms(ffn.hidden(x).flatten(0, -2), dense_weight(ffn.down), ffn.tile)
             counts[index].add(~(ffn.scores(x) <= ffn.thresholds[operating_point, 0]), norms)

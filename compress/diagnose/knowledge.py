@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer
+from ...models.checkpoint import Checkpoint
+from ...models.devices import choose_device, memory_named
 from ...models.errors import SetupError
 from ...models.ffn.dense import FFN
 from ...models.linear import dense_weight
@@ -20,8 +21,9 @@ from ...models.progress import Progress
 from ...models.spec import TransformerSpec
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Layer, Transformer
+from ..material import load_exact
 from ..walk import walk
-from .diagnosis import refuse_mixture
+from .diagnosis import WAY_OUT, refuse_mixture
 from .passages import Passages
 from .spelling import spell, spell_within
 
@@ -119,7 +121,12 @@ class _Found:
 
 
 def read_knowledge(
-    checkpoint: Checkpoint, places: Sequence[Place], passages: Passages, top: int, progress: Progress
+    checkpoint: Checkpoint,
+    places: Sequence[Place],
+    passages: Passages,
+    top: int,
+    progress: Progress,
+    device: torch.device | None = None,
 ) -> list[Knowledge]:
     """A memory for each place: its `top` strongest firings on the passages, and as many tokens for and against.
 
@@ -130,15 +137,20 @@ def read_knowledge(
         raise SetupError(f"top is {top}, it must be at least 1")
     refuse_mixture(checkpoint.spec)
     columns = [place.columns(checkpoint.spec) for place in places]
-    model = load_transformer(checkpoint, torch.device("cpu"))
+    with memory_named("inspect", WAY_OUT):
+        model = load_exact(checkpoint, device or choose_device(None))
+        watches = _watches(model, list(zip(places, columns, strict=True)), top)
+        _watch(model, passages, watches, progress)
+        tokenizer = Tokenizer.open(checkpoint.path)
+        return [_knowledge_of(watch, model, tokenizer, top) for watch in watches]
+
+
+def _watches(model: Transformer, places: Sequence[tuple[Place, range]], top: int) -> "list[_Watch]":
     ffns = [layer.ffn for layer in model.layers if isinstance(layer, Layer)]
-    watches = [
+    return [
         _Watch(place, neurons, dense_weight(ffns[place.layer].down)[:, neurons.start : neurons.stop], top)
-        for place, neurons in zip(places, columns, strict=True)
+        for place, neurons in places
     ]
-    _watch(model, passages, watches, progress)
-    tokenizer = Tokenizer.open(checkpoint.path)
-    return [_knowledge_of(watch, model, tokenizer, top) for watch in watches]
 
 
 class _Watch:
@@ -147,7 +159,7 @@ class _Watch:
     def __init__(self, place: Place, neurons: range, down: Tensor, top: int) -> None:
         self.place, self.neurons, self._down, self._top = place, neurons, down, top  # down: [hidden, neurons]
         self.best: list[_Found] = []
-        self._weighted = torch.zeros(len(down), dtype=torch.float64)  # outputs times their norms
+        self._weighted = torch.zeros(len(down), dtype=torch.float64, device=down.device)  # outputs times their norms
         self._norms = self._squares = 0.0
 
     def add(self, batch: Tensor, h: Tensor) -> None:

@@ -66,12 +66,12 @@ def mean_unions(layers: Sequence[LayerUsage]) -> dict[int, tuple[float, float]]:
 class UsageCount:
     """Running sums of one layer at one tier; memory does not grow with the text."""
 
-    def __init__(self, tiles: int) -> None:
-        self._uses = torch.zeros(tiles, dtype=torch.int64)
-        self._tokens_by_k = torch.zeros(tiles + 1, dtype=torch.int64)
+    def __init__(self, tiles: int, device: torch.device | None = None) -> None:
+        self._uses = torch.zeros(tiles, dtype=torch.int64, device=device)
+        self._tokens_by_k = torch.zeros(tiles + 1, dtype=torch.int64, device=device)
         self._unions: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])  # sum of shares, groups
         self._right = 0
-        self._mass = torch.zeros(3, dtype=torch.float64)  # of norms: captured, perfect, all
+        self._mass = torch.zeros(3, dtype=torch.float64, device=device)  # of norms: captured, perfect, all
 
     def add(self, active: Tensor, norms: Tensor) -> None:
         """Takes in passages: active is bool [passages, tokens, tiles], norms [passages * tokens, tiles]."""
@@ -83,7 +83,8 @@ class UsageCount:
         self._uses += flat.sum(0)
         self._tokens_by_k += torch.bincount(k, minlength=len(self._tokens_by_k))
         ordered = norms.sort(dim=1, descending=True).values
-        taken = torch.arange(norms.shape[1]) < k.unsqueeze(1)  # of the ordered norms, by the perfect router
+        places = torch.arange(norms.shape[1], device=k.device)
+        taken = places < k.unsqueeze(1)  # of the ordered norms, by the perfect router
         least = ordered.masked_fill(~taken, float("inf")).amin(1, keepdim=True)  # of those; equal norms are as good
         self._right += int((flat & (norms >= least)).sum())
         self._mass += torch.stack([_sum(norms * flat), _sum(ordered * taken), _sum(norms)])

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.spec import LayerSpec, TransformerSpec
 from ..calibration import Calibration
@@ -16,7 +16,7 @@ from ..material import Material, Workshop
 from ..stage import Stage
 from .sparsity import MEASURES, SparsityLesson, activity
 from .student import learned_tensors, trainable
-from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
+from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8
 
 _WATCHED_TOKENS = 4096  # that the sparsity is measured on
 RELU = "relu"
@@ -68,10 +68,10 @@ class RelufyStage(Stage):
         return self.settings.tokens * COST + 2 * _WATCHED_TOKENS
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        trainer, spec = Trainer("relufy", self.settings, workshop, accelerator()), self.plan(source.spec)
+        trainer, spec = Trainer("relufy", self.settings, workshop), self.plan(source.spec)
         windows = workshop.calibration.windows
         windows = windows[: max(1, _WATCHED_TOKENS // windows.shape[1])].to(trainer.device)
-        before = activity(load_transformer(source, trainer.device), windows)
+        before = activity(workshop.load(source), windows)
         model = trainable(spec, self._tensors(source, spec)).to(trainer.device)
         lesson = Lesson()
         if self.settings.sparsity:

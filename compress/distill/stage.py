@@ -17,7 +17,7 @@ from ..stage import Fit, Stage
 from .recovery import lesson_at
 from .student import learned_tensors, trainable
 from .tier_settings import TierSettings
-from .training import COST, Lesson, Trainer, TrainingSettings, accelerator, refuse_int8
+from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8
 
 
 class DistillSettings(TrainingSettings):
@@ -71,7 +71,7 @@ class DistillStage(Stage):
         return (THRESHOLDS,) if by_inputs else (THRESHOLDS, importance_fit(spec.hidden_size))
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        trainer = Trainer("distill", self.settings, workshop, accelerator())
+        trainer = Trainer("distill", self.settings, workshop)
         model = trainable(source.spec, read_tensors(source)).to(trainer.device)
         at = self.settings.at
         notes = trainer.teach(model, Lesson() if at is None else lesson_at(source, model, at, workshop))

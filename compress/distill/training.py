@@ -86,13 +86,16 @@ class Lesson:
 class Trainer:
     """Teaches a model to say what the recipe's model says (Hinton, Vinyals and Dean 2015).
 
-    name: of the stage, for people. Where CUDA is, it is used, with bf16 arithmetic as on a CPU.
+    name: of the stage, for people. Arithmetic is bf16 on every device.
     """
 
     name: str
     settings: TrainingSettings
     workshop: Workshop
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        return self.workshop.device
 
     def teach(self, model: Transformer, lesson: Lesson) -> dict[str, Any]:
         """All steps that are left; the notes: losses of the first and last steps without what the lesson added.
@@ -180,11 +183,6 @@ class Trainer:
                 rows=_HEAD_ROWS[self.device.type],
             )  # fmt: skip
         return loss + weights.hidden * hidden_ratio(ours, theirs) if weights.hidden else loss
-
-
-def accelerator() -> torch.device:
-    """Where training runs: on CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def refuse_int8(name: str, spec: TransformerSpec) -> None:

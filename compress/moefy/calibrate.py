@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.families.registry import is_sparse_tensor
 from ...models.ffn.registry import SPARSE_FFNS
 from ...models.host_memory import give_back_freed_memory
@@ -70,7 +69,7 @@ class CalibrateStage(Stage):
             return mixture_material(source, spec, self.settings, workshop)
         if spec.is_graded:
             return graded_material(source, spec, self.settings, workshop)
-        model = load_transformer(source, torch.device("cpu"))
+        model = workshop.load(source)
         with_sparse_ffns_(model, spec)
         give_back_freed_memory()
         setter = self._kind(model, self.settings, workshop)
@@ -118,4 +117,4 @@ def with_sparse_ffns_(model: Transformer, spec: TransformerSpec) -> None:
 def _with_sparse_ffns(source: Checkpoint, model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The source's tensors as they are, then what is the twins' own."""
     yield from read_tensors(source)
-    yield from ((name, value) for name, value in model.state_dict().items() if is_sparse_tensor(name))
+    yield from ((name, value.cpu()) for name, value in model.state_dict().items() if is_sparse_tensor(name))

@@ -28,12 +28,12 @@ class CoActivation:
     counts: Tensor
 
     @classmethod
-    def empty(cls, width: int, active: int | None = None) -> Self:
+    def empty(cls, width: int, active: int | None = None, device: torch.device | None = None) -> Self:
         """Counts of no token yet. By default a token marks one neuron in 8."""
         chosen = marked(width, active)
         if width < 1 or chosen < 1:
             raise ValueError(f"a token marks at least 1 neuron of at least 1, asked for {active} of {width}")
-        return cls(chosen, 0, torch.zeros(width, width))
+        return cls(chosen, 0, torch.zeros(width, width, device=device))
 
     @property
     def rates(self) -> Tensor:
@@ -46,13 +46,17 @@ class CoActivation:
         if h.shape[1:] != (width,):
             raise ValueError(f"h {list(h.shape)} is not [tokens, {width}]")
         for part in torch.split(h.detach(), max(1, _ENTRIES // width)) if len(h) else ():
-            strength = part.to("cpu", torch.float32).abs()
+            strength = part.to(self.counts.device, torch.float32).abs()
             if not bool(torch.isfinite(strength).all()):
                 raise NotFinite("activations hold NaN or infinity, which cannot be compared")
             top = torch.topk(strength, self.active, dim=1)
             marks = torch.zeros_like(strength).scatter_(1, top.indices, (top.values > 0).float())
             self.counts.addmm_(marks.T, marks)
         self.tokens += len(h)
+
+    def on_host(self) -> "CoActivation":
+        """The same where groups are made of it."""
+        return CoActivation(self.active, self.tokens, self.counts.cpu())
 
     def of(self, members: Tensor) -> "CoActivation":
         """The counts of these neurons alone."""

@@ -24,13 +24,13 @@ class Regression:
     yy: Tensor
 
     @classmethod
-    def empty(cls, width: int) -> "Regression":
+    def empty(cls, width: int, device: torch.device | None = None) -> "Regression":
         """A regression over no token yet."""
-        return cls(0, *(torch.zeros(width, dtype=torch.float64) for _ in range(5)))
+        return cls(0, *(torch.zeros(width, dtype=torch.float64, device=device) for _ in range(5)))
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Takes in x and y of some tokens, [tokens, width] each."""
-        a, b = x.double().cpu(), y.double().cpu()
+        a, b = x.double(), y.double()
         self.count += len(a)
         for total, part in ((self.x, a), (self.y, b), (self.xx, a * a), (self.xy, a * b), (self.yy, b * b)):
             total += part.sum(0)
@@ -49,7 +49,8 @@ class Regression:
 
 def fitted(given: Sequence[Tensor], weights: PlaneWeights, bits: int, importance: Tensor) -> CoarseFit:
     """The fit of one layer on what its FFN is given, [.., tokens, hidden] each."""
-    rows = [Regression.empty(len(weights.up)) for _ in range(1 if weights.gate is None else 2)]
+    width, device = len(weights.up), weights.up.device
+    rows = [Regression.empty(width, device) for _ in range(1 if weights.gate is None else 2)]
     for x in given:
         for part in torch.split(x.flatten(0, -2), _TOKENS):
             for row, (dot, exact) in zip(rows, plane_products(part, weights, bits), strict=True):

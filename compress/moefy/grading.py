@@ -96,7 +96,8 @@ class Walk:
         with watching(self.linears, lambda linear, x: found[linear].add(x)):
             for i, window in enumerate(windows):
                 compute = self.model.compute_of([operating_point])
-                states = self.model.hidden(window.unsqueeze(0), compute=compute)
+                ids = window.unsqueeze(0).to(self.model.norm.weight.device)
+                states = self.model.hidden(ids, compute=compute)
                 if isinstance(self._head, Graded):
                     found[self._head].add(states)
                 done(i + 1, len(windows))

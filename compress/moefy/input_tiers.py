@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels.graded.bytes import PLANES
 from ...kernels.graded.worth import worth_of
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.families.registry import is_sparse_tensor
 from ...models.host_memory import give_back_freed_memory
@@ -88,9 +88,9 @@ def graded_memory(original: int, planned: int, spec: TransformerSpec) -> int:
 
 def graded_material(source: Checkpoint, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop) -> Material:
     """The model with tiers: the source's tensors, and what inputs are worth, and thresholds."""
-    model = load_transformer(source, torch.device("cpu"))
+    model = workshop.load(source)
     tiers = calibrate_(model, spec, settings, workshop)
-    own = {name: value.clone() for name, value in model.state_dict().items() if is_sparse_tensor(name)}
+    own = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items() if is_sparse_tensor(name)}
     del model  # what is written next is read from the source
     give_back_freed_memory()
     return Material(spec, lambda: _with_grades(source, own), tiers)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.ffn.mixture import MixtureFFN
 from ...models.record import TierRecord
@@ -34,16 +34,16 @@ def mixture_material(
     source: Checkpoint, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop
 ) -> Material:
     """The source's tensors, and how many experts a token takes at each tier."""
-    model = load_transformer(source, torch.device("cpu"))
+    model = workshop.load(source)
     mixtures = _mixtures(model)
     for ffn in mixtures:
-        ffn.thresholds = torch.full((spec.num_tiers,), float(ffn.active))
+        ffn.thresholds = torch.full((spec.num_tiers,), float(ffn.active), device=workshop.device)
     model.spec = spec
     tiers = tuple(
         _set_tier(model, index, TierRecord(name, share), workshop)
         for index, (name, share) in enumerate(settings.tiers.items(), 1)
     )
-    own = {name: each for name, each in model.state_dict().items() if name.endswith("ffn.thresholds")}
+    own = {name: each.cpu() for name, each in model.state_dict().items() if name.endswith("ffn.thresholds")}
     return Material(spec, lambda: _with_thresholds(source, own), tiers)
 
 

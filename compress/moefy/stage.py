@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import CheckpointError, RecipeError
 from ...models.ffn.dense import FFN
 from ...models.finite import NotFinite
@@ -131,12 +130,12 @@ class MoefyStage(Stage):
         splits: list[Split] = []
 
         def group(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            found = CoActivation.empty(ffn.width, self.settings.marks)
+            found = CoActivation.empty(ffn.width, self.settings.marks, workshop.device)
             for x in given:
                 found.add(ffn.hidden(x).flatten(0, -2))
-            splits.append(self._grouped(found, self.settings.grouping, workshop.seed))
+            splits.append(self._grouped(found.on_host(), self.settings.grouping, workshop.seed))
 
-        model = load_transformer(source, torch.device("cpu"))
+        model = workshop.load(source)
         walk(model, workshop.calibration.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))
         return splits
 

@@ -40,10 +40,11 @@ class ScoreHistogram:
         sizes: fp64 [tiles], how many neurons a score [.., tiles] counts for; 1 where none are given.
         """
         flat = scores.detach().flatten()
+        self.counts, self.energy = self.counts.to(flat.device), self.energy.to(flat.device)
         weights = None if sizes is None else sizes.expand(scores.shape).flatten()
         for begin in range(0, len(flat), _ENTRIES):
             part = slice(begin, begin + _ENTRIES)
-            exact = flat[part].to("cpu", torch.float32)
+            exact = flat[part].float()
             low, high = (float(each) for each in exact.aminmax())
             if not 0 <= low <= high < float("inf"):
                 seen = f"{low:.3g} to {high:.3g}"
@@ -130,7 +131,7 @@ def _by_bin(high_bits: Tensor, weights: Tensor | None) -> Tensor:
     """How many there are in each bin, or the sum of their weights: [1 + bins]."""
     counts = torch.bincount(high_bits, weights, minlength=_LAST)
     found = counts.new_zeros(1 + _BINS)
-    return found.index_add_(0, _bins(torch.arange(len(counts))), counts)
+    return found.index_add_(0, _bins(torch.arange(len(counts), device=counts.device)), counts)
 
 
 def _edges() -> Tensor:

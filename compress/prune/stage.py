@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from ...models.checkpoint import Checkpoint, load_transformer, read_tensors
+from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.ffn.dense import FFN
 from ...models.finite import naming
@@ -78,8 +77,8 @@ class PruneStage(Stage):
         return (_VARIANCES,) if METHODS[self.settings.method].needs_text or self.settings.compensate else ()
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        model = load_transformer(source, torch.device("cpu"))
-        found = [NeuronStatistics.empty(layer.ffn.width) for layer in source.spec.layers]
+        model = workshop.load(source)
+        found = [NeuronStatistics.empty(layer.ffn.width, workshop.device) for layer in source.spec.layers]
 
         def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
             for x in given:
@@ -108,7 +107,7 @@ class PruneStage(Stage):
         for i, ffn in enumerate(ffns):
             with naming(model, f"layers.{i}.ffn"):
                 neurons = LayerNeurons(ffn, found[i], folded(seed, i))
-                scores.append(standardise(METHODS[self.settings.method].scores(neurons)))
+                scores.append(standardise(METHODS[self.settings.method].scores(neurons)).cpu())
         least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
         choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
         return choose(scores, self.settings.remove, least, self.settings.multiple)
@@ -118,7 +117,8 @@ class PruneStage(Stage):
         if not self.settings.compensate:
             return {}
         bias = ffn.down.bias if isinstance(ffn.down.bias, Tensor) else None
-        return {f"layers.{index}.ffn.down.bias": compensation_bias(dense_weight(ffn.down), found.mean, kept, bias)}
+        made = compensation_bias(dense_weight(ffn.down), found.mean, kept.to(found.mean.device), bias)
+        return {f"layers.{index}.ffn.down.bias": made.cpu()}
 
     def _spec(self, spec: TransformerSpec, widths: Sequence[int]) -> TransformerSpec:
         compensated = self.settings.compensate

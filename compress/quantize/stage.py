@@ -60,7 +60,7 @@ class QuantizeStage(Stage):
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
         matrices = {name for path in self._formats(source.spec) for name in _weights(path, source.spec)}
-        return Material(self.plan(source.spec), lambda: _quantized(source, matrices, workshop.original))
+        return Material(self.plan(source.spec), lambda: _quantized(source, matrices, workshop))
 
     def _formats(self, spec: TransformerSpec) -> dict[str, str]:
         """The spec's path of every format this stage changes -> what it is now."""
@@ -85,12 +85,12 @@ def _weights(path: str, spec: TransformerSpec) -> list[str]:
     return [f"{'untied_head' if path == 'head' else path}.weight"]
 
 
-def _quantized(source: Checkpoint, matrices: set[str], original: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+def _quantized(source: Checkpoint, matrices: set[str], workshop: Workshop) -> Iterator[tuple[str, Tensor]]:
     """What stays in floating point is stored as the original has it."""
     for name, tensor in read_tensors(source):
         if name not in matrices:
-            yield name, tensor.to(original.stored_dtype(name) or tensor.dtype)
+            yield name, tensor.to(workshop.original.stored_dtype(name) or tensor.dtype)
             continue
-        weight, scale = quantize_rows(tensor)
-        yield name, weight
-        yield f"{name}_scale", scale
+        weight, scale = quantize_rows(tensor.to(workshop.device))
+        yield name, weight.cpu()
+        yield f"{name}_scale", scale.cpu()

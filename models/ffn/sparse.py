@@ -40,7 +40,10 @@ class SparseFFN(FFN, ABC):
         with torch.device("meta"):
             twin = cls(hidden_size, spec, num_tiers)
         twin.gate, twin.up, twin.down, twin.packed = ffn.gate, ffn.up, ffn.down, ffn.packed
-        twin.thresholds, twin.compensation = torch.zeros(num_tiers, 2), torch.zeros(num_tiers, hidden_size)
+        weight = ffn.down.weight
+        device = weight.device if isinstance(weight, Tensor) else None
+        twin.thresholds = torch.zeros(num_tiers, 2, device=device)
+        twin.compensation = torch.zeros(num_tiers, hidden_size, device=device)
         twin.begin()
         twin.prepare()
         return twin.requires_grad_(False).eval()
@@ -87,7 +90,7 @@ class SparseFFN(FFN, ABC):
     @property
     def tile_sizes(self) -> Tensor | None:
         """Neurons of each tile, fp64 [tiles]; None where the last is as large as the others."""
-        sizes = torch.full((self.num_tiles,), float(self.tile), dtype=torch.float64)
+        sizes = torch.full((self.num_tiles,), float(self.tile), dtype=torch.float64, device=self.thresholds.device)
         sizes[-1] -= self.num_tiles * self.tile - self.width
         return None if self.width % self.tile == 0 else sizes
 
