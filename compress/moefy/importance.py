@@ -64,7 +64,7 @@ def _norms(fisher: Tensor, down: Tensor) -> Tensor:
 def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | None) -> list[Tensor]:
     hidden, device = model.spec.hidden_size, model.norm.weight.device
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
-    draw = torch.Generator(device).manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
     for part in torch.split(windows.to(device, copy=True), max(1, BACKWARD_TOKENS // windows.shape[1])):
         for total, gradient in zip(reversed(sums), gradients(model, part, draw), strict=True):
             total += gradient.T @ gradient
@@ -147,7 +147,7 @@ def _by_normed(model: Transformer, normed: Tensor, draw: torch.Generator, look: 
     off = torch.softmax(logits, -1)
     head = "embedding" if model.untied_head is None else "untied_head"
     _check(model, head, off, "the chances of the next token hold NaN")
-    labels = torch.multinomial(off, 1, generator=draw)
+    labels = torch.multinomial(off.cpu(), 1, generator=draw).to(off.device)  # the same ones on every device
     off.neg_().scatter_add_(1, labels, torch.ones_like(labels, dtype=off.dtype))
     if cap := model.spec.logit_soft_cap:
         off *= 1 - (logits / cap).square()  # the slope of the cap

@@ -34,7 +34,7 @@ def sensitivities(
     """
     chosen = windows[: max(1, TOKENS // windows.shape[1])]
     seen = _Squares(HEADS[model.untied_head is not None])
-    draw = torch.Generator(model.norm.weight.device).manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
     done = 0
     for part in torch.split(chosen, max(1, PASS_TOKENS // windows.shape[1])):
         for _ in gradients(model, part.to(model.norm.weight.device, copy=True), draw, seen.watch, seen.look):
