@@ -17,16 +17,15 @@ from typing import Any, Literal
 from .cache import cache_folder
 from .graded.bytes import PLANES
 
-Form = Literal["dense", "digits", "matrix", "levels", "level matrix", "planes", "unpacked"]
+Form = Literal["dense", "digits", "matrix", "planes", "unpacked"]
 Layout = Literal["floats", "tiles", "planes"]
 LAYOUTS: Mapping[Form, Layout] = {
-    "dense": "floats", "digits": "tiles", "matrix": "tiles", "levels": "tiles", "level matrix": "tiles",
-    "planes": "planes", "unpacked": "planes",
+    "dense": "floats", "digits": "tiles", "matrix": "tiles", "planes": "planes", "unpacked": "planes",
 }  # fmt: skip
 WHOLE: tuple[Form, ...] = ("dense", "digits", "matrix")  # forms that read everything, and know no levels
 FEW_ROWS = 8  # of the kernels that multiply without tensor cores
 PLANE_ROWS = 32  # in groups of 8, each of which reads the weights again
-_LAUNCHES: Mapping[Form, int] = {"dense": 1, "digits": 1, "matrix": 2, "levels": 1, "level matrix": 2, "planes": 3}
+_LAUNCHES: Mapping[Form, int] = {"dense": 1, "digits": 1, "matrix": 2, "planes": 3}
 _UNPACKED_LAUNCHES, _UNPACKED_BYTES = 8, 8 << 20  # of each block of weights
 _TENSOR_ROWS = 16  # the fewest that tensor cores multiply
 _DIGITS, _OPERATIONS = 2, 2  # products of both digits; a multiplication and an addition
@@ -101,7 +100,7 @@ def work_of(form: Form, product: Product) -> Work:
     operations = _OPERATIONS * max(product.rows, _TENSOR_ROWS) * product.weights
     if form == "dense":
         return Work(product.weights * product.element + around, launches, bf16=operations)
-    if form in ("digits", "levels"):
+    if form == "digits":
         issued = product.weights / bytes_per_instruction(form, product.rows)
         return Work(product.weights + vectors + around, launches, issued)
     if form == "planes":
@@ -109,11 +108,10 @@ def work_of(form: Form, product: Product) -> Work:
         read = groups * product.read * product.weights
         issued = read / bytes_per_instruction(form, min(product.rows, FEW_ROWS))
         return Work(read + vectors + around, launches, issued)
-    levels = 1 if form == "matrix" else len(PLANES)
-    if form == "unpacked":  # is read, written and read again
+    if form == "unpacked":  # is read, written and read again, and multiplied level by level
         launches = _UNPACKED_LAUNCHES * -(-product.weights // _UNPACKED_BYTES)
-        return Work(3 * product.weights + vectors + around, launches, int8=levels * _DIGITS * operations)
-    return Work(product.weights + vectors + around, launches, int8=levels * _DIGITS * operations)
+        return Work(3 * product.weights + vectors + around, launches, int8=len(PLANES) * _DIGITS * operations)
+    return Work(product.weights + vectors + around, launches, int8=_DIGITS * operations)
 
 
 def product_seconds(form: Form, product: Product, device: Device) -> float:
@@ -130,7 +128,7 @@ def forms_of(product: Product, layouts: Collection[Layout]) -> tuple[Form, ...]:
 
 
 def most_rows(form: Form) -> float:
-    return {"digits": FEW_ROWS, "levels": FEW_ROWS, "planes": PLANE_ROWS}.get(form, float("inf"))
+    return {"digits": FEW_ROWS, "planes": PLANE_ROWS}.get(form, float("inf"))
 
 
 @lru_cache(maxsize=4096)

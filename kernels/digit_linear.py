@@ -19,17 +19,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from .cost import Cost
+from .device_cost import Device, Layout, Product, choose_form
 from .digit_matrix import digit_matrix_triton
-from .digit_triton import BLOCK, MOST_TOKENS, digit_linear_triton
+from .digit_triton import BLOCK, digit_linear_triton
 from .graded.bytes import MAX_INPUTS
 from .graded.digits import digits_of
 from .jit import HAS_TRITON
 from .native import Native, native
 from .pages import on_large_pages
 from .planes.native import PLANE_ISAS, plane_isa
+from .this_device import constants_of
 
 QUAD = 4  # inputs that stand together
 _OFFSET = 128
+_TILES: frozenset[Layout] = frozenset({"tiles"})
 Implementation = Literal["triton", "matrix", "native", "torch"]
 
 
@@ -107,7 +110,9 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     _check(x, weights)
     library = native() if x.is_cpu else None
     flat = x.detach().flatten(0, -2) if x.dim() > 1 else x.detach().unsqueeze(0)
-    choice = choose_digit_linear("cpu" if x.is_cpu else x.device.type, len(flat), library is not None, HAS_TRITON)
+    device, product = "cpu" if x.is_cpu else x.device.type, Product(len(flat), weights.inputs, weights.outputs)
+    constants = None if x.is_cpu else constants_of(x.device)
+    choice = choose_digit_linear(device, product, library is not None, HAS_TRITON, constants)
     if choice == "native" and library:
         found = digit_linear_native(flat, weights, library)
     elif choice in ("triton", "matrix"):
@@ -118,11 +123,15 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     return found.view(*x.shape[:-1], weights.outputs)
 
 
-def choose_digit_linear(device: str, tokens: int, library: bool, triton: bool) -> Implementation:
-    """Which implementation answers; all of them give the same bits. library: whether there is the C++ of the CPU."""
-    if device == "cuda" and triton and tokens:
-        return "triton" if tokens <= MOST_TOKENS else "matrix"
-    return "native" if device == "cpu" and library and tokens else "torch"
+def choose_digit_linear(
+    device: str, product: Product, library: bool, triton: bool, constants: Device | None = None
+) -> Implementation:
+    """Which implementation answers; all of them give the same bits. library: whether there is the C++ of the CPU;
+    constants: of a GPU, on which the one takes its turn that is sooner done.
+    """
+    if device == "cuda" and triton and product.rows and constants:
+        return "triton" if choose_form(product, constants, _TILES) == "digits" else "matrix"
+    return "native" if device == "cpu" and library and product.rows else "torch"
 
 
 def digit_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: int) -> Cost:

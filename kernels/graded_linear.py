@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .device_cost import Layout, Product, choose_form
 from .graded.bytes import WHOLE_BITS, level_bits
 from .graded.digits import Digits, digits_of
 from .graded.digits import graded_levels as graded_levels  # callers find it here
@@ -33,9 +34,11 @@ from .int8_dynamic_linear import CUDA_ROWS, choose_int8_dynamic_linear, cpu_prod
 from .jit import HAS_TRITON
 from .native import native
 from .planes.native import PLANE_ISAS, plane_isa
+from .this_device import constants_of
 
 BLOCK_BYTES = 8 << 20  # of weights that are unpacked at a time
 Implementation = Literal["triton", "native", "integers", "torch"]
+_PLANES: frozenset[Layout] = frozenset({"planes"})
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     device, library = ("cpu", native()) if x.is_cpu else (x.device.type, None)
     isa = plane_isa(library) if library else None
     exact = device != "cpu" or cpu_products_are_exact()
-    triton = HAS_TRITON and takes(packed, tokens)
+    triton = HAS_TRITON and takes(packed, tokens) and (x.is_cpu or _planes_pay(x, packed))
     choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, exact, triton)
     if choice == "native" and library and isa:
         return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
@@ -120,6 +123,14 @@ def choose_graded_linear(
     if device == "cpu" and isa in PLANE_ISAS[1:] and tokens:
         return "native"
     return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"
+
+
+def _planes_pay(x: Tensor, packed: PackedGraded) -> bool:
+    """Whether groups of tokens that read planes are sooner done than weights that are unpacked for all; how much they
+    read is taken to be everything, as nobody waits for the device.
+    """
+    product = Product(len(x), packed.inputs, packed.outputs, element=x.element_size())
+    return choose_form(product, constants_of(x.device), _PLANES) == "planes"
 
 
 def graded_linear_torch(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> GradedResult:

@@ -7,6 +7,7 @@ import torch
 from kernel_harness import plane_library, poison_new_tensors
 from torch import Tensor
 
+from moesaic.kernels.device_cost import Product, shipped_devices
 from moesaic.kernels.digit_linear import (
     DigitWeights,
     choose_digit_linear,
@@ -199,11 +200,18 @@ def test_the_largest_sums_of_many_rows_are_exact(device: str) -> None:
 
 
 def test_any_number_of_tokens_on_a_gpu_has_a_kernel() -> None:
-    counts = (0, 1, MOST_TOKENS, MOST_TOKENS + 1)
-    assert [choose_digit_linear("cuda", n, False, True) for n in counts] == ["torch", "triton", "triton", "matrix"]
-    others = [("cuda", 1, False, False), ("cpu", 1, False, True)]
+    some, h200 = [Product(n, 768, 3072) for n in (0, 1, MOST_TOKENS, MOST_TOKENS + 1)], shipped_devices()["H200"]
+    found = [choose_digit_linear("cuda", each, False, True, h200) for each in some]
+    assert found == ["torch", "triton", "triton", "matrix"]
+    others = [("cuda", some[1], False, False, h200), ("cpu", some[1], False, True)]
     assert {choose_digit_linear(*each) for each in others} == {"torch"}
-    assert choose_digit_linear("cpu", 1, True, True) == "native"
+    assert choose_digit_linear("cpu", some[1], True, True) == "native"
+
+
+def test_few_tokens_of_a_large_weight_go_to_tensor_cores_where_those_are_sooner_done() -> None:
+    h200 = shipped_devices()["H200"]
+    found = [choose_digit_linear("cuda", Product(n, 4096, 14336), False, True, h200) for n in (1, 4, 8)]
+    assert found == ["triton", "triton", "matrix"]
 
 
 def test_programs_are_enough_to_keep_memory_busy() -> None:

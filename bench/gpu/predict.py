@@ -2,11 +2,9 @@
 
     python -m moesaic.bench.gpu.predict
 
-    time = bytes that a step reads / bandwidth + launches * time of a launch
-
-Bandwidths are those of data sheets, of which copies reach nine tenths (an H200 4.3 of 4.8 TB/s); a launch in a CUDA
-graph is taken for 1.3 us, as Hazy Research found on an H100 (mlops.substack.com, "One megakernel to rule Llama 1B").
-Writes bench/results/gpu/predicted.json, which `make results` makes docs/gpu.md of.
+The model is that of kernels/device_cost.py, which dispatch asks as well. Bandwidths are those of data sheets, of which
+copies reach nine tenths (an H200 4.3 of 4.8 TB/s). Writes bench/results/gpu/predicted.json, which `make results` makes
+docs/gpu.md of.
 """
 
 import json
@@ -14,24 +12,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-import torch
-
-from ...engine.runner import ModelRunner
+from ...kernels.device_cost import Device, Form, Product, choose_form, dense_seconds, product_seconds, shipped_devices
 from ...models.cost import token_cost
-from ...models.device_step import DeviceStep
+from ...models.device_time import step_launches, step_seconds, step_work
 from ...models.families.config import Config
 from ...models.families.registry import family_of
 from ...models.files import write_whole
 from ..published.figures import RESULTS
 from ..shapes import SHAPES
-from .random_models import SMOLLM2, as_kind, random_model
+from .random_models import SMOLLM2, as_kind
 
-DEVICES = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second
-LAUNCH = 1.3e-6  # seconds
 CONTEXT = 128
 SHARES: Mapping[str, tuple[float, ...]] = {"dense": (1.0,), "int8": (1.0,), "graded": (1.0, 0.5)}
+WIDTHS = ((768, 3072), (2048, 8192), (4096, 14336))
+ROWS = (1, 2, 4, 8, 32, 256)
+_TIER = 0.55
 _ELEMENT = 2  # bytes, of bf16
-_TOYS = {"llama": "toy", "opt": "toy-opt"}
 
 
 @dataclass(frozen=True)
@@ -48,33 +44,62 @@ class Predicted:
     by: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A linear on a device. whole: the form at the full tier; tier: that of graded inputs at their share.
+
+    times: what the tier takes over what the whole takes.
+    """
+
+    device: str
+    inputs: int
+    outputs: int
+    rows: int
+    whole: Form
+    share: float
+    tier: Form
+    times: float
+
+
 def predictions() -> Iterator[Predicted]:
     """Every shape, dense, in int8 and graded, one row after CONTEXT tokens."""
     for name, values in {"smollm2-135m": SMOLLM2, **SHAPES}.items():
         family = family_of(values)
         spec = family.spec(Config({**values, "architectures": [family.architecture]}))
         for kind, shares in SHARES.items():
-            around, layer = launches_of(str(values["model_type"]), kind)
-            launches = around + layer * len(spec.layers)
+            model = as_kind(spec, kind)
             for share in shares:
-                cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, 1.0))
-                by = {device: cost.bytes / rate + launches * LAUNCH for device, rate in DEVICES.items()}
+                work, cost = (
+                    step_work(model, _ELEMENT, CONTEXT, share),
+                    token_cost(model, _ELEMENT, CONTEXT, (share, 1)),
+                )
+                by = {
+                    each.name: step_seconds(model, each, _ELEMENT, CONTEXT, share)
+                    for each in shipped_devices().values()
+                }
+                launches, layer = round(work.launches), step_launches(model)[1]
                 yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
 
-def launches_of(family: str, kind: str) -> tuple[int, int]:
-    """Around the layers and in each of them, as toys of the family have them."""
-    model = random_model(_TOYS[family], kind, "cpu", torch.float32)
-    pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
-    two = DeviceStep(model, pages, 32).program.num_launches
-    model.layers = model.layers[:1]
-    one = DeviceStep(model, pages[:1], 32).program.num_launches
-    return 2 * one - two, two - one
+def choices() -> Iterator[Chosen]:
+    """What dispatch would take for each linear, whole and at a tier."""
+    for device in shipped_devices().values():
+        for inputs, outputs in WIDTHS:
+            yield from (chosen(device, inputs, outputs, rows) for rows in ROWS)
+
+
+def chosen(device: Device, inputs: int, outputs: int, rows: int) -> Chosen:
+    """One of them."""
+    whole, tier = Product(rows, inputs, outputs), Product(rows, inputs, outputs, _TIER)
+    first, then = choose_form(whole, device, frozenset({"tiles"})), choose_form(tier, device, frozenset({"planes"}))
+    times = product_seconds(then, tier, device) / dense_seconds(tier, device)
+    return Chosen(device.name, inputs, outputs, rows, first, _TIER, then, round(times, 2))
 
 
 def main() -> int:
-    found = [asdict(each) for each in predictions()]
-    report = {"devices": DEVICES, "launch_seconds": LAUNCH, "context": CONTEXT, "rows": found}
+    devices = {name: asdict(each) for name, each in shipped_devices().items()}
+    found, chosen = [asdict(each) for each in predictions()], [asdict(each) for each in choices()]
+    report = {"devices": devices, "context": CONTEXT, "rows": found, "choices": chosen}
     write_whole(RESULTS / "gpu" / "predicted.json", json.dumps(report, indent=1).encode() + b"\n")
     return 0
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..device_cost import PLANE_ROWS
 from ..rows import Target, measured
 from .bytes import PLANES
 from .finish import Sums, finish_
@@ -10,7 +11,7 @@ from .layout import PackedGraded
 from .lists import listed
 from .multiply import partial_sums
 
-MOST_TOKENS = 32  # groups of 8 read the weights again, which beats unpacking them for a while: a guess, not measured
+MOST_TOKENS = PLANE_ROWS
 
 
 def takes(packed: PackedGraded, tokens: int) -> bool:
