@@ -110,8 +110,8 @@ def _hints() -> dict[str, Hint]:
         "path": model, "paths": model, "model": model, "against": model, "out": folder, "file": file, "tasks": file,
         "recipe": Hint(recipes, "file"), "description": Hint(_shipped("bench/reference/descriptions"), "file"),
         "models get name": Hint(tuple(SOURCES)), "recipes show name": Hint(recipes), "controls": Hint(CONTROLS),
-        "shape": Hint(SHAPES), "TIER": Hint(TIERS), "device": Hint(("cpu", "cuda")), "FILE": file, "FILE|TEXT": file,
-        "DIR": folder,
+        "shape": Hint(SHAPES), "TIER": Hint(TIERS), "device": Hint(("cpu", "cuda")), "GPU": Hint(("H100", "H200")),
+        "FILE": file, "FILE|TEXT": file, "DIR": folder,
     }  # fmt: skip
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from ..compress.pipeline import Compression
     from ..compress.recipe import Recipe
     from ..compress.run import Estimate
+    from ..kernels.device_cost import Device
 
+_ELEMENT, _CONTEXT = 2, 128  # bytes of a bf16 weight; tokens before the one whose time is foretold
 LONG_SECONDS = 60.0  # a stage that takes longer is announced
 EXAMPLES = """examples:
   moesaic compress stories260k out/int8
@@ -40,6 +42,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", help="cpu, cuda ...; by default what the recipe says, or a GPU where there is one")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say sizes and times, write nothing")
     parser.add_argument(
+        "--predict", metavar="GPU", help="with --dry-run: how long a token takes there, such as H200, with what is made"
+    )
+    parser.add_argument(
         "--controls", nargs="*", metavar="GROUP", help="hold the tiers against controls; default: all that fit"
     )
     parser.add_argument(
@@ -54,13 +59,15 @@ def run(args: argparse.Namespace) -> int:
     """Compresses, then prints bytes and scores before and after; with controls or a report, those as well."""
     from ..compress.pipeline import compress
 
-    recipe = _recipe(args)
+    recipe, gpu = _recipe(args), _predicted_on(args)
     groups = _checked_groups(args, recipe)
     _check_compared(args)
     with ProgressLine() as progress:
         done = compress(args.model, args.out, recipe, progress, args.dry_run, _announce, not args.no_rival)
     if args.dry_run:
         _print_plan(args.recipe, done)
+        if gpu:
+            _print_decode(gpu, done)
         _print_control_plan(args.model, done, groups)
         return 0
     _print_result(done)
@@ -129,6 +136,35 @@ def _print_plan(recipe: str, done: "Compression") -> None:
     ratio = done.bytes_after / done.bytes_before
     sizes = f"{done.bytes_before:,} -> {done.bytes_after:,} bytes of weights ({ratio:.3f}x)"
     print(f"{recipe}: {sizes}; nothing written")
+
+
+def _predicted_on(args: argparse.Namespace) -> "Device | None":
+    """The GPU that --predict names. Raises SetupError for one whose constants nobody knows."""
+    from ..kernels.device_cost import device_named, shipped_devices
+
+    if args.predict and not args.dry_run:
+        raise SetupError(f"--predict {args.predict} says what a plan would take; add --dry-run")
+    found = device_named(args.predict) if args.predict else None
+    if args.predict and found is None:
+        raise SetupError(
+            f"--predict {args.predict}: constants are known of {', '.join(shipped_devices())} and of GPUs that "
+            "`moesaic tune` has measured; name one of them"
+        )
+    return found
+
+
+def _print_decode(gpu: "Device", done: "Compression") -> None:
+    """A token of one stream, full and at each tier."""
+    from ..models.device_time import step_seconds
+
+    before, after = done.specs
+    taken = [("original", 1.0, step_seconds(before, gpu, _ELEMENT, _CONTEXT))]
+    for name, share in {"full": 1.0, **done.recipe.tiers()}.items():
+        taken.append((name, share, step_seconds(after, gpu, _ELEMENT, _CONTEXT, share)))
+    shown = [[name, f"{share:.3f}", f"{each * 1e3:.3f} ms", f"{1 / each:,.0f}"] for name, share, each in taken]
+    print_table(["tier", "bytes read", "a token", "tokens/s"], shown)
+    how = "measured" if gpu.measured else "of its data sheet, not measured"
+    print(f"{gpu.name}, by constants that are {how}: one stream after {_CONTEXT} tokens, captured, without gaps")
 
 
 def _print_control_plan(model: str, done: "Compression", groups: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from . import (
     run,
     serve,
     token,
+    tune,
 )
 from .parser import Parser, commands_of, share_examples
 from .streams import drop_output, keep_streams
@@ -35,7 +36,7 @@ from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
     demo, run, compress, inspect, evaluate, export, embed, serve, token, generate, bench, retention, models,
-    import_gguf, reference, recipes, cache, doctor, completion,
+    import_gguf, reference, recipes, cache, tune, doctor, completion,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from ..models.errors import CheckpointError
 from ..models.files import check_new, require_space
 from ..models.progress import Progress
 from ..models.record import Record, StageRecord
+from ..models.spec import TransformerSpec
 from ..models.threads import choose_threads, torch_threads
 from .encoders import check_encoder_recipe, write_encoder
 from .identity import content_sha256
@@ -26,7 +27,7 @@ class Compression:
     """What came of a recipe. Bytes are of weights on disk; scores are empty on a dry run.
 
     tiers: the score at each tier of the result, by name. notices: what one must know of it before any figure.
-    tasks: by the recipe's tasks, the figures of the original and of each tier.
+    tasks: by the recipe's tasks, the figures of the original and of each tier. specs: of a dry run, before and after.
     """
 
     out: Path
@@ -38,6 +39,7 @@ class Compression:
     already_there: bool = False
     tiers: Mapping[str, Mapping[str, float | int]] = field(default_factory=dict)
     estimates: tuple[Estimate, ...] = ()
+    specs: tuple[TransformerSpec, ...] = ()
     notices: tuple[str, ...] = ()
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -73,8 +75,8 @@ def compress(
         if few:
             warnings.warn(few, FewTokensWarning, stacklevel=2)
         if dry_run:
-            planned = run.estimates[-1].bytes
-            return Compression(target, steps, source.weight_bytes, planned, {}, {}, estimates=run.estimates)
+            sizes, specs = (source.weight_bytes, run.estimates[-1].bytes), (source.spec, run.planned[-1])
+            return Compression(target, steps, *sizes, {}, {}, estimates=run.estimates, specs=specs)
         require_space(target, run.estimates[-1].bytes)
         run.check_disk()
         if not source.spec.causal:

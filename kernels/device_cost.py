@@ -148,7 +148,8 @@ def dense_seconds(product: Product, device: Device) -> float:
 
 def union_of(share: float, rows: int) -> float:
     """Of the bytes, what so many rows read together, as bench/results/cost/unions.json has it of graded inputs."""
-    return 1 - (1 - min(share, 1.0)) ** (max(rows, 1) ** _ALIKE)
+    choosing: float = max(rows, 1) ** _ALIKE
+    return 1 - float((1 - min(share, 1.0)) ** choosing)
 
 
 def bytes_per_instruction(form: Form, rows: int) -> float:
@@ -162,8 +163,12 @@ def device_named(name: str) -> Device | None:
     file = constants_file(name)
     if file.is_file():
         return read_device(name, json.loads(file.read_bytes()))
-    known = next((short for short in shipped_devices() if short.lower() in name.lower()), None)
-    return shipped_devices()[known] if known else None
+    return shipped_device(name)
+
+
+def shipped_device(name: str) -> Device | None:
+    """The constants of a data sheet for a device whose name holds that of a known one."""
+    return next((each for short, each in shipped_devices().items() if short.lower() in name.lower()), None)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The cost model of products on a GPU: every choice that it makes, over a grid, and the constants that it is made of."""
+"""The cost model of products on a GPU: every choice that it makes, over a grid, and the constants behind it."""
 
 import json
 from dataclasses import replace
@@ -6,8 +6,11 @@ from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
+import torch
 
+from moesaic.bench.gpu.random_models import random_model
 from moesaic.bench.published.figures import result
+from moesaic.engine.runner import ModelRunner
 from moesaic.kernels.device_cost import (
     FEW_ROWS,
     LAYOUTS,
@@ -29,6 +32,8 @@ from moesaic.kernels.device_cost import (
     work_of,
     written_device,
 )
+from moesaic.models.device_step import DeviceStep
+from moesaic.models.device_time import step_launches, step_seconds, step_work
 
 DEVICES = tuple(shipped_devices().values())
 SHAPES = ((768, 3072), (2048, 8192), (4096, 14336))
@@ -146,3 +151,20 @@ def test_constants_that_are_no_numbers_are_named() -> None:
     values = json.loads(written_device(DEVICES[0]))
     with pytest.raises(ValueError, match="T4: launch is 0, it must be a number above 0; run `moesaic tune` again"):
         read_device("T4", {**values, "launch": 0})
+
+
+@pytest.mark.parametrize("kind", ["dense", "int8", "graded"])
+@pytest.mark.parametrize("family", ["toy", "toy-opt"])
+def test_launches_of_a_step_are_those_that_its_program_makes(family: str, kind: str) -> None:
+    pytest.importorskip("triton")
+    model = random_model(family, kind, "cpu", torch.float32)
+    pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
+    around, layer = step_launches(model.spec)
+    assert DeviceStep(model, pages, 32).program.num_launches == around + layer * len(model.layers)
+
+
+def test_a_step_reads_less_at_a_tier_and_takes_no_more() -> None:
+    spec = random_model("toy", "graded", "cpu", torch.float32).spec
+    whole, tier = (step_work(spec, 2, 128, share) for share in (1.0, 0.5))
+    assert tier.bytes < whole.bytes and tier.launches == whole.launches
+    assert all(step_seconds(spec, each, 2, 128, 0.5) <= step_seconds(spec, each, 2, 128) for each in DEVICES)

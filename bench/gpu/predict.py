@@ -69,14 +69,10 @@ def predictions() -> Iterator[Predicted]:
         for kind, shares in SHARES.items():
             model = as_kind(spec, kind)
             for share in shares:
-                work, cost = (
-                    step_work(model, _ELEMENT, CONTEXT, share),
-                    token_cost(model, _ELEMENT, CONTEXT, (share, 1)),
-                )
-                by = {
-                    each.name: step_seconds(model, each, _ELEMENT, CONTEXT, share)
-                    for each in shipped_devices().values()
-                }
+                work = step_work(model, _ELEMENT, CONTEXT, share)
+                cost = token_cost(model, _ELEMENT, CONTEXT, (share, 1.0))
+                devices = shipped_devices().values()
+                by = {each.name: step_seconds(model, each, _ELEMENT, CONTEXT, share) for each in devices}
                 launches, layer = round(work.launches), step_launches(model)[1]
                 yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
