@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from ..kernels.paged_attention import BLOCK_TOKENS
 from ..models.checkpoint import Checkpoint, compute_dtype, dense_dtype, load_transformer, open_checkpoint
 from ..models.cost import governed_bytes, token_cost
-from ..models.devices import choose_device
+from ..models.devices import choose_device, memory_named
 from ..models.errors import SetupError
 from ..models.host_memory import large_pieces_given_back, memory_bytes
 from ..models.packing import pack_digits_
@@ -33,6 +34,7 @@ from .request import Limits, Load, Request, Row
 from .runner import ModelRunner
 from .threads import ThreadGovernor, is_crowded
 
+_WAY_OUT = "give --device cpu, or lower --kv-memory or --max-context"
 FREE_PART = 0.25  # of the free memory: on a CPU what blocks do not use is not taken, on a GPU others may want some
 
 
@@ -64,7 +66,7 @@ def build_engine(path: str, options: EngineOptions) -> BuiltEngine:
     Sets torch's number of threads, which is the process's: an engine process holds one model. Unless a number was
     asked for, it is changed between steps, by how busy the processors are with other programs.
     """
-    with large_pieces_given_back():
+    with large_pieces_given_back(), memory_named(f"loading {Path(path).name}", _WAY_OUT):
         return _built(path, options)
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import struct
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import torch
 import transformers
 from builders import edit_json, llama, opt
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models import checkpoint as checkpoint_module
+from moesaic.models.checkpoint import Checkpoint, load, load_transformer, open_checkpoint
 from moesaic.models.errors import CheckpointError, Unsupported
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.record import FORMAT
@@ -428,3 +432,17 @@ def test_an_int8_checkpoint_is_not_misread_by_transformers(int8_model: Path) -> 
     for auto in (transformers.AutoModelForCausalLM, transformers.LlamaForCausalLM):
         with pytest.raises(ValueError, match="quantization config"):
             auto.from_pretrained(int8_model)
+
+
+def test_weights_go_to_a_device_one_by_one_without_a_copy_of_the_model_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen, most = checkpoint_module.read_tensors, list[weakref.ref[Tensor]](), [0]
+
+    def watched(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in read(checkpoint):
+            seen.append(weakref.ref(tensor))
+            most[0] = max(most[0], sum(each() is not None for each in seen))
+            yield name, tensor
+
+    monkeypatch.setattr(checkpoint_module, "read_tensors", watched)
+    model = load_transformer(open_checkpoint("stories260k"), torch.device("meta"))  # a device that is not the host
+    assert model.norm.weight.is_meta and len(seen) > 40 and most[0] <= 3

@@ -132,6 +132,32 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["recipes", "show", "int8"]) == 0 and "quantize: {linears: int8}" in capsys.readouterr().out
 
 
+def test_tune_says_that_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["tune"]) == 2
+    assert (
+        "tune measures a GPU, and torch finds none on this machine; run it where there is one"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_plan_foretells_a_token_on_a_gpu_that_is_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(model), "out", "--dry-run", "--predict", "H200"]) == 0
+    shown = capsys.readouterr().out
+    assert "tokens/s" in shown and "H200, by constants that are of its data sheet, not measured" in shown
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [(["--predict", "H200"], "add --dry-run"), (["--dry-run", "--predict", "T4"], "known of H100, H200")],
+)
+def test_a_gpu_that_nothing_is_foretold_of_is_refused(
+    more: list[str], told: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compress", str(model), "out", *more]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_doctor_says_what_this_machine_offers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out

@@ -18,12 +18,14 @@ from moesaic.bench.clock import seconds_of
 from moesaic.bench.gpu.children import each_in_a_process
 from moesaic.bench.gpu.contest import points_of
 from moesaic.bench.gpu.end_to_end import forward
+from moesaic.bench.gpu.expert_backends import experts_of_transformers
+from moesaic.bench.gpu.operands import FFNWeights
 from moesaic.bench.gpu.peers import CONTESTANTS
 from moesaic.bench.gpu.random_models import KINDS, LOW, random_model
 from moesaic.bench.gpu.rows import Rows, figures
 from moesaic.bench.gpu.run import MAX_FILES, SECONDS, SECTIONS, Section, run_sections
 from moesaic.bench.gpu.section import Plan
-from moesaic.bench.gpu.sizes import GPU
+from moesaic.bench.gpu.sizes import GPU, Width
 from moesaic.bench.gpu.summary import summary
 from moesaic.engine.lockstep import Lockstep
 from moesaic.engine.runner import ModelRunner
@@ -211,6 +213,23 @@ def test_a_contestant_that_crashes_hangs_or_raises_takes_no_other_with_it(
     bad = {row["contestant"]: row["failed"] for row in rows if "failed" in row}
     assert bad["crashes"] == "ended with status -6" and bad["raises"] == "RuntimeError: no such kernel"
     assert bad["hangs"].startswith("did not end in") and len(bad) == 3
+
+
+@pytest.mark.parametrize("backend", ["batched_mm", "grouped_mm"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_expert_backends_of_transformers_compute_what_ours_do(backend: str, gated: bool) -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    width = Width(16, 64, 16, gated)
+    weights, x = FFNWeights.random(width, "cpu"), torch.randn(3, 16).bfloat16()
+    active = torch.tensor([[True, False, True, False], [False, True, True, False], [True, True, False, False]])
+    found, exact = experts_of_transformers(backend)(weights, width)(x, active), weights.exact(x, active)
+    assert (found.double() - exact).norm() < 0.03 * exact.norm()
+
+
+def test_a_backend_that_is_not_there_is_an_import_error() -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    with pytest.raises(ImportError, match="this transformers has no expert backend none_mm"):
+        experts_of_transformers("none_mm")(FFNWeights.random(Width(16, 64, 16, True), "cpu"), Width(16, 64, 16, True))
 
 
 def test_contestants_that_come_too_late_say_so(tmp_path: Path) -> None:

@@ -277,6 +277,15 @@ def test_the_device_is_chosen_from_the_machine() -> None:
     assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def test_a_device_without_room_for_a_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has ...")
+
+    monkeypatch.setattr("moesaic.engine.build.load_transformer", full)
+    with pytest.raises(SetupError, match="loading stories260k: the device has too little memory .*; give --device cpu"):
+        LLM("stories260k", EngineOptions(device="cpu"))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_half_precision_engine_starts_the_same_story(dtype: str) -> None:
     [answer] = LLM("stories260k", EngineOptions(dtype=dtype)).generate([""], temperature=0, max_new_tokens=12)

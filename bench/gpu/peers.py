@@ -25,6 +25,7 @@ from ...kernels.int8_linear import int8_linear
 from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn
 from ...kernels.planes.coarse import CoarseFit
 from ...kernels.route import route_scores, route_scores_torch, squareplus
+from .expert_backends import BATCHED_TOKENS, experts_of_transformers
 from .operands import FFNWeights, LinearWeights, activated
 from .sizes import Width
 
@@ -270,6 +271,15 @@ CONTESTANTS = (
     Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),
     Contestant(ROUTE, "route", BF16, 2, torch_route, False, 8),
     Contestant("route bf16", "route", BF16, 2, our_route, True),
+    Contestant(
+        "transformers batched_mm bf16",
+        "experts",
+        BF16,
+        2,
+        experts_of_transformers("batched_mm"),
+        most_tokens=BATCHED_TOKENS,
+    ),
+    Contestant("transformers grouped_mm bf16", "experts", BF16, 2, experts_of_transformers("grouped_mm"), False, 10),
     Contestant("torch int8pack bf16", "linear", BF16, 1, int8pack, False, 8),
     Contestant("torch int_mm bf16", "linear", BF16, 1, int_mm, False, 8),
     Contestant("bitsandbytes int8 bf16", "linear", BF16, 1, bitsandbytes),
