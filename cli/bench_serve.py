@@ -21,6 +21,7 @@ _TARGETS = """examples:
 
 servers:
   ./my-model, smollm2          a model, served here while it is measured
+  model.gguf                   the same by llama.cpp's own server, of the wheel xllamacpp
   grpc://HOST:PORT[/MODEL]     a server of moesaic
   http://HOST:PORT[/v1]        whatever has OpenAI's /v1/completions: moesaic, llama.cpp, vLLM; ?model=NAME of several
   before=grpc://HOST:PORT      under a name of your own

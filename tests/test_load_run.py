@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from moesaic.bench.load.door import LOST
 from moesaic.bench.load.drive import UNFINISHED, drive
 from moesaic.bench.load.figures import Limits
 from moesaic.bench.load.grpc_door import GrpcDoor
+from moesaic.bench.load.openai_door import OpenAIDoor
 from moesaic.bench.load.page import write_page
 from moesaic.bench.load.run import LoadPlan, notes, run_load
 from moesaic.bench.load.target import Target
@@ -133,6 +136,27 @@ def test_a_report_of_something_else_is_not_overwritten(timed: TimedServer, tmp_p
     run(plan(tmp_path, doors(timed)[0]))
     with pytest.raises(SetupError, match="is of something else"):
         run(plan(tmp_path, doors(timed)[0], seed=7))
+
+
+class OneAnswerALine(StreamRequestHandler):
+    """Answers one request, promises to stay, and hangs up."""
+
+    def handle(self) -> None:
+        length = 0
+        while line := self.rfile.readline().strip():
+            length = int(line.split()[1]) if line.lower().startswith(b"content-length") else length
+        self.rfile.read(length)
+        said = b'data: {"choices": [{"text": "a"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}\n\n'
+        self.wfile.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(said), said))
+
+
+def test_a_connection_that_was_closed_while_it_idled_is_no_failure() -> None:
+    with ThreadingTCPServer(("127.0.0.1", 0), OneAnswerALine) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with closing(OpenAIDoor("127.0.0.1", server.server_address[1], "/v1", "m")) as door:
+            records = drive(door, closed(1, 0.2, LENGTHS, {}, 0), str_prompt, 1.0).records
+        server.shutdown()
+    assert len(records) > 2 and all(record.ok for record in records)
 
 
 @pytest.mark.parametrize("place", ["grpc://127.0.0.1:1", "http://127.0.0.1:1/v1", "http://127.0.0.1:1?model=a"])

@@ -2,10 +2,9 @@
 
 import json
 import select
-import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any
 
 import h11
@@ -13,9 +12,7 @@ import h11
 from ...models.errors import AddressError
 from .arrivals import Asked
 from .door import LOST, OK, Came
-
-_READ_BYTES = 1 << 16
-_PATIENCE_SECONDS = 30.0
+from .http_line import Line
 
 
 class OpenAIDoor:
@@ -31,7 +28,7 @@ class OpenAIDoor:
             self._headers.append(("authorization", f"Bearer {token}"))
         self._poll = select.poll()
         self._open: dict[int, _Call] = {}  # by descriptor
-        self._idle: list[_Line] = []
+        self._idle: list[Line] = []
 
     def send(self, key: int, prompt: str, asked: Asked) -> None:
         """Asks for so many tokens, most likely ones."""
@@ -43,9 +40,11 @@ class OpenAIDoor:
             body["model"] = self._model
         if asked.tier:
             body["moesaic"] = {"tier": asked.tier}
-        line = self._idle.pop() if self._idle else _Line(self._place)
-        line.request("POST", f"{self._root}/completions", self._headers, json.dumps(body).encode())
-        self._open[line.descriptor] = _Call(key, line)
+        self._ask(key, json.dumps(body).encode(), self._idle.pop() if self._idle else Line(self._place))
+
+    def _ask(self, key: int, body: bytes, line: Line) -> None:
+        line.request("POST", f"{self._root}/completions", self._headers, body)
+        self._open[line.descriptor] = _Call(key, body, line)
         line.send()
         self._poll.register(line.descriptor, line.wanted)
 
@@ -59,7 +58,10 @@ class OpenAIDoor:
             for came in call.told():
                 if came.end:
                     self._over(descriptor, call)
-                yield came
+                if came.end == LOST and call.was_not_heard:
+                    self._ask(call.key, call.body, Line(self._place))
+                else:
+                    yield came
 
     def close(self) -> None:
         """Hangs up."""
@@ -75,76 +77,17 @@ class OpenAIDoor:
             call.line.close()
 
 
-class _Line:
-    """One connection, whose bytes h11 reads and writes; it neither waits to be connected nor for room to send."""
-
-    def __init__(self, place: tuple[str, int]) -> None:
-        try:
-            found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.socket(*found[:3])
-        except OSError as error:  # no more descriptors, perhaps
-            raise AddressError(f"{place[0]}:{place[1]} cannot be called: {error.strerror or error}") from None
-        self._socket.setblocking(False)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.connect_ex(found[4])
-        self._unsent = b""
-        self.descriptor = self._socket.fileno()
-        self._http = h11.Connection(h11.CLIENT)
-
-    def request(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> None:
-        """Sends it as soon as there is room."""
-        head = h11.Request(method=method, target=path, headers=[*headers, ("content-length", str(len(body)))])
-        parts = [self._http.send(head), self._http.send(h11.Data(data=body)), self._http.send(h11.EndOfMessage())]
-        self._unsent = b"".join(part for part in parts if part)
-
-    @property
-    def wanted(self) -> int:
-        """What to poll for."""
-        return select.POLLIN | (select.POLLOUT if self._unsent else 0)
-
-    def send(self) -> None:
-        """As much as there is room for; that nobody listens is heard when it is read."""
-        with suppress(OSError):
-            self._unsent = self._unsent[self._socket.send(self._unsent) :]
-
-    def wait(self) -> None:
-        """Until something can be sent or read, for a while at most."""
-        poll = select.poll()
-        poll.register(self.descriptor, self.wanted)
-        poll.poll(1000 * _PATIENCE_SECONDS)
-        self.send()
-
-    def events(self) -> Iterator[Any]:
-        """What has come: h11's events; LOST where the server hung up or spoke no HTTP."""
-        try:
-            self._http.receive_data(self._socket.recv(_READ_BYTES))
-            while not isinstance(event := self._http.next_event(), type(h11.NEED_DATA)):
-                yield LOST if isinstance(event, h11.ConnectionClosed) else event
-                if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                    return
-        except BlockingIOError:
-            return
-        except (OSError, h11.RemoteProtocolError):
-            yield LOST
-
-    def again(self) -> bool:
-        """Whether another request may go this way."""
-        try:
-            self._http.start_next_cycle()
-        except h11.LocalProtocolError:
-            return False
-        return True
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 class _Call:
     """One answer as it comes. Where the server does not count, each part that has text is one token."""
 
-    def __init__(self, key: int, line: _Line) -> None:
-        self.key, self.line = key, line
+    def __init__(self, key: int, body: bytes, line: Line) -> None:
+        self.key, self.body, self.line = key, body, line
         self._status, self._rest, self._failed, self._said = 0, b"", "", b""
+
+    @property
+    def was_not_heard(self) -> bool:
+        """It went to a connection that had been idle, and which the server may have closed before."""
+        return not self._status and self.line.num_requests > 1
 
     def told(self) -> Iterator[Came]:
         for event in self.line.events():
@@ -183,7 +126,7 @@ def models_at(host: str, port: int, root: str, token: str = "") -> list[str]:
     """The names of GET /models. Raises AddressError where that is not what answers."""
     headers = [("host", f"{host}:{port}")] + ([("authorization", f"Bearer {token}")] if token else [])
     body, whole = b"", False
-    with closing(_Line((host, port))) as line:
+    with closing(Line((host, port))) as line:
         line.request("GET", f"{root}/models", headers)
         while not whole:
             line.wait()

@@ -71,5 +71,6 @@ def made(report: Mapping[str, Any]) -> list[str]:
     """On what it was measured."""
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    places = ", ".join(f"{name}: {place}" for name, place in report["targets"].items())
-    return [f"{machine['device']}, {machine['processors']} processors; {versions}; commit {machine['commit']}", places]
+    whole = f"{machine['device']}, {machine['processors']} processors; {versions}; commit {machine['commit']}"
+    targets = report["targets"].items()
+    return [whole, *(" ".join([f"{name}: {each['place']}", each.get("about", "")]).strip() for name, each in targets)]

@@ -58,17 +58,19 @@ def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Pr
     report = _begun(plan) or {
         "kind": KIND, "command": plan.command, "plan": plan.key, "complete": False, "machine": machine(),
         "limits": {name: most for name, most in asdict(plan.limits).items() if most}, "seed": plan.seed,
-        "targets": {target.name: target.place for target in plan.targets}, "levels": [],
+        "targets": {target.name: {"place": target.place} for target in plan.targets}, "levels": [],
     }  # fmt: skip
     with ExitStack() as stack:
         doors = {each.name: stack.enter_context(opened(each, plan.token, plan.threads)) for each in plan.targets}
-        prompts = {name: _warmed(make, plan) for name, make in doors.items()}
+        for name, door in doors.items():
+            report["targets"][name]["about"] = door.about
+        prompts = {name: _warmed(door.make, plan) for name, door in doors.items()}
         gone: set[str] = set()
         todo = list(_left(plan, report))
         for done, (number, level, target) in enumerate(todo):
             progress("measurements", done, len(todo))
             if target.name not in gone:
-                found = _measured(doors[target.name], level, prompts[target.name], plan, number)
+                found = _measured(doors[target.name].make, level, prompts[target.name], plan, number)
                 gone |= set() if found["complete"] else {target.name}
                 _place(report, number, level)["results"][target.name] = found
                 _write(plan.out, report)

@@ -6,15 +6,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
+from ...models.bounds import PROCESSORS
 from ...models.errors import AddressError, SetupError
 from ...models.locate import locate
 from ..local_server import local_server
 from .door import Door
 from .grpc_door import GrpcDoor
+from .llama_server import LlamaServer
 from .openai_door import OpenAIDoor, models_at
 
 _FORMS = (
-    "grpc://HOST:PORT[/MODEL], http://HOST:PORT[/v1][?model=NAME] or a model to serve here, after NAME= if you like"
+    "grpc://HOST:PORT[/MODEL], http://HOST:PORT[/v1][?model=NAME] or what is served here, a model or a FILE.gguf by "
+    "llama.cpp; after NAME= if you like"
 )
 
 _PATIENCE_SECONDS = 10.0
@@ -39,15 +42,26 @@ class Target:
         return cls(name, place)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A target that can be reached. about: what it says of itself."""
+
+    make: Callable[[], Door]
+    about: str
+
+
 @contextmanager
-def opened(target: Target, token: str = "", threads: int | None = None) -> Iterator[Callable[[], Door]]:
-    """Makes doors to a target; a model that is no address is served until the block ends. Raises AddressError."""
+def opened(target: Target, token: str = "", threads: int | None = None) -> Iterator[Opened]:
+    """Reaches a target; what is no address is served until the block ends. Raises AddressError."""
     with ExitStack() as stack:
-        place = target.place
-        if "://" not in place:
+        place, about = target.place, ""
+        if place.endswith(".gguf"):
+            server = stack.enter_context(LlamaServer(place, threads or PROCESSORS))
+            place, about = f"http://{server.address}/v1", server.about
+        elif "://" not in place:
             options = [] if threads is None else ["--threads", str(threads)]
             place = "grpc://" + stack.enter_context(local_server({"model": locate(place)}, *options))
-        yield _maker(target, place, token)
+        yield Opened(_maker(target, place, token), about)
 
 
 def _maker(target: Target, place: str, token: str) -> Callable[[], Door]:
