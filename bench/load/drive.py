@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...models.errors import AddressError
+from ..energy import read_energy
 from ..server.measure import Generator
 from .arrivals import Asked, Level
 from .door import LOST, OK, Came, Door
@@ -46,6 +47,7 @@ class Driven:
     """What came of a level. gone: why the server was given up before the end; "" where it was not.
 
     stepped: seconds by which the machine's clock was set meanwhile; times here are those of the monotonic one.
+    joules: that this machine spent, where it counts them.
     """
 
     records: list[Record]
@@ -53,6 +55,7 @@ class Driven:
     generator: dict[str, object]
     gone: str = ""
     stepped: float = 0.0
+    joules: float | None = None
 
 
 def drive(door: Door, level: Level, prompts: Prompts, patience: float, first: int = 0) -> Driven:
@@ -70,7 +73,7 @@ class _Drive:
         self._texts = [] if level.users else [self._text(key, asked) for key, asked in enumerate(level.requests)]
 
     def run(self) -> Driven:
-        self._generator, wall = Generator(), time.time()
+        self._generator, wall, energy = Generator(), time.time(), read_energy()
         self._began = time.monotonic()
         if self._level.users:
             self._closed()
@@ -79,7 +82,8 @@ class _Drive:
         self._drain()
         seconds = time.monotonic() - self._began
         stepped = time.time() - wall - seconds
-        return Driven(self._records, seconds, self._generator.figures(), self._gone, round(stepped, 3))
+        joules = energy.until(read_energy())
+        return Driven(self._records, seconds, self._generator.figures(), self._gone, round(stepped, 3), joules)
 
     def _text(self, key: int, asked: Asked) -> str:
         return self._prompts(self._first + key, asked.prompt_tokens)

@@ -92,7 +92,7 @@ def figures(driven: Driven, limits: Limits) -> dict[str, Any]:
         "errors": dict(Counter(record.end for record in driven.records if not record.ok)),
         "tokens": sum(record.tokens for record in answered),
         "prompt_tokens": sum(record.prompt_tokens or 0 for record in answered),
-        "seconds": round(driven.seconds, 3), "generator": driven.generator,
+        "seconds": round(driven.seconds, 3), "generator": driven.generator, "joules": driven.joules,
     }  # fmt: skip
     found |= {name: figure.as_json() for name, figure in _rates(driven, answered, limits)}
     pooled = {name: Pooled([times(record) for record in answered]) for name, times in TIMES.items()}

@@ -12,6 +12,7 @@ from typing import Any
 from ...models.errors import SetupError
 from ...models.files import write_whole
 from ...models.progress import Progress
+from ..energy import NOT_MEASURED
 from .arrivals import Asked, Level
 from .door import OK, Door
 from .drive import drive
@@ -169,6 +170,8 @@ def notes(report: Report) -> Iterator[str]:
     for level in report["levels"]:
         for name, found in level["results"].items():
             yield from (f"{level['name']}, {name}: {said}" for said in _said(found))
+    if all(found["joules"] is None for level in report["levels"] for found in level["results"].values()):
+        yield f"energy: {NOT_MEASURED}"
     if not report["complete"]:
         yield "the report is not complete: the same command goes on with it"
 
@@ -178,6 +181,8 @@ def _said(found: dict[str, Any]) -> Iterator[str]:
         yield f"given up, {found['why']}"
     if found["errors"]:
         yield "not answered: " + ", ".join(f"{count} {why}" for why, count in found["errors"].items())
+    if found["joules"] is not None and found["tokens"]:
+        yield f"{found['joules'] / found['tokens']:.3g} J a token, of all that this machine spent meanwhile"
     if found["generator"]["was_the_limit"]:
         yield "the generator was itself the limit, so this says nothing of the server"
     if abs(found["clock_stepped_seconds"]) > 0.1:
