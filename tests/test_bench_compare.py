@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from load_records import driven, record
 from safetensors.torch import load_file, save_file
-from test_load_figures import driven, record
 
 from moesaic.bench.compare import Change, compared, read_report
 from moesaic.bench.figure import mean_of, ratio_of_rounds
