@@ -255,6 +255,7 @@ def torch_route(weights: RouterWeights) -> Call:
     return lambda x, _: route_scores_torch(x, first, second)
 
 
+BATCHED, GROUPED = (experts_of_transformers(name) for name in ("batched_mm", "grouped_mm"))
 CONTESTANTS = (
     Contestant(FFN, "ffn", BF16, 2, dense_ffn(BF16), False, 16),
     Contestant("expert_ffn bf16", "experts", BF16, 2, experts(BF16), True, 30),
@@ -271,15 +272,8 @@ CONTESTANTS = (
     Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),
     Contestant(ROUTE, "route", BF16, 2, torch_route, False, 8),
     Contestant("route bf16", "route", BF16, 2, our_route, True),
-    Contestant(
-        "transformers batched_mm bf16",
-        "experts",
-        BF16,
-        2,
-        experts_of_transformers("batched_mm"),
-        most_tokens=BATCHED_TOKENS,
-    ),
-    Contestant("transformers grouped_mm bf16", "experts", BF16, 2, experts_of_transformers("grouped_mm"), False, 10),
+    Contestant("transformers batched_mm bf16", "experts", BF16, 2, BATCHED, most_tokens=BATCHED_TOKENS),
+    Contestant("transformers grouped_mm bf16", "experts", BF16, 2, GROUPED),
     Contestant("torch int8pack bf16", "linear", BF16, 1, int8pack, False, 8),
     Contestant("torch int_mm bf16", "linear", BF16, 1, int_mm, False, 8),
     Contestant("bitsandbytes int8 bf16", "linear", BF16, 1, bitsandbytes),
