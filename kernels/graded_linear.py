@@ -14,7 +14,7 @@ kernels of graded/launches.py do for a few tokens. The rest of the world unpacks
 multiplies as integers where it can.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .device_cost import Layout, Product, choose_form
+from .digit_linear import DigitWeights, pack_digits
 from .graded.bytes import WHOLE_BITS, level_bits
 from .graded.digits import Digits, digits_of
 from .graded.digits import graded_levels as graded_levels  # callers find it here
@@ -43,15 +44,17 @@ _PLANES: frozenset[Layout] = frozenset({"planes"})
 
 @dataclass(frozen=True)
 class GradedWeights:
-    """packed: the only copy of the int8 weights [outputs, inputs]; scale: fp32 [outputs]; worth: fp32 [levels].
+    """packed: the int8 weights [outputs, inputs]; scale: fp32 [outputs]; worth: fp32 [levels].
 
-    bias: floating point [outputs] or None. Raises TypeError and ValueError for what does not fit together.
+    bias: floating point [outputs] or None. tiles: a second copy to be read whole at the full tier, on a GPU with room.
+    Raises TypeError and ValueError for what does not fit together.
     """
 
     packed: PackedGraded
     scale: Tensor
     worth: Tensor
     bias: Tensor | None = None
+    tiles: DigitWeights | None = None
 
     def __post_init__(self) -> None:
         outputs, levels = self.packed.outputs, (len(self.packed.planes),)
@@ -64,6 +67,10 @@ class GradedWeights:
     def layer(self) -> Layer:
         """The addresses of all of it, for the C++: valid as long as this object lives."""
         return layer_of(self.packed, *self.vectors)
+
+    def with_tiles(self) -> "GradedWeights":
+        """The same with a second copy."""
+        return replace(self, tiles=pack_digits(self.packed.unpacked(), self.scale.detach(), self.bias))
 
     @cached_property
     def vectors(self) -> tuple[Tensor, Tensor, Tensor | None]:

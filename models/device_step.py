@@ -15,7 +15,7 @@ from ..kernels.paged_attention import KVPages, PagedTokens
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .linear import Graded
-from .packing import pack_digits_
+from .packing import pack_digits_, tile_graded_, tiles_fit
 from .transformer import Transformer
 from .walk import NoProgramError, note, turns_of, unwritten, write_step
 
@@ -30,6 +30,8 @@ class DeviceStep:
     def __init__(self, model: Transformer, pages: Sequence[KVPages], longest: int) -> None:
         _check(model)
         pack_digits_(model)
+        if tiles_fit(model):
+            tile_graded_(model)
         device = model.norm.weight.device
         self._model = model
         turns = turns_of(model, longest) if model.spec.rope else None
@@ -57,7 +59,7 @@ class DeviceStep:
         else:
             places.thresholds[:rows].zero_()
         program.x[:rows].copy_(model.looked_up(ids, tokens.positions.long()))
-        found = program.run(rows)
+        found = program.run(rows, whole=not asks)
         if compute is not None and asks:
             note(compute, self._prices, places.counted(rows, len(self._prices)))
         return soft_capped(found.clone(), model.spec.logit_soft_cap)

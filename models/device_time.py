@@ -11,19 +11,19 @@ _LINEARS = 4  # of a layer that stand alone: query, key and value are one, gate 
 _ATTEND, _MEASURE, _ACTIVATE = 1, 1, 1
 
 
-def step_form(spec: TransformerSpec) -> Form:
-    """What most of the linears of a decode step are."""
-    if spec.is_graded:
-        return "planes"
-    return "dense" if spec.layers[0].ffn.up == DENSE else "digits"
+def step_form(spec: TransformerSpec, share: float) -> Form:
+    """What the linears of a decode step are: graded ones of which all is read are read as tiles."""
+    if spec.layers[0].ffn.up == DENSE and not spec.is_graded:
+        return "dense"
+    return "planes" if spec.is_graded and share < 1 else "digits"
 
 
-def step_launches(spec: TransformerSpec) -> tuple[int, int]:
+def step_launches(spec: TransformerSpec, share: float = 1.0) -> tuple[int, int]:
     """Around the layers and in each of them, as kernels/decode/join.py joins them."""
-    form = step_form(spec)
-    linears, measured = _LINEARS * _LAUNCHES[form], 2 * _MEASURE * (spec.norm == "layer" and form != "dense")
-    layer = linears + _ATTEND + measured + _ACTIVATE * (form == "dense")
-    return _LAUNCHES[form] + _MEASURE * (form != "dense"), layer
+    form = step_form(spec, share)
+    measured = 2 * _MEASURE * (spec.norm == "layer" or spec.is_graded)
+    more = _ACTIVATE if form == "dense" else measured
+    return _LAUNCHES[form] + _MEASURE * (form != "dense"), _LINEARS * _LAUNCHES[form] + _ATTEND + more
 
 
 def step_work(spec: TransformerSpec, element: int, context: int, share: float = 1.0) -> Work:
@@ -31,7 +31,7 @@ def step_work(spec: TransformerSpec, element: int, context: int, share: float = 
 
     element: bytes of a weight that is no int8, of a key and of a value.
     """
-    form, (around, layer) = step_form(spec), step_launches(spec)
+    form, (around, layer) = step_form(spec, share), step_launches(spec, share)
     cost = token_cost(spec, element, context, (share, 1.0))
     read = governed_bytes(spec, element) * share
     issued = 0.0 if form == "dense" else read / bytes_per_instruction(form, 1)

@@ -160,6 +160,8 @@ class Graded(TensorModule):
             return int8_linear(x, self.int8_rows(), self.weight_scale, self.bias)
         flat, tokens = x.flatten(0, -2), x.shape[-2] if x.dim() > 2 else 1
         if compute is None or compute.thresholds is None or compute.asked.all_full:
+            if self.held.tiles is not None:
+                return digit_linear(x, self.held.tiles)
             every = torch.zeros(len(flat), device=x.device)
             return graded_linear(flat, self.held, every).y.view(*x.shape[:-1], -1)
         asked = compute.thresholds if rows is None else compute.thresholds[rows]

@@ -3,13 +3,15 @@
 The single ones stay, as views of the packed weight: no memory is spent and no name changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from .ffn.dense import FFN
 from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
+
+_TILES_PART = 0.25
 
 
 def pack_(model: Transformer) -> None:
@@ -38,6 +40,32 @@ def pack_digits_(model: Transformer) -> None:
     for module in model.modules():
         if type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module.digits is None:
             module.pack_digits()
+
+
+def tile_graded_(model: Transformer) -> None:
+    """Gives graded linears a second copy, read whole at the full tier."""
+    for linear in _graded_wholes(model):
+        if linear.held is not None and linear.held.tiles is None:
+            linear.held = linear.held.with_tiles()
+
+
+def tiles_fit(model: Transformer) -> bool:
+    """Whether the second copy takes a part of a GPU's free memory that others will not miss."""
+    device = model.norm.weight.device
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return True
+    size = sum(each.held.packed.num_bytes for each in _graded_wholes(model) if each.held is not None)
+    return size <= _TILES_PART * torch.cuda.mem_get_info(device)[0]
+
+
+def _graded_wholes(model: Transformer) -> Iterator[Graded]:
+    """All that are multiplied with: groups, and those in none."""
+    for module in model.modules():
+        packed = module.packed if isinstance(module, Attention | FFN) else None
+        if packed and isinstance(packed[0], Graded):
+            yield packed[0]
+        if isinstance(module, Graded) and not module.is_part:
+            yield module
 
 
 def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:

@@ -159,12 +159,14 @@ def test_launches_of_a_step_are_those_that_its_program_makes(family: str, kind: 
     pytest.importorskip("triton")
     model = random_model(family, kind, "cpu", torch.float32)
     pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
-    around, layer = step_launches(model.spec)
-    assert DeviceStep(model, pages, 32).program.num_launches == around + layer * len(model.layers)
+    program = DeviceStep(model, pages, 32).program
+    for share, launches in ((1.0, program.whole), (0.5, program.launches)):
+        around, layer = step_launches(model.spec, share if kind == "graded" else 1.0)
+        assert sum(each.count for each in launches) == around + layer * len(model.layers)
 
 
-def test_a_step_reads_less_at_a_tier_and_takes_no_more() -> None:
+def test_a_step_reads_less_at_a_lower_tier_and_takes_no_more() -> None:
     spec = random_model("toy", "graded", "cpu", torch.float32).spec
     whole, tier = (step_work(spec, 2, 128, share) for share in (1.0, 0.5))
-    assert tier.bytes < whole.bytes and tier.launches == whole.launches
-    assert all(step_seconds(spec, each, 2, 128, 0.5) <= step_seconds(spec, each, 2, 128) for each in DEVICES)
+    assert tier.bytes < whole.bytes and tier.launches > whole.launches
+    assert all(step_seconds(spec, each, 2, 128, 0.5) <= step_seconds(spec, each, 2, 128, 0.9) for each in DEVICES)

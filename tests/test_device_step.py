@@ -110,6 +110,17 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float,
         assert by_step(runner, step, spans(point, (row,)))[0].equal(together[row : row + 1])
 
 
+def test_rows_that_are_all_full_read_graded_weights_as_tiles_with_the_same_bits(device: str) -> None:
+    runner = filled("graded", "even", device)
+    program = step_of(runner).program
+    assert "graded" not in [each.name for each in program.whole]
+    program.x[:2].copy_(torch.randn(2, program.x.shape[1], generator=torch.Generator().manual_seed(0)))
+    before = program.x[:2].clone()
+    by_tiles = program.run(2, whole=True).clone()
+    program.x[:2].copy_(before)
+    assert program.run(2).equal(by_tiles)
+
+
 def test_rows_of_several_tiers_share_a_step(device: str) -> None:
     runner = filled("graded", "even", device)
     step = step_of(runner)
@@ -137,7 +148,7 @@ def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
     [
         ("int8", "even", ["digits", "attend", "digits", "digits", "digits"]),
         ("int8", "odd", ["digits", "attend", "digits", "digits", "activate", "digits"]),
-        ("graded", "even", ["graded", "attend", "graded", "graded", "activate", "graded"]),
+        ("graded", "even", ["graded", "attend", "graded", "measure", "graded", "activate", "graded", "measure"]),
     ],
 )
 def test_a_layer_is_a_few_launches(kind: str, shape: str, names: list[str], device: str) -> None:

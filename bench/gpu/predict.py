@@ -73,7 +73,7 @@ def predictions() -> Iterator[Predicted]:
                 cost = token_cost(model, _ELEMENT, CONTEXT, (share, 1.0))
                 devices = shipped_devices().values()
                 by = {each.name: step_seconds(model, each, _ELEMENT, CONTEXT, share) for each in devices}
-                launches, layer = round(work.launches), step_launches(model)[1]
+                launches, layer = round(work.launches), step_launches(model, share)[1]
                 yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
 

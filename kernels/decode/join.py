@@ -38,15 +38,16 @@ class Launch:
     call: Callable[[int], None]
 
 
-def joined(instructions: Sequence[Instruction], buffers: Buffers) -> Sequence[Launch]:
-    """What a step launches, in order."""
-    return _Joiner(buffers, instructions).launches
+def joined(instructions: Sequence[Instruction], buffers: Buffers, whole: bool = False) -> Sequence[Launch]:
+    """What a step launches, in order. whole: all rows are full, for which graded linears take the tiles they have."""
+    return _Joiner(buffers, instructions, whole).launches
 
 
 class _Joiner:
     """The walk that turns instructions into launches."""
 
-    def __init__(self, buffers: Buffers, instructions: Sequence[Instruction]) -> None:
+    def __init__(self, buffers: Buffers, instructions: Sequence[Instruction], whole: bool) -> None:
+        self._whole = whole
         self.launches: list[Launch] = []
         self._buffers = buffers
         self._source: dict[int, tuple[View, RowNorm | None]] = {}  # what a place stands for that nobody fills
@@ -82,7 +83,9 @@ class _Joiner:
     def _linear(self, linear: Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, Add) and then.source == linear.target else None
         act = then if isinstance(then, Activate) and _is_of(then, linear) else None
-        if isinstance(linear.weights, GradedWeights):
+        if isinstance(linear.weights, GradedWeights) and linear.weights.tiles and self._whole:
+            self._digits(linear, linear.weights.tiles, add or act, after)
+        elif isinstance(linear.weights, GradedWeights):
             self._graded(linear, linear.weights, add or act, after)
         elif isinstance(linear.weights, DigitWeights):
             self._digits(linear, linear.weights, add or act, after)
@@ -124,7 +127,7 @@ class _Joiner:
         if isinstance(then, Activate):
             gated = then.gate is not None
             return replace(target, activation=then.activation, gated=gated, largest=self._buffers.room(parts))
-        if isinstance(then, Add) and isinstance(after, Norm) and _is_told(then, after):
+        if isinstance(then, Add) and isinstance(after, Norm) and _is_told(then, after) and not _is_twofold(linear):
             return replace(
                 target, largest=self._buffers.room(parts), squares=self._buffers.room(parts), weights=after.norm.weight
             )
@@ -235,6 +238,11 @@ def _is_told(add: Add, norm: Norm) -> bool:
     return norm.source == add.target and norm.norm.kind == RMS
 
 
+def _is_twofold(linear: Linear) -> bool:
+    """Whether it is read whole or by planes, whose parts of a row add up in another order."""
+    return isinstance(linear.weights, GradedWeights) and linear.weights.tiles is not None
+
+
 def _is_of(act: Activate, linear: Linear) -> bool:
     """Whether it takes what one linear gives: all of it, or a gate and behind it as much that it multiplies."""
     target = linear.target
@@ -244,12 +252,20 @@ def _is_of(act: Activate, linear: Linear) -> bool:
     return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % whole == 0
 
 
+def _tiles_of(linear: Linear) -> DigitWeights | None:
+    weights = linear.weights
+    if isinstance(weights, GradedWeights):
+        return weights.tiles
+    return weights if isinstance(weights, DigitWeights) else None
+
+
 def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
     """Room for the products of any of these linears, for any number of rows."""
     sizes = [(1, 1, 1)]
     for each in instructions:
-        if isinstance(each, Linear) and isinstance(each.weights, DigitWeights):
-            tiles = each.weights.tiles
+        digits = _tiles_of(each) if isinstance(each, Linear) else None
+        if digits is not None:
+            tiles = digits.tiles
             counts = {rows_of(n) for n in range(1, buffers.rows + 1)}
             sizes += [scratch_sizes(n, tiles, gated) for n in counts for gated in (False, True)]
     return Scratch.of(buffers.device, *(max(column) for column in zip(*sizes, strict=True)))

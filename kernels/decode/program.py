@@ -38,6 +38,7 @@ class DecodeProgram:
         self._instructions: list[Instruction] = []
         self._turned: dict[int, tuple[int, int]] = {}
         self.launches: Sequence[Launch] = ()
+        self.whole: Sequence[Launch] = ()  # of a step whose rows are all at the full tier
         self.input = self.output = self.place(width)
 
     @property
@@ -93,14 +94,20 @@ class DecodeProgram:
     def join(self) -> None:
         """Makes launches of what was written, with their buffers."""
         self.launches = joined(self._instructions, self.buffers)
+        self.whole = joined(self._instructions, self.buffers, whole=True) if self._is_twofold else self.launches
+
+    @property
+    def _is_twofold(self) -> bool:
+        linears = [each.weights for each in self._instructions if isinstance(each, Linear)]
+        return any(isinstance(each, GradedWeights) and each.tiles is not None for each in linears)
 
     @property
     def num_launches(self) -> int:
         """Of kernels, in a step."""
         return sum(each.count for each in self.launches)
 
-    def run(self, rows: int) -> Tensor:
-        """fp32 [rows, outputs] of the first rows, in a buffer of this program."""
-        for launch in self.launches:
+    def run(self, rows: int, whole: bool = False) -> Tensor:
+        """fp32 [rows, outputs] of the first rows, in a buffer of this program. whole: all at the full tier."""
+        for launch in self.whole if whole else self.launches:
             launch.call(rows)
         return self.buffers.at(self.output)[:rows]
