@@ -100,11 +100,14 @@ def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]
 
 
 def _check_compared(args: argparse.Namespace) -> None:
-    """Refuses reports and controls of an encoder, before any work: they compare what models continue."""
+    """Refuses reports, controls and predictions of an encoder, before any work: they are of what models continue."""
     from ..models.checkpoint import open_checkpoint
 
-    if (args.report or args.controls is not None) and not open_checkpoint(args.model).spec.causal:
-        raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
+    if not (args.report or args.controls is not None or args.predict) or open_checkpoint(args.model).spec.causal:
+        return
+    if args.predict:
+        raise SetupError(f"--predict {args.predict} foretells new tokens, which an encoder makes none of; leave it out")
+    raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
 
 
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
