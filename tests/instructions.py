@@ -39,9 +39,9 @@ def _dp4a(a: Words, b: Words, c: Words) -> Words:
     return np.asarray(c + products.sum(-1)).astype(np.int32)
 
 
-def _dp2a(half: int) -> Callable[..., Words]:
+def _dp2a(half: int, kind: type = np.uint8) -> Callable[..., Words]:
     def dot(a: Words, b: Words, c: Words) -> Words:
-        some = _bytes(b, np.uint8)[..., 2 * half : 2 * half + 2]
+        some = _bytes(b, kind)[..., 2 * half : 2 * half + 2]
         products: NDArray[np.int64] = _bytes(a, np.int16) * some
         return np.asarray(c + products.sum(-1)).astype(np.int32)
 
@@ -71,6 +71,8 @@ _INSTRUCTIONS: dict[str, Callable[..., Words]] = {
     "dp4a.u32.s32": _dp4a,
     "dp2a.lo.s32.u32": _dp2a(0),
     "dp2a.hi.s32.u32": _dp2a(1),
+    "dp2a.lo.s32.s32": _dp2a(0, np.int8),
+    "dp2a.hi.s32.s32": _dp2a(1, np.int8),
     "prmt.b32": _prmt,
     "lop3.b32": _lop3,
 }

@@ -1,0 +1,77 @@
+"""What the launches of one bit-plane FFN tell each other: room for the most rows and the widest layer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..jit import cdiv
+
+MOST_ROWS = 8
+SLICE = 128  # outputs of a program of down
+SPLIT_LINE = 8  # neurons of a split come in whole lines of so many
+_PROGRAMS = 1024  # that keep a GPU's memory busy
+_MOST_SPLITS = 64
+_BEYOND = 2048  # bytes of zeros behind a row of activations: the most that a turn of a loop reads too far
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Launches of one stream may share it, layer after layer.
+
+    digits: int8 [rows, hidden and more], scale: fp32 [rows], NaN where a row is no number, total: int32 [rows], of
+    its digits. lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order;
+    lengths: int32 [2]. fine: int32 [width], a bit for each row that refines it; dots: int32 [2, rows, width], of high
+    bits; h: fp32 [rows, width], 0 where not computed; largest: int32 [rows], the bits of max |h|. pairs: int32
+    [splits, rows, ..], h in fixed point. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are
+    the counters, int32 [slices].
+    """
+
+    digits: Tensor
+    scale: Tensor
+    total: Tensor
+    lists: Tensor
+    lengths: Tensor
+    fine: Tensor
+    dots: Tensor
+    h: Tensor
+    largest: Tensor
+    pairs: Tensor
+    sums: Tensor
+    counters: Tensor
+
+    @classmethod
+    def of(cls, device: torch.device, hidden: int, width: int) -> "Scratch":
+        def integers(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.int32, device=device)
+
+        rows, slices = MOST_ROWS, cdiv(hidden, SLICE)
+        return cls(
+            digits=torch.zeros(rows, stride_of(hidden), dtype=torch.int8, device=device),
+            scale=torch.zeros(rows, device=device),
+            total=integers(rows),
+            lists=integers(2, width + 1),  # a pair may end behind the last one
+            lengths=integers(2),
+            fine=integers(width),
+            dots=integers(2, rows, width),
+            h=torch.zeros(rows, width, device=device),
+            largest=integers(rows),
+            pairs=integers(splits_of(hidden, width), rows, share_of(hidden, width) // 2),
+            sums=torch.zeros(rows, 4, slices * SLICE // 4, dtype=torch.int64, device=device),
+            counters=integers(slices),
+        )
+
+
+def stride_of(hidden: int) -> int:
+    """Bytes from one row's digits to the next."""
+    return cdiv(hidden, 64) * 64 + _BEYOND
+
+
+def splits_of(hidden: int, width: int) -> int:
+    """Programs that share the listed rows of down of a slice."""
+    return max(1, min(_MOST_SPLITS, cdiv(_PROGRAMS, cdiv(hidden, SLICE)), width // SPLIT_LINE))
+
+
+def share_of(hidden: int, width: int) -> int:
+    """The most neurons of a split, in whole lines."""
+    return cdiv(cdiv(width, splits_of(hidden, width)), SPLIT_LINE) * SPLIT_LINE
