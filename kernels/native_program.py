@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from .digit_linear import DigitWeights
+from .expert_weights import ExpertWeights
 from .graded_linear import GradedWeights
-from .instructions import Counted, View
+from .instructions import Among, Counted, Points, View
 from .native import Native
 from .native_expert_ffn import CODES
 from .paged_attention import KVPages, PagedTokens
+from .plane_ffn import PlaneWeights
 from .planes.native import PLANE_ISAS, plane_isa
 from .weighing import PLAIN, Weighing
 
@@ -100,6 +102,26 @@ class Program:
         operands = [weight.detach(), None if bias is None else _fp32(bias)]
         self._add("dense", source, target, sizes=(inputs, outputs, WEIGHT_KINDS[weight.dtype]), operands=operands)
 
+    def among(self, rows: Among) -> None:
+        raise NotImplementedError("there is no instruction for FFNs that choose neurons")
+
+    def plane_ffn(
+        self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
+    ) -> None:
+        raise NotImplementedError("there is no instruction for FFNs that choose neurons")
+
+    def expert_ffn(
+        self,
+        source: View,
+        target: View,
+        weights: ExpertWeights,
+        router: tuple[Tensor, Tensor],
+        tile: int,
+        activation: str,
+        points: Points,
+    ) -> None:
+        raise NotImplementedError("there is no instruction for FFNs that choose neurons")
+
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
         self._add("rotate", target, target, sizes=(target.width // size, size, turned, table))
@@ -161,7 +183,8 @@ class Program:
         rows, scored = len(x), len(kept)
         found = x.new_empty(scored, self.output.width)
         places = self._places(x, found)
-        counted = Counted(torch.zeros(self.num_prices, rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64))
+        sizes = (self.num_prices, rows), (rows,), (0, 2, rows)
+        counted = Counted(*(torch.zeros(size, dtype=torch.int64) for size in sizes))
         work = torch.empty(2, rows, dtype=torch.int64), torch.empty(scored)
         cosine, sine = turn or (None, None)
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))

@@ -21,7 +21,7 @@ from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, Tensor
 from .packing import pack_digits_
 from .spec import TransformerSpec
 from .transformer import Layer, Norm, Transformer
-from .walk import NoProgramError, note, turns_of, unwritten, write_step
+from .walk import NoProgramError, chooses_neurons, note, turns_of, unwritten, write_step
 
 _POSITIONS = 256  # for which turns are made at first
 
@@ -81,6 +81,8 @@ def gap(spec: TransformerSpec) -> str:
     """
     if missing := unwritten(spec):
         return missing
+    if chooses_neurons(spec):
+        return "its FFNs choose neurons"
     for layer in spec.layers:
         if padded_size(layer.attention.head_size) > MOST_SIZE:
             return f"its heads have {layer.attention.head_size} values, and the most is {MOST_SIZE}"
