@@ -16,7 +16,7 @@ from ..kernels.paged_attention import KVPages
 from .compute import Compute, Prices
 from .ffn.dense import FFN
 from .ffn.planes import PlaneFFN
-from .ffn.routed import NormRouter, RoutedFFN
+from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
 from .rope import rotation
@@ -157,10 +157,9 @@ class _Walk:
             self._dense(ffn, source, target)
 
     def _routed(self, ffn: RoutedFFN, source: View, target: View) -> None:
-        if ffn.weights is not None and isinstance(ffn.router, NormRouter):
-            router = ffn.router.first.weight, ffn.router.second.weight
+        if ffn.weights is not None and ffn.matrices is not None:
             points = self._points(ffn)
-            self._program.expert_ffn(source, target, ffn.weights, router, ffn.tile, ffn.activation_name, points)
+            self._program.expert_ffn(source, target, ffn.weights, ffn.matrices, ffn.tile, ffn.activation_name, points)
 
     def _points(self, ffn: SparseFFN) -> Points:
         return Points(ffn.thresholds, ffn.compensation, _row_of(ffn.prices, self.prices.units))
