@@ -130,7 +130,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.moesaic_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag, flag]
     library.moesaic_linear.restype = None
-    library.moesaic_expert_ffn.argtypes = [*[pointer] * 12, *[size] * 5, flag, flag, flag]
+    library.moesaic_expert_ffn.argtypes = [*[pointer] * 4, size, size, flag]
     library.moesaic_expert_ffn.restype = None
     library.moesaic_rows.argtypes = [*[pointer] * 3, *[size] * 4, flag, flag, flag]
     library.moesaic_rows.restype = None

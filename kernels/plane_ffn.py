@@ -26,7 +26,7 @@ from .native import Native, native
 from .planes.bytes import WHOLE_BITS
 from .planes.choice import NeuronScores
 from .planes.coarse import CoarseFit, foresee
-from .planes.layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
+from .planes.layout import PackedPlanes, can_pack, pack_planes
 from .planes.native import PLANE_ISAS, plane_ffn_native, plane_isa
 
 _SCORED_TOKENS = 512  # at a time, whose products stay in a cache
@@ -122,7 +122,7 @@ def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeig
     It costs the int8 weights once more: beside the two orders, the full tier keeps the rows that its linears read.
     """
     library: Native | None = native() if weights.up.is_cpu else None
-    fits = tile == 1 and bits in PACKED_BITS and weights.up.shape[1] <= MAX_HIDDEN
+    fits = tile == 1 and can_pack(bits, weights.up.shape[1])
     if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
         return weights
     scored = _scored(weights)

@@ -17,7 +17,7 @@ from .compute import Compute
 from .linear import Graded
 from .packing import pack_digits_
 from .transformer import Transformer
-from .walk import NoProgramError, note, turns_of, unwritten, write_step
+from .walk import NoProgramError, chooses_neurons, note, turns_of, unwritten, write_step
 
 
 class DeviceStep:
@@ -59,7 +59,7 @@ class DeviceStep:
         program.x[:rows].copy_(model.looked_up(ids, tokens.positions.long()))
         found = program.run(rows)
         if compute is not None and asks:
-            note(compute, self._prices, places.counted(rows, len(self._prices)))
+            note(compute, self._prices, places.counted(rows, len(self._prices.bits)))
         return soft_capped(found.clone(), model.spec.logit_soft_cap)
 
 
@@ -69,6 +69,8 @@ def _check(model: Transformer) -> None:
         raise NoProgramError("triton is not installed")
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
+    if chooses_neurons(model.spec):
+        raise NoProgramError("its FFNs choose neurons")
     for name, linear in model.named_modules():
         if isinstance(linear, Graded) and (linear.held is None or not takes(linear.held.packed, 1)):
             raise NoProgramError(f"there is no kernel for the planes of {name}")

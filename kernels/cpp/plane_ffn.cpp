@@ -2,6 +2,7 @@
 //
 // The high planes of 16 neurons (a group) lie side by side and are read from end to end; a lane of a sum is a neuron.
 // The low planes of a neuron and its row of down are read where they are needed, each in one piece.
+#include "abi.h"
 #include "activation.h"
 #include "parallel.h"
 #include "plane_isa.h"

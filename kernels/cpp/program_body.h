@@ -52,3 +52,8 @@ TARGET static void rotate_row(float* x, const float* cosine, const float* sine, 
 TARGET static void add_row(const float* from, int64_t width, float* to) {
   for (int64_t k = 0; k < width; ++k) to[k] += from[k];
 }
+
+// to += what lies `part` of the way from one row to the next.
+TARGET static void add_between(const float* from, const float* next, float part, int64_t width, float* to) {
+  for (int64_t k = 0; k < width; ++k) to[k] += from[k] + part * (next[k] - from[k]);
+}

@@ -55,4 +55,4 @@ class Buffers:
             bits[linear.price] += of_linear
             if linear.neurons:
                 neurons += read
-        return Counted(bits, neurons)
+        return Counted(bits, neurons, bits.new_zeros(0, 2, rows))

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..digit_linear import DigitWeights
 from ..digit_triton import MOST_TOKENS
+from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import View
+from ..instructions import Among, Points, View
 from ..paged_attention import KVPages
+from ..plane_ffn import PlaneWeights
 from ..rows import LAYER, RMS, RowNorm
 from ..weighing import PLAIN, Weighing
 from .buffers import Buffers
@@ -66,6 +68,26 @@ class DecodeProgram:
     def dense_linear(self, source: View, target: View, weight: Tensor, bias: Tensor | None) -> None:
         offset = None if bias is None else bias.detach().to(weight.dtype)
         self._write(Linear(source, target, (weight.detach(), offset)))
+
+    def among(self, rows: Among) -> None:
+        raise NotImplementedError("there is no launch for FFNs that choose neurons")
+
+    def plane_ffn(
+        self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
+    ) -> None:
+        raise NotImplementedError("there is no launch for FFNs that choose neurons")
+
+    def expert_ffn(
+        self,
+        source: View,
+        target: View,
+        weights: ExpertWeights,
+        router: tuple[Tensor, Tensor],
+        tile: int,
+        activation: str,
+        points: Points,
+    ) -> None:
+        raise NotImplementedError("there is no launch for FFNs that choose neurons")
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next

@@ -92,6 +92,11 @@ class PackedPlanes:
         )
 
 
+def can_pack(bits: int, hidden: int) -> bool:
+    """Whether planes have a packed form where so many bits of so many inputs route."""
+    return bits in PACKED_BITS and hidden <= MAX_HIDDEN
+
+
 def pack_planes(
     scored: Sequence[tuple[Tensor, Tensor, Tensor | None]],
     down: tuple[Tensor, Tensor, Tensor | None],
@@ -106,7 +111,7 @@ def pack_planes(
     """
     matrix, down_scale, down_bias = down
     hidden, width = matrix.shape
-    if bits not in PACKED_BITS or hidden > MAX_HIDDEN:
+    if not can_pack(bits, hidden):
         raise ValueError(
             f"planes are packed for {PACKED_BITS[0]} to {PACKED_BITS[-1]} bits and up to {MAX_HIDDEN} inputs, "
             f"these have {bits} bits and {hidden} inputs; leave `packed` away and torch computes them"
