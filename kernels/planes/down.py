@@ -19,9 +19,9 @@ from ..rows import Target, fixed_point, power_of_two, step_of
 from ..words import dot_pairs, side_by_side
 from .asked import Asked, between
 from .layout import PackedPlanes
-from .scratch import MOST_ROWS, SLICE, SPLIT_LINE, Scratch, splits_of
+from .scratch import MOST_ROWS, SLICE, Scratch, splits_of
 
-_ROWS, _LINE = constant(MOST_ROWS), constant(SPLIT_LINE)
+_ROWS = constant(MOST_ROWS)
 _PAIRS = constant(4)  # of neurons side by side
 _WORDS, _BLOCKS = constant(SLICE // 4), constant(SLICE // 32)
 _PIECE = constant(64)  # neurons whose numbers are made at a time
@@ -31,26 +31,27 @@ REGISTERS = 255  # of a thread
 
 def unrolled_of(rows: int) -> int:
     """How many times four pairs are read side by side."""
-    return 4 if rows <= 2 else 2 if rows <= 4 else 1
+    return 4 if rows <= 2 else 2
 
 
 @jit
 def _down_kernel(
-    y, largest_y, squares_y, weights_y, counters, sums, pairs,  # as in Target and Scratch, pairs by 16 bits
+    y, largest_y, squares_y, weights_y, counters, sums, pairs, places,  # as in Target and Scratch, pairs by 16 bits
     lists, lengths, h, largest_h, size,  # as in Scratch, size its scale
     down, scale, bias, constants, tiers, shares,  # as in PackedPlanes, down as words; as in Asked
-    stride_y, room, pair_room, lines, outputs, last_tier, tokens,
+    stride_y, room, lines, outputs, last_tier, tokens,
     ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr,
-    HAS_BIAS: constexpr, ROWS: constexpr, UNROLLED: constexpr,
+    HAS_BIAS: constexpr, ROWS: constexpr, UNROLLED: constexpr, PAIR_ROOM: constexpr,
 ):  # fmt: skip
     slice_, split, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     length = tl.load(lengths + 1)
-    share = tl.cdiv(tl.cdiv(length, splits), _LINE) * _LINE
+    share = tl.cdiv(length, splits * 2 * _PAIRS * UNROLLED) * 2 * _PAIRS * UNROLLED  # whole turns
     begin = split * share
     end = tl.minimum(begin + share, length)
     lists += room + 1 + begin
-    pairs += split * _ROWS * pair_room * 2
-    words_of = pairs.to(tl.pointer_type(tl.int32))
+    pairs += split * _ROWS * PAIR_ROOM * 2
+    places += split * PAIR_ROOM * 2
+    words_of, both = pairs.to(tl.pointer_type(tl.int32)), places.to(tl.pointer_type(tl.int64))
     step = tl.zeros([_ROWS], tl.float32)
     r_all = tl.arange(0, _ROWS)
     for r in tl.static_range(ROWS):
@@ -64,30 +65,33 @@ def _down_kernel(
         for piece in range(0, share, _PIECE):
             i = piece + tl.arange(0, _PIECE)
             neuron = tl.load(lists + i, mask=begin + i < end, other=0)
+            if r == 0:
+                tl.store(places + i, neuron * lines, mask=i < share)
             value = tl.load(h + row[:, None] * room + neuron[None, :], mask=(begin + i < end)[None, :] & sound[:, None], other=0.0)
             q = fixed_point(value, sound, step_of(most))
-            tl.store(pairs + r * pair_room * 2 + i[None, :], q.to(tl.int16), mask=(i < share)[None, :])
+            tl.store(pairs + r * PAIR_ROOM * 2 + i[None, :], q.to(tl.int16), mask=(i < share)[None, :])
     tl.debug_barrier()
 
     word = slice_ * _WORDS + tl.arange(0, _WORDS)
-    inside = (word < lines * 16)[None, :]
+    at = tl.minimum(word // 4, lines * 4 - 1) * 4 + word % 4  # behind the last one it is read again, and nothing kept
+    at = tl.max_contiguous(tl.multiple_of(at, 4), 4)
     for top in range(0, end - begin, _WITHIN):
         zero = tl.zeros([_PAIRS, _WORDS], tl.int32)
         found = (zero,) * (4 * ROWS)
         for start in range(top, tl.minimum(end - begin, top + _WITHIN), 2 * _PAIRS * UNROLLED):
             read = ()
             for turn in tl.static_range(UNROLLED):
-                i = start + 2 * (turn * _PAIRS + tl.arange(0, _PAIRS))
+                of_pair = tl.load(both + start // 2 + turn * _PAIRS + tl.arange(0, _PAIRS))
                 for which in tl.static_range(2):
-                    neuron = tl.load(lists + i + which, mask=begin + i + which < end, other=0).to(tl.int64)
-                    read = read + (tl.load(down + (neuron * lines * 16)[:, None] + word[None, :], mask=inside, other=0),)
+                    place = (of_pair >> (32 * which)).to(tl.int32)
+                    read = read + (tl.load(down + (place.to(tl.int64) * 16)[:, None] + at[None, :]),)
             for turn in tl.static_range(UNROLLED):
                 pair = start // 2 + turn * _PAIRS + tl.arange(0, _PAIRS)
                 low = side_by_side(read[2 * turn], read[2 * turn + 1], 0)
                 high = side_by_side(read[2 * turn], read[2 * turn + 1], 1)
                 every = ()
                 for r in tl.static_range(ROWS):
-                    q = tl.load(words_of + r * pair_room + pair, mask=2 * pair < end - begin, other=0)[:, None] + zero
+                    q = tl.load(words_of + r * PAIR_ROOM + pair)[:, None] + zero
                     every = every + (dot_pairs(q, low, 0, found[4 * r], True),)
                     every = every + (dot_pairs(q, low, 1, found[4 * r + 1], True),)
                     every = every + (dot_pairs(q, high, 0, found[4 * r + 2], True),)
@@ -127,12 +131,13 @@ def down_(target: Target, scratch: Scratch, packed: PackedPlanes, asked: Asked) 
     rows, bias = len(target.y), packed.down_bias
     count = power_of_two(rows)
     _down_kernel[cdiv(packed.hidden, SLICE), splits_of(packed.hidden, scratch.h.shape[1])](
-        *target.operands, scratch.counters, scratch.sums, scratch.pairs.view(torch.int16),
+        *target.operands, scratch.counters, scratch.sums, scratch.pairs.view(torch.int16), scratch.places,
         scratch.lists, scratch.lengths, scratch.h, scratch.largest, scratch.scale,
         packed.down.view(torch.int32), packed.down_scale, packed.down_scale if bias is None else bias,
         asked.constants, asked.tiers, asked.shares,
-        target.y.stride(0), scratch.h.shape[1], scratch.pairs.shape[2], packed.down.shape[1] // 64, packed.hidden,
+        target.y.stride(0), scratch.h.shape[1], packed.down.shape[1] // 64, packed.hidden,
         len(asked.thresholds) - 1, rows,
         **target.constants, HAS_BIAS=bias is not None, ROWS=count, UNROLLED=unrolled_of(count),
+        PAIR_ROOM=scratch.pairs.shape[2],
         num_warps=1, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip

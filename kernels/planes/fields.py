@@ -27,27 +27,34 @@ def chains_of(width: int, matrices: int, rows: int) -> int:
 
 
 @jit
-def add_fields(sums, word, digits, WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr):
-    """The sums with the products of all fields of a word. digits: words of each row and step, rows first."""
-    SLOTS: constexpr = 8 // WIDTH
-    STEPS: constexpr = SLOTS // MATRICES
-    found = ()
+def add_fields(
+    sums, word, digits, further,
+    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, STRIDE: constexpr,
+):  # fmt: skip
+    """The sums with the products of all fields of a word. digits: where the first row's activations of the first step
+    stand, the next step's `further` on and the next row's STRIDE.
+    """
     if WIDTH == 4 and MATRICES == 2:
         upper = _field(word, 1, 4, False)
+        found = ()
         for r in tl.static_range(ROWS):
-            found = found + (dot_bytes(word, digits[r], sums[2 * r]),)
-            found = found + (dot_bytes(upper, digits[r], sums[2 * r + 1]),)
+            digit = tl.load(digits + r * STRIDE) + word * 0
+            found = found + (dot_bytes(word, digit, sums[2 * r]), dot_bytes(upper, digit, sums[2 * r + 1]))
     else:
-        fields = ()
-        for s in tl.static_range(SLOTS):
-            fields = fields + (_field(word, s, WIDTH, CHAINS < SLOTS),)
-        for r in tl.static_range(ROWS):
-            for c in tl.static_range(CHAINS):
-                total = sums[CHAINS * r + c]
-                for s in tl.static_range(SLOTS // CHAINS):
-                    slot = s * CHAINS + c
-                    total = dot_bytes(fields[slot], digits[STEPS * r + slot // MATRICES], total)
-                found = found + (total,)
+        for step in tl.static_range(8 // WIDTH // MATRICES):
+            of_rows = ()
+            for r in tl.static_range(ROWS):
+                of_rows = of_rows + (tl.load(digits + step * further + r * STRIDE) + word * 0,)
+            for m in tl.static_range(MATRICES):
+                field = _field(word, step * MATRICES + m, WIDTH, CHAINS < 8 // WIDTH)
+                found = ()
+                for each in tl.static_range(CHAINS * ROWS):
+                    if each % CHAINS == (step * MATRICES + m) % CHAINS:
+                        found = found + (dot_bytes(field, of_rows[each // CHAINS], sums[each]),)
+                    else:
+                        found = found + (sums[each],)
+                sums = found
+        found = sums
     return found
 
 

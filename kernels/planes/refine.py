@@ -25,9 +25,9 @@ _PROGRAMS = 1024
 REGISTERS = 255  # of a thread: left to itself, the compiler spills a few
 
 
-def neurons_of(rows: int) -> int:
+def neurons_of(rows: int, matrices: int) -> int:
     """Neurons whose planes a program reads side by side: the sums of more rows take their registers."""
-    return {1: 4, 2: 2, 4: 2, 8: 1}[rows]
+    return 4 if rows * matrices <= 2 or (rows, matrices) == (8, 1) else 2
 
 
 @jit
@@ -35,9 +35,9 @@ def _refine_kernel(
     lists, lengths, h, largest_h, counts,  # as in Scratch, int64 [2, rows]
     fine, dots, low, exact, importance,  # as in Scratch; words of low; as in PackedPlanes; bf16 within groups
     digits, scale, total, thresholds, tiers, shares,  # as in Scratch, digits as words; as in Asked
-    low_words, vectors, group_halves, stride, part_4, part_2, part_1, width, room, last_tier, tokens,
+    low_words, vectors, group_halves, part_4, part_2, part_1, width, room, last_tier, tokens,
     BITS: constexpr, REFINED: constexpr, MATRICES: constexpr, BIASED: constexpr, ACTIVATION: constexpr, ROWS: constexpr,
-    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, NEURONS: constexpr, WORDS: constexpr,
+    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     LOW: constexpr = REFINED - BITS
     each, r = tl.arange(0, NEURONS), tl.arange(0, ROWS)
@@ -53,13 +53,13 @@ def _refine_kernel(
         plane = low + neuron.to(tl.int64) * low_words
         found = (tl.zeros([NEURONS], tl.int32),) * (MATRICES * ROWS)
         if LOW & 4:
-            found = _with_plane(found, plane, digits, part_4, stride, 8 - REFINED + LOW % 4, 4, MATRICES, ROWS, CHAINS_4, NEURONS, WORDS)
+            found = _with_plane(found, plane, digits, part_4, 8 - REFINED + LOW % 4, 4, MATRICES, ROWS, CHAINS_4, NEURONS, WORDS, STRIDE)
             plane += part_4
         if LOW & 2:
-            found = _with_plane(found, plane, digits, part_2, stride, 8 - REFINED + LOW % 2, 2, MATRICES, ROWS, CHAINS_2, NEURONS, WORDS)
+            found = _with_plane(found, plane, digits, part_2, 8 - REFINED + LOW % 2, 2, MATRICES, ROWS, CHAINS_2, NEURONS, WORDS, STRIDE)
             plane += part_2
         if LOW & 1:
-            found = _with_plane(found, plane, digits, part_1, stride, 8 - REFINED, 1, MATRICES, ROWS, CHAINS_1, NEURONS, WORDS)
+            found = _with_plane(found, plane, digits, part_1, 8 - REFINED, 1, MATRICES, ROWS, CHAINS_1, NEURONS, WORDS, STRIDE)
 
         rows = tl.where(place < length, tl.load(fine + neuron), 0)
         refined = ((rows[None, :] >> r[:, None]) & 1) > 0
@@ -86,22 +86,17 @@ def _refine_kernel(
 
 @jit
 def _with_plane(
-    found, plane, digits, words, stride, shift,
-    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, NEURONS: constexpr, WORDS: constexpr,
+    found, plane, digits, words, shift,
+    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     """The dot products with those of one plane of the neurons, int32 [neurons] of each row and matrix."""
-    STEPS: constexpr = 8 // WIDTH // MATRICES
     word = tl.arange(0, WORDS)
     zero = tl.zeros([NEURONS, WORDS], tl.int32)
     sums = (zero,) * (CHAINS * ROWS)
     for top in range(0, words, WORDS):
         at = top + word
         here = tl.load(plane[:, None] + at[None, :], mask=(at < words)[None, :], other=0)
-        of_rows = ()
-        for r in tl.static_range(ROWS):
-            for step in tl.static_range(STEPS):
-                of_rows = of_rows + (tl.load(digits + r * stride + step * words + at)[None, :] + zero,)
-        sums = add_fields(sums, here, of_rows, WIDTH, MATRICES, ROWS, CHAINS)
+        sums = add_fields(sums, here, (digits + at)[None, :], words, WIDTH, MATRICES, ROWS, CHAINS, STRIDE)
     totals = ()
     for each in tl.static_range(CHAINS * ROWS):
         totals = totals + (tl.sum(sums[each], 1),)
@@ -116,7 +111,7 @@ def refine_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked
     """Corrects h and largest, and adds to the second list and to counts, int64 [2, rows]."""
     rows, matrices = counts.shape[1], 1 + packed.gated
     count = power_of_two(rows)
-    neurons, halves = neurons_of(count), packed.groups.view(torch.bfloat16)
+    neurons, halves = neurons_of(count, matrices), packed.groups.view(torch.bfloat16)
     chains = {f"CHAINS_{width}": chains_of(width, matrices, count) for width in FIELDS}
     parts = [low_part_bytes(packed.hidden, width, matrices) // 4 for width in FIELDS]
     _refine_kernel[min(_PROGRAMS, cdiv(packed.width, neurons)),](
@@ -124,9 +119,10 @@ def refine_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked
         scratch.fine, scratch.dots, packed.low.view(torch.int32), packed.exact,
         halves[:, packed.importance_offset // 2 :],
         scratch.digits.view(torch.int32), scratch.scale, scratch.total, asked.thresholds, asked.tiers, asked.shares,
-        packed.low.shape[1] // 4, packed.exact.shape[1], halves.shape[1], scratch.digits.shape[1] // 4,
+        packed.low.shape[1] // 4, packed.exact.shape[1], halves.shape[1],
         *parts, packed.width, scratch.h.shape[1], len(asked.thresholds) - 1, rows,
         BITS=packed.bits, REFINED=packed.refined_bits, MATRICES=matrices, BIASED=packed.biased,
         ACTIVATION=activation, ROWS=count, **chains, NEURONS=neurons, WORDS=WORDS,
+        STRIDE=scratch.digits.shape[1] // 4,
         num_warps=1, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip

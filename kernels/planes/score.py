@@ -21,8 +21,13 @@ from .layout import FIELDS, GROUP, PackedPlanes
 from .scratch import Scratch
 
 _GROUP = constant(GROUP)
-WARPS, UNROLLED = 4, 2
+WARPS = 4
 LINES = 8 * WARPS  # that a program reads side by side: 16 bytes a thread
+
+
+def unrolled_of(rows: int) -> int:
+    """How many times so many lines are read side by side."""
+    return 4 if rows == 8 else 2
 
 
 @jit
@@ -30,21 +35,21 @@ def _score_kernel(
     lists, lengths, fine, dots, h, largest_h, counts,  # as in Scratch, int64 [2, rows]
     groups, digits, scale, total,  # words of groups; as in Scratch, digits as words
     thresholds, tiers, shares,  # as in Asked
-    group_words, stride, quads, width, room, last_tier, tokens,
+    group_words, quads, width, room, last_tier, tokens,
     BITS: constexpr, MATRICES: constexpr, ACTIVATION: constexpr, ROWS: constexpr,
-    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, LINES: constexpr, UNROLLED: constexpr,
+    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     plane = groups + group.to(tl.int64) * group_words
     found = (tl.zeros([_GROUP], tl.int32),) * (MATRICES * ROWS)
     if BITS & 4:
-        found = _with_plane(found, plane, digits, quads, stride, 8 - BITS + BITS % 4, 4, MATRICES, ROWS, CHAINS_4, LINES, UNROLLED)
+        found = _with_plane(found, plane, digits, quads, 8 - BITS + BITS % 4, 4, MATRICES, ROWS, CHAINS_4, LINES, UNROLLED, STRIDE)
         plane += tl.cdiv(quads, 2 // MATRICES) * 16
     if BITS & 2:
-        found = _with_plane(found, plane, digits, quads, stride, 8 - BITS + BITS % 2, 2, MATRICES, ROWS, CHAINS_2, LINES, UNROLLED)
+        found = _with_plane(found, plane, digits, quads, 8 - BITS + BITS % 2, 2, MATRICES, ROWS, CHAINS_2, LINES, UNROLLED, STRIDE)
         plane += tl.cdiv(quads, 4 // MATRICES) * 16
     if BITS & 1:
-        found = _with_plane(found, plane, digits, quads, stride, 8 - BITS, 1, MATRICES, ROWS, CHAINS_1, LINES, UNROLLED)
+        found = _with_plane(found, plane, digits, quads, 8 - BITS, 1, MATRICES, ROWS, CHAINS_1, LINES, UNROLLED, STRIDE)
         plane += tl.cdiv(quads, 8 // MATRICES) * 16
 
     neuron, r = group * 16 + tl.arange(0, _GROUP), tl.arange(0, ROWS)
@@ -104,8 +109,8 @@ def _fitted(fit, vector):
 
 @jit
 def _with_plane(
-    found, plane, digits, quads, stride, shift,
-    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, LINES: constexpr, UNROLLED: constexpr,
+    found, plane, digits, quads, shift,
+    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     """The dot products with those of one plane of the group, int32 [neurons] of each row and matrix."""
     STEPS: constexpr = 8 // WIDTH // MATRICES
@@ -113,18 +118,20 @@ def _with_plane(
     zero = tl.zeros([LINES, _GROUP], tl.int32)
     sums = (zero,) * (CHAINS * ROWS)
     lines = tl.cdiv(quads, STEPS)
-    for top in range(0, lines, LINES * UNROLLED):
+    whole = lines // (LINES * UNROLLED) * (LINES * UNROLLED)
+    for top in range(0, whole, LINES * UNROLLED):
         words = ()
         for turn in tl.static_range(UNROLLED):
-            line = tl.minimum(top + turn * LINES + each_line, lines - 1)  # behind the last one digits are 0
+            line = top + turn * LINES + each_line
             words = words + (tl.load(plane + line[:, None] * 16 + n[None, :]),)
         for turn in tl.static_range(UNROLLED):
-            of_rows = ()
-            for r in tl.static_range(ROWS):
-                for step in tl.static_range(STEPS):
-                    at = digits + r * stride + (top + turn * LINES + each_line) * STEPS + step
-                    of_rows = of_rows + (tl.load(at)[:, None] + zero,)
-            sums = add_fields(sums, words[turn], of_rows, WIDTH, MATRICES, ROWS, CHAINS)
+            at = digits + (top + turn * LINES + each_line) * STEPS
+            sums = add_fields(sums, words[turn], at[:, None], 1, WIDTH, MATRICES, ROWS, CHAINS, STRIDE)
+    for top in range(whole, lines, LINES):
+        line = top + each_line
+        word = tl.load(plane + tl.minimum(line, lines - 1)[:, None] * 16 + n[None, :])  # behind the last digits are 0
+        at = digits + line * STEPS
+        sums = add_fields(sums, word, at[:, None], 1, WIDTH, MATRICES, ROWS, CHAINS, STRIDE)
     totals = ()
     for each in tl.static_range(CHAINS * ROWS):
         totals = totals + (tl.sum(sums[each], 0),)
@@ -144,8 +151,9 @@ def score_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked,
         scratch.lists, scratch.lengths, scratch.fine, scratch.dots, scratch.h, scratch.largest, counts,
         packed.groups.view(torch.int32), scratch.digits.view(torch.int32), scratch.scale, scratch.total,
         asked.thresholds, asked.tiers, asked.shares,
-        packed.groups.shape[1] // 4, scratch.digits.shape[1] // 4, cdiv(packed.hidden, 4), packed.width,
+        packed.groups.shape[1] // 4, cdiv(packed.hidden, 4), packed.width,
         scratch.h.shape[1], len(asked.thresholds) - 1, rows,
-        BITS=packed.bits, MATRICES=matrices, ACTIVATION=activation, ROWS=count, **chains, LINES=LINES, UNROLLED=UNROLLED,
+        BITS=packed.bits, MATRICES=matrices, ACTIVATION=activation, ROWS=count, **chains, LINES=LINES, UNROLLED=unrolled_of(count),
+        STRIDE=scratch.digits.shape[1] // 4,
         num_warps=WARPS, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from ..jit import cdiv
 
 MOST_ROWS = 8
 SLICE = 128  # outputs of a program of down
-SPLIT_LINE = 8  # neurons of a split come in whole lines of so many
+TURN = 32  # the most neurons that a program of down reads before it asks whether there are more
 _PROGRAMS = 1024  # that keep a GPU's memory busy
 _MOST_SPLITS = 64
 _BEYOND = 2048  # bytes of zeros behind a row of activations: the most that a turn of a loop reads too far
@@ -23,7 +23,7 @@ class Scratch:
     its digits. lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order;
     lengths: int32 [2]. fine: int32 [width], a bit for each row that refines it; dots: int32 [2, rows, width], of high
     bits; h: fp32 [rows, width], 0 where not computed; largest: int32 [rows], the bits of max |h|. pairs: int32
-    [splits, rows, ..], h in fixed point. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are
+    [splits, rows, ..], h in fixed point, and places: int32 [splits, ..], where those rows of down begin. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are
     the counters, int32 [slices].
     """
 
@@ -37,6 +37,7 @@ class Scratch:
     h: Tensor
     largest: Tensor
     pairs: Tensor
+    places: Tensor
     sums: Tensor
     counters: Tensor
 
@@ -57,6 +58,7 @@ class Scratch:
             h=torch.zeros(rows, width, device=device),
             largest=integers(rows),
             pairs=integers(splits_of(hidden, width), rows, share_of(hidden, width) // 2),
+            places=integers(splits_of(hidden, width), share_of(hidden, width)),
             sums=torch.zeros(rows, 4, slices * SLICE // 4, dtype=torch.int64, device=device),
             counters=integers(slices),
         )
@@ -69,9 +71,9 @@ def stride_of(hidden: int) -> int:
 
 def splits_of(hidden: int, width: int) -> int:
     """Programs that share the listed rows of down of a slice."""
-    return max(1, min(_MOST_SPLITS, cdiv(_PROGRAMS, cdiv(hidden, SLICE)), width // SPLIT_LINE))
+    return max(1, min(_MOST_SPLITS, cdiv(_PROGRAMS, cdiv(hidden, SLICE)), cdiv(width, TURN)))
 
 
 def share_of(hidden: int, width: int) -> int:
-    """The most neurons of a split, in whole lines."""
-    return cdiv(cdiv(width, splits_of(hidden, width)), SPLIT_LINE) * SPLIT_LINE
+    """The most neurons of a split, in whole turns."""
+    return cdiv(cdiv(width, splits_of(hidden, width)), TURN) * TURN
