@@ -68,10 +68,10 @@ class Rows:
     def eps(self) -> float:
         return self.norm.eps if self.norm else 0.0
 
-    def first(self, count: int) -> "Rows":
-        """The first rows of them."""
-        stats = None if self.stats is None else self.stats[:count]
-        return Rows(self.x[:count], self.largest[:count], self.norm, stats, self.told)
+    def some(self, part: slice) -> "Rows":
+        """Some of them."""
+        stats = None if self.stats is None else self.stats[part]
+        return Rows(self.x[part], self.largest[part], self.norm, stats, self.told)
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class Target:
         told = {"TELLS": self.largest is not None, "SQUARES": self.squares is not None}
         return {"ADDED": self.added, "ACTIVATION": self.activation, "GATED": self.gated, **told}
 
-    def first(self, count: int) -> "Target":
-        """Of the first rows."""
-        largest, squares = (None if each is None else each[:count] for each in (self.largest, self.squares))
-        return replace(self, y=self.y[:count], largest=largest, squares=squares)
+    def some(self, part: slice) -> "Target":
+        """Of some of the rows."""
+        largest, squares = (None if each is None else each[part] for each in (self.largest, self.squares))
+        return replace(self, y=self.y[part], largest=largest, squares=squares)
 
 
 def power_of_two(count: int) -> int:

@@ -12,12 +12,15 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from moesaic.bench.gpu.predict import launches_of  # noqa: E402
 from moesaic.bench.gpu.random_models import SHAPES, random_model  # noqa: E402
 from moesaic.engine.form import Form, Forms, FormSize  # noqa: E402
 from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
 from moesaic.models.checkpoint import load_transformer, open_checkpoint  # noqa: E402
 from moesaic.models.device_step import DeviceStep  # noqa: E402
+from moesaic.models.ffn.planes import PlaneFFN  # noqa: E402
 from moesaic.models.transformer import Transformer  # noqa: E402
+from moesaic.models.walk import NoProgramError  # noqa: E402
 
 OPT = {
     "model_type": "opt", "hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 40, "num_hidden_layers": 1,
@@ -75,7 +78,7 @@ def by_step(runner: ModelRunner, step: DeviceStep, some: list[Span]) -> tuple[Te
 
 
 @pytest.mark.parametrize("shape", ["odd", "even", "opt"])
-@pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME), ("planes", 1)])
 def test_a_step_gives_the_logits_and_shares_of_a_cpu(kind: str, point: float, shape: str, device: str) -> None:
     wanted = filled(kind, shape, "cpu").forward(spans(point))
     runner = filled(kind, shape, device)
@@ -101,7 +104,7 @@ def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
         assert (ours.keys[0:12].cpu().int() - theirs.keys[0:12].int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("graded", SOME), ("planes", 1)])
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float, device: str) -> None:
     runner = filled(kind, "even", device)
     step = step_of(runner)
@@ -110,22 +113,24 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float,
         assert by_step(runner, step, spans(point, (row,)))[0].equal(together[row : row + 1])
 
 
-def test_rows_of_several_tiers_share_a_step(device: str) -> None:
-    runner = filled("graded", "even", device)
+@pytest.mark.parametrize(("kind", "point"), [("graded", SOME), ("planes", 0.5)])
+def test_rows_of_several_tiers_share_a_step(kind: str, point: float, device: str) -> None:
+    runner = filled(kind, "even", device)
     step = step_of(runner)
-    mixed = [spans(0.0, (0,))[0], spans(SOME, (1,))[0]]
+    mixed = [spans(0.0, (0,))[0], spans(point, (1,))[0]]
     logits, shares = by_step(runner, step, mixed)
     alone = [by_step(runner, step, [span])[0] for span in mixed]
     assert logits.equal(torch.cat(alone)) and shares is not None and float(shares[0, 0]) == 1.0 > float(shares[1, 0])
 
 
-def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
-    runner = filled("int8", "even", device)
+@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("planes", 1)])
+def test_a_row_that_is_no_number_harms_no_other(kind: str, point: float, device: str) -> None:
+    runner = filled(kind, "even", device)
     step = step_of(runner)
-    alone = by_step(runner, step, spans(rows=(0,)))[0]
+    alone = by_step(runner, step, spans(point, (0,)))[0]
     for layer in runner.pages.layers:
         layer.values[list(table_of(2))] = torch.nan
-    logits, _ = by_step(runner, step, spans(rows=(0, 2)))
+    logits, _ = by_step(runner, step, spans(point, (0, 2)))
     assert logits[0].equal(alone[0]) and logits[1].isnan().all()
 
 
@@ -143,6 +148,28 @@ def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
 def test_a_layer_is_a_few_launches(kind: str, shape: str, names: list[str], device: str) -> None:
     launches = [each.name for each in step_of(filled(kind, shape, device)).program.launches]
     assert launches == ["measure", *(names * (2 if shape == "odd" else 1)), kind.replace("int8", "digits")]
+
+
+@pytest.mark.parametrize(("shape", "full", "tier"), [("even", 5, 7), ("odd", 6, 7), ("opt", 7, 8)])
+def test_a_layer_at_a_tier_is_a_few_launches_more(shape: str, full: int, tier: int, device: str) -> None:
+    """Layer norms have to be measured before attention, which RMS norms are told of."""
+    counts = launches_of(model_of("planes", shape, device))
+    assert counts == (full, tier)
+
+
+def test_rows_at_the_full_tier_come_first_in_a_step(device: str) -> None:
+    runner = filled("planes", "even", device)
+    runner.program = step_of(runner)
+    with pytest.raises(ValueError, match="rows at the full tier come first"):
+        runner.forward([*spans(1, (0,)), *spans(0, (1,)), *spans(1, (2,))])
+
+
+def test_tiles_of_planes_run_module_by_module(device: str) -> None:
+    runner = filled("planes", "even", device, programmed=False)
+    for ffn in (each for each in runner.model.modules() if isinstance(each, PlaneFFN)):
+        ffn.tile = 16
+    with pytest.raises(NoProgramError, match="no kernel for FFNs that choose tiles of 16 by 4 bits of 32 inputs"):
+        step_of(runner)
 
 
 def test_a_form_of_few_rows_has_the_tables_of_the_longest_sequence(device: str) -> None:
@@ -205,11 +232,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("shape", ["even", "opt"])
-@pytest.mark.parametrize("kind", ["dense", "int8", "graded"])
+@pytest.mark.parametrize("kind", ["dense", "int8", "graded", "planes"])
 def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: str, launched: list[str]) -> None:
     with fake_gpu():
         runner = ModelRunner(model_of(kind, shape, "cuda"), 12, 64, torch.float32)
-        form, found = Form(runner, FormSize(1, 1 if kind == "graded" else 0, 4)), []
+        form, found = Form(runner, FormSize(1, 1 if kind in ("graded", "planes") else 0, 4)), []
         for token, start, point in ((5, 3, 1.0), (17, 40, 0.25)):
             spans = [Span([token], start, range(1, 4)), Span([token + 1], start, range(5, 8), point)]
             form.fill(spans[: form.size.rows], [0.0] * form.size.rows, [0.25] * form.size.rows)
@@ -222,7 +249,7 @@ def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kind", "point"), [("dense", 0.0), ("int8", 0.0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("dense", 0.0), ("int8", 0.0), ("graded", SOME), ("planes", 1.0)])
 def test_a_captured_step_is_the_step_bit_for_bit_whatever_its_numbers(kind: str, point: float) -> None:
     runner = filled(kind, "even", "cuda")
     for rows in (1, 2, 3):

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ..digit_linear import DigitWeights
 from ..graded_linear import GradedWeights
-from ..instructions import View
+from ..instructions import Points, View
 from ..paged_attention import KVPages
+from ..planes.layout import PackedPlanes
 from ..rows import RowNorm
 from ..weighing import Weighing
 
@@ -60,4 +61,21 @@ class Gather:
     target: View
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather
+@dataclass(frozen=True)
+class Choice:
+    """Instructions of an FFN for rows at the full tier, and the one for the others."""
+
+    full: list["Instruction"]
+    sparse: "Planes"
+
+
+@dataclass(frozen=True)
+class Planes:
+    source: View
+    target: View
+    packed: PackedPlanes
+    activation: str
+    points: Points
+
+
+Instruction = Norm | Linear | Attend | Activate | Add | Gather | Choice
