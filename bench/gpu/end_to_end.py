@@ -77,7 +77,7 @@ def ways_of(programmed: bool) -> Mapping[str, Way]:
 def launches_of(runner: ModelRunner) -> int | None:
     """Of kernels, in a step, where it is made of launches."""
     step = runner.program
-    return step.program.num_launches if isinstance(step, DeviceStep) else None
+    return step.program.num_launches() if isinstance(step, DeviceStep) else None
 
 
 def stepped(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:

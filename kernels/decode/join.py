@@ -325,5 +325,5 @@ def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
 def _planes_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
     """Room for any of these FFNs."""
     packed = [each.sparse.packed for each in instructions if isinstance(each, Choice)]
-    widest = [max([0, *sizes]) for sizes in ([each.hidden for each in packed], [each.width for each in packed])]
+    widest = [max([1, *sizes]) for sizes in ([each.hidden for each in packed], [each.width for each in packed])]
     return PlaneScratch.of(buffers.device, *widest)
