@@ -12,6 +12,12 @@ from ..kernels.planes.refine import WORDS, _refine_kernel, neurons_of
 from ..kernels.planes.score import LINES, WARPS, _score_kernel, unrolled_of
 from ..kernels.planes.scratch import stride_of
 from ..kernels.rows import LAYER, TOLD
+from ..kernels.tiles.route import INPUTS, OUTPUTS, TILES, WIDTH, _route_tiles_kernel
+from ..kernels.tiles.route import WARPS as ROUTE_WARPS
+from ..kernels.tiles.up import REGISTERS as UP_REGISTERS
+from ..kernels.tiles.up import WORDS as UP_WORDS
+from ..kernels.tiles.up import _up_tiles_kernel
+from ..kernels.tiles.up import neurons_of as up_neurons
 from .aot_case import SHARED_LIMIT, Case
 
 ROWS = (1, 2, 4, 8)
@@ -22,21 +28,24 @@ _ASKED = {"thresholds": "*fp32", "tiers": "*i32", "shares": "*fp32"}
 
 
 def plane_cases() -> Iterator[Case]:
-    yield from (digits_case(norm) for norm in (LAYER, TOLD))
+    yield from (digits_case(norm, two) for norm, two in ((LAYER, False), (TOLD, False), (TOLD, True)))
     for rows, (bits, gated) in zip(ROWS, _ROUTES, strict=True):
         yield score_case(rows, bits, gated)
         yield refine_case(rows, bits, 6, gated)
     yield from (score_case(rows, 4, rows > 1) for rows in ROWS)
     yield from (refine_case(rows, 4, 8, rows == 1) for rows in ROWS)
     yield from (down_case(rows) for rows in ROWS)
+    yield from (route_case(rows) for rows in ROWS)
+    yield from (up_case(rows, gated) for rows in ROWS for gated in (False, True))
 
 
-def digits_case(norm: int) -> Case:
-    types = dict.fromkeys(("scale", "x", "largest", "stats", "weight", "offset"), "*fp32")
+def digits_case(norm: int, two: bool) -> Case:
+    types = dict.fromkeys(("scale", "normed", "x", "largest", "stats", "weight", "offset"), "*fp32")
     types |= dict.fromkeys(("total", "lengths", "largest_h"), "*i32") | {"digits": "*i8", "counts": "*i64", "eps": "fp32"}
     even = ("stride", "stride_x", "inputs")
-    name = f"plane digits {'layer' if norm == LAYER else 'rms, told'}"
-    return Case(name, _digits_kernel, types, {"NORM": norm, "BLOCK": _DIGITS}, even, _WARPS, 3, load_bytes=0)
+    name = f"{'tile' if two else 'plane'} digits {'layer' if norm == LAYER else 'rms, told'}"
+    constants = {"NORM": norm, "TWO": two, "BLOCK": _DIGITS}
+    return Case(name, _digits_kernel, types, constants, even, _WARPS, 3, load_bytes=0)
 
 
 def score_case(rows: int, bits: int, gated: bool) -> Case:
@@ -67,6 +76,24 @@ def down_case(rows: int) -> Case:
     constants |= {"ROWS": rows, "UNROLLED": down_unrolled(rows), "PAIR_ROOM": 256}
     even = ("stride_y", "outputs")
     return Case(f"plane down {rows} rows", _down_kernel, types, constants, even, 1, 1, _DOTS, most_registers=REGISTERS)
+
+
+def route_case(rows: int) -> Case:
+    types = dict.fromkeys(("tiles", "lengths", "wanted", "arrived"), "*i32") | {"counts": "*i64"} | _ASKED
+    types |= dict.fromkeys(("routed", "normed"), "*fp32") | dict.fromkeys(("first", "second"), "*bf16")
+    constants = {"ROWS": rows, "OUTPUTS": OUTPUTS, "INPUTS": INPUTS, "TILES": TILES, "WIDTH": WIDTH}
+    even = ("stride", "inputs", "width")
+    return Case(f"tile route {rows} rows", _route_tiles_kernel, types, constants, even, ROUTE_WARPS, 3, load_bytes=8)
+
+
+def up_case(rows: int, gated: bool) -> Case:
+    types = dict.fromkeys(("lists", "lengths", "largest_h", "tiles", "wanted", "up", "gate", "digits"), "*i32")
+    types |= dict.fromkeys(("h", "up_scale", "gate_scale", "up_bias", "gate_bias", "size"), "*fp32")
+    constants = {"MATRICES": 1 + gated, "HAS_UP_BIAS": not gated, "HAS_GATE_BIAS": False, "ROWS": rows}
+    constants |= {"ACTIVATION": "silu" if gated else "relu", "NEURONS": up_neurons(rows, gated), "WORDS": UP_WORDS}
+    name = f"tile up{' gated' if gated else ''} {rows} rows"
+    constants |= {"STRIDE": _STRIDE}
+    return Case(name, _up_tiles_kernel, types, constants, ("words",), 1, 1, _DOTS, most_registers=UP_REGISTERS)
 
 
 def _chains(rows: int, gated: bool) -> dict[str, int]:

@@ -10,10 +10,11 @@ from .jit import constexpr, jit, tl
 
 
 @jit
-def dot_bytes(words, digits, sums):
-    """sums + four products: unsigned bytes of words, signed ones of digits."""
+def dot_bytes(words, digits, sums, SIGNED: constexpr = False):
+    """sums + four products: bytes of words, signed ones of digits."""
+    NAME: constexpr = "dp4a.s32.s32" if SIGNED else "dp4a.u32.s32"
     return tl.inline_asm_elementwise(
-        "dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", [words, digits, sums], dtype=tl.int32, is_pure=True, pack=1
+        NAME + " $0, $1, $2, $3;", "=r,r,r,r", [words, digits, sums], dtype=tl.int32, is_pure=True, pack=1
     )
 
 

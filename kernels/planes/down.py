@@ -1,4 +1,4 @@
-"""The rows of down of a bit-plane FFN in Triton, each read once for all rows that want it, and the way into floats.
+"""The rows of down of an FFN that chooses neurons, in Triton, each read once for all rows that want it, and the way into floats.
 
     y[t, c] = float(2 sum over listed n of q[t, n] down[n, c]) step/2 scale[c] + bias[c] + constant[t, c]
 
@@ -11,15 +11,18 @@ order; the last program of a slice to arrive finishes it, as products of tiles a
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
 # mypy: disable-error-code="no-untyped-def,var-annotated,assignment,misc"
 
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from ..digit_triton import put_blocks, scaled_blocks
 from ..jit import cdiv, constant, constexpr, jit, tl
 from ..rows import Target, fixed_point, power_of_two, step_of
 from ..words import dot_pairs, side_by_side
 from .asked import Asked, between
-from .layout import PackedPlanes
-from .scratch import MOST_ROWS, SLICE, Scratch, splits_of
+from .layout import LINE
+from .scratch import MOST_ROWS, SLICE, Scratch
 
 _ROWS = constant(MOST_ROWS)
 _PAIRS = constant(4)  # of neurons side by side
@@ -39,7 +42,7 @@ def _down_kernel(
     y, largest_y, squares_y, weights_y, counters, sums, pairs, places,  # as in Target and Scratch, pairs by 16 bits
     lists, lengths, h, largest_h, size,  # as in Scratch, size its scale
     down, scale, bias, constants, tiers, shares,  # as in PackedPlanes, down as words; as in Asked
-    stride_y, room, lines, outputs, last_tier, tokens,
+    stride_y, room, lines, outputs, last_tier, full, tokens,
     ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr,
     HAS_BIAS: constexpr, ROWS: constexpr, UNROLLED: constexpr, PAIR_ROOM: constexpr,
 ):  # fmt: skip
@@ -118,7 +121,7 @@ def _down_kernel(
         way = tl.load(shares + r_all, mask=r_all < tokens, other=0.0)[:, None]
         for block in tl.static_range(_BLOCKS):
             column = (first + block) * 32 + tl.arange(0, 32)
-            here = (r_all < tokens)[:, None] & (column < outputs)[None, :]
+            here = ((r_all >= full) & (r_all < tokens))[:, None] & (column < outputs)[None, :]
             results = results + (found[block] + between(constants, tier, way, last_tier, outputs, column[None, :], here),)
         put_blocks(
             y, largest_y, squares_y, weights_y, results, stride_y, tokens, outputs, first, 1,
@@ -126,17 +129,26 @@ def _down_kernel(
         )  # fmt: skip
 
 
-def down_(target: Target, scratch: Scratch, packed: PackedPlanes, asked: Asked) -> None:
-    """Fills the target with what the listed neurons give, and the constants."""
-    rows, bias = len(target.y), packed.down_bias
+@dataclass(frozen=True)
+class Down:
+    """rows: int8 [width, columns], neuron by neuron, in whole lines of 64; scale: fp32 [outputs]; bias the same."""
+
+    rows: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+
+def down_(target: Target, scratch: Scratch, down: Down, asked: Asked, full: int = 0) -> None:
+    """Fills the target with what the listed neurons give, and the constants but for the first `full` rows."""
+    rows, outputs, bias = len(target.y), len(down.scale), down.bias
     count = power_of_two(rows)
-    _down_kernel[cdiv(packed.hidden, SLICE), splits_of(packed.hidden, scratch.h.shape[1])](
+    _down_kernel[cdiv(outputs, SLICE), scratch.pairs.shape[0]](
         *target.operands, scratch.counters, scratch.sums, scratch.pairs.view(torch.int16), scratch.places,
         scratch.lists, scratch.lengths, scratch.h, scratch.largest, scratch.scale,
-        packed.down.view(torch.int32), packed.down_scale, packed.down_scale if bias is None else bias,
+        down.rows.view(torch.int32), down.scale, down.scale if bias is None else bias,
         asked.constants, asked.tiers, asked.shares,
-        target.y.stride(0), scratch.h.shape[1], packed.down.shape[1] // 64, packed.hidden,
-        len(asked.thresholds) - 1, rows,
+        target.y.stride(0), scratch.h.shape[1], down.rows.shape[1] // LINE, outputs,
+        len(asked.constants) - 1, full, rows,
         **target.constants, HAS_BIAS=bias is not None, ROWS=count, UNROLLED=unrolled_of(count),
         PAIR_ROOM=scratch.pairs.shape[2],
         num_warps=1, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,

@@ -7,7 +7,7 @@ from ..activations import ACTIVATIONS
 from ..rows import Rows, Target
 from .asked import Asked
 from .digits import digits_
-from .down import down_
+from .down import Down, down_
 from .layout import PackedPlanes
 from .refine import refine_
 from .score import score_
@@ -26,7 +26,7 @@ def plane_rows(
     digits_(scratch, counts, rows)
     score_(scratch, counts, packed, asked, activation)
     refine_(scratch, counts, packed, asked, activation)
-    down_(target, scratch, packed, asked)
+    down_(target, scratch, Down(packed.down, packed.down_scale, packed.down_bias), asked)
 
 
 def plane_ffn_triton(x: Tensor, packed: PackedPlanes, thresholds: Tensor, activation: str) -> tuple[Tensor, Tensor]:

@@ -123,6 +123,6 @@ def refine_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked
         *parts, packed.width, scratch.h.shape[1], len(asked.thresholds) - 1, rows,
         BITS=packed.bits, REFINED=packed.refined_bits, MATRICES=matrices, BIASED=packed.biased,
         ACTIVATION=activation, ROWS=count, **chains, NEURONS=neurons, WORDS=WORDS,
-        STRIDE=scratch.digits.shape[1] // 4,
+        STRIDE=scratch.stride // 4,
         num_warps=1, num_stages=1, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip

@@ -154,6 +154,6 @@ def score_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked,
         packed.groups.shape[1] // 4, cdiv(packed.hidden, 4), packed.width,
         scratch.h.shape[1], len(asked.thresholds) - 1, rows,
         BITS=packed.bits, MATRICES=matrices, ACTIVATION=activation, ROWS=count, **chains, LINES=LINES, UNROLLED=unrolled_of(count),
-        STRIDE=scratch.digits.shape[1] // 4,
+        STRIDE=scratch.stride // 4,
         num_warps=WARPS, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the launches of one bit-plane FFN tell each other: room for the most rows and the widest layer."""
+"""What the launches of an FFN that chooses neurons tell each other: room for the most rows and the widest layer."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ _BEYOND = 2048  # bytes of zeros behind a row of activations: the most that a tu
 class Scratch:
     """Launches of one stream may share it, layer after layer.
 
-    digits: int8 [rows, hidden and more], scale: fp32 [rows], NaN where a row is no number, total: int32 [rows], of
-    its digits. lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order;
+    digits: int8 [rows, hidden and more], or of two digits [rows, 2, ..]; scale: fp32 [rows], NaN where a row is no
+    number; total: int32 [rows], of its digits; normed: fp32 [rows, ..]. lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order;
     lengths: int32 [2]. fine: int32 [width], a bit for each row that refines it; dots: int32 [2, rows, width], of high
     bits; h: fp32 [rows, width], 0 where not computed; largest: int32 [rows], the bits of max |h|. pairs: int32
     [splits, rows, ..], h in fixed point, and places: int32 [splits, ..], where those rows of down begin. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are
@@ -30,6 +30,7 @@ class Scratch:
     digits: Tensor
     scale: Tensor
     total: Tensor
+    normed: Tensor
     lists: Tensor
     lengths: Tensor
     fine: Tensor
@@ -48,9 +49,10 @@ class Scratch:
 
         rows, slices = MOST_ROWS, cdiv(hidden, SLICE)
         return cls(
-            digits=torch.zeros(rows, stride_of(hidden), dtype=torch.int8, device=device),
+            digits=torch.zeros(2 * rows, stride_of(hidden), dtype=torch.int8, device=device),
             scale=torch.zeros(rows, device=device),
             total=integers(rows),
+            normed=torch.zeros(rows, stride_of(hidden), device=device),
             lists=integers(2, width + 1),  # a pair may end behind the last one
             lengths=integers(2),
             fine=integers(width),
@@ -62,6 +64,10 @@ class Scratch:
             sums=torch.zeros(rows, 4, slices * SLICE // 4, dtype=torch.int64, device=device),
             counters=integers(slices),
         )
+
+    @property
+    def stride(self) -> int:
+        return self.digits.shape[1]
 
 
 def stride_of(hidden: int) -> int:
