@@ -1,6 +1,7 @@
 """The kernels of FFNs that choose neurons as `moesaic.bench.aot` compiles them, in every number of rows."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..kernels.planes.digits import _BLOCK as _DIGITS
 from ..kernels.planes.digits import _WARPS, _digits_kernel
@@ -41,7 +42,11 @@ def plane_cases() -> Iterator[Case]:
 
 def digits_case(norm: int, two: bool) -> Case:
     types = dict.fromkeys(("scale", "normed", "x", "largest", "stats", "weight", "offset"), "*fp32")
-    types |= dict.fromkeys(("total", "lengths", "largest_h"), "*i32") | {"digits": "*i8", "counts": "*i64", "eps": "fp32"}
+    types |= dict.fromkeys(("total", "lengths", "largest_h"), "*i32") | {
+        "digits": "*i8",
+        "counts": "*i64",
+        "eps": "fp32",
+    }
     even = ("stride", "stride_x", "inputs")
     name = f"{'tile' if two else 'plane'} digits {'layer' if norm == LAYER else 'rms, told'}"
     constants = {"NORM": norm, "TWO": two, "BLOCK": _DIGITS}
@@ -51,7 +56,8 @@ def digits_case(norm: int, two: bool) -> Case:
 def score_case(rows: int, bits: int, gated: bool) -> Case:
     types = dict.fromkeys(("lists", "lengths", "fine", "dots", "largest_h", "groups", "digits", "total"), "*i32")
     types |= dict.fromkeys(("h", "scale"), "*fp32") | {"counts": "*i64"} | _ASKED
-    constants = {"BITS": bits, "MATRICES": 1 + gated, "ACTIVATION": "silu" if gated else "relu", "ROWS": rows}
+    constants: dict[str, Any] = {"BITS": bits, "MATRICES": 1 + gated, "ROWS": rows}
+    constants |= {"ACTIVATION": "silu" if gated else "relu"}
     constants |= _chains(rows, gated) | {"LINES": LINES, "UNROLLED": unrolled_of(rows), "STRIDE": _STRIDE}
     name = f"plane scores {bits} bits{' gated' if gated else ''} {rows} rows"
     return Case(name, _score_kernel, types, constants, ("group_words",), WARPS, 1, _DOTS)
@@ -60,7 +66,13 @@ def score_case(rows: int, bits: int, gated: bool) -> Case:
 def refine_case(rows: int, bits: int, refined: int, gated: bool) -> Case:
     types = dict.fromkeys(("lists", "lengths", "largest_h", "fine", "dots", "low", "digits", "total"), "*i32")
     types |= dict.fromkeys(("h", "exact", "scale"), "*fp32") | {"importance": "*bf16", "counts": "*i64"} | _ASKED
-    constants = {"BITS": bits, "REFINED": refined, "MATRICES": 1 + gated, "BIASED": not gated, "ROWS": rows}
+    constants: dict[str, Any] = {
+        "BITS": bits,
+        "REFINED": refined,
+        "MATRICES": 1 + gated,
+        "BIASED": not gated,
+        "ROWS": rows,
+    }
     constants |= _chains(rows, gated) | {"ACTIVATION": "silu" if gated else "relu"}
     constants |= {"NEURONS": neurons_of(rows, 1 + gated), "WORDS": WORDS, "STRIDE": _STRIDE}
     even = ("low_words", "part_4", "part_2", "part_1", "group_halves")
@@ -69,10 +81,19 @@ def refine_case(rows: int, bits: int, refined: int, gated: bool) -> Case:
 
 
 def down_case(rows: int) -> Case:
-    types = dict.fromkeys(("counters", "places", "lists", "lengths", "largest_h", "down", "tiers"), "*i32") | {"pairs": "*i16"}
+    types = dict.fromkeys(("counters", "places", "lists", "lengths", "largest_h", "down", "tiers"), "*i32") | {
+        "pairs": "*i16"
+    }
     floats = ("y", "largest_y", "squares_y", "weights_y", "h", "size", "scale", "bias", "constants", "shares")
     types |= dict.fromkeys(floats, "*fp32") | {"sums": "*i64"}
-    constants = {"ADDED": True, "ACTIVATION": "", "GATED": False, "TELLS": True, "SQUARES": True, "HAS_BIAS": True}
+    constants: dict[str, Any] = {
+        "ADDED": True,
+        "ACTIVATION": "",
+        "GATED": False,
+        "TELLS": True,
+        "SQUARES": True,
+        "HAS_BIAS": True,
+    }
     constants |= {"ROWS": rows, "UNROLLED": down_unrolled(rows), "PAIR_ROOM": 256}
     even = ("stride_y", "outputs")
     return Case(f"plane down {rows} rows", _down_kernel, types, constants, even, 1, 1, _DOTS, most_registers=REGISTERS)
@@ -83,13 +104,13 @@ def route_case(rows: int) -> Case:
     types |= dict.fromkeys(("routed", "normed"), "*fp32") | dict.fromkeys(("first", "second"), "*bf16")
     constants = {"ROWS": rows, "OUTPUTS": OUTPUTS, "INPUTS": INPUTS, "TILES": TILES, "WIDTH": WIDTH}
     even = ("stride", "inputs", "width")
-    return Case(f"tile route {rows} rows", _route_tiles_kernel, types, constants, even, ROUTE_WARPS, 3, load_bytes=8)
+    return Case(f"tile route {rows} rows", _route_tiles_kernel, types, constants, even, ROUTE_WARPS, 3)
 
 
 def up_case(rows: int, gated: bool) -> Case:
     types = dict.fromkeys(("lists", "lengths", "largest_h", "tiles", "wanted", "up", "gate", "digits"), "*i32")
     types |= dict.fromkeys(("h", "up_scale", "gate_scale", "up_bias", "gate_bias", "size"), "*fp32")
-    constants = {"MATRICES": 1 + gated, "HAS_UP_BIAS": not gated, "HAS_GATE_BIAS": False, "ROWS": rows}
+    constants: dict[str, Any] = {"MATRICES": 1 + gated, "HAS_UP_BIAS": not gated, "HAS_GATE_BIAS": False, "ROWS": rows}
     constants |= {"ACTIVATION": "silu" if gated else "relu", "NEURONS": up_neurons(rows, gated), "WORDS": UP_WORDS}
     name = f"tile up{' gated' if gated else ''} {rows} rows"
     constants |= {"STRIDE": _STRIDE}

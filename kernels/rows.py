@@ -224,9 +224,7 @@ def _measure_kernel(
     NORM: constexpr, BLOCK: constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) + tl.arange(0, 1)
-    mean, rate, most = measured_at(
-        x, row, stride_x, tl.num_programs(0), inputs, weight, bias, eps, NORM, BLOCK
-    )
+    mean, rate, most = measured_at(x, row, stride_x, tl.num_programs(0), inputs, weight, bias, eps, NORM, BLOCK)
     if NORM >= _RMS:
         tl.store(stats + 2 * row, mean)
         tl.store(stats + 2 * row + 1, rate)

@@ -13,9 +13,11 @@ from ..kernels.graded.launches import takes
 from ..kernels.jit import HAS_TRITON
 from ..kernels.paged_attention import KVPages, PagedTokens
 from ..kernels.planes.layout import can_pack
+from ..kernels.tiles.launches import takes as takes_tiles
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
 from .linear import Graded
 from .packing import pack_digits_
@@ -89,14 +91,23 @@ def _check(model: Transformer) -> None:
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
     for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):
-        if not isinstance(ffn, PlaneFFN) or ffn.tile != 1 or not can_pack(ffn.bits, ffn.hidden_size):
+        if not _has_kernels(ffn):
             raise NoProgramError(f"there is no kernel for FFNs that choose {_chosen(ffn)}")
     for name, linear in model.named_modules():
         if isinstance(linear, Graded) and (linear.held is None or not takes(linear.held.packed, 1)):
             raise NoProgramError(f"there is no kernel for the planes of {name}")
 
 
+def _has_kernels(ffn: SparseFFN) -> bool:
+    if isinstance(ffn, RoutedFFN):
+        return takes_tiles(ffn.weights) and ffn.matrices is not None
+    return isinstance(ffn, PlaneFFN) and ffn.tile == 1 and can_pack(ffn.bits, ffn.hidden_size)
+
+
 def _chosen(ffn: SparseFFN) -> str:
-    """What an FFN chooses, as the end of a sentence."""
+    """What an FFN chooses, and how, as the end of a sentence."""
     tiles = "neurons" if ffn.tile == 1 else f"tiles of {ffn.tile}"
-    return f"{tiles} by {ffn.bits} bits of {ffn.hidden_size} inputs" if isinstance(ffn, PlaneFFN) else tiles
+    if isinstance(ffn, PlaneFFN):
+        return f"{tiles} by {ffn.bits} bits of {ffn.hidden_size} inputs"
+    dtype = "linears of several kinds" if not isinstance(ffn, RoutedFFN) or ffn.weights is None else ffn.weights.dtype
+    return f"{tiles} of {ffn.hidden_size} inputs in {dtype}"

@@ -35,6 +35,7 @@ EVEN = {
     "num_key_value_heads": 2,
 }  # fmt: skip
 WIDE = {**EVEN, "intermediate_size": 128}  # of whole blocks of planes
+LINES = {**EVEN, "hidden_size": 64, "intermediate_size": 160}  # inputs of whole lines, and a last tile that is shorter
 SOME = 0.05  # a point of the dial at which these models read some of their weights
 PROMPTS = [list(range(3, 40)), [9], list(range(10, 27))]
 
@@ -45,6 +46,7 @@ def model_of(kind: str, shape: str, device: str) -> Transformer:
         patch.setitem(SHAPES, "opt", OPT)
         patch.setitem(SHAPES, "odd", {**SHAPES["toy"], **ODD})
         patch.setitem(SHAPES, "wide", {**SHAPES["toy"], **WIDE})
+        patch.setitem(SHAPES, "lines", {**SHAPES["toy"], **LINES})
         patch.setitem(SHAPES, "even", {**SHAPES["toy"], **EVEN})
         return random_model(shape, kind, device, torch.float32)
 

@@ -22,7 +22,8 @@ class Buffers:
         self.thresholds = torch.zeros(rows, device=device)
         self.tiers = torch.zeros(rows, dtype=torch.int32, device=device)
         self.shares = torch.zeros(rows, device=device)
-        self._units: list[tuple[int, Tensor]] = []
+        self.full = rows  # of the rows of a step, those at the full tier
+        self._units: list[tuple[int, bool, Tensor]] = []
         self._places: list[Tensor] = []
         self._counts: list[tuple[Linear, Tensor]] = []
 
@@ -50,10 +51,12 @@ class Buffers:
         self._counts.append((linear, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
         return self._counts[-1][1]
 
-    def units_of(self, row: int) -> Tensor:
-        """Where an FFN that chooses neurons counts for a row of `Counted.units`: int64 [2 * rows]."""
-        self._units.append((row, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
-        return self._units[-1][1]
+    def units_of(self, row: int, every: bool) -> Tensor:
+        """Where an FFN that chooses neurons counts for a row of `Counted.units`, every row of a step or those that are
+        not full: int64 [2 * rows].
+        """
+        self._units.append((row, every, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
+        return self._units[-1][2]
 
     def counted(self, rows: int, full: int, prices: int, units: int) -> Counted:
         """What was read in the step before, of which the first `full` rows were at the full tier."""
@@ -64,7 +67,8 @@ class Buffers:
             bits[linear.price] += of_linear
             if linear.neurons:
                 neurons += read
-        chosen, sparse = torch.zeros(units, 2, rows, dtype=torch.int64, device=self.device), rows - full
-        for row, counts in self._units:
-            chosen[row, :, full:] += counts[: 2 * sparse].view(2, sparse)
+        chosen = torch.zeros(units, 2, rows, dtype=torch.int64, device=self.device)
+        for row, every, counts in self._units:
+            known = rows if every else rows - full
+            chosen[row, :, full:] += counts[: 2 * known].view(2, known)[:, known - rows + full :]
         return Counted(bits, neurons, chosen)

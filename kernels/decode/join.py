@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ..digit_linear import DigitWeights
 from ..digit_triton import BLOCK, Scratch, digit_rows, rows_of, scratch_sizes
+from ..expert_weights import ExpertWeights
 from ..graded.finish import GATED_OUTPUTS, Sums, finish_, parts_of
 from ..graded.layout import plane_starts
 from ..graded.lists import listed
@@ -25,13 +26,17 @@ from ..jit import cdiv
 from ..planes.asked import Asked
 from ..planes.launches import COUNT as PLANE_LAUNCHES
 from ..planes.launches import plane_rows
+from ..planes.layout import PackedPlanes
 from ..planes.scratch import Scratch as PlaneScratch
 from ..rows import RMS, RowNorm, Rows, Target, measure_
+from ..tiles.launches import COUNT as TILE_LAUNCHES
+from ..tiles.launches import tile_rows
+from ..tiles.route import Routing
 from .attend import Heads, Parts, attend_rows
 from .buffers import Buffers
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_, normalise_vectors_
-from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes
+from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes, Tiles
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class _Joiner:
             self._activate(first)
         elif isinstance(first, Add):
             self._add(first)
+        elif isinstance(first, Tiles):
+            return self._tiles(first, *[*rest[1:3], None, None][:2])
         elif isinstance(first, Choice):
             return self._choice(first, *[*rest[1:3], None, None][:2])
         else:
@@ -111,16 +118,32 @@ class _Joiner:
 
     def _plane_ffn(self, planes: Planes, place: View, target: Target, after: Instruction | None) -> None:
         buffers, points, packed, scratch = self._buffers, planes.points, planes.packed, self._planes
-        rows, counts = self._unmeasured(planes.source), buffers.units_of(points.units)
+        rows, counts = self._unmeasured(planes.source), buffers.units_of(points.units, every=False)
         asked = Asked(points.thresholds, points.constants, buffers.tiers, buffers.shares)
 
         def call(part: slice) -> None:
             found = counts[: 2 * (part.stop - part.start)].view(2, -1)
-            plane_rows(
-                target.some(part), found, rows.some(part), packed, asked.some(part), planes.activation, scratch
-            )
+            plane_rows(target.some(part), found, rows.some(part), packed, asked.some(part), planes.activation, scratch)
 
         self._launch("planes", place, call, target, after, PLANE_LAUNCHES)
+
+    def _tiles(self, tiles: Tiles, then: Instruction | None, after: Instruction | None) -> int:
+        add = then if isinstance(then, Add) and then.source == tiles.target else None
+        buffers, points, (first, second) = self._buffers, tiles.points, tiles.router
+        rows, counts = self._unmeasured(tiles.source), buffers.units_of(points.units, every=True)
+        scratch, routing = self._planes, Routing.of(buffers.device, len(second), len(first))
+        asked = Asked(points.thresholds, points.constants, buffers.tiers, buffers.shares)
+        place = (add or tiles).target
+        target = self._target(tiles, add, after, cdiv(place.width, BLOCK))
+
+        def call(part: slice) -> None:
+            ffn = tiles.weights, tiles.router, tiles.tile, tiles.activation
+            found = counts[: 2 * part.stop].view(2, -1)
+            room = asked.some(part), buffers.full, scratch, routing
+            tile_rows(target.some(part), found, rows.some(part), *ffn, *room)
+
+        self._launch("tiles", place, call, target, after, TILE_LAUNCHES)
+        return 2 if add else 1
 
     def _linear(self, linear: Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, Add) and then.source == linear.target else None
@@ -162,7 +185,7 @@ class _Joiner:
         self._launch("graded", (then or linear).target, call, target, after, count=3)
 
     def _target(
-        self, linear: Linear | Planes, then: Add | Activate | None, after: Instruction | None, parts: int
+        self, linear: Linear | Planes | Tiles, then: Add | Activate | None, after: Instruction | None, parts: int
     ) -> Target:
         """Where a product goes, with what follows it, and in so many parts what whoever comes next needs to know."""
         view = (then or linear).target
@@ -324,6 +347,7 @@ def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
 
 def _planes_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
     """Room for any of these FFNs."""
-    packed = [each.sparse.packed for each in instructions if isinstance(each, Choice)]
-    widest = [max([1, *sizes]) for sizes in ([each.hidden for each in packed], [each.width for each in packed])]
+    ffns: list[PackedPlanes | ExpertWeights] = [each.sparse.packed for each in instructions if isinstance(each, Choice)]
+    ffns += [each.weights for each in instructions if isinstance(each, Tiles)]
+    widest = [max([1, *sizes]) for sizes in ([each.hidden for each in ffns], [each.width for each in ffns])]
     return PlaneScratch.of(buffers.device, *widest)

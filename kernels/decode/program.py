@@ -19,7 +19,7 @@ from ..rows import LAYER, RMS, RowNorm
 from ..weighing import PLAIN, Weighing
 from .buffers import Buffers
 from .join import Launch, joined
-from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes
+from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes, Tiles
 
 
 class DecodeProgram:
@@ -93,7 +93,8 @@ class DecodeProgram:
         activation: str,
         points: Points,
     ) -> None:
-        raise NotImplementedError("there is no launch for FFNs that choose neurons")
+        matrices = router[0].detach(), router[1].detach()
+        self._write(Tiles(source, target, weights, matrices, tile, activation, points))
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
@@ -114,7 +115,7 @@ class DecodeProgram:
     def gather(self, source: View, target: View) -> None:
         self._write(Gather(source, target))
 
-    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | Choice) -> None:
+    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | Choice | Tiles) -> None:
         self._instructions.append(instruction)
         self.output = (instruction.sparse if isinstance(instruction, Choice) else instruction).target
 
@@ -136,6 +137,7 @@ class DecodeProgram:
 
     def run(self, rows: int, full: int) -> Tensor:
         """fp32 [rows, outputs] of the first rows, in a buffer of this program; `full` of them are at the full tier."""
+        self.buffers.full = full
         for launch, part in self.launched(rows, full):
             launch.call(part)
         return self.buffers.at(self.output)[:rows]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..digit_linear import DigitWeights
+from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
 from ..instructions import Points, View
 from ..paged_attention import KVPages
@@ -78,4 +79,15 @@ class Planes:
     points: Points
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather | Choice
+@dataclass(frozen=True)
+class Tiles:
+    source: View
+    target: View
+    weights: ExpertWeights
+    router: tuple[Tensor, Tensor]
+    tile: int
+    activation: str
+    points: Points
+
+
+Instruction = Norm | Linear | Attend | Activate | Add | Gather | Choice | Tiles

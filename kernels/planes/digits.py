@@ -16,7 +16,7 @@ from ..rows import TOLD, Rows, fixed_point, measured_at, normed_at, power_of_two
 from .scratch import Scratch
 
 _TOLD = constant(TOLD)
-_BLOCK, _WARPS = 2048, 8  # values at a time
+_BLOCK, _WARPS = 2048, 16  # values at a time
 
 
 @jit

@@ -1,4 +1,4 @@
-"""The rows of down of an FFN that chooses neurons, in Triton, each read once for all rows that want it, and the way into floats.
+"""The rows of down of an FFN that chooses neurons, in Triton, each read once for all rows that want it; then floats.
 
     y[t, c] = float(2 sum over listed n of q[t, n] down[n, c]) step/2 scale[c] + bias[c] + constant[t, c]
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ..digit_triton import put_blocks, scaled_blocks
 from ..jit import cdiv, constant, constexpr, jit, tl
+from ..pages import LINE
 from ..rows import Target, fixed_point, power_of_two, step_of
 from ..words import dot_pairs, side_by_side
 from .asked import Asked, between
-from .layout import LINE
 from .scratch import MOST_ROWS, SLICE, Scratch
 
 _ROWS = constant(MOST_ROWS)
@@ -70,7 +70,9 @@ def _down_kernel(
             neuron = tl.load(lists + i, mask=begin + i < end, other=0)
             if r == 0:
                 tl.store(places + i, neuron * lines, mask=i < share)
-            value = tl.load(h + row[:, None] * room + neuron[None, :], mask=(begin + i < end)[None, :] & sound[:, None], other=0.0)
+            value = tl.load(
+                h + row[:, None] * room + neuron[None, :], mask=(begin + i < end)[None, :] & sound[:, None], other=0.0
+            )
             q = fixed_point(value, sound, step_of(most))
             tl.store(pairs + r * PAIR_ROOM * 2 + i[None, :], q.to(tl.int16), mask=(i < share)[None, :])
     tl.debug_barrier()
@@ -122,7 +124,9 @@ def _down_kernel(
         for block in tl.static_range(_BLOCKS):
             column = (first + block) * 32 + tl.arange(0, 32)
             here = ((r_all >= full) & (r_all < tokens))[:, None] & (column < outputs)[None, :]
-            results = results + (found[block] + between(constants, tier, way, last_tier, outputs, column[None, :], here),)
+            results = results + (
+                found[block] + between(constants, tier, way, last_tier, outputs, column[None, :], here),
+            )
         put_blocks(
             y, largest_y, squares_y, weights_y, results, stride_y, tokens, outputs, first, 1,
             ADDED, ACTIVATION, GATED, TELLS, SQUARES, _BLOCKS,

@@ -1,4 +1,4 @@
-"""What coarse products foresee of neurons, in Triton: the formulas of coarse.py, as cpp/foresee_body.h computes them."""
+"""What coarse products foresee of neurons, in Triton: the formulas of coarse.py, as cpp/foresee_body.h has them."""
 
 # Triton types arguments by what they are called with.
 # mypy: disable-error-code="no-untyped-def"

@@ -35,9 +35,9 @@ def plane_ffn_triton(x: Tensor, packed: PackedPlanes, thresholds: Tensor, activa
     y, counts = x.new_empty(x.shape), torch.empty(2, len(x), dtype=torch.int64, device=device)
     tiers, zeros = torch.arange(MOST_ROWS, dtype=torch.int32, device=device), torch.zeros(MOST_ROWS, device=device)
     constants = torch.zeros(MOST_ROWS, packed.hidden, device=device)
-    for some in torch.arange(len(x)).split(MOST_ROWS):
-        part = slice(int(some[0]), int(some[-1]) + 1)
-        n = len(some)
+    for begin in range(0, len(x), MOST_ROWS):
+        part = slice(begin, min(begin + MOST_ROWS, len(x)))
+        n = part.stop - begin
         found = torch.empty(2, n, dtype=torch.int64, device=device)
         source = x[part].float().contiguous()
         asked = Asked(thresholds[part].contiguous(), constants[:n], tiers[:n], zeros[:n])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..jit import cdiv
 from ..pages import LINE, on_large_pages
 from .bytes import WHOLE_BITS
 from .coarse import CoarseFit
@@ -67,7 +68,7 @@ class PackedPlanes:
     def importance_offset(self) -> int:
         """Bytes of a group before the importance of its neurons."""
         rows = 1 + self.gated
-        lines = sum(-(-(-(-self.hidden // 4)) // (8 // width // rows)) for width, _ in _fields(self.bits))
+        lines = sum(cdiv(cdiv(self.hidden, 4), 8 // width // rows) for width, _ in _fields(self.bits))
         return lines * LINE + 3 * rows * GROUP * 2
 
     @cached_property
@@ -180,7 +181,7 @@ def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
 
 def low_part_bytes(hidden: int, width: int, rows: int) -> int:
     """Bytes of a neuron's plane of fields of so many bits; stretches of the inputs are as long."""
-    return -(-(-(-hidden // (8 // width // rows))) // LINE) * LINE
+    return cdiv(cdiv(hidden, 8 // width // rows), LINE) * LINE
 
 
 def _neuron_planes(numbers: Tensor, bits: int) -> Tensor:

@@ -1,8 +1,8 @@
 """The second pass of a bit-plane FFN in Triton: low planes of the neurons that any row refines, each read once.
 
 A program of one warp takes a few neurons of the list at a time, multiplies their low planes by the activations of every
-row, and adds what the high bits gave. A row that does not refine a neuron keeps what it foresaw of it. Neurons whose row
-of down any row wants are listed with those that the first pass found.
+row, and adds what the high bits gave. A row that does not refine a neuron keeps what it foresaw of it. Neurons whose
+row of down any row wants are listed with those that the first pass found.
 """
 
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
@@ -16,9 +16,9 @@ from ..jit import cdiv, constexpr, jit, tl
 from ..rows import power_of_two, size_of
 from .asked import Asked, between
 from .fields import add_fields, chains_of, dots_of
-from .layout import FIELDS, LINE, PackedPlanes, low_part_bytes
-from .scratch import Scratch
+from .layout import FIELDS, PackedPlanes, low_part_bytes
 from .score import append
+from .scratch import Scratch
 
 WORDS = 128  # of a plane, 16 bytes a thread
 _PROGRAMS = 1024
@@ -37,7 +37,8 @@ def _refine_kernel(
     digits, scale, total, thresholds, tiers, shares,  # as in Scratch, digits as words; as in Asked
     low_words, vectors, group_halves, part_4, part_2, part_1, width, room, last_tier, tokens,
     BITS: constexpr, REFINED: constexpr, MATRICES: constexpr, BIASED: constexpr, ACTIVATION: constexpr, ROWS: constexpr,
-    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
+    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr,
+    NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     LOW: constexpr = REFINED - BITS
     each, r = tl.arange(0, NEURONS), tl.arange(0, ROWS)
@@ -53,13 +54,19 @@ def _refine_kernel(
         plane = low + neuron.to(tl.int64) * low_words
         found = (tl.zeros([NEURONS], tl.int32),) * (MATRICES * ROWS)
         if LOW & 4:
-            found = _with_plane(found, plane, digits, part_4, 8 - REFINED + LOW % 4, 4, MATRICES, ROWS, CHAINS_4, NEURONS, WORDS, STRIDE)
+            found = _with_plane(
+                found, plane, digits, part_4, 8 - REFINED + LOW % 4, 4, MATRICES, ROWS, CHAINS_4, NEURONS, WORDS, STRIDE
+            )
             plane += part_4
         if LOW & 2:
-            found = _with_plane(found, plane, digits, part_2, 8 - REFINED + LOW % 2, 2, MATRICES, ROWS, CHAINS_2, NEURONS, WORDS, STRIDE)
+            found = _with_plane(
+                found, plane, digits, part_2, 8 - REFINED + LOW % 2, 2, MATRICES, ROWS, CHAINS_2, NEURONS, WORDS, STRIDE
+            )
             plane += part_2
         if LOW & 1:
-            found = _with_plane(found, plane, digits, part_1, 8 - REFINED, 1, MATRICES, ROWS, CHAINS_1, NEURONS, WORDS, STRIDE)
+            found = _with_plane(
+                found, plane, digits, part_1, 8 - REFINED, 1, MATRICES, ROWS, CHAINS_1, NEURONS, WORDS, STRIDE
+            )
 
         rows = tl.where(place < length, tl.load(fine + neuron), 0)
         refined = ((rows[None, :] >> r[:, None]) & 1) > 0
@@ -76,18 +83,23 @@ def _refine_kernel(
         worth = tl.load(importance + (neuron // 16).to(tl.int64) * group_halves + neuron % 16).to(tl.float32)
         active = refined & (tl.abs(value) * worth[None, :] > a)
         value = tl.where(active, value, 0.0)
-        before = tl.load(h + r[:, None] * room + neuron[None, :], mask=(r < tokens)[:, None] & (place < length)[None, :], other=0.0)
+        before = tl.load(
+            h + r[:, None] * room + neuron[None, :], mask=(r < tokens)[:, None] & (place < length)[None, :], other=0.0
+        )
         tl.store(h + r[:, None] * room + neuron[None, :], value, mask=refined)
         wanted = tl.max((tl.where(refined, value, before) != 0).to(tl.int32), 0) > 0
         append(lists + room + 1, lengths + 1, neuron, wanted & (place < length))
-        tl.atomic_max(largest_h + r, tl.max(size_of(value), 1).to(tl.int32, bitcast=True), mask=r < tokens, sem="relaxed")
+        tl.atomic_max(
+            largest_h + r, tl.max(size_of(value), 1).to(tl.int32, bitcast=True), mask=r < tokens, sem="relaxed"
+        )
         tl.atomic_add(counts + r, tl.sum(active.to(tl.int64), 1), mask=r < tokens, sem="relaxed")
 
 
 @jit
 def _with_plane(
     found, plane, digits, words, shift,
-    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
+    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr,
+    NEURONS: constexpr, WORDS: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     """The dot products with those of one plane of the neurons, int32 [neurons] of each row and matrix."""
     word = tl.arange(0, WORDS)

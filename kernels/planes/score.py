@@ -37,16 +37,21 @@ def _score_kernel(
     thresholds, tiers, shares,  # as in Asked
     group_words, quads, width, room, last_tier, tokens,
     BITS: constexpr, MATRICES: constexpr, ACTIVATION: constexpr, ROWS: constexpr,
-    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr, LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
+    CHAINS_4: constexpr, CHAINS_2: constexpr, CHAINS_1: constexpr,
+    LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     group = tl.program_id(0)
     plane = groups + group.to(tl.int64) * group_words
     found = (tl.zeros([_GROUP], tl.int32),) * (MATRICES * ROWS)
     if BITS & 4:
-        found = _with_plane(found, plane, digits, quads, 8 - BITS + BITS % 4, 4, MATRICES, ROWS, CHAINS_4, LINES, UNROLLED, STRIDE)
+        found = _with_plane(
+            found, plane, digits, quads, 8 - BITS + BITS % 4, 4, MATRICES, ROWS, CHAINS_4, LINES, UNROLLED, STRIDE
+        )
         plane += tl.cdiv(quads, 2 // MATRICES) * 16
     if BITS & 2:
-        found = _with_plane(found, plane, digits, quads, 8 - BITS + BITS % 2, 2, MATRICES, ROWS, CHAINS_2, LINES, UNROLLED, STRIDE)
+        found = _with_plane(
+            found, plane, digits, quads, 8 - BITS + BITS % 2, 2, MATRICES, ROWS, CHAINS_2, LINES, UNROLLED, STRIDE
+        )
         plane += tl.cdiv(quads, 4 // MATRICES) * 16
     if BITS & 1:
         found = _with_plane(found, plane, digits, quads, 8 - BITS, 1, MATRICES, ROWS, CHAINS_1, LINES, UNROLLED, STRIDE)
@@ -110,7 +115,8 @@ def _fitted(fit, vector):
 @jit
 def _with_plane(
     found, plane, digits, quads, shift,
-    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr, LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
+    WIDTH: constexpr, MATRICES: constexpr, ROWS: constexpr, CHAINS: constexpr,
+    LINES: constexpr, UNROLLED: constexpr, STRIDE: constexpr,
 ):  # fmt: skip
     """The dot products with those of one plane of the group, int32 [neurons] of each row and matrix."""
     STEPS: constexpr = 8 // WIDTH // MATRICES
@@ -153,7 +159,7 @@ def score_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked,
         asked.thresholds, asked.tiers, asked.shares,
         packed.groups.shape[1] // 4, cdiv(packed.hidden, 4), packed.width,
         scratch.h.shape[1], len(asked.thresholds) - 1, rows,
-        BITS=packed.bits, MATRICES=matrices, ACTIVATION=activation, ROWS=count, **chains, LINES=LINES, UNROLLED=unrolled_of(count),
-        STRIDE=scratch.stride // 4,
+        BITS=packed.bits, MATRICES=matrices, ACTIVATION=activation, ROWS=count, **chains,
+        LINES=LINES, UNROLLED=unrolled_of(count), STRIDE=scratch.stride // 4,
         num_warps=WARPS, num_stages=1, enable_fp_fusion=False,
     )  # fmt: skip

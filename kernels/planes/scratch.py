@@ -20,11 +20,13 @@ class Scratch:
     """Launches of one stream may share it, layer after layer.
 
     digits: int8 [rows, hidden and more], or of two digits [rows, 2, ..]; scale: fp32 [rows], NaN where a row is no
-    number; total: int32 [rows], of its digits; normed: fp32 [rows, ..]. lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order;
-    lengths: int32 [2]. fine: int32 [width], a bit for each row that refines it; dots: int32 [2, rows, width], of high
-    bits; h: fp32 [rows, width], 0 where not computed; largest: int32 [rows], the bits of max |h|. pairs: int32
-    [splits, rows, ..], h in fixed point, and places: int32 [splits, ..], where those rows of down begin. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are
-    the counters, int32 [slices].
+    number; total: int32 [rows], of its digits; normed: fp32 [rows, ..].
+    lists: int32 [2, width], neurons that are refined and neurons whose row of down is read, in any order; lengths:
+    int32 [2]. Of tiles the first length is that of their list.
+    fine: int32 [width], a bit for each row that refines it; dots: int32 [2, rows, width], of high bits; h: fp32 [rows,
+    width], 0 where not computed; largest: int32 [rows], the bits of max |h|.
+    pairs: int32 [splits, rows, ..], h in fixed point; places: int32 [splits, ..], where those rows of down begin, in
+    lines. sums: int64 [rows, 4, words], zeros, and zeros again after each launch, as are the counters, int32 [slices].
     """
 
     digits: Tensor
@@ -45,24 +47,24 @@ class Scratch:
     @classmethod
     def of(cls, device: torch.device, hidden: int, width: int) -> "Scratch":
         def integers(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.int32, device=device)
+            return torch.empty(*shape, dtype=torch.int32, device=device)
 
         rows, slices = MOST_ROWS, cdiv(hidden, SLICE)
         return cls(
-            digits=torch.zeros(2 * rows, stride_of(hidden), dtype=torch.int8, device=device),
-            scale=torch.zeros(rows, device=device),
+            digits=torch.empty(2 * rows, stride_of(hidden), dtype=torch.int8, device=device),
+            scale=torch.empty(rows, device=device),
             total=integers(rows),
-            normed=torch.zeros(rows, stride_of(hidden), device=device),
+            normed=torch.empty(rows, stride_of(hidden), device=device),
             lists=integers(2, width + 1),  # a pair may end behind the last one
             lengths=integers(2),
             fine=integers(width),
             dots=integers(2, rows, width),
-            h=torch.zeros(rows, width, device=device),
+            h=torch.empty(rows, width, device=device),
             largest=integers(rows),
             pairs=integers(splits_of(hidden, width), rows, share_of(hidden, width) // 2),
             places=integers(splits_of(hidden, width), share_of(hidden, width)),
             sums=torch.zeros(rows, 4, slices * SLICE // 4, dtype=torch.int64, device=device),
-            counters=integers(slices),
+            counters=torch.zeros(slices, dtype=torch.int32, device=device),
         )
 
     @property

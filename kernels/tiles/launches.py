@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ..expert_weights import ExpertWeights
+from ..pages import LINE
 from ..planes.asked import Asked
 from ..planes.digits import digits_
 from ..planes.down import Down, down_
-from ..planes.layout import LINE
 from ..planes.scratch import Scratch
 from ..rows import Rows, Target
 from .route import Routing, Tiling, route_

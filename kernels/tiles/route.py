@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..jit import cdiv, constexpr, jit, tl
 from ..planes.asked import Asked, between
-from ..planes.scratch import MOST_ROWS, Scratch
 from ..planes.score import append
+from ..planes.scratch import MOST_ROWS, Scratch
 from ..rows import power_of_two
 
 OUTPUTS, INPUTS = 4, 512  # of the first matrix that a program reads side by side
@@ -58,7 +58,10 @@ def _route_tiles_kernel(
             size = tl.minimum(tile, neurons - e * tile)
             for r in tl.static_range(ROWS):
                 score = _squareplus(_of_second(routed + r * width, second, e, width, num_tiles, TILES, WIDTH))
-                tier, share = tl.load(tiers + r, mask=r < tokens, other=0), tl.load(shares + r, mask=r < tokens, other=0.0)
+                tier, share = (
+                    tl.load(tiers + r, mask=r < tokens, other=0),
+                    tl.load(shares + r, mask=r < tokens, other=0.0),
+                )
                 limit = between(thresholds, tier, share, last_tier, 2, 0, r < tokens)
                 active = (e < num_tiles) & (r < tokens) & (((score <= limit) == 0) | (r < full))
                 rows = rows | (active.to(tl.int32) << r)
@@ -112,7 +115,13 @@ class Routing(NamedTuple):
 
 
 def route_(
-    scratch: Scratch, routing: Routing, counts: Tensor, router: tuple[Tensor, Tensor], asked: Asked, tiling: Tiling, full: int
+    scratch: Scratch,
+    routing: Routing,
+    counts: Tensor,
+    router: tuple[Tensor, Tensor],
+    asked: Asked,
+    tiling: Tiling,
+    full: int,
 ) -> None:
     """Lists tiles, and counts their neurons, int64 [2, rows]; the first `full` rows take all of them."""
     (first, second), (_, rows) = router, counts.shape

@@ -1,21 +1,20 @@
 """Rows of gate and up of the tiles that are read, in Triton, each once for all rows that want it.
 
-A program of one warp takes a few neurons of a listed tile at a time, reads 16 bytes of a row of int8 weights a thread, and
-multiplies them by both digits of every row of activations (dp4a). h of a row that does not want the tile is 0; neurons
-that some row has a value for are listed for down.
+A program of one warp takes a few neurons of a listed tile at a time, reads 16 bytes of a row of int8 weights a thread,
+and multiplies them by both digits of every row of activations (dp4a). h of a row that does not want the tile is 0;
+neurons that some row has a value for are listed for down.
 """
 
 # Triton types arguments by what they are called with, and tuples grow in loops that it unrolls.
 # mypy: disable-error-code="no-untyped-def,var-annotated,assignment,misc"
 
 import torch
-from torch import Tensor
 
 from ..activations import activate
 from ..expert_weights import ExpertWeights
 from ..jit import cdiv, constexpr, jit, tl
-from ..planes.scratch import Scratch
 from ..planes.score import append
+from ..planes.scratch import Scratch
 from ..rows import power_of_two, size_of
 from ..words import dot_bytes
 from .route import Routing, Tiling
@@ -27,7 +26,7 @@ REGISTERS = 255  # of a thread: left to itself, the compiler spills a few
 
 def neurons_of(rows: int, gated: bool) -> int:
     """Neurons that a program reads side by side: the sums of more rows take their registers."""
-    return max(1, {1: 4, 2: 4, 4: 2, 8: 1}[rows] // (1 + gated))
+    return max(1, {1: 4, 2: 4, 4: 2, 8: 2}[rows] // (1 + gated))
 
 
 @jit
@@ -93,18 +92,16 @@ def _scaled(total, step, scale, bias, neuron, there, HAS_BIAS: constexpr):
     return z
 
 
-def up_(
-    scratch: Scratch, routing: Routing, weights: ExpertWeights, tiling: Tiling, rows: int, activation: str
-) -> None:
+def up_(scratch: Scratch, routing: Routing, weights: ExpertWeights, tiling: Tiling, rows: int, activation: str) -> None:
     """Fills h and largest of the listed tiles, and the list of their neurons."""
     gate, count = weights.gate, power_of_two(rows)
     neurons = neurons_of(count, gate is not None)
-    gates = [weights.up if gate is None else gate, weights.up_scale if gate is None else weights.gate_scale]
+    first, scale = (weights.up, weights.up_scale) if gate is None else (gate, weights.gate_scale)
     biases = [weights.up_scale if each is None else each for each in (weights.up_bias, weights.gate_bias)]
     _up_tiles_kernel[min(_PROGRAMS, cdiv(tiling.size, neurons) * len(routing.tiles)),](
         scratch.lists, scratch.lengths, scratch.h, scratch.largest,
         routing.tiles, routing.wanted,
-        weights.up.view(torch.int32), gates[0].view(torch.int32), weights.up_scale, gates[1], *biases,
+        weights.up.view(torch.int32), first.view(torch.int32), weights.up_scale, scale, *biases,
         scratch.digits.view(torch.int32), scratch.scale,
         weights.hidden // 4, tiling.size, tiling.neurons, scratch.h.shape[1], rows,
         MATRICES=2 - (gate is None), HAS_UP_BIAS=weights.up_bias is not None,
