@@ -128,6 +128,13 @@ def test_a_row_that_is_no_number_harms_no_other(kind: str) -> None:
     assert found[0].isnan().all() and found[1, others].equal(wanted[0, others])
 
 
+def test_planes_give_up_rows_that_nobody_reads_and_score_as_before() -> None:
+    packed, plain = (runner_of("planes", programmed=way).model.layers[0].ffn for way in (True, False))
+    x = torch.randn(4, 48)
+    assert len(packed.planes.up) == len(packed.planes.down) == 0 < len(plain.planes.up)
+    assert all(one.equal(other) for one, other in zip(packed.plane_scores(x), plain.plane_scores(x), strict=True))
+
+
 def test_rows_choose_together_as_the_modules_have_it() -> None:
     found = []
     for programmed in (True, False):
