@@ -43,6 +43,9 @@ def pack_digits_(model: Transformer) -> None:
         plain = type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module not in kept
         if plain and module.digits is None:
             module.pack_digits()
+    for module in model.modules():
+        if isinstance(module, PlaneFFN):
+            module.share()
 
 
 def in_experts(model: Transformer) -> set[nn.Module]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from builders import opt
 from program_cases import SPANS, alone, runner_of
 from test_expert_ffn import operands
 from test_plane_ffn import ALWAYS, NEVER, mixed_shares, thresholds_of, tokens_of, weights_of
@@ -12,6 +15,8 @@ from test_step_share import tier
 from torch import Tensor
 
 from moesaic.bench.gpu.random_models import LOW
+from moesaic.compress.pipeline import compress
+from moesaic.engine.llm import LLM
 from moesaic.engine.runner import Forward, ModelRunner, Span
 from moesaic.kernels.expert_ffn import expert_ffn
 from moesaic.kernels.instructions import Points
@@ -23,6 +28,7 @@ from moesaic.models.program import gap
 from moesaic.models.spec import BIT_PLANES, ExpertSpec
 from moesaic.models.step_share import StepShare
 from moesaic.models.transformer import Layer
+from moesaic.models.walk import NoProgramError
 
 KINDS = pytest.mark.parametrize("kind", ["planes", "tiles"])
 MIXED = (0.0, 0.5, float(LOW))  # full rows come first
@@ -128,6 +134,13 @@ def test_a_row_that_is_no_number_harms_no_other(kind: str) -> None:
     assert found[0].isnan().all() and found[1, others].equal(wanted[0, others])
 
 
+def test_planes_give_up_rows_that_nobody_reads_and_score_as_before() -> None:
+    packed, plain = (runner_of("planes", programmed=way).model.layers[0].ffn for way in (True, False))
+    x = torch.randn(4, 48)
+    assert len(packed.planes.up) == len(packed.planes.down) == 0 < len(plain.planes.up)
+    assert all(one.equal(other) for one, other in zip(packed.plane_scores(x), plain.plane_scores(x), strict=True))
+
+
 def test_rows_choose_together_as_the_modules_have_it() -> None:
     found = []
     for programmed in (True, False):
@@ -165,3 +178,31 @@ def test_a_router_of_another_kind_runs_by_modules() -> None:
         layer.ffn.router = torch.nn.Identity()
     runner = ModelRunner(model, 16, 64, torch.float32)
     assert runner.without_program == "its FFNs have no instruction" and runner.forward(spans_at((0.0,) * 3))
+
+
+@pytest.mark.parametrize("router", [{"router": "bit_planes", "expert_size": 1}, {"expert_size": 16}])
+def test_a_relu_model_says_the_same_and_spends_the_same_in_one_call(
+    router: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opt(tmp_path / "opt")
+    moefy = {"tiers": {"high": 0.8, "low": 0.55}, **router}
+    compress(tmp_path / "opt", tmp_path / "out", {
+        "calibration": {"sequences": 8, "length": 32}, "evaluation": {"documents": 1, "truncate": 24},
+        "stages": [{"moefy": moefy}, {"quantize": {"linears": "int8"}}],
+    })  # fmt: skip
+    found = []
+    for _ in range(2):
+        llm = LLM(tmp_path / "out")
+        answers = [
+            llm.generate(["Once upon", "One day, a"], tier=tier, temperature=0, max_new_tokens=16, ignore_eos=True)
+            for tier in ("full", "high", "low")
+        ]
+        found.append([(each.token_ids, each.usage.bytes_share) for some in answers for each in some])
+        assert bool(llm.description.without_program) == bool(len(found) - 1)
+        monkeypatch.setattr("moesaic.engine.runner.StepProgram", refused)
+    for (ids, share), (wanted, read) in zip(*found, strict=True):
+        assert ids == wanted and share == pytest.approx(read, abs=2e-3)
+
+
+def refused(*_: object) -> None:
+    raise NoProgramError("nobody wants one")

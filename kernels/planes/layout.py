@@ -28,10 +28,10 @@ PACKED_BITS = (1, 2, 3, 4)
 
 
 class Layer(ctypes.Structure):
-    """`struct PlaneLayer` of cpp/plane_ffn.cpp."""
+    """`struct PlaneLayer` of cpp/plane_layer.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias", "whole")),
         *((name, ctypes.c_int64) for name in ("hidden", "width", "group_bytes", "low_bytes", "columns")),
         *((name, ctypes.c_int64) for name in ("bits", "refined_bits", "gated", "biased")),
     ]
@@ -42,7 +42,8 @@ class PackedPlanes:
     """groups: uint8 [ceil(width / 16), bytes]; low: uint8 [width, bytes]; down: int8 [width, hidden in whole lines].
 
     Their rows begin on lines of 64 bytes. exact: fp32 [width, 1 to 4], scales of gate and up, then biases. down_scale,
-    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones, `refined_bits` those and the low ones.
+    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones, `refined_bits` those and the low ones. whole:
+    down once more, as `digit_linear.Layer`, for whoever reads all of it.
     """
 
     groups: Tensor
@@ -57,6 +58,7 @@ class PackedPlanes:
     refined_bits: int
     gated: bool
     biased: bool  # gate and up
+    whole: ctypes.Structure | None = None
 
     @property
     def nbytes(self) -> int:
@@ -81,6 +83,7 @@ class PackedPlanes:
             self.down.data_ptr(),
             self.down_scale.data_ptr(),
             None if self.down_bias is None else self.down_bias.data_ptr(),
+            None if self.whole is None else ctypes.addressof(self.whole),
             self.hidden,
             self.width,
             self.groups.shape[1],
