@@ -19,25 +19,24 @@ from ..kernels.tiles.up import REGISTERS as UP_REGISTERS
 from ..kernels.tiles.up import WORDS as UP_WORDS
 from ..kernels.tiles.up import _up_tiles_kernel
 from ..kernels.tiles.up import neurons_of as up_neurons
-from .aot_case import SHARED_LIMIT, Case
+from .aot_case import Case
+from .aot_integers import _DOTS, ROWS
 
-ROWS = (1, 2, 4, 8)
-_DOTS = dict.fromkeys(SHARED_LIMIT, "IDP")
 _ROUTES = ((4, True), (1, False), (3, False), (2, True))  # bits that route, and whether there is a gate
 _STRIDE = stride_of(4096) // 4
 _ASKED = {"thresholds": "*fp32", "tiers": "*i32", "shares": "*fp32"}
 
 
 def plane_cases() -> Iterator[Case]:
-    yield from (digits_case(norm, two) for norm, two in ((LAYER, False), (TOLD, False), (TOLD, True)))
+    """Every launch of both FFNs in every number of rows, and every number of bits in one of them."""
+    norms = ((LAYER, False), (TOLD, False), (TOLD, True))
+    yield from (digits_case(norm, two) for norm, two in norms)
     for rows, (bits, gated) in zip(ROWS, _ROUTES, strict=True):
         yield score_case(rows, bits, gated)
         yield refine_case(rows, bits, 6, gated)
-    yield from (score_case(rows, 4, rows > 1) for rows in ROWS)
-    yield from (refine_case(rows, 4, 8, rows == 1) for rows in ROWS)
-    yield from (down_case(rows) for rows in ROWS)
-    yield from (route_case(rows) for rows in ROWS)
-    yield from (up_case(rows, gated) for rows in ROWS for gated in (False, True))
+        yield down_case(rows)
+        yield route_case(rows)
+        yield up_case(rows, gated)
 
 
 def digits_case(norm: int, two: bool) -> Case:

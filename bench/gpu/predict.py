@@ -66,7 +66,7 @@ def predictions() -> Iterator[Predicted]:
 
 
 def launches_of(family: str, kind: str, full: bool) -> tuple[int, int]:
-    """Around the layers and in each of them, of a row at the full tier or at another, as toys of the family have them."""
+    """Around the layers and in each of them, of a row at the full tier or at another, as toys have them."""
     model = random_model(_TOYS[family], kind, "cpu", torch.float32)
     pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
     two = DeviceStep(model, pages, 32).program.num_launches(full)
