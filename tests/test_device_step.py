@@ -97,6 +97,16 @@ def test_planes_of_a_gate_are_finished_with_what_it_multiplies(device: str) -> N
     assert (by_step(runner, step, spans(SOME))[0] - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
 
 
+def test_tiles_give_the_logits_and_shares_of_a_cpu_at_every_tier(device: str) -> None:
+    some = [spans(point, (row,))[0] for row, point in enumerate((0.0, 0.5, 1.0))]
+    wanted, runner = filled("tiles", "lines", "cpu", programmed=False).forward(some), filled("tiles", "lines", device)
+    step = step_of(runner)
+    logits, shares = by_step(runner, step, some)
+    assert (logits - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
+    assert shares is not None and wanted.shares is not None and shares.equal(wanted.shares)
+    assert by_step(runner, step, some[2:])[0].equal(logits[2:]) and step.program.num_launches(full=False) == 2 + 7
+
+
 def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
     runner, other = (filled("int8", "even", where, int8_pages=True) for where in (device, "cpu"))
     logits, _ = by_step(runner, step_of(runner), spans())
@@ -175,6 +185,11 @@ def test_tiles_of_planes_run_module_by_module(device: str) -> None:
         step_of(runner)
 
 
+def test_tiles_of_rows_that_are_no_whole_lines_run_module_by_module(device: str) -> None:
+    with pytest.raises(NoProgramError, match="no kernel for FFNs that choose tiles of 16 of 32 inputs in torch.int8"):
+        step_of(filled("tiles", "even", device, programmed=False))
+
+
 def test_a_form_of_few_rows_has_the_tables_of_the_longest_sequence(device: str) -> None:
     runner = filled("int8", "even", device, programmed=False)
     some, forms = spans(rows=(0,)) * 5, Forms(runner)
@@ -234,12 +249,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("shape", ["even", "opt"])
-@pytest.mark.parametrize("kind", ["dense", "int8", "graded", "planes"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *((kind, shape) for kind in ("dense", "int8", "graded", "planes") for shape in ("even", "opt")),
+        ("tiles", "lines"),
+    ],
+)
 def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: str, launched: list[str]) -> None:
     with fake_gpu():
         runner = ModelRunner(model_of(kind, shape, "cuda"), 12, 64, torch.float32)
-        form, found = Form(runner, FormSize(1, 1 if kind in ("graded", "planes") else 0, 4)), []
+        form, found = Form(runner, FormSize(1, 0 if kind in ("dense", "int8") else 1, 4)), []
         for token, start, point in ((5, 3, 1.0), (17, 40, 0.25)):
             spans = [Span([token], start, range(1, 4)), Span([token + 1], start, range(5, 8), point)]
             form.fill(spans[: form.size.rows], [0.0] * form.size.rows, [0.25] * form.size.rows)
