@@ -29,7 +29,8 @@ SHAPES = [(1, 64, 1), (1, 1, 5), (3, 37, 17), (2, 200, 33), (8, 130, 20), (10, 4
 
 
 def on(device: str, packed: PackedPlanes) -> PackedPlanes:
-    return replace(packed, **{name: each.to(device) for name, each in vars(packed).items() if isinstance(each, Tensor)})
+    moved: Any = {name: each.to(device) for name, each in vars(packed).items() if isinstance(each, Tensor)}
+    return replace(packed, **moved)
 
 
 def launched(x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, activation: str, device: str) -> Any:
