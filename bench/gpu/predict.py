@@ -29,12 +29,12 @@ from .random_models import SMOLLM2, as_kind, random_model
 DEVICES = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second
 LAUNCH = 1.3e-6  # seconds
 CONTEXT = 128
-SHARES: Mapping[str, tuple[float, ...]] = {
-    **{"dense": (1.0,), "int8": (1.0,), "graded": (1.0, 0.5)},
-    **{"planes": (0.55,), "tiles": (0.25,)},  # at full they are int8, but for a list of all tiles
+SHARES: Mapping[str, tuple[tuple[float, float], ...]] = {  # of the bytes that tiers govern, and of the neurons
+    **{"dense": ((1.0, 1.0),), "int8": ((1.0, 1.0),), "graded": ((1.0, 1.0), (0.5, 1.0))},
+    **{"planes": ((0.55, 0.5),), "tiles": ((0.25, 0.25),)},  # at full they are int8
 }
 _ELEMENT = 2  # bytes, of bf16
-_TOYS = {"llama": "toy", "opt": "toy-opt"}
+_TOYS = {"llama": "toy-lines", "opt": "toy-opt"}
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Predicted:
 
 
 def predictions() -> Iterator[Predicted]:
-    """Every shape, dense, in int8 and graded, one row after CONTEXT tokens."""
+    """Every shape in every kind, one row after CONTEXT tokens."""
     for name, values in {"smollm2-135m": SMOLLM2, **SHAPES}.items():
         family = family_of(values)
         spec = family.spec(Config({**values, "architectures": [family.architecture]}))
         for kind, shares in SHARES.items():
-            for share in shares:
+            for share, neurons in shares:
                 around, layer = launches_of(str(values["model_type"]), kind, full=share == 1)
                 launches = around + layer * len(spec.layers)
-                cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, 1.0))
+                cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, neurons))
                 by = {device: cost.bytes / rate + launches * LAUNCH for device, rate in DEVICES.items()}
                 yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
