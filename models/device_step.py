@@ -69,6 +69,8 @@ def _check(model: Transformer) -> None:
         raise NoProgramError("triton is not installed")
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
+    if model.spec.is_mixture:
+        raise NoProgramError("its FFNs are mixtures of experts")
     if chooses_neurons(model.spec):
         raise NoProgramError("its FFNs choose neurons")
     for name, linear in model.named_modules():

@@ -20,6 +20,7 @@ from ..kernels.route import NATIVE_DTYPES
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .ffn.dense import FFN
+from .ffn.mixture import MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
@@ -135,6 +136,8 @@ def _is_known(ffn: TensorModule) -> bool:
         return ffn.weights is not None and ffn.weights.dtype in WEIGHTS and _is_routed_by(ffn.matrices)
     if isinstance(ffn, PlaneFFN):
         return ffn.planes.packed is not None
+    if isinstance(ffn, MixtureFFN):
+        return not any(isinstance(each, Graded) for each in ffn.modules())
     return type(ffn) is FFN
 
 

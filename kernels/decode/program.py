@@ -12,7 +12,7 @@ from ..digit_linear import DigitWeights
 from ..digit_triton import MOST_TOKENS
 from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import Among, Points, View
+from ..instructions import Among, Choice, Points, View
 from ..paged_attention import KVPages
 from ..plane_ffn import PlaneWeights
 from ..rows import LAYER, RMS, RowNorm
@@ -88,6 +88,15 @@ class DecodeProgram:
         points: Points,
     ) -> None:
         raise NotImplementedError("there is no launch for FFNs that choose neurons")
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
