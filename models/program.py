@@ -74,7 +74,8 @@ class StepProgram:
         if self._prices.units and not isinstance(asked.full_rows, slice):
             raise ValueError("rows at the full tier come first in a step whose FFNs choose neurons")
         thresholds = torch.zeros(asked.num_rows) if compute.thresholds is None else compute.thresholds.contiguous()
-        return Asked(thresholds, asked.num_full, asked.tiers, asked.parts, asked.factors)
+        tiers, parts = asked.tiers.contiguous(), None if asked.parts is None else asked.parts.contiguous()
+        return Asked(thresholds, asked.num_full, tiers, parts, asked.factors)
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self._model.looked_up(ids, positions.long()).float().contiguous()
