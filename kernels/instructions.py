@@ -52,6 +52,23 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Which experts of a mixture a row is made of: the `active` of highest chance. Parts are chances, over the sum of
+    those taken where `normalised`.
+
+    counts: fp32 [tiers], how many a row takes that is not full, rounded up from `rounding` above a whole number; None:
+    as many as a full one. neurons: of an expert. units: the row of `Counted.units` that neurons are counted in.
+    """
+
+    active: int
+    normalised: bool
+    counts: Tensor | None
+    rounding: float
+    neurons: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     """What rows read. Of graded linears, bits: int64 [prices, rows], neurons: int64 [rows]. Of FFNs that choose
     neurons, units: int64 [prices, 2, rows], neurons computed and neurons refined; 0 of rows at the full tier.
@@ -110,6 +127,18 @@ class Instructions(Protocol):
         """kernels/expert_ffn.py, and the constant: of the experts whose score is not at or below the first threshold,
         for rows at the full tier all, without a constant. router: both matrices of kernels/route.py.
         """
+        ...
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
+        ...
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
+        ...
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
         ...
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from .digit_linear import DigitWeights
 from .expert_weights import ExpertWeights
 from .graded_linear import GradedWeights
-from .instructions import AMONG, Among, Counted, Points, View
+from .instructions import AMONG, Among, Choice, Counted, Points, View
 from .native import Native
 from .native_expert_ffn import CODES, WEIGHTS, RoutedLayer, layer_of
 from .paged_attention import KVPages, PagedTokens
@@ -24,6 +24,7 @@ from .weighing import PLAIN, Weighing
 
 KINDS = (  # the order of `enum InstructionKind` in cpp/program.h
     "norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather", "among", "planes", "experts",
+    "choose", "take", "give",
 )  # fmt: skip
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
 _NO_MEMORY, _UNSOUND = 1, 2
@@ -51,7 +52,7 @@ class _Run(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
         *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width", "blocks")),
         *((name, ctypes.c_void_p) for name in ("kept", "kept_thresholds", "counts", "bits", "neurons")),
-        *((name, ctypes.c_void_p) for name in ("tiers", "parts", "factors", "asked", "units")),
+        *((name, ctypes.c_void_p) for name in ("tiers", "parts", "factors", "asked", "units", "taken")),
     ]
 
 
@@ -157,6 +158,21 @@ class Program:
         operands = [layer, _fp32(points.thresholds), _fp32(points.constants)]
         self._add(kind, source, target, sizes=(points.units, CODES.index(activation)), operands=operands)
 
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
+        self.num_units = max(self.num_units, choice.units + 1)
+        counts = None if choice.counts is None else _fp32(choice.counts)
+        sizes = (source.width, choice.active, choice.normalised, choice.neurons, choice.units)
+        self._add("choose", source, target, sum, sizes=sizes, numbers=(choice.rounding,), operands=[counts])
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
+        self._add("take", source, target, parts, sizes=(source.width, expert))
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
+        self._add("give", source, target, parts, sizes=(source.width, expert))
+
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
         self._add("rotate", target, target, sizes=(target.width // size, size, turned, table))
@@ -220,7 +236,7 @@ class Program:
         places = self._places(x, found)
         sizes = (self.num_prices, rows), (rows,), (self.num_units, 2, rows)
         counted = Counted(*(torch.zeros(size, dtype=torch.int64) for size in sizes))
-        work = torch.empty(2, rows, dtype=torch.int64), torch.empty(scored), torch.empty(rows, 2)
+        work = torch.empty(3, rows, dtype=torch.int64), torch.empty(scored), torch.empty(rows, 2)
         cosine, sine = turn or (None, None)
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
         run = _Run(
@@ -229,7 +245,7 @@ class Program:
             0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)),
             tables.stride(0), *tables.shape, blocks,
             *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
-            *(_address(each) for each in (asked.tiers, asked.parts, asked.factors, work[2], counted.units)),
+            *(_address(each) for each in (asked.tiers, asked.parts, asked.factors, work[2], counted.units, work[0][2])),
         )  # fmt: skip
         self._call(run, threads)
         return found, counted

@@ -90,6 +90,8 @@ def _check(model: Transformer) -> None:
         raise NoProgramError("triton is not installed")
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
+    if model.spec.is_mixture:
+        raise NoProgramError("its FFNs are mixtures of experts")
     for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):
         if not _has_kernels(ffn):
             raise NoProgramError(f"there is no kernel for FFNs that choose {_chosen(ffn)}")

@@ -20,6 +20,7 @@ from ..kernels.route import NATIVE_DTYPES
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .ffn.dense import FFN
+from .ffn.mixture import MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
@@ -73,7 +74,8 @@ class StepProgram:
         if self._prices.units and not isinstance(asked.full_rows, slice):
             raise ValueError("rows at the full tier come first in a step whose FFNs choose neurons")
         thresholds = torch.zeros(asked.num_rows) if compute.thresholds is None else compute.thresholds.contiguous()
-        return Asked(thresholds, asked.num_full, asked.tiers, asked.parts, asked.factors)
+        tiers, parts = asked.tiers.contiguous(), None if asked.parts is None else asked.parts.contiguous()
+        return Asked(thresholds, asked.num_full, tiers, parts, asked.factors)
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self._model.looked_up(ids, positions.long()).float().contiguous()
@@ -135,6 +137,8 @@ def _is_known(ffn: TensorModule) -> bool:
         return ffn.weights is not None and ffn.weights.dtype in WEIGHTS and _is_routed_by(ffn.matrices)
     if isinstance(ffn, PlaneFFN):
         return ffn.planes.packed is not None
+    if isinstance(ffn, MixtureFFN):
+        return not any(isinstance(each, Graded) for each in ffn.modules())
     return type(ffn) is FFN
 
 

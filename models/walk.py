@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..kernels.instructions import Counted, Instructions, Points, View
+from ..kernels.instructions import Choice, Counted, Instructions, Points, View
 from ..kernels.native_expert_ffn import CODES
 from ..kernels.paged_attention import KVPages
 from .compute import Compute, Prices
 from .ffn.dense import FFN
+from .ffn.mixture import ROUNDING, MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
@@ -32,8 +33,6 @@ def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
     if not spec.causal:
         return "it is an encoder"
-    if spec.is_mixture:
-        return "its FFNs are mixtures of experts"
     for layer in spec.layers:
         if layer.ffn.activation not in CODES:
             return f"its activation is {layer.ffn.activation}"
@@ -144,7 +143,9 @@ class _Walk:
                 self._program.rotate(view, attention.head_size, turned, table)
 
     def _ffn(self, ffn: FFN, source: View, target: View) -> None:
-        if isinstance(ffn, RoutedFFN):
+        if isinstance(ffn, MixtureFFN):
+            self._mixture(ffn, source, target)
+        elif isinstance(ffn, RoutedFFN):
             self._routed(ffn, source, target)
         elif isinstance(ffn, PlaneFFN):
             self._program.among("full")
@@ -160,6 +161,20 @@ class _Walk:
         if ffn.weights is not None and ffn.matrices is not None:
             points = self._points(ffn)
             self._program.expert_ffn(source, target, ffn.weights, ffn.matrices, ffn.tile, ffn.activation_name, points)
+
+    def _mixture(self, ffn: MixtureFFN, source: View, target: View) -> None:
+        program, count = self._program, len(ffn.experts)
+        scores, parts = self._place("scores", count), self._place("parts", count)
+        taken, made = self._place("taken", source.width), self._place("of an expert", target.width)
+        units, neurons = _row_of(ffn.prices, self.prices.units), ffn.width // ffn.active
+        self._linear(ffn.choice, source, scores)
+        choice = Choice(ffn.active, ffn.normalised, ffn.thresholds, ROUNDING, neurons, units)
+        program.choose_experts(scores, parts, target, choice)
+        for i, expert in enumerate(ffn.experts):
+            if isinstance(expert, FFN):
+                program.take(source, taken, parts, i)
+                self._dense(expert, taken, made)
+                program.give(made, target, parts, i)
 
     def _points(self, ffn: SparseFFN) -> Points:
         return Points(ffn.thresholds, ffn.compensation, _row_of(ffn.prices, self.prices.units))

@@ -14,7 +14,7 @@ from test_plane_ffn import ALWAYS, NEVER, mixed_shares, thresholds_of, tokens_of
 from test_step_share import tier
 from torch import Tensor
 
-from moesaic.bench.gpu.random_models import LOW
+from moesaic.bench.gpu.random_models import LOW, SHAPES, random_model
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.engine.runner import Forward, ModelRunner, Span
@@ -23,6 +23,7 @@ from moesaic.kernels.instructions import Points
 from moesaic.kernels.native_program import Asked
 from moesaic.kernels.plane_ffn import packed_weights, plane_ffn, plane_scores
 from moesaic.kernels.route import route_scores
+from moesaic.models.ffn.mixture import MixtureFFN
 from moesaic.models.ffn.sparse import SparseFFN
 from moesaic.models.program import gap
 from moesaic.models.spec import BIT_PLANES, ExpertSpec
@@ -178,6 +179,44 @@ def test_a_router_of_another_kind_runs_by_modules() -> None:
         layer.ffn.router = torch.nn.Identity()
     runner = ModelRunner(model, 16, 64, torch.float32)
     assert runner.without_program == "its FFNs have no instruction" and runner.forward(spans_at((0.0,) * 3))
+
+
+MIXTURE = {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 4, "tie_word_embeddings": False}
+
+
+@pytest.fixture(params=["dense", "int8"])
+def mixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
+    """Five experts, of which a token takes four in full and one at the lowest tier."""
+    monkeypatch.setitem(SHAPES, "mixture", {**SHAPES["toy"], **MIXTURE})
+    torch.manual_seed(0)
+    model = random_model("mixture", request.param, "cpu", torch.float32)
+    model.spec = replace(model.spec, num_tiers=2)
+    for ffn in (each for each in model.modules() if isinstance(each, MixtureFFN)):
+        ffn.thresholds = torch.tensor([4.0, 1.0])
+    return ModelRunner(model, 16, 64, torch.float32)
+
+
+def test_a_mixture_gives_the_logits_and_shares_of_its_modules(mixture: ModelRunner) -> None:
+    program, found = mixture.program, mixture.forward(spans_at(MIXED))
+    mixture.program = None
+    wanted = mixture.forward(spans_at(MIXED))
+    assert program is not None and (found.logits - wanted.logits).norm() < 1e-3 * wanted.logits.norm()
+    assert found.shares is not None and wanted.shares is not None and found.shares.equal(wanted.shares)
+
+
+def test_a_row_of_a_mixture_has_the_same_bits_alone_and_on_any_threads(mixture: ModelRunner) -> None:
+    mixture.use_threads(2)
+    together = mixture.forward(spans_at(MIXED)).logits
+    mixture.use_threads(1)
+    assert together.equal(torch.cat([mixture.forward([span]).logits for span in spans_at(MIXED)]))
+
+
+def test_a_row_of_a_mixture_that_is_no_number_harms_no_other(mixture: ModelRunner) -> None:
+    wanted = mixture.forward([Span([3], 0, [1], LOW)]).logits
+    for layer in mixture.pages.layers:
+        layer.values[0] = torch.nan
+    found = mixture.forward([Span([7], 3, [0], LOW), Span([3], 0, [1], LOW)]).logits
+    assert found[0].isnan().all() and found[1].equal(wanted[0])
 
 
 @pytest.mark.parametrize("router", [{"router": "bit_planes", "expert_size": 1}, {"expert_size": 16}])

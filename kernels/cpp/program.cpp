@@ -39,6 +39,8 @@ struct RowKernels {
   decltype(&portable::add_row) add;
   decltype(&portable::activate) activate;
   decltype(&portable::add_between) add_between;
+  decltype(&portable::parts) parts;
+  decltype(&portable::add_part) add_part;
 };
 
 struct Machine {
@@ -69,6 +71,10 @@ struct Machine {
   void add_asked(const float* table, int64_t width, int64_t row, float* to) const;
   const float* asked(const float* table) const;
   void among(int64_t which);
+  int64_t wanted(const Instruction& each, int64_t row) const;
+  void choose(const Instruction& each);
+  void take(const Instruction& each);
+  void give(const Instruction& each);
   int attend(const Instruction& each);
   void norm(const Instruction& each);
   void rotate(const Instruction& each);
@@ -82,12 +88,12 @@ const float* floats(const void* from) { return static_cast<const float*>(from); 
 RowKernels kernels_for(int isa) {
 #if defined(__x86_64__)
   if (isa >= AVX512) return {avx512::norm_row, avx512::rotate_row, avx512::add_row, avx512::activate,
-          avx512::add_between};
+          avx512::add_between, avx512::parts, avx512::add_part};
   if (isa >= AVX2) return {avx2::norm_row, avx2::rotate_row, avx2::add_row, avx2::activate,
-          avx2::add_between};
+          avx2::add_between, avx2::parts, avx2::add_part};
 #endif
   return {portable::norm_row, portable::rotate_row, portable::add_row, portable::activate,
-          portable::add_between};
+          portable::add_between, portable::parts, portable::add_part};
 }
 
 // sizes: price, whether inputs are neurons. operands: a GradedLayer.
@@ -212,8 +218,48 @@ int Machine::experts(const Instruction& each) {
   return finish_chosen(each, done, run.full, 1);
 }
 
+// Experts that a row takes.
+int64_t Machine::wanted(const Instruction& each, int64_t row) const {
+  if (row < run.full || !each.operands[0]) return each.sizes[1];
+  float count = 0.0f;
+  add_asked(floats(each.operands[0]), 1, row, &count);
+  const int64_t above = int64_t(__builtin_ceilf(count - float(each.numbers[0])));
+  return above < 1 ? 1 : above < each.sizes[1] ? above : each.sizes[1];
+}
+
+// second: the sum. sizes: experts, the most that a row takes, whether parts are normalised, neurons of an expert, what
+// they are counted as. operands: how many a row takes at each tier, or null.
+void Machine::choose(const Instruction& each) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t count = wanted(each, row);
+    kernels.parts(at(each.from, row), each.sizes[0], count, each.sizes[2] != 0, at(each.to, row));
+    memset(at(each.second, row), 0, each.second.stride * sizeof(float));
+    if (row >= run.full) run.units[2 * each.sizes[4] * run.rows + row] += count * each.sizes[3];
+  }
+}
+
+// second: parts. sizes: width, expert.
+void Machine::take(const Instruction& each) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < run.rows; ++row)
+    if (at(each.second, row)[each.sizes[1]] != 0.0f) {
+      memcpy(at(each.to, count), at(each.from, row), each.sizes[0] * sizeof(float));
+      run.taken[count++] = row;
+    }
+  rows = count;
+}
+
+// The same.
+void Machine::give(const Instruction& each) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t row = run.taken[i];
+    kernels.add_part(at(each.from, i), at(each.second, row)[each.sizes[1]], each.sizes[0], at(each.to, row));
+  }
+  rows = run.rows;
+}
+
 int Machine::does(const Instruction& each) {
-  if (!rows && each.kind != AMONG) return PROGRAM_DONE;
+  if (!rows && each.kind != AMONG && each.kind != GIVE) return PROGRAM_DONE;
   switch (each.kind) {
     case NORM: return norm(each), PROGRAM_DONE;
     case DIGIT:
@@ -229,6 +275,9 @@ int Machine::does(const Instruction& each) {
     case AMONG: return among(each.sizes[0]), PROGRAM_DONE;
     case PLANES: return planes(each);
     case EXPERTS: return experts(each);
+    case CHOOSE: return choose(each), PROGRAM_DONE;
+    case TAKE: return take(each), PROGRAM_DONE;
+    case GIVE: return give(each), PROGRAM_DONE;
     case ATTEND: return attend(each);
     case DENSE: return dense(each), PROGRAM_DONE;
     case ACTIVATE: return activate(each), PROGRAM_DONE;

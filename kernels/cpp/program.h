@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER, AMONG, PLANES, EXPERTS };
+enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER, AMONG, PLANES, EXPERTS, CHOOSE, TAKE, GIVE };
 enum Among { ALL_ROWS, FULL_ROWS, SPARSE_ROWS };  // of a step; those at the full tier come first
 enum ProgramFailure { PROGRAM_DONE, PROGRAM_NO_MEMORY, PROGRAM_UNSOUND };
 
@@ -35,4 +35,5 @@ struct Run {
   const float* factors;           // of those that are not full, where they choose together, or null
   float* asked;                   // [rows, 2] to work in
   int64_t* units;                 // [prices, 2, rows], to be added to
+  int64_t* taken;                 // [rows], those of an expert
 };

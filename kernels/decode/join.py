@@ -36,7 +36,7 @@ from .attend import Heads, Parts, attend_rows
 from .buffers import Buffers
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_, normalise_vectors_
-from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes, Tiles
+from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ class _Joiner:
             self._add(first)
         elif isinstance(first, Tiles):
             return self._tiles(first, *[*rest[1:3], None, None][:2])
-        elif isinstance(first, Choice):
+        elif isinstance(first, TwoWays):
             return self._choice(first, *[*rest[1:3], None, None][:2])
         else:
             return self._linear(first, *[*rest[1:3], None, None][:2])
         return 1
 
-    def _choice(self, choice: Choice, then: Instruction | None, after: Instruction | None) -> int:
+    def _choice(self, choice: TwoWays, then: Instruction | None, after: Instruction | None) -> int:
         """Two ways to the same target: what rows take one of them tell of it, the others tell in the same place."""
         planes, add = choice.sparse, then if isinstance(then, Add) and then.source == choice.sparse.target else None
         place = (add or planes).target
@@ -331,7 +331,7 @@ def _is_of(act: Activate, linear: Linear) -> bool:
 def _every(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
     """Those within choices too."""
     for each in instructions:
-        yield from _every(each.full) if isinstance(each, Choice) else [each]
+        yield from _every(each.full) if isinstance(each, TwoWays) else [each]
 
 
 def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
@@ -347,7 +347,9 @@ def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
 
 def _planes_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
     """Room for any of these FFNs."""
-    ffns: list[PackedPlanes | ExpertWeights] = [each.sparse.packed for each in instructions if isinstance(each, Choice)]
+    ffns: list[PackedPlanes | ExpertWeights] = [
+        each.sparse.packed for each in instructions if isinstance(each, TwoWays)
+    ]
     ffns += [each.weights for each in instructions if isinstance(each, Tiles)]
     widest = [max([1, *sizes]) for sizes in ([each.hidden for each in ffns], [each.width for each in ffns])]
     return PlaneScratch.of(buffers.device, *widest)

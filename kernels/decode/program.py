@@ -12,14 +12,14 @@ from ..digit_linear import DigitWeights
 from ..digit_triton import MOST_TOKENS
 from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import Among, Points, View
+from ..instructions import Among, Choice, Points, View
 from ..paged_attention import KVPages
 from ..plane_ffn import PlaneWeights, pack
 from ..rows import LAYER, RMS, RowNorm
 from ..weighing import PLAIN, Weighing
 from .buffers import Buffers
 from .join import Launch, joined
-from .written import Activate, Add, Attend, Choice, Gather, Instruction, Linear, Norm, Planes, Tiles
+from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays
 
 
 class DecodeProgram:
@@ -81,7 +81,7 @@ class DecodeProgram:
         self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
     ) -> None:
         packed = weights.packed or pack(weights, bits)
-        self._write(Choice(self._aside, Planes(source, target, packed, activation, points)))
+        self._write(TwoWays(self._aside, Planes(source, target, packed, activation, points)))
 
     def expert_ffn(
         self,
@@ -95,6 +95,15 @@ class DecodeProgram:
     ) -> None:
         matrices = router[0].detach(), router[1].detach()
         self._write(Tiles(source, target, weights, matrices, tile, activation, points))
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
@@ -115,9 +124,9 @@ class DecodeProgram:
     def gather(self, source: View, target: View) -> None:
         self._write(Gather(source, target))
 
-    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | Choice | Tiles) -> None:
+    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | TwoWays | Tiles) -> None:
         self._instructions.append(instruction)
-        self.output = (instruction.sparse if isinstance(instruction, Choice) else instruction).target
+        self.output = (instruction.sparse if isinstance(instruction, TwoWays) else instruction).target
 
     def join(self) -> None:
         """Makes launches of what was written, with their buffers."""

@@ -63,7 +63,7 @@ class Gather:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TwoWays:
     """Instructions of an FFN for rows at the full tier, and the one for the others."""
 
     full: list["Instruction"]
@@ -90,4 +90,4 @@ class Tiles:
     points: Points
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather | Choice | Tiles
+Instruction = Norm | Linear | Attend | Activate | Add | Gather | TwoWays | Tiles
