@@ -282,9 +282,7 @@ CONTESTANTS = (
         "graded_linear bf16", "graded", BF16, 1, our_graded, True, 25, False, launches.MOST_TOKENS, GRADED_SHARES
     ),
     Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
-    Contestant(
-        "plane_ffn in launches bf16", "planes", BF16, 1, plane_launches, True, 25, most_tokens=digit_triton.MOST_TOKENS
-    ),
+    Contestant("plane_ffn in launches bf16", "planes", BF16, 1, plane_launches, True, 25, most_tokens=FEW),
     Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 15),
     Contestant("int8_linear fp32", "linear", FP32, 1, our_int8, True, 15),
     Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),
