@@ -18,6 +18,7 @@ from .cache import cache_folder
 from .graded.bytes import PLANES
 
 Form = Literal["dense", "digits", "matrix", "planes", "unpacked"]
+FFNForm = Literal["neurons", "routed"]  # of a whole FFN that chooses neurons by planes, or tiles by a router
 Layout = Literal["floats", "tiles", "planes"]
 LAYOUTS: Mapping[Form, Layout] = {
     "dense": "floats", "digits": "tiles", "matrix": "tiles", "planes": "planes", "unpacked": "planes",
@@ -152,7 +153,7 @@ def union_of(share: float, rows: int) -> float:
     return 1 - float((1 - min(share, 1.0)) ** choosing)
 
 
-def bytes_per_instruction(form: Form, rows: int) -> float:
+def bytes_per_instruction(form: Form | FFNForm, rows: int) -> float:
     """Of weights, by a kernel that is made for a power of two of rows."""
     counts: Mapping[str, float] = _shipped()["bytes_per_instruction"][form]
     return float(next(count for made, count in counts.items() if rows <= int(made)))

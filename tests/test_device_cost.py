@@ -15,6 +15,7 @@ from moesaic.kernels.device_cost import (
     FEW_ROWS,
     LAYOUTS,
     Device,
+    FFNForm,
     Form,
     Layout,
     Product,
@@ -117,10 +118,21 @@ def test_a_form_refuses_rows_that_it_does_not_take() -> None:
         choose_form(Product(1, 64, 64, 0.5), DEVICES[0], frozenset({"tiles"}))
 
 
-@pytest.mark.parametrize(("form", "kernel"), [("digits", "digit tiles"), ("planes", "graded planes")])
-def test_bytes_an_instruction_are_those_that_were_counted(form: Form, kernel: str) -> None:
-    """The least of them, over the tiles and bits that a kernel is made for."""
-    counted = [loop for loop in result("cost/kernels")["loops"] if loop["kernel"] == kernel]
+@pytest.mark.parametrize(
+    ("form", "kernels"),
+    [
+        ("digits", ["digit tiles"]),
+        ("planes", ["graded planes"]),
+        (
+            "neurons",
+            ["neurons by high bits, gated", "neurons by high bits", "neurons by low bits, gated", "rows of down"],
+        ),
+        ("routed", ["tiles, gate and up", "rows of down"]),
+    ],
+)
+def test_bytes_an_instruction_are_those_that_were_counted(form: Form | FFNForm, kernels: list[str]) -> None:
+    """The least of them, over the tiles and bits that kernels are made for."""
+    counted = [loop for loop in result("cost/kernels")["loops"] if loop["kernel"] in kernels]
     for rows in (1, 2, 4, 8):
         found = min(loop["bytes_per_instruction"] for loop in counted if loop["rows"] == rows)
         assert bytes_per_instruction(form, rows) == found
@@ -153,16 +165,16 @@ def test_constants_that_are_no_numbers_are_named() -> None:
         read_device("T4", {**values, "launch": 0})
 
 
-@pytest.mark.parametrize("kind", ["dense", "int8", "graded"])
-@pytest.mark.parametrize("family", ["toy", "toy-opt"])
+@pytest.mark.parametrize("kind", ["dense", "int8", "graded", "planes", "tiles"])
+@pytest.mark.parametrize("family", ["toy-lines", "toy-opt"])
 def test_launches_of_a_step_are_those_that_its_program_makes(family: str, kind: str) -> None:
     pytest.importorskip("triton")
     model = random_model(family, kind, "cpu", torch.float32)
     pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
     program = DeviceStep(model, pages, 32).program
-    for share, launches in ((1.0, program.whole), (0.5, program.launches)):
-        around, layer = step_launches(model.spec, share if kind == "graded" else 1.0)
-        assert sum(each.count for each in launches) == around + layer * len(model.layers)
+    for share in (1.0, 0.5) if model.spec.num_tiers > 1 else (1.0,):
+        around, layer = step_launches(model.spec, share)
+        assert program.num_launches(full=share == 1) == around + layer * len(model.layers)
 
 
 def test_a_step_reads_less_at_a_lower_tier_and_takes_no_more() -> None:

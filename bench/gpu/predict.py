@@ -23,7 +23,10 @@ from ..shapes import SHAPES
 from .random_models import SMOLLM2, as_kind
 
 CONTEXT = 128
-SHARES: Mapping[str, tuple[float, ...]] = {"dense": (1.0,), "int8": (1.0,), "graded": (1.0, 0.5)}
+SHARES: Mapping[str, tuple[tuple[float, float], ...]] = {  # of the bytes that tiers govern, and of the neurons
+    **{"dense": ((1.0, 1.0),), "int8": ((1.0, 1.0),), "graded": ((1.0, 1.0), (0.5, 1.0))},
+    **{"planes": ((0.55, 0.5),), "tiles": ((0.25, 0.25),)},  # whose bytes at full are those of int8
+}
 WIDTHS = ((768, 3072), (2048, 8192), (4096, 14336))
 ROWS = (1, 2, 4, 8, 32, 256)
 _TIER = 0.55
@@ -62,15 +65,15 @@ class Chosen:
 
 
 def predictions() -> Iterator[Predicted]:
-    """Every shape, dense, in int8 and graded, one row after CONTEXT tokens."""
+    """Every shape in every kind, one row after CONTEXT tokens."""
     for name, values in {"smollm2-135m": SMOLLM2, **SHAPES}.items():
         family = family_of(values)
         spec = family.spec(Config({**values, "architectures": [family.architecture]}))
         for kind, shares in SHARES.items():
             model = as_kind(spec, kind)
-            for share in shares:
+            for share, neurons in shares:
                 work = step_work(model, _ELEMENT, CONTEXT, share)
-                cost = token_cost(model, _ELEMENT, CONTEXT, (share, 1.0))
+                cost = token_cost(model, _ELEMENT, CONTEXT, (share, neurons))
                 devices = shipped_devices().values()
                 by = {each.name: step_seconds(model, each, _ELEMENT, CONTEXT, share) for each in devices}
                 launches, layer = round(work.launches), step_launches(model, share)[1]
