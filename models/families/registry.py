@@ -26,6 +26,7 @@ from . import (
     seed_oss,
     smollm3,
     starcoder2,
+    t5,
 )  # fmt: skip
 from .family import Family, is_sparse_tensor
 
@@ -87,6 +88,10 @@ FAMILIES: Mapping[str, Family] = {
         "MPNetModel", mpnet.mpnet_spec, mpnet.NAMES, rf"{_POSITION_IDS}|pooler\.|^lm_head\.", base="mpnet",
         heads=("MPNetForMaskedLM",),
     ),
+    "t5": Family(
+        "T5ForConditionalGeneration", t5.t5_spec, t5.NAMES, t5.UNUSED, width_key="d_ff",
+        activation_key="feed_forward_proj", names_of=t5.names_of, said_by_tie="scale_decoder_outputs",
+    ),
 }  # fmt: skip
 
 
@@ -111,4 +116,4 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise CheckpointError(
             f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {' and '.join(there)}"
         )
-    return family
+    return family.of(config)
