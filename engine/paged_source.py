@@ -19,7 +19,7 @@ def read_sources(model: Transformer, pages: Pages, sources: "Sequence[SourceSpan
     """Reads them in one pass and stores their keys and values; the same again changes nothing."""
     if not sources:
         return
-    device, most = model.norm.weight.device, max(source.length for source in sources)
+    device, most = model.device, max(source.length for source in sources)
     rows = [[*source.unread, *[0] * (most - source.length)] for source in sources]
     lengths = torch.tensor([source.length for source in sources], device=device)
     padded = any(source.length < most for source in sources)

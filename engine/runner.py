@@ -110,7 +110,7 @@ class ModelRunner:
             )
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size
-        self.device = model.norm.weight.device
+        self.device = model.device
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
         self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")

@@ -210,6 +210,12 @@ class Transformer(TensorModule):
         self.register_buffer("thresholds", torch.empty(spec.num_tiers, dtype=torch.float32) if graded else None)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        weight: Tensor = self.embedding.weight
+        return weight.device
+
+    @property
     def ropes(self) -> dict[str, RopeSpec]:
         """The rotary positions, as layers name them."""
         named = {"main": self.spec.rope, "local": self.spec.local_rope}
@@ -313,7 +319,7 @@ class Transformer(TensorModule):
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""
-        asked = OperatingPoints(operating_points, self.norm.weight.device, factors)
+        asked = OperatingPoints(operating_points, self.device, factors)
         return Compute.of(asked, self.whole, self.thresholds)
 
     def prepare(self) -> None:

@@ -25,7 +25,8 @@ class Family:
     FFN's width, and the flag for its biases; activation_key: the name of its activation.
     heads: other architectures whose files hold the same model with a head on top, which is left aside.
     names_of: the names of one config's files, where those differ within the family; names has them all then.
-    said_by_tie: a key that `tie_word_embeddings` stands for where it is missing.
+    said_by_tie: a key that `tie_word_embeddings` stands for where it is missing. embeddings: tensors that may hold the
+    embedding again.
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class Family:
     heads: Collection[str] = ()
     names_of: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     said_by_tie: str = ""
+    embeddings: str = r"$^"
 
     @property
     def reads_sources(self) -> bool:
@@ -85,6 +87,10 @@ class Family:
     def is_unused(self, theirs: str) -> bool:
         """Whether a tensor of this name may be left aside."""
         return re.search(self.unused, theirs) is not None
+
+    def is_embedding_again(self, theirs: str) -> bool:
+        """Whether a tensor of this name must hold the embedding, where it is there."""
+        return re.search(self.embeddings, theirs) is not None
 
 
 def is_sparse_tensor(name: str) -> bool:

@@ -30,7 +30,7 @@ _CROSS = {
     "layers.{}.cross.value": "decoder.block.{}.layer.1.EncDecAttention.v",
     "layers.{}.cross.output": "decoder.block.{}.layer.1.EncDecAttention.o",
 }
-UNUSED = r"coder\.embed_tokens\.weight$|EncDecAttention\.relative_attention_bias"  # the shared one again; of old files
+UNUSED = r"EncDecAttention\.relative_attention_bias"  # of old files
 _GATED = "gated-"
 _FEED_FORWARD = {"relu": "relu", f"{_GATED}gelu": "gelu_tanh"}  # whose gelu is the one by tanh, here alone
 _FEED_FORWARD |= {f"{gated}{name}": ours for name, ours in ACTIVATIONS.items() for gated in ("", _GATED)
