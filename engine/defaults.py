@@ -34,6 +34,9 @@ _ALWAYS: Mapping[str, tuple[Any, ...]] = {
 _EARLY = ((False, WHILE_BETTER), (True, AT_ONCE), ("never", NEVER))
 
 
+SEARCH = ("num_beams", "length_penalty", "early_stopping")  # what counts for greedy answers alone
+
+
 class GenerationConfigWarning(UserWarning):
     """A part of generation_config.json is not followed."""
 
@@ -41,20 +44,21 @@ class GenerationConfigWarning(UserWarning):
 def sampling_defaults(folder: Path) -> dict[str, float | int]:
     """The defaults that a model directory sets, by the names of `Sampling`; each is one that a request may have.
 
-    {"temperature": 0} where the file says do_sample false, or, of a model whose encoder reads the prompt, nothing. Warns of what is set aside; CheckpointError for a file that
-    cannot be read.
+    {"temperature": 0} where the file says do_sample false, or, of a model whose encoder reads the prompt, nothing.
+    Warns of what is set aside; CheckpointError for a file that cannot be read.
     """
-    file = folder / "generation_config.json"
-    values = generation_values(folder)
-    greedy = values.get("do_sample", False if reads_sources(folder) else None) is False
+    file, sourced = folder / "generation_config.json", _reads_sources(folder)
+    values = generation_values(folder, sourced)
+    greedy = values.get("do_sample", False if sourced else None) is False
     defaults = {**_taken(values, greedy), **({"temperature": 0.0} if greedy else {})}
+    defaults = {name: value for name, value in defaults.items() if greedy or name not in SEARCH}
     if aside := [*_wrong(values, greedy), *_not_built(values, greedy)]:
         message = f"{file}: set aside {'; '.join(aside)}. Requests may give their own settings"
         warnings.warn(message, GenerationConfigWarning, stacklevel=3)
     return defaults
 
 
-def reads_sources(folder: Path) -> bool:
+def _reads_sources(folder: Path) -> bool:
     """Whether the model of a directory has an encoder that reads prompts."""
     family = FAMILIES.get(str(read_optional_json(folder / "config.json").get("model_type")))
     return family is not None and family.reads_sources

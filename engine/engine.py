@@ -178,7 +178,9 @@ class Engine:
         drawn = drawn_apart([(answer.drawing, each) for answer, each in ready])
         for (answer, _), token in zip(ready, drawn, strict=True):
             rows += self._advanced(answer, token)
-        return rows + self._searched([each for each in done if each.work.sequence.search and not each.work.sequence.pending])
+        return rows + self._searched(
+            [each for each in done if each.work.sequence.search and not each.work.sequence.pending]
+        )
 
     def _accepted(self, drawn: Sequence[tuple[Work, Drawn]]) -> list[Row]:
         """The rows of a step that has drawn its tokens itself."""

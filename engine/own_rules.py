@@ -1,5 +1,5 @@
-"""What a model's own files say of every answer that it makes: where its decoder begins, and which tokens must or may not
-come. No torch.
+"""What a model's own files say of every answer that it makes: where its decoder begins, and which tokens must or may
+not come. No torch.
 
 generation_config.json says it, or config.json where there is none, as `transformers` has it.
 """
@@ -34,7 +34,7 @@ class OwnRules:
         """The rules of a model directory. sourced: whether it has an encoder that reads the prompt. Raises SetupError
         for an id that no token has, or for a decoder without a beginning.
         """
-        values = generation_values(folder)
+        values = generation_values(folder, sourced)
         start = values.get("decoder_start_token_id", values.get("bos_token_id")) if sourced else None
         if sourced and start is None:
             raise SetupError(
@@ -58,13 +58,15 @@ class OwnRules:
         return self.first_ids if position == 0 else ()
 
 
-def generation_values(folder: Path) -> Mapping[str, Any]:
-    """What is said of generation: generation_config.json, and config.json where there is none or for the beginning of
-    a decoder; null says nothing.
+def generation_values(folder: Path, sourced: bool) -> Mapping[str, Any]:
+    """What is said of generation: generation_config.json, and where an encoder reads the prompt config.json, as far as
+    the former says nothing of where the decoder begins, or is not there; null says nothing.
     """
-    own, config = (read_optional_json(folder / name) for name in ("generation_config.json", "config.json"))
-    begins = {name: config[name] for name in ("decoder_start_token_id",) if name in config}
-    values = {**begins, **own} if (folder / "generation_config.json").is_file() else config
+    values = read_optional_json(folder / "generation_config.json")
+    if sourced:
+        config = read_optional_json(folder / "config.json")
+        begin = {"decoder_start_token_id": config.get("decoder_start_token_id")}
+        values = {**begin, **values} if (folder / "generation_config.json").is_file() else config
     return {name: value for name, value in values.items() if value is not None}
 
 

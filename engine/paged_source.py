@@ -31,7 +31,7 @@ def read_sources(model: Transformer, pages: Pages, sources: "Sequence[SourceSpan
 
 
 def sources_of(sources: "Sequence[SourceSpan]", counts: Sequence[int], device: torch.device) -> PagedTokens:
-    """What tokens see of their sources, `counts` of each: they stand at its last place, from which all of it is seen."""
+    """What tokens see of their sources, `counts` of each: they stand at its last place, from which all is seen."""
     width = max(len(source.table) for source in sources)
     tables = torch.tensor([[*source.table, *[0] * (width - len(source.table))] for source in sources])
     pairs = list(zip(sources, counts, strict=True))

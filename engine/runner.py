@@ -17,8 +17,8 @@ from ..models.step_share import StepShare
 from ..models.transformer import Transformer
 from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
-from .pages import Pages
 from .paged_source import read_sources, sources_of
+from .pages import Pages
 
 
 @dataclass(frozen=True, slots=True)

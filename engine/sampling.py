@@ -105,7 +105,8 @@ class Sampling:
         "search for the likeliest answer with so many beams; needs temperature 0", "N", of_greedy=True,
     ))  # fmt: skip
     length_penalty: float = _option(1.0, Option(
-        float, f"from -{MOST_LENGTH_PENALTY:g} to {MOST_LENGTH_PENALTY:g}", lambda value: abs(value) <= MOST_LENGTH_PENALTY,
+        float, f"from -{MOST_LENGTH_PENALTY:g} to {MOST_LENGTH_PENALTY:g}",
+        lambda value: abs(value) <= MOST_LENGTH_PENALTY,
         "of a search: above 0 speaks for long answers, below for short ones", "X", of_greedy=True,
     ))  # fmt: skip
     early_stopping: int = _option(0, Option(

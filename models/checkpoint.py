@@ -333,5 +333,7 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
             raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
         entries[ours] = layout.part(ours, entry, shapes)
     read = {entry.name for entry in entries.values()}
-    check_surplus({name: entry for name, entry in found.items() if name not in read}, family, spec, entries["embedding.weight"])
+    check_surplus(
+        {name: entry for name, entry in found.items() if name not in read}, family, spec, entries["embedding.weight"]
+    )
     return entries

@@ -17,8 +17,8 @@ def distance_buckets(tokens: int, buckets: int, farthest: int = 128) -> Tensor:
 
 
 def past_buckets(tokens: int, buckets: int, farthest: int = 128) -> Tensor:
-    """The bucket of each distance back, int64 [tokens], where nothing behind a token is seen and all are for what stands
-    before it.
+    """The bucket of each distance back, int64 [tokens], where nothing behind a token is seen and all are for what
+    stands before it.
     """
     return _graded(torch.arange(tokens), buckets, farthest)
 

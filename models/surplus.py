@@ -43,8 +43,8 @@ def check_surplus(
     for name in left:
         if family.is_embedding_again(name) and not are_equal(left[name], embedding):
             raise CheckpointError(
-                f"{name} differs from {embedding.name}, and moesaic runs a {family.architecture} with one embedding for "
-                "both sides; tie them, or start from a model that does"
+                f"{name} differs from {embedding.name}, and moesaic runs a {family.architecture} with one embedding "
+                "for both sides; tie them, or start from a model that does"
             )
     tied = family.their_name("untied_head.weight") if spec.tied_head and family.has_head else None
     unknown = [name for name in left if not (family.is_unused(name) or family.is_embedding_again(name) or name == tied)]

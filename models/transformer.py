@@ -264,9 +264,7 @@ class Transformer(TensorModule):
         crosses = [layer.cross for layer in self.layers if isinstance(layer, Layer) and layer.cross is not None]
         return Source([cross.remembered(states) for cross in crosses], lengths)
 
-    def context_of(
-        self, token_ids: Tensor, lengths: Tensor | None = None, source: Source | None = None
-    ) -> Context:
+    def context_of(self, token_ids: Tensor, lengths: Tensor | None = None, source: Source | None = None) -> Context:
         """What the tokens of one call see of each other, and of the source that `read` gave where there is an encoder.
         lengths: of an encoder's rows, where some are padded.
         """
@@ -284,7 +282,7 @@ class Transformer(TensorModule):
         return WholeContext(tokens, lengths, bias)
 
     def past_bias(self, tokens: int) -> Tensor | None:
-        """What a decoder's heads add to the scores of tokens at each distance back, [heads, tokens]; None for nothing."""
+        """What a decoder's heads add to the scores of tokens at each distance back: [heads, tokens], or nothing."""
         if self.distances is None:
             return None
         buckets = past_buckets(tokens, self.spec.relative_buckets, self.spec.relative_distance)

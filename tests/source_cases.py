@@ -12,8 +12,8 @@ from family_cases import PLANTS, Case, Plant, built, without
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moesaic.models.checkpoint import Checkpoint, read_tensors
-from moesaic.models.context import CausalContext, Context, Source, WholeContext
+from moesaic.models.checkpoint import Checkpoint
+from moesaic.models.context import Context, Source, WholeContext
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.transformer import Transformer
 
@@ -21,8 +21,8 @@ START, END = 256, 257
 _IDS = {"vocab_size": 259, "pad_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
 _BART = {
     "d_model": 48, "encoder_ffn_dim": 88, "decoder_ffn_dim": 72, "encoder_layers": 3, "decoder_layers": 2,
-    "encoder_attention_heads": 6, "decoder_attention_heads": 4, "max_position_embeddings": 64, "forced_eos_token_id": END,
-    "bos_token_id": 258, **_IDS,
+    "encoder_attention_heads": 6, "decoder_attention_heads": 4, "max_position_embeddings": 64,
+    "forced_eos_token_id": END, "bos_token_id": 258, **_IDS,
 }  # fmt: skip
 BASES: Mapping[str, Mapping[str, Any]] = {
     "t5": {"d_model": 48, "d_kv": 8, "d_ff": 88, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 6, **_IDS},

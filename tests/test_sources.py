@@ -20,7 +20,9 @@ from moesaic.models.relative import past_buckets
 
 SOURCES = torch.randint(0, 256, (3, 40), generator=torch.Generator().manual_seed(1))
 LENGTHS = torch.tensor([40, 13, 1])
-IDS = torch.cat([torch.full((3, 1), START), torch.randint(0, 256, (3, 30), generator=torch.Generator().manual_seed(2))], 1)
+IDS = torch.cat(
+    [torch.full((3, 1), START), torch.randint(0, 256, (3, 30), generator=torch.Generator().manual_seed(2))], 1
+)
 MASK = (torch.arange(40) < LENGTHS[:, None]).long()
 NEW, CHUNK = 8, 7
 BY_FEATURE = [(case, feature) for case in SOURCE_CASES for feature in case.features]
@@ -50,7 +52,9 @@ def expected_of(model: Any) -> Tensor:
 def theirs(model: Any, row: int, **settings: Any) -> list[int]:
     """The new tokens after one source, without the end."""
     source = SOURCES[row : row + 1, : LENGTHS[row]]
-    found = model.generate(source, attention_mask=torch.ones_like(source), do_sample=False, max_new_tokens=NEW, **settings)
+    found = model.generate(
+        source, attention_mask=torch.ones_like(source), do_sample=False, max_new_tokens=NEW, **settings
+    )
     new: list[int] = found[0, 1:].tolist()
     return new[: new.index(END)] if END in new else new
 

@@ -100,7 +100,8 @@ def _layers(config: Config, key: str, default: int) -> int:
 def _farthest(config: Config) -> int:
     """The distance from which on all share a bucket; it must be beyond those that have one each."""
     buckets, farthest = (
-        config.count(f"relative_attention_{name}", default) for name, default in (("num_buckets", 32), ("max_distance", 128))
+        config.count(f"relative_attention_{name}", default)
+        for name, default in (("num_buckets", 32), ("max_distance", 128))
     )
     if buckets % 2 or buckets < 4 or farthest <= buckets // 2:
         raise CheckpointError(
