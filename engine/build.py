@@ -84,6 +84,8 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))  # refuses before anything is loaded
     model = load_transformer(checkpoint, device, options.dtype)
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
+    if sourced and device.type == "cpu":
+        pack_digits_(model)
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
     forms = Forms(runner) if device.type == "cuda" and step is None and not sourced else None
     if forms:

@@ -202,6 +202,11 @@ class TransformerSpec:
         return any(layer.ffn.mixture.num_experts for layer in self.layers)
 
     @property
+    def reads_sources(self) -> bool:
+        """Whether it goes on from what an encoder has read."""
+        return self.encoder is not None
+
+    @property
     def is_graded(self) -> bool:
         """Whether tiers govern the linears that grade their inputs; else they govern the FFNs."""
         parts = [each for layer in self.layers for each in (layer.attention, layer.ffn)]

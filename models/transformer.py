@@ -216,6 +216,11 @@ class Transformer(TensorModule):
         return weight.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(module for module in self.modules() if type(module) is Norm).weight.dtype
+
+    @property
     def ropes(self) -> dict[str, RopeSpec]:
         """The rotary positions, as layers name them."""
         named = {"main": self.spec.rope, "local": self.spec.local_rope}

@@ -1,14 +1,14 @@
 """Every family with an encoder and a decoder in random tiny models, and what each of them shows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from builders import byte_tokenizer, edit_json, randomised
-from family_cases import PLANTS, Case, Plant, built, without
+from family_cases import PLANTS, Plant, built, without
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -33,12 +33,21 @@ _ODD = {"d_model": 36, "encoder_attention_heads": 3, "decoder_attention_heads": 
 
 
 @dataclass(frozen=True)
-class SourceCase(Case):
-    """A family with changes to its base. older: whether its files are those of before `transformers` tied T5 anyway."""
+class SourceCase:
+    """A family with changes to its base, and the features that this shows. older: whether its files are those of before
+    `transformers` tied T5 anyway.
+    """
 
+    family: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
     older: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.family} {', '.join(self.changes)}"
+
     def build(self, folder: Path) -> Any:
+        """Saves a random model to `folder` and returns the original implementation's."""
         config = transformers.AutoConfig.for_model(self.family, **{**BASES[self.family], **self.changes})
         kind = getattr(transformers, FAMILIES[self.family].architecture)
         model = randomised(kind(config))
@@ -105,41 +114,46 @@ def _sides(**changes: Any) -> Plant:
 
 def _others_source(checkpoint: Checkpoint) -> Transformer:
     """Each row sees the source of the one before it."""
-    model = built(checkpoint, {})
+    model: Transformer = built(checkpoint, {})
     read = model.read
 
     def wrong(ids: Tensor, lengths: Tensor | None = None) -> Source:
         found = read(ids, lengths)
         return Source([(key.roll(1, 0), value.roll(1, 0)) for key, value in found.layers], found.lengths)
 
-    model.read = wrong  # type: ignore[method-assign]
+    return _with(model, "read", wrong)
+
+
+def _with(model: Transformer, name: str, method: Any) -> Transformer:
+    """The model with another method."""
+    setattr(model, name, method)
     return model
 
 
 def _seen_padding(checkpoint: Checkpoint) -> Transformer:
     """What is padded of a source is seen by the decoder."""
-    model = built(checkpoint, {})
+    model: Transformer = built(checkpoint, {})
     read = model.read
-    model.read = lambda ids, lengths=None: Source(read(ids, lengths).layers)  # type: ignore[method-assign]
-    return model
+    return _with(model, "read", lambda ids, lengths=None: Source(read(ids, lengths).layers))
 
 
 def _one_sided(checkpoint: Checkpoint) -> Transformer:
     """The encoder has the buckets of a decoder."""
-    model = built(checkpoint, {})
+    model: Transformer = built(checkpoint, {})
     encoder = model.encoder
     assert encoder is not None
 
     def wrong(ids: Tensor, lengths: Tensor | None = None, source: Source | None = None) -> Context:
         return WholeContext(ids.shape[1], lengths, encoder.causal_bias(ids.shape[1]))
 
-    encoder.context_of = wrong  # type: ignore[method-assign]
+    _with(encoder, "context_of", wrong)
     return model
 
 
 def _before_sums(checkpoint: Checkpoint) -> Transformer:
     """The norms are of what is added."""
-    return built(checkpoint, {"layers.*.norms": "after", "encoder.layers.*.norms": "after"})
+    model: Transformer = built(checkpoint, {"layers.*.norms": "after", "encoder.layers.*.norms": "after"})
+    return model
 
 
 SOURCE_PLANTS: Mapping[str, Plant] = {  # each feature, and a model in which it is wrong

@@ -1,14 +1,14 @@
 """Encoder-decoders compute what the original implementation computes, and no feature of theirs can be wrong unseen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from family_cases import Case
 from safetensors.torch import load_file, save_file
-from source_cases import END, SOURCE_CASES, SOURCE_PLANTS, START, logits_of
+from source_cases import END, SOURCE_CASES, SOURCE_PLANTS, START, SourceCase, logits_of
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -39,6 +39,30 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Made:
+    """The directory of a case, the original implementation of it, and its logits."""
+
+    folder: Path
+    original: Any
+    logits: Tensor
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[SourceCase], Made]:
+    """Builds each case once."""
+    found = dict[str, Made]()
+
+    def make(case: SourceCase) -> Made:
+        if str(case) not in found:
+            folder = tmp_path_factory.mktemp("sources")
+            original = case.build(folder)
+            found[str(case)] = Made(folder, original, expected_of(original))
+        return found[str(case)]
+
+    return make
+
+
 def error(found: Tensor, expected: Tensor) -> float:
     """The largest difference, in parts of the largest logit."""
     return float((found - expected).abs().max() / expected.abs().max())
@@ -66,9 +90,8 @@ def ours(llm: LLM, rows: Sequence[int], **settings: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=str)
-def test_logits_are_those_of_transformers_and_padding_is_not_seen(case: Case, tmp_path: Path) -> None:
-    expected = expected_of(case.build(tmp_path))
-    model = load(tmp_path)
+def test_logits_are_those_of_transformers_and_padding_is_not_seen(case: SourceCase, made: Any) -> None:
+    expected, model = made(case).logits, load(made(case).folder)
     assert error(logits_of(model, SOURCES, LENGTHS, IDS), expected) <= 1e-5
     for row, length in enumerate(LENGTHS.tolist()):
         some = slice(row, row + 1)
@@ -76,9 +99,9 @@ def test_logits_are_those_of_transformers_and_padding_is_not_seen(case: Case, tm
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=str)
-def test_tokens_of_greedy_and_beam_search_are_those_of_transformers(case: Case, tmp_path: Path) -> None:
-    original, rows = case.build(tmp_path), range(3)
-    llm = LLM(tmp_path)
+def test_tokens_of_greedy_and_beam_search_are_those_of_transformers(case: SourceCase, made: Any) -> None:
+    original, rows = made(case).original, range(3)
+    llm = LLM(made(case).folder)
     assert ours(llm, rows) == [theirs(original, row) for row in rows]
     numbers = {False: 0, True: 1, "never": 2}
     for search in SEARCHES:
@@ -87,9 +110,8 @@ def test_tokens_of_greedy_and_beam_search_are_those_of_transformers(case: Case, 
 
 
 @pytest.mark.parametrize("case", SOURCE_CASES, ids=str)
-def test_a_decode_over_pages_is_the_full_pass(case: Case, tmp_path: Path) -> None:
-    expected = expected_of(case.build(tmp_path))
-    runner = ModelRunner(load(tmp_path), 32, 64, torch.float32)
+def test_a_decode_over_pages_is_the_full_pass(case: SourceCase, made: Any) -> None:
+    expected, runner = made(case).logits, ModelRunner(load(made(case).folder), 32, 64, torch.float32)
     assert runner.without_program == "it reads a source"
     tables = [[3 * row, 3 * row + 1, 20 - row] for row in range(3)]
     sources = [[21 + 3 * row, 22 + 3 * row, 23 + 3 * row] for row in range(3)]
@@ -105,10 +127,9 @@ def test_a_decode_over_pages_is_the_full_pass(case: Case, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("case", "feature"), BY_FEATURE, ids=str)
-def test_a_feature_that_is_wrong_is_seen(case: Case, feature: str, tmp_path: Path) -> None:
-    expected = expected_of(case.build(tmp_path))
-    wrong = SOURCE_PLANTS[feature](open_checkpoint(tmp_path))
-    assert error(logits_of(wrong, SOURCES, LENGTHS, IDS), expected) > 1e-4
+def test_a_feature_that_is_wrong_is_seen(case: SourceCase, feature: str, made: Any) -> None:
+    wrong = SOURCE_PLANTS[feature](open_checkpoint(made(case).folder))
+    assert error(logits_of(wrong, SOURCES, LENGTHS, IDS), made(case).logits) > 1e-4
 
 
 def test_every_feature_has_a_planted_bug() -> None:
