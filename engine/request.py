@@ -207,7 +207,10 @@ def _room_violations(num_prompt: int, sampling: Sampling, num_new: int, limits: 
     if limits.num_slots is not None and num_answers > limits.num_slots:
         message = f"is {num_answers}, and {limits.num_slots} answers run at a time; ask for fewer, or raise num_slots"
         return [Violation(field, message, "TOO_FEW_SLOTS")]
-    blocks = limits.blocks(num_prompt, num_new, num_answers)
+    if sampling.num_beams > 1:  # which share nothing once they are computed again
+        blocks = num_answers * limits.blocks(num_prompt, num_new, 1)
+    else:
+        blocks = limits.blocks(num_prompt, num_new, num_answers)
     if limits.cache_tokens is None or blocks * limits.block_tokens <= limits.cache_tokens:
         return []
     message = (

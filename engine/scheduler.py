@@ -73,7 +73,11 @@ class Scheduler:
     def fits(self, sequence: Sequence) -> bool:
         """Whether the request can run at all, alone."""
         new = sequence.request.stopping.max_new_tokens
-        blocks = self._limits.blocks(sequence.num_prompt, new, sequence.num_answers) + self._source_blocks(sequence)
+        answers = sequence.num_answers
+        if sequence.search is not None:  # whose beams share nothing once they are computed again
+            blocks = answers * (self._limits.blocks(sequence.num_prompt, new, 1) + self._source_blocks(sequence))
+        else:
+            blocks = self._limits.blocks(sequence.num_prompt, new, answers) + self._source_blocks(sequence)
         return blocks <= self.ledger.total and sequence.num_answers <= self.num_slots
 
     def plan(self, now: float) -> Plan:
@@ -214,20 +218,39 @@ class Scheduler:
         if not sequence.drawing.is_ready:  # its place is kept, and those behind it go first
             self._compiling.append(sequence)
             return True
-        found, source = self._reusable(sequence), self._source_blocks(sequence)
-        missing = self._blocks(len(sequence.ids) + 1) - len(found) + source
+        group = [sequence, *self._beside(sequence)]
+        found = [self._reusable(each) for each in group]
+        pairs = list(zip(group, found, strict=True))
+        missing = sum(
+            self._blocks(len(each.ids) + 1) - len(blocks) + self._source_blocks(each) for each, blocks in pairs
+        )
         promised = sum(max(0, self._blocks(len(each.ids) + 1) - len(each.table)) for each in self.running)
-        if self.slots_taken + sequence.num_answers > self.num_slots or missing + promised > self.free_blocks:
-            self.ledger.give(found)
-            self.waiting.push_front(sequence)
+        slots = self.slots_taken + sum(each.num_answers for each in group)
+        if slots > self.num_slots or missing + promised > self.free_blocks:
+            for each, blocks in reversed(pairs):
+                self.ledger.give(blocks)
+                self.waiting.push_front(each)
             return False
+        for each, blocks in pairs:
+            self._begin(each, blocks, now)
+        return True
+
+    def _beside(self, sequence: Sequence) -> list[Sequence]:
+        """The other beams of its search that wait: a search runs whole or not at all, else two could wait for each
+        other's blocks for ever.
+        """
+        search = sequence.search
+        return self.waiting.remove(lambda each: each.search is search) if search is not None else []
+
+    def _begin(self, sequence: Sequence, found: list[int], now: float) -> None:
+        """Lets one run over the blocks that hold its beginning already."""
         sequence.table, sequence.num_cached = found, len(found) * self._block_tokens
+        source = self._source_blocks(sequence)
         self.prefix.evict(source - self.ledger.free)
         sequence.source_table = self.ledger.take(source)
         if sequence.admitted is None:
             sequence.admitted, sequence.num_reused = now, sequence.num_cached
         self.running.append(sequence)
-        return True
 
     def _reusable(self, sequence: Sequence) -> list[int]:
         """Blocks of the prefix cache; none where every token of the prompt is to be scored, or where keys and values
@@ -272,7 +295,7 @@ class Scheduler:
                 return False
             victim = self._victim()
             self._preempt(victim)
-            if victim is sequence:
+            if sequence not in self.running:
                 return False
             shared = [i for i in shared if self.ledger.holders(sequence.table[i]) > 1]
         for i in shared:
@@ -289,12 +312,15 @@ class Scheduler:
         return max(self.running, key=lambda each: (order.index(each.request.priority), self.running.index(each)))
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._release(sequence)
+        """Lets one wait, and with it all beams of its search."""
+        search = sequence.search
+        for each in [each for each in self.running if each is sequence or (search and each.search is search)]:
+            self.running.remove(each)
+            self._release(each)
+            if search is not None:
+                search.withdraw(each)
+            self.waiting.push_front(each)
         self.num_preempted += 1
-        if sequence.search is not None:
-            sequence.search.withdraw(sequence)
-        self.waiting.push_front(sequence)
 
     def _release(self, sequence: Sequence) -> None:
         self.ledger.give([*sequence.table, *sequence.source_table])
