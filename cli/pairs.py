@@ -23,8 +23,7 @@ def is_of_pairs(args: argparse.Namespace) -> bool:
 
 def evaluate_pairs(args: argparse.Namespace) -> int:
     """Prints the figures of the model, and of the original beside it, and writes them where that is asked for."""
-    from ..engine.own_rules import OwnRules
-    from ..evaluate.pairs import score_pairs
+    from ..evaluate.pairs import score_pairs, start_of
     from ..models.checkpoint import load_transformer, open_checkpoint
     from ..models.files import write_whole
 
@@ -32,12 +31,11 @@ def evaluate_pairs(args: argparse.Namespace) -> int:
     names = {"model": args.path, **({"original": args.against} if args.against else {})}
     checkpoints = {name: open_checkpoint(path) for name, path in names.items()}
     first, found = checkpoints["model"], dict[str, dict[str, Any]]()
-    own, device = OwnRules.read(first.path, first.spec.vocab_size, sourced=True), _device(args)
-    pairs = _read(args, first)
+    start, device, pairs = start_of(first), _device(args), _read(args, first)
     with ProgressLine() as progress:
         for name, checkpoint in checkpoints.items():
             model = load_transformer(checkpoint, device, args.dtype)
-            score = score_pairs(model, pairs, own.start_id or 0, lambda done, of: progress("pairs scored", done, of))
+            score = score_pairs(model, pairs, start, lambda done, of: progress("pairs scored", done, of))
             found[name] = score.summary()
     rows = [
         [

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 
-from ..engine.own_rules import OwnRules
-from ..evaluate.pairs import answered, score_pairs
+from ..evaluate.pairs import answered, score_pairs, start_of
 from ..models.checkpoint import Checkpoint, load_transformer
 from ..models.progress import Progress
-from ..models.tokenizer import Tokenizer
 from .output import write_result
 from .run import Run
 
@@ -26,13 +24,11 @@ def write_sourced(run: Run, source: Checkpoint, target: Path, progress: Progress
     """Runs the stages and writes the result; what was measured of it."""
     last, cpu, spec = run.checkpoint(), torch.device("cpu"), source.spec
     models = [load_transformer(each, cpu) for each in (source, last)]
-    own = OwnRules.read(source.path, spec.vocab_size, sourced=True)
     longest = min(SOURCE_TOKENS, spec.encoder.max_context if spec.encoder else 0)
     sources = [ids[:longest] for ids in run.judge.encoded if ids]
     new = min(ANSWER_TOKENS, spec.max_context - 1)
-    pairs = answered(models[0], sources, own, Tokenizer.open(source.path).eos_ids, new)
+    pairs, start = answered(source, models[0], sources, new), start_of(source)
     say = partial(progress, "comparing answers")
-    start = own.start_id or 0
     figures = [score_pairs(model, pairs, start, say).summary() for model in models]
     sizes: list[dict[str, Any]] = [{} for _ in run.stages]
     sizes[-1] = {"result": figures[1], "weight_bytes": last.weight_bytes, "original": figures[0]}

@@ -18,6 +18,7 @@ from ..engine.own_rules import OwnRules
 from ..engine.request import Request, Stopping
 from ..engine.runner import ModelRunner
 from ..engine.sampling import Sampling
+from ..models.checkpoint import Checkpoint
 from ..models.errors import TextError
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer
@@ -50,7 +51,8 @@ class PairScore:
         nats = self.nats / self.tokens
         return {
             "documents": self.pairs, "tokens": self.tokens, "nats_per_token": nats,
-            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": self.correct / self.tokens, "exact_match": self.exact / self.pairs,
+            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": self.correct / self.tokens,
+            "exact_match": self.exact / self.pairs,
         }  # fmt: skip
 
 
@@ -71,10 +73,15 @@ def read_pairs(
     ]
 
 
-def answered(
-    model: Transformer, sources: Sequence[Sequence[int]], own: OwnRules, end_ids: Sequence[int], num_new: int
-) -> list[Pair]:
+def start_of(checkpoint: Checkpoint) -> int:
+    """The token with which answers of a model begin."""
+    return OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True).start_id or 0
+
+
+def answered(checkpoint: Checkpoint, model: Transformer, sources: Sequence[Sequence[int]], num_new: int) -> list[Pair]:
     """Each source with what the model itself answers, greedy, its end among the tokens."""
+    own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True)
+    end_ids = Tokenizer.open(checkpoint.path).eos_ids
     each = ModelRunner.block_tokens
     longest = max(map(len, sources))
     blocks = _ROWS * (-(-longest // each) + -(-(num_new + 1) // each))

@@ -30,7 +30,8 @@ OWN = [
     "rope_parameters", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base", "head_dim",
     "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "no_rope_layer_interval", "n_inner",
     "feed_forward_proj", "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
-    "scale_embedding", "decoder_ffn_dim", "encoder_layers", "num_decoder_layers", "sliding_window_pattern", "rope_local_base_freq", "original_max_position_embeddings", "architectures", "model_type",
+    "scale_embedding", "decoder_ffn_dim", "encoder_layers", "num_decoder_layers", "sliding_window_pattern",
+    "rope_local_base_freq", "original_max_position_embeddings", "architectures", "model_type",
 ]  # fmt: skip
 ROUNDS, MOST_GROWTH_KB = 60, 300_000
 
