@@ -158,7 +158,7 @@ class Engine:
 
     def _learn(self, work: Sequence[Work], seconds: float) -> None:
         rows = sum(each.sequence.decodes for each in work)
-        reading = sum(each.count for each in work if not each.sequence.decodes)
+        reading = sum(each.count + len(each.sequence.unread) for each in work if not each.sequence.decodes)
         self.scheduler.pace.learn(rows, reading, seconds)
 
     def _drawn(self, done: Sequence[Done]) -> list[Row]:
@@ -211,6 +211,9 @@ class Engine:
 
     def _searched(self, done: Sequence[Done]) -> list[Row]:
         """The rows of searches that came to their end, once all beams of each have offered their next tokens."""
+        for each in done:
+            if each.shares is not None:
+                each.work.sequence.spend(each.shares.tolist())
         offers, failed = offered_apart(done)
         rows = [row for answer, error in failed for row in self._failed(answer, error)]
         for answer, tokens in offers:
@@ -224,12 +227,12 @@ class Engine:
     def _next_beams(self, answer: Answer, search: BeamSearch[Answer]) -> list[Row]:
         """Lets the best beams go on, each by its own token, and ends the others; or tells what was found."""
         found = search.best({key: beam.new_ids for key, (beam, _) in search.beams.items()})
-        if not found and not search.answers:
-            return self._failed(answer, NO_TOKEN, FinishReason.REFUSED)
         if not found:
-            rows = [self._found(answer, choice, each) for choice, each in enumerate(search.answers)]
             self.scheduler.remove_search(search)
-            return rows
+            rows = [self._found(answer, choice, each) for choice, each in enumerate(search.answers)]
+            missing = range(len(rows), answer.request.sampling.n)  # where rules leave fewer answers than were asked for
+            refused = self._row(answer, finish=FinishReason.REFUSED, error=NO_TOKEN)
+            return rows + [replace(refused, choice=choice) for choice in missing]
         before = [beam for beam, _ in search.beams.values()]
         beams = self.scheduler.branch(before, [each.beam for each in found], answer.request.sampling.num_beams)
         for beam, each in zip(beams, found, strict=True):

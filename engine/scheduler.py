@@ -185,7 +185,7 @@ class Scheduler:
             if deadline is None or sequence.num_new:
                 return False
             rows = min(len(self.running), self.num_slots - 1)
-            return now + self.pace.first_token_seconds(sequence.pending, rows) >= deadline
+            return now + self.pace.first_token_seconds(sequence.pending + len(sequence.unread), rows) >= deadline
 
         return self.waiting.remove(late)
 

@@ -280,12 +280,17 @@ def _weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{INDEX_NAME} names {missing[0]}, which is not in {folder}; copy it there")
         return files
     if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
-        command = f", with: {resaved('AutoModelForCausalLM', folder)}" if pickles[0].startswith("pytorch_model") else ""
+        auto = "AutoModelForSeq2SeqLM" if _reads_sources(folder) else "AutoModelForCausalLM"
+        command = f", with: {resaved(auto, folder)}" if pickles[0].startswith("pytorch_model") else ""
         raise CheckpointError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
             f"where you trust it, convert it to {WEIGHTS_NAME}{command}"
         )
     raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
+
+
+def _reads_sources(folder: Path) -> bool:
+    return family_of(read_json(folder / "config.json")).reads_sources
 
 
 def _check_quantization(config: Any, folder: Path) -> None:

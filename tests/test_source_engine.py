@@ -16,6 +16,7 @@ from moesaic.engine.own_rules import OwnRules
 from moesaic.engine.request import FinishReason, Request, Row, Stopping
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.engine.sampling import Sampling
+from moesaic.engine.token_rules import TokenRules
 from moesaic.models.checkpoint import load
 from moesaic.models.errors import SetupError
 from moesaic.models.transformer import Transformer
@@ -121,6 +122,17 @@ def test_a_search_that_fails_ends_once_and_frees_all(model: Transformer) -> None
     rows = [row for each in steps(engine, requests(SEARCH, [0])) for row in each]
     assert [row.finish for row in rows] == [FinishReason.FAILED] and "not finite" in rows[0].error
     assert engine.load.free_blocks == engine.load.num_blocks
+
+
+@pytest.mark.parametrize(("least", "finishes"), [(0, ["stop_token", "refused"]), (2, ["refused", "refused"])])
+def test_answers_that_the_rules_of_a_search_do_not_leave_are_refused(
+    least: int, finishes: list[str], model: Transformer
+) -> None:
+    engine, rules = engine_of(model), TokenRules(allowed_token_ids=(END,))
+    [request] = requests(replace(SEARCH, min_new_tokens=least), [0])
+    rows = [row for each in steps(engine, [replace(request, token_rules=rules)]) for row in each]
+    assert [(row.choice, row.finish and row.finish.value) for row in rows] == list(enumerate(finishes))
+    assert not engine.has_work and engine.load.free_blocks == engine.load.num_blocks
 
 
 def test_what_never_fits_is_refused_with_the_source_counted(model: Transformer) -> None:

@@ -161,3 +161,10 @@ def test_a_decoder_without_what_it_goes_on_from_says_so(tmp_path: Path) -> None:
     SOURCE_CASES[0].build(tmp_path)
     with pytest.raises(ValueError, match="a t5 goes on from a source: give what `read` makes of it"):
         load(tmp_path)(IDS)
+
+
+def test_pickled_weights_are_written_anew_by_the_class_for_two_sides(tmp_path: Path) -> None:
+    SOURCE_CASES[0].build(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickle.* import AutoModelForSeq2SeqLM as A"):
+        load(tmp_path)
