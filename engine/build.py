@@ -74,7 +74,7 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
     if not checkpoint.spec.causal:
         return _encoder(checkpoint, options)
-    step, sourced = step_of(checkpoint, options.step_share), checkpoint.spec.encoder is not None
+    step, sourced = step_of(checkpoint, options.step_share), checkpoint.spec.reads_sources
     own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)

@@ -32,9 +32,7 @@ _ALWAYS: Mapping[str, tuple[Any, ...]] = {
 
 
 _EARLY = ((False, WHILE_BETTER), (True, AT_ONCE), ("never", NEVER))
-
-
-SEARCH = ("num_beams", "length_penalty", "early_stopping")  # what counts for greedy answers alone
+_SEARCH = ("num_beams", "length_penalty", "early_stopping")  # what counts for greedy answers alone
 
 
 class GenerationConfigWarning(UserWarning):
@@ -51,7 +49,7 @@ def sampling_defaults(folder: Path) -> dict[str, float | int]:
     values = generation_values(folder, sourced)
     greedy = values.get("do_sample", False if sourced else None) is False
     defaults = {**_taken(values, greedy), **({"temperature": 0.0} if greedy else {})}
-    defaults = {name: value for name, value in defaults.items() if greedy or name not in SEARCH}
+    defaults = {name: value for name, value in defaults.items() if greedy or name not in _SEARCH}
     if aside := [*_wrong(values, greedy), *_not_built(values, greedy)]:
         message = f"{file}: set aside {'; '.join(aside)}. Requests may give their own settings"
         warnings.warn(message, GenerationConfigWarning, stacklevel=3)

@@ -28,7 +28,7 @@ def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
     if not spec.causal:
         return "it is an encoder"
-    if spec.encoder is not None:
+    if spec.reads_sources:
         return "it reads a source"
     if spec.is_mixture:
         return "its FFNs are mixtures of experts"
