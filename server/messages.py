@@ -171,6 +171,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         cache_tokens=limits.cache_tokens,
         num_slots=limits.num_slots,
         block_tokens=limits.block_tokens,
+        max_source=limits.max_source,
         pooling=_pooling_message(description.pooling),
     )
     return pb.Event(ready=ready)
@@ -184,6 +185,7 @@ def limits_of(ready: pb.Ready) -> Limits:
         ready.num_slots if ready.HasField("num_slots") else None,
         ready.cache_tokens if ready.HasField("cache_tokens") else None,
         ready.block_tokens,
+        ready.max_source if ready.HasField("max_source") else None,
     )
 
 
