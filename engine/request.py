@@ -40,7 +40,8 @@ class Request:
     """One prompt to continue. `key` is the handle that its rows come back with; it is unique among the unfinished.
 
     operating_point: of the model's experts, on its dial: 0 is the full tier, a fraction lies between two. It is what
-    new tokens are computed at; the prompt is computed at `prefill_point`. floor: the operating point to which the
+    new tokens are computed at; the prompt is computed at `prefill_point`, its first `num_full` tokens at the
+    full tier. floor: the operating point to which the
     engine may go while others wait; None is not at all.
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     deadline_seconds: on the same clock, when its first token has lost its use.
@@ -63,6 +64,7 @@ class Request:
     salt: str = ""
     deadline_seconds: float | None = None
     pooling: Pooling | None = None
+    num_full: int = 0
 
 
 class FinishReason(Enum):

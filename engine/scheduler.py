@@ -261,21 +261,23 @@ class Scheduler:
         return self.prefix.find(sequence.request.prompt_ids, _origin(sequence))
 
     def _keep(self, sequence: Sequence, tokens: int) -> None:
-        if not sequence.source:
+        if not sequence.source and not sequence.request.num_full:
             self.prefix.keep(sequence.ids[:tokens], _origin(sequence), sequence.table)
 
     def _run_length(self, sequence: Sequence) -> int:
         """How many of the pending tokens are computed at one operating point."""
         done, prompt = sequence.num_cached, sequence.num_prompt
         if done < prompt:
-            return min(prompt - done, _SCORED_TOKENS) if sequence.scores_prompt else prompt - done
+            full = sequence.request.num_full
+            left = (full if done < full else prompt) - done
+            return min(left, _SCORED_TOKENS) if sequence.scores_prompt else left
         known = sequence.points[done - prompt :]
         return next((i for i, point in enumerate(known) if point != known[0]), len(known)) or sequence.pending
 
     def _work(self, sequence: Sequence, count: int) -> Work:
         request, done = sequence.request, sequence.num_cached
         if done < sequence.num_prompt:
-            return Work(sequence, count, request.prefill_point)
+            return Work(sequence, count, 0.0 if done < request.num_full else request.prefill_point)
         known = sequence.points[done - sequence.num_prompt :]
         point = known[0] if known else self.pressure.lowered(request.operating_point, request.floor)
         return Work(sequence, count, point)

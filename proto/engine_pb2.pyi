@@ -17,7 +17,7 @@ class Command(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling")
+    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling", "num_full")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Submit(_message.Message):
     SALT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
+    NUM_FULL_FIELD_NUMBER: _ClassVar[int]
     key: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -52,7 +53,8 @@ class Submit(_message.Message):
     salt: str
     deadline_seconds: float
     pooling: Pooling
-    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ...) -> None: ...
+    num_full: int
+    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., num_full: _Optional[int] = ...) -> None: ...
 
 class Pooling(_message.Message):
     __slots__ = ("kind", "normalised")

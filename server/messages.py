@@ -37,6 +37,7 @@ def submit_message(request: Request) -> pb.Command:
         salt=request.salt,
         deadline_seconds=request.deadline_seconds,
         pooling=_pooling_message(request.pooling),
+        num_full=request.num_full,
     )
     return pb.Command(submit=submit)
 
@@ -58,6 +59,7 @@ def request_of(submit: pb.Submit) -> Request:
         submit.salt,
         submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
         _pooling_of(submit),
+        submit.num_full,
     )  # fmt: skip
 
 

