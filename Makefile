@@ -19,12 +19,19 @@ test-real: .venv/ready
 	$(BIN)/pytest --real -m real
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.
-interop: .venv/ready build/interop/ready
-	$(BIN)/python tests/interop/run.py build/interop/bin/python
+interop: .venv/ready build/interop/ready build/interop/node/ready
+	$(BIN)/python tests/interop/run.py build/interop/bin/python build/interop/node
 
 build/interop/ready:
 	$(PYTHON) -m venv build/interop
 	build/interop/bin/pip install --quiet 'tritonclient[grpc]==2.73.0'
+	touch $@
+
+# The versions of package-lock.json, none of whose scripts is run. Without Node.js there is nothing to install.
+build/interop/node/ready: tests/interop/node/package-lock.json build/interop/ready
+	mkdir -p $(@D)
+	cp tests/interop/node/package.json tests/interop/node/package-lock.json $(@D)
+	if command -v npm > /dev/null; then cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
 	touch $@
 
 # What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
