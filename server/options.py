@@ -107,6 +107,12 @@ class ServeOptions:
     )
     reflection: bool = setting(True, "tell clients of the methods that there are")
     log_requests: bool = setting(False, "one JSON line a request on stderr, without text")
+    otlp_traces_endpoint: str | None = setting(
+        None,
+        "where a span of each request goes, by OpenTelemetry's protocol over gRPC; takes the extra otel",
+        metavar="URL",
+        written="none, or OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
 
 
 BOUNDS: Mapping[str, Bound] = bounds(ServeOptions)

@@ -33,6 +33,7 @@ from .memory import memory_budget
 from .options import ServeOptions
 from .prompts import Prompts
 from .security import Security, open_security
+from .tracing import open_tracing
 from .transport import num_connections
 from .watchdog import Patience
 
@@ -88,6 +89,8 @@ class Parts:
         models = [model.stop() for model in self.catalog.models.values()]
         web = [] if self._door is None else [self._door.stop(seconds)]
         await asyncio.gather(*(each.stop(seconds) for each in self._servers), *web, *models)
+        if self.generation.tracing is not None:
+            await self.generation.tracing.end(seconds)
         self.admin.end()
 
 
@@ -104,7 +107,8 @@ def open_parts(configuration: Configuration, life: Life, worker: Sequence[str]) 
     fleet = Fleet(catalog, make, options.engine, budget, changed.set, options.drain_seconds)
     health = HealthReporter(catalog, changed, options.stall_seconds)
     metrics = open_metrics(options, catalog)
-    generation = Generation(catalog, ByteBudget(options.max_request_bytes), metrics, options.log_requests)
+    tracing, held = open_tracing(options.otlp_traces_endpoint), ByteBudget(options.max_request_bytes)
+    generation = Generation(catalog, held, metrics, options.log_requests, tracing)
     connections = num_connections(options)
     server = grpc_server(options, connections, generation, fleet, health.service, security.access)
     address = bind(server, options.host, options.port, "--port", security.credentials)

@@ -56,7 +56,7 @@ class HttpApp:
         ]
         paths = {route.endpoint: route.path for route in routes}
         router = Router(routes, redirect_slashes=False, default=_unknown(list(paths.values())))
-        return Guard(router, self._limits, paths, self._metrics.responded, access)
+        return Guard(router, self._limits, paths, self._metrics.responded, access, self._generation.tracing)
 
     async def page(self, request: Request) -> Response:
         """GET /: a page to try the models with."""
