@@ -31,8 +31,8 @@ SHAPES = ("gpt2-small", "opt-1.3b", "llama-3.2-1b", "llama-3-8b")
 TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call them
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
-    "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "HOST", "PORT", "URL",
-    "prompt", "text", "address", "seed", "reference export name", "token new name",
+    "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "HOST", "PORT",
+    "URL", "prompt", "text", "address", "seed", "reference export name", "token new name",
 }  # fmt: skip
 
 

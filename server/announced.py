@@ -26,7 +26,9 @@ def announce_serving(catalog: Catalog, ports: Ports) -> None:
 
 def _start_lines(configuration: Configuration, parts: Parts) -> Iterator[str]:
     options, ports, admin = configuration.options, parts.ports, parts.admin.path
-    yield f"moesaic {VERSION} listens on {ports.address} and loads {', '.join(name for name, _ in options.models)}"
+    watched = [f"what is in {options.watch}"] if options.watch else []
+    loads = ", ".join([*(name for name, _ in options.models), *watched])
+    yield f"moesaic {VERSION} listens on {ports.address} and loads {loads}"
     yield from start_lines(configuration)
     if options.http:
         yield f"HTTP at {ports.web}" if ports.web else missing()

@@ -23,9 +23,13 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A prompt that is a conversation: {"role": text, "content": text} mappings, the oldest first."""
+    """A prompt that is a conversation: {"role": text, "content": text} mappings, the oldest first.
+
+    tools: what may be called, each a JSON object.
+    """
 
     messages: object
+    tools: Sequence[str] = ()
 
 
 class Settings(GenerationSettings, total=False):
@@ -157,7 +161,9 @@ def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[
         found += wrong
         request.messages.SetInParent()
         for message in messages:
-            request.messages.messages.add(role=message.role, content=message.content)
+            calls = [pb.ToolCall(name=each.name, arguments=each.arguments) for each in message.tool_calls]
+            request.messages.messages.add(role=message.role, content=message.content, tool_calls=calls)
+        request.messages.tools.extend(prompt.tools)
     elif isinstance(prompt, str):
         _put(request, {"text": prompt}, "prompt.", found)
     else:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -36,6 +37,7 @@ from .security import Security, open_security
 from .tracing import open_tracing
 from .transport import num_connections
 from .watchdog import Patience
+from .watched import Watched
 
 if TYPE_CHECKING:
     from .http.door import HttpDoor
@@ -64,6 +66,7 @@ class Parts:
     generation: Generation
     fleet: Fleet
     admin: AdminDoor
+    watched: Watched | None
     _metrics: "Metrics | None"
     _door: "HttpDoor | None"
     _servers: Sequence[grpc.aio.Server]
@@ -125,7 +128,9 @@ def open_parts(configuration: Configuration, life: Life, worker: Sequence[str]) 
             door.close()
         raise
     ports = Ports(address, web, probed, connections)
-    return Parts(ports, security, health, generation, fleet, admin, metrics, door, [*servers, admin.server], options)
+    watched = None if options.watch is None else Watched(Path(options.watch).absolute(), fleet, changed.set)
+    servers.append(admin.server)
+    return Parts(ports, security, health, generation, fleet, admin, watched, metrics, door, servers, options)
 
 
 def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:

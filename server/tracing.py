@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib.util import find_spec
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ class Tracing:
 
         self._provider, self._tracer = provider, provider.get_tracer("moesaic", VERSION)
         self._context, self._parents, self._kind = context, TraceContextTextMapPropagator(), SpanKind.SERVER
-        self._error = lambda why: Status(StatusCode.ERROR, why)
+        self._error = partial(Status, StatusCode.ERROR)
 
     @contextmanager
     def continued(self, headers: Iterable[tuple[str, str | bytes]]) -> Iterator[None]:
@@ -55,7 +56,7 @@ class Tracing:
     ) -> None:
         """Notes a request that took so long. last: the chunk with usage and timing, where it was answered."""
         end = time.time_ns()
-        told = {f"moesaic.{name}": value for name, value in (names | outcome).items()}
+        told = {f"moesaic.{name}": value for name, value in {**names, **outcome}.items()}
         span = self._tracer.start_span(
             f"generate {names['model']}".strip(),
             kind=self._kind,

@@ -1,4 +1,4 @@
-"""Serves a model and has foreign clients use it: python tests/interop/run.py PYTHON NODE_FOLDER, which is where they are.
+"""Serves a model and has foreign clients use it: python tests/interop/run.py PYTHON NODE_FOLDER, where these are.
 
 NODE_FOLDER has no node_modules where there is no Node.js, which is said; the others are run as ever.
 """
