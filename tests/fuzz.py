@@ -1,0 +1,243 @@
+"""Messages that nobody meant at every door of one server, as many as you like: make fuzz N=1000000
+
+    python tests/fuzz.py COUNT [--seed N] [--folder DIR]
+
+A run that is stopped goes on where it was: DIR/state.json has how far it is and what was answered, DIR/faults.jsonl
+each message that was answered wrongly, as hexadecimal digits. What is wrong: UNKNOWN, INTERNAL, UNAVAILABLE or a code
+of 500, a connection that ends without an answer, a refusal that takes longer than a second, no end within half a
+minute, an engine or a server that ends. Status 1 where there was any. Models are neither loaded nor unloaded.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import h11
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from server_harness import Server
+from test_http_fuzz import mutated
+from test_mutations import FAULTS, HARMLESS, METHODS, RIGHT, damaged, message_of
+
+from moesaic.engine.options import EngineOptions
+from moesaic.models.files import write_whole
+from moesaic.server.handlers import ADMIN
+
+CHUNK = 500  # messages between two notes of how far it is
+AT_ONCE = 16
+HANG_SECONDS, END_SECONDS = 1.0, 30.0
+HTTP_SHARE, ADMIN_SHARE = 0.2, 0.05
+_DOORS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")
+_ADMIN = [method for method in HARMLESS if method.name not in ("LoadModel", "UnloadModel")]
+_BRIEF = {"max_new_tokens": 2}  # what generates has better things to do than to finish
+
+
+@dataclass(slots=True)
+class State:
+    """How far a run is. answers: how often each method was answered with each code."""
+
+    seed: int
+    chunks: int = 0
+    seconds: float = 0.0
+    slowest_refusal: float = 0.0
+    faults: int = 0
+    answers: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def note(self, method: str, code: str) -> None:
+        found = self.answers.setdefault(method, {})
+        found[code] = found.get(code, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message, and where it goes."""
+
+    method: str
+    data: bytes
+    streams: bool = False
+
+
+def drawn(chance: random.Random) -> Sent:
+    """The next one."""
+    what = chance.random()
+    if what < HTTP_SHARE:
+        return Sent(chance.choice(_DOORS), mutated(chance))
+    method: MethodDescriptor = chance.choice(_ADMIN if what < HTTP_SHARE + ADMIN_SHARE else METHODS)
+    message = GetMessageClass(method.input_type)(**RIGHT.get(method.name, {}))
+    message.MergeFrom(message_of(method.input_type, chance, chance.choice([0.05, 0.2, 0.6])))
+    if method.name.startswith("Generate") and chance.random() < 0.9:
+        for each in message.requests if method.name == "GenerateBatch" else [message]:
+            each.MergeFrom(type(each)(stopping=_BRIEF))
+    data = message.SerializeToString()
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    return Sent(path, damaged(data, chance) if chance.random() < 0.33 else data, method.server_streaming)
+
+
+class Doors:
+    """The doors of a server, asked by several at a time."""
+
+    def __init__(self, server: Server, public: grpc.aio.Channel, admin: grpc.aio.Channel) -> None:
+        self._public, self._admin = public, admin
+        self._host, port = server.web.removeprefix("http://").rsplit(":", 1)
+        self._port = int(port)
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]] = []
+
+    async def ask(self, sent: Sent) -> str:
+        """The code of the answer."""
+        return await (self._ask_http(sent) if sent.method.startswith("/v1/") else self._ask_grpc(sent))
+
+    async def _ask_grpc(self, sent: Sent) -> str:
+        channel = self._admin if ADMIN.full_name in sent.method else self._public
+        try:
+            if sent.streams:
+                async for _ in channel.unary_stream(sent.method)(sent.data, timeout=END_SECONDS):
+                    pass
+            else:
+                await channel.unary_unary(sent.method)(sent.data, timeout=END_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+        return "OK"
+
+    async def _ask_http(self, sent: Sent) -> str:
+        reader, writer, state = await self._connection()
+        headers = [("host", "localhost"), ("content-type", "application/json"), ("content-length", str(len(sent.data)))]
+        for event in (
+            h11.Request(method="POST", target=sent.method, headers=headers),
+            h11.Data(sent.data),
+            h11.EndOfMessage(),
+        ):
+            writer.write(state.send(event))
+        code = ""
+        while not isinstance(event := state.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                state.receive_data(await reader.read(1 << 16))
+            elif isinstance(event, h11.Response):
+                code = str(event.status_code)
+            elif isinstance(event, h11.ConnectionClosed):
+                writer.close()
+                return code or "NO_ANSWER"
+        if state.our_state is h11.DONE and state.their_state is h11.DONE:
+            state.start_next_cycle()
+            self._idle.append((reader, writer, state))
+        else:
+            writer.close()
+        return code
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]:
+        if self._idle:
+            return self._idle.pop()
+        return *await asyncio.open_connection(self._host, self._port), h11.Connection(h11.CLIENT)
+
+
+WRONG = {code.name for code in FAULTS} | {"NO_ANSWER", "UNAVAILABLE", "500", "502", "503", "504"}
+
+
+def wrong(sent: Sent, code: str, seconds: float) -> str:
+    """What is wrong with an answer; empty where nothing is."""
+    if code in WRONG:
+        return code
+    slow = seconds > HANG_SECONDS and code not in ("OK", "200")
+    return f"{code} after {seconds:.1f} s" if slow else ""
+
+
+async def run_chunk(doors: Doors, state: State, fault: Callable[[Sent, str], None]) -> None:
+    """So many messages, some at a time."""
+    chance = random.Random(f"{state.seed}/{state.chunks}")
+    waiting = iter([drawn(chance) for _ in range(CHUNK)])
+
+    async def ask() -> None:
+        for sent in waiting:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(2 * END_SECONDS):
+                    code = await doors.ask(sent)
+            except (TimeoutError, OSError, h11.RemoteProtocolError) as error:
+                code = "NO_ANSWER"
+                sys.stderr.write(f"{sent.method}: {error!r}\n")
+            took = time.monotonic() - began
+            state.note(sent.method, code)
+            if code not in ("OK", "200"):
+                state.slowest_refusal = max(state.slowest_refusal, took)
+            if what := wrong(sent, code, took):
+                fault(sent, what)
+
+    await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
+
+
+@asynccontextmanager
+async def doors_of(server: Server) -> AsyncIterator[Doors]:
+    """All of a server's."""
+    async with (
+        grpc.aio.insecure_channel(server.address) as public,
+        grpc.aio.insecure_channel(f"unix:{server.admin_socket}") as admin,
+    ):
+        yield Doors(server, public, admin)
+
+
+async def fuzz(server: Server, count: int, folder: Path, state: State) -> None:
+    """Goes on until so many have been sent, with those of earlier runs; what has been found is in the folder."""
+
+    def fault(sent: Sent, what: str) -> None:
+        state.faults += 1
+        with (folder / "faults.jsonl").open("a") as file:
+            file.write(json.dumps({"method": sent.method, "what": what, "data": sent.data.hex()}) + "\n")
+
+    engine = server.client().model().device
+    async with doors_of(server) as doors:
+        while state.chunks * CHUNK < count:
+            began = time.monotonic()
+            await run_chunk(doors, state, fault)
+            state.chunks += 1
+            state.seconds += time.monotonic() - began
+            if server.process.poll() is not None or server.client().model().device != engine:
+                fault(Sent("", b""), f"the server or its engine ended in chunk {state.chunks - 1}")
+                break
+            write_whole(folder / "state.json", json.dumps(vars_of(state), indent=1).encode())
+            sys.stderr.write(f"\r{state.chunks * CHUNK:,} of {count:,}, {state.faults} wrong, {state.seconds:.0f} s")
+
+
+def vars_of(state: State) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in State.__slots__}
+
+
+def summary(state: State) -> str:
+    """A line for each kind of answer."""
+    codes = Counter[str]()
+    for found in state.answers.values():
+        codes.update(found)
+    told = ", ".join(f"{code} {number:,}" for code, number in codes.most_common())
+    methods = f"{len(state.answers)} methods, {codes.total():,} messages in {state.seconds:.0f} s"
+    return f"{methods}: {told}; slowest refusal {1000 * state.slowest_refusal:.0f} ms; {state.faults} wrong"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("build/fuzz"))
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    file, state = args.folder / "state.json", State(args.seed)
+    if file.exists() and (known := json.loads(file.read_text()))["seed"] == args.seed:
+        state = State(**known)
+    engine = EngineOptions(device="tame", num_slots=64)
+    with Server(http=True, engine=engine, max_requests=256, log_requests=False) as server:
+        asyncio.run(fuzz(server, args.count, args.folder, state))
+        for incident in [line for line in server.log.splitlines() if "incident" in line or "Traceback" in line][:20]:
+            sys.stderr.write(f"\n{incident}")
+    sys.stdout.write(f"\n{summary(state)}\n")
+    return 1 if state.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
