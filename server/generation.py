@@ -72,9 +72,10 @@ class Generation:
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
                         tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
+                        caller = this_caller()
                         async for chunk in answer(running, asked, tokenizer, record.arrived, end, call.counting):
                             record.note(chunk)
-                            this_caller().spend(len(chunk.token_ids))
+                            caller.spend(len(chunk.token_ids))
                             yield chunk
 
     async def whole(self, message: pb.GenerateRequest, call: Call, counted: bool = False) -> pb.GenerateResponse:

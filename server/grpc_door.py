@@ -22,6 +22,7 @@ from .reflection import reflection_handlers
 from .services import GenerationService, ModelsService, ScoringService
 from .tracing import Tracing
 from .transport import PROBE_CONNECTIONS, channel_options
+from .writes import Writes
 
 OFFERED = (GENERATION, SCORING, MODELS, INFERENCE)
 ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
@@ -82,7 +83,7 @@ def time_limits(options: ServeOptions) -> TimeLimits:
 
 def _guard(options: ServeOptions, access: Access, tracing: Tracing | None = None) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
-    limits = time_limits(options)
+    limits, writes = time_limits(options), Writes(options.write_seconds)
     watching = replace(limits, whole=None)
-    requests, probes = Lane(Calls(room), limits), Lane(Calls(ROOM_FOR_CALLS), watching)
+    requests, probes = Lane(Calls(room), limits, writes), Lane(Calls(ROOM_FOR_CALLS), watching, writes)
     return CallGuard(requests, probes, access, tracing)

@@ -17,6 +17,7 @@ from .incident import told
 from .scopes import asked_by
 from .status import refusal
 from .tracing import Tracing, continued
+from .writes import Writes
 
 PROBES = "/grpc.health.v1.Health/"
 
@@ -27,6 +28,7 @@ class Lane:
 
     calls: Calls
     limits: TimeLimits
+    writes: Writes
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -67,7 +69,7 @@ def _guarded(
             caller = access.admit(_authorization(context), asked)
             with called_by(caller), continued(tracing, context.invocation_metadata() or ()):
                 lane.calls.enter(context)
-                exchange = Exchange(handler, context, lane.limits)
+                exchange = Exchange(handler, context, lane.limits, lane.writes)
                 await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)

@@ -39,6 +39,8 @@ HANG_SECONDS, END_SECONDS = 1.0, 30.0
 HTTP_SHARE, ADMIN_SHARE = 0.2, 0.05
 _DOORS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")
 _ADMIN = [method for method in HARMLESS if method.name not in ("LoadModel", "UnloadModel")]
+NO_ANSWER = "NO_ANSWER"
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]
 _BRIEF = {"max_new_tokens": 2}  # what generates has better things to do than to finish
 
 
@@ -90,7 +92,7 @@ class Doors:
         self._public, self._admin = public, admin
         self._host, port = server.web.removeprefix("http://").rsplit(":", 1)
         self._port = int(port)
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]] = []
+        self._idle: list[Connection] = []
 
     async def ask(self, sent: Sent) -> str:
         """The code of the answer."""
@@ -109,37 +111,43 @@ class Doors:
         return "OK"
 
     async def _ask_http(self, sent: Sent) -> str:
-        reader, writer, state = await self._connection()
+        """On a connection that rests, as clients do: where the server has closed it meanwhile, on a new one."""
+        while self._idle:
+            if (code := await self._ask_on(self._idle.pop(), sent)) != NO_ANSWER:
+                return code
+        reader, writer = await asyncio.open_connection(self._host, self._port)
+        return await self._ask_on((reader, writer, h11.Connection(h11.CLIENT)), sent)
+
+    async def _ask_on(self, connection: Connection, sent: Sent) -> str:
+        reader, writer, state = connection
         headers = [("host", "localhost"), ("content-type", "application/json"), ("content-length", str(len(sent.data)))]
-        for event in (
-            h11.Request(method="POST", target=sent.method, headers=headers),
-            h11.Data(sent.data),
-            h11.EndOfMessage(),
-        ):
+        request = h11.Request(method="POST", target=sent.method, headers=headers)
+        for event in (request, h11.Data(sent.data), h11.EndOfMessage()):
             writer.write(state.send(event))
-        code = ""
-        while not isinstance(event := state.next_event(), h11.EndOfMessage):
-            if event is h11.NEED_DATA:
-                state.receive_data(await reader.read(1 << 16))
-            elif isinstance(event, h11.Response):
-                code = str(event.status_code)
-            elif isinstance(event, h11.ConnectionClosed):
-                writer.close()
-                return code or "NO_ANSWER"
+        try:
+            code = await _code_of(reader, state)
+        except (ConnectionError, h11.RemoteProtocolError):
+            code = NO_ANSWER
         if state.our_state is h11.DONE and state.their_state is h11.DONE:
             state.start_next_cycle()
-            self._idle.append((reader, writer, state))
+            self._idle.append(connection)
         else:
             writer.close()
         return code
 
-    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]:
-        if self._idle:
-            return self._idle.pop()
-        return *await asyncio.open_connection(self._host, self._port), h11.Connection(h11.CLIENT)
+
+async def _code_of(reader: asyncio.StreamReader, state: h11.Connection) -> str:
+    """Of the answer, once it is whole. Raises h11.RemoteProtocolError where it ends before."""
+    code = NO_ANSWER
+    while not isinstance(event := state.next_event(), h11.EndOfMessage):
+        if event is h11.NEED_DATA:
+            state.receive_data(await reader.read(1 << 16))
+        elif isinstance(event, h11.Response):
+            code = str(event.status_code)
+    return code
 
 
-WRONG = {code.name for code in FAULTS} | {"NO_ANSWER", "UNAVAILABLE", "500", "502", "503", "504"}
+WRONG = {code.name for code in FAULTS} | {NO_ANSWER, "UNAVAILABLE", "500", "502", "503", "504"}
 
 
 def wrong(sent: Sent, code: str, seconds: float) -> str:
@@ -162,7 +170,7 @@ async def run_chunk(doors: Doors, state: State, fault: Callable[[Sent, str], Non
                 async with asyncio.timeout(2 * END_SECONDS):
                     code = await doors.ask(sent)
             except (TimeoutError, OSError, h11.RemoteProtocolError) as error:
-                code = "NO_ANSWER"
+                code = NO_ANSWER
                 sys.stderr.write(f"{sent.method}: {error!r}\n")
             took = time.monotonic() - began
             state.note(sent.method, code)
