@@ -13,7 +13,7 @@ from .access import Access
 from .caller import called_by
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
-from .incident import told
+from .incident import let_go, told
 from .scopes import asked_by
 from .status import refusal
 from .tracing import Tracing, continued
@@ -111,6 +111,7 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
     if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error
         raise asyncio.CancelledError from None
     status = refusal(told(error, method))
+    let_go(error)
     try:
         await context.abort(status.code, status.message, status.metadata)
     except grpc.aio.InternalError:  # gone before it was told

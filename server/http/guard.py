@@ -13,7 +13,7 @@ from ...models.errors import Expired, MoesaicError
 from ..access import Access
 from ..caller import called_by
 from ..exchange import TimeLimits
-from ..incident import told
+from ..incident import let_go, told
 from ..scopes import asked_by
 from ..tracing import Tracing, continued
 from .errors import HttpError, body_of, response_of
@@ -45,7 +45,7 @@ class Guard:
             return
         except Exception as error:
             refusal = _refusal(error, scope)
-            _let_go(error)
+            let_go(error)
             await exchange.refuse(refusal)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
@@ -131,12 +131,3 @@ def _refusal(error: Exception, scope: Scope) -> MoesaicError | HttpError:
         text = f"{scope['method']} is not possible here; {dict(error.headers or {}).get('Allow', 'nothing')} is"
         return HttpError(error.status_code, "METHOD_NOT_ALLOWED", text, error.headers)
     return told(error, str(scope["path"])[:100])
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Parts an error from the frames that it came through: they and their task lead to each other, and would keep a
-    request of megabytes until somebody looks for rings.
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__context__
