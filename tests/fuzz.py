@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from test_http_fuzz import mutated
 from test_mutations import FAULTS, HARMLESS, METHODS, RIGHT, damaged, message_of
 
 from moesaic.engine.options import EngineOptions
+from moesaic.models.errors import MoesaicError
 from moesaic.models.files import write_whole
 from moesaic.server.handlers import ADMIN
 
@@ -75,7 +76,7 @@ def drawn(chance: random.Random) -> Sent:
     if what < HTTP_SHARE:
         return Sent(chance.choice(_DOORS), mutated(chance))
     method: MethodDescriptor = chance.choice(_ADMIN if what < HTTP_SHARE + ADMIN_SHARE else METHODS)
-    message = GetMessageClass(method.input_type)(**RIGHT.get(method.name, {}))
+    message: Any = GetMessageClass(method.input_type)(**RIGHT.get(method.name, {}))
     message.MergeFrom(message_of(method.input_type, chance, chance.choice([0.05, 0.2, 0.6])))
     if method.name.startswith("Generate") and chance.random() < 0.9:
         for each in message.requests if method.name == "GenerateBatch" else [message]:
@@ -93,6 +94,13 @@ class Doors:
         self._host, port = server.web.removeprefix("http://").rsplit(":", 1)
         self._port = int(port)
         self._idle: list[Connection] = []
+
+    async def close(self) -> None:
+        """Ends the connections that rest."""
+        for _, writer, _ in self._idle:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def ask(self, sent: Sent) -> str:
         """The code of the answer."""
@@ -189,7 +197,9 @@ async def doors_of(server: Server) -> AsyncIterator[Doors]:
         grpc.aio.insecure_channel(server.address) as public,
         grpc.aio.insecure_channel(f"unix:{server.admin_socket}") as admin,
     ):
-        yield Doors(server, public, admin)
+        doors = Doors(server, public, admin)
+        yield doors
+        await doors.close()
 
 
 async def fuzz(server: Server, count: int, folder: Path, state: State) -> None:
@@ -200,18 +210,26 @@ async def fuzz(server: Server, count: int, folder: Path, state: State) -> None:
         with (folder / "faults.jsonl").open("a") as file:
             file.write(json.dumps({"method": sent.method, "what": what, "data": sent.data.hex()}) + "\n")
 
-    engine = server.client().model().device
+    with server.client() as client:
+        engine = client.model().device
     async with doors_of(server) as doors:
         while state.chunks * CHUNK < count:
             began = time.monotonic()
             await run_chunk(doors, state, fault)
             state.chunks += 1
             state.seconds += time.monotonic() - began
-            if server.process.poll() is not None or server.client().model().device != engine:
+            if not await asyncio.to_thread(_lives, server, engine):
                 fault(Sent("", b""), f"the server or its engine ended in chunk {state.chunks - 1}")
                 break
             write_whole(folder / "state.json", json.dumps(vars_of(state), indent=1).encode())
             sys.stderr.write(f"\r{state.chunks * CHUNK:,} of {count:,}, {state.faults} wrong, {state.seconds:.0f} s")
+
+
+def _lives(server: Server, engine: str) -> bool:
+    """Whether server and engine are those that there were."""
+    with server.client() as client, suppress(MoesaicError):
+        return server.process.poll() is None and client.model().device == engine
+    return False
 
 
 def vars_of(state: State) -> dict[str, Any]:
