@@ -160,10 +160,12 @@ def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[
         messages, wrong = messages_of(prompt.messages)
         found += wrong
         request.messages.SetInParent()
-        for message in messages:
-            calls = [pb.ToolCall(name=each.name, arguments=each.arguments) for each in message.tool_calls]
-            request.messages.messages.add(role=message.role, content=message.content, tool_calls=calls)
-        request.messages.tools.extend(prompt.tools)
+        for i, message in enumerate(messages):
+            added = request.messages.messages.add(role=message.role, content=message.content)
+            for call in message.tool_calls:
+                values = {"name": call.name, "arguments": call.arguments}
+                _put(added.tool_calls.add(), values, f"prompt.messages[{i}].tool_calls.", found)
+        _extend(request.messages, {"tools": prompt.tools}, "prompt.messages.", found)
     elif isinstance(prompt, str):
         _put(request, {"text": prompt}, "prompt.", found)
     else:

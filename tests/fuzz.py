@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import json
 import random
+import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +34,7 @@ from test_mutations import FAULTS, HARMLESS, METHODS, RIGHT, damaged, message_of
 from moesaic.engine.options import EngineOptions
 from moesaic.models.errors import MoesaicError
 from moesaic.models.files import write_whole
+from moesaic.models.locate import locate
 from moesaic.server.handlers import ADMIN
 
 CHUNK = 500  # messages between two notes of how far it is
@@ -40,6 +43,9 @@ HANG_SECONDS, END_SECONDS = 1.0, 30.0
 HTTP_SHARE, ADMIN_SHARE = 0.2, 0.05
 _DOORS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")
 _ADMIN = [method for method in HARMLESS if method.name not in ("LoadModel", "UnloadModel")]
+TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.role }}:
+{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}
+{% endfor %}"""
 NO_ANSWER = "NO_ANSWER"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter, h11.Connection]
 _BRIEF = {"max_new_tokens": 2}  # what generates has better things to do than to finish
@@ -232,6 +238,13 @@ def _lives(server: Server, engine: str) -> bool:
     return False
 
 
+def chatting(folder: Path) -> Path:
+    """A model whose template takes tools and all that a conversation may hold."""
+    shutil.copytree(locate("stories260k"), folder, dirs_exist_ok=True)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
 def vars_of(state: State) -> dict[str, Any]:
     return {name: getattr(state, name) for name in State.__slots__}
 
@@ -257,7 +270,10 @@ def main() -> int:
     if file.exists() and (known := json.loads(file.read_text()))["seed"] == args.seed:
         state = State(**known)
     engine = EngineOptions(device="tame", num_slots=64)
-    with Server(http=True, engine=engine, max_requests=256, log_requests=False) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(path=str(chatting(Path(folder))), http=True, engine=engine, max_requests=256) as server,
+    ):
         asyncio.run(fuzz(server, args.count, args.folder, state))
         for incident in [line for line in server.log.splitlines() if "incident" in line or "Traceback" in line][:20]:
             sys.stderr.write(f"\n{incident}")

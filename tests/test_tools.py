@@ -36,6 +36,7 @@ QWEN = """{% if tools %}# Tools{% for tool in tools %}
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Århus"}}\n</tool_call>'
 LLAMA_CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'
+MADE_WRONG = {"id": "a", "type": "function", "function": {"name": "\ud800", "arguments": "{}"}}
 MADE = ToolCall("weather", '{"city": "Oslo"}')
 
 
@@ -125,6 +126,9 @@ WRONG = [
     ({"tools": [WEATHER] * 129}, "tools", "are 129, the limit is 128"),
     ({"parallel_tool_calls": 1}, "parallel_tool_calls", "must be true or false"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "a"}]}]}, "messages[0].tool_calls[0]", "is no"),
+    ({"tools": [{**WEATHER, "more": "\ud800"}]}, "tools", "cannot be written as UTF-8"),
+    ({"tools": [{**WEATHER, "more": json.loads("[" * 150 + "]" * 150)}]}, "tools[0]", "nested too deep"),
+    ({"messages": [{"role": "assistant", "tool_calls": [MADE_WRONG]}]}, "messages[0].tool_calls.name", "as UTF-8"),
     ({"model": "other"}, None, "how this model writes calls of tools is not known here"),
 ]  # fmt: skip
 
