@@ -42,7 +42,7 @@ class Prompts:
             return tuple(ids) if len(ids) <= window else (0,) * len(ids)
         if len(message.text) < LONG_CHARACTERS:
             return await self._encoded(message.text)
-        return await self.long.ids(engine_pb2.Tokenize(text=message.text, window=window))
+        return await self.long.ids(lambda: engine_pb2.Tokenize(text=message.text, window=window))
 
     async def _encoded(self, text: str) -> tuple[int, ...]:
         """Ids of a text that is not long. One text a turn of the loop: those of a batch would keep it together."""
@@ -57,7 +57,7 @@ class Prompts:
         if len(ids) < LONG_IDS:
             text = self.tokenizer.decode(ids)
         else:
-            text = (await self.long.ask(engine_pb2.Tokenize(ids=ids))).text
+            text = (await self.long.ask(lambda: engine_pb2.Tokenize(ids=ids))).text
         size = len(text.encode())
         if size > MAX_TEXT_BYTES:
             wrong = f"make a text of {size} bytes, the limit is {MAX_TEXT_BYTES}; give them in parts"
@@ -68,8 +68,7 @@ class Prompts:
         """A conversation as the chat template writes it. Raises what `ids` does."""
         if _is_short(chat):
             return await self.chat.written([*map(message_of, chat.messages)], [*chat.tools])
-        asked = engine_pb2.Tokenize(turns=_turns(chat.messages), tools=chat.tools, written=True)
-        return (await self.long.ask(asked)).text
+        return (await self.long.ask(lambda: _asked(chat, written=True))).text
 
     def check_text(self, text: str, window: int) -> None:
         """Raises InvalidRequest for a text that no prompt of this window can begin with."""
@@ -86,7 +85,7 @@ class Prompts:
         if short:
             ids, before = self.tokenizer.encode_split(text, at)
             return tuple(ids), before
-        found = await self.long.ask(engine_pb2.Tokenize(text=text, window=window, split=at))
+        found = await self.long.ask(lambda: engine_pb2.Tokenize(text=text, window=window, split=at))
         return ids_of(found), found.num_before
 
     def _violations(self, message: WithPrompt, window: int) -> list[Violation]:
@@ -110,7 +109,7 @@ class Prompts:
     async def _chat_ids(self, chat: Conversation, window: int) -> tuple[int, ...]:
         if _is_short(chat):
             return await self.chat.prompt_ids([*map(message_of, chat.messages)], [*chat.tools])
-        return await self.long.ids(engine_pb2.Tokenize(turns=_turns(chat.messages), tools=chat.tools, window=window))
+        return await self.long.ids(lambda: _asked(chat, window=window))
 
 
 def _is_short(chat: Conversation) -> bool:
@@ -119,12 +118,10 @@ def _is_short(chat: Conversation) -> bool:
     return sum(map(len, told)) < LONG_CHARACTERS
 
 
-def _turns(messages: Sequence[Turn]) -> list[engine_pb2.Turn]:
-    return [
-        engine_pb2.Turn(
-            role=each.role,
-            content=each.content,
-            tool_calls=[engine_pb2.Called(name=call.name, arguments=call.arguments) for call in each.tool_calls],
-        )
-        for each in messages
-    ]
+def _asked(chat: Conversation, **more: int) -> engine_pb2.Tokenize:
+    return engine_pb2.Tokenize(turns=map(_turn, chat.messages), tools=chat.tools, **more)
+
+
+def _turn(message: Turn) -> engine_pb2.Turn:
+    calls = [engine_pb2.Called(name=call.name, arguments=call.arguments) for call in message.tool_calls]
+    return engine_pb2.Turn(role=message.role, content=message.content, tool_calls=calls)
