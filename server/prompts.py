@@ -118,8 +118,9 @@ def _is_short(chat: Conversation) -> bool:
     return sum(map(len, told)) < LONG_CHARACTERS
 
 
-def _asked(chat: Conversation, **more: int) -> engine_pb2.Tokenize:
-    return engine_pb2.Tokenize(turns=map(_turn, chat.messages), tools=chat.tools, **more)
+def _asked(chat: Conversation, window: int = 0, written: bool = False) -> engine_pb2.Tokenize:
+    turns = map(_turn, chat.messages)
+    return engine_pb2.Tokenize(turns=turns, tools=chat.tools, window=window, written=written)
 
 
 def _turn(message: Turn) -> engine_pb2.Turn:
