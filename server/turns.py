@@ -12,12 +12,12 @@ _WEIGHT = 0.1  # of the newest time that a place was held
 _MOST_CALLERS = 10_000  # in the line; those beyond it come whenever they like
 
 
-Place = tuple[float, int]  # in the line: a round, and a number within it
+_Standing = tuple[float, int]  # in the line: a round, and a number within it
 
 
 @dataclass(slots=True)
 class _Turn:
-    place: Place
+    standing: _Standing
     due: float = 0.0  # when the caller was told to come
 
 
@@ -33,7 +33,7 @@ class Turns:
         self._num_places = num_places
         self._now = now
         self._turns: dict[str, _Turn] = {}
-        self._line: list[tuple[Place, str]] = []  # of them, sorted
+        self._line: list[tuple[_Standing, str]] = []  # of them, sorted
         self._rounds: dict[str, tuple[float, int]] = {}  # of an address the last round it is in, and how often it waits
         self._round = 0.0  # in which the line is; whoever comes now begins there
         self._next_number = 0
@@ -63,21 +63,21 @@ class Turns:
         """Takes a caller out of the line, if it is in it."""
         if caller not in self._turns:
             return
-        place, address = self._turns.pop(caller).place, address_of(caller)
-        del self._line[bisect_left(self._line, (place, caller))]
+        standing, address = self._turns.pop(caller).standing, address_of(caller)
+        del self._line[bisect_left(self._line, (standing, caller))]
         self._round += 1 / len(self._rounds)
         last, waiting = self._rounds.pop(address)
         if waiting > 1:
             self._rounds[address] = last, waiting - 1
 
     def _enter(self, caller: str) -> None:
-        place, address = self._place_of_new(caller), address_of(caller)
+        standing, address = self._standing_of_new(caller), address_of(caller)
         self._next_number += 1
-        self._turns[caller] = _Turn(place)
-        insort(self._line, (place, caller))
-        self._rounds[address] = place[0], self._rounds.get(address, (0.0, 0))[1] + 1
+        self._turns[caller] = _Turn(standing)
+        insort(self._line, (standing, caller))
+        self._rounds[address] = standing[0], self._rounds.get(address, (0.0, 0))[1] + 1
 
-    def _place_of_new(self, caller: str) -> Place:
+    def _standing_of_new(self, caller: str) -> _Standing:
         """Behind all that wait of its address, and behind nobody who waits more often than it would."""
         last = self._rounds.get(address_of(caller))
         return (self._round if last is None else max(self._round, last[0] + 1)), self._next_number
@@ -85,7 +85,7 @@ class Turns:
     def _before(self, caller: str) -> int:
         """How many callers are before this one."""
         turn = self._turns.get(caller)
-        return bisect_left(self._line, (self._place_of_new(caller) if turn is None else turn.place, caller))
+        return bisect_left(self._line, (self._standing_of_new(caller) if turn is None else turn.standing, caller))
 
     def _forget_who_is_late(self) -> None:
         while self._line:

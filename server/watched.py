@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
-from ..models.errors import MoesaicError, NotFound, Overloaded, Unavailable
+from ..models.errors import AlreadyExists, MoesaicError, NotFound, Overloaded, Unavailable
 from .fleet import Fleet
 
 LOOK_SECONDS = 1.0
@@ -20,8 +21,8 @@ class Watched:
     """Looks again and again. A directory is loaded when it is the same at two looks, and anew when it is another.
 
     Whoever writes one slowly writes it beside and renames it, or under a name with a dot in front. One that cannot be
-    loaded is said once, and tried again when it changes; one that finds no room, when there is room. on_change: called
-    when the health may be another.
+    loaded is said once, and tried again when it changes; one that finds no room, or whose name is taken, again and
+    again. on_change: called when the health may be another.
     """
 
     def __init__(self, folder: Path, fleet: Fleet, on_change: Callable[[], None]) -> None:
@@ -35,7 +36,9 @@ class Watched:
         """Goes on until it is cancelled, and with it what it does."""
         try:
             while True:
-                self.look(await asyncio.to_thread(directories, self._folder))
+                found = await asyncio.to_thread(directories, self._folder)
+                if found is not None:
+                    self.look(found)
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             for task in self._under_way.values():
@@ -47,10 +50,14 @@ class Watched:
         for name in {*found, *self._served, *self._fleet.catalog.problems} - self._under_way.keys():
             if name not in found:
                 self._do(name, self._gone(name))
-            elif found[name] == seen.get(name) and found[name] not in (self._served.get(name), self._refused.get(name)):
+            elif (
+                found[name]
+                and found[name] == seen.get(name)
+                and found[name] not in (self._served.get(name), self._refused.get(name))
+            ):
                 self._do(name, self._came(name, found[name]))
 
-    def _do(self, name: str, work: "asyncio._CoroutineLike[None]") -> None:
+    def _do(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._under_way[name] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._under_way.pop(name))
 
@@ -68,7 +75,7 @@ class Watched:
         except Unavailable:  # the server ends
             return
         except MoesaicError as error:
-            if not isinstance(error, Overloaded):
+            if not isinstance(error, Overloaded | AlreadyExists):
                 self._refused[name] = state
             self._say(name, str(error).replace(str(self._folder / name), name)[:_MOST_CHARACTERS])
             return
@@ -96,17 +103,22 @@ class Watched:
         self._on_change()
 
 
-def directories(folder: Path) -> dict[str, State]:
-    """The model directories of a folder by their names, as they are now; none where it cannot be read."""
+def directories(folder: Path) -> dict[str, State] | None:
+    """The model directories of a folder by their names, as they are now. None where it cannot be read, as when its disk
+    is away: nothing is known then, and nothing is unloaded for it.
+    """
     try:
         return {
             each.name: _state(each) for each in folder.iterdir() if each.name[0] != "." and (each / _CONFIG).is_file()
         }
     except OSError:
-        return {}
+        return None
 
 
 def _state(folder: Path) -> State:
-    """What differs once a file of it does."""
-    found = [(file, file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
+    """What differs once a file of it does; nothing where one goes away just now."""
+    try:
+        found = [(file, file.stat()) for file in sorted(folder.rglob("*")) if file.is_file()]
+    except OSError:
+        return ()
     return tuple((str(file.relative_to(folder)), at.st_size, at.st_mtime_ns, at.st_ino) for file, at in found)
