@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
 ADDRESSES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # as every program has them
 _PARENTS = ("traceparent", "tracestate")
-_KNOWN = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"
+_NAMES = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"  # where somebody else may say what this program is called
 
 
 class Tracing:
@@ -101,7 +101,7 @@ def open_tracing(asked: str | None) -> Tracing | None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    own = {} if any(name in os.environ for name in _KNOWN) else {"service.name": "moesaic"}
+    own = {} if any(name in os.environ for name in _NAMES) else {"service.name": "moesaic"}
     provider = TracerProvider(resource=Resource.create(own), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=asked)))
     return Tracing(provider)
