@@ -60,12 +60,16 @@ def call_for_template(call: Called, field: str) -> Mapping[str, Any]:
 def json_object(text: str, field: str) -> Mapping[str, Any]:
     """The object that a text is. Raises InvalidRequest for any other; it is not quoted."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, Mapping) or _is_deep(found):
         raise InvalidRequest([Violation(field, "is no JSON object, or one that is nested too deep")])
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _is_deep(value: object) -> bool:
