@@ -184,7 +184,10 @@ def test_no_tool_and_no_call_can_end_a_turn(tmp_path: Path, place: str) -> None:
     assert "<|im_end|>" in tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a", "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900, '{"a": NaN}', "\ud800"])
+NO_OBJECTS = ["", "[]", "a", "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900, '{"a": NaN}', "\ud800"]
+
+
+@pytest.mark.parametrize("text", NO_OBJECTS)
 def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_tokenizer(tmp_path, QWEN)
     with pytest.raises(InvalidRequest, match="is no JSON object, or one that is nested too deep"):
