@@ -292,28 +292,40 @@ class Refused(_message.Message):
     def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class Tokenize(_message.Message):
-    __slots__ = ("text", "turns", "window", "ids", "written", "split")
+    __slots__ = ("text", "turns", "window", "ids", "written", "split", "tools")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TURNS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
     text: str
     turns: _containers.RepeatedCompositeFieldContainer[Turn]
     window: int
     ids: _containers.RepeatedScalarFieldContainer[int]
     written: bool
     split: int
-    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., written: bool = ..., split: _Optional[int] = ...) -> None: ...
+    tools: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, text: _Optional[str] = ..., turns: _Optional[_Iterable[_Union[Turn, _Mapping]]] = ..., window: _Optional[int] = ..., ids: _Optional[_Iterable[int]] = ..., written: bool = ..., split: _Optional[int] = ..., tools: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Turn(_message.Message):
-    __slots__ = ("role", "content")
+    __slots__ = ("role", "content", "tool_calls")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     role: str
     content: str
-    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+    tool_calls: _containers.RepeatedCompositeFieldContainer[Called]
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[Called, _Mapping]]] = ...) -> None: ...
+
+class Called(_message.Message):
+    __slots__ = ("name", "arguments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    arguments: str
+    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[str] = ...) -> None: ...
 
 class Tokenized(_message.Message):
     __slots__ = ("ids", "num_ids", "wrong", "unsupported", "text", "num_before")

@@ -127,21 +127,23 @@ def _row_message(row: Row) -> pb.Row:
 
 def row_of(message: pb.Row) -> Row:
     """The row that the front end hands to its request."""
-    timing = Timing(message.queue_seconds, message.prefill_seconds, message.decode_seconds)
+    timing = None
+    if message.queue_seconds or message.prefill_seconds or message.decode_seconds:
+        timing = Timing(message.queue_seconds, message.prefill_seconds, message.decode_seconds)
     return Row(
         key=message.key,
         token_ids=tuple(message.token_ids),
         finish=FinishReason[message.finish] if message.finish else None,
         stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         error=message.error,
-        timing=None if timing == Timing() else timing,
+        timing=timing,
         shares=(message.bytes_share, message.neurons_share) if message.HasField("bytes_share") else None,
         choice=message.choice,
-        logprobs=logprobs_of(message.logprobs),
-        prompt_logprobs=logprobs_of(message.prompt_logprobs),
+        logprobs=logprobs_of(message.logprobs) if message.logprobs else (),
+        prompt_logprobs=logprobs_of(message.prompt_logprobs) if message.prompt_logprobs else (),
         cached_tokens=message.cached_tokens,
         operating_point=message.operating_point if message.HasField("operating_point") else None,
-        embedding=tuple(message.embedding),
+        embedding=tuple(message.embedding) if message.embedding else (),
     )
 
 
