@@ -138,10 +138,13 @@ def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeig
     fits = tile == 1 and can_pack(bits, weights.up.shape[1])
     if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
         return weights.with_whole(pack_digits(weights.down, weights.down_scale, weights.down_bias))
-    scored = _scored(weights)
+    return replace(weights, packed=pack(weights, bits))
+
+
+def pack(weights: PlaneWeights, bits: int) -> PackedPlanes:
+    """The order of cpp/plane_ffn.cpp and of kernels/planes/launches.py. Raises ValueError as `pack_planes` does."""
     down = (weights.down, weights.down_scale, weights.down_bias)
-    packed = pack_planes(scored, down, weights.fit, bits, weights.refined_bits)
-    return replace(weights, packed=packed)
+    return pack_planes(_scored(weights), down, weights.fit, bits, weights.refined_bits)
 
 
 def plane_ffn_torch(

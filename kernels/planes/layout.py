@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..jit import cdiv
 from ..pages import LINE, on_large_pages
 from .bytes import WHOLE_BITS
 from .coarse import CoarseFit
@@ -64,6 +65,13 @@ class PackedPlanes:
         """The bytes of memory, padding included."""
         tensors = (self.groups, self.low, self.exact, self.down, self.down_scale, self.down_bias)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def importance_offset(self) -> int:
+        """Bytes of a group before the importance of its neurons."""
+        rows = 1 + self.gated
+        lines = sum(cdiv(cdiv(self.hidden, 4), 8 // width // rows) for width, _ in _fields(self.bits))
+        return lines * LINE + 3 * rows * GROUP * 2
 
     @cached_property
     def layer(self) -> Layer:
@@ -126,7 +134,7 @@ def pack_planes(
     groups = _padded(torch.cat([_group_planes(high, bits), _group_vectors(fitted)], dim=-1), LINE)
     exact = torch.stack([vector.detach().float() for vector in vectors], dim=1)
     parts = [groups, _neuron_planes(low, refined_bits - bits), exact, _padded(matrix.T, LINE)]
-    groups, low, exact, rows = on_large_pages(parts)
+    groups, low, exact, rows = on_large_pages(parts) if matrix.is_cpu else parts
     return PackedPlanes(
         groups=groups,
         low=low,
@@ -172,6 +180,11 @@ def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack([vector.detach().bfloat16() for vector in vectors])
     stacked = functional.pad(stacked, (0, -stacked.shape[1] % GROUP))
     return stacked.view(len(vectors), -1, GROUP).transpose(0, 1).flatten(1).contiguous().view(torch.uint8)
+
+
+def low_part_bytes(hidden: int, width: int, rows: int) -> int:
+    """Bytes of a neuron's plane of fields of so many bits; stretches of the inputs are as long."""
+    return cdiv(cdiv(hidden, 8 // width // rows), LINE) * LINE
 
 
 def _neuron_planes(numbers: Tensor, bits: int) -> Tensor:
