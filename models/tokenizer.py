@@ -14,6 +14,7 @@ from .optional_json import BPE_FILES, read_optional_json
 from .suggestion import resaved
 from .text_bound import most_bytes_per_token
 
+_TWO_SIDED = "source.spm"
 _OTHER_FORMS = (BPE_FILES, ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
 
 
@@ -130,6 +131,11 @@ def is_unicode(text: str) -> bool:
 
 def _way_out(folder: Path) -> str:
     """What to do about a missing tokenizer.json: models may come with the files of slower tokenizers alone."""
+    if (folder / _TWO_SIDED).is_file():
+        return (
+            f"{_TWO_SIDED} is the SentencePiece model of one side of a Marian, of which neither moesaic nor "
+            "transformers makes one; copy it from a conversion of the model that has it"
+        )
     others = next((names for names in _OTHER_FORMS if all((folder / name).is_file() for name in names)), None)
     if not others:
         return "copy it there from where the model came from"

@@ -37,6 +37,7 @@ def submit_message(request: Request) -> pb.Command:
         salt=request.salt,
         deadline_seconds=request.deadline_seconds,
         pooling=_pooling_message(request.pooling),
+        num_full=request.num_full,
     )
     return pb.Command(submit=submit)
 
@@ -58,6 +59,7 @@ def request_of(submit: pb.Submit) -> Request:
         submit.salt,
         submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
         _pooling_of(submit),
+        submit.num_full,
     )  # fmt: skip
 
 
@@ -171,6 +173,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         cache_tokens=limits.cache_tokens,
         num_slots=limits.num_slots,
         block_tokens=limits.block_tokens,
+        max_source=limits.max_source,
         pooling=_pooling_message(description.pooling),
     )
     return pb.Event(ready=ready)
@@ -184,6 +187,7 @@ def limits_of(ready: pb.Ready) -> Limits:
         ready.num_slots if ready.HasField("num_slots") else None,
         ready.cache_tokens if ready.HasField("cache_tokens") else None,
         ready.block_tokens,
+        ready.max_source if ready.HasField("max_source") else None,
     )
 
 
