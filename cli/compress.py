@@ -100,14 +100,18 @@ def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]
 
 
 def _check_compared(args: argparse.Namespace) -> None:
-    """Refuses reports, controls and predictions of an encoder, before any work: they are of what models continue."""
+    """Refuses what compares or foretells what models continue, for a model with an encoder, before any work."""
     from ..models.checkpoint import open_checkpoint
 
-    if not (args.report or args.controls is not None or args.predict) or open_checkpoint(args.model).spec.causal:
+    compares = args.report or args.controls is not None
+    spec = open_checkpoint(args.model).spec if compares or args.predict else None
+    if spec is None or (spec.causal and not spec.reads_sources):
         return
     if args.predict:
-        raise SetupError(f"--predict {args.predict} foretells new tokens, which an encoder makes none of; leave it out")
-    raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
+        raise SetupError(f"--predict {args.predict} foretells tokens of a model without an encoder; leave it out")
+    if not spec.causal:
+        raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
+    raise SetupError("--report and --controls are of models that continue text, and this one answers; leave them out")
 
 
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
@@ -190,6 +194,10 @@ def _print_result(done: "Compression") -> None:
         print_table(*_cosines(done))
         print(f"{ratio:.3f}x the bytes; compared on {done.result['tokens']:,} tokens; written to {done.out}")
         return
+    if "exact_match" in done.result:
+        print_table(*_answers(done))
+        print(f"{ratio:.3f}x the bytes; {done.result['documents']:,} answers of the original; written to {done.out}")
+        return
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     print_table(head, [_row(*each) for each in ends])
@@ -209,6 +217,16 @@ def _cosines(done: "Compression") -> tuple[list[str], list[list[str]]]:
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     rows = [[name, f"{size:,}", f"{of['mean_cosine']:.5f}", f"{of['least_cosine']:.5f}"] for name, size, of in ends]
     return ["", "bytes of weights", "mean cosine", "least cosine"], rows
+
+
+def _answers(done: "Compression") -> tuple[list[str], list[list[str]]]:
+    """Of a model that answers sources: what it makes of the original's answers."""
+    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
+    rows = [
+        [name, f"{size:,}", f"{of['perplexity']:.4f}", f"{of['top1_accuracy']:.2%}", f"{of['exact_match']:.2%}"]
+        for name, size, of in ends
+    ]
+    return ["", "bytes of weights", "perplexity", "same tokens", "same answers"], rows
 
 
 def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[str]:
