@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..evaluate.pairs import answered, score_pairs, start_of
-from ..models.checkpoint import Checkpoint, load_transformer
+from ..models.checkpoint import Checkpoint
 from ..models.progress import Progress
+from .material import load_exact
 from .output import write_result
 from .run import Run
 
@@ -22,8 +21,8 @@ SOURCE_TOKENS, ANSWER_TOKENS = 128, 32  # of each document, and of each answer, 
 
 def write_sourced(run: Run, source: Checkpoint, target: Path, progress: Progress) -> Mapping[str, Any]:
     """Runs the stages and writes the result; what was measured of it."""
-    last, cpu, spec = run.checkpoint(), torch.device("cpu"), source.spec
-    models = [load_transformer(each, cpu) for each in (source, last)]
+    last, spec = run.checkpoint(), source.spec
+    models = [load_exact(each, run.device) for each in (source, last)]
     longest = min(SOURCE_TOKENS, spec.encoder.max_context if spec.encoder else 0)
     sources = [ids[:longest] for ids in run.judge.encoded if ids]
     new = min(ANSWER_TOKENS, spec.max_context - 1)
