@@ -10,10 +10,10 @@ from ...kernels.cache import cache_folder
 from ..checkpoint import DTYPES, read_json
 from ..errors import CheckpointError, FetchError, OutputError
 from ..files import new_directory
+from ..gguf.reader import convert_gguf
 from ..locate import by_short_name
 from ..progress import Progress
 from ..suggestion import suggestion
-from .gguf_model import convert_gguf
 from .registry import SOURCES, Source, check_dtype
 from .sentence_encoder import convert_sentence_encoder
 from .t5_onnx import convert_t5

@@ -15,11 +15,12 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from ..errors import CheckpointError
-from .gguf_pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
-from .gguf_values import Values
+from .pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
+from .values import Values
 
 _KEY = "tokenizer.ggml."
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # kinds of tokens that are found in text before anything is cut
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # kinds of tokens
+WITHOUT = "no_vocab"  # the kind of a file whose ids nobody turns into text
 _MAX_PIECE = 256  # characters of a SentencePiece token: its splits are tried one by one
 _SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # our name -> the file's
 _ENDS = ("eos", "eot", "eom")  # of text, of a turn, of a message: generation ends at each
@@ -38,15 +39,17 @@ class Vocabulary:
 def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
     """tokenizer.json, tokenizer_config.json with the chat template, and generation_config.json.
 
-    Returns the number of tokens and what config.json says of them. Raises CheckpointError for another kind of
-    tokenizer, with the list, and for a damaged one.
+    A file without a tokenizer gives none of them. Returns the number of tokens and what config.json says of them.
+    Raises CheckpointError for another kind of tokenizer, with the list, and for a damaged one.
     """
-    tokenizer, vocabulary = _read(values)
+    if values.text(_KEY + "model", "") == WITHOUT:
+        return 0, {}
+    tokenizer, vocabulary = read_tokenizer(values)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     special = {f"{name}_token": vocabulary.tokens[i] for name, i in vocabulary.special.items()}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast", **special,
-        "model_max_length": values.count("llama.context_length"), "clean_up_tokenization_spaces": False,
+        "model_max_length": values.count(".context_length"), "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     if template := values.text("tokenizer.chat_template", ""):
         config["chat_template"] = template
@@ -56,7 +59,8 @@ def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
     return len(vocabulary.tokens), ids
 
 
-def _read(values: Values) -> tuple[Tokenizer, Vocabulary]:
+def read_tokenizer(values: Values) -> tuple[Tokenizer, Vocabulary]:
+    """The tokenizer of a file, and what it is made of. Raises CheckpointError."""
     kind = values.text(_KEY + "model", "")
     if kind not in _KINDS:
         raise CheckpointError(f"{values.file}: its tokenizer is {kind!r}; moesaic reads {', '.join(_KINDS)}")
@@ -150,8 +154,8 @@ def _merges(ids: Mapping[str, int], scores: npt.NDArray[np.generic], file: str) 
 def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """Tokens that are found in the text as they stand; control tokens are left out of what is decoded."""
     kinds = vocabulary.kinds.tolist()
-    control = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind in (_UNKNOWN, _CONTROL)]
-    shown = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind == _USER_DEFINED]
+    control = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind in (UNKNOWN, CONTROL)]
+    shown = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind == USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in shown])
 
