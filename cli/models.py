@@ -25,6 +25,9 @@ def add_parser(commands: Any) -> None:
     get = actions.add_parser("get", help="fetch, check, convert and keep one")
     get.add_argument("name", help="as `moesaic models list` shows it")
     get.add_argument("--dtype", choices=DTYPES, help="of the weights on disk; by default what loses nothing")
+    get.add_argument(
+        "--accept-licence", action="store_true", help="where a licence asks for it: you have read and accept it"
+    )
     get.set_defaults(run=run_get)
 
 
@@ -54,6 +57,6 @@ def run_get(args: argparse.Namespace) -> int:
     from ..models.intake.get import get_model
 
     with ProgressLine() as progress:
-        found = get_model(args.name, args.dtype, progress)
+        found = get_model(args.name, args.dtype, progress, accepted=args.accept_licence)
     print(found)
     return 0
