@@ -21,6 +21,7 @@ from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
+from .foreign_int8 import as_ours, int8_format, int8_linears
 from .layout import Layout
 from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
@@ -92,13 +93,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     family = family_of(config)
     default = family.spec(Config(config))
     record = Record.read(folder)
-    _check_quantization(config.get("quantization_config"), folder)
-    found = _file_entries(folder)
+    int8 = _check_quantization(config.get("quantization_config"), folder)
+    found = _file_entries(folder) if int8 is None else as_ours(_file_entries(folder))
     if default.tied_head and has_head_of_its_own(found, family):
         config["tie_word_embeddings"] = False
         default = family.spec(Config(config))
     try:
-        spec = with_overrides(default, record.spec)
+        own = record.spec if int8 is None else int8_linears(found, family, default, int8)
+        spec = with_overrides(default, own)
         widest = max((layer.ffn.width for layer in spec.layers), default=0)
         for layer in spec.layers:
             check_ffn(layer.ffn, spec.num_tiers, widest)
@@ -286,18 +288,23 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
 
 
-def _check_quantization(config: Any, folder: Path) -> None:
-    """Raises CheckpointError for quantized weights not written by moesaic: their meaning hides in tensor names."""
+def _check_quantization(config: Any, folder: Path) -> str | None:
+    """The format of int8 linears that others wrote, or None. Raises CheckpointError for weights that are quantized in
+    another way, and not by moesaic: their meaning hides in tensor names.
+    """
     values = config if isinstance(config, dict) else {}
+    if found := int8_format(values):
+        return found
     ours = values.get("made_by") == MADE_BY and "quant_method" not in values
     if config and not ours:
         method = values.get("quant_method", config)
         raise CheckpointError(
-            f"config.json: quantization_config asks for {method!r}, which moesaic does not read; "
-            "start from the model before it was quantized"
+            f"config.json: quantization_config asks for {method!r}, which moesaic does not read; start from "
+            "the model before it was quantized, or from one in int8 of compressed-tensors or bitsandbytes"
         )
     if config and not (folder / RECORD_NAME).exists():
         raise CheckpointError(f"{folder} was quantized by moesaic but has no {RECORD_NAME}; copy it there")
+    return None
 
 
 def _matched(found: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
@@ -332,5 +339,5 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
             raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
         entries[ours] = layout.part(ours, entry, shapes)
     read = {entry.name for entry in entries.values()}
-    check_surplus({name: entry for name, entry in found.items() if name not in read}, family, spec)
+    check_surplus({name: entry for name, entry in found.items() if entry.name not in read}, family, spec)
     return entries

@@ -25,7 +25,8 @@ def read_tensor(stream: BufferedReader, entry: TensorEntry) -> Tensor:
     stream.seek(entry.data_start + entry.begin)
     if stream.readinto(raw.numpy().data) != entry.num_bytes:
         raise CheckpointError(f"{entry.file.name} ends inside {entry.name}; copy it again")
-    return raw.view(STORED[entry.dtype]).view(entry.shape)
+    tensor = raw.view(STORED[entry.dtype]).view(entry.shape)
+    return tensor if entry.divisor == 1 else tensor / entry.divisor
 
 
 def are_equal(one: TensorEntry, other: TensorEntry) -> bool:

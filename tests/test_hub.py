@@ -51,9 +51,7 @@ def test_what_will_be_downloaded_is_told_with_sizes_and_licence(hub: FakeHub) ->
     assert {name for name, _ in hub.asked} == {line.split()[0] for line in lines[1:]}
 
 
-def test_a_fetched_model_is_opened_without_a_network(
-    hub: FakeHub, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fetched_model_is_opened_without_a_network(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "get", "hf:org/tiny"]) == 0
     assert capsys.readouterr().out.strip() == str(locate("hf:org/tiny")) == str(locate("org/tiny"))
     hub.error = (500, "")
