@@ -25,14 +25,14 @@ from .foreign_int8 import as_ours, int8_format, int8_linears
 from .layout import Layout
 from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
-from .packing import pack_
+from .packing import Beside, pack_
 from .record import RECORD_NAME, Record
 from .rope import check_rope
 from .safetensors_header import TensorEntry, read_header
 from .spec import FULL, TransformerSpec, with_overrides
 from .suggestion import resaved
 from .surplus import check_surplus, find, has_head_of_its_own
-from .tensor_reader import FLOATS, read_tensor
+from .tensor_reader import FLOATS, all_finite, read_tensor
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -142,7 +142,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     with torch.device("meta"):
         model = Transformer(checkpoint.spec)
     weights = {}
-    for name, tensor in read_tensors(checkpoint):
+    for name, tensor in read_tensors(checkpoint, Beside(checkpoint.entries)):
         if tensor.is_floating_point():
             tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
         weights[name] = tensor.to(device)
@@ -171,10 +171,10 @@ def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: tor
 def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint) -> Tensor:
     """The tensor in another dtype; CheckpointError where a value is not finite, on disk or after it."""
     converted = tensor.to(dtype)
-    if torch.isfinite(converted).all():
+    if all_finite(converted):
         return converted
     where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
-    if torch.isfinite(tensor).all():
+    if all_finite(tensor):
         narrow = dtype == torch.float16
         way_out = "choose float32 or bfloat16" if narrow else "no dtype here holds them: scale them down"
         raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; {way_out}")
@@ -219,13 +219,13 @@ def dense_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None)
     return torch.bfloat16 if stay else wanted
 
 
-def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) for every tensor, one at a time, file by file."""
+def read_tensors(checkpoint: Checkpoint, beside: Beside | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) for every tensor, one at a time, file by file; beside: memory that some share."""
     for file in checkpoint.files:
         ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
         with file.open("rb") as stream:
             for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
-                yield name, read_tensor(stream, entry)
+                yield name, read_tensor(stream, entry, beside.memory(name) if beside else None)
 
 
 def read_json(file: Path) -> dict[str, Any]:
