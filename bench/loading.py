@@ -84,7 +84,7 @@ def measured(folder: Path, rounds: int) -> dict[str, object]:
 
 
 def _in_a_process(way: str, folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", __name__, "--way", way, str(folder)]
+    command = [sys.executable, "-m", f"{__package__}.loading", "--way", way, str(folder)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 

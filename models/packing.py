@@ -47,7 +47,7 @@ def _lie_alike(entries: Sequence[TensorEntry]) -> bool:
     return len(kinds) == 1 and all(type(entry) is TensorEntry and len(entry.shape) == 2 for entry in entries)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def joined(parts: Sequence[Tensor]) -> Tensor:
     """All rows in one tensor: the memory that they lie in where it is one piece in this order, else a copy."""
     first, at = parts[0], parts[0].storage_offset()
     for part in parts:
@@ -112,9 +112,9 @@ def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
     with torch.device("meta"):
         whole = type(first)(1, 1, first.bias is not None)
     for name in names:
-        joined = _joined([getattr(linear, name).data for linear in linears])
-        replace_tensor(whole, name, joined)
-        parts = torch.split(joined, [len(getattr(linear, name)) for linear in linears])
+        rows = joined([getattr(linear, name).data for linear in linears])
+        replace_tensor(whole, name, rows)
+        parts = torch.split(rows, [len(getattr(linear, name)) for linear in linears])
         for linear, part in zip(linears, parts, strict=True):
             replace_tensor(linear, name, part)
     return (whole,)

@@ -27,7 +27,10 @@ from moesaic.models.tokenizer import Tokenizer
 
 SECONDS, SPARE_BYTES = 20, 2 << 30  # for one file, in which none may hang; beyond what the process has at the start
 _FAMILIES = ("llama", "gpt2", "gemma3_text", "qwen3_moe", "phi3", "olmo3")
-_CHANGES = {"gemma3_text": {"query_pre_attn_scalar": 8}, "qwen3_moe": {"norm_topk_prob": True}}
+_CHANGES: dict[str, dict[str, object]] = {
+    "gemma3_text": {"query_pre_attn_scalar": 8},
+    "qwen3_moe": {"norm_topk_prob": True},
+}
 _EDGES = (0, 1, 2, 255, 1 << 16, (1 << 31) - 1, (1 << 32) - 1, 1 << 40, 1 << 62, (1 << 63) - 1, (1 << 64) - 1)
 _VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 1, 3, 1 << 31, 1 << 62, 10**30, 0.5, 1e308, "", "llama", [], [1, 2], {}, {"rope_type": "yarn"},
@@ -38,7 +41,7 @@ def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Small models of some families, as directories and as GGUF files with a header of a few kilobytes."""
     folders, files = [], []
     for family in _FAMILIES:
-        layers = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 2}
+        layers: dict[str, object] = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 2}
         Case(family, layers | _CHANGES.get(family, {})).build(folder / family)
         checkpoint = open_checkpoint(folder / family)
         file = folder / f"{family}.gguf"

@@ -10,7 +10,6 @@ import torch
 from builders import edit_json, llama
 from family_cases import Case
 from safetensors.torch import load_file, save_file
-from test_export import W8A8
 from torch import Tensor
 
 from moesaic.compress.export import export
@@ -20,6 +19,11 @@ from moesaic.models.errors import CheckpointError
 from moesaic.models.linear import multiplied_out
 
 IDS = torch.arange(30).unsqueeze(0)
+W8A8: dict[str, Any] = {
+    "calibration": {"sequences": 4, "length": 32},
+    "evaluation": {"documents": 1, "truncate": 16},
+    "stages": [{"quantize": {"linears": "int8", "activations": "dynamic"}}],
+}
 BITSANDBYTES = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False, "llm_int8_threshold": 6.0}
 
 

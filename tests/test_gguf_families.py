@@ -12,6 +12,7 @@ import tokenizers
 import torch
 from builders import edit_json, llama
 from family_cases import LINEAR, LLAMA3, YARN, Case
+from house import ROOT
 from llama_cpp_runs import ids_of_llama_cpp, logits_of_llama_cpp
 from safetensors.torch import load_file
 from tokenizers import decoders, models, pre_tokenizers
@@ -22,7 +23,7 @@ from moesaic.compress.pipeline import compress
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import CheckpointError
 from moesaic.models.families.registry import FAMILIES
-from moesaic.models.gguf.architectures import architecture_of
+from moesaic.models.gguf.architectures import NAMES, architecture_of
 from moesaic.models.gguf.reader import import_gguf, shapes_of
 from moesaic.models.gguf.tokenizer_out import PROBE
 from moesaic.models.gguf.writer import KINDS, write_gguf
@@ -92,6 +93,14 @@ def test_every_family_is_written_or_is_one_that_gguf_has_not() -> None:
     named = {family for family in FAMILIES if architecture_of(family)}
     assert named | {*WITHOUT} == {*FAMILIES} and not named & {*WITHOUT}
     assert {case.family for case in CASES} == named
+
+
+def test_the_page_names_the_families_of_each_architecture() -> None:
+    families = {family: found.name for family in FAMILIES if (found := architecture_of(family))}
+    page = (ROOT / "docs/families.md").read_text()
+    for name in NAMES:
+        mine = ", ".join(f"`{family}`" for family, found in families.items() if found == name)
+        assert f"| `{name}` | {mine} |" in page
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from mutated_files import KINDS, model_files
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[Path]]:
-    return model_files(tmp_path_factory.mktemp("mutated"))
+    folders, files = model_files(tmp_path_factory.mktemp("mutated"))
+    return folders, files
 
 
 @pytest.mark.parametrize("kind", KINDS)
