@@ -10,7 +10,7 @@ demo: .venv/ready
 	$(BIN)/moesaic demo --out demo $(if $(FULL),--full)
 
 test: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist worksteal
 
 # On a published model of a real size, fetched by name.
 test-real: .venv/ready

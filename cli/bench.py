@@ -1,24 +1,43 @@
-"""`moesaic bench`: dense and int8 beside transformers, in one run."""
+"""`moesaic bench`: what is measured, a word each."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from . import bench_compare, bench_serve
 from .completion import SHAPES
-from .terminal import ProgressLine, print_table
+from .terminal import ProgressLine, print_table, typed
 
 EXAMPLES = """examples:
-  moesaic bench --quick
+  moesaic bench all --quick
   moesaic bench engine --model ./my-model --out out/bench
-  moesaic bench all --model ./my-model --text valid.txt --documents 20"""
+  moesaic bench retention --model ./my-model --text valid.txt
+  moesaic bench kernels --quick
+  moesaic bench all --model ./my-model --text valid.txt --documents 20
+  moesaic bench serve ./my-model --rate 1 2 4 --limit ttft:500ms
+  moesaic bench compare before.json after.json"""
+SUITES = {
+    "all": "all of it on one model, dense and int8, beside transformers",
+    "retention": "what int8 keeps of the dense model",
+    "engine": "tokens per second, beside transformers",
+    "kernels": "products in int8, beside torch",
+}
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "bench", help="measure dense and int8 beside transformers", epilog=EXAMPLES,
+        "bench", help="measure models, servers and kernels beside their peers", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("suite", nargs="?", default="all", choices=["all", "retention", "engine", "serve", "kernels"])
+    actions = parser.add_subparsers(dest="action", required=True, metavar="WHAT")
+    for name, told in SUITES.items():
+        _add_suite(actions.add_parser(name, help=told))
+    bench_serve.add_parser(actions)
+    bench_compare.add_parser(actions)
+    parser.set_defaults(run=run)
+
+
+def _add_suite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="stories260k", help="model directory or short name (default: %(default)s)")
     parser.add_argument("--shape", metavar="NAME", help=f"random weights in this shape: {', '.join(SHAPES)}")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="default: %(default)s")
@@ -27,21 +46,28 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--truncate", type=int, default=512, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, for every contestant")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not figures to quote")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Does what was asked."""
+    actions = {"serve": bench_serve.run, "compare": bench_compare.run}
+    return actions.get(args.action, _run_suite)(args)
+
+
+def _run_suite(args: argparse.Namespace) -> int:
     """Measures, prints the table and names the files it wrote."""
     from ..bench.picture import draw
     from ..bench.report import SUITES, BenchPlan, kernel_rows, notes, rows, run_bench
     from ..bench.shapes import write_shape
     from ..models.extras import NO_PICTURE, can_draw, check_installed
 
-    suites = SUITES if args.suite == "all" else (args.suite,)
+    suites = SUITES if args.action == "all" else (args.action,)
     if "kernels" in suites:
         check_installed("the suite kernels", "bench", "pytest")
     model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
-    plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
+    plan = BenchPlan(
+        model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads, typed()
+    )
     with ProgressLine() as progress:
         report = run_bench(plan, progress)
     print_table(*rows(report))

@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import unquote
 
 from ...models.errors import AddressError
 from .http2_caller import ACK, DATA, END_STREAM, HEADERS, PING, RESET, SETTINGS, Http2Caller
 
 OK, CANCELLED, EXHAUSTED, NO_STATUS = 0, 1, 8, -1
+_OF_RESETS = {7: 14, 8: CANCELLED, 11: EXHAUSTED}  # by HTTP/2's error code, as gRPC reads it; INTERNAL of all others
+_INTERNAL = 13
 _GOAWAY = 7
 _TABLE_SIZE = struct.pack(">HI", 1, 0)  # no table of headers is kept, so that each stands in its frame as it is
 _STATUS = re.compile(rb"grpc-status.(\d+)", re.DOTALL)
@@ -33,6 +36,7 @@ class Event:
     at: float
     message: bytes | None = None
     status: int = NO_STATUS
+    said: str = ""  # why
     pushback: float | None = None  # seconds
 
 
@@ -51,6 +55,8 @@ class Connection(Http2Caller):
         self._granted = _WINDOW
         self._buffer = b""
         self._parts: dict[int, bytes] = {}  # of messages that are not whole yet
+        self._living: set[int] = set()  # streams that have not ended
+        self.read_at = time.monotonic()  # when something was read last
 
     def fileno(self) -> int:
         """For select."""
@@ -59,6 +65,12 @@ class Connection(Http2Caller):
     def close(self) -> None:
         """Hangs up."""
         self._socket.close()
+
+    def headers(self, path: str, **more: str) -> int:
+        """Begins a call; the number of its stream."""
+        stream = super().headers(path, **more)
+        self._living.add(stream)
+        return stream
 
     def _send(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
         try:
@@ -74,7 +86,7 @@ class Connection(Http2Caller):
             return
         except ConnectionError:
             data = b""
-        at = time.monotonic()
+        self.read_at = at = time.monotonic()
         self.is_over = not data
         self._give_back(len(data))
         buffer, begin = self._buffer + data, 0
@@ -92,9 +104,9 @@ class Connection(Http2Caller):
             yield from self._messages(stream, payload, at)
         elif kind == HEADERS and flags & END_STREAM:
             yield self._ended(stream, payload, at)
-        elif kind == RESET:
-            self._parts.pop(stream, None)
-            yield Event(self, stream, at, status=CANCELLED)
+        elif kind == RESET and stream in self._living:  # an answer that comes before its question is whole ends in one
+            self._forget(stream)
+            yield Event(self, stream, at, status=_OF_RESETS.get(int.from_bytes(payload), _INTERNAL))
         elif kind == PING and not flags & ACK:  # the server's settings were acknowledged at the beginning
             self._send(PING, ACK, 0, payload)
         elif kind == _GOAWAY:
@@ -108,12 +120,17 @@ class Connection(Http2Caller):
         if data:
             self._parts[stream] = data
 
-    def _ended(self, stream: int, block: bytes, at: float) -> Event:
+    def _forget(self, stream: int) -> None:
         self._parts.pop(stream, None)
+        self._living.discard(stream)
+
+    def _ended(self, stream: int, block: bytes, at: float) -> Event:
+        self._forget(stream)
         status, pushback = _STATUS.search(block), _PUSHBACK.search(block)
         return Event(
             self, stream, at,
             status=int(status[1]) if status else NO_STATUS,
+            said=_said(block),
             pushback=int(pushback[1]) / 1000 if pushback else None,
         )  # fmt: skip
 
@@ -126,6 +143,19 @@ class Connection(Http2Caller):
 
     def __enter__(self) -> Self:
         return self
+
+
+def _said(block: bytes) -> str:
+    """grpc-message, as it stands in a block without a table: a length of seven bits or more bytes, and the text."""
+    _, found, rest = block.partition(b"grpc-message")
+    if not found:
+        return ""
+    size, at = rest[0] & 0x7F, 1
+    if size == 0x7F:
+        while rest[at] & 0x80:
+            size, at = size + ((rest[at] & 0x7F) << 7 * (at - 1)), at + 1
+        size, at = size + (rest[at] << 7 * (at - 1)), at + 1
+    return unquote(rest[at : at + size].decode("latin-1"))
 
 
 def arrived(connections: Iterable[Connection], seconds: float) -> Iterator[Event]:
