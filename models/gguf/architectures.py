@@ -39,6 +39,11 @@ _MIXTURE = {
 _QKV_BIASES = ("query", "key", "value")
 _BIASES = (*_QKV_BIASES, "output", "gate", "up", "down")
 _ENDS = {"embedding": "token_embd", "norm": "output_norm", "untied_head": "output"}
+_BERT = {
+    "embedding": "token_embd", "positions": "position_embd", "token_types": "token_types",
+    "embedding_norm": "token_embd_norm", **_SEPARATE, **_OUTPUT, **_PLAIN,
+    "layers.{}.attention_post_norm": "blk.{}.attn_output_norm", "layers.{}.ffn_post_norm": "blk.{}.layer_output_norm",
+}  # fmt: skip
 _LLAMA = {**_ENDS, **_ATTENTION_NORM, **_SEPARATE, **_OUTPUT, **_FFN_NORM, **_GATED}
 _GPT = {**_ENDS, **_ATTENTION_NORM, **_FUSED, **_OUTPUT, **_FFN_NORM, **_PLAIN}
 _QWEN3 = {**_LLAMA, **_QK_NORM}
@@ -128,6 +133,7 @@ _ALL = (
         "seed_oss", "seed_oss", {**_LLAMA, "layers.{}.ffn_norm": "blk.{}.post_attention_norm"}, biases=_QKV_BIASES
     ),
     Architecture("starcoder2", "starcoder2", {**_GPT, **_SEPARATE}, biases=_BIASES, biased=True),
+    Architecture("bert", "bert", _BERT, biases=_BIASES, biased=True),
     Architecture("smollm3", "smollm3", _LLAMA, interleaved=True),
 )  # fmt: skip
 _ALIASES = {"mistral": "llama"}  # whose files are those of another family, but for a window, which llama.cpp has not

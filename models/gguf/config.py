@@ -38,6 +38,9 @@ def config_of(
     }
     if family == "gpt2":
         return found | {"layer_norm_epsilon": values.number(".attention.layer_norm_epsilon")}
+    if family == "bert":
+        types = values.count("tokenizer.ggml.token_type_count", 2)
+        return found | {"layer_norm_eps": values.number(".attention.layer_norm_epsilon"), "type_vocab_size": types}
     found |= _heads(values, family) | {"attention_bias": "attn_q.bias" in stems, "mlp_bias": "ffn_up.bias" in stems}
     norm, own = _NORMS.get(family, _rms), _OWN.get(family, _plain)
     return found | norm(values) | own(values, architecture, stems, scaling)

@@ -28,6 +28,8 @@ def spec_values(spec: TransformerSpec, architecture: Architecture) -> Iterator[S
         yield from scaling_values(spec.rope)
     if spec.local_rope and architecture.name == "gemma3":  # the others turn alike in all layers
         yield ".rope.freq_base_swa", spec.local_rope.theta
+    if not spec.causal:
+        yield ".attention.causal", False
     if architecture.sliding:
         yield from _windows(spec)
     if spec.logit_soft_cap:

@@ -16,7 +16,7 @@ from ..tokenizer import Tokenizer
 from .header import GGUFHeader
 from .pretokenizers import EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
 from .spec_values import Said
-from .tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, WITHOUT, read_tokenizer
+from .tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, WITHOUT, WORD_PIECE, read_tokenizer
 from .values import Values
 
 _KEY = "tokenizer.ggml."
@@ -36,12 +36,13 @@ def tokenizer_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
     tokenizer = Tokenizer.open(folder)
     inner = tokenizers.Tokenizer.from_str(tokenizer.as_json())
     model = json.loads(tokenizer.as_json())["model"]
-    if model.get("type") != "BPE":
+    if model.get("type") not in ("BPE", "WordPiece"):
         raise _unsayable(folder, f"is of the kind {model.get('type')}")
-    if not model["merges"]:
+    if not model.get("merges", True):
         raise _unsayable(folder, "has no merges, without which llama.cpp opens no file,")
     tokens, kinds = _vocabulary(inner, spec.vocab_size, model.get("unk_token"), folder)
-    described: dict[str, Any] = {"tokens": tokens, "token_type": kinds, **dict(_special(tokenizer, inner, model))}
+    special = _ends_of_word_piece(inner) if model["type"] == "WordPiece" else _special(tokenizer, inner, model)
+    described: dict[str, Any] = {"tokens": tokens, "token_type": kinds, **dict(special)}
     found = next((each for each in _forms(model, tokens, inner) if _is_alike(described | each, inner)), None)
     if found is None:
         raise _unsayable(folder, "cuts text in a way that llama.cpp has no name for")
@@ -99,6 +100,9 @@ def _special(tokenizer: Tokenizer, inner: Any, model: Mapping[str, Any]) -> Iter
 
 def _forms(model: Mapping[str, Any], tokens: Sequence[str], inner: Any) -> Iterator[dict[str, Any]]:
     """The ways in which llama.cpp may cut text as this tokenizer does."""
+    if model["type"] == "WordPiece":
+        yield {"model": WORD_PIECE, "tokens": [_from_word_piece(token) for token in tokens]}
+        return
     merges = [tuple(each.split(" ", 1)) if isinstance(each, str) else tuple(each) for each in model["merges"]]
     if model.get("byte_fallback"):
         scores = _scores(merges, tokens)
@@ -111,6 +115,20 @@ def _forms(model: Mapping[str, Any], tokens: Sequence[str], inner: Any) -> Itera
         same_words = bool(model.get("ignore_merges")) == (name in WHOLE_WORDS)
         if same_words and pre_tokenizer(name).pre_tokenize_str(PROBE) == pieces:
             yield {"model": "gpt2", "pre": name, "merges": [" ".join(each) for each in merges]}
+
+
+def _from_word_piece(token: str) -> str:
+    if token.startswith("[") and token.endswith("]"):
+        return token
+    return token.removeprefix("##") if token.startswith("##") else f"▁{token}"
+
+
+def _ends_of_word_piece(inner: Any) -> Iterator[tuple[str, Any]]:
+    """[CLS], [SEP] and the others by the names that BERT gives them."""
+    names = {"cls": "[CLS]", "seperator": "[SEP]", "unknown": "[UNK]", "padding": "[PAD]", "mask": "[MASK]"}
+    for name, token in names.items():
+        if (found := inner.token_to_id(token)) is not None:
+            yield f"{name}_token_id", found
 
 
 def _scores(merges: Sequence[tuple[str, ...]], tokens: Sequence[str]) -> list[float]:
