@@ -15,7 +15,7 @@ from family_cases import LINEAR, LLAMA3, YARN, Case
 from house import ROOT
 from llama_cpp_runs import ids_of_llama_cpp, logits_of_llama_cpp
 from safetensors.torch import load_file
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from moesaic.cli.main import main
 from moesaic.compress.export import export
@@ -28,6 +28,7 @@ from moesaic.models.gguf.reader import import_gguf, shapes_of
 from moesaic.models.gguf.tokenizer_out import PROBE
 from moesaic.models.gguf.writer import KINDS, write_gguf
 from moesaic.models.locate import locate
+from moesaic.models.sentences import POOLINGS, Pooling, Sentences, write_pooling
 from moesaic.models.tokenizer import Tokenizer
 
 IDS = [(i * 37 + 11) % 250 for i in range(30)]
@@ -58,9 +59,9 @@ CASES = (
     Case("qwen3_moe", {"norm_topk_prob": True}), Case("seed_oss"),
     Case("seed_oss", {"tie_word_embeddings": True, "head_dim": 10}), Case("starcoder2"),
     Case("starcoder2", {"tie_word_embeddings": False, "rope_parameters": LINEAR}), Case("smollm3"),
-    Case("smollm3", {"tie_word_embeddings": False}),
+    Case("smollm3", {"tie_word_embeddings": False}), Case("bert"), Case("bert", {"type_vocab_size": 3}),
 )  # fmt: skip
-WITHOUT = ("opt", "bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
+WITHOUT = ("opt", "roberta", "xlm-roberta", "distilbert", "mpnet")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -83,7 +84,8 @@ def test_what_was_written_is_read_as_the_same_function(written: tuple[Path, Path
 
 @LLAMA_CPP
 def test_llama_cpp_computes_what_we_do(written: tuple[Path, Path]) -> None:
-    ours, theirs = logits(written[0]), torch.from_numpy(logits_of_llama_cpp(written[1], IDS))
+    causal = open_checkpoint(written[0]).spec.causal
+    ours, theirs = logits(written[0]), torch.from_numpy(logits_of_llama_cpp(written[1], IDS, causal))
     with_gelu = open_checkpoint(written[0]).spec.layers[0].ffn.activation.startswith("gelu")  # of which it has a table
     assert (ours - theirs).abs().max() <= (5e-3 if with_gelu else 1e-5) * ours.abs().max()
     assert (ours.argmax(1) == theirs.argmax(1)).sum() >= (29 if with_gelu else 30)
@@ -199,6 +201,29 @@ def test_a_pruned_int8_model_is_written_multiplied_out(tmp_path: Path) -> None:
     export(tmp_path / "small", tmp_path / "out", "gguf", kind="F32")
     back = logits(import_gguf(tmp_path / "out" / "small-F32.gguf", tmp_path / "back", "float32"))
     assert (back - logits(tmp_path / "small")).abs().max() <= 1e-4 * back.abs().max()
+
+
+def word_piece_bert(folder: Path, pooling: str) -> Path:
+    """A BERT with a WordPiece of some words, in lower case."""
+    Case("bert").build(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "##at", ".", "é", "c", "##a"]
+    made = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    made.add_special_tokens(words[:5])
+    made.save(str(folder / "tokenizer.json"))
+    write_pooling(folder, Pooling(pooling))
+    return folder
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_an_encoder_comes_back_with_its_pooling_and_word_pieces(pooling: str, tmp_path: Path) -> None:
+    export(word_piece_bert(tmp_path / "model", pooling), tmp_path / "out", "gguf", kind="F32")
+    back = import_gguf(tmp_path / "out" / "model-F32.gguf", tmp_path / "back", "float32")
+    assert Sentences.open(back).pooling == Pooling(pooling)
+    text = "The Cats sat. cast"
+    ids = Tokenizer.open(back).encode(text)
+    assert ids == Tokenizer.open(tmp_path / "model").encode(text) and {2, 3, 8} < {*ids}
 
 
 REFUSED = {

@@ -31,6 +31,7 @@ from ..writer import write_weights
 from .architectures import NAMES, Architecture, Place, architectures_named
 from .config import config_of
 from .header import READABLE, GGUFHeader, GGUFTensor, read_gguf_header
+from .pooling import write_pooling_of
 from .rows import in_halves, offset_of
 from .scaling import FACTORS, scaling_of
 from .tokenizer import write_tokenizer
@@ -116,6 +117,8 @@ def _prepared(stream: IO[bytes], size: int, file: str, folder: Path) -> _Plan:
     architecture = architecture_in(values)
     _check_kind(values, header)
     num_tokens, token_ids = write_tokenizer(folder, values)
+    if architecture.family == "bert":
+        write_pooling_of(values, folder)
     config = config_in(header, values, architecture, _factors(header, stream)) | token_ids
     if num_tokens > config["vocab_size"]:
         raise CheckpointError(f"{file}: {num_tokens:,} tokens, and {config['vocab_size']:,} rows of embedding")

@@ -23,14 +23,9 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # kinds of t
 WORD_PIECE = "bert"
 WITHOUT = "no_vocab"  # the kind of a file whose ids nobody turns into text
 _MAX_PIECE = 256  # characters of a SentencePiece token: its splits are tried one by one
-_SPECIAL = {
-    "bos": "bos",
-    "eos": "eos",
-    "pad": "padding",
-    "unk": "unknown",
-    "cls": "cls",
-    "sep": "seperator",
-}  # our name -> the file's
+_SPECIAL = {  # our name -> the file's
+    "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "cls": "cls", "sep": "seperator",
+}  # fmt: skip
 _ENDS = ("eos", "eot", "eom")  # of text, of a turn, of a message: generation ends at each
 
 

@@ -24,6 +24,7 @@ from ..rope import inverse_frequencies
 from ..spec import RopeSpec, TransformerSpec, spec_overrides
 from .architectures import NAMES, Architecture, Place, architecture_of
 from .header import GGUFTensor, read_gguf_header
+from .pooling import pooling_values
 from .reader import config_in, shapes_of
 from .rows import in_pairs, offset_of
 from .scaling import FACTORS, factors_of
@@ -34,11 +35,7 @@ from .values import Values
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
 _QUANTIZATION_VERSION = 2
-_WHOLE = (
-    "position_embd.weight",
-    "token_types.weight",
-    "ffn_gate_inp.weight",
-)  # matrices that stay fp32, as llama.cpp has them
+_WHOLE = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight")  # stay fp32, as llama.cpp has them
 _ENDS = ("token_embd.weight", "output.weight")  # which a file of Q4_0 has in Q8_0
 _STEP_VALUES = 1 << 22  # that are rounded at a time
 
@@ -63,7 +60,8 @@ def write_gguf(
     ]
     if spec.token_types:
         values.append(("tokenizer.ggml.token_type_count", spec.token_types))
-    values += [(f"{architecture.name}{key}", value) for key, value in spec_values(said, architecture)]
+    sizes = [*spec_values(said, architecture), *([] if spec.causal else pooling_values(beside))]
+    values += [(f"{architecture.name}{key}", value) for key, value in sizes]
     _lay_out(
         file, architecture.name, values, {place.name: (place, _kind(place, kind)) for place in places.values()}, said
     )
