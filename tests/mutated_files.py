@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from builders import merging_tokenizer
 from family_cases import Case
 
 from moesaic.models.checkpoint import load_transformer, open_checkpoint, read_tensors
@@ -42,10 +43,11 @@ def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
     folders, files = [], []
     for family in _FAMILIES:
         layers: dict[str, object] = {"n_layer": 1} if family == "gpt2" else {"num_hidden_layers": 2}
-        Case(family, layers | _CHANGES.get(family, {})).build(folder / family)
+        Case(family, layers | {"vocab_size": 262} | _CHANGES.get(family, {})).build(folder / family)
+        merging_tokenizer().save(str(folder / family / "tokenizer.json"))
         checkpoint = open_checkpoint(folder / family)
         file = folder / f"{family}.gguf"
-        write_gguf(file, family, checkpoint.spec, read_tensors(checkpoint), "F16", None)
+        write_gguf(file, family, checkpoint.spec, read_tensors(checkpoint), "F16", folder / family)
         folders.append(folder / family)
         files.append(file)
     return folders, files

@@ -3,19 +3,18 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import tokenizers
 import torch
-from builders import edit_json, llama
+from builders import edit_json, llama, merging_tokenizer
 from family_cases import LINEAR, LLAMA3, YARN, Case
 from house import ROOT
 from llama_cpp_runs import ids_of_llama_cpp, logits_of_llama_cpp
 from safetensors.torch import load_file
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from moesaic.cli.main import main
 from moesaic.compress.export import export
@@ -124,18 +123,8 @@ def test_names_are_those_that_the_library_of_gguf_has(case: Case, tmp_path: Path
 def wide_llama(folder: Path) -> Path:
     """A Llama whose rows blocks of 32 divide, with a tokenizer that has merges."""
     llama(folder, hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2, vocab_size=262)
-    byte_level_tokenizer().save(str(folder / "tokenizer.json"))
+    merging_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
-
-
-def byte_level_tokenizer() -> Any:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: i for i, letter in enumerate([*alphabet, "he", "hel", "Ġt"])}
-    made = tokenizers.Tokenizer(models.BPE(vocabulary, [("h", "e"), ("he", "l"), ("Ġ", "t")]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["<s>", "</s>"])
-    return made
 
 
 @pytest.mark.parametrize("kind", KINDS)
