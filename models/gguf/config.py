@@ -1,6 +1,7 @@
 """What a GGUF file says of a model, as the config.json that Hugging Face readers expect."""
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..families.registry import FAMILIES
@@ -8,7 +9,20 @@ from .architectures import Architecture
 from .values import Values
 
 Scaling = Mapping[str, Any] | None
-Own = Callable[[Values, Architecture, Collection[str], Scaling], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a header says. stems: names of its tensors without layers, `attn_q.bias`; scaling: of positions."""
+
+    values: Values
+    architecture: Architecture
+    vocab_size: int
+    stems: Collection[str]
+    scaling: Scaling
+
+
+Own = Callable[[Read], dict[str, Any]]
 _SIZES = {  # config.json -> the key, without the architecture's name
     "hidden_size": ".embedding_length", "intermediate_size": ".feed_forward_length",
     "num_hidden_layers": ".block_count", "num_attention_heads": ".attention.head_count",
@@ -21,20 +35,15 @@ _GEMMA2_WINDOW, _GEMMA2_CAPS = 4096, (50.0, 30.0)  # of files that do not say
 _GEMMA3_LOCAL_THETA = 10000.0
 
 
-def config_of(
-    values: Values, architecture: Architecture, vocab_size: int, stems: Collection[str], scaling: Scaling
-) -> dict[str, Any]:
-    """The config.json of a file. stems: names of its tensors without layers, `attn_q.bias`; scaling: of positions.
-
-    Raises CheckpointError for what is missing, damaged, or not built.
-    """
-    family = architecture.family
+def config_of(read: Read) -> dict[str, Any]:
+    """The config.json of a file. Raises CheckpointError for what is missing, damaged, or not built."""
+    values, stems, family = read.values, read.stems, read.architecture.family
     found: dict[str, Any] = {
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
-        "vocab_size": vocab_size,
+        "vocab_size": read.vocab_size,
         **{key: values.count(theirs) for key, theirs in (_GPT2_SIZES if family == "gpt2" else _SIZES).items()},
-        "tie_word_embeddings": architecture.head == "never" or "output.weight" not in stems,
+        "tie_word_embeddings": read.architecture.head == "never" or "output.weight" not in stems,
     }
     if family == "gpt2":
         return found | {"layer_norm_epsilon": values.number(".attention.layer_norm_epsilon")}
@@ -42,8 +51,7 @@ def config_of(
         types = values.count("tokenizer.ggml.token_type_count", 2)
         return found | {"layer_norm_eps": values.number(".attention.layer_norm_epsilon"), "type_vocab_size": types}
     found |= _heads(values, family) | {"attention_bias": "attn_q.bias" in stems, "mlp_bias": "ffn_up.bias" in stems}
-    norm, own = _NORMS.get(family, _rms), _OWN.get(family, _plain)
-    return found | norm(values) | own(values, architecture, stems, scaling)
+    return found | _NORMS.get(family, _rms)(values) | _OWN.get(family, _plain)(read)
 
 
 def _heads(values: Values, family: str) -> dict[str, Any]:
@@ -70,21 +78,21 @@ def _gpt_neox_norm(values: Values) -> dict[str, Any]:
 _NORMS: Mapping[str, Callable[[Values], dict[str, Any]]] = {"starcoder2": _starcoder2_norm, "gpt_neox": _gpt_neox_norm}
 
 
-def _plain(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-    return {"rope_theta": _theta(values), "rope_scaling": scaling}
+def _plain(read: Read) -> dict[str, Any]:
+    return {"rope_theta": _theta(read.values), "rope_scaling": read.scaling}
 
 
 def _theta(values: Values) -> float:
     return values.number(".rope.freq_base", 10000.0)
 
 
-def _gpt_neox(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
+def _gpt_neox(read: Read) -> dict[str, Any]:
     return {
-        "attention_bias": "attn_qkv.bias" in stems,
-        "use_parallel_residual": values.flag(".use_parallel_residual", True),
-        "rotary_pct": _turned_part(values),
-        "rotary_emb_base": _theta(values),
-        "rope_scaling": scaling,
+        "attention_bias": "attn_qkv.bias" in read.stems,
+        "use_parallel_residual": read.values.flag(".use_parallel_residual", True),
+        "rotary_pct": _turned_part(read.values),
+        "rotary_emb_base": _theta(read.values),
+        "rope_scaling": read.scaling,
     }
 
 
@@ -95,56 +103,59 @@ def _turned_part(values: Values) -> float:
     return values.count(".rope.dimension_count", size) / size
 
 
-def _phi3(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-    window = values.count(".attention.sliding_window") if values.has(".attention.sliding_window") else None
-    part = {"partial_rotary_factor": _turned_part(values), "sliding_window": window}
-    return _plain(values, architecture, stems, scaling) | part
+def _phi3(read: Read) -> dict[str, Any]:
+    window = read.values.count(".attention.sliding_window") if read.values.has(".attention.sliding_window") else None
+    part = {"partial_rotary_factor": _turned_part(read.values), "sliding_window": window}
+    return _plain(read) | part
 
 
-def _starcoder2(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-    return _plain(values, architecture, stems, scaling) | {"use_bias": "attn_q.bias" in stems, "sliding_window": None}
+def _starcoder2(read: Read) -> dict[str, Any]:
+    return _plain(read) | {"use_bias": "attn_q.bias" in read.stems, "sliding_window": None}
 
 
-def _seed_oss(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-    return _plain(values, architecture, stems, scaling) | {"attention_out_bias": "attn_output.bias" in stems}
+def _seed_oss(read: Read) -> dict[str, Any]:
+    return _plain(read) | {"attention_out_bias": "attn_output.bias" in read.stems}
 
 
 def _mixture(count: str, **more: Any) -> Own:
     """Of a mixture whose number of experts config.json calls `count`."""
 
-    def own(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-        width = values.count(".expert_feed_forward_length", values.count(".feed_forward_length"))
-        experts = {count: values.count(".expert_count"), "num_experts_per_tok": values.count(".expert_used_count")}
-        widths = {"moe_intermediate_size" if architecture.family == "qwen3_moe" else "intermediate_size": width}
-        return _plain(values, architecture, stems, scaling) | experts | widths | more
+    def own(read: Read) -> dict[str, Any]:
+        width = read.values.count(".expert_feed_forward_length", read.values.count(".feed_forward_length"))
+        active = read.values.count(".expert_used_count")
+        experts = {count: read.values.count(".expert_count"), "num_experts_per_tok": active}
+        widths = {"moe_intermediate_size" if read.architecture.family == "qwen3_moe" else "intermediate_size": width}
+        return _plain(read) | experts | widths | more
 
     return own
 
 
-def _gemma2(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
+def _gemma2(read: Read) -> dict[str, Any]:
     caps = ("attn_logit_softcapping", "final_logit_softcapping")
     return {
-        **_plain(values, architecture, stems, scaling),
-        **{key: values.number(f".{key}", default) for key, default in zip(caps, _GEMMA2_CAPS, strict=True)},
-        "query_pre_attn_scalar": _score_size(values, _LARGEST_GEMMA2),
-        "sliding_window": values.count(".attention.sliding_window", _GEMMA2_WINDOW),
-        "layer_types": _kinds(values, architecture),
+        **_plain(read),
+        **{key: read.values.number(f".{key}", default) for key, default in zip(caps, _GEMMA2_CAPS, strict=True)},
+        "query_pre_attn_scalar": _score_size(read.values, _LARGEST_GEMMA2),
+        "sliding_window": read.values.count(".attention.sliding_window", _GEMMA2_WINDOW),
+        "layer_types": _kinds(read.values, read.architecture),
     }
 
 
-def _gemma3(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
-    cap = values.number(".final_logit_softcapping") if values.has(".final_logit_softcapping") else None
+def _gemma3(read: Read) -> dict[str, Any]:
+    cap = read.values.number(".final_logit_softcapping") if read.values.has(".final_logit_softcapping") else None
     return {
-        **_two_ropes(values, scaling, values.number(".rope.freq_base_swa", _GEMMA3_LOCAL_THETA)),
-        "final_logit_softcapping": cap, "query_pre_attn_scalar": _score_size(values, _LARGEST_GEMMA3),
-        "sliding_window": values.count(".attention.sliding_window"), "layer_types": _kinds(values, architecture),
+        **_two_ropes(read.values, read.scaling, read.values.number(".rope.freq_base_swa", _GEMMA3_LOCAL_THETA)),
+        "final_logit_softcapping": cap, "query_pre_attn_scalar": _score_size(read.values, _LARGEST_GEMMA3),
+        "sliding_window": read.values.count(".attention.sliding_window"),
+        "layer_types": _kinds(read.values, read.architecture),
     }  # fmt: skip
 
 
-def _olmo3(values: Values, architecture: Architecture, stems: Collection[str], scaling: Scaling) -> dict[str, Any]:
+def _olmo3(read: Read) -> dict[str, Any]:
     return {
-        **_two_ropes(values, scaling, _theta(values)),
-        "sliding_window": values.count(".attention.sliding_window"), "layer_types": _kinds(values, architecture),
+        **_two_ropes(read.values, read.scaling, _theta(read.values)),
+        "sliding_window": read.values.count(".attention.sliding_window"),
+        "layer_types": _kinds(read.values, read.architecture),
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from ..spec import TransformerSpec
 from ..transformer import Transformer
 from ..writer import write_weights
 from .architectures import NAMES, Architecture, Place, architectures_named
-from .config import config_of
+from .config import Read, config_of
 from .header import READABLE, GGUFHeader, GGUFTensor, read_gguf_header
 from .pooling import write_pooling_of
 from .rows import in_halves, offset_of
@@ -145,7 +145,7 @@ def config_in(header: GGUFHeader, values: Values, architecture: Architecture, fa
         name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 2 else name for name in header.tensors
     }
     vocab_size, scaling = header.tensors[_EMBEDDING].shape[0], scaling_of(values, factors)
-    return config_of(values, architecture, vocab_size, stems, scaling)
+    return config_of(Read(values, architecture, vocab_size, stems, scaling))
 
 
 def _check_kind(values: Values, header: GGUFHeader) -> None:
