@@ -60,7 +60,7 @@ CASES = (
     Case("starcoder2", {"tie_word_embeddings": False, "rope_parameters": LINEAR}), Case("smollm3"),
     Case("smollm3", {"tie_word_embeddings": False}), Case("bert"), Case("bert", {"type_vocab_size": 3}),
 )  # fmt: skip
-WITHOUT = ("opt", "roberta", "xlm-roberta", "distilbert", "mpnet")
+WITHOUT = ("opt", "t5", "bart", "marian", "roberta", "xlm-roberta", "distilbert", "mpnet")
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
