@@ -65,7 +65,7 @@ TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, 
 }
 
 TARGET static void rows_of(const DigitJob& job, const Group& group, int64_t block, int part) {
-  if constexpr (MOST_ROWS > 1) switch (group.count) {
+  if constexpr (MOST_TOKENS > 1) switch (group.count) {
       case 6: return tile<6, 1>(job, group, block, part);
       case 5: return tile<5, 1>(job, group, block, part);
       case 4: return tile<4, 1>(job, group, block, part);

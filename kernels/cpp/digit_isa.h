@@ -2,7 +2,7 @@
 //
 // Every set has
 //   WIDTH        outputs of a tile, of the 32 that stand together
-//   MOST_ROWS    whose sums stay in registers
+//   MOST_TOKENS    whose sums stay in registers
 //   Sums<ROWS>   of a tile, both digits: clear, add four inputs (a line of weights or two, two words of digits a row),
 //                join others, put them to memory, int32 [ROWS, 2, WIDTH]
 #pragma once
@@ -17,7 +17,7 @@ template <int... I>
 using Numbers = std::integer_sequence<int, I...>;
 
 namespace portable {
-constexpr int WIDTH = 16, MOST_ROWS = 1;
+constexpr int WIDTH = 16, MOST_TOKENS = 1;
 template <int ROWS>
 struct Sums {
   Integers high, low;
@@ -37,7 +37,7 @@ struct Sums {
 
 #if defined(__x86_64__)
 namespace avx2 {
-constexpr int WIDTH = 16, MOST_ROWS = 1;
+constexpr int WIDTH = 16, MOST_TOKENS = 1;
 template <int ROWS>
 struct Sums {
   __m256i high[4], low[4];  // of four outputs each, two sums an output
@@ -71,7 +71,7 @@ struct Sums {
 }  // namespace avx2
 
 namespace avx512_vnni {
-constexpr int WIDTH = 32, MOST_ROWS = 6;  // 24 sums in 32 registers
+constexpr int WIDTH = 32, MOST_TOKENS = 6;  // 24 sums in 32 registers
 template <int ROWS>
 struct Sums {
   __m512i sum[4 * ROWS];  // [row, digit, half]; named one by one, so that they stay in registers

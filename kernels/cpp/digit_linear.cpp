@@ -70,10 +70,10 @@ namespace avx512_vnni {
 
 static DigitKernel kernel_for(int isa) {
 #if defined(__x86_64__)
-  if (isa == PLANE_AVX512_VNNI) return {avx512_vnni::MOST_ROWS, avx512_vnni::take_digits, avx512_vnni::blocks};
-  if (isa == PLANE_AVX2) return {avx2::MOST_ROWS, avx2::take_digits, avx2::blocks};
+  if (isa == PLANE_AVX512_VNNI) return {avx512_vnni::MOST_TOKENS, avx512_vnni::take_digits, avx512_vnni::blocks};
+  if (isa == PLANE_AVX2) return {avx2::MOST_TOKENS, avx2::take_digits, avx2::blocks};
 #endif
-  return {portable::MOST_ROWS, portable::take_digits, portable::blocks};
+  return {portable::MOST_TOKENS, portable::take_digits, portable::blocks};
 }
 
 // Gives rows and groups of nearly equal size their memory. False when there is none.
