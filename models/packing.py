@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import torch
 
 from .ffn.dense import FFN
-from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
+from .linear import (
+    Graded,
+    GradedLinear,
+    Int8DynamicLinear,
+    Int8Embedding,
+    Int8Linear,
+    Int8Rows,
+    Linear,
+    TensorModule,
+    replace_tensor,
+)
 from .transformer import Attention, Transformer
 
 
@@ -28,21 +38,24 @@ def pack_(model: Transformer) -> None:
     model.prepare()
 
 
-def pack_digits_(model: Transformer) -> None:
-    """Packs plain int8 linears for two digits, each group as one. FFNs that pick rows of their own keep theirs."""
+def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
+    """Packs int8 linears whose activations have so many digits, each group as one. FFNs that pick rows of their own
+    keep theirs.
+    """
+    plain = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
     for module in model.modules():
         if isinstance(module, Attention):
-            _as_digits(module.packed, [module.query, module.key, module.value])
+            _as_digits(plain, module.packed, [module.query, module.key, module.value])
         elif type(module) is FFN and module.gate is not None:
-            _as_digits(module.packed, [module.gate, module.up])
+            _as_digits(plain, module.packed, [module.gate, module.up])
     for module in model.modules():
-        if type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module.digits is None:
+        if type(module) in plain and isinstance(module, Int8Rows) and module.digits is None:
             module.pack_digits()
 
 
-def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
+def _as_digits(plain: Sequence[type], whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
     """A group that is one linear, and its parts as rows of it."""
-    if whole is None or not isinstance(whole[0], Int8Linear) or type(whole[0]) is not Int8Linear:
+    if whole is None or type(whole[0]) not in plain or not isinstance(whole[0], Int8Linear):
         return
     digits, begin = whole[0].digits or whole[0].pack_digits(), 0
     for part in parts:

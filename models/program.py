@@ -17,7 +17,7 @@ from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .ffn.dense import FFN
-from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
+from .linear import Embedding, Graded, Int8DynamicLinear, Int8Embedding, Int8Linear, Linear, TensorModule
 from .packing import pack_digits_
 from .spec import TransformerSpec
 from .transformer import Layer, Norm, Transformer
@@ -29,7 +29,7 @@ _POSITIONS = 256  # for which turns are made at first
 class StepProgram:
     """A model over its pages, run by one call for all rows of a step. Raises NoProgramError where that cannot be.
 
-    Its plain int8 linears are packed for two digits on the way, and it has to stay as it is from then on.
+    Its int8 linears are packed for two digits or one on the way, and it has to stay as it is from then on.
     """
 
     def __init__(self, model: Transformer, pages: Sequence[KVPages]) -> None:
@@ -37,7 +37,7 @@ class StepProgram:
         if library is None or ISAS[library.isa] == "portable":
             raise NoProgramError("there is no C++ library for this processor's vector instructions")
         _check(model, pages)
-        pack_digits_(model)
+        pack_digits_(model, num_digits=(1, 2))
         self._model, self._blocks = model, len(pages[0].keys)
         self._turn: tuple[Tensor, Tensor] | None = None
         self._program = Program(library, model.spec.hidden_size)
@@ -109,7 +109,7 @@ def _has_instruction(linear: TensorModule) -> bool:
     if isinstance(linear, Graded):
         return linear.held is not None
     weight = linear.weight
-    if type(linear) in (Int8Linear, Int8Embedding) and isinstance(weight, Tensor):
+    if type(linear) in (Int8Linear, Int8DynamicLinear, Int8Embedding) and isinstance(weight, Tensor):
         return weight.shape[1] <= MAX_INPUTS
     dense = type(linear) in (Linear, Embedding) and isinstance(weight, Tensor) and weight.is_contiguous()
     return dense and weight.dtype in WEIGHT_KINDS
