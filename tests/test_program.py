@@ -18,7 +18,7 @@ from moesaic.kernels.native import ISAS, native
 from moesaic.kernels.native_program import Program
 from moesaic.kernels.paged_attention import KVPages, PagedTokens, paged_attention
 from moesaic.models.rope import rotate, rotation
-from moesaic.models.spec import TransformerSpec
+from moesaic.models.spec import INT8_DYNAMIC, TransformerSpec
 from moesaic.models.transformer import Norm
 
 LIBRARY = native()
@@ -30,7 +30,7 @@ OPT = {
     "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "activation_function": "relu",
     "do_layer_norm_before": True, "tie_word_embeddings": True,
 }  # fmt: skip
-KINDS = ["dense", "int8", "graded"]
+KINDS = ["dense", "int8", "int8_dynamic", "graded"]
 SPANS = [(0, [3, 4, 5, 6, 7, 8], range(0, 4)), (0, [9], range(4, 8)), (0, list(range(10, 45)), range(8, 12))]
 
 
@@ -38,7 +38,9 @@ def runner_of(kind: str, shape: str = "toy", programmed: bool = True, int8_pages
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "opt", OPT)
-        model = random_model(shape, kind, "cpu", torch.float32)
+        if kind == INT8_DYNAMIC:
+            patch.setattr("moesaic.bench.gpu.random_models.INT8", INT8_DYNAMIC)
+        model = random_model(shape, "int8" if kind == INT8_DYNAMIC else kind, "cpu", torch.float32)
     return ModelRunner(model, 16, 64, torch.float32, int8_pages=int8_pages, programmed=programmed)
 
 
