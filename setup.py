@@ -44,16 +44,19 @@ class _BuildPy(build_py):
         shutil.copyfile(built, target)
 
 
+class _Distribution(Distribution):
+    """What is of a platform, whether or not it has the library in the end."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 class _Wheel(bdist_wheel):
     """Any Python, this platform where the library is inside."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         inside = any(Path(self.bdist_dir).glob("moesaic/kernels/built/*.so"))
         return ("py3", "none", super().get_tag()[2] if inside else "any")
 
 
-setup(distclass=Distribution, cmdclass={"build_py": _BuildPy, "bdist_wheel": _Wheel})
+setup(distclass=_Distribution, cmdclass={"build_py": _BuildPy, "bdist_wheel": _Wheel})
