@@ -88,7 +88,10 @@ class DigitWeights:
 
 
 def pack_digits(weight: Tensor, scale: Tensor, bias: Tensor | None = None, digits: int = 2) -> DigitWeights:
-    """weight: int8 [outputs, 1 to MAX_INPUTS inputs]; digits: of an activation, 1 or 2. Raises TypeError for dtypes, ValueError for shapes."""
+    """weight: int8 [outputs, 1 to MAX_INPUTS inputs]; digits: of an activation, 1 or 2.
+
+    Raises TypeError for dtypes, ValueError for shapes.
+    """
     if weight.dtype != torch.int8 or scale.dtype != torch.float32:
         raise TypeError(f"weight must be int8 and scale float32, they are {weight.dtype} and {scale.dtype}")
     if weight.dim() != 2 or not 0 < weight.shape[1] <= MAX_INPUTS or not len(weight):

@@ -30,8 +30,9 @@ _say: Callable[[str], object] = str  # who hears of a build; nobody, until someo
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """What `moesaic doctor` says. `reason` is empty when `available`; `isa` is one of ISAS or empty; `compiler` is empty
-    where the library came with the wheel.
+    """What `moesaic doctor` says. `reason` is empty when `available`; `isa` is one of ISAS or empty.
+
+    compiler: empty where the library came with the wheel.
     """
 
     available: bool

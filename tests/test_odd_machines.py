@@ -1,4 +1,4 @@
-"""What a step does on machines that have less, and with models that a program does not know: it runs, and says why slower.
+"""A step on machines that have less, and of models that a program does not know: it runs, and says why it is slower.
 
 Each case is looked at beside the same model module by module. Rows that are no number: tests/test_program.py.
 """
@@ -82,7 +82,8 @@ def test_one_processor_gives_the_same_bits(library: Native) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("-1 100000", 8), ("?", 8), (None, 8)]
+    ("text", "found"),
+    [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("-1 100000", 8), ("?", 8), (None, 8)],
 )
 def test_a_container_gives_no_more_threads_than_its_quota(
     text: str | None, found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

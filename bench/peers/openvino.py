@@ -62,7 +62,5 @@ class OpenVino:
 
     def _pipeline(self, threads: int) -> Any:
         if threads not in self._by_threads:
-            self._by_threads[threads] = self._library.LLMPipeline(
-                str(self._file), "CPU", INFERENCE_NUM_THREADS=threads
-            )
+            self._by_threads[threads] = self._library.LLMPipeline(str(self._file), "CPU", INFERENCE_NUM_THREADS=threads)
         return self._by_threads[threads]

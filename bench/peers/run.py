@@ -1,4 +1,4 @@
-r"""Our models beside llama.cpp, OpenVINO, CTranslate2 and transformers on the same weights: one run, in turns, greedily.
+r"""Our models beside llama.cpp, OpenVINO, CTranslate2 and transformers, the same weights: one run, in turns, greedily.
 
     python -m moesaic.bench.peers.run OUT.json --gguf FILE --dense MODEL --model MODEL [MODEL ...] \
         --threads 1 2 --batch 1 4 8 16
@@ -182,7 +182,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gguf", metavar="FILE", help="of the same weights, for llama.cpp and OpenVINO")
-    parser.add_argument("--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2 and transformers")
+    parser.add_argument(
+        "--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2 and transformers"
+    )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--model", nargs="+")
     chosen.add_argument("--shape", metavar="NAME", help=f"instead of models: {', '.join(SHAPES)}")
