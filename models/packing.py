@@ -6,8 +6,11 @@ The single ones stay, as views of the packed weight: no memory is spent and no n
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from .ffn.dense import FFN
+from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
 from .linear import (
     Graded,
     GradedLinear,
@@ -39,23 +42,32 @@ def pack_(model: Transformer) -> None:
 
 
 def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
-    """Packs int8 linears whose activations have so many digits, each group as one. FFNs that pick rows of their own
-    keep theirs.
-    """
-    plain = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
+    """Packs int8 linears whose activations have so many digits, each group as one. FFNs in experts keep theirs."""
+    types = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
     for module in model.modules():
         if isinstance(module, Attention):
-            _as_digits(plain, module.packed, [module.query, module.key, module.value])
-        elif type(module) is FFN and module.gate is not None:
-            _as_digits(plain, module.packed, [module.gate, module.up])
+            _as_digits(types, module.packed, [module.query, module.key, module.value])
+        elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate is not None:
+            _as_digits(types, module.packed, [module.gate, module.up])
+    kept = in_experts(model)
     for module in model.modules():
-        if type(module) in plain and isinstance(module, Int8Rows) and module.digits is None:
+        plain = type(module) in types and isinstance(module, Int8Rows) and module not in kept
+        if plain and module.digits is None:
             module.pack_digits()
+    for module in model.modules():
+        if isinstance(module, PlaneFFN):
+            module.share()
 
 
-def _as_digits(plain: Sequence[type], whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
+def in_experts(model: Transformer) -> set[nn.Module]:
+    """The modules of FFNs in experts, whose kernel takes weights as they are."""
+    ffns = [each for each in model.modules() if isinstance(each, RoutedFFN) and each.weights is not None]
+    return {module for ffn in ffns for module in ffn.modules()}
+
+
+def _as_digits(types: Sequence[type], whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
     """A group that is one linear, and its parts as rows of it."""
-    if whole is None or type(whole[0]) not in plain or not isinstance(whole[0], Int8Linear):
+    if whole is None or type(whole[0]) not in types or not isinstance(whole[0], Int8Linear):
         return
     digits, begin = whole[0].digits or whole[0].pack_digits(), 0
     for part in parts:
