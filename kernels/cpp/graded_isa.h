@@ -10,7 +10,7 @@
 //   dot          sum + scale * (products of unsigned bytes and signed ones, four and four)
 //   upper        half 0 or 1 of each byte, as its upper half where bytes are WHOLE, else as its lower half
 //   joined       half 0 or 1 of each byte of two vectors, as the upper and the lower half of bytes
-//   dot_four, masked       of four bytes after four, by the same four (where there are 32 registers)
+//   masked       four bytes after four (where there are 32 registers)
 //   four_alike, scale_of, load, store
 // and every namespace has
 //   WHOLE        whether `dot` takes all bytes exactly; else those of at most 7 bits, in units that `scale` says
@@ -226,11 +226,6 @@ struct Vector4 {
     return sum;
   }
 
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes dot_four(Bytes sum, Bytes weights, const int32_t& four) {
-    add_products(sum, weights, four);
-    return sum;
-  }
-
   TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
     return _mm512_and_si512(v, _mm512_set1_epi32(mask));
   }
@@ -279,11 +274,6 @@ struct Vector2 {
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
     add_products(sum, weights, x);
-    return sum;
-  }
-
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes dot_four(Bytes sum, Bytes weights, const int32_t& four) {
-    add_products(sum, weights, four);
     return sum;
   }
 

@@ -93,8 +93,8 @@ TARGET GRADED_INLINE void add_tile_sums(const int32_t* tile, const int32_t* high
     const auto whole = V::load(tile);
     typename V::Bytes weights[sizeof...(T)];
     ((weights[T] = V::masked(whole, mask[T])), ...);
-    ((sums[0][T] = V::dot_four(sums[0][T], weights[T], high[T])), ...);
-    ((sums[1][T] = V::dot_four(sums[1][T], weights[T], low[T])), ...);
+    ((sums[0][T] = V::dot(sums[0][T], weights[T], V::four_alike(high[T]), whole)), ...);
+    ((sums[1][T] = V::dot(sums[1][T], weights[T], V::four_alike(low[T]), whole)), ...);
     tile += 32 * V::LANES, high += MAX_TOKENS, low += MAX_TOKENS, mask += MAX_TOKENS;
   }
   ((V::store(to + 2 * T * stride, sums[0][T]), V::store(to + (2 * T + 1) * stride, sums[1][T])), ...);

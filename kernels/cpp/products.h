@@ -16,16 +16,5 @@ TARGET_AVX512_VNNI static inline __attribute__((always_inline)) void add_product
                                                                                   __m256i x) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(x));
 }
-
-// The same with four bytes that all lanes multiply, as they lie in memory: one instruction in place of two.
-TARGET_AVX512_VNNI static inline __attribute__((always_inline)) void add_products(__m512i& sum, __m512i weights,
-                                                                                  const int32_t& four) {
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(four));
-}
-
-TARGET_AVX512_VNNI static inline __attribute__((always_inline)) void add_products(__m256i& sum, __m256i weights,
-                                                                                  const int32_t& four) {
-  asm("vpdpbusd %2%{1to8%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(four));
-}
 }  // namespace avx512_vnni
 #endif
