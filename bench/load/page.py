@@ -69,8 +69,12 @@ def _tier_numbers(found: Mapping[str, Any]) -> list[str]:
 
 def made(report: Mapping[str, Any]) -> list[str]:
     """On what it was measured."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    whole = f"{machine['device']}, {machine['processors']} processors; {versions}; commit {machine['commit']}"
     targets = report["targets"].items()
-    return [whole, *(" ".join([f"{name}: {each['place']}", each.get("about", "")]).strip() for name, each in targets)]
+    said = (" ".join([f"{name}: {each['place']}", each.get("about", "")]).strip() for name, each in targets)
+    return [made_on(report["machine"]), *said]
+
+
+def made_on(machine: Mapping[str, Any]) -> str:
+    """Device, versions and commit, in one line."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['device']}, {machine['processors']} processors; {versions}; commit {machine['commit']}"
