@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...models.extras import is_missing
-from ...models.intake.gguf_header import read_gguf_header
+from ...models.gguf.header import read_gguf_header
 from .llama_cpp import quantized, token_bytes
 from .peer import Answer, Prompts
 
