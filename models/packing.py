@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .ffn.dense import FFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
-<<<<<<< HEAD
 from .linear import (
     Graded,
     GradedLinear,
@@ -23,11 +22,8 @@ from .linear import (
     TensorModule,
     replace_tensor,
 )
-=======
-from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
 from .safetensors_header import TensorEntry
 from .tensor_reader import STORED
->>>>>>> main
 from .transformer import Attention, Transformer
 
 _GROUPS = (("query", "key", "value"), ("gate", "up"))  # of linears that read the same
