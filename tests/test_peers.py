@@ -64,8 +64,10 @@ def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_it(monkeypatch:
 
 def test_openvino_is_skipped_where_a_file_has_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moesaic.bench.peers.openvino.find_spec", lambda name: name)
-    llama(tmp_path / "model", head_dim=8)
-    write_gguf(open_checkpoint(tmp_path / "model"), tmp_path / "model.gguf")
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
     assert openvino.why_absent(str(tmp_path / "model.gguf")).endswith("without a vocabulary; give another --gguf")
 
 
