@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from .ffn.dense import FFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
-from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
+from .linear import (
+    Graded,
+    GradedLinear,
+    Int8DynamicLinear,
+    Int8Embedding,
+    Int8Linear,
+    Int8Rows,
+    Linear,
+    TensorModule,
+    replace_tensor,
+)
 from .safetensors_header import TensorEntry
 from .tensor_reader import STORED
 from .transformer import Attention, Transformer
@@ -78,16 +88,17 @@ def pack_(model: Transformer) -> None:
     model.prepare()
 
 
-def pack_digits_(model: Transformer) -> None:
-    """Packs plain int8 linears for two digits, each group as one. FFNs in experts keep theirs."""
+def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
+    """Packs int8 linears whose activations have so many digits, each group as one. FFNs in experts keep theirs."""
+    types = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
     for module in model.modules():
         if isinstance(module, Attention):
-            _as_digits(module.packed, [module.query, module.key, module.value])
+            _as_digits(types, module.packed, [module.query, module.key, module.value])
         elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate is not None:
-            _as_digits(module.packed, [module.gate, module.up])
+            _as_digits(types, module.packed, [module.gate, module.up])
     kept = in_experts(model)
     for module in model.modules():
-        plain = type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module not in kept
+        plain = type(module) in types and isinstance(module, Int8Rows) and module not in kept
         if plain and module.digits is None:
             module.pack_digits()
     for module in model.modules():
@@ -101,9 +112,9 @@ def in_experts(model: Transformer) -> set[nn.Module]:
     return {module for ffn in ffns for module in ffn.modules()}
 
 
-def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
+def _as_digits(types: Sequence[type], whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
     """A group that is one linear, and its parts as rows of it."""
-    if whole is None or not isinstance(whole[0], Int8Linear) or type(whole[0]) is not Int8Linear:
+    if whole is None or type(whole[0]) not in types or not isinstance(whole[0], Int8Linear):
         return
     digits, begin = whole[0].digits or whole[0].pack_digits(), 0
     for part in parts:

@@ -9,7 +9,7 @@ import pytest
 from builders import llama, opt
 from gguf import GGUFReader, GGUFWriter
 
-from moesaic.bench.peers import ctranslate2, llama_cpp
+from moesaic.bench.peers import ctranslate2, llama_cpp, openvino, transformers
 from moesaic.bench.peers.figures import Measured, alike, as_text, decode_figures, first_figures
 from moesaic.bench.peers.gguf_file import gguf_of
 from moesaic.bench.peers.peer import Stepping
@@ -50,13 +50,33 @@ def test_a_peer_without_a_file_of_the_weights_is_skipped_with_the_reason(report:
     text = as_text(report)
     assert "skipped: llama.cpp needs a GGUF file of the same weights; give --gguf FILE" in text
     assert "skipped: CTranslate2 needs a dense directory of the same weights; give --dense MODEL" in text
+    assert len(report["skipped"]) == 4
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for peer in ("llama_cpp", "ctranslate2"):
+    for peer in ("llama_cpp", "ctranslate2", "openvino", "transformers"):
         monkeypatch.setattr(f"moesaic.bench.peers.{peer}.find_spec", lambda name: None)
     assert ctranslate2.why_absent().startswith("CTranslate2 needs ctranslate2, transformers, which are not installed")
+    assert openvino.why_absent("model.gguf").startswith("OpenVINO GenAI needs openvino_genai, llama_cpp, which are not")
+    assert transformers.why_absent().startswith("transformers needs transformers, which is not installed")
     assert llama_cpp.why_absent().endswith("llama-cpp-python, which is not installed; pip install 'moesaic[peers]'")
+
+
+def test_openvino_is_skipped_where_a_file_has_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.bench.peers.openvino.find_spec", lambda name: name)
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    assert openvino.why_absent(str(tmp_path / "model.gguf")).endswith("without a vocabulary; give another --gguf")
+
+
+def test_transformers_answers_a_batch_as_it_answers_each_row() -> None:
+    pytest.importorskip("transformers")
+    peer, prompts = transformers.Transformers("stories260k", "bfloat16", 2, 64), [[1, 5, 9], [1, 7, 3]]
+    both = peer.decoded(prompts, 3, 1)
+    assert both.tokens == peer.decoded(prompts[:1], 3, 1).tokens and len(both.tokens) == 4
+    assert both.tokens[0] == peer.first_token(prompts[0], 1).tokens[0] and both.seconds > 0 and peer.token_bytes > 0
 
 
 def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
