@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import bench_compare, bench_serve
+from . import bench_compare, bench_report, bench_serve
 from .completion import SHAPES
 from .terminal import ProgressLine, print_table
 
@@ -15,7 +15,8 @@ EXAMPLES = """examples:
   moesaic bench kernels --quick
   moesaic bench all --model ./my-model --text valid.txt --documents 20
   moesaic bench serve ./my-model --rate 1 2 4 --limit ttft:500ms
-  moesaic bench compare before.json after.json"""
+  moesaic bench compare before.json after.json
+  moesaic bench report out/load.json out/bench/report.json --out report.html"""
 SUITES = {
     "all": "all of it on one model, dense and int8, beside transformers",
     "retention": "what int8 keeps of the dense model",
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
         _add_suite(actions.add_parser(name, help=told))
     bench_serve.add_parser(actions)
     bench_compare.add_parser(actions)
+    bench_report.add_parser(actions)
     parser.set_defaults(run=run)
 
 
@@ -50,7 +52,7 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does what was asked."""
-    actions = {"serve": bench_serve.run, "compare": bench_compare.run}
+    actions = {"serve": bench_serve.run, "compare": bench_compare.run, "report": bench_report.run}
     return actions.get(args.action, _run_suite)(args)
 
 

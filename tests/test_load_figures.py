@@ -2,29 +2,18 @@
 
 import json
 import random
-from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
+from load_cases import driven, record
 
-from moesaic.bench.load.arrivals import Asked
 from moesaic.bench.load.compare import Change, compared, read_report
 from moesaic.bench.load.door import LOST, OK
-from moesaic.bench.load.drive import Driven, Record
 from moesaic.bench.load.figure import Pooled
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.serving import percentile
 from moesaic.models.errors import SetupError
-
-
-def record(meant: float, arrivals: list[float], end: str = OK, tier: str = "") -> Record:
-    asked = Asked(8, len(arrivals), tier, meant)
-    return Record(asked, meant, array("d", arrivals), len(arrivals), 8, arrivals[-1] if arrivals else meant + 1, end)
-
-
-def driven(*records: Record, gone: str = "") -> Driven:
-    return Driven([*records], 10.0, {"was_the_limit": False}, gone)
 
 
 def test_times_count_from_when_a_request_was_meant_to_leave() -> None:

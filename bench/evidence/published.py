@@ -1,0 +1,55 @@
+"""docs/report.html: everything that bench/results/ holds on one page, with the pictures beside the files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..load.run import KIND
+from ..published.figures import RESULTS
+from .chart import THEMES, Picture
+from .kept import against_speed, at_equal_bytes
+from .losses import lost
+from .machine import gpus, kernels, sizes, throughput
+from .section import Section, page
+from .under_load import under_load
+
+PICTURES = RESULTS / "report"
+TITLE = "moesaic: what was measured"
+INTRO = (
+    "What a model keeps, how fast it is and what it takes, beside others on the same weights and machine; the losses "
+    "have a section of their own. Every figure is of a JSON file below bench/results/, which each section names; "
+    "make results makes this page of them.",
+)
+
+
+def sections() -> list[Section]:
+    """All of them; servers under load as soon as a file tells of them."""
+    return [against_speed(), at_equal_bytes(), throughput(), *_loads(), kernels(), sizes(), gpus(), lost()]
+
+
+def _loads() -> Iterator[Section]:
+    for file in sorted(RESULTS.glob("load/*.json")):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if report.get("kind") == KIND:
+            yield under_load(report, f"load-{file.stem}", f"bench/results/load/{file.name}")
+
+
+def report_page() -> str:
+    """The HTML, with the pictures as they lie below bench/results/report/."""
+    return page(TITLE, INTRO, sections(), lambda picture, theme: picture_file(picture, theme).read_bytes())
+
+
+def pictures() -> dict[Path, tuple[Picture, str]]:
+    """What is drawn, by file."""
+    shown = [picture for section in sections() for picture in section.pictures]
+    return {picture_file(each, theme): (each, theme) for each in shown for theme in THEMES}
+
+
+def picture_file(picture: Picture, theme: str) -> Path:
+    """Where it lies."""
+    return PICTURES / f"{picture.name}-{theme}.png"
+
+
+def is_of_now(file: Path, picture: Picture) -> bool:
+    """Whether a file was drawn of the figures as they are."""
+    return file.exists() and picture.digest.encode() in file.read_bytes()
