@@ -17,7 +17,9 @@ from moesaic.bench.evidence.losses import lost
 from moesaic.bench.evidence.own import write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
 from moesaic.bench.load.figures import Limits, figures
+from moesaic.bench.published import figures as figures_of_files
 from moesaic.bench.published.figures import RESULTS
+from moesaic.bench.published.text import goodput_limits, load_table
 from moesaic.cli.main import main
 from moesaic.models.errors import SetupError
 
@@ -26,7 +28,7 @@ RECIPE, SUITES = RESULTS / "compress/smollm2-all-four/report.json", RESULTS / "s
 LEVEL = figures(driven(*(record(i, [i + 0.2, i + 0.3], tier="low") for i in range(5))), Limits(ttft=0.5))
 LOAD: dict[str, Any] = {
     "kind": "load", "command": "moesaic bench serve ours", "complete": True, "limits": {"ttft": 0.5},
-    "machine": {"device": "a processor", "processors": 2, "versions": {"moesaic": "0.1.0"}, "commit": "abc"},
+    "machine": {"device": "a processor", "processors": 2, "versions": {"torch": "2.13.0"}, "commit": "abc"},
     "targets": {"ours": {"place": "ours"}},
     "levels": [{"name": f"users {users}", "users": users, "results": {"ours": LEVEL}} for users in (1, 4)],
 }  # fmt: skip
@@ -96,8 +98,9 @@ def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(
     (tmp_path / "load").mkdir()
     (tmp_path / "load/two.json").write_text(json.dumps(LOAD))
     (tmp_path / "load/other.json").write_text("{}")
-    monkeypatch.setattr(published, "RESULTS", tmp_path)
+    monkeypatch.setattr(figures_of_files, "RESULTS", tmp_path)
     assert [section.anchor for section in published.sections() if "under load" in section.title] == ["load-two"]
+    assert "| users 4 | ours | 5 of 5 |" in load_table(LOAD) and goodput_limits({"ttft": 0.5}) == "TTFT at most 500 ms"
 
 
 def test_ones_own_reports_are_a_page_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,8 @@
 """docs/report.html: everything that bench/results/ holds on one page, with the pictures beside the files."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from ..load.run import KIND
-from ..published.figures import RESULTS
+from ..published.figures import RESULTS, loads
 from .chart import THEMES, Picture
 from .kept import against_speed, at_equal_bytes
 from .losses import lost
@@ -24,14 +21,9 @@ INTRO = (
 
 def sections() -> list[Section]:
     """All of them; servers under load as soon as a file tells of them."""
-    return [against_speed(), at_equal_bytes(), throughput(), *_loads(), kernels(), sizes(), gpus(), lost()]
-
-
-def _loads() -> Iterator[Section]:
-    for file in sorted(RESULTS.glob("load/*.json")):
-        report = json.loads(file.read_text(encoding="utf-8"))
-        if report.get("kind") == KIND:
-            yield under_load(report, f"load-{file.stem}", f"bench/results/load/{file.name}")
+    found = loads().items()
+    served = [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in found]
+    return [against_speed(), at_equal_bytes(), throughput(), *served, kernels(), sizes(), gpus(), lost()]
 
 
 def report_page() -> str:

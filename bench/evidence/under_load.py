@@ -6,6 +6,7 @@ from typing import Any
 
 from ..load import picture
 from ..load.run import notes, rows
+from ..published.text import goodput_limits
 from .chart import Drawn, digest_of
 from .section import Section, Table, machine_line
 
@@ -25,11 +26,10 @@ _TERMS = (
 def under_load(report: Report, name: str, file: str) -> Section:
     """One report, as it stands in a file."""
     tiers = _by_tier(report)
-    limits = ", ".join(f"{kind} at most {1e3 * most:g} ms" for kind, most in report["limits"].items())
     return Section(
         name, f"A server under load: {', '.join(report['targets'])}",
         [f"Requests leave when they are meant to, whatever was answered. {_TERMS}",
-         f"Goodput counts answers with {limits or 'no limit: every answer counts'}."],
+         f"Goodput counts answers with {goodput_limits(report['limits'])}."],
         list(_pictures(report, name)),
         [Table("By level and server", rows(dict(report))), *([Table("By tier", tiers)] if tiers[1] else [])],
         list(notes(dict(report))), report["command"], [f"{file}: {line}" for line in _made(report)],
