@@ -21,9 +21,13 @@ INTRO = (
 
 def sections() -> list[Section]:
     """All of them; servers under load as soon as a file tells of them."""
+    return [against_speed(), at_equal_bytes(), throughput(), *served(), kernels(), sizes(), gpus(), lost()]
+
+
+def served() -> list[Section]:
+    """One for each file of `moesaic bench serve`."""
     found = loads().items()
-    served = [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in found]
-    return [against_speed(), at_equal_bytes(), throughput(), *served, kernels(), sizes(), gpus(), lost()]
+    return [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in found]
 
 
 def report_page() -> str:
