@@ -30,6 +30,7 @@ from ..kernels.route import _route_kernel, route_config
 from ..models.files import write_whole
 from .aot_case import SHARED_LIMIT, TYPES, Case
 from .aot_integers import integer_cases
+from .aot_planes import plane_cases
 from .aot_step import step_cases
 
 SHARED_SHARE = 0.9
@@ -184,7 +185,7 @@ def blocks_of(tile: TileConfig) -> dict[str, int]:
 
 def all_cases() -> list[Case]:
     """The registry: every kernel with every tile that ships."""
-    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases(), *step_cases()]
+    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases(), *step_cases(), *plane_cases()]
 
 
 def compile_case(case: Case, target: int) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
+from moesaic.bench.figure import ratio_of_rounds
 from moesaic.bench.rounds import CANNOT_RUN, DEVICE, Round, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.digit_linear import digit_linear, pack_digits
@@ -119,7 +120,10 @@ def row(contestant: Contestant, shape: tuple[int, int], tokens: int, seconds: di
     best, ours = min(seconds[contestant.name]), min(seconds[OURS[contestant.dtype].name])
     moved = int8_linear_cost(tokens, inputs, outputs, contestant.dtype.itemsize).bytes
     moved += (contestant.weight_bytes - 1) * outputs * inputs
+    beside = ratio_of_rounds(seconds[OURS[contestant.dtype].name], seconds[contestant.name])
     return {
+        "name": f"{contestant.name} {outputs}x{inputs}, {tokens} tokens",
+        "ours_beside_it": beside.as_json(),
         "contestant": contestant.name,
         "outputs": outputs,
         "inputs": inputs,

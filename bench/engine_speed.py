@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from ..models.progress import Progress
 from .contestants import Contestant, Prompts
+from .figure import ratio_of_rounds
 
 BATCHES = (1, 8)
 
 
 def measure_speed(
     contestants: Sequence[Contestant], prompts: Prompts, num_new: int, rounds: int, progress: Progress
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """{contestant: {batch: tokens_per_second, best and median of the rounds}}; each is warmed up once per batch.
 
+    Each one's time is also told beside that of the last contestant, round by round, which two runs may be compared by.
     Contestants alternate within a round, so that a machine whose speed drifts favours nobody.
     """
     seconds: dict[tuple[str, int], list[float]] = {}
@@ -26,14 +29,19 @@ def measure_speed(
                     seconds.setdefault((contestant.name, batch), []).append(taken)
             done += 1
             progress("rounds of tokens per second", done, total)
+    last = contestants[-1].name  # a peer, where there is one
     return {
-        contestant.name: {str(batch): _rates(seconds[contestant.name, batch], batch * num_new) for batch in BATCHES}
+        contestant.name: {
+            str(batch): _rates(seconds[contestant.name, batch], seconds[last, batch], batch * num_new)
+            for batch in BATCHES
+        }
         for contestant in contestants
     }
 
 
-def _rates(seconds: Sequence[float], num_tokens: int) -> dict[str, float]:
+def _rates(seconds: Sequence[float], theirs: Sequence[float], num_tokens: int) -> dict[str, Any]:
     return {
         "tokens_per_second": round(num_tokens / median(seconds), 2),
         "best_tokens_per_second": round(num_tokens / min(seconds), 2),
+        "time_beside_the_last": ratio_of_rounds(seconds, theirs).as_json(),
     }

@@ -45,6 +45,7 @@ class BenchPlan:
     truncate: int | None = 512
     quick: bool = False
     threads: int | None = None
+    command: str = ""
 
     @property
     def num_new(self) -> int:
@@ -68,6 +69,7 @@ def run_bench(plan: BenchPlan, progress: Progress) -> Report:
     compressed = compress(dense, int8, _UNSCORED if shape else "int8", progress)
     models = {"dense": dense, "int8": int8}
     report: Report = {
+        "command": plan.command,
         "model": plan.model,
         "random_weights": shape,
         "quick": plan.quick,

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import bench_compare, bench_report, bench_serve
 from .completion import SHAPES
-from .terminal import ProgressLine, print_table
+from .terminal import ProgressLine, print_table, typed
 
 EXAMPLES = """examples:
   moesaic bench all --quick
@@ -67,7 +67,9 @@ def _run_suite(args: argparse.Namespace) -> int:
     if "kernels" in suites:
         check_installed("the suite kernels", "bench", "pytest")
     model = str(write_shape(args.shape, args.out / args.shape)) if args.shape else args.model
-    plan = BenchPlan(model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads)
+    plan = BenchPlan(
+        model, args.out, suites, tuple(args.text), args.documents, args.truncate, args.quick, args.threads, typed()
+    )
     with ProgressLine() as progress:
         report = run_bench(plan, progress)
     print_table(*rows(report))

@@ -21,7 +21,7 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is better and what is worse. Status 1 where anything is worse."""
-    from ..bench.load.compare import compared, read_report, rows, warnings
+    from ..bench.compare import compared, read_report, rows, warnings
 
     _LEAST.check("least", args.least)
     before, after = read_report(args.before), read_report(args.after)

@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.bounds import THREADS, Bound
 from ..models.errors import SetupError
-from .terminal import ProgressLine, print_table
+from .terminal import ProgressLine, print_table, typed
 
 if TYPE_CHECKING:
     from ..bench.load.arrivals import Lengths, Level
@@ -132,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.out.parent, str(args.out))
     plan = LoadPlan(
         targets, tuple(_levels(args)), args.out, Limits.read(args.limit), args.seed, args.patience, args.warm_up,
-        args.threads, os.environ.get(TOKEN, ""), shlex.join(["moesaic", *sys.argv[1:]]),
+        args.threads, os.environ.get(TOKEN, ""), typed(),
     )  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with ProgressLine() as progress:

@@ -149,11 +149,11 @@ class ModelRunner:
     def _programmed(self, step: StepShare | None) -> tuple[StepProgram | DeviceStep | None, str]:
         """The model as a program, else why there is none."""
         try:
+            if self.device.type == "cpu":
+                return StepProgram(self.model, self.pages.layers), ""
             if step is not None:
                 raise NoProgramError("rows choose their neurons together")
-            if self.device.type != "cpu":
-                return DeviceStep(self.model, self.pages.layers, self.max_context), ""
-            return StepProgram(self.model, self.pages.layers), ""
+            return DeviceStep(self.model, self.pages.layers, self.max_context), ""
         except NoProgramError as error:
             return None, str(error)
 

@@ -133,14 +133,16 @@ def _tiles_kernel(
         if tl.atomic_add(counters + tl.program_id(0), 1, sem="acq_rel") == splits - 1:
             tl.store(counters + tl.program_id(0), 0)
             every = _added_up(partial, splits, blocks, first, second, tokens, OWN)
-            _finish(
-                y, largest_y, squares_y, weights_y, every, step, scale, bias, stride_y, tokens, outputs, first, second,
-                ADDED, ACTIVATION, GATED, TELLS, SQUARES, HAS_BIAS, OWN,
+            results = scaled_blocks(every, step, scale, bias, first, second, outputs, HAS_BIAS, OWN)
+            put_blocks(
+                y, largest_y, squares_y, weights_y, results, stride_y, tokens, outputs, first, second,
+                ADDED, ACTIVATION, GATED, TELLS, SQUARES, OWN,
             )  # fmt: skip
     else:
-        _finish(
-            y, largest_y, squares_y, weights_y, totals, step, scale, bias, stride_y, tokens, outputs, first, second,
-            ADDED, ACTIVATION, GATED, TELLS, SQUARES, HAS_BIAS, OWN,
+        results = scaled_blocks(totals, step, scale, bias, first, second, outputs, HAS_BIAS, OWN)
+        put_blocks(
+            y, largest_y, squares_y, weights_y, results, stride_y, tokens, outputs, first, second,
+            ADDED, ACTIVATION, GATED, TELLS, SQUARES, OWN,
         )  # fmt: skip
 
 
@@ -202,17 +204,26 @@ def _place(partial, split, block, blocks):
 
 
 @jit
-def _finish(
-    y, largest_y, squares_y, weights_y, totals, step, scale, bias, stride_y, tokens, outputs, first, second,
-    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr,
-    HAS_BIAS: constexpr, OWN: constexpr,
-):  # fmt: skip
-    """The way of sums into floating point, and to where they go."""
-    r, n = tl.arange(0, _MOST), tl.arange(0, 32)
+def scaled_blocks(totals, step, scale, bias, first, second, outputs, HAS_BIAS: constexpr, OWN: constexpr):
+    """The way of sums into floating point, fp32 [rows, 32] of each own block: as graded_linear._finished has it."""
     results = ()
     for own in tl.static_range(OWN):
-        at = (first + own * second) * 32 + n
-        results = results + (_finished(totals[own], step, scale, bias, at, outputs, HAS_BIAS),)
+        n = (first + own * second) * 32 + tl.arange(0, 32)
+        factor = step[:, None] * 0.5 * tl.load(scale + n, mask=n < outputs, other=0.0)[None, :]
+        result = (2 * totals[own]).to(tl.float32) * factor
+        if HAS_BIAS:
+            result += tl.load(bias + n, mask=n < outputs, other=0.0).to(tl.float32)[None, :]
+        results = results + (result,)
+    return results
+
+
+@jit
+def put_blocks(
+    y, largest_y, squares_y, weights_y, results, stride_y, tokens, outputs, first, second,
+    ADDED: constexpr, ACTIVATION: constexpr, GATED: constexpr, TELLS: constexpr, SQUARES: constexpr, OWN: constexpr,
+):  # fmt: skip
+    """Does with the results of own blocks what comes next, as Target says."""
+    r, n = tl.arange(0, _MOST), tl.arange(0, 32)
     if GATED:
         results = (activate(results[0], ACTIVATION) * results[1],)
     elif ACTIVATION != "":
@@ -237,16 +248,6 @@ def _finish(
                 tl.store(squares_y + told, tl.sum(tl.where(inside, value * value, 0.0), 1), mask=there)
                 value = value * tl.load(weights_y + at, mask=at < width, other=0.0).to(tl.float32)[None, :]
             tl.store(largest_y + told, tl.max(tl.where(inside, size_of(value), 0.0), 1), mask=there)
-
-
-@jit
-def _finished(total, step, scale, bias, n, outputs, HAS_BIAS: constexpr):
-    """fp32 [rows, 32]: the one way of graded_linear._finished."""
-    factor = step[:, None] * 0.5 * tl.load(scale + n, mask=n < outputs, other=0.0)[None, :]
-    result = (2 * total).to(tl.float32) * factor
-    if HAS_BIAS:
-        result += tl.load(bias + n, mask=n < outputs, other=0.0).to(tl.float32)[None, :]
-    return result
 
 
 def digit_rows(rows: Rows, tiles: Tensor, scale: Tensor, bias: Tensor | None, target: Target, scratch: Scratch) -> None:

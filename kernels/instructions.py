@@ -5,14 +5,19 @@ program makes its places, then its instructions in order, each with the operands
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from .digit_linear import DigitWeights
+from .expert_weights import ExpertWeights
 from .graded_linear import GradedWeights
 from .paged_attention import KVPages
+from .plane_ffn import PlaneWeights
 from .weighing import PLAIN, Weighing
+
+AMONG = ("all", "full", "sparse")  # rows: all of a step, those at the full tier, which come first, and the others
+Among = Literal["all", "full", "sparse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,44 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Points:
+    """What the tiers ask of an FFN that chooses neurons; an operating point between two lies on the line between them.
+
+    thresholds: fp32 [tiers, 2]; constants: fp32 [tiers, hidden], added to what the FFN gives; units: the row of
+    `Counted.units` that it counts in. Rows at the full tier know nothing of them.
+    """
+
+    thresholds: Tensor
+    constants: Tensor
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which experts of a mixture a row is made of: the `active` of highest chance. Parts are chances, over the sum of
+    those taken where `normalised`.
+
+    counts: fp32 [tiers], how many a row takes that is not full, rounded up from `rounding` above a whole number; None:
+    as many as a full one. neurons: of an expert. units: the row of `Counted.units` that neurons are counted in.
+    """
+
+    active: int
+    normalised: bool
+    counts: Tensor | None
+    rounding: float
+    neurons: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
-    """What graded linears read. bits: int64 [prices, rows]; neurons: int64 [rows]."""
+    """What rows read. Of graded linears, bits: int64 [prices, rows], neurons: int64 [rows]. Of FFNs that choose
+    neurons, units: int64 [prices, 2, rows], neurons computed and neurons refined; 0 of rows at the full tier.
+    """
 
     bits: Tensor
     neurons: Tensor
+    units: Tensor
 
 
 class Instructions(Protocol):
@@ -65,6 +103,43 @@ class Instructions(Protocol):
         ...
 
     def dense_linear(self, source: View, target: View, weight: Tensor, bias: Tensor | None) -> None: ...
+
+    def among(self, rows: Among) -> None:
+        """From here on only these rows. What stands between this and `among("all")` are instructions of one FFN."""
+        ...
+
+    def plane_ffn(
+        self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
+    ) -> None:
+        """kernels/plane_ffn.py, for rows that are not full, and the constant."""
+        ...
+
+    def expert_ffn(
+        self,
+        source: View,
+        target: View,
+        weights: ExpertWeights,
+        router: tuple[Tensor, Tensor],
+        tile: int,
+        activation: str,
+        points: Points,
+    ) -> None:
+        """kernels/expert_ffn.py, and the constant: of the experts whose score is not at or below the first threshold,
+        for rows at the full tier all, without a constant. router: both matrices of kernels/route.py.
+        """
+        ...
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
+        ...
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
+        ...
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
+        ...
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""

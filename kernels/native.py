@@ -20,7 +20,9 @@ from .cache import cache_folder
 
 SOURCES = Path(__file__).parent / "cpp"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-ffp-contract=off", "-std=c++17", "-fPIC", "-pthread")  # no contraction: the same sum everywhere
+FLAGS = (  # no contraction: the same sum everywhere; nobody asks for traps and errno, without which loops are vectors
+    "-O3", "-ffp-contract=off", "-fno-trapping-math", "-fno-math-errno", "-std=c++17", "-fPIC", "-pthread",
+)  # fmt: skip
 ISAS = ("portable", "avx2", "avx512", "avx512_bf16")  # the order of `enum Isa` in cpp/isa.h
 BUILD_SECONDS = 900  # it takes half a minute, on a busy machine several; this ends a compiler that hangs
 _say: Callable[[str], object] = str  # who hears of a build; nobody, until someone asks to
@@ -130,7 +132,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, size, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.moesaic_linear.argtypes = [*[pointer] * 5, *[size] * 4, flag, flag, flag]
     library.moesaic_linear.restype = None
-    library.moesaic_expert_ffn.argtypes = [*[pointer] * 12, *[size] * 5, flag, flag, flag]
+    library.moesaic_expert_ffn.argtypes = [*[pointer] * 4, size, size, flag]
     library.moesaic_expert_ffn.restype = None
     library.moesaic_rows.argtypes = [*[pointer] * 3, *[size] * 4, flag, flag, flag]
     library.moesaic_rows.restype = None

@@ -1,5 +1,7 @@
 """The calls into cpp/expert_ffn.cpp."""
 
+import ctypes
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,42 @@ from .expert_weights import ExpertWeights
 from .native import Native
 
 WEIGHTS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # the codes of cpp/expert_ffn.cpp
+MATRICES = ("up", "gate", "down")
 CODES = ("silu", "relu", "gelu", "gelu_tanh", "squareplus")  # the order of `enum Activation`
+
+
+class Layer(ctypes.Structure):
+    """`struct ExpertLayer` of cpp/expert_ffn.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in MATRICES),
+        *((f"{name}_{vector}", ctypes.c_void_p) for vector in ("scale", "bias") for name in MATRICES),
+        *((name, ctypes.c_int64) for name in ("hidden", "width", "expert_size", "weight", "activation")),
+    ]
+
+
+class RoutedLayer(ctypes.Structure):
+    """`struct RoutedLayer` of cpp/routed_ffn.cpp."""
+
+    _fields_ = [
+        ("ffn", Layer),
+        *((name, ctypes.c_void_p) for name in ("first", "second")),
+        *((name, ctypes.c_int64) for name in ("router_width", "router_weight")),
+    ]
+
+
+def layer_of(weights: ExpertWeights, vectors: dict[str, Tensor], expert_size: int, activation: str) -> Layer:
+    """The addresses of weights, and of their scales and biases in fp32: valid as long as they live."""
+    matrices = [getattr(weights, name) for name in MATRICES]
+    return Layer(
+        *(None if each is None else each.data_ptr() for each in matrices),
+        *(_pointer(vectors, f"{name}_{vector}") for vector in ("scale", "bias") for name in MATRICES),
+        weights.hidden,
+        weights.width,
+        expert_size,
+        WEIGHTS[weights.dtype],
+        CODES.index(activation),
+    )
 
 
 def expert_ffn_native(
@@ -19,24 +56,15 @@ def expert_ffn_native(
     """
     source, mask = x.float().contiguous(), active.contiguous()  # named, so that they live as long as the call
     vectors = {name: vector.float() for name, vector in weights.vectors.items()}
-    y = source.new_empty(source.shape)
+    layer, y = layer_of(weights, vectors, expert_size, activation), source.new_empty(source.shape)
     library.library.moesaic_expert_ffn(
+        ctypes.byref(layer),
         source.data_ptr(),
         mask.data_ptr(),
-        weights.up.data_ptr(),
-        None if weights.gate is None else weights.gate.data_ptr(),
-        weights.down.data_ptr(),
-        *[_pointer(vectors, f"{matrix}_scale") for matrix in ("up", "gate", "down")],
-        *[_pointer(vectors, f"{matrix}_bias") for matrix in ("up", "gate", "down")],
         y.data_ptr(),
         source.shape[0],
-        weights.hidden,
-        weights.width,
-        expert_size,
         torch.get_num_threads(),
         library.isa,
-        WEIGHTS[weights.dtype],
-        CODES.index(activation),
     )
     return y if y.dtype == x.dtype else y.to(x.dtype)
 

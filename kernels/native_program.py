@@ -5,21 +5,27 @@ kernels/instructions.py says what instructions do and on what.
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .digit_linear import DigitWeights
+from .expert_weights import ExpertWeights
 from .graded_linear import GradedWeights
-from .instructions import Counted, View
+from .instructions import AMONG, Among, Choice, Counted, Points, View
 from .native import Native
-from .native_expert_ffn import CODES
+from .native_expert_ffn import CODES, WEIGHTS, RoutedLayer, layer_of
 from .paged_attention import KVPages, PagedTokens
+from .plane_ffn import PlaneWeights
 from .planes.native import PLANE_ISAS, plane_isa
 from .weighing import PLAIN, Weighing
 
-KINDS = ("norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather")  # cpp/program.h
+KINDS = (  # the order of `enum InstructionKind` in cpp/program.h
+    "norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather", "among", "planes", "experts",
+    "choose", "take", "give",
+)  # fmt: skip
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
 _NO_MEMORY, _UNSOUND = 1, 2
 
@@ -40,16 +46,31 @@ class _Instruction(ctypes.Structure):
 
 class _Run(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "scored")),
+        *((name, ctypes.c_int64) for name in ("rows", "scored", "full")),
         *((name, ctypes.c_void_p) for name in ("places", "thresholds", "cosine", "sine")),
         ("turn_stride", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
         *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width", "blocks")),
         *((name, ctypes.c_void_p) for name in ("kept", "kept_thresholds", "counts", "bits", "neurons")),
+        *((name, ctypes.c_void_p) for name in ("tiers", "parts", "factors", "asked", "units", "taken")),
     ]
 
 
 INSTRUCTION_BYTES, RUN_BYTES = ctypes.sizeof(_Instruction), ctypes.sizeof(_Run)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What rows ask. thresholds: fp32 [rows], of graded linears. The first `full` rows are at the full tier; the others
+    stand at `tiers`, int64 [rows], or `parts` of the way to the next ones, fp32 [rows]. factors: of their thresholds,
+    fp32 [rows that are not full], where these choose together.
+    """
+
+    thresholds: Tensor
+    full: int
+    tiers: Tensor | None = None
+    parts: Tensor | None = None
+    factors: Tensor | None = None
 
 
 class Program:
@@ -62,7 +83,7 @@ class Program:
         self._widths: list[int] = []
         self._memory = torch.empty(0)
         self._listed: Any = None  # the same, side by side
-        self.num_prices = 0
+        self.num_prices = self.num_units = 0
         self.input = self.output = self.place(width)
 
     def __len__(self) -> int:
@@ -99,6 +120,58 @@ class Program:
         outputs, inputs = weight.shape
         operands = [weight.detach(), None if bias is None else _fp32(bias)]
         self._add("dense", source, target, sizes=(inputs, outputs, WEIGHT_KINDS[weight.dtype]), operands=operands)
+
+    def among(self, rows: Among) -> None:
+        """From here on only these rows. What stands between this and `among("all")` are instructions of one FFN."""
+        self._add("among", self.output, self.output, sizes=(AMONG.index(rows),))
+
+    def plane_ffn(
+        self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
+    ) -> None:
+        """Weights have to be packed, which tiles of more than one neuron cannot be."""
+        if weights.packed is None:
+            raise TypeError("an instruction takes packed planes")
+        self._kept.append(weights.packed)
+        self._choose("planes", source, target, weights.packed.layer, activation, points)
+
+    def expert_ffn(
+        self,
+        source: View,
+        target: View,
+        weights: ExpertWeights,
+        router: tuple[Tensor, Tensor],
+        tile: int,
+        activation: str,
+        points: Points,
+    ) -> None:
+        """Of weights and of a router that the C++ takes."""
+        vectors, (first, second) = {name: _fp32(vector) for name, vector in weights.vectors.items()}, router
+        ffn = layer_of(weights, vectors, tile, activation)
+        layer = RoutedLayer(ffn, first.data_ptr(), second.data_ptr(), len(first), WEIGHTS[first.dtype])
+        self._kept += weights, vectors, router
+        self._choose("experts", source, target, layer, activation, points)
+
+    def _choose(
+        self, kind: str, source: View, target: View, layer: ctypes.Structure, activation: str, points: Points
+    ) -> None:
+        self.num_units = max(self.num_units, points.units + 1)
+        operands = [layer, _fp32(points.thresholds), _fp32(points.constants)]
+        self._add(kind, source, target, sizes=(points.units, CODES.index(activation)), operands=operands)
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
+        self.num_units = max(self.num_units, choice.units + 1)
+        counts = None if choice.counts is None else _fp32(choice.counts)
+        sizes = (source.width, choice.active, choice.normalised, choice.neurons, choice.units)
+        self._add("choose", source, target, sum, sizes=sizes, numbers=(choice.rounding,), operands=[counts])
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
+        self._add("take", source, target, parts, sizes=(source.width, expert))
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
+        self._add("give", source, target, parts, sizes=(source.width, expert))
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
@@ -149,27 +222,30 @@ class Program:
         tokens: PagedTokens,
         blocks: int,
         turn: tuple[Tensor, Tensor] | None,
-        thresholds: Tensor,
+        asked: Asked,
         kept: Tensor,
         threads: int,
     ) -> tuple[Tensor, Counted]:
         """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables];
-        thresholds: fp32 [rows]; kept: int64 [scored], rows -> fp32 [scored, outputs].
+        kept: int64 [scored], rows -> fp32 [scored, outputs].
 
         Raises IndexError where tables, rows or positions point outside, MemoryError where there is none.
         """
         rows, scored = len(x), len(kept)
         found = x.new_empty(scored, self.output.width)
         places = self._places(x, found)
-        counted = Counted(torch.zeros(self.num_prices, rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64))
-        work = torch.empty(2, rows, dtype=torch.int64), torch.empty(scored)
+        sizes = (self.num_prices, rows), (rows,), (self.num_units, 2, rows)
+        counted = Counted(*(torch.zeros(size, dtype=torch.int64) for size in sizes))
+        work = torch.empty(3, rows, dtype=torch.int64), torch.empty(scored), torch.empty(rows, 2)
         cosine, sine = turn or (None, None)
         tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
         run = _Run(
-            rows, scored, ctypes.addressof(places), *(_address(each) for each in (thresholds, cosine, sine)),
+            rows, scored, asked.full, ctypes.addressof(places),
+            *(_address(each) for each in (asked.thresholds, cosine, sine)),
             0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)),
             tables.stride(0), *tables.shape, blocks,
             *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
+            *(_address(each) for each in (asked.tiers, asked.parts, asked.factors, work[2], counted.units, work[0][2])),
         )  # fmt: skip
         self._call(run, threads)
         return found, counted

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS
+from .digit_linear import DigitWeights, digit_linear, pack_digits
 from .int8_dynamic_linear import integer_product, quantize_tokens
-from .int8_linear import int8_linear
 from .native import Native, native
 from .planes.bytes import WHOLE_BITS
 from .planes.choice import NeuronScores
 from .planes.coarse import CoarseFit, foresee
-from .planes.layout import MAX_HIDDEN, PACKED_BITS, PackedPlanes, pack_planes
+from .planes.layout import PackedPlanes, can_pack, pack_planes
 from .planes.native import PLANE_ISAS, plane_ffn_native, plane_isa
 
 _SCORED_TOKENS = 512  # at a time, whose products stay in a cache
@@ -39,7 +39,8 @@ class PlaneWeights:
 
     Scales are fp32, of up and gate [width], of down [hidden]; biases [width], [width], [hidden] or None.
     fit: what the coarse copies are worth, for one number of bits. refined_bits: of a refined neuron, the high ones too.
-    packed: the same again in the order of the C++ kernel, for these numbers of bits; `packed_weights` makes it.
+    packed: the same again in the order of the C++ kernel, for these numbers of bits; `packed_weights` makes it. whole:
+    down again in the order of `digit_linear`, for whoever reads all of it.
     """
 
     up: Tensor
@@ -54,6 +55,17 @@ class PlaneWeights:
     down_bias: Tensor | None = None
     refined_bits: int = WHOLE_BITS
     packed: PackedPlanes | None = None
+    whole: DigitWeights | None = None
+
+    def with_whole(self, whole: DigitWeights) -> "PlaneWeights":
+        """The same, with down in the order of `digit_linear`."""
+        packed = None if self.packed is None else replace(self.packed, whole=whole.layer)
+        return replace(self, packed=packed, whole=whole)
+
+    def without_rows(self) -> "PlaneWeights":
+        """What the C++ reads, and no int8 rows."""
+        gate = None if self.gate is None else self.gate[:0]
+        return replace(self, up=self.up[:0], gate=gate, down=self.down[:0])
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -117,18 +129,22 @@ def choose_plane_ffn(device: str, tokens: int, requires_grad: bool, isa: str | N
 
 
 def packed_weights(weights: PlaneWeights, bits: int, tile: int = 1) -> PlaneWeights:
-    """The weights with planes in the order of the C++ kernel where `plane_ffn` would use them, else as they are.
+    """The weights with planes in the order of the C++ kernel where `plane_ffn` would use them, else with down in that
+    of `digit_linear`.
 
     It costs the int8 weights once more: beside the two orders, the full tier keeps the rows that its linears read.
     """
     library: Native | None = native() if weights.up.is_cpu else None
-    fits = tile == 1 and bits in PACKED_BITS and weights.up.shape[1] <= MAX_HIDDEN
+    fits = tile == 1 and can_pack(bits, weights.up.shape[1])
     if not fits or library is None or choose_plane_ffn("cpu", 1, False, plane_isa(library)) == "torch":
-        return weights
-    scored = _scored(weights)
+        return weights.with_whole(pack_digits(weights.down, weights.down_scale, weights.down_bias))
+    return replace(weights, packed=pack(weights, bits))
+
+
+def pack(weights: PlaneWeights, bits: int) -> PackedPlanes:
+    """The order of cpp/plane_ffn.cpp and of kernels/planes/launches.py. Raises ValueError as `pack_planes` does."""
     down = (weights.down, weights.down_scale, weights.down_bias)
-    packed = pack_planes(scored, down, weights.fit, bits, weights.refined_bits)
-    return replace(weights, packed=packed)
+    return pack_planes(_scored(weights), down, weights.fit, bits, weights.refined_bits)
 
 
 def plane_ffn_torch(
@@ -147,7 +163,8 @@ def plane_ffn_torch(
     chosen = scores.chosen_together(thresholds) if together else scores.chosen(thresholds)
     computed, refined = (_per_neuron(each, tile, width) for each in chosen)
     h = torch.where(computed, torch.where(refined, found.refined, found.rough), torch.zeros_like(found.rough))
-    y = int8_linear(h, weights.down, weights.down_scale, weights.down_bias) + found.token_scale * 0.0  # 0, or no number
+    whole = weights.whole or pack_digits(weights.down, weights.down_scale, weights.down_bias)
+    y = digit_linear(h + found.token_scale * 0.0, whole)  # 0, or no number
     return PlaneResult(y.to(x.dtype), torch.stack([computed.sum(-1), refined.sum(-1)]))
 
 

@@ -68,10 +68,10 @@ class Rows:
     def eps(self) -> float:
         return self.norm.eps if self.norm else 0.0
 
-    def first(self, count: int) -> "Rows":
-        """The first rows of them."""
-        stats = None if self.stats is None else self.stats[:count]
-        return Rows(self.x[:count], self.largest[:count], self.norm, stats, self.told)
+    def some(self, part: slice) -> "Rows":
+        """Some of them."""
+        stats = None if self.stats is None else self.stats[part]
+        return Rows(self.x[part], self.largest[part], self.norm, stats, self.told)
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class Target:
         told = {"TELLS": self.largest is not None, "SQUARES": self.squares is not None}
         return {"ADDED": self.added, "ACTIVATION": self.activation, "GATED": self.gated, **told}
 
-    def first(self, count: int) -> "Target":
-        """Of the first rows."""
-        largest, squares = (None if each is None else each[:count] for each in (self.largest, self.squares))
-        return replace(self, y=self.y[:count], largest=largest, squares=squares)
+    def some(self, part: slice) -> "Target":
+        """Of some of the rows."""
+        largest, squares = (None if each is None else each[part] for each in (self.largest, self.squares))
+        return replace(self, y=self.y[part], largest=largest, squares=squares)
 
 
 def power_of_two(count: int) -> int:
@@ -161,6 +161,13 @@ def step_of(most):
 @jit
 def row_at(largest, stats, row, tokens, inputs, parts, eps, NORM: constexpr):
     """Mean, rate and step of one row, fp32 [1] each. row: [1], so that no sum depends on how many there are."""
+    mean, rate, most = told_at(largest, stats, row, tokens, inputs, parts, eps, NORM)
+    return mean, rate, step_of(most)
+
+
+@jit
+def told_at(largest, stats, row, tokens, inputs, parts, eps, NORM: constexpr):
+    """The same with the largest value in place of the step."""
     most = _most_at(largest, row, tokens, parts)
     if NORM == _TOLD:
         squares = tl.zeros([1, _PARTS], tl.float32)
@@ -174,7 +181,7 @@ def row_at(largest, stats, row, tokens, inputs, parts, eps, NORM: constexpr):
         most = tl.where(most < float("inf"), most, float("inf"))
     else:
         mean, rate = stats_at(stats, row, tokens, NORM)
-    return mean, rate, step_of(most)
+    return mean, rate, most
 
 
 @jit
@@ -217,7 +224,16 @@ def _measure_kernel(
     NORM: constexpr, BLOCK: constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) + tl.arange(0, 1)
-    tokens = tl.num_programs(0)
+    mean, rate, most = measured_at(x, row, stride_x, tl.num_programs(0), inputs, weight, bias, eps, NORM, BLOCK)
+    if NORM >= _RMS:
+        tl.store(stats + 2 * row, mean)
+        tl.store(stats + 2 * row + 1, rate)
+    tl.store(largest + row, most)
+
+
+@jit
+def measured_at(x, row, stride_x, tokens, inputs, weight, bias, eps, NORM: constexpr, BLOCK: constexpr):
+    """Mean, rate and largest value of one row that nobody told of, fp32 [1] each. row: [1]."""
     mean = tl.zeros([1], tl.float32)
     rate = mean
     if NORM == _LAYER:
@@ -232,13 +248,11 @@ def _measure_kernel(
             away = values_at(x, row, k, stride_x, tokens, inputs) - mean[:, None]
             square += tl.where((k < inputs)[None, :], away * away, 0.0)
         rate = 1.0 / tl.sqrt_rn(tl.sum(square, 1) / inputs + eps)
-        tl.store(stats + 2 * row, mean)
-        tl.store(stats + 2 * row + 1, rate)
     most = tl.zeros([1, BLOCK], tl.float32)
     for start in range(0, inputs, BLOCK):
         k = start + tl.arange(0, BLOCK)
         most = tl.maximum(most, size_of(normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, bias, NORM)))
-    tl.store(largest + row, tl.max(most, 1))
+    return mean, rate, tl.max(most, 1)
 
 
 def measured(x: Tensor, norm: RowNorm | None = None) -> Rows:

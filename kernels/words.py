@@ -10,17 +10,18 @@ from .jit import constexpr, jit, tl
 
 
 @jit
-def dot_bytes(words, digits, sums):
-    """sums + four products: unsigned bytes of words, signed ones of digits."""
+def dot_bytes(words, digits, sums, SIGNED: constexpr = False):
+    """sums + four products: bytes of words, signed ones of digits."""
+    NAME: constexpr = "dp4a.s32.s32" if SIGNED else "dp4a.u32.s32"
     return tl.inline_asm_elementwise(
-        "dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", [words, digits, sums], dtype=tl.int32, is_pure=True, pack=1
+        NAME + " $0, $1, $2, $3;", "=r,r,r,r", [words, digits, sums], dtype=tl.int32, is_pure=True, pack=1
     )
 
 
 @jit
-def dot_pairs(pair, words, HALF: constexpr, sums):
-    """sums + two products: the two signed 16-bit numbers of pair, unsigned bytes 2 HALF and 2 HALF + 1 of words."""
-    NAME: constexpr = "dp2a.lo.s32.u32" if HALF == 0 else "dp2a.hi.s32.u32"
+def dot_pairs(pair, words, HALF: constexpr, sums, SIGNED: constexpr = False):
+    """sums + two products: the two signed 16-bit numbers of pair, bytes 2 HALF and 2 HALF + 1 of words."""
+    NAME: constexpr = ("dp2a.lo.s32." if HALF == 0 else "dp2a.hi.s32.") + ("s32" if SIGNED else "u32")
     return tl.inline_asm_elementwise(
         NAME + " $0, $1, $2, $3;", "=r,r,r,r", [pair, words, sums], dtype=tl.int32, is_pure=True, pack=1
     )

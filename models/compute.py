@@ -21,7 +21,9 @@ class OperatingPoints:
     """Where on the dial each row of a batch stands: 0 is the full tier, 1 the next one; a fraction lies between two:
     models/dial.py.
 
-    factors: where given, the rows that are not full choose together, each with its thresholds times its factor.
+    tiers: of each row that at its point, or before it, int64 [rows]; parts: of the way to the next one, fp32 [rows, 1],
+    or None where each is at a tier. factors: where given, the rows that are not full choose together, each with its
+    thresholds times its factor, fp32 [sparse rows, 1].
     full_rows, sparse_rows: the rows at the full tier and at any other point: slices where the full ones come first,
     else indices. Which rows are full is known on the host, so that nothing waits for the device.
     """
@@ -40,7 +42,7 @@ class OperatingPoints:
             # here, not where they are used: a CUDA graph may hold the forward pass, and takes no copy from the host
             self.full_rows, self.sparse_rows = (torch.tensor(rows, device=device) for rows in (full, self.sparse))
         raised = [factors[row] for row in self.sparse] if factors else []
-        self._factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
+        self.factors = torch.tensor(raised, dtype=torch.float32, device=device).unsqueeze(1) if raised else None
 
     @classmethod
     def of_form(cls, tiers: Tensor, parts: Tensor, num_full: int) -> "OperatingPoints":
@@ -50,11 +52,11 @@ class OperatingPoints:
         """
         self = cls.__new__(cls)
         self._set(tiers, parts, list(range(num_full, len(tiers))))
-        self._factors = None
+        self.factors = None
         return self
 
     def _set(self, tiers: Tensor, parts: Tensor | None, sparse: list[int]) -> None:
-        self._tiers, self._parts, self.sparse = tiers, parts, sparse
+        self.tiers, self.parts, self.sparse = tiers, parts, sparse
         self.num_rows, self.num_full = len(tiers), len(tiers) - len(sparse)
         self.full_rows, self.sparse_rows = slice(0, self.num_full), slice(self.num_full, None)
 
@@ -64,17 +66,17 @@ class OperatingPoints:
 
     def at(self, table: Tensor) -> Tensor:
         """The values of a table [tiers, n] for the rows that are not full: [sparse rows, n]."""
-        tiers = self._tiers[self.sparse_rows] if self.num_full else self._tiers
-        if self._parts is None:
+        tiers = self.tiers[self.sparse_rows] if self.num_full else self.tiers
+        if self.parts is None:
             return table[tiers]
-        parts = self._parts[self.sparse_rows] if self.num_full else self._parts
+        parts = self.parts[self.sparse_rows] if self.num_full else self.parts
         return torch.lerp(table[tiers], table[(tiers + 1).clamp(max=len(table) - 1)], parts)
 
     def of_all(self, table: Tensor) -> Tensor:
         """The values of a table [tiers] for every row, full ones too: [rows]."""
-        found = table[self._tiers]
-        if self._parts is not None:
-            found = torch.lerp(found, table[(self._tiers + 1).clamp(max=len(table) - 1)], self._parts[:, 0])
+        found = table[self.tiers]
+        if self.parts is not None:
+            found = torch.lerp(found, table[(self.tiers + 1).clamp(max=len(table) - 1)], self.parts[:, 0])
         if self.num_full and isinstance(self.full_rows, slice):  # of which a form's numbers say nothing
             found = torch.cat([table[:1].expand(self.num_full), found[self.num_full :]])
         return found
@@ -88,16 +90,16 @@ class OperatingPoints:
 
     @property
     def device(self) -> torch.device:
-        return self._tiers.device
+        return self.tiers.device
 
     @property
     def together(self) -> bool:
         """Whether rows choose together."""
-        return self._factors is not None
+        return self.factors is not None
 
     def raised(self, thresholds: Tensor) -> Tensor:
         """Thresholds [sparse rows, n], times their factors where rows choose together."""
-        return thresholds if self._factors is None else thresholds * self._factors
+        return thresholds if self.factors is None else thresholds * self.factors
 
 
 class Whole(NamedTuple):

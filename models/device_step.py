@@ -12,8 +12,13 @@ from ..kernels.digit_triton import MOST_TOKENS
 from ..kernels.graded.launches import takes
 from ..kernels.jit import HAS_TRITON
 from ..kernels.paged_attention import KVPages, PagedTokens
+from ..kernels.planes.layout import can_pack
+from ..kernels.tiles.launches import takes as takes_tiles
 from ..kernels.weighing import soft_capped
 from .compute import Compute
+from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
+from .ffn.sparse import SparseFFN
 from .linear import Graded
 from .packing import pack_digits_
 from .transformer import Transformer
@@ -48,19 +53,35 @@ class DeviceStep:
         """
         model, program, rows = self._model, self.program, len(ids)
         places = program.buffers
-        asks = compute is not None and compute.thresholds is not None and not compute.asked.all_full
         width = min(tokens.tables.shape[1], places.tables.shape[1])
         places.tables[:rows, :width].copy_(tokens.tables[:, :width])
         places.positions[:rows].copy_(tokens.positions)
-        if compute is not None and compute.thresholds is not None and asks:
-            places.thresholds[:rows].copy_(compute.thresholds)
-        else:
-            places.thresholds[:rows].zero_()
+        full = self._ask(compute, rows)
         program.x[:rows].copy_(model.looked_up(ids, tokens.positions.long()))
-        found = program.run(rows)
-        if compute is not None and asks:
-            note(compute, self._prices, places.counted(rows, len(self._prices)))
+        found = program.run(rows, full)
+        if compute is not None and not compute.asked.all_full:
+            prices = len(self._prices.bits), len(self._prices.units)
+            note(compute, self._prices, places.counted(rows, full, *prices))
         return soft_capped(found.clone(), model.spec.logit_soft_cap)
+
+    def _ask(self, compute: Compute | None, rows: int) -> int:
+        """Brings what rows ask to where launches look for it; how many are at the full tier."""
+        places, asked = self.program.buffers, None if compute is None else compute.asked
+        places.thresholds[:rows].zero_()
+        if compute is None or asked is None or asked.all_full:
+            return rows
+        if compute.thresholds is not None:
+            places.thresholds[:rows].copy_(compute.thresholds)
+        if not self._prices.units:
+            return asked.num_full
+        if not isinstance(asked.full_rows, slice):
+            raise ValueError("rows at the full tier come first in a step whose FFNs choose neurons")
+        places.tiers[:rows].copy_(asked.tiers)
+        if asked.parts is None:
+            places.shares[:rows].zero_()
+        else:
+            places.shares[:rows].copy_(asked.parts[:, 0])
+        return asked.num_full
 
 
 def _check(model: Transformer) -> None:
@@ -69,6 +90,26 @@ def _check(model: Transformer) -> None:
         raise NoProgramError("triton is not installed")
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
+    if model.spec.is_mixture:
+        raise NoProgramError("its FFNs are mixtures of experts")
+    for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):
+        if not _has_kernels(ffn):
+            raise NoProgramError(f"there is no kernel for FFNs that choose {_chosen(ffn)}")
     for name, linear in model.named_modules():
         if isinstance(linear, Graded) and (linear.held is None or not takes(linear.held.packed, 1)):
             raise NoProgramError(f"there is no kernel for the planes of {name}")
+
+
+def _has_kernels(ffn: SparseFFN) -> bool:
+    if isinstance(ffn, RoutedFFN):
+        return takes_tiles(ffn.weights) and ffn.matrices is not None
+    return isinstance(ffn, PlaneFFN) and ffn.tile == 1 and can_pack(ffn.bits, ffn.hidden_size)
+
+
+def _chosen(ffn: SparseFFN) -> str:
+    """What an FFN chooses, and how, as the end of a sentence."""
+    tiles = "neurons" if ffn.tile == 1 else f"tiles of {ffn.tile}"
+    if isinstance(ffn, PlaneFFN):
+        return f"{tiles} by {ffn.bits} bits of {ffn.hidden_size} inputs"
+    dtype = "linears of several kinds" if not isinstance(ffn, RoutedFFN) or ffn.weights is None else ffn.weights.dtype
+    return f"{tiles} of {ffn.hidden_size} inputs in {dtype}"

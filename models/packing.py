@@ -6,8 +6,11 @@ The single ones stay, as views of the packed weight: no memory is spent and no n
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from .ffn.dense import FFN
+from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
 from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
 from .transformer import Attention, Transformer
 
@@ -29,15 +32,26 @@ def pack_(model: Transformer) -> None:
 
 
 def pack_digits_(model: Transformer) -> None:
-    """Packs plain int8 linears for two digits, each group as one. FFNs that pick rows of their own keep theirs."""
+    """Packs plain int8 linears for two digits, each group as one. FFNs in experts keep theirs."""
     for module in model.modules():
         if isinstance(module, Attention):
             _as_digits(module.packed, [module.query, module.key, module.value])
-        elif type(module) is FFN and module.gate is not None:
+        elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate is not None:
             _as_digits(module.packed, [module.gate, module.up])
+    kept = in_experts(model)
     for module in model.modules():
-        if type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module.digits is None:
+        plain = type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module not in kept
+        if plain and module.digits is None:
             module.pack_digits()
+    for module in model.modules():
+        if isinstance(module, PlaneFFN):
+            module.share()
+
+
+def in_experts(model: Transformer) -> set[nn.Module]:
+    """The modules of FFNs in experts, whose kernel takes weights as they are."""
+    ffns = [each for each in model.modules() if isinstance(each, RoutedFFN) and each.weights is not None]
+    return {module for ffn in ffns for module in ffn.modules()}
 
 
 def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:

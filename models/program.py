@@ -12,16 +12,22 @@ from torch import Tensor
 from ..kernels.graded.bytes import MAX_INPUTS
 from ..kernels.native import ISAS, native
 from ..kernels.native_attention import MOST_SIZE
-from ..kernels.native_program import WEIGHT_KINDS, Program
+from ..kernels.native_expert_ffn import WEIGHTS
+from ..kernels.native_program import WEIGHT_KINDS, Asked, Program
 from ..kernels.paged_attention import KVPages, PagedTokens, padded_size
+from ..kernels.planes.layout import can_pack
+from ..kernels.route import NATIVE_DTYPES
 from ..kernels.weighing import soft_capped
 from .compute import Compute
 from .ffn.dense import FFN
+from .ffn.mixture import MixtureFFN
+from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
-from .packing import pack_digits_
-from .spec import TransformerSpec
+from .packing import in_experts, pack_digits_
+from .spec import BIT_PLANES, ExpertSpec, TransformerSpec
 from .transformer import Layer, Norm, Transformer
-from .walk import NoProgramError, note, turns_of, unwritten, write_step
+from .walk import NoProgramError, chooses_neurons, note, turns_of, unwritten, write_step
 
 _POSITIONS = 256  # for which turns are made at first
 
@@ -50,17 +56,26 @@ class StepProgram:
     def run(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, kept: Tensor, threads: int) -> Tensor:
         """Logits fp32 [scored, vocab] of the rows that are `kept`, int64 [scored]; ids: int64 [rows].
 
-        What rows read goes into the account. Raises IndexError and MemoryError as `Program.run` does.
+        What rows read goes into the account; where FFNs choose neurons, rows at the full tier come first. Raises
+        IndexError and MemoryError as `Program.run` does.
         """
-        asks = compute is not None and compute.thresholds is not None and not compute.asked.all_full
-        thresholds = compute.thresholds if compute is not None and asks else None
-        rows = torch.zeros(len(ids)) if thresholds is None else thresholds.contiguous()
+        asks = compute is not None and not compute.asked.all_full
+        asked = Asked(torch.zeros(len(ids)), len(ids)) if compute is None or not asks else self._asked(compute)
         x = self._embedded(ids, tokens.positions)
-        found, counted = self._program.run(x, tokens, self._blocks, self._turns(tokens), rows, kept, threads)
+        found, counted = self._program.run(x, tokens, self._blocks, self._turns(tokens), asked, kept, threads)
         found = soft_capped(found, self._model.spec.logit_soft_cap)
         if compute is not None and asks:
             note(compute, self._prices, counted)
         return found
+
+    def _asked(self, compute: Compute) -> Asked:
+        """What rows ask that are not all full."""
+        asked = compute.asked
+        if self._prices.units and not isinstance(asked.full_rows, slice):
+            raise ValueError("rows at the full tier come first in a step whose FFNs choose neurons")
+        thresholds = torch.zeros(asked.num_rows) if compute.thresholds is None else compute.thresholds.contiguous()
+        tiers, parts = asked.tiers.contiguous(), None if asked.parts is None else asked.parts.contiguous()
+        return Asked(thresholds, asked.num_full, tiers, parts, asked.factors)
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
         return self._model.looked_up(ids, positions.long()).float().contiguous()
@@ -82,9 +97,20 @@ def gap(spec: TransformerSpec) -> str:
     if missing := unwritten(spec):
         return missing
     for layer in spec.layers:
+        if chooses_neurons(spec) and (shape := _unpacked(spec.hidden_size, layer.ffn.experts)):
+            return f"its FFNs choose neurons by {shape}"
         if padded_size(layer.attention.head_size) > MOST_SIZE:
             return f"its heads have {layer.attention.head_size} values, and the most is {MOST_SIZE}"
     return ""
+
+
+def _unpacked(hidden_size: int, experts: ExpertSpec) -> str:
+    """What planes have no packed form for; nothing where they have one, or there are no planes."""
+    if experts.router != BIT_PLANES:
+        return ""
+    if experts.size != 1:
+        return f"planes of tiles of {experts.size}"
+    return "" if can_pack(experts.router_bits, hidden_size) else f"{experts.router_bits} bits of {hidden_size} inputs"
 
 
 def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
@@ -92,17 +118,32 @@ def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
     if missing := gap(model.spec):
         raise NoProgramError(missing)
     for layer, kept in zip(model.layers, pages, strict=True):
-        if not isinstance(layer, Layer) or type(layer.ffn) is not FFN:
-            raise NoProgramError("its FFNs are not dense")
+        if not isinstance(layer, Layer) or not _is_known(layer.ffn):
+            raise NoProgramError("its FFNs have no instruction")
         if kept.keys.dtype not in (torch.float32, torch.int8):
             raise NoProgramError(f"its keys and values are kept as {kept.keys.dtype}")
     for norm in (each for each in model.modules() if isinstance(each, Norm)):
         if not norm.weight.is_cpu or norm.weight.dtype != torch.float32:
             raise NoProgramError(f"it computes in {norm.weight.dtype} on {norm.weight.device}")
+    linears, own = Linear | Embedding | Int8Linear | Int8Embedding, in_experts(model)
     for name, linear in model.named_modules():
-        if isinstance(linear, Linear | Embedding | Int8Linear | Int8Embedding) and not _has_instruction(linear):
+        if isinstance(linear, linears) and linear not in own and not _has_instruction(linear):
             weight = linear.weight
             raise NoProgramError(f"there is no instruction for {name}, a weight of {[*weight.shape]} in {weight.dtype}")
+
+
+def _is_known(ffn: TensorModule) -> bool:
+    if isinstance(ffn, RoutedFFN):
+        return ffn.weights is not None and ffn.weights.dtype in WEIGHTS and _is_routed_by(ffn.matrices)
+    if isinstance(ffn, PlaneFFN):
+        return ffn.planes.packed is not None
+    if isinstance(ffn, MixtureFFN):
+        return not any(isinstance(each, Graded) for each in ffn.modules())
+    return type(ffn) is FFN
+
+
+def _is_routed_by(matrices: tuple[Tensor, Tensor] | None) -> bool:
+    return matrices is not None and all(each.dtype in NATIVE_DTYPES for each in matrices)
 
 
 def _has_instruction(linear: TensorModule) -> bool:

@@ -5,15 +5,20 @@ by its graded linears is noted by price on the way.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..kernels.instructions import Counted, Instructions, View
+from ..kernels.instructions import Choice, Counted, Instructions, Points, View
 from ..kernels.native_expert_ffn import CODES
 from ..kernels.paged_attention import KVPages
 from .compute import Compute, Prices
 from .ffn.dense import FFN
+from .ffn.mixture import ROUNDING, MixtureFFN
+from .ffn.planes import PlaneFFN
+from .ffn.routed import RoutedFFN
+from .ffn.sparse import SparseFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
 from .rope import rotation
 from .spec import TransformerSpec
@@ -28,11 +33,7 @@ def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
     if not spec.causal:
         return "it is an encoder"
-    if spec.is_mixture:
-        return "its FFNs are mixtures of experts"
     for layer in spec.layers:
-        if layer.ffn.experts.size and spec.num_tiers > 1:
-            return "its FFNs choose neurons"
         if layer.ffn.activation not in CODES:
             return f"its activation is {layer.ffn.activation}"
     return ""
@@ -47,8 +48,23 @@ def turns_of(model: Transformer, count: int) -> tuple[Tensor, Tensor]:
     return torch.cat(cosines, -1)[0, 0].contiguous(), torch.cat(sines, -1)[0, 0].contiguous()
 
 
-def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPages]) -> list[Prices]:
-    """Writes all of a step. What graded linears of the same price read, they count in one row, that of its place here.
+def chooses_neurons(spec: TransformerSpec) -> bool:
+    """Whether FFNs of models of this spec compute a part of their neurons at some tiers."""
+    return spec.num_tiers > 1 and any(layer.ffn.experts.size for layer in spec.layers)
+
+
+@dataclass
+class StepPrices:
+    """What there is to count in a step, by the rows of `Counted` for bits of graded linears and for units of FFNs that
+    choose neurons. Parts of a model that have the same price are one row, with all that they read anyway.
+    """
+
+    bits: list[Prices] = field(default_factory=list)
+    units: list[Prices] = field(default_factory=list)
+
+
+def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPages]) -> StepPrices:
+    """Writes all of a step.
 
     Linears are those that the model's modules hold: packed ones where they are packed.
     """
@@ -57,18 +73,20 @@ def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPage
     return walk.prices
 
 
-def note(compute: Compute, prices: Sequence[Prices], counted: Counted) -> None:
+def note(compute: Compute, prices: StepPrices, counted: Counted) -> None:
     """Puts what a step read into the account."""
     neurons: Tensor | None = counted.neurons
-    for price, bits in zip(prices, counted.bits, strict=True):
+    for price, bits in zip(prices.bits, counted.bits, strict=True):
         compute.spent.note_graded(price, bits, neurons, 1)
         neurons = None
+    for price, units in zip(prices.units, counted.units, strict=True):
+        compute.spent.note_sparse(price, units[: len(price.parts), compute.asked.num_full :], 1)
 
 
 class _Walk:
     def __init__(self, program: Instructions, model: Transformer) -> None:
         self._program, self._model = program, model
-        self.prices: list[Prices] = []
+        self.prices = StepPrices()
         self._places: dict[str, View] = {}  # that layers share
 
     def write(self, pages: Sequence[KVPages]) -> None:
@@ -125,6 +143,43 @@ class _Walk:
                 self._program.rotate(view, attention.head_size, turned, table)
 
     def _ffn(self, ffn: FFN, source: View, target: View) -> None:
+        if isinstance(ffn, MixtureFFN):
+            self._mixture(ffn, source, target)
+        elif isinstance(ffn, RoutedFFN):
+            self._routed(ffn, source, target)
+        elif isinstance(ffn, PlaneFFN):
+            self._program.among("full")
+            self._dense(ffn, source, target)
+            self._program.among("sparse")
+            points = self._points(ffn)
+            self._program.plane_ffn(source, target, ffn.planes, ffn.bits, ffn.tile, ffn.activation_name, points)
+            self._program.among("all")
+        else:
+            self._dense(ffn, source, target)
+
+    def _routed(self, ffn: RoutedFFN, source: View, target: View) -> None:
+        if ffn.weights is not None and ffn.matrices is not None:
+            points = self._points(ffn)
+            self._program.expert_ffn(source, target, ffn.weights, ffn.matrices, ffn.tile, ffn.activation_name, points)
+
+    def _mixture(self, ffn: MixtureFFN, source: View, target: View) -> None:
+        program, count = self._program, len(ffn.experts)
+        scores, parts = self._place("scores", count), self._place("parts", count)
+        taken, made = self._place("taken", source.width), self._place("of an expert", target.width)
+        units, neurons = _row_of(ffn.prices, self.prices.units), ffn.width // ffn.active
+        self._linear(ffn.choice, source, scores)
+        choice = Choice(ffn.active, ffn.normalised, ffn.thresholds, ROUNDING, neurons, units)
+        program.choose_experts(scores, parts, target, choice)
+        for i, expert in enumerate(ffn.experts):
+            if isinstance(expert, FFN):
+                program.take(source, taken, parts, i)
+                self._dense(expert, taken, made)
+                program.give(made, target, parts, i)
+
+    def _points(self, ffn: SparseFFN) -> Points:
+        return Points(ffn.thresholds, ffn.compensation, _row_of(ffn.prices, self.prices.units))
+
+    def _dense(self, ffn: FFN, source: View, target: View) -> None:
         neurons = self._place("neurons", ffn.width)
         if ffn.gate is None:
             up = self._place("up", ffn.width)
@@ -156,18 +211,19 @@ class _Walk:
 
     def _linear(self, linear: TensorModule, source: View, target: View) -> None:
         if isinstance(linear, Graded) and linear.held is not None:
-            price = self._price(linear.prices)
+            price = _row_of(linear.prices, self.prices.bits)
             self._program.graded_linear(source, target, linear.held, price, linear.counts_neurons)
         elif isinstance(linear, Int8Linear | Int8Embedding) and linear.digits is not None:
             self._program.digit_linear(source, target, linear.digits)
         elif isinstance(linear, Linear | Embedding):
             self._program.dense_linear(source, target, linear.weight, getattr(linear, "bias", None))
 
-    def _price(self, prices: Prices) -> int:
-        """The row in which linears with as many outputs count their bits; what they read anyway is added up."""
-        for i, known in enumerate(self.prices):
-            if known.parts == prices.parts:
-                self.prices[i] = Prices(known.fixed + prices.fixed, known.parts)
-                return i
-        self.prices.append(prices)
-        return len(self.prices) - 1
+
+def _row_of(prices: Prices, rows: list[Prices]) -> int:
+    """The row in which what has this price is counted; what is read anyway is added up."""
+    for i, known in enumerate(rows):
+        if known.parts == prices.parts:
+            rows[i] = Prices(known.fixed + prices.fixed, known.parts)
+            return i
+    rows.append(prices)
+    return len(rows) - 1

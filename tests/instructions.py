@@ -34,14 +34,17 @@ def _bytes(words: Words, kind: type) -> NDArray[np.int64]:
     return np.ascontiguousarray(words)[..., np.newaxis].view(kind).astype(np.int64)
 
 
-def _dp4a(a: Words, b: Words, c: Words) -> Words:
-    products: NDArray[np.int64] = _bytes(a, np.uint8) * _bytes(b, np.int8)
-    return np.asarray(c + products.sum(-1)).astype(np.int32)
-
-
-def _dp2a(half: int) -> Callable[..., Words]:
+def _dp4a(kind: type) -> Callable[..., Words]:
     def dot(a: Words, b: Words, c: Words) -> Words:
-        some = _bytes(b, np.uint8)[..., 2 * half : 2 * half + 2]
+        products: NDArray[np.int64] = _bytes(a, kind) * _bytes(b, np.int8)
+        return np.asarray(c + products.sum(-1)).astype(np.int32)
+
+    return dot
+
+
+def _dp2a(half: int, kind: type = np.uint8) -> Callable[..., Words]:
+    def dot(a: Words, b: Words, c: Words) -> Words:
+        some = _bytes(b, kind)[..., 2 * half : 2 * half + 2]
         products: NDArray[np.int64] = _bytes(a, np.int16) * some
         return np.asarray(c + products.sum(-1)).astype(np.int32)
 
@@ -68,9 +71,12 @@ def _as(words: Words, bit: int) -> Words:
 
 
 _INSTRUCTIONS: dict[str, Callable[..., Words]] = {
-    "dp4a.u32.s32": _dp4a,
+    "dp4a.u32.s32": _dp4a(np.uint8),
+    "dp4a.s32.s32": _dp4a(np.int8),
     "dp2a.lo.s32.u32": _dp2a(0),
     "dp2a.hi.s32.u32": _dp2a(1),
+    "dp2a.lo.s32.s32": _dp2a(0, np.int8),
+    "dp2a.hi.s32.s32": _dp2a(1, np.int8),
     "prmt.b32": _prmt,
     "lop3.b32": _lop3,
 }

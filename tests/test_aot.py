@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 
 from moesaic.bench.aot import Resources, all_cases, failures_of  # noqa: E402
 from moesaic.bench.aot_case import SHARED_LIMIT  # noqa: E402
+from moesaic.bench.aot_integers import ROWS  # noqa: E402
 
 CLEAN = Resources(
     case="", target=90, registers=64, stack=0, spills=0, shared_bytes=1000, wide_loads=4, opcodes={"HGMMA": 4}
@@ -62,6 +63,8 @@ def test_the_cases_cover_every_number_of_rows_of_integer_kernels() -> None:
     names = [case.name for case in all_cases()]
     for kernel in ("graded planes", "digit tiles"):
         assert all(any(name.startswith(f"{kernel} {rows} rows") for name in names) for rows in (1, 2, 4, 8))
+    for kernel in ("plane scores", "plane low bits", "plane down", "tile route", "tile up"):
+        assert all(any(name.startswith(kernel) and name.endswith(f" {rows} rows") for name in names) for rows in ROWS)
     assert len(set(names)) == len(names)
 
 

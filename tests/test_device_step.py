@@ -17,7 +17,9 @@ from moesaic.engine.form import Form, Forms, FormSize  # noqa: E402
 from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
 from moesaic.models.checkpoint import load_transformer, open_checkpoint  # noqa: E402
 from moesaic.models.device_step import DeviceStep  # noqa: E402
+from moesaic.models.ffn.planes import PlaneFFN  # noqa: E402
 from moesaic.models.transformer import Transformer  # noqa: E402
+from moesaic.models.walk import NoProgramError  # noqa: E402
 
 OPT = {
     "model_type": "opt", "hidden_size": 24, "word_embed_proj_dim": 24, "ffn_dim": 40, "num_hidden_layers": 1,
@@ -33,6 +35,7 @@ EVEN = {
     "num_key_value_heads": 2,
 }  # fmt: skip
 WIDE = {**EVEN, "intermediate_size": 128}  # of whole blocks of planes
+LINES = {**EVEN, "hidden_size": 64, "intermediate_size": 160}  # inputs of whole lines, and a last tile that is shorter
 SOME = 0.05  # a point of the dial at which these models read some of their weights
 PROMPTS = [list(range(3, 40)), [9], list(range(10, 27))]
 
@@ -43,6 +46,7 @@ def model_of(kind: str, shape: str, device: str) -> Transformer:
         patch.setitem(SHAPES, "opt", OPT)
         patch.setitem(SHAPES, "odd", {**SHAPES["toy"], **ODD})
         patch.setitem(SHAPES, "wide", {**SHAPES["toy"], **WIDE})
+        patch.setitem(SHAPES, "lines", {**SHAPES["toy"], **LINES})
         patch.setitem(SHAPES, "even", {**SHAPES["toy"], **EVEN})
         return random_model(shape, kind, device, torch.float32)
 
@@ -75,7 +79,7 @@ def by_step(runner: ModelRunner, step: DeviceStep, some: list[Span]) -> tuple[Te
 
 
 @pytest.mark.parametrize("shape", ["odd", "even", "opt"])
-@pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME), ("planes", 1)])
 def test_a_step_gives_the_logits_and_shares_of_a_cpu(kind: str, point: float, shape: str, device: str) -> None:
     wanted = filled(kind, shape, "cpu").forward(spans(point))
     runner = filled(kind, shape, device)
@@ -93,6 +97,16 @@ def test_planes_of_a_gate_are_finished_with_what_it_multiplies(device: str) -> N
     assert (by_step(runner, step, spans(SOME))[0] - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
 
 
+def test_tiles_give_the_logits_and_shares_of_a_cpu_at_every_tier(device: str) -> None:
+    some = [spans(point, (row,))[0] for row, point in enumerate((0.0, 0.5, 1.0))]
+    wanted, runner = filled("tiles", "lines", "cpu", programmed=False).forward(some), filled("tiles", "lines", device)
+    step = step_of(runner)
+    logits, shares = by_step(runner, step, some)
+    assert (logits - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
+    assert shares is not None and wanted.shares is not None and shares.equal(wanted.shares)
+    assert by_step(runner, step, some[2:])[0].equal(logits[2:]) and step.program.num_launches(full=False) == 2 + 7
+
+
 def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
     runner, other = (filled("int8", "even", where, int8_pages=True) for where in (device, "cpu"))
     logits, _ = by_step(runner, step_of(runner), spans())
@@ -101,7 +115,7 @@ def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
         assert (ours.keys[0:12].cpu().int() - theirs.keys[0:12].int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("graded", SOME), ("planes", 1)])
 def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float, device: str) -> None:
     runner = filled(kind, "even", device)
     step = step_of(runner)
@@ -110,22 +124,24 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(kind: str, point: float,
         assert by_step(runner, step, spans(point, (row,)))[0].equal(together[row : row + 1])
 
 
-def test_rows_of_several_tiers_share_a_step(device: str) -> None:
-    runner = filled("graded", "even", device)
+@pytest.mark.parametrize(("kind", "point"), [("graded", SOME), ("planes", 0.5)])
+def test_rows_of_several_tiers_share_a_step(kind: str, point: float, device: str) -> None:
+    runner = filled(kind, "even", device)
     step = step_of(runner)
-    mixed = [spans(0.0, (0,))[0], spans(SOME, (1,))[0]]
+    mixed = [spans(0.0, (0,))[0], spans(point, (1,))[0]]
     logits, shares = by_step(runner, step, mixed)
     alone = [by_step(runner, step, [span])[0] for span in mixed]
     assert logits.equal(torch.cat(alone)) and shares is not None and float(shares[0, 0]) == 1.0 > float(shares[1, 0])
 
 
-def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
-    runner = filled("int8", "even", device)
+@pytest.mark.parametrize(("kind", "point"), [("int8", 0), ("planes", 1)])
+def test_a_row_that_is_no_number_harms_no_other(kind: str, point: float, device: str) -> None:
+    runner = filled(kind, "even", device)
     step = step_of(runner)
-    alone = by_step(runner, step, spans(rows=(0,)))[0]
+    alone = by_step(runner, step, spans(point, (0,)))[0]
     for layer in runner.pages.layers:
         layer.values[list(table_of(2))] = torch.nan
-    logits, _ = by_step(runner, step, spans(rows=(0, 2)))
+    logits, _ = by_step(runner, step, spans(point, (0, 2)))
     assert logits[0].equal(alone[0]) and logits[1].isnan().all()
 
 
@@ -143,6 +159,35 @@ def test_a_row_that_is_no_number_harms_no_other(device: str) -> None:
 def test_a_layer_is_a_few_launches(kind: str, shape: str, names: list[str], device: str) -> None:
     launches = [each.name for each in step_of(filled(kind, shape, device)).program.launches]
     assert launches == ["measure", *(names * (2 if shape == "odd" else 1)), kind.replace("int8", "digits")]
+
+
+@pytest.mark.parametrize(("shape", "full", "tier"), [("even", 5, 7), ("opt", 7, 8)])
+def test_a_layer_at_a_tier_is_one_or_two_launches_more(shape: str, full: int, tier: int, device: str) -> None:
+    """Layer norms have to be measured before attention; RMS norms are told, all but that of the embeddings."""
+    program = step_of(filled("planes", shape, device)).program
+    around = ["measure", "digits"]
+    assert [program.num_launches(full=each) - len(around) for each in (True, False)] == [full, tier]
+    assert [each.name for each, _ in program.launched(1, 0)].count("planes") == 1
+
+
+def test_rows_at_the_full_tier_come_first_in_a_step(device: str) -> None:
+    runner = filled("planes", "even", device)
+    runner.program = step_of(runner)
+    with pytest.raises(ValueError, match="rows at the full tier come first"):
+        runner.forward([*spans(1, (0,)), *spans(0, (1,)), *spans(1, (2,))])
+
+
+def test_tiles_of_planes_run_module_by_module(device: str) -> None:
+    runner = filled("planes", "even", device, programmed=False)
+    for ffn in (each for each in runner.model.modules() if isinstance(each, PlaneFFN)):
+        ffn.tile = 16
+    with pytest.raises(NoProgramError, match="no kernel for FFNs that choose tiles of 16 by 4 bits of 32 inputs"):
+        step_of(runner)
+
+
+def test_tiles_of_rows_that_are_no_whole_lines_run_module_by_module(device: str) -> None:
+    with pytest.raises(NoProgramError, match="no kernel for FFNs that choose tiles of 16 of 32 inputs in torch.int8"):
+        step_of(filled("tiles", "even", device, programmed=False))
 
 
 def test_a_form_of_few_rows_has_the_tables_of_the_longest_sequence(device: str) -> None:
@@ -204,12 +249,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("shape", ["even", "opt"])
-@pytest.mark.parametrize("kind", ["dense", "int8", "graded"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *((kind, shape) for kind in ("dense", "int8", "graded", "planes") for shape in ("even", "opt")),
+        ("tiles", "lines"),
+    ],
+)
 def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: str, launched: list[str]) -> None:
     with fake_gpu():
         runner = ModelRunner(model_of(kind, shape, "cuda"), 12, 64, torch.float32)
-        form, found = Form(runner, FormSize(1, 1 if kind == "graded" else 0, 4)), []
+        form, found = Form(runner, FormSize(1, 0 if kind in ("dense", "int8") else 1, 4)), []
         for token, start, point in ((5, 3, 1.0), (17, 40, 0.25)):
             spans = [Span([token], start, range(1, 4)), Span([token + 1], start, range(5, 8), point)]
             form.fill(spans[: form.size.rows], [0.0] * form.size.rows, [0.25] * form.size.rows)
@@ -222,7 +272,7 @@ def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("kind", "point"), [("dense", 0.0), ("int8", 0.0), ("graded", SOME)])
+@pytest.mark.parametrize(("kind", "point"), [("dense", 0.0), ("int8", 0.0), ("graded", SOME), ("planes", 1.0)])
 def test_a_captured_step_is_the_step_bit_for_bit_whatever_its_numbers(kind: str, point: float) -> None:
     runner = filled(kind, "even", "cuda")
     for rows in (1, 2, 3):

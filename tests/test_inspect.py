@@ -132,7 +132,7 @@ def test_a_mixture_is_told_by_its_experts_and_its_neurons_are_not_watched(
 ) -> None:
     Case("mixtral").build(tmp_path)
     shown = printed(capsys, str(tmp_path))
-    assert "2 of 5 x 24 gated" in shown and "module by module, since its FFNs are mixtures of experts" in shown
+    assert "2 of 5 x 24 gated" in shown and "a step on a CPU: one call of C++" in shown
     for options in (["--experts", "--text"], ["--memory", "0:1"]):
         assert main(["inspect", str(tmp_path), *options]) != 0
         assert "neurons are watched in dense ones only" in capsys.readouterr().err

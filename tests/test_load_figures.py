@@ -1,19 +1,14 @@
-"""What is made of the times of requests, and of two reports."""
+"""What is made of the times of requests."""
 
-import json
 import random
-from pathlib import Path
-from typing import Any
 
 import pytest
-from load_cases import driven, record
+from load_records import driven, record
 
-from moesaic.bench.load.compare import Change, compared, read_report
+from moesaic.bench.figure import Pooled
 from moesaic.bench.load.door import LOST, OK
-from moesaic.bench.load.figure import Pooled
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.serving import percentile
-from moesaic.models.errors import SetupError
 
 
 def test_times_count_from_when_a_request_was_meant_to_leave() -> None:
@@ -67,47 +62,3 @@ def test_what_belongs_to_one_request_is_drawn_together() -> None:
     alike = Pooled([[float(i)] * 50 for i in range(10)]).percentiles([0.5])["p50"]
     alone = Pooled([[float(i % 10)] for i in range(500)]).percentiles([0.5])["p50"]
     assert alike.high - alike.low > alone.high - alone.low
-
-
-def report(slower: float = 1.0, seed: int = 0, count: int = 400) -> dict[str, Any]:
-    draw = random.Random(seed)
-    records = [
-        record(i, [i + slower * draw.gauss(0.1, 0.01) + slower * 0.01 * j for j in range(5)]) for i in range(count)
-    ]
-    return {"levels": [{"name": "users 1", "results": {"a": figures(driven(*records), Limits())}}]}
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
-    return [change for change in compared(before, after, 0.03) if change.sign]
-
-
-def test_two_runs_of_the_same_thing_compare_as_equal() -> None:
-    assert sum(bool(changes(report(seed=2 * i), report(seed=2 * i + 1))) for i in range(10)) <= 1
-
-
-def test_a_slow_down_of_a_tenth_is_found() -> None:
-    found = changes(report(seed=0), report(1.1, seed=1))
-    assert found and all(change.worse for change in found)
-
-
-def test_what_grew_better_is_not_worse() -> None:
-    found = changes(report(1.1, seed=0), report(seed=1))
-    assert found and not any(change.worse for change in found)
-
-
-def test_a_change_below_what_was_asked_for_is_not_told() -> None:
-    before, after = report(seed=0, count=4000), report(1.05, seed=1, count=4000)
-    assert changes(before, after) and not [change for change in compared(before, after, 0.2) if change.sign]
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"levels": []}', "not json"])
-def test_what_is_no_report_is_refused(tmp_path: Path, text: str) -> None:
-    (file := tmp_path / "x.json").write_text(text)
-    with pytest.raises(SetupError, match="is no report with figures"):
-        read_report(file)
-
-
-def test_reports_without_a_figure_in_common_are_refused() -> None:
-    other = json.loads(json.dumps(report()).replace("users 1", "users 2"))
-    with pytest.raises(SetupError, match="no figure in common"):
-        compared(report(), other, 0.03)

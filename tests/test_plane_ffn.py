@@ -9,6 +9,7 @@ import torch
 from kernel_harness import library, on_threads, plane_library, poison_new_tensors
 from torch import Tensor
 
+from moesaic.kernels.digit_linear import pack_digits
 from moesaic.kernels.plane_ffn import (
     PlaneResult,
     PlaneWeights,
@@ -28,7 +29,7 @@ from moesaic.kernels.planes.native import PLANE_ISAS, plane_ffn_native, plane_is
 SHAPES = [(1, 64, 1), (1, 1, 5), (3, 37, 17), (9, 65, 100), (2, 200, 33), (17, 48, 16), (5, 577, 301), (1, 130, 1000)]
 ACTIVATIONS = ["silu", "relu", "gelu", "gelu_tanh"]
 NEVER, ALWAYS = float("inf"), -1.0
-TOLERANCE = 1e-5  # of the largest value: the sums of down run in another order
+TOLERANCE = 5e-5  # of the largest value: a neuron at the edge of two 16-bit numbers may be either
 
 
 def weights_of(
@@ -161,6 +162,20 @@ def test_native_is_torch_in_shapes_drawn_at_random() -> None:
 
 
 @pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_reading_all_of_down_gives_the_bits_of_reading_rows(isa: str, tokens: int) -> None:
+    """1,200 neurons are more than one sum of 32 bits may hold."""
+    weights, x = weights_of(65, 1200, biased=True), tokens_of(tokens, 65)
+    packed, every = packed_by_hand(weights, 4), torch.full((tokens, 2), ALWAYS)
+    whole = pack_digits(weights.down, weights.down_scale, weights.down_bias)
+    found = [
+        plane_ffn_native(x, each, every, "silu", plane_library(isa), isa)[0]
+        for each in (packed, replace(packed, whole=whole.layer))
+    ]
+    assert found[0].equal(found[1]) and found[0].any()
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
 def test_exact_values_are_those_of_the_undivided_weights(isa: str) -> None:
     """Largest weights and activations, so that a sum that is cut short shows."""
     weights, x = weights_of(4096, 3, gated=False), torch.ones(1, 4096)
@@ -168,7 +183,7 @@ def test_exact_values_are_those_of_the_undivided_weights(isa: str) -> None:
     result = by_native(x, weights, torch.full((1, 2), ALWAYS), 3, "relu", isa)
     h = (weights.up.double() @ torch.ones(4096).double() * weights.up_scale).relu()
     expected = (weights.down.double() @ h) * weights.down_scale
-    assert (result.y[0] - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (result.y[0] - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
 @pytest.mark.parametrize("isa", PLANE_ISAS)
@@ -183,7 +198,7 @@ def test_refined_values_are_those_of_the_high_bits_alone(isa: str, refined: int)
     h = (integers @ rows.T * scale * weights.up_scale + weights.up_bias).relu()
     expected = h @ weights.down.double().T * weights.down_scale + weights.down_bias
     result = by_native(x, weights, torch.full((5, 2), ALWAYS), 1, "relu", isa)
-    assert (result.y - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (result.y - expected).abs().max() <= TOLERANCE * expected.abs().max()
 
 
 def test_nothing_above_the_threshold_leaves_the_bias_and_everything_counts_all() -> None:

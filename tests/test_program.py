@@ -1,68 +1,24 @@
 """The step as a program: what it gives is what the modules give, and a row's bits depend on nothing but the row."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from graded_cases import thresholds_of, weights_of
-from torch import Tensor
+from program_cases import LIBRARY, SPANS, alone, runner_of, spans_at, turns
 from torch.nn import functional
 
-from moesaic.bench.gpu.random_models import LOW, SHAPES, random_model
-from moesaic.engine.runner import ModelRunner, Span
+from moesaic.bench.gpu.random_models import LOW
+from moesaic.engine.runner import Span
 from moesaic.kernels import native_program
 from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.digit_linear import digit_linear, pack_digits
 from moesaic.kernels.graded_linear import graded_linear
-from moesaic.kernels.native import ISAS, native
-from moesaic.kernels.native_program import Program
+from moesaic.kernels.native_program import Asked, Program
 from moesaic.kernels.paged_attention import KVPages, PagedTokens, paged_attention
-from moesaic.models.rope import rotate, rotation
+from moesaic.models.rope import rotate
 from moesaic.models.spec import TransformerSpec
 from moesaic.models.transformer import Norm
 
-LIBRARY = native()
-if LIBRARY is None or ISAS[LIBRARY.isa] == "portable":
-    pytest.skip("a program needs the C++ library and vector instructions", allow_module_level=True)
-
-OPT = {
-    "model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 192, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "activation_function": "relu",
-    "do_layer_norm_before": True, "tie_word_embeddings": True,
-}  # fmt: skip
 KINDS = ["dense", "int8", "graded"]
-SPANS = [(0, [3, 4, 5, 6, 7, 8], range(0, 4)), (0, [9], range(4, 8)), (0, list(range(10, 45)), range(8, 12))]
-
-
-def runner_of(kind: str, shape: str = "toy", programmed: bool = True, int8_pages: bool = False) -> ModelRunner:
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SHAPES, "opt", OPT)
-        model = random_model(shape, kind, "cpu", torch.float32)
-    return ModelRunner(model, 16, 64, torch.float32, int8_pages=int8_pages, programmed=programmed)
-
-
-def spans_at(point: float = 0.0, scored: int = 1) -> list[Span]:
-    return [Span(ids, start, table, point, scored) for start, ids, table in SPANS]
-
-
-def alone(write: Callable[[Program], None], x: Tensor, thresholds: Tensor | None = None) -> Tensor:
-    """What one instruction makes of rows, followed by a copy of all of them."""
-    assert LIBRARY is not None
-    program = Program(LIBRARY, x.shape[1])
-    write(program)
-    rows, last = len(x), program.output
-    program.gather(last, program.place(last.width))
-    places = torch.zeros(rows, 1, dtype=torch.int32), torch.arange(rows, dtype=torch.int32) % 1, torch.arange(rows)
-    tokens = PagedTokens(places[0][:1], places[1], places[2].int(), [rows], rows)
-    turn = turns(rows, x.shape[1])
-    return program.run(x.clone(), tokens, 1, turn, torch.zeros(rows) if thresholds is None else thresholds,
-                       torch.arange(rows), 2)[0]  # fmt: skip
-
-
-def turns(rows: int, size: int) -> tuple[Tensor, Tensor]:
-    cosine, sine = rotation(torch.arange(rows).unsqueeze(0), torch.rand(size // 2) + 0.1, torch.float32)
-    return cosine[0, 0].contiguous(), sine[0, 0].contiguous()
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])
@@ -78,7 +34,7 @@ def test_a_norm_is_that_of_the_module(kind: str) -> None:
 def test_linears_are_their_kernels_bit_for_bit() -> None:
     x, weights = torch.randn(7, 65), weights_of(65, 130, biased=True)
     asked = thresholds_of(x, weights)
-    found = alone(lambda p: p.graded_linear(p.input, p.place(130), weights, 0, False), x, asked)
+    found = alone(lambda p: p.graded_linear(p.input, p.place(130), weights, 0, False), x, Asked(asked, 7))
     assert found.equal(graded_linear(x, weights, asked).y)
     digits = pack_digits(weights.packed.unpacked(), weights.scale, weights.bias)
     assert alone(lambda p: p.digit_linear(p.input, p.place(130), digits), x).equal(digit_linear(x, digits))
@@ -189,13 +145,6 @@ def test_only_the_rows_that_are_scored_pass_the_head() -> None:
     runner = runner_of("int8")
     all_rows = runner.forward([Span(SPANS[2][1], 0, SPANS[2][2], scored=35)]).logits
     assert runner.forward([Span(SPANS[2][1], 0, SPANS[2][2], scored=3)]).logits.equal(all_rows[-3:])
-
-
-@pytest.mark.parametrize("kind", ["planes", "tiles"])
-def test_a_model_that_no_program_takes_says_why_and_runs(kind: str) -> None:
-    runner = runner_of(kind)
-    assert runner.program is None and runner.without_program == "its FFNs choose neurons"
-    assert runner.forward(spans_at()).logits.isfinite().all()
 
 
 def test_linears_that_are_too_wide_for_two_digits_run_by_modules(monkeypatch: pytest.MonkeyPatch) -> None:

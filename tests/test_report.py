@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from chromium import PROGRAM, Tab, opened
 from house import ROOT
-from load_cases import driven, record
+from load_records import driven, record
 
 from moesaic.bench.evidence import published
 from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series

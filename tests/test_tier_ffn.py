@@ -64,7 +64,8 @@ def test_at_the_threshold_that_touches_its_share_the_kernel_gives_the_same(
     count, wanted = int((computed | refined).sum()), int(touched * TOKENS * WIDTH)
     assert count <= wanted + 1 and (count >= wanted - 1 or activation == "relu")  # whose zeros are worth nothing
     result = plane_ffn_torch(x, stored(ffn, x), thresholds, 4, activation)
-    torch.testing.assert_close(ffn.sparse(x), result.y, rtol=1e-4, atol=1e-4)
+    found = ffn.sparse(x)  # which rounds no neuron to 16 bits
+    assert (found - result.y).abs().max() < 1e-4 * result.y.abs().max()
 
 
 @KINDS

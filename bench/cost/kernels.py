@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...kernels.planes.scratch import SLICE
 from ..aot_case import Case
 from ..aot_integers import ROWS, blocks_of, planes_case, tiles_case
+from ..aot_planes import down_case, refine_case, score_case, up_case
 from .gpu import LANES, code_of, loops_of
 
 INSTRUCTIONS_PER_CYCLE, MULTIPROCESSORS, CLOCK = 2, 132, 1.7e9
@@ -45,11 +47,16 @@ class KernelLoop:
 
 
 def kernel_loops() -> Iterator[KernelLoop]:
-    """Every number of rows of both products. Raises RuntimeError where registers spill."""
+    """Every number of rows of each product. Raises RuntimeError where registers spill."""
     for rows in ROWS:
         yield from _planes(rows)
     for rows in ROWS:
         yield from (_tiles(rows, blocks) for blocks in blocks_of(rows))
+    for rows in ROWS:
+        yield from (_scores(rows, gated) for gated in (True, False))
+        yield from (_low_bits(rows, bits) for bits in (2, 4))
+        yield _down(rows)
+        yield _tile_up(rows)
 
 
 def report() -> list[dict[str, Any]]:
@@ -80,6 +87,41 @@ def _tiles(rows: int, blocks: int) -> KernelLoop:
     [opcodes], load = _compiled(case)
     outputs = _QUAD_OUTPUTS * case.constants["OWN"]
     return _told("digit tiles", rows, 8, outputs, load, opcodes, 2 * rows * 4 * outputs / LANES, 16 * outputs)
+
+
+def _scores(rows: int, gated: bool) -> KernelLoop:
+    """Lines of 16 neurons of a group: four words of fields of 4 bits a thread, each multiplied twice."""
+    case = score_case(rows, 4, gated)
+    (opcodes, *_), load = _compiled(case)
+    lines = case.constants["UNROLLED"]
+    name = f"neurons by high bits{', gated' if gated else ''}"
+    return _told(name, rows, 4, 16, load, opcodes, 8 * lines * rows, 512 * lines)
+
+
+def _low_bits(rows: int, bits: int) -> KernelLoop:
+    """Four words a thread of each of a few neurons, with a gate."""
+    case = refine_case(rows, 4, 4 + bits, gated=True)
+    (opcodes, *_), load = _compiled(case)
+    neurons = case.constants["NEURONS"]
+    return _told(
+        "neurons by low bits, gated", rows, bits, neurons, load, opcodes, 32 // bits * neurons * rows, 512 * neurons
+    )
+
+
+def _down(rows: int) -> KernelLoop:
+    """Four pairs of neurons over 128 outputs, a few times a turn."""
+    case = down_case(rows)
+    (opcodes, *_), load = _compiled(case)
+    pairs = case.constants["UNROLLED"]
+    return _told("rows of down", rows, 8, SLICE, load, opcodes, 16 * pairs * rows, 1024 * pairs)
+
+
+def _tile_up(rows: int) -> KernelLoop:
+    """Four words a thread of gate and up of a few neurons, by both digits."""
+    case = up_case(rows, gated=True)
+    (opcodes, *_), load = _compiled(case)
+    neurons = case.constants["NEURONS"]
+    return _told("tiles, gate and up", rows, 8, neurons, load, opcodes, 16 * neurons * rows, 1024 * neurons)
 
 
 def _told(

@@ -27,7 +27,10 @@ _CANDIDATES = (
     ("graded inputs", 0.5),
     ("int4, groups of 32", None),
 )
-_KINDS = {"dense": "bf16", "int8": "int8", "graded": "int8, graded"}
+_KINDS = {
+    "dense": "bf16", "int8": "int8", "graded": "int8, graded", "planes": "int8, neurons by planes",
+    "tiles": "int8, tiles by a router",
+}  # fmt: skip
 _FOLDERS = ("smollm2-graded", "smollm2-all-four", "relu-2m-all-four", "relu-2m-shipped", "off-grid-graded")
 NOT_MEASURED = "not measured"
 
@@ -198,4 +201,4 @@ def _gpu_rows(predicted: Any) -> Iterator[list[str]]:
     for row in predicted["rows"]:
         times = [f"{1e3 * row['by'][name]:.3f}" for name in predicted["devices"]]
         size = [f"{row['share']:g}", count(row["bytes"] / 1e6)]
-        yield [row["shape"], _KINDS[row["kind"]], *size, *times, row.get("measured", NOT_MEASURED)]
+        yield [row["shape"], _KINDS.get(row["kind"], row["kind"]), *size, *times, row.get("measured", NOT_MEASURED)]

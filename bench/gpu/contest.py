@@ -273,7 +273,7 @@ def plane_reference(layers: Layers, x: Tensor, thresholds: Tensor | None) -> Ten
     weights = plane_weights(layers.weights, layers.width)
     moved: dict[str, Any] = {name: value.cpu() for name, value in vars(weights).items() if isinstance(value, Tensor)}
     fit = replace(weights.fit, **{name: value.cpu() for name, value in vars(weights.fit).items()})
-    on_cpu: PlaneWeights = replace(weights, **moved, fit=fit, packed=None)
+    on_cpu: PlaneWeights = replace(weights, **moved, fit=fit, packed=None, whole=None)
     if thresholds is None:
         raise ValueError("neurons are computed above thresholds")
     found = plane_ffn_torch(x.float().cpu(), on_cpu, thresholds.cpu(), PLANE_BITS, layers.width.activation)

@@ -58,7 +58,7 @@ def ours(plan: Plan, shape: str, kind: str) -> None:
         runner = ModelRunner(model, Lockstep.blocks(context, most), context, dtype, programmed=programmed)
         rows = Lockstep(runner, most, context)
         if programmed:
-            facts |= {"launches": launches_of(runner), "without_program": runner.without_program}
+            facts |= {"launches": launches_of(runner, point), "without_program": runner.without_program}
         for batch in BATCHES:
             fill(rows, batch, point)
             for how, way in ways_of(programmed).items():
@@ -74,10 +74,10 @@ def ways_of(programmed: bool) -> Mapping[str, Way]:
     return {"a step": stepped} | ({"a step, graph": replayed_step} if DEVICE == "cuda" else {})
 
 
-def launches_of(runner: ModelRunner) -> int | None:
-    """Of kernels, in a step, where it is made of launches."""
+def launches_of(runner: ModelRunner, point: int) -> int | None:
+    """Of kernels, in a step of a row at that tier, where it is made of launches."""
     step = runner.program
-    return step.program.num_launches if isinstance(step, DeviceStep) else None
+    return step.program.num_launches(full=point == 0) if isinstance(step, DeviceStep) else None
 
 
 def stepped(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:

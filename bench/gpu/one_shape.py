@@ -16,7 +16,7 @@ from ...kernels.int8_linear import int8_linear
 from ...kernels.route import route_scores
 from ..rounds import DEVICE
 from .operands import FFNWeights, LinearWeights
-from .peers import graded_weights, planes
+from .peers import graded_weights, plane_launches, planes
 from .sizes import Width
 
 TOKENS = (1, 21)  # decode and prefill tiles
@@ -62,6 +62,11 @@ def _plane_ffn(tokens: int) -> torch.Tensor:
     return call(_rows(tokens, WIDTH.hidden), torch.full((tokens, 2), 0.01, device=DEVICE))
 
 
+def _plane_launches(tokens: int) -> torch.Tensor:
+    call = plane_launches(FFNWeights.random(WIDTH, DEVICE), WIDTH)
+    return call(_rows(tokens, WIDTH.hidden), torch.full((tokens, 2), 0.01, device=DEVICE))
+
+
 def _rows(tokens: int, hidden: int) -> torch.Tensor:
     return torch.randn(tokens, hidden, device=DEVICE).to(torch.bfloat16)
 
@@ -71,6 +76,7 @@ KERNELS: dict[str, Callable[[int], torch.Tensor]] = {
     "expert_ffn": _expert_ffn,
     "route": _route,
     "plane_ffn": _plane_ffn,
+    "plane_launches": _plane_launches,
     "int8_dynamic_linear": _int8_dynamic_linear,
     "digit_linear": _digit_linear,
     "graded_linear": _graded_linear,

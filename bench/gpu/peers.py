@@ -22,8 +22,10 @@ from ...kernels.graded.worth import worth_of
 from ...kernels.graded_linear import GradedWeights, graded_linear
 from ...kernels.int8_dynamic_linear import int8_dynamic_linear, quantize_tokens
 from ...kernels.int8_linear import int8_linear
-from ...kernels.plane_ffn import PlaneWeights, packed_weights, plane_ffn
+from ...kernels.plane_ffn import PlaneWeights, pack, packed_weights, plane_ffn
 from ...kernels.planes.coarse import CoarseFit
+from ...kernels.planes.launches import plane_ffn_triton
+from ...kernels.planes.scratch import MOST_ROWS
 from ...kernels.route import route_scores, route_scores_torch, squareplus
 from .operands import FFNWeights, LinearWeights, activated
 from .sizes import Width
@@ -226,6 +228,21 @@ def planes(weights: FFNWeights, width: Width) -> Call:
     return call
 
 
+def plane_launches(weights: FFNWeights, width: Width) -> Call:
+    """As a decode step launches it; where there is no GPU, as a CPU computes it."""
+    own = plane_weights(weights, width)
+    packed = own.packed or pack(own, PLANE_BITS)
+
+    def call(x: Tensor, thresholds: Tensor | None) -> Tensor:
+        if thresholds is None:
+            raise ValueError("neurons are computed above thresholds")
+        if x.is_cpu:
+            return plane_ffn(x, own, thresholds, PLANE_BITS, width.activation).y
+        return plane_ffn_triton(x, packed, thresholds, width.activation)[0]
+
+    return call
+
+
 @dataclass(frozen=True)
 class RouterWeights:
     """first: [router_width, hidden], second: [experts, router_width]."""
@@ -265,7 +282,8 @@ CONTESTANTS = (
         "graded_linear bf16", "graded", BF16, 1, our_graded, True, 25, False, launches.MOST_TOKENS, GRADED_SHARES
     ),
     Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
-    Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 25),
+    Contestant("plane_ffn in launches bf16", "planes", BF16, 1, plane_launches, True, 25, most_tokens=MOST_ROWS),
+    Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 15),
     Contestant("int8_linear fp32", "linear", FP32, 1, our_int8, True, 15),
     Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),
     Contestant(ROUTE, "route", BF16, 2, torch_route, False, 8),

@@ -29,9 +29,12 @@ from .random_models import SMOLLM2, as_kind, random_model
 DEVICES = {"H100": 3.35e12, "H200": 4.8e12}  # bytes a second
 LAUNCH = 1.3e-6  # seconds
 CONTEXT = 128
-SHARES: Mapping[str, tuple[float, ...]] = {"dense": (1.0,), "int8": (1.0,), "graded": (1.0, 0.5)}
+SHARES: Mapping[str, tuple[tuple[float, float], ...]] = {  # of the bytes that tiers govern, and of the neurons
+    **{"dense": ((1.0, 1.0),), "int8": ((1.0, 1.0),), "graded": ((1.0, 1.0), (0.5, 1.0))},
+    **{"planes": ((0.55, 0.5),), "tiles": ((0.25, 0.25),)},  # at full they are int8
+}
 _ELEMENT = 2  # bytes, of bf16
-_TOYS = {"llama": "toy", "opt": "toy-opt"}
+_TOYS = {"llama": "toy-lines", "opt": "toy-opt"}
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,26 @@ class Predicted:
 
 
 def predictions() -> Iterator[Predicted]:
-    """Every shape, dense, in int8 and graded, one row after CONTEXT tokens."""
+    """Every shape in every kind, one row after CONTEXT tokens."""
     for name, values in {"smollm2-135m": SMOLLM2, **SHAPES}.items():
         family = family_of(values)
         spec = family.spec(Config({**values, "architectures": [family.architecture]}))
         for kind, shares in SHARES.items():
-            around, layer = launches_of(str(values["model_type"]), kind)
-            launches = around + layer * len(spec.layers)
-            for share in shares:
-                cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, 1.0))
+            for share, neurons in shares:
+                around, layer = launches_of(str(values["model_type"]), kind, full=share == 1)
+                launches = around + layer * len(spec.layers)
+                cost = token_cost(as_kind(spec, kind), _ELEMENT, CONTEXT, (share, neurons))
                 by = {device: cost.bytes / rate + launches * LAUNCH for device, rate in DEVICES.items()}
                 yield Predicted(name, kind, share, cost.bytes, cost.flops, launches, layer, by)
 
 
-def launches_of(family: str, kind: str) -> tuple[int, int]:
-    """Around the layers and in each of them, as toys of the family have them."""
+def launches_of(family: str, kind: str, full: bool) -> tuple[int, int]:
+    """Around the layers and in each of them, of a row at the full tier or at another, as toys have them."""
     model = random_model(_TOYS[family], kind, "cpu", torch.float32)
     pages = ModelRunner(model, 4, 32, torch.float32, programmed=False).pages.layers
-    two = DeviceStep(model, pages, 32).program.num_launches
+    two = DeviceStep(model, pages, 32).program.num_launches(full)
     model.layers = model.layers[:1]
-    one = DeviceStep(model, pages[:1], 32).program.num_launches
+    one = DeviceStep(model, pages[:1], 32).program.num_launches(full)
     return 2 * one - two, two - one
 
 

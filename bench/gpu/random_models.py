@@ -50,13 +50,15 @@ TOY = SMOLLM2 | {
     "vocab_size": 256, "hidden_size": 48, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
+TOY_LINES = TOY | {"hidden_size": 64, "num_attention_heads": 4}  # rows of int8 weights in whole lines
 TOY_OPT = {
     "model_type": "opt", "vocab_size": 256, "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256, "activation_function": "relu",
     "do_layer_norm_before": True, "tie_word_embeddings": True,
 }  # fmt: skip
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY, "toy-opt": TOY_OPT,
+    "smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY, "toy-lines": TOY_LINES,
+    "toy-opt": TOY_OPT,
 }  # fmt: skip
 KINDS = ("dense", "int8", "graded", "tiles", "planes")
 _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
@@ -85,9 +87,11 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
 
 
 def as_kind(spec: TransformerSpec, kind: str) -> TransformerSpec:
-    """With every linear, the head too, dense, in int8, or graded."""
+    """With every linear, the head too, dense, in int8, or graded; or in int8 with FFNs in experts."""
     if kind == "dense":
         return spec
+    if kind in ("tiles", "planes"):
+        return spec_in_experts(as_kind(spec, "int8"), experts_of(spec, kind))
     form, head = GRADED if kind == "graded" else INT8, "embedding" if spec.tied_head else "head"
     made = with_overrides(spec, {f"layers.*.{name}": form for name in _linears(spec)} | {head: form})
     return replace(made, num_tiers=LOW + 1) if kind == "graded" else made
@@ -119,17 +123,18 @@ def random_weights(model: Transformer, device: str, dtype: torch.dtype) -> dict[
 
 def in_experts(model: Transformer, kind: str, device: str) -> Transformer:
     """The same with every FFN in experts, of 64 neurons by a router, or of one by bit planes."""
-    experts = (
-        ExpertSpec(1, BIT_PLANES, router_bits=PLANE_BITS, refined_bits=REFINED_BITS)
-        if kind == "planes"
-        else ExpertSpec(EXPERT if model.spec.hidden_size > EXPERT else 16, NORM_REGRESSION, router_width=ROUTER_WIDTH)
-    )
-    model.spec = spec_in_experts(model.spec, experts)
+    model.spec = spec_in_experts(model.spec, experts_of(model.spec, kind))
     for layer, spec in zip(model.layers, model.spec.layers, strict=True):
         if isinstance(layer, Layer):
             layer.ffn = _twin(layer.ffn, model.spec, spec.ffn, device, model.norm.weight.dtype)
     model.prepare()
     return model
+
+
+def experts_of(spec: TransformerSpec, kind: str) -> ExpertSpec:
+    if kind == "planes":
+        return ExpertSpec(1, BIT_PLANES, router_bits=PLANE_BITS, refined_bits=REFINED_BITS)
+    return ExpertSpec(EXPERT if spec.hidden_size > EXPERT else 16, NORM_REGRESSION, router_width=ROUTER_WIDTH)
 
 
 def with_grades(model: Transformer, device: str) -> Transformer:

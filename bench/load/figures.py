@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...models.errors import SetupError
+from ..figure import Figure, Pooled, rate
 from .drive import Driven, Record
-from .figure import Figure, Pooled, rate
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 _CURVE = tuple(i / 50 for i in range(51))

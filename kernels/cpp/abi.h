@@ -4,12 +4,23 @@
 #include <cstdint>
 
 struct DigitLayer;
+struct ExpertLayer;
 struct GradedLayer;
+struct PlaneLayer;
+struct RoutedLayer;
 
 extern "C" {
 int moesaic_digit_linear(const DigitLayer* layer, const float* x, float* y, int64_t tokens, int64_t threads, int isa);
 int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* counts,
                           int64_t tokens, int64_t threads, int isa);
+int moesaic_plane_ffn(const PlaneLayer* layer, const float* x, const float* thresholds, float* y, int64_t* active,
+                      int64_t* fine, int64_t tokens, int64_t threads, int activation, int isa, int together);
+int moesaic_routed_ffn(const RoutedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* neurons,
+                       int64_t tokens, int64_t full, int64_t threads, int isa);
+void moesaic_expert_ffn(const ExpertLayer* layer, const float* x, const uint8_t* active, float* y, int64_t tokens,
+                        int64_t threads, int isa);
+void moesaic_rows(const float* x, const void* matrix, float* out, int64_t tokens, int64_t hidden, int64_t rows,
+                  int64_t threads, int isa, int weight, int activation);
 void moesaic_linear(const void* x, const void* weight, const float* scale, const float* bias, void* y, int64_t tokens,
                     int64_t inputs, int64_t outputs, int64_t threads, int isa, int x_is_bf16, int weight_kind);
 int moesaic_paged_attention(const void* query, const void* key, const void* value, void* out, void* keys, void* values,

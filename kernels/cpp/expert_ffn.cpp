@@ -9,20 +9,18 @@
 #include <numeric>
 #include <vector>
 
+#include "abi.h"
 #include "activation.h"
+#include "expert_ffn.h"
 #include "isa.h"
 #include "parallel.h"
 
 namespace {  // other sources may have rows and plans of their own
-struct ExpertFfn {
-  const float* x;                                   // [tokens, hidden]
-  const uint8_t* active;                            // [tokens, experts]
-  const void *up, *gate, *down;                     // [width, hidden]; gate may be null
-  const float *up_scale, *gate_scale, *down_scale;  // [width], [width], [hidden]; or null
-  const float *up_bias, *gate_bias, *down_bias;     // the same
-  float* y;                                         // [tokens, hidden]
-  int64_t tokens, hidden, width, expert_size;
-  int activation;
+struct ExpertFfn : ExpertLayer {
+  const float* x;         // [tokens, hidden]
+  const uint8_t* active;  // [tokens, experts]
+  float* y;               // [tokens, hidden]
+  int64_t tokens;
 };
 
 struct Row {  // of an active neuron
@@ -104,7 +102,7 @@ static void place_h(Plan& plan, float* h) {
 // Experts in ascending order; neighbours that the same tokens use become one segment.
 static Plan plan_of(const ExpertFfn& job) {
   Plan plan;
-  const int64_t experts = (job.width + job.expert_size - 1) / job.expert_size;
+  const int64_t experts = job.experts();
   std::vector<int32_t> tokens;
   for (int64_t e = 0; e < experts; ++e) {
     tokens.clear();
@@ -179,7 +177,7 @@ static void down(const ExpertFfn& job, const Plan& plan, const Kernels& kernels,
 template <typename Weight>
 static void run(const ExpertFfn& job, int isa, int64_t threads) {
   const Kernels kernels = kernels_for<Weight>(isa);
-  const int64_t experts = (job.width + job.expert_size - 1) / job.expert_size;
+  const int64_t experts = job.experts();
   for (int64_t t = 0; t < job.tokens; t += TOKENS_AT_ONCE) {
     ExpertFfn part = job;
     part.x += t * job.hidden, part.y += t * job.hidden, part.active += t * experts;
@@ -192,16 +190,12 @@ static void run(const ExpertFfn& job, int isa, int64_t threads) {
 }
 
 extern "C" {
-// weight: 0 for fp32, 1 for bf16, 2 for int8; activation: one of `enum Activation`; isa: one of `enum Isa`.
-void moesaic_expert_ffn(const float* x, const uint8_t* active, const void* up, const void* gate, const void* down,
-                        const float* up_scale, const float* gate_scale, const float* down_scale, const float* up_bias,
-                        const float* gate_bias, const float* down_bias, float* y, int64_t tokens, int64_t hidden,
-                        int64_t width, int64_t expert_size, int64_t threads, int isa, int weight, int activation) {
-  const ExpertFfn job{x,       active,    up,        gate, down,   up_scale, gate_scale, down_scale,
-                      up_bias, gate_bias, down_bias, y,    tokens, hidden,   width,      expert_size,
-                      activation};
-  if (weight == 0) return run<float>(job, isa, threads);
-  if (weight == 1) return run<Bf16>(job, isa, threads);
+// x: [tokens, hidden]; active: [tokens, experts]; y: [tokens, hidden]; isa: one of `enum Isa`.
+void moesaic_expert_ffn(const ExpertLayer* layer, const float* x, const uint8_t* active, float* y, int64_t tokens,
+                        int64_t threads, int isa) {
+  const ExpertFfn job{*layer, x, active, y, tokens};
+  if (layer->weight == 0) return run<float>(job, isa, threads);
+  if (layer->weight == 1) return run<Bf16>(job, isa, threads);
   return run<int8_t>(job, isa, threads);
 }
 

@@ -29,7 +29,7 @@ TARGET static void up_tile(const ExpertFfn& job, const Row* rows, const Row* ahe
   float value[TOKENS * ROWS], gate[TOKENS * ROWS];
   project<ROWS, TOKENS, Weight>(job, job.up, job.up_scale, job.up_bias, rows, ahead, x, value);
   if (job.gate) project<ROWS, TOKENS, Weight>(job, job.gate, job.gate_scale, job.gate_bias, rows, ahead, x, gate);
-  activate(job.activation, job.gate ? gate : nullptr, value, TOKENS * ROWS);
+  activate(int(job.activation), job.gate ? gate : nullptr, value, TOKENS * ROWS);
   for (int r = 0; r < ROWS; ++r)
     for (int t = 0; t < TOKENS; ++t) rows[r].h[first + t] = value[t * ROWS + r];
 }

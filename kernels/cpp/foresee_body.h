@@ -12,18 +12,17 @@ TARGET INLINE Foreseen foreseen_silu(float z, float error) {
   return {z * s, absolute(s * (1.0f + z * (1.0f - s))) * error};
 }
 
-TARGET INLINE float normal_below(float t) {
-  const float tail = normal_tail(t < 0.0f ? -static_cast<double>(t) : static_cast<double>(t));
+// Phi(t), where bell(t) is known.
+TARGET INLINE float normal_below(float t, float bell) {
+  const float tail = tail_over_bell(absolute(t)) * bell;
   return t < 0.0f ? tail : 1.0f - tail;
 }
 
-TARGET INLINE float normal_density(float t) {
-  return 0.3989422804014327f * exponential(-0.5 * static_cast<double>(t) * static_cast<double>(t));
-}
+constexpr float DENSITY = 0.3989422804014327f;  // of a normal number at 0
 
 TARGET INLINE Foreseen foreseen_gelu(float z, float error) {
-  const float below = normal_below(z);
-  return {z * below, absolute(below + z * normal_density(z)) * error};
+  const float height = bell(z), below = normal_below(z, height);
+  return {z * below, absolute(below + z * DENSITY * height) * error};
 }
 
 TARGET INLINE Foreseen foreseen_gelu_tanh(float z, float error) {
@@ -32,7 +31,8 @@ TARGET INLINE Foreseen foreseen_gelu_tanh(float z, float error) {
 
 TARGET INLINE Foreseen foreseen_relu(float z, float error) {
   const bool known = error <= 1e-20f;
-  const float t = z / (known ? 1.0f : error), below = normal_below(t), density = normal_density(t);
+  const float t = z / (known ? 1.0f : error), height = bell(t), below = normal_below(t, height);
+  const float density = DENSITY * height;
   const float mean = error * (t * below + density), value = mean < 0.0f ? 0.0f : mean;
   const float variance = error * error * ((t * t + 1.0f) * below + t * density) - value * value;
   return {known ? relu(z) : value, known || variance < 0.0f ? 0.0f : __builtin_sqrtf(variance)};

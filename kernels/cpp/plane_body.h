@@ -1,16 +1,9 @@
 // Included by plane_ffn.cpp inside the namespace of each instruction set, with TARGET set to its attribute.
 //
-// Sums of products of integers are exact, and the rows of down that a token uses are added in ascending order within
-// a part of the neurons: a row of the result depends on nothing but its own inputs, unless tokens choose together.
+// Sums of products of integers are exact: what a row's neurons give depends on nothing but its own inputs, unless tokens
+// choose together.
 
 #include "plane_score_body.h"
-
-// Rows of down that wait to be added, of one token.
-struct Waiting {
-  int count = 0;
-  const int8_t* row[DOWN_ROWS + 16];
-  float factor[DOWN_ROWS + 16];
-};
 
 // What will be needed from memory, in order. A processor keeps few requests in flight and stalls on more, so each line
 // that is worked on asks for one further down the list.
@@ -45,20 +38,14 @@ TARGET static const float* exact_of(const PlaneJob& job, const Group& group, int
   return job.layer.exact + (group.index * 16 + neuron) * vectors_of(job);
 }
 
-TARGET static const int8_t* down_of(const PlaneJob& job, const Group& group, int neuron) {
-  return job.layer.down + (group.index * 16 + neuron) * job.layer.columns;
-}
-
-// Lists the rows, of so many bytes, of the neurons that a mask of each group names, and asks for the first lines.
-TARGET static void ask_for(const Group* group, int64_t groups, uint32_t Group::*wanted, const void* rows, int64_t bytes,
-                           Ahead& ahead) {
+// Lists the low planes of the neurons that are refined, and asks for the first lines.
+TARGET static void ask_for(const PlaneJob& job, const Group* group, int64_t groups, Ahead& ahead) {
   ahead.count = ahead.next = 0;
   ahead.at = ahead.end = nullptr;
-  ahead.row_bytes = bytes;
+  ahead.row_bytes = job.layer.low_bytes;
   for (int64_t g = 0; g < groups; ++g)
-    for (uint32_t left = group[g].*wanted; left; left &= left - 1)
-      ahead.begin[ahead.count++] =
-          static_cast<const char*>(rows) + (group[g].index * 16 + __builtin_ctz(left)) * bytes;
+    for (uint32_t left = group[g].any_fine; left; left &= left - 1)
+      ahead.begin[ahead.count++] = low_of(job, group[g], __builtin_ctz(left));
   ahead.due = LEAD_LINES;
   ahead.ask(LEAD_LINES);
 }
@@ -138,94 +125,35 @@ TARGET static void refine(const PlaneJob& job, Group& group, Ahead& ahead) {
     for (int64_t t = 0; t < job.tokens; ++t) group.active[t] |= above(sum, 1.0f) & group.fine[t];
 }
 
-// sum[c] += factor[r] * row[r][c], row after row; `columns` is a multiple of 64.
-template <int ROWS>
-TARGET static void add_rows(const int8_t* const* rows, const float* factors, int64_t end, float* sum, Ahead& ahead) {
-  const int8_t* row[ROWS];
-  Columns factor[ROWS];
-  for (int r = 0; r < ROWS; ++r) row[r] = rows[r], factor[r] = filled(factors[r]);
-  for (int64_t c = 0; c < end; c += 64) {
-    ahead.ask(ROWS);
-    for (int64_t i = c; i < c + 64; i += 16) {
-      Columns all = columns(sum + i);
-      for (int r = 0; r < ROWS; ++r) all = add_product(all, widened(row[r] + i), factor[r]);
-      put(sum + i, all);
-    }
-  }
-}
-
-template <int ROWS = DOWN_ROWS>
-TARGET static void add_waiting(Waiting& waiting, int first, int64_t end, float* sum, bool all, Ahead& ahead) {
-  for (; waiting.count - first >= ROWS; first += ROWS)
-    add_rows<ROWS>(waiting.row + first, waiting.factor + first, end, sum, ahead);
-  if constexpr (ROWS > 1)
-    if (all) return add_waiting<ROWS / 2>(waiting, first, end, sum, all, ahead);
-  for (int i = first; i < waiting.count; ++i)
-    waiting.row[i - first] = waiting.row[i], waiting.factor[i - first] = waiting.factor[i];
-  waiting.count -= first;
-}
-
-// What a group gives to y; rows of down that do not fill a step wait for the next group, unless this is the `last`.
-TARGET static void add_down(const PlaneJob& job, const Group& group, Waiting* waiting, bool last, Ahead& ahead) {
-  ahead.due += __builtin_popcount(group.any_active) * (ahead.row_bytes / 64);
+// What a group gives.
+TARGET static void put_values(const PlaneJob& job, const Group& group) {
+  const int64_t first = group.index * 16, left = job.layer.width - first, count = left < 16 ? left : 16;
   for (int64_t t = 0; t < job.tokens; ++t) {
-    Waiting& queue = waiting[t];
-    for (uint32_t left = group.active[t]; left; left &= left - 1) {
-      const int n = __builtin_ctz(left);
-      queue.row[queue.count] = down_of(job, group, n);
-      queue.factor[queue.count++] = group.h[t][n];
-    }
-    const int64_t place = group.part * job.tokens + t;
-    add_waiting(queue, 0, job.layer.columns, job.sums + place * job.layer.columns, last, ahead);
-    job.counts[2 * place] += __builtin_popcount(group.active[t]);
-    job.counts[2 * place + 1] += __builtin_popcount(group.fine[t]);
+    float* h = job.h + t * job.layer.width + first;
+    for (int64_t n = 0; n < count; ++n) h[n] = group.active[t] >> n & 1 ? group.h[t][n] : 0.0f;
+    int32_t* counts = job.counts + 2 * (group.index * job.tokens + t);
+    counts[0] = __builtin_popcount(group.active[t]), counts[1] = __builtin_popcount(group.fine[t]);
   }
-}
-
-// y = scale * (sums of the parts, in order) + bias; the first part takes up the others.
-TARGET static void gather(const PlaneJob& job, int64_t token, float* y) {
-  const int64_t hidden = job.layer.hidden, next = job.tokens * job.layer.columns;
-  const float *scale = job.layer.down_scale, *bias = job.layer.down_bias;
-  float* sums = job.sums + token * job.layer.columns;
-  const Columns one = filled(1.0f);
-  for (int64_t c = 0; c < hidden; c += 16) {
-    Columns all = columns(sums + c);
-    for (int64_t p = 1; p < job.parts; ++p) all = add_product(all, columns(sums + p * next + c), one);
-    put(sums + c, all);
-  }
-  const float lost = job.scale[token] * 0.0f;  // 0, or no number
-  for (int64_t c = 0; c < hidden; ++c) y[c] = sums[c] * scale[c] + lost;
-  if (bias)
-    for (int64_t c = 0; c < hidden; ++c) y[c] += bias[c];
 }
 
 // Groups [begin, end) for all tokens: what scores need is read from end to end, then what they ask for.
 template <int ROWS>
 TARGET static void groups_of(const PlaneJob& job, int64_t begin, int64_t end) {
   alignas(64) Group group[GROUPS_TOGETHER];
-  Waiting waiting[TOKEN_BLOCK];
   Ahead ahead;
-  int64_t part = begin * job.parts / job.num_groups;
   for (int64_t top = begin; top < end; top += GROUPS_TOGETHER) {
     const int64_t count = top + GROUPS_TOGETHER < end ? GROUPS_TOGETHER : end - top;
     for (int64_t g = 0; g < count; ++g) {
-      while (part_begin(job, part + 1) <= top + g) ++part;
-      group[g].index = top + g, group[g].part = part;
+      group[g].index = top + g;
       score<ROWS>(job, group[g]);
     }
-    ask_for(group, count, &Group::any_fine, job.layer.low, job.layer.low_bytes, ahead);
+    ask_for(job, group, count, ahead);
     for (int64_t g = 0; g < count; ++g)
       for (uint32_t left = group[g].any_fine; left; left &= left - 1)
         __builtin_prefetch(exact_of(job, group[g], __builtin_ctz(left)));
     for (int64_t g = 0; g < count; ++g) {
       if (group[g].any_fine) refine<ROWS>(job, group[g], ahead);
-      group[g].any_active = 0;
-      for (int64_t t = 0; t < job.tokens; ++t) group[g].any_active |= group[g].active[t];
-    }
-    ask_for(group, count, &Group::any_active, job.layer.down, job.layer.columns, ahead);
-    for (int64_t g = 0; g < count; ++g) {
-      const bool last = g + 1 == count || group[g + 1].part != group[g].part;
-      add_down(job, group[g], waiting, last, ahead);
+      put_values(job, group[g]);
     }
   }
 }
@@ -234,4 +162,4 @@ TARGET static void groups(const PlaneJob& job, int64_t begin, int64_t end) {
   job.layer.gated ? groups_of<2>(job, begin, end) : groups_of<1>(job, begin, end);
 }
 
-static const Kernel KERNEL = {quantize, groups, gather};
+static const Kernel KERNEL = {quantize, groups};

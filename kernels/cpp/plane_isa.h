@@ -8,8 +8,8 @@
 //   SUMS         how many Integers stay in registers
 //   bytes, field, none, dot_quad, dot_line, put, total
 //   Columns      16 fp32
-//   columns, widened, doubled, filled        from memory, from int8, 2 * int32 + offset, all alike
-//   put, plus, times, add_product, magnitude
+//   columns, doubled, filled                 from memory, 2 * int32 + offset, all alike
+//   put, plus, times, magnitude
 //   above        a bit for each value that is greater than a threshold
 #pragma once
 
@@ -68,23 +68,12 @@ static inline Columns columns(const float* from) {
   return v;
 }
 
-static inline Columns widened(const int8_t* from) {
-  Columns v;
-  for (int i = 0; i < 16; ++i) v.lane[i] = from[i];
-  return v;
-}
-
 static inline void put(float* to, Columns v) { memcpy(to, v.lane, sizeof v.lane); }
 
 static inline Columns filled(float value) {
   Columns v;
   for (int i = 0; i < 16; ++i) v.lane[i] = value;
   return v;
-}
-
-static inline Columns add_product(Columns sum, Columns row, Columns factor) {
-  for (int i = 0; i < 16; ++i) sum.lane[i] += row.lane[i] * factor.lane[i];
-  return sum;
 }
 
 static inline Columns doubled(const int32_t* from, int32_t offset) {
@@ -171,18 +160,11 @@ TARGET_AVX2 static inline int32_t total(Integers sum) {
 
 TARGET_AVX2 static inline Columns columns(const float* from) { return {load(from), load(from + 8)}; }
 
-TARGET_AVX2 static inline Columns widened(const int8_t* from) { return {load(from), load(from + 8)}; }
-
 TARGET_AVX2 static inline void put(float* to, Columns v) {
   for (int i = 0; i < 2; ++i) _mm256_storeu_ps(to + 8 * i, v.half[i]);
 }
 
 TARGET_AVX2 static inline Columns filled(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-
-TARGET_AVX2 static inline Columns add_product(Columns sum, Columns row, Columns factor) {
-  for (int i = 0; i < 2; ++i) sum.half[i] = _mm256_fmadd_ps(row.half[i], factor.half[i], sum.half[i]);
-  return sum;
-}
 
 TARGET_AVX2 static inline Columns doubled(const int32_t* from, int32_t offset) {
   Columns v;
@@ -246,15 +228,9 @@ TARGET_AVX512_VNNI static inline int32_t total(Integers sum) { return _mm512_red
 
 TARGET_AVX512_VNNI static inline Columns columns(const float* from) { return _mm512_loadu_ps(from); }
 
-TARGET_AVX512_VNNI static inline Columns widened(const int8_t* from) { return avx512::load(from); }
-
 TARGET_AVX512_VNNI static inline void put(float* to, Columns v) { _mm512_storeu_ps(to, v); }
 
 TARGET_AVX512_VNNI static inline Columns filled(float value) { return _mm512_set1_ps(value); }
-
-TARGET_AVX512_VNNI static inline Columns add_product(Columns sum, Columns row, Columns factor) {
-  return _mm512_fmadd_ps(row, factor, sum);
-}
 
 TARGET_AVX512_VNNI static inline Columns doubled(const int32_t* from, int32_t offset) {
   const __m512i once = _mm512_loadu_si512(from);

@@ -5,8 +5,8 @@
 
 // One group of neurons for all tokens.
 struct Group {
-  int64_t index, part;                      // the part whose sums it adds to
-  uint32_t any_active, any_fine;            // a bit for each neuron: its row of down is read, it is refined
+  int64_t index;
+  uint32_t any_fine;                        // a bit for each neuron that is refined for a token
   uint32_t active[TOKEN_BLOCK], fine[TOKEN_BLOCK];
   float importance[16];
   float h[TOKEN_BLOCK][16];                 // coarse, then refined where fine

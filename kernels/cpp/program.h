@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER };
+enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER, AMONG, PLANES, EXPERTS, CHOOSE, TAKE, GIVE };
+enum Among { ALL_ROWS, FULL_ROWS, SPARSE_ROWS };  // of a step; those at the full tier come first
 enum ProgramFailure { PROGRAM_DONE, PROGRAM_NO_MEMORY, PROGRAM_UNSOUND };
 
 struct View {  // rows of fp32 in one of the places of a run
@@ -19,7 +20,7 @@ struct Instruction {
 };
 
 struct Run {
-  int64_t rows, scored;           // rows of the step; those that are kept by GATHER
+  int64_t rows, scored, full;     // rows of the step; those that are kept by GATHER; those at the full tier
   float* const* places;           // [places] of [rows, width]
   const float* thresholds;        // [rows]
   const float *cosine, *sine;     // [positions, turn_stride], the values of one table beside those of another
@@ -29,4 +30,10 @@ struct Run {
   const int64_t* kept;            // [scored], rows
   float* kept_thresholds;         // [scored]
   int64_t *counts, *bits, *neurons;  // [2, rows] to work in; [prices, rows] and [rows], to be added to
+  const int64_t* tiers;           // [rows], null where all are full
+  const float* parts;             // [rows], of the way to the next tier, or null
+  const float* factors;           // of those that are not full, where they choose together, or null
+  float* asked;                   // [rows, 2] to work in
+  int64_t* units;                 // [prices, 2, rows], to be added to
+  int64_t* taken;                 // [rows], those of an expert
 };

@@ -52,3 +52,32 @@ TARGET static void rotate_row(float* x, const float* cosine, const float* sine, 
 TARGET static void add_row(const float* from, int64_t width, float* to) {
   for (int64_t k = 0; k < width; ++k) to[k] += from[k];
 }
+
+// to += what lies `part` of the way from one row to the next.
+TARGET static void add_between(const float* from, const float* next, float part, int64_t width, float* to) {
+  for (int64_t k = 0; k < width; ++k) to[k] += from[k] + part * (next[k] - from[k]);
+}
+
+// to += part * from.
+TARGET static void add_part(const float* from, float part, int64_t width, float* to) {
+  for (int64_t k = 0; k < width; ++k) to[k] += from[k] * part;
+}
+
+// to = the `count` highest of softmax(x), the first of equal ones, over their sum where it is to be 1; else 0. Of a row
+// that is no number as many are none.
+TARGET static void parts(const float* x, int64_t experts, int64_t count, bool normalised, float* to) {
+  float most = x[0];
+  for (int64_t e = 1; e < experts; ++e) most = x[e] > most ? x[e] : most;
+  double all = 0.0, taken = 0.0;
+  for (int64_t e = 0; e < experts; ++e) all += exponential(double(x[e]) - double(most));
+  for (int64_t e = 0; e < experts; ++e) to[e] = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t best = -1;
+    for (int64_t e = 0; e < experts; ++e)
+      if (to[e] == 0.0f && (best < 0 || x[e] > x[best])) best = e;
+    if (best < 0) break;
+    to[best] = float(exponential(double(x[best]) - double(most)) / all);
+    taken += to[best];
+  }
+  for (int64_t e = 0; normalised && e < experts; ++e) to[e] = float(to[e] / taken);
+}

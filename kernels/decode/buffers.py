@@ -10,7 +10,8 @@ from .written import Linear
 
 
 class Buffers:
-    """tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows]: what rows are. turn: cosines and
+    """tables: int32 [rows, blocks], positions: int32 [rows], thresholds: fp32 [rows], tiers: int32 [rows], shares:
+    fp32 [rows], of the way to the next tier: what rows are and ask. turn: cosines and
     sines fp32 [longest, values of all tables], or None; longest: positions that a row may have.
     """
 
@@ -19,6 +20,10 @@ class Buffers:
         self.tables = torch.zeros(rows, cdiv(longest, BLOCK_TOKENS), dtype=torch.int32, device=device)
         self.positions = torch.zeros(rows, dtype=torch.int32, device=device)
         self.thresholds = torch.zeros(rows, device=device)
+        self.tiers = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.shares = torch.zeros(rows, device=device)
+        self.full = rows  # of the rows of a step, those at the full tier
+        self._units: list[tuple[int, bool, Tensor]] = []
         self._places: list[Tensor] = []
         self._counts: list[tuple[Linear, Tensor]] = []
 
@@ -46,8 +51,15 @@ class Buffers:
         self._counts.append((linear, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
         return self._counts[-1][1]
 
-    def counted(self, rows: int, prices: int) -> Counted:
-        """What graded linears read in the step before."""
+    def units_of(self, row: int, every: bool) -> Tensor:
+        """Where an FFN that chooses neurons counts for a row of `Counted.units`, every row of a step or those that are
+        not full: int64 [2 * rows].
+        """
+        self._units.append((row, every, torch.zeros(2 * self.rows, dtype=torch.int64, device=self.device)))
+        return self._units[-1][2]
+
+    def counted(self, rows: int, full: int, prices: int, units: int) -> Counted:
+        """What was read in the step before, of which the first `full` rows were at the full tier."""
         bits = torch.zeros(prices, rows, dtype=torch.int64, device=self.device)
         neurons = torch.zeros(rows, dtype=torch.int64, device=self.device)
         for linear, counts in self._counts:
@@ -55,4 +67,8 @@ class Buffers:
             bits[linear.price] += of_linear
             if linear.neurons:
                 neurons += read
-        return Counted(bits, neurons)
+        chosen = torch.zeros(units, 2, rows, dtype=torch.int64, device=self.device)
+        for row, every, counts in self._units:
+            known = rows if every else rows - full
+            chosen[row, :, full:] += counts[: 2 * known].view(2, known)[:, known - rows + full :]
+        return Counted(bits, neurons, chosen)

@@ -6,36 +6,47 @@ rotation and attention              one launch, which stores keys and values too
 gather                              nothing: each row of a decode step is scored
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from ..digit_linear import DigitWeights
 from ..digit_triton import BLOCK, Scratch, digit_rows, rows_of, scratch_sizes
+from ..expert_weights import ExpertWeights
 from ..graded.finish import GATED_OUTPUTS, Sums, finish_, parts_of
 from ..graded.layout import plane_starts
 from ..graded.lists import listed
 from ..graded.multiply import partial_sums
 from ..graded_linear import GradedWeights
-from ..instructions import View
+from ..instructions import Among, View
 from ..jit import cdiv
+from ..planes.asked import Asked
+from ..planes.launches import COUNT as PLANE_LAUNCHES
+from ..planes.launches import plane_rows
+from ..planes.layout import PackedPlanes
+from ..planes.scratch import Scratch as PlaneScratch
 from ..rows import RMS, RowNorm, Rows, Target, measure_
+from ..tiles.launches import COUNT as TILE_LAUNCHES
+from ..tiles.launches import tile_rows
+from ..tiles.route import Routing
 from .attend import Heads, Parts, attend_rows
 from .buffers import Buffers
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_, normalise_vectors_
-from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm
+from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays
 
 
 @dataclass(frozen=True)
 class Launch:
-    """count: of kernels; call: does it for the first rows of all buffers."""
+    """count: of kernels; call: does it for these rows of all buffers; among: which rows those are."""
 
     name: str
     count: int
-    call: Callable[[int], None]
+    call: Callable[[slice], None]
+    among: Among = "all"
 
 
 def joined(instructions: Sequence[Instruction], buffers: Buffers) -> Sequence[Launch]:
@@ -54,7 +65,10 @@ class _Joiner:
         self._measured: dict[int, tuple[int, Rows]] = {}  # by the place that is taken, with the one that holds values
         self._normed: dict[int, tuple[RowNorm, Rows]] = {}  # of places whose writer told what a norm needs
         self._scratch = _scratch(instructions, buffers)
+        self._planes = _planes_scratch(instructions, buffers)
         self._shared: dict[tuple[int, int, int], Parts] = {}
+        self._among: Among = "all"
+        self._ends: tuple[View, Target] | None = None  # where both ways of a choice end
         rest = list(instructions)
         while rest:
             del rest[: self._join(rest)]
@@ -75,9 +89,61 @@ class _Joiner:
             self._activate(first)
         elif isinstance(first, Add):
             self._add(first)
+        elif isinstance(first, Tiles):
+            return self._tiles(first, *[*rest[1:3], None, None][:2])
+        elif isinstance(first, TwoWays):
+            return self._choice(first, *[*rest[1:3], None, None][:2])
         else:
             return self._linear(first, *[*rest[1:3], None, None][:2])
         return 1
+
+    def _choice(self, choice: TwoWays, then: Instruction | None, after: Instruction | None) -> int:
+        """Two ways to the same target: what rows take one of them tell of it, the others tell in the same place."""
+        planes, add = choice.sparse, then if isinstance(then, Add) and then.source == choice.sparse.target else None
+        place = (add or planes).target
+        self._ends = place, self._target(planes, add, after, cdiv(place.width, BLOCK))
+        before, self._among = self._known(), "full"
+        rest = [*choice.full, *([add] if add else [])]
+        while rest:
+            del rest[: self._join([*rest, after] if add and after else rest)]
+        self._source, self._largest, self._measured, self._normed = before
+        self._among = "sparse"
+        self._plane_ffn(planes, *self._ends, after)
+        self._ends, self._among = None, "all"
+        return 2 if add else 1
+
+    def _known(self) -> tuple[dict[int, Any], ...]:
+        """Copies of what is known of places."""
+        return tuple(dict(known) for known in (self._source, self._largest, self._measured, self._normed))
+
+    def _plane_ffn(self, planes: Planes, place: View, target: Target, after: Instruction | None) -> None:
+        buffers, points, packed, scratch = self._buffers, planes.points, planes.packed, self._planes
+        rows, counts = self._unmeasured(planes.source), buffers.units_of(points.units, every=False)
+        asked = Asked(points.thresholds, points.constants, buffers.tiers, buffers.shares)
+
+        def call(part: slice) -> None:
+            found = counts[: 2 * (part.stop - part.start)].view(2, -1)
+            plane_rows(target.some(part), found, rows.some(part), packed, asked.some(part), planes.activation, scratch)
+
+        self._launch("planes", place, call, target, after, PLANE_LAUNCHES)
+
+    def _tiles(self, tiles: Tiles, then: Instruction | None, after: Instruction | None) -> int:
+        add = then if isinstance(then, Add) and then.source == tiles.target else None
+        buffers, points, (first, second) = self._buffers, tiles.points, tiles.router
+        rows, counts = self._unmeasured(tiles.source), buffers.units_of(points.units, every=True)
+        scratch, routing = self._planes, Routing.of(buffers.device, len(second), len(first))
+        asked = Asked(points.thresholds, points.constants, buffers.tiers, buffers.shares)
+        place = (add or tiles).target
+        target = self._target(tiles, add, after, cdiv(place.width, BLOCK))
+
+        def call(part: slice) -> None:
+            ffn = tiles.weights, tiles.router, tiles.tile, tiles.activation
+            found = counts[: 2 * part.stop].view(2, -1)
+            room = asked.some(part), buffers.full, scratch, routing
+            tile_rows(target.some(part), found, rows.some(part), *ffn, *room)
+
+        self._launch("tiles", place, call, target, after, TILE_LAUNCHES)
+        return 2 if add else 1
 
     def _linear(self, linear: Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, Add) and then.source == linear.target else None
@@ -98,8 +164,8 @@ class _Joiner:
         scale, offset = weights.scale.detach(), None if bias is None else bias.detach().contiguous()
         target = self._target(linear, then, after, cdiv((then or linear).target.width, BLOCK))
 
-        def call(n: int) -> None:
-            digit_rows(rows.first(n), weights.tiles, scale, offset, target.first(n), scratch)
+        def call(part: slice) -> None:
+            digit_rows(rows.some(part), weights.tiles, scale, offset, target.some(part), scratch)
 
         self._launch("digits", (then or linear).target, call, target, after)
 
@@ -111,16 +177,21 @@ class _Joiner:
         gated = isinstance(then, Activate) and then.gate is not None
         target = self._target(linear, then, after, parts_of(2 * plane_starts(packed.outputs, packed.planes)[1], gated))
 
-        def call(n: int) -> None:
-            lists = listed(rows.first(n), worth, thresholds[:n])
+        def call(part: slice) -> None:
+            lists = listed(rows.some(part), worth, thresholds[part])
             sums = Sums(partial_sums(packed, lists), lists.facts, lists.step, scale, bias)
-            finish_(target.first(n), counts[: 2 * n].view(2, n), sums)
+            finish_(target.some(part), counts[: 2 * part.stop].view(2, -1), sums)
 
         self._launch("graded", (then or linear).target, call, target, after, count=3)
 
-    def _target(self, linear: Linear, then: Add | Activate | None, after: Instruction | None, parts: int) -> Target:
+    def _target(
+        self, linear: Linear | Planes | Tiles, then: Add | Activate | None, after: Instruction | None, parts: int
+    ) -> Target:
         """Where a product goes, with what follows it, and in so many parts what whoever comes next needs to know."""
-        target = Target(self._buffers.at((then or linear).target), isinstance(then, Add))
+        view = (then or linear).target
+        if self._ends and view == self._ends[0]:
+            return self._ends[1]
+        target = Target(self._buffers.at(view), isinstance(then, Add))
         if isinstance(then, Activate):
             gated = then.gate is not None
             return replace(target, activation=then.activation, gated=gated, largest=self._buffers.room(parts))
@@ -135,13 +206,13 @@ class _Joiner:
         x, target = self._buffers.at(view), self._buffers.at((add or linear).target)
         rows, like = self._rows(linear.source) if norm else None, weight.new_empty(len(x), x.shape[1])
 
-        def call(n: int) -> None:
+        def call(part: slice) -> None:
             if rows is not None:
-                normalise_(like[:n], rows.first(n))
+                normalise_(like[part], rows.some(part))
             else:
-                like[:n].copy_(x[:n])
-            y = functional.linear(like[:n], weight, bias)
-            target[:n].copy_(target[:n] + y if add else y)
+                like[part].copy_(x[part])
+            y = functional.linear(like[part], weight, bias)
+            target[part].copy_(target[part] + y if add else y)
 
         self._launch("dense", (add or linear).target, call, count=3 + bool(add))
 
@@ -157,10 +228,10 @@ class _Joiner:
         )
         largest = self._buffers.room(heads)
 
-        def call(n: int) -> None:
-            found = Heads(query[:n], keys[:n], values[:n], size, buffers.turn, *attend.turned)
-            places = buffers.tables, buffers.positions
-            attend_rows(mixed[:n], largest[:n], found, attend.weighing, attend.pages, *places, parts)
+        def call(part: slice) -> None:
+            found = Heads(query[part], keys[part], values[part], size, buffers.turn, *attend.turned)
+            places = buffers.tables[part], buffers.positions[part]
+            attend_rows(mixed[part], largest[part], found, attend.weighing, attend.pages, *places, parts)
 
         self._launch("attend", attend.target, call, Target(mixed, largest=largest))
 
@@ -168,8 +239,8 @@ class _Joiner:
         """Of vectors that no product takes: heads, or rows that are to be added."""
         source, target = self._buffers.at(norm.source), self._buffers.at(norm.target)
 
-        def call(n: int) -> None:
-            normalise_vectors_(target[:n], source[:n], norm.norm)
+        def call(part: slice) -> None:
+            normalise_vectors_(target[part], source[part], norm.norm)
 
         self._launch("norm", norm.target, call)
 
@@ -180,16 +251,16 @@ class _Joiner:
             self._buffers.room(cdiv(act.target.width, VALUES)),
         )
 
-        def call(n: int) -> None:
-            activate_(y[:n], largest[:n], up[:n], None if gate is None else gate[:n], act.activation)
+        def call(part: slice) -> None:
+            activate_(y[part], largest[part], up[part], None if gate is None else gate[part], act.activation)
 
         self._launch("activate", act.target, call, Target(y, largest=largest))
 
     def _add(self, add: Add) -> None:
         source, target = self._buffers.at(add.source), self._buffers.at(add.target)
 
-        def call(n: int) -> None:
-            target[:n].add_(source[:n])
+        def call(part: slice) -> None:
+            target[part].add_(source[part])
 
         self._launch("add", add.target, call)
 
@@ -197,13 +268,13 @@ class _Joiner:
         self,
         name: str,
         place: View,
-        call: Callable[[int], None],
+        call: Callable[[slice], None],
         target: Target | None = None,
         after: Instruction | None = None,
         count: int = 1,
     ) -> None:
         """Whoever writes a place makes what was known of it old, and may tell what is now."""
-        self.launches.append(Launch(name, count, call))
+        self.launches.append(Launch(name, count, call, self._among))
         self._measured = {each: found for each, found in self._measured.items() if found[0] != place.place}
         for known in (self._source, self._largest, self._normed):
             known.pop(place.place, None)
@@ -217,17 +288,30 @@ class _Joiner:
         """A place as a product takes it, measured where its writer did not tell."""
         if view.place in self._measured:
             return self._measured[view.place][1]
+        rows = self._unmeasured(view)
+        if self._tells(view):
+            return rows
+        self._measured[view.place] = self._source.get(view.place, (view, None))[0].place, rows
+        self.launches.append(Launch("measure", 1, lambda part: measure_(rows.some(part)), self._among))
+        return rows
+
+    def _tells(self, view: View) -> bool:
+        """Whether the writer of a place said what a product needs to know of it."""
+        source, norm = self._source.get(view.place, (view, None))
+        if norm is None:
+            return source.place in self._largest
+        return source.place in self._normed and self._normed[source.place][0] is norm
+
+    def _unmeasured(self, view: View) -> Rows:
+        """A place as a product takes it, with what its writer told, or with room for what is measured."""
         source, norm = self._source.get(view.place, (view, None))
         x = self._buffers.at(source)
-        if norm is None and source.place in self._largest:
-            return Rows(x, self._largest[source.place])
-        if source.place in self._normed and self._normed[source.place][0] is norm:
+        if norm is not None and self._tells(view):
             return self._normed[source.place][1]
+        if norm is None and self._tells(view):
+            return Rows(x, self._largest[source.place])
         largest, stats = (x.new_empty(len(x), columns) for columns in (1, 2))
-        rows = Rows(x, largest, norm, stats if norm else None)
-        self._measured[view.place] = source.place, rows
-        self.launches.append(Launch("measure", 1, lambda n: measure_(rows.first(n))))
-        return rows
+        return Rows(x, largest, norm, stats if norm else None)
 
 
 def _is_told(add: Add, norm: Norm) -> bool:
@@ -244,12 +328,28 @@ def _is_of(act: Activate, linear: Linear) -> bool:
     return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % whole == 0
 
 
+def _every(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
+    """Those within choices too."""
+    for each in instructions:
+        yield from _every(each.full) if isinstance(each, TwoWays) else [each]
+
+
 def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
     """Room for the products of any of these linears, for any number of rows."""
     sizes = [(1, 1, 1)]
-    for each in instructions:
+    for each in _every(instructions):
         if isinstance(each, Linear) and isinstance(each.weights, DigitWeights):
             tiles = each.weights.tiles
             counts = {rows_of(n) for n in range(1, buffers.rows + 1)}
             sizes += [scratch_sizes(n, tiles, gated) for n in counts for gated in (False, True)]
     return Scratch.of(buffers.device, *(max(column) for column in zip(*sizes, strict=True)))
+
+
+def _planes_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
+    """Room for any of these FFNs."""
+    ffns: list[PackedPlanes | ExpertWeights] = [
+        each.sparse.packed for each in instructions if isinstance(each, TwoWays)
+    ]
+    ffns += [each.weights for each in instructions if isinstance(each, Tiles)]
+    widest = [max([1, *sizes]) for sizes in ([each.hidden for each in ffns], [each.width for each in ffns])]
+    return PlaneScratch.of(buffers.device, *widest)

@@ -3,21 +3,23 @@
 Nothing in a step waits for the device or depends on values, so that a CUDA graph can hold it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..digit_linear import DigitWeights
 from ..digit_triton import MOST_TOKENS
+from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import View
+from ..instructions import Among, Choice, Points, View
 from ..paged_attention import KVPages
+from ..plane_ffn import PlaneWeights, pack
 from ..rows import LAYER, RMS, RowNorm
 from ..weighing import PLAIN, Weighing
 from .buffers import Buffers
 from .join import Launch, joined
-from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm
+from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays
 
 
 class DecodeProgram:
@@ -36,6 +38,7 @@ class DecodeProgram:
     ) -> None:
         self.buffers = Buffers(rows, longest, device, turn)
         self._instructions: list[Instruction] = []
+        self._aside: list[Instruction] = []
         self._turned: dict[int, tuple[int, int]] = {}
         self.launches: Sequence[Launch] = ()
         self.input = self.output = self.place(width)
@@ -67,6 +70,41 @@ class DecodeProgram:
         offset = None if bias is None else bias.detach().to(weight.dtype)
         self._write(Linear(source, target, (weight.detach(), offset)))
 
+    def among(self, rows: Among) -> None:
+        """Instructions between "full" and "sparse" are kept aside for the FFN that follows them."""
+        if rows == "full":
+            self._aside, self._instructions = self._instructions, []
+        elif rows == "sparse":
+            self._aside, self._instructions = self._instructions, self._aside
+
+    def plane_ffn(
+        self, source: View, target: View, weights: PlaneWeights, bits: int, tile: int, activation: str, points: Points
+    ) -> None:
+        packed = weights.packed or pack(weights, bits)
+        self._write(TwoWays(self._aside, Planes(source, target, packed, activation, points)))
+
+    def expert_ffn(
+        self,
+        source: View,
+        target: View,
+        weights: ExpertWeights,
+        router: tuple[Tensor, Tensor],
+        tile: int,
+        activation: str,
+        points: Points,
+    ) -> None:
+        matrices = router[0].detach(), router[1].detach()
+        self._write(Tiles(source, target, weights, matrices, tile, activation, points))
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        raise NotImplementedError("there is no launch for mixtures of experts")
+
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
 
@@ -86,21 +124,29 @@ class DecodeProgram:
     def gather(self, source: View, target: View) -> None:
         self._write(Gather(source, target))
 
-    def _write(self, instruction: Linear | Attend | Activate | Add | Gather) -> None:
+    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | TwoWays | Tiles) -> None:
         self._instructions.append(instruction)
-        self.output = instruction.target
+        self.output = (instruction.sparse if isinstance(instruction, TwoWays) else instruction).target
 
     def join(self) -> None:
         """Makes launches of what was written, with their buffers."""
         self.launches = joined(self._instructions, self.buffers)
 
-    @property
-    def num_launches(self) -> int:
-        """Of kernels, in a step."""
-        return sum(each.count for each in self.launches)
-
-    def run(self, rows: int) -> Tensor:
-        """fp32 [rows, outputs] of the first rows, in a buffer of this program."""
+    def launched(self, rows: int, full: int) -> Iterator[tuple[Launch, slice]]:
+        """What a step of so many rows launches, of which the first `full` are at the full tier, and for which rows."""
+        parts = {"all": slice(0, rows), "full": slice(0, full), "sparse": slice(full, rows)}
         for launch in self.launches:
-            launch.call(rows)
+            part = parts[launch.among]
+            if part.start < part.stop:
+                yield launch, part
+
+    def num_launches(self, full: bool = True) -> int:
+        """Of kernels, in a step of one row that is at the full tier, or is not."""
+        return sum(launch.count for launch, _ in self.launched(1, int(full)))
+
+    def run(self, rows: int, full: int) -> Tensor:
+        """fp32 [rows, outputs] of the first rows, in a buffer of this program; `full` of them are at the full tier."""
+        self.buffers.full = full
+        for launch, part in self.launched(rows, full):
+            launch.call(part)
         return self.buffers.at(self.output)[:rows]

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..digit_linear import DigitWeights
+from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import View
+from ..instructions import Points, View
 from ..paged_attention import KVPages
+from ..planes.layout import PackedPlanes
 from ..rows import RowNorm
 from ..weighing import Weighing
 
@@ -60,4 +62,32 @@ class Gather:
     target: View
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather
+@dataclass(frozen=True)
+class TwoWays:
+    """Instructions of an FFN for rows at the full tier, and the one for the others."""
+
+    full: list["Instruction"]
+    sparse: "Planes"
+
+
+@dataclass(frozen=True)
+class Planes:
+    source: View
+    target: View
+    packed: PackedPlanes
+    activation: str
+    points: Points
+
+
+@dataclass(frozen=True)
+class Tiles:
+    source: View
+    target: View
+    weights: ExpertWeights
+    router: tuple[Tensor, Tensor]
+    tile: int
+    activation: str
+    points: Points
+
+
+Instruction = Norm | Linear | Attend | Activate | Add | Gather | TwoWays | Tiles

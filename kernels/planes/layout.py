@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..jit import cdiv
 from ..pages import LINE, on_large_pages
 from .bytes import WHOLE_BITS
 from .coarse import CoarseFit
@@ -27,10 +28,10 @@ PACKED_BITS = (1, 2, 3, 4)
 
 
 class Layer(ctypes.Structure):
-    """`struct PlaneLayer` of cpp/plane_ffn.cpp."""
+    """`struct PlaneLayer` of cpp/plane_layer.h."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("groups", "low", "exact", "down", "down_scale", "down_bias", "whole")),
         *((name, ctypes.c_int64) for name in ("hidden", "width", "group_bytes", "low_bytes", "columns")),
         *((name, ctypes.c_int64) for name in ("bits", "refined_bits", "gated", "biased")),
     ]
@@ -41,7 +42,8 @@ class PackedPlanes:
     """groups: uint8 [ceil(width / 16), bytes]; low: uint8 [width, bytes]; down: int8 [width, hidden in whole lines].
 
     Their rows begin on lines of 64 bytes. exact: fp32 [width, 1 to 4], scales of gate and up, then biases. down_scale,
-    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones, `refined_bits` those and the low ones.
+    down_bias: fp32 [hidden], the bias or None. `bits` are the high ones, `refined_bits` those and the low ones. whole:
+    down once more, as `digit_linear.Layer`, for whoever reads all of it.
     """
 
     groups: Tensor
@@ -56,12 +58,20 @@ class PackedPlanes:
     refined_bits: int
     gated: bool
     biased: bool  # gate and up
+    whole: ctypes.Structure | None = None
 
     @property
     def nbytes(self) -> int:
         """The bytes of memory, padding included."""
         tensors = (self.groups, self.low, self.exact, self.down, self.down_scale, self.down_bias)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+    @property
+    def importance_offset(self) -> int:
+        """Bytes of a group before the importance of its neurons."""
+        rows = 1 + self.gated
+        lines = sum(cdiv(cdiv(self.hidden, 4), 8 // width // rows) for width, _ in _fields(self.bits))
+        return lines * LINE + 3 * rows * GROUP * 2
 
     @cached_property
     def layer(self) -> Layer:
@@ -73,6 +83,7 @@ class PackedPlanes:
             self.down.data_ptr(),
             self.down_scale.data_ptr(),
             None if self.down_bias is None else self.down_bias.data_ptr(),
+            None if self.whole is None else ctypes.addressof(self.whole),
             self.hidden,
             self.width,
             self.groups.shape[1],
@@ -83,6 +94,11 @@ class PackedPlanes:
             self.gated,
             self.biased,
         )
+
+
+def can_pack(bits: int, hidden: int) -> bool:
+    """Whether planes have a packed form where so many bits of so many inputs route."""
+    return bits in PACKED_BITS and hidden <= MAX_HIDDEN
 
 
 def pack_planes(
@@ -99,7 +115,7 @@ def pack_planes(
     """
     matrix, down_scale, down_bias = down
     hidden, width = matrix.shape
-    if bits not in PACKED_BITS or hidden > MAX_HIDDEN:
+    if not can_pack(bits, hidden):
         raise ValueError(
             f"planes are packed for {PACKED_BITS[0]} to {PACKED_BITS[-1]} bits and up to {MAX_HIDDEN} inputs, "
             f"these have {bits} bits and {hidden} inputs; leave `packed` away and torch computes them"
@@ -118,7 +134,7 @@ def pack_planes(
     groups = _padded(torch.cat([_group_planes(high, bits), _group_vectors(fitted)], dim=-1), LINE)
     exact = torch.stack([vector.detach().float() for vector in vectors], dim=1)
     parts = [groups, _neuron_planes(low, refined_bits - bits), exact, _padded(matrix.T, LINE)]
-    groups, low, exact, rows = on_large_pages(parts)
+    groups, low, exact, rows = on_large_pages(parts) if matrix.is_cpu else parts
     return PackedPlanes(
         groups=groups,
         low=low,
@@ -164,6 +180,11 @@ def _group_vectors(vectors: Sequence[Tensor]) -> Tensor:
     stacked = torch.stack([vector.detach().bfloat16() for vector in vectors])
     stacked = functional.pad(stacked, (0, -stacked.shape[1] % GROUP))
     return stacked.view(len(vectors), -1, GROUP).transpose(0, 1).flatten(1).contiguous().view(torch.uint8)
+
+
+def low_part_bytes(hidden: int, width: int, rows: int) -> int:
+    """Bytes of a neuron's plane of fields of so many bits; stretches of the inputs are as long."""
+    return cdiv(cdiv(hidden, 8 // width // rows), LINE) * LINE
 
 
 def _neuron_planes(numbers: Tensor, bits: int) -> Tensor:

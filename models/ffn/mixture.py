@@ -10,7 +10,7 @@ from ..linear import Linear
 from ..spec import FFNSpec, MixtureSpec
 from .dense import FFN
 
-_ROUNDING = 1e-4  # of a count that lies on a line between two
+ROUNDING = 1e-4  # of a count that lies on a line between two
 
 
 class MixtureFFN(FFN):
@@ -48,7 +48,7 @@ class MixtureFFN(FFN):
 
     def taken(self, thresholds: Tensor) -> Tensor:
         """How many experts rows take at thresholds: int64, like these."""
-        return (thresholds - _ROUNDING).ceil().clamp(1, self.active).long()
+        return (thresholds - ROUNDING).ceil().clamp(1, self.active).long()
 
     def _sum(self, x: Tensor, taken: Tensor | None) -> Tensor:
         """x: [tokens, hidden]; taken: experts of each token, int64 [tokens]."""

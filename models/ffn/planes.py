@@ -82,7 +82,8 @@ class PlaneFFN(SparseFFN):
 
     def plane_scores(self, x: Tensor) -> NeuronScores:
         """What decides at any thresholds, fp32 [.., tiles] each."""
-        found = plane_scores(x.flatten(0, -2), self.planes, self.bits, self.activation_name, self.tile)
+        weights = self.planes if len(self.planes.up) else self._weights()
+        found = plane_scores(x.flatten(0, -2), weights, self.bits, self.activation_name, self.tile)
         return NeuronScores(*(each.view(*x.shape[:-1], -1) for each in found))
 
     def sparse(self, x: Tensor, thresholds: Tensor, together: bool) -> tuple[Tensor, Tensor]:
@@ -107,17 +108,28 @@ class PlaneFFN(SparseFFN):
         fixed, active, fine = (self._bytes(*counts) for counts in ((0, 0), (1, 0), (0, 1)))
         self._prices = Prices(fixed + constant_bytes(self.hidden_size), (active - fixed, fine - fixed))
 
+    def share(self) -> None:
+        """Has planes read all of down from what the full tier reads, once its linears are packed in digits; on a CPU
+        they give up rows of their own.
+        """
+        if isinstance(self.down, Int8Linear) and self.down.digits is not None:
+            shared = self.planes.with_whole(self.down.digits)
+            self.planes = shared if shared.packed is None else shared.without_rows()
+
     def _planes(self) -> PlaneWeights:
+        return packed_weights(self._weights(), self.bits, self.tile)
+
+    def _weights(self) -> PlaneWeights:
         up, down, gate = self.up, self.down, self.gate
         if not isinstance(up, Int8Linear) or not isinstance(down, Int8Linear):
             raise TypeError("bit planes route by int8 weights; this FFN's are in floating point")
         weights = PlaneWeights(
-            up.weight, down.weight, up.weight_scale, down.weight_scale, self.fit.found(),
+            up.int8_rows(), down.int8_rows(), up.weight_scale, down.weight_scale, self.fit.found(),
             up_bias=up.bias, down_bias=down.bias, refined_bits=self.refined_bits,
         )  # fmt: skip
         if isinstance(gate, Int8Linear):
-            weights = replace(weights, gate=gate.weight, gate_scale=gate.weight_scale, gate_bias=gate.bias)
-        return packed_weights(weights, self.bits, self.tile)
+            weights = replace(weights, gate=gate.int8_rows(), gate_scale=gate.weight_scale, gate_bias=gate.bias)
+        return weights
 
     def _bytes(self, active: int, fine: int) -> float:
         """What a lone token reads, without the constant."""

@@ -56,6 +56,12 @@ class RoutedFFN(SparseFFN):
     def scores(self, x: Tensor) -> Tensor:
         return self.router(x).float()
 
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor] | None:
+        """Both of the router of kernels/route.py; None where another has taken its place."""
+        router = self.router
+        return (router.first.weight, router.second.weight) if isinstance(router, NormRouter) else None
+
     def sparse(self, x: Tensor, thresholds: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         """Each token chooses for itself."""
         active = ~(self.scores(x) <= thresholds[:, :1])  # what is no number must not be hidden by computing nothing

@@ -1,13 +1,13 @@
 """A figure with the interval that it may as well have been, and what it means: for every report, and to compare two."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...evaluate.statistics import Interval
+from ..evaluate.statistics import Interval
 
 _RESAMPLES = 400
 Floats = NDArray[np.float64]
@@ -15,19 +15,35 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value and its 95 % interval low .. high. better: "less" or "more"."""
+    """A value and its 95 % interval low .. high. better: "less" or "more".
+
+    items: what each document or question brought, and out of how much, where two reports may be of the same ones.
+    """
 
     value: float
     low: float
     high: float
     unit: str
     better: str
+    items: tuple[tuple[float, float], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, of five digits."""
-        return {
-            key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in asdict(self).items()
+        """Plain values, of five digits; items as they are."""
+        found = {
+            name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(self).items()
         }
+        return found if self.items else {name: value for name, value in found.items() if name != "items"}
+
+    @classmethod
+    def of_json(cls, found: Any) -> "Figure | None":
+        """What `as_json` made; None of anything else."""
+        if not isinstance(found, Mapping) or not _NEEDED <= set(found) <= _KNOWN:
+            return None
+        return cls(**{**found, "items": tuple((float(a), float(b)) for a, b in found.get("items", ()))})
+
+
+_KNOWN = {each.name for each in fields(Figure)}
+_NEEDED = _KNOWN - {"items"}
 
 
 class Pooled:
@@ -86,6 +102,27 @@ def rate(counts: Sequence[float], seconds: float, unit: str, better: str = "more
     drawn = [values[draws.integers(len(values), size=len(values))].sum() for _ in range(_RESAMPLES)]
     interval = _middle(np.array(drawn) / seconds)
     return Figure(float(values.sum() / seconds), interval.low, interval.high, unit, better)
+
+
+def mean_of(items: Sequence[tuple[float, float]], unit: str, better: str, seed: int = 0) -> Figure:
+    """What items brought, of all that they could, as sum over sum; the interval is of items drawn anew."""
+    sums, draws = np.asarray(items, np.float64), np.random.default_rng(seed)
+    drawn = np.array([sums[draws.integers(len(sums), size=len(sums))].sum(axis=0) for _ in range(_RESAMPLES)])
+    brought, whole = sums.sum(axis=0)
+    interval = _middle(drawn[:, 0] / drawn[:, 1])
+    return Figure(float(brought / whole), interval.low, interval.high, unit, better, tuple((a, b) for a, b in items))
+
+
+def ratio_of_rounds(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Figure:
+    """How many times as long ours took, the median over rounds in which both had a turn: what disturbs the machine
+    disturbs both. The interval is of rounds drawn anew.
+    """
+    count = min(len(ours), len(theirs))
+    ratios = np.asarray(ours[:count], np.float64) / np.asarray(theirs[:count], np.float64)
+    draws = np.random.default_rng(seed)
+    drawn = np.median(ratios[draws.integers(count, size=(_RESAMPLES, count))], axis=1)
+    interval = _middle(drawn)
+    return Figure(float(np.median(ratios)), interval.low, interval.high, "x", "less")
 
 
 def _middle(values: Floats) -> Interval:

@@ -1,8 +1,9 @@
 """Two reports beside each other: which figures differ by more than both may as well have been by chance.
 
 Wherever a report has a figure with its interval, so may another one of the same form. The logarithm of the ratio has
-about the variance of both intervals added up; of many figures some would differ by chance, so that all of them are
-judged together (Holm 1979), at 5 %.
+about the variance of both intervals added up. Where both tell what each document brought, and of the same documents,
+documents are compared one by one, which sees far less. Of many figures some would differ by chance, so that all of them
+are judged together (Holm 1979), at 5 %.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from ...models.errors import SetupError
+from ..models.errors import SetupError
 from .figure import Figure
 
 _LEVEL, _TWO_SIDED = 0.05, NormalDist().inv_cdf(0.975)
@@ -63,7 +64,10 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any], least: float) -> list[Change]:
-    """All figures that both have. Raises SetupError where there are none. least: share below which a change is none."""
+    """All figures that both have. Raises SetupError where there are none.
+
+    least: a share below which a change is none; of what is compared item by item, every change counts.
+    """
     ours, theirs = dict(_figures(before)), dict(_figures(after))
     both = [name for name in ours if name in theirs]
     if not both:
@@ -72,7 +76,7 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], least: float) 
     told, going = [], True
     for rank, change in enumerate(changes):
         going = going and change.chance <= _LEVEL / (len(changes) - rank)
-        large = abs(math.log(change.ratio)) >= math.log1p(least)
+        large = bool(change.before.items) or abs(math.log(change.ratio)) >= math.log1p(least)
         sign = (1 if change.ratio > 1 else -1) if going and large else 0
         told.append(Change(change.name, change.before, change.after, change.chance, sign))
     return told
@@ -88,10 +92,21 @@ def rows(changes: Sequence[Change]) -> tuple[list[str], list[list[str]]]:
 
 
 def _change(name: str, before: Figure, after: Figure) -> Change:
+    if before.items and [whole for _, whole in before.items] == [whole for _, whole in after.items]:
+        return Change(name, before, after, _paired_chance(before, after))
     spread = math.hypot(_spread(before), _spread(after))
     distance = abs(math.log(max(after.value, _SMALLEST) / max(before.value, _SMALLEST)))
     chance = 2 * NormalDist().cdf(-distance / spread) if spread else float(distance < 1e-9)
     return Change(name, before, after, chance)
+
+
+def _paired_chance(before: Figure, after: Figure) -> float:
+    """Of the difference of two means over the same items, by its standard error."""
+    items = zip(before.items, after.items, strict=True)
+    gained = [(theirs - ours, whole) for (ours, whole), (theirs, _) in items]
+    mean = sum(each for each, _ in gained) / sum(whole for _, whole in gained)
+    rest = math.sqrt(sum((each - mean * whole) ** 2 for each, whole in gained)) / sum(whole for _, whole in gained)
+    return 2 * NormalDist().cdf(-abs(mean) / rest) if rest else float(mean == 0)
 
 
 def _spread(figure: Figure) -> float:
@@ -101,10 +116,10 @@ def _spread(figure: Figure) -> float:
 
 
 def _figures(found: Any, path: str = "") -> Iterator[tuple[str, Figure]]:
-    if isinstance(found, Mapping):
-        if set(found) == {"value", "low", "high", "unit", "better"}:
-            yield path, Figure(**found)
-            return
+    figure = Figure.of_json(found)
+    if figure:
+        yield path, figure
+    elif isinstance(found, Mapping):
         for name, value in found.items():
             yield from _figures(value, f"{path} {name}".strip())
     elif isinstance(found, list):

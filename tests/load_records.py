@@ -1,4 +1,4 @@
-"""Requests of a load with the times that a test says."""
+"""Requests of a load that never happened, for tests of what is made of them."""
 
 from array import array
 
