@@ -39,7 +39,7 @@ def lost() -> Section:
         "Not measured": list(_unknown()),
     }
     return Section(
-        "lost", "What lost", ["Every line is made from a file, and goes when the file no longer says so."], [],
+        "lost", "What lost", ["Every line is made from a file, and goes when it no longer says so; the last say what no file has."], [],
         [Table("", ([title], [[line] for line in lines])) for title, lines in groups.items() if lines], [], "",
         [f"bench/results/server/load.json: {machine_line(result('server/load')['machine'])}; the others as above."],
     )  # fmt: skip
@@ -167,6 +167,8 @@ def _served() -> Iterator[str]:
 
 def _unknown() -> Iterator[str]:
     """What no file has a figure of."""
-    yield "A GPU, and a model above 1B parameters with weights of its own."
+    if not any("measured" in row for row in result("gpu/predicted")["rows"]):
+        yield "A GPU, of which there are predictions alone."
+    yield "A model above 1B parameters with weights of its own, and what tiers keep through the server."
     if not any(RESULTS.glob("load/*.json")):
         yield "Servers side by side under an open loop of requests, and joules a token."
