@@ -39,7 +39,8 @@ def lost() -> Section:
         "Not measured": list(_unknown()),
     }
     return Section(
-        "lost", "What lost", ["Every line is made from a file, and goes when it no longer says so; the last say what no file has."], [],
+        "lost", "What lost",
+        ["Every line is made from a file, and goes when it no longer says so; the last say what no file has."], [],
         [Table("", ([title], [[line] for line in lines])) for title, lines in groups.items() if lines], [], "",
         [f"bench/results/server/load.json: {machine_line(result('server/load')['machine'])}; the others as above."],
     )  # fmt: skip
