@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real interop gpu-dry wheel lint types bench results settings docs deploy audit proto clean
+.PHONY: demo test test-real interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -19,13 +19,25 @@ test-real: .venv/ready
 	$(BIN)/pytest --real -m real
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.
-interop: .venv/ready build/interop/ready
-	$(BIN)/python tests/interop/run.py build/interop/bin/python
+interop: .venv/ready build/interop/ready build/interop/node/ready
+	$(BIN)/python tests/interop/run.py build/interop/bin/python build/interop/node
 
 build/interop/ready:
 	$(PYTHON) -m venv build/interop
 	build/interop/bin/pip install --quiet 'tritonclient[grpc]==2.73.0'
 	touch $@
+
+# The versions of package-lock.json, none of whose scripts is run. Without Node.js there is nothing to install.
+build/interop/node/ready: tests/interop/node/package-lock.json build/interop/ready
+	mkdir -p $(@D)
+	cp tests/interop/node/package.json tests/interop/node/package-lock.json $(@D)
+	if command -v npm > /dev/null; then cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --silent; fi
+	touch $@
+
+# So many messages that nobody meant; one that was stopped goes on. The suite has some thousands of them.
+N ?= 1000000
+fuzz: .venv/ready
+	$(BIN)/python tests/fuzz.py $(N)
 
 # What bench/gpu.sh does on a GPU machine, at toy sizes, with what such a machine has and the wheels that travel to it.
 gpu-dry: build/bare/ready

@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import bench_compare, bench_report, bench_serve
+from . import bench_compare, bench_report, bench_retention, bench_serve
 from .completion import SHAPES
-from .terminal import ProgressLine, print_table, typed
+from .made import typed
+from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:
   moesaic bench all --quick
   moesaic bench engine --model ./my-model --out out/bench
-  moesaic bench retention --model ./my-model --text valid.txt
   moesaic bench kernels --quick
   moesaic bench all --model ./my-model --text valid.txt --documents 20
   moesaic bench serve ./my-model --rate 1 2 4 --limit ttft:500ms
@@ -19,7 +19,6 @@ EXAMPLES = """examples:
   moesaic bench report out/load.json out/bench/report.json --out report.html"""
 SUITES = {
     "all": "all of it on one model, dense and int8, beside transformers",
-    "retention": "what int8 keeps of the dense model",
     "engine": "tokens per second, beside transformers",
     "kernels": "products in int8, beside torch",
 }
@@ -34,6 +33,7 @@ def add_parser(commands: Any) -> None:
     for name, told in SUITES.items():
         _add_suite(actions.add_parser(name, help=told))
     bench_serve.add_parser(actions)
+    bench_retention.add_parser(actions)
     bench_compare.add_parser(actions)
     bench_report.add_parser(actions)
     parser.set_defaults(run=run)
@@ -52,7 +52,10 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does what was asked."""
-    actions = {"serve": bench_serve.run, "compare": bench_compare.run, "report": bench_report.run}
+    actions = {
+        "serve": bench_serve.run, "retention": bench_retention.run, "compare": bench_compare.run,
+        "report": bench_report.run,
+    }  # fmt: skip
     return actions.get(args.action, _run_suite)(args)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.bounds import THREADS, Bound
 from ..models.errors import SetupError
-from .terminal import ProgressLine, print_table, typed
+from .made import machine_facts, typed
+from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
     from ..bench.load.arrivals import Lengths, Level
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with ProgressLine() as progress:
-        report = run_load(plan, _machine, progress)
+        report = run_load(plan, machine_facts, progress)
     print_table(*rows(report))
     for line in notes(report):
         print(line)
@@ -142,12 +143,6 @@ def run(args: argparse.Namespace) -> int:
     write_own([args.out], page)
     print(f"written: {args.out}, {page}")
     return 0 if report["complete"] else 3
-
-
-def _machine() -> dict[str, Any]:
-    from ..evaluate.provenance import provenance  # torch, which a load generator does not need before
-
-    return provenance()
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call the
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
     "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "HOST", "PORT",
-    "prompt", "text", "address", "seed", "reference export name", "token new name",
+    "URL", "prompt", "text", "address", "seed", "reference export name", "token new name",
 }  # fmt: skip
 
 

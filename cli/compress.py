@@ -91,11 +91,16 @@ def _checked_groups(args: argparse.Namespace, recipe: "Recipe") -> Sequence[str]
 
 
 def _check_compared(args: argparse.Namespace) -> None:
-    """Refuses reports and controls of an encoder, before any work: they compare what models continue."""
+    """Refuses reports and controls of a model with an encoder, before any work: they compare what models continue."""
     from ..models.checkpoint import open_checkpoint
 
-    if (args.report or args.controls is not None) and not open_checkpoint(args.model).spec.causal:
+    spec = open_checkpoint(args.model).spec if args.report or args.controls is not None else None
+    if spec and not spec.causal:
         raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
+    if spec and spec.reads_sources:
+        raise SetupError(
+            "--report and --controls are of models that continue text, and this one answers; leave them out"
+        )
 
 
 def _command(args: argparse.Namespace, groups: Sequence[str]) -> str:
@@ -148,6 +153,10 @@ def _print_result(done: "Compression") -> None:
         print_table(*_cosines(done))
         print(f"{ratio:.3f}x the bytes; compared on {done.result['tokens']:,} tokens; written to {done.out}")
         return
+    if "exact_match" in done.result:
+        print_table(*_answers(done))
+        print(f"{ratio:.3f}x the bytes; {done.result['documents']:,} answers of the original; written to {done.out}")
+        return
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     print_table(head, [_row(*each) for each in ends])
@@ -167,6 +176,16 @@ def _cosines(done: "Compression") -> tuple[list[str], list[list[str]]]:
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
     rows = [[name, f"{size:,}", f"{of['mean_cosine']:.5f}", f"{of['least_cosine']:.5f}"] for name, size, of in ends]
     return ["", "bytes of weights", "mean cosine", "least cosine"], rows
+
+
+def _answers(done: "Compression") -> tuple[list[str], list[list[str]]]:
+    """Of a model that answers sources: what it makes of the original's answers."""
+    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
+    rows = [
+        [name, f"{size:,}", f"{of['perplexity']:.4f}", f"{of['top1_accuracy']:.2%}", f"{of['exact_match']:.2%}"]
+        for name, size, of in ends
+    ]
+    return ["", "bytes of weights", "perplexity", "same tokens", "same answers"], rows
 
 
 def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .common import add_engine_options
+from .pairs import evaluate_pairs, is_of_pairs
 from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ EXAMPLES = """examples:
   moesaic eval smollm2 --tasks lambada_openai.jsonl piqa --tasks-dir tasks --limit 300
 
 Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl (.ndjson, .json) with a
-field "text". Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv
+field "text". Of a model that answers what an encoder reads (t5, bart, marian) they are .jsonl with "source" and
+"target". Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv
 as MMLU has it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
 
 
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     from ..evaluate.report import notes, rows, write_report
     from ..models.files import write_whole
 
+    if is_of_pairs(args):
+        return evaluate_pairs(args)
     _check_outputs(args)
     plan = Plan(
         args.path, args.against, args.text, args.documents, args.truncate, args.stride, args.tasks, args.tasks_dir,

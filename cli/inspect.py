@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     from ..models.program import gap
 
     spec = checkpoint.spec
-    position, missing = "rotary" if spec.rope else "learned", gap(spec)
+    position, missing = "rotary" if spec.rope else spec.positions, gap(spec)
     head = f"{'tied' if spec.tied_head else 'untied'} head" if spec.causal else "an encoder"
     print(f"{checkpoint.path}")
     print(
@@ -101,6 +102,11 @@ def _features(spec: "TransformerSpec") -> list[str]:
         *([f"logits up to {spec.logit_soft_cap:g}"] if spec.logit_soft_cap else []),
         *(["norms of queries and keys"] if any(a.qk_norm != "none" for a in attention) else []),
         *(f"norms {place} each block" for n, place in _PLACES.items() if any(layer.norms == n for layer in layers)),
+        *(
+            [f"attention to a source that an encoder of {len(spec.encoder.layers)} layers reads"]
+            if spec.encoder
+            else []
+        ),
         *(["attention and FFN in parallel"] if any(layer.parallel for layer in layers) else []),
         *([f"{still} layers without positions"] if still and spec.rope else []),
         *(["positions of their own in local layers"] if spec.local_rope else []),
@@ -118,17 +124,23 @@ def _bytes_by_dtype(checkpoint: "Checkpoint") -> dict[str, int]:
 
 def _layer_table(checkpoint: "Checkpoint") -> tuple[list[str], list[list[str]]]:
     """A row for neighbouring layers of one shape."""
-    rows, first = [], 0
-    for layer, group in groupby(checkpoint.spec.layers):
+    encoder = checkpoint.spec.encoder
+    rows = [*(_layer_rows(encoder, "encoder ") if encoder else ()), *_layer_rows(checkpoint.spec)]
+    return ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"], rows
+
+
+def _layer_rows(spec: "TransformerSpec", side: str = "") -> Iterator[list[str]]:
+    first = 0
+    for layer, group in groupby(spec.layers):
         last = first + len(list(group)) - 1
         a, f = layer.attention, layer.ffn
         formats = ["/".join(sorted(set(names))) for names in ([a.query, a.key, a.value, a.output], [f.up, f.down])]
-        rows.append([
-            f"{first}-{last}" if last > first else str(first), str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
+        where = f"{first}-{last}" if last > first else str(first)
+        yield [
+            f"{side}{where}", str(a.num_heads), str(a.num_kv_heads), str(a.head_size),
             f"{_of_mixture(f)}{f.width}{' gated' if f.gated else ''}", f.activation, *formats,
-        ])  # fmt: skip
+        ]  # fmt: skip
         first = last + 1
-    return ["layers", "heads", "KV heads", "head size", "FFN", "activation", "attention", "FFN format"], rows
 
 
 def _of_mixture(ffn: "FFNSpec") -> str:

@@ -15,6 +15,10 @@ _KEPT = {  # figures of a text: what heads their column, and how they are writte
     "top1_agreement": ("agreement", "{:.2%}"),
 }
 _ALIKE = {"mean_cosine": ("mean cosine", "{:.5f}"), "least_cosine": ("least cosine", "{:.5f}")}  # of an encoder
+_MATCHED = {  # of a model that answers sources
+    "perplexity": ("perplexity", "{:.4f}"), "top1_accuracy": ("same tokens", "{:.2%}"),
+    "exact_match": ("same answers", "{:.2%}"),
+}  # fmt: skip
 _READ = {"bytes_share": ("bytes read", "{:.3f}"), "neurons_share": ("neurons", "{:.3f}")}
 
 
@@ -53,7 +57,8 @@ def _tier_table(record: "Record") -> tuple[list[str], list[list[str]]]:
 def _measured_table(stages: Sequence["StageRecord"]) -> tuple[list[str], list[list[str]]]:
     """A row a stage: what the model weighs after it and keeps; before them the original, where it was scored."""
     original = next((found for stage in stages if (found := _figures(stage, "original"))), None)
-    kept = _ALIKE if original and "mean_cosine" in original else _KEPT
+    known = original or {}
+    kept = _ALIKE if "mean_cosine" in known else _MATCHED if "exact_match" in known else _KEPT
     rows = [["original", "", "", *_cells(original, kept)]] if original else []
     for stage in stages:
         weight = _cells(stage.measured, {"weight_bytes": ("", "{:,}")})

@@ -50,9 +50,10 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
     from ..compress.diagnose.passages import read_passages
     from ..models.errors import SetupError
 
-    if not checkpoint.spec.causal:
+    if not checkpoint.spec.causal or checkpoint.spec.reads_sources:
+        what = "has an encoder" if checkpoint.spec.causal else "is an encoder"
         raise SetupError(
-            f"{checkpoint.path.name} is an encoder, and experts and neurons are looked at where text is continued; "
+            f"{checkpoint.path.name} {what}, and experts and neurons are looked at where text is continued; "
             "leave --text and --memory out"
         )
     places = [Place.parse(text) for text in args.memory]

@@ -30,22 +30,19 @@ def add_parser(commands: Any) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Prints a line a model."""
-    from ..models.families.registry import FAMILIES
     from ..models.intake.registry import SOURCES
     from ..models.locate import by_short_name
 
     rows = [
         [
             source.name, f"{source.num_parameters / 1e6:.4g}M", source.family,
-            "yes" if source.family in FAMILIES else "not yet", source.licence,
-            "yes" if by_short_name(source.name) else f"{source.fetch_bytes / 1e6:.0f} MB to get",
+            source.licence, "yes" if by_short_name(source.name) else f"{source.fetch_bytes / 1e6:.0f} MB to get",
         ]
         for source in SOURCES.values()
     ]  # fmt: skip
-    print_table(["model", "parameters", "family", "runs", "licence", "at hand"], rows)
+    print_table(["model", "parameters", "family", "licence", "at hand"], rows)
     for source in SOURCES.values():
-        later = "" if source.family in FAMILIES else f"; can be had, and runs once the family {source.family} does"
-        print(f"{source.name}: {source.what}{later}")
+        print(f"{source.name}: {source.what}")
     return 0
 
 

@@ -59,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
     from ..models.errors import SetupError
 
     check_can_report("retention", args.out)
-    if not open_checkpoint(args.model).spec.causal:
+    spec = open_checkpoint(args.model).spec
+    if spec.reads_sources:
+        raise SetupError(f"{args.model} answers what an encoder reads, and curves are of models that continue text")
+    if not spec.causal:
         raise SetupError(f"{args.model} is an encoder, and curves are of what a model predicts; name one that does")
     plan = CurvePlan(
         args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.seeds,

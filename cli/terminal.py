@@ -4,7 +4,6 @@ NO_COLOR takes the colours away; TERM=dumb is no terminal. Rich is imported wher
 """
 
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,6 @@ _UNLIMITED = 1 << 16  # columns: a terminal wraps what is too long, where Rich w
 def is_terminal(stream: TextIO) -> bool:
     """Whether a person reads it who sees colours and a cursor that moves."""
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-def typed() -> str:
-    """The command as it was typed, for a report that says how it was made."""
-    return shlex.join(["moesaic", *sys.argv[1:]])
 
 
 def say(text: str) -> None:

@@ -22,7 +22,7 @@ def check_encoder_recipe(recipe: Recipe) -> None:
     if recipe.evaluation.tasks:
         raise RecipeError(
             f"evaluation.tasks is {', '.join(recipe.evaluation.tasks)[:200]}, and tasks are answered by models that "
-            "continue text; leave it out for an encoder"
+            "continue text; leave it out for a model with an encoder"
         )
 
 

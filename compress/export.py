@@ -70,9 +70,10 @@ def _check_form(source: Checkpoint, to: str) -> None:
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "
             "export --to dense"
         )
-    if to == "compressed-tensors" and not source.spec.causal:
+    if to == "compressed-tensors" and (not source.spec.causal or source.spec.reads_sources):
+        what = "has an encoder" if source.spec.causal else "is an encoder"
         raise CheckpointError(
-            f"{source.path.name} is an encoder, which is not written as compressed-tensors; export --to dense"
+            f"{source.path.name} {what}, which is not written as compressed-tensors; export --to dense"
         )
     if to == "compressed-tensors" and source.family.transposed:
         raise CheckpointError(
@@ -98,7 +99,7 @@ def _formats(spec: TransformerSpec) -> Iterator[tuple[str, str]]:
 def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, Any]:
     config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     config |= {"torch_dtype": dtype, "dtype": dtype}
-    if not spec.is_mixture:  # whose widths are as they were, and of two kinds
+    if not _keeps_widths(spec):
         config[source.family.width_key] = spec.layers[0].ffn.width
     if source.family.bias_key:
         config[source.family.bias_key] = spec.layers[0].ffn.output_bias
@@ -112,10 +113,20 @@ def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, 
 
 def _plain(source: Checkpoint) -> TransformerSpec:
     """The spec with dense layers, equal but in a mixture of experts."""
-    width = 0 if source.spec.is_mixture else max(layer.ffn.width for layer in source.spec.layers)
+    width = 0 if _keeps_widths(source.spec) else max(layer.ffn.width for layer in source.spec.layers)
     biased = any(layer.ffn.output_bias for layer in source.spec.layers)
     layers = tuple(_plain_layer(layer, width, biased) for layer in source.spec.layers)
-    return replace(source.spec, layers=layers, embedding=DENSE, head=DENSE, num_tiers=1, kv_cache="model")
+    encoder = source.spec.encoder
+    if encoder is not None:
+        encoder = replace(encoder, layers=tuple(_plain_layer(layer, 0, biased) for layer in encoder.layers))
+    return replace(
+        source.spec, layers=layers, encoder=encoder, embedding=DENSE, head=DENSE, num_tiers=1, kv_cache="model"
+    )
+
+
+def _keeps_widths(spec: TransformerSpec) -> bool:
+    """Whether FFNs are as wide as they were, and not all of one width: in a mixture, and on two sides."""
+    return spec.is_mixture or spec.reads_sources
 
 
 def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
@@ -124,7 +135,8 @@ def _plain_layer(layer: LayerSpec, width: int, biased: bool) -> LayerSpec:
         layer.ffn, width=width or layer.ffn.width, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec(), bias=biased,
         output_bias=biased,
     )  # fmt: skip
-    return replace(layer, attention=attention, ffn=ffn)
+    cross = layer.cross and replace(layer.cross, query=DENSE, key=DENSE, value=DENSE, output=DENSE)
+    return replace(layer, attention=attention, ffn=ffn, cross=cross)
 
 
 def _tensors(
@@ -132,7 +144,7 @@ def _tensors(
 ) -> Iterator[tuple[str, Tensor]]:
     """The source's tensors, multiplied out and padded, then the biases that it lacks. keep_int8: of layers' linears."""
     scales = {name: tensor for name, tensor in read_tensors(source) if name.endswith("_scale")}
-    width, present = 0 if spec.is_mixture else spec.layers[0].ffn.width, set()
+    width, present = 0 if _keeps_widths(spec) else spec.layers[0].ffn.width, set()
     for name, tensor in read_tensors(source):
         if is_sparse_tensor(name) or name in scales:
             continue
@@ -143,7 +155,8 @@ def _tensors(
         else:
             yield name, _padded(name, multiplied_out(name, tensor, scales), width).to(dtype)
     for i, layer in enumerate(spec.layers):
-        sizes = {"up": width, "gate": width, "down": spec.hidden_size} if layer.ffn.output_bias else {}
+        biased = layer.ffn.output_bias and not _keeps_widths(spec)
+        sizes = {"up": width, "gate": width, "down": spec.hidden_size} if biased else {}
         for linear, size in sizes.items():
             name = f"layers.{i}.ffn.{linear}.bias"
             if name not in present and (linear != "gate" or layer.ffn.gated):

@@ -18,6 +18,7 @@ from .identity import content_sha256
 from .recipe import Recipe, read_recipe
 from .rival import rival_notice
 from .run import Announce, Estimate, Run
+from .sourced import write_sourced
 from .stage import FewTokensWarning
 
 
@@ -65,7 +66,7 @@ def compress(
         return _finished_before(source, target, steps)
     check_new(target)
     say = progress or (lambda what, done, total: None)
-    if not source.spec.causal:
+    if not source.spec.causal or source.spec.reads_sources:
         check_encoder_recipe(steps)
     run = Run(source, steps, say, announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
@@ -79,6 +80,8 @@ def compress(
         run.check_disk()
         if not source.spec.causal:
             return _compression(source, target, steps, write_encoder(run, source, target, say))
+        if source.spec.reads_sources:
+            return _compression(source, target, steps, write_sourced(run, source, target, say))
         made = run.make()
         notices = [each for each in (rival and rival_notice(run, made), few) if each]
         return _compression(source, target, steps, run.write(target, made, notices))

@@ -102,6 +102,11 @@ class Run:
                     f"{stage.name}: this model is an encoder, which it does not change; a recipe for such a model has "
                     "quantize"
                 )
+            if spec.reads_sources and not stage.takes_encoders:
+                raise RecipeError(
+                    f"{stage.name}: this model has an encoder and a decoder, which it does not change; a recipe for "
+                    "such a model has quantize"
+                )
             spec = stage.plan(spec)
             planned.append(spec)
         for stage, own in zip(self.stages, planned, strict=True):

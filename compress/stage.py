@@ -35,7 +35,7 @@ class Stage(ABC):
     name: what recipes call it; settings_type: what its settings are checked by; rounds_weights: whether weights that
     it leaves are less exact than those that it was given; changes_model: whether it makes another model, where others
     only round or arrange what is there; takes_mixtures, takes_encoders: whether FFNs may be mixtures of experts, and
-    the model an encoder; sources: what decides its bytes beside stage_cache.DECIDING.
+    the model one with an encoder; sources: what decides its bytes beside stage_cache.DECIDING.
     """
 
     name: ClassVar[str]

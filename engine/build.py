@@ -27,6 +27,7 @@ from .engine import Engine
 from .form import Forms
 from .guided import Guides
 from .options import EngineOptions, ModelDescription
+from .own_rules import OwnRules
 from .pages import block_bytes
 from .request import Limits, Load, Request, Row
 from .runner import ModelRunner
@@ -73,7 +74,8 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
     if not checkpoint.spec.causal:
         return _encoder(checkpoint, options)
-    step = step_of(checkpoint, options.step_share)
+    step, sourced = step_of(checkpoint, options.step_share), checkpoint.spec.reads_sources
+    own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced)
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
@@ -82,8 +84,10 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))  # refuses before anything is loaded
     model = load_transformer(checkpoint, device, options.dtype)
     num_blocks = choose_blocks(checkpoint, dtype, options, max_context, free_bytes(device))
+    if sourced and device.type == "cpu":
+        pack_digits_(model)
     runner = ModelRunner(model, num_blocks, max_context, dtype, step, options.kv_cache == INT8)
-    forms = Forms(runner) if device.type == "cuda" and step is None else None
+    forms = Forms(runner) if device.type == "cuda" and step is None and not sourced else None
     if forms:
         forms.warm(options.num_slots)
     runner.use_threads(threads)
@@ -91,10 +95,13 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     eos_ids = Tokenizer.open(checkpoint.path).eos_ids
     engine = Engine(
         runner, eos_ids, options.seed, options.num_slots,
-        watched=watched, forms=forms, guides=Guides(checkpoint.path, eos_ids),
+        watched=watched, forms=forms, guides=Guides(checkpoint.path, eos_ids), own=own,
     )  # fmt: skip
     cache_tokens = runner.num_blocks * runner.block_tokens
-    limits = Limits(checkpoint.spec.vocab_size, max_context, options.num_slots, cache_tokens, runner.block_tokens)
+    limits = Limits(
+        checkpoint.spec.vocab_size, max_context, options.num_slots, cache_tokens, runner.block_tokens,
+        source_within(checkpoint, max_context),
+    )  # fmt: skip
     description = replace(
         _described(checkpoint, device, dtype, threads, options),
         max_context=max_context,
@@ -190,6 +197,12 @@ def choose_context(checkpoint: Checkpoint, options: EngineOptions) -> int:
     return wanted
 
 
+def source_within(checkpoint: Checkpoint, max_context: int) -> int | None:
+    """The longest source that an encoder reads, which is no longer than an answer may be; None where there is none."""
+    encoder = checkpoint.spec.encoder
+    return None if encoder is None else min(encoder.max_context, max_context)
+
+
 def choose_blocks(
     checkpoint: Checkpoint, dtype: torch.dtype, options: EngineOptions, max_context: int, free: int
 ) -> int:
@@ -198,7 +211,7 @@ def choose_blocks(
     Raises SetupError where one context does not fit, or where more is asked for than there is.
     """
     each = block_bytes(checkpoint.spec, dtype, options.kv_cache == INT8)
-    one = -(-max_context // BLOCK_TOKENS)
+    one = sum(-(-tokens // BLOCK_TOKENS) for tokens in (max_context, source_within(checkpoint, max_context) or 0))
     budget = options.kv_memory or int(free * FREE_PART)
     blocks = min(options.num_slots * one, budget // each)
     if blocks < one:

@@ -1,5 +1,7 @@
 """What generation_config.json asks of every request, judged where a model is opened for generation. No torch.
 
+What it says of tokens that must or may not come is in own_rules.py, and not set aside.
+
 A value that no request could have is set aside, so that a fault of the file never is one of the requests; so is what
 changes answers in `transformers` and is not built here. A warning says all of it in one line. Lengths are the caller's.
 """
@@ -9,7 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..models.families.registry import FAMILIES
 from ..models.optional_json import read_optional_json
+from .beams import AT_ONCE, NEVER, WHILE_BETTER
+from .own_rules import BAD_WORDS, generation_values, single_word
 from .sampling import OPTIONS, Option
 
 _LARGEST = 1e9
@@ -19,12 +24,15 @@ _DRAWING: Mapping[str, tuple[Any, ...]] = {  # what is not built, with the value
 }  # fmt: skip
 _ALWAYS: Mapping[str, tuple[Any, ...]] = {
     "encoder_repetition_penalty": (1,), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
-    "dry_multiplier": (0,), "num_beams": (1,), "num_beam_groups": (1,), "diversity_penalty": (0,),
+    "dry_multiplier": (0,), "num_beam_groups": (1,), "diversity_penalty": (0,),
     "penalty_alpha": (0,), "guidance_scale": (1,), "dola_layers": (), "min_length": (0,), "min_new_tokens": (0,),
-    "bad_words_ids": ([],), "force_words_ids": ([],), "constraints": ([],), "sequence_bias": ([], {}),
-    "suppress_tokens": ([],), "begin_suppress_tokens": ([],), "forced_bos_token_id": (), "forced_eos_token_id": (),
+    "force_words_ids": ([],), "constraints": ([],), "sequence_bias": ([], {}), "begin_suppress_tokens": ([],),
     "exponential_decay_length_penalty": (), "stop_strings": ([], ""), "watermarking_config": (),
 }  # fmt: skip
+
+
+_EARLY = ((False, WHILE_BETTER), (True, AT_ONCE), ("never", NEVER))
+_SEARCH = ("num_beams", "length_penalty", "early_stopping")  # what counts for greedy answers alone
 
 
 class GenerationConfigWarning(UserWarning):
@@ -34,17 +42,24 @@ class GenerationConfigWarning(UserWarning):
 def sampling_defaults(folder: Path) -> dict[str, float | int]:
     """The defaults that a model directory sets, by the names of `Sampling`; each is one that a request may have.
 
-    {"temperature": 0} where the file says do_sample false. Warns of what is set aside; CheckpointError for a file that
-    cannot be read.
+    {"temperature": 0} where the file says do_sample false, or, of a model whose encoder reads the prompt, nothing.
+    Warns of what is set aside; CheckpointError for a file that cannot be read.
     """
-    file = folder / "generation_config.json"
-    values = {name: value for name, value in read_optional_json(file).items() if value is not None}
-    greedy = values.get("do_sample") is False
+    file, sourced = folder / "generation_config.json", _reads_sources(folder)
+    values = generation_values(folder, sourced)
+    greedy = values.get("do_sample", False if sourced else None) is False
     defaults = {**_taken(values, greedy), **({"temperature": 0.0} if greedy else {})}
+    defaults = {name: value for name, value in defaults.items() if greedy or name not in _SEARCH}
     if aside := [*_wrong(values, greedy), *_not_built(values, greedy)]:
         message = f"{file}: set aside {'; '.join(aside)}. Requests may give their own settings"
         warnings.warn(message, GenerationConfigWarning, stacklevel=3)
     return defaults
+
+
+def _reads_sources(folder: Path) -> bool:
+    """Whether the model of a directory has an encoder that reads prompts."""
+    family = FAMILIES.get(str(read_optional_json(folder / "config.json").get("model_type")))
+    return family is not None and family.reads_sources
 
 
 def _taken(values: Mapping[str, Any], greedy: bool) -> dict[str, float | int]:
@@ -62,6 +77,11 @@ def _wrong(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
 
 
 def _not_built(values: Mapping[str, Any], greedy: bool) -> Iterator[str]:
+    words = values.get(BAD_WORDS) or []
+    if not isinstance(words, list) or not all(map(single_word, words)):
+        yield f"{BAD_WORDS} {_shown(words)}, of which moesaic follows words of one token"
+    if values.get("num_beams", 1) != 1 and not greedy:
+        yield f"num_beams {_shown(values['num_beams'])}, which counts where do_sample is false"
     for name, neutral in {**_ALWAYS, **({} if greedy else _DRAWING)}.items():
         if name in values and values[name] not in neutral:
             why = "requests give themselves" if name in OPTIONS else "moesaic does not have"
@@ -74,7 +94,9 @@ def _is_set(name: str, option: Option, values: Mapping[str, Any], greedy: bool) 
 
 
 def _as_here(name: str, value: Any) -> Any:
-    """top_k -1 is how others say off."""
+    """top_k -1 is how others say off, and early_stopping has words for its numbers."""
+    if name == "early_stopping":
+        return next((number for said, number in _EARLY if said is value or said == value == "never"), value)
     return 0 if name == "top_k" and value == -1 else value
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .counter import uniforms
 from .guided import Guide
+from .own_rules import OwnRules
 from .request import Request
 
 _AHEAD = 64  # random numbers that are made in one go
@@ -55,23 +56,25 @@ class Drawing:
         fallback_seed: int,
         end_ids: Iterable[int] = (),
         guide: Guide | None = None,
+        own: OwnRules = OwnRules(),  # noqa: B008  # frozen
     ) -> None:
         """choice: 0 .. n-1 of a request with n answers. fallback_seed: for a request that brings none.
 
         end_ids: the model's own, which together with the request's may not come before min_new_tokens. guide: where
-        the request has a constraint, one of its own for each answer.
+        the request has a constraint, one of its own for each answer. own: what else the model says of its answers.
         """
         self.request, self.choice, self.position = request, choice, 0
-        self._guide = guide
+        self._guide, self._own = guide, own
         seed = request.sampling.seed
         self._seed = fallback_seed if seed is None else seed
         self._ahead: list[float] = []
         self._counts: Counter[int] = Counter()
         self._bias = dict(request.token_rules.logit_bias)
-        self._banned = frozenset(request.token_rules.banned_token_ids)
+        self._banned = frozenset((*request.token_rules.banned_token_ids, *own.banned_ids))
         stopping = request.stopping
         self._ends = frozenset((*stopping.stop_token_ids, *(() if stopping.ignore_eos else end_ids)))
-        self._prompt = frozenset(request.prompt_ids if request.sampling.repetition_penalty != 1 else ())
+        seen = request.prompt_ids if own.start_id is None else (own.start_id,)
+        self._prompt = frozenset(seen if request.sampling.repetition_penalty != 1 else ())
         self._allowed: Tensor | None = None
         self.changes = Changes()
         self._put((*self._prompt, *self._bias, *self._banned, *(self._ends if self._may_not_end else ())))
@@ -98,9 +101,19 @@ class Drawing:
             self._put(self._ends)
 
     @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return self._ends
+
+    @property
     def is_changed(self) -> bool:
         """Whether its logits are not taken as the model gives them."""
-        return bool(len(self.changes) or self.request.token_rules.allowed_token_ids or self._guide)
+        return bool(len(self.changes) or self.request.token_rules.allowed_token_ids or self._guide or self.forced)
+
+    @property
+    def forced(self) -> tuple[int, ...]:
+        """Of which the next token must be one, by the model's own rules; empty is any, as where a constraint rules."""
+        return () if self._guide else self._own.forced(self.position, self.request.stopping.max_new_tokens)
 
     @property
     def error(self) -> str:
@@ -117,7 +130,8 @@ class Drawing:
         """Whether nothing is asked of it but the likeliest token, or one drawn at its temperature from all."""
         sampling = self.request.sampling
         cut = sampling.top_k or sampling.top_p < 1 or sampling.min_p or sampling.typical_p < 1
-        return not (self.is_changed or (cut and sampling.temperature) or sampling.logprobs is not None)
+        other = sampling.logprobs is not None or sampling.num_beams > 1
+        return not (self.is_changed or (cut and sampling.temperature) or other)
 
     def allowed(self, vocab_size: int, device: torch.device) -> Tensor | None:
         """[vocab] whether a token may come, where the request says so; else None."""

@@ -8,17 +8,20 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from ..models.seeds import folded
+from .beams import BeamSearch, Found
 from .drawing import Drawing
 from .form import Forms
 from .guided import Guides
-from .isolation import Done, Outcome, apart, copied, drawn_apart, span_of, told
+from .isolation import Done, Outcome, apart, copied, drawn_apart, offered_apart, span_of, told
 from .logprobs import prompt_logprobs
+from .own_rules import OwnRules
 from .request import FinishReason, Load, Request, Row, TokenLogprobs
 from .runner import Runner
-from .sampler import Drawn
+from .sampler import NO_TOKEN, Drawn
 from .scheduler import Plan, Scheduler, Work
 from .sequence import Sequence as Answer
 
@@ -41,14 +44,16 @@ class Engine:
         watched: Callable[[], AbstractContextManager[None]] = nullcontext,
         forms: Forms | None = None,
         guides: Guides | None = None,
+        own: OwnRules = OwnRules(),  # noqa: B008  # frozen
     ) -> None:
         """watched: entered around each forward pass, by whoever wants to know how long it takes.
 
         forms: for the steps in which all rows decode and are drawn plainly; by default every step has its own size.
         guides: for requests with a constraint; without them nobody may bring one.
+        own: what the model says of all its answers; with a beginning of its decoder, prompts are sources.
         """
         self._runner, self._watched, self._now, self._forms = runner, watched, now, forms
-        self._guides = guides
+        self._guides, self._own = guides, own
         self._eos_ids, self._seed = frozenset(eos_ids), seed
         self._refused: list[Row] = []  # to be told with the next step
         self.scheduler = Scheduler(
@@ -71,13 +76,18 @@ class Engine:
     def add(self, request: Request) -> None:
         """Puts a request behind the waiting ones."""
         arrived = self._now() if request.arrived_seconds is None else request.arrived_seconds
-        ids = list(request.prompt_ids)
+        start = self._own.start_id
+        ids, source = ([*request.prompt_ids], ()) if start is None else ([start], request.prompt_ids)
         try:
             drawing = self._drawing(request, 0)
         except Exception as error:  # a thread that compiles a grammar may not be there to be had
             self._refused.append(Row(request.key, finish=FinishReason.FAILED, error=told(error)))
             return
-        answer = Answer(request, drawing, arrived, num_answers=request.sampling.n, ids=ids)
+        sampling = request.sampling
+        answers = max(sampling.n, sampling.num_beams)
+        answer = Answer(request, drawing, arrived, num_answers=answers, ids=ids, source=source)
+        if sampling.num_beams > 1:
+            answer.search = BeamSearch(request, answer, drawing.ends)
         if self.scheduler.fits(answer):
             self.scheduler.waiting.push(answer)
         else:
@@ -103,7 +113,8 @@ class Engine:
         outcome = self._computed(plan)
         self._learn(plan.work, self._now() - began)
         rows += self._accepted(outcome.drawn)
-        rows += [self._failed(work.sequence, told(error)) for work, error in outcome.failed]
+        for work, error in outcome.failed:
+            rows += self._failed(work.sequence, told(error))
         rows += self._drawn(outcome.done)
         if outcome.out_of_memory:
             self.scheduler.make_room()
@@ -113,7 +124,7 @@ class Engine:
         """Why no engine of this size could ever run it."""
         total, new = self.scheduler.ledger.total * self._runner.block_tokens, answer.request.stopping.max_new_tokens
         error = (
-            f"a prompt of {answer.num_prompt} tokens and {answer.num_answers} times {new} new ones "
+            f"a prompt of {len(answer.request.prompt_ids)} tokens and {answer.num_answers} times {new} new ones "
             f"are more than the cache of {total} tokens, or than {self.scheduler.num_slots} answers at a time; "
             "ask for less, or raise kv_memory or num_slots"
         )
@@ -147,7 +158,7 @@ class Engine:
 
     def _learn(self, work: Sequence[Work], seconds: float) -> None:
         rows = sum(each.sequence.decodes for each in work)
-        reading = sum(each.count for each in work if not each.sequence.decodes)
+        reading = sum(each.count + len(each.sequence.unread) for each in work if not each.sequence.decodes)
         self.scheduler.pace.learn(rows, reading, seconds)
 
     def _drawn(self, done: Sequence[Done]) -> list[Row]:
@@ -159,19 +170,23 @@ class Engine:
             try:
                 self._score(each)
             except Exception as error:
-                rows.append(self._failed(each.work.sequence, told(error)))
+                rows += self._failed(each.work.sequence, told(error))
                 continue
             self.scheduler.done(each.work)
-            if last:
+            if last and each.work.sequence.search is None:
                 ready += [(answer, each) for answer in (each.work.sequence, *self._forks(each.work.sequence))]
         drawn = drawn_apart([(answer.drawing, each) for answer, each in ready])
-        return rows + [self._advanced(answer, token) for (answer, _), token in zip(ready, drawn, strict=True)]
+        for (answer, _), token in zip(ready, drawn, strict=True):
+            rows += self._advanced(answer, token)
+        return rows + self._searched(
+            [each for each in done if each.work.sequence.search and not each.work.sequence.pending]
+        )
 
     def _accepted(self, drawn: Sequence[tuple[Work, Drawn]]) -> list[Row]:
         """The rows of a step that has drawn its tokens itself."""
         for work, _ in drawn:
             self.scheduler.done(work)
-        return [self._advanced(work.sequence, token) for work, token in drawn]
+        return [row for work, token in drawn for row in self._advanced(work.sequence, token)]
 
     @staticmethod
     def _score(done: Done) -> None:
@@ -194,7 +209,49 @@ class Engine:
             forks.append(fork)
         return forks
 
-    def _advanced(self, answer: Answer, drawn: Drawn) -> Row:
+    def _searched(self, done: Sequence[Done]) -> list[Row]:
+        """The rows of searches that came to their end, once all beams of each have offered their next tokens."""
+        for each in done:
+            if each.shares is not None:
+                each.work.sequence.spend(each.shares.tolist())
+        offers, failed = offered_apart(done)
+        rows = [row for answer, error in failed for row in self._failed(answer, error)]
+        for answer, tokens in offers:
+            search = answer.search
+            if search is not None and not search.is_over:
+                answer.decoding_since = answer.decoding_since or self._now()
+                search.offer(answer, tokens)
+                rows += self._next_beams(answer, search) if search.is_ready else []
+        return rows
+
+    def _next_beams(self, answer: Answer, search: BeamSearch[Answer]) -> list[Row]:
+        """Lets the best beams go on, each by its own token, and ends the others; or tells what was found."""
+        found = search.best({key: beam.new_ids for key, (beam, _) in search.beams.items()})
+        if not found:
+            self.scheduler.remove_search(search)
+            rows = [self._found(answer, choice, each) for choice, each in enumerate(search.answers)]
+            missing = range(len(rows), answer.request.sampling.n)  # where rules leave fewer answers than were asked for
+            refused = self._row(answer, finish=FinishReason.REFUSED, error=NO_TOKEN)
+            return rows + [replace(refused, choice=choice) for choice in missing]
+        before = [beam for beam, _ in search.beams.values()]
+        beams = self.scheduler.branch(before, [each.beam for each in found], answer.request.sampling.num_beams)
+        for beam, each in zip(beams, found, strict=True):
+            if beam is not each.beam:
+                beam.drawing = self._drawing(beam.request, 0)
+                for token in beam.new_ids:
+                    beam.drawing.take(token)
+            beam.ids.append(each.token)
+            beam.drawing.take(each.token)
+        search.go_on([(beam, each.total) for beam, each in zip(beams, found, strict=True)])
+        return []
+
+    def _found(self, answer: Answer, choice: int, found: Found) -> Row:
+        """An answer of a search, whole."""
+        why = FinishReason.LENGTH if found.end is None else FinishReason.STOP_TOKEN
+        row = self._row(answer, found.ids, why, stop_token=found.end)
+        return replace(row, choice=choice)
+
+    def _advanced(self, answer: Answer, drawn: Drawn) -> list[Row]:
         """Appends the next token and ends the answer where it must end."""
         if drawn.error:
             return self._failed(answer, drawn.error, FinishReason.REFUSED if drawn.refused else FinishReason.FAILED)
@@ -204,26 +261,33 @@ class Engine:
         if answer.decoding_since is None:
             answer.decoding_since = self._now()
         if token in request.stopping.stop_token_ids or (token in self._eos_ids and not request.stopping.ignore_eos):
-            return self._finished(answer, (), FinishReason.STOP_TOKEN, stop_token=token)
+            return [self._finished(answer, (), FinishReason.STOP_TOKEN, stop_token=token)]
         answer.ids.append(token)
         try:
             answer.drawing.take(token)
         except Exception as error:
             return self._failed(answer, told(error))
         if answer.num_new >= request.stopping.max_new_tokens:
-            return self._finished(answer, (token,), FinishReason.LENGTH, drawn=drawn)
+            return [self._finished(answer, (token,), FinishReason.LENGTH, drawn=drawn)]
         if answer.num_cached >= self._runner.max_context:
-            return self._finished(answer, (token,), FinishReason.CONTEXT_FULL, drawn=drawn)
-        return self._row(answer, (token,), timed=answer.num_new == 1, drawn=drawn)
+            return [self._finished(answer, (token,), FinishReason.CONTEXT_FULL, drawn=drawn)]
+        return [self._row(answer, (token,), timed=answer.num_new == 1, drawn=drawn)]
 
     def _finished(self, answer: Answer, tokens: tuple[int, ...], why: FinishReason, **more: Any) -> Row:
         row = self._row(answer, tokens, why, **more)
         self.scheduler.finish(answer)
         return row
 
-    def _failed(self, answer: Answer, error: str, why: FinishReason = FinishReason.FAILED) -> Row:
-        self.scheduler.remove(answer)
-        return self._row(answer, finish=why, error=error)
+    def _failed(self, answer: Answer, error: str, why: FinishReason = FinishReason.FAILED) -> list[Row]:
+        """The row of an answer that fails, and with it of all that is searched for beside it; told once."""
+        if answer.search is None:
+            self.scheduler.remove(answer)
+        elif answer.search.is_over:
+            return []
+        else:
+            answer.search.is_over = True
+            self.scheduler.remove_search(answer.search)
+        return [self._row(answer, finish=why, error=error)]
 
     def _row(
         self,
@@ -246,7 +310,7 @@ class Engine:
 
     def _drawing(self, request: Request, choice: int) -> Drawing:
         guide = self._guides.start(request.constraint) if self._guides else None
-        return Drawing(request, choice, folded(self._seed, request.key), self._eos_ids, guide)
+        return Drawing(request, choice, folded(self._seed, request.key), self._eos_ids, guide, self._own)
 
 
 def _logprobs(drawn: Drawn | None) -> tuple[TokenLogprobs, ...]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .beam_tokens import likeliest
 from .drawing import Drawing
-from .runner import Runner, Span
-from .sampler import Drawn, draw
+from .runner import Runner, SourceSpan, Span
+from .sampler import NOT_FINITE, Drawn, draw
 from .scheduler import Plan, Work
+from .sequence import Sequence as Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,29 @@ def _drawn(ready: Sequence[tuple[Drawing, Done]]) -> list[Drawn]:
     return draw(logits, [drawing for drawing, _ in ready], torch.stack(shares) if shares else None)
 
 
+def offered_apart(
+    done: Sequence[Done],
+) -> tuple[list[tuple[Answer, list[tuple[int, float]]]], list[tuple[Answer, str]]]:
+    """What each beam offers, and whose logits give nothing to offer, with the reason."""
+    if not done:
+        return [], []
+    beams = [each.work.sequence for each in done]
+    counts = [beam.search.num_offers if beam.search else 0 for beam in beams]
+    try:
+        logits = torch.stack([each.logits[-1] for each in done])
+        found = likeliest(logits, [beam.drawing for beam in beams], counts)
+    except Exception as error:
+        if len(done) == 1:
+            return [], [(beams[0], told(error))]
+        middle = len(done) // 2
+        parts = offered_apart(done[:middle]), offered_apart(done[middle:])
+        return [*parts[0][0], *parts[1][0]], [*parts[0][1], *parts[1][1]]
+    pairs = list(zip(beams, found, strict=True))
+    return [(beam, each) for beam, each in pairs if each is not None], [
+        (beam, NOT_FINITE) for beam, each in pairs if each is None
+    ]
+
+
 def told(error: Exception) -> str:
     """An exception in the words of a row."""
     return f"{type(error).__name__}: {error}"
@@ -99,7 +124,8 @@ def span_of(work: Work) -> Span:
     sequence = work.sequence
     begin = sequence.num_cached
     ids = sequence.ids[begin : begin + work.count]
-    return Span(ids, begin, sequence.table, work.operating_point, _scored(work), sequence.decodes)
+    source = SourceSpan(sequence.unread, len(sequence.source), sequence.source_table) if sequence.source else None
+    return Span(ids, begin, sequence.table, work.operating_point, _scored(work), sequence.decodes, source)
 
 
 def _scored(work: Work) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..kernels.paged_attention import PagedTokens, paged_attention
+from ..kernels.paged_attention import PagedTokens, paged_attention, paged_lookup
 from ..kernels.weighing import PLAIN, Weighing
 from .pages import Pages
 
@@ -22,13 +22,26 @@ def tokens_of(spans: Sequence[tuple[int, int, Sequence[int]]], device: torch.dev
 
 
 class PagedContext:
-    """A `Context` for tokens in one flat list: a forward pass over [tokens, 1] ids."""
+    """A `SourceContext` for tokens in one flat list: a forward pass over [tokens, 1] ids.
 
-    def __init__(self, pages: Pages, tokens: PagedTokens) -> None:
-        self._pages, self._tokens = pages, tokens
+    bias: [heads, distances], of tokens so far back. sources: where the sources of the tokens lie, in models that have
+    some.
+    """
+
+    def __init__(
+        self, pages: Pages, tokens: PagedTokens, bias: Tensor | None = None, sources: PagedTokens | None = None
+    ) -> None:
+        self._pages, self._tokens, self._bias, self._sources = pages, tokens, bias, sources
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, weighing: Weighing = PLAIN) -> Tensor:
         """Stores keys and values, then attends. query: [tokens, heads, 1, size] and so on."""
         query, key, value = (each[:, :, 0] for each in (query, key, value))
-        mixed = paged_attention(query, key, value, self._pages.layers[layer], self._tokens, weighing)
+        mixed = paged_attention(query, key, value, self._pages.layers[layer], self._tokens, weighing, self._bias)
+        return mixed.unsqueeze(2)
+
+    def attend_source(self, layer: int, query: Tensor, weighing: Weighing = PLAIN) -> Tensor:
+        """query: [tokens, heads, 1, size] -> like query."""
+        if self._sources is None:
+            raise ValueError("a decoder that goes on from a source was given none")
+        mixed = paged_lookup(query[:, :, 0], self._pages.layers[layer], self._sources, weighing)
         return mixed.unsqueeze(2)

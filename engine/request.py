@@ -40,7 +40,8 @@ class Request:
     """One prompt to continue. `key` is the handle that its rows come back with; it is unique among the unfinished.
 
     operating_point: of the model's experts, on its dial: 0 is the full tier, a fraction lies between two. It is what
-    new tokens are computed at; the prompt is computed at `prefill_point`. floor: the operating point to which the
+    new tokens are computed at; the prompt is computed at `prefill_point`, its first `num_full` tokens at the
+    full tier. floor: the operating point to which the
     engine may go while others wait; None is not at all.
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     deadline_seconds: on the same clock, when its first token has lost its use.
@@ -63,6 +64,7 @@ class Request:
     salt: str = ""
     deadline_seconds: float | None = None
     pooling: Pooling | None = None
+    num_full: int = 0
 
 
 class FinishReason(Enum):
@@ -141,7 +143,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model allows: ids below `vocab_size`, prompt plus new tokens within `max_context`.
+    """What a model allows: ids below `vocab_size`, prompt plus new tokens within `max_context`. Where an encoder reads
+    the prompt, that is a source of at most `max_source` tokens, and an answer has the context for itself, but for the
+    token that it begins with.
 
     And its engine: `num_slots` answers at a time, all tokens of a request in the blocks of a cache of `cache_tokens`;
     None is no limit.
@@ -152,9 +156,13 @@ class Limits:
     num_slots: int | None = None
     cache_tokens: int | None = None
     block_tokens: int = 1
+    max_source: int | None = None
 
     def blocks(self, num_prompt: int, num_new: int, num_answers: int) -> int:
         """What a request takes at its longest: whole blocks of its prompt once, the others for each answer."""
+        if self.max_source is not None:
+            source = -(-num_prompt // self.block_tokens)
+            return source + replace(self, max_source=None).blocks(1, num_new, num_answers)
         each = -(-min(num_prompt + num_new, self.max_context) // self.block_tokens)
         shared = num_prompt // self.block_tokens
         return shared + num_answers * (each - shared)
@@ -162,7 +170,8 @@ class Limits:
 
 def default_max_new_tokens(num_prompt_tokens: int, limits: Limits) -> int:
     """What is made when the caller names no count: 128, or what the context still holds."""
-    return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - num_prompt_tokens))
+    continued = num_prompt_tokens if limits.max_source is None else 1
+    return max(1, min(DEFAULT_MAX_NEW_TOKENS, limits.max_context - continued))
 
 
 def violations(
@@ -178,7 +187,7 @@ def violations(
         *sampling_violations(sampling),
         *_stopping_violations(stopping, limits),
         *_length_violations(sampling, stopping),
-        *_room_violations(len(prompt_ids), sampling.n, stopping.max_new_tokens, limits),
+        *_room_violations(len(prompt_ids), sampling, stopping.max_new_tokens, limits),
         *token_rule_violations(token_rules, limits.vocab_size),
     ]
 
@@ -191,14 +200,19 @@ def _length_violations(sampling: Sampling, stopping: Stopping) -> list[Violation
     return [Violation("sampling.min_new_tokens", f"is {sampling.min_new_tokens}, {rule}")]
 
 
-def _room_violations(num_prompt: int, num_answers: int, num_new: int, limits: Limits) -> list[Violation]:
+def _room_violations(num_prompt: int, sampling: Sampling, num_new: int, limits: Limits) -> list[Violation]:
     """What no engine of this size could ever run; of one answer the context is the limit."""
-    if num_answers == 1 or not OPTIONS["n"].holds(num_answers) or num_new < 1:
+    name = "num_beams" if sampling.num_beams > 1 else "n"
+    num_answers, field = getattr(sampling, name), f"sampling.{name}"
+    if num_answers == 1 or not OPTIONS[name].holds(num_answers) or num_new < 1:
         return []
     if limits.num_slots is not None and num_answers > limits.num_slots:
         message = f"is {num_answers}, and {limits.num_slots} answers run at a time; ask for fewer, or raise num_slots"
-        return [Violation("sampling.n", message, "TOO_FEW_SLOTS")]
-    blocks = limits.blocks(num_prompt, num_new, num_answers)
+        return [Violation(field, message, "TOO_FEW_SLOTS")]
+    if sampling.num_beams > 1:  # which share nothing once they are computed again
+        blocks = num_answers * limits.blocks(num_prompt, num_new, 1)
+    else:
+        blocks = limits.blocks(num_prompt, num_new, num_answers)
     if limits.cache_tokens is None or blocks * limits.block_tokens <= limits.cache_tokens:
         return []
     message = (
@@ -206,7 +220,7 @@ def _room_violations(num_prompt: int, num_answers: int, num_new: int, limits: Li
         f"{blocks * limits.block_tokens} tokens of the cache, which holds {limits.cache_tokens}; ask for fewer or "
         "shorter ones, or raise kv_memory"
     )
-    return [Violation("sampling.n", message, "CACHE_TOO_SMALL")]
+    return [Violation(field, message, "CACHE_TOO_SMALL")]
 
 
 def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Limits) -> list[Violation]:
@@ -218,6 +232,8 @@ def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Li
     if bad is not None:
         message = f"token {prompt_ids[bad]} at index {bad} is outside the {limits.vocab_size} ids of the vocabulary"
         return [Violation("prompt.token_ids", message, "TOKEN_OUT_OF_VOCABULARY")]
+    if limits.max_source is not None:
+        return _source_violations(len(prompt_ids), stopping.max_new_tokens, limits.max_source, limits.max_context)
     total = len(prompt_ids) + max(stopping.max_new_tokens, 0)
     if total <= limits.max_context:
         return []
@@ -232,6 +248,19 @@ def _prompt_violations(prompt_ids: Sequence[int], stopping: Stopping, limits: Li
         "limit": str(limits.max_context),
     }
     return [Violation("prompt", message, "CONTEXT_LENGTH_EXCEEDED", counts)]
+
+
+def _source_violations(num_source: int, num_new: int, max_source: int, max_context: int) -> list[Violation]:
+    """What is too long of a prompt that an encoder reads, and of its answer."""
+    found = []
+    if num_source > max_source:
+        message = f"has {num_source} tokens, the encoder reads {max_source} at most; shorten it"
+        counts = {"prompt_tokens": str(num_source), "limit": str(max_source)}
+        found.append(Violation("prompt", message, "CONTEXT_LENGTH_EXCEEDED", counts))
+    if num_new > max_context - 1:
+        message = f"is {num_new}, an answer holds {max_context - 1} tokens at most; lower it"
+        found.append(Violation("stopping.max_new_tokens", message))
+    return found
 
 
 def _stopping_violations(stopping: Stopping, limits: Limits) -> list[Violation]:

@@ -17,7 +17,19 @@ from ..models.step_share import StepShare
 from ..models.transformer import Transformer
 from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
+from .paged_source import read_sources, sources_of
 from .pages import Pages
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpan:
+    """The source that a sequence goes on from, of so many tokens, whose keys and values lie in the blocks of its table;
+    unread: its tokens, where they are to be read in this step, or none.
+    """
+
+    unread: Sequence[int]
+    length: int
+    table: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,8 @@ class Span:
     """What one sequence does in a step: these tokens, the first at position `start`, over the blocks of its table.
 
     operating_point: at which they are computed. scored: of how many of the last ones logits are wanted. decodes:
-    whether it is the next token of an answer, which may choose its neurons together with those of others.
+    whether it is the next token of an answer, which may choose its neurons together with those of others. source: of a
+    decoder with an encoder.
     """
 
     token_ids: Sequence[int]
@@ -34,6 +47,7 @@ class Span:
     operating_point: float = 0.0
     scored: int = 1
     decodes: bool = False
+    source: SourceSpan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +110,18 @@ class ModelRunner:
             )
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size
-        self.device = model.norm.weight.device
+        self.device = model.device
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
         self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")
         self._threads: int | None = None  # of a program; None: as many as torch has
+        with torch.inference_mode():
+            self._past_bias = model.past_bias(max_context)
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:
+        sources = [span.source for span in spans if span.source is not None]
+        read_sources(self.model, self.pages, [source for source in sources if source.unread])
         sparse = [span.decodes for span in spans if span.operating_point]
         if self._step and len(set(sparse)) > 1:  # a pass has one way of choosing
             first = [span for span in spans if not span.decodes]
@@ -111,7 +129,8 @@ class ModelRunner:
         counts = [len(span.token_ids) for span in spans]
         scored = torch.tensor(_scored(spans), device=self.device)
         compute = self._compute(spans)
-        logits = self.logits(self._ids(spans), self._tokens(spans), compute, scored)
+        there = sources_of(sources, counts, self.device) if sources else None
+        logits = self.logits(self._ids(spans), self._tokens(spans), compute, scored, there)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
 
     def use_threads(self, count: int) -> None:
@@ -122,11 +141,21 @@ class ModelRunner:
         torch.set_num_threads(count if self.program is None else 1)
 
     @torch.inference_mode()
-    def logits(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, scored: Tensor) -> Tensor:
-        """Logits [scored, vocab] of tokens, ids int64 [tokens], in either way; `compute` takes their account."""
+    def logits(
+        self,
+        ids: Tensor,
+        tokens: PagedTokens,
+        compute: Compute | None,
+        scored: Tensor,
+        sources: PagedTokens | None = None,
+    ) -> Tensor:
+        """Logits [scored, vocab] of tokens, ids int64 [tokens], in either way; `compute` takes their account.
+
+        sources: where what each of them goes on from lies, in a model that reads sources.
+        """
         if self.program is not None and self.program.takes(tokens.counts):
             return self.program.run(ids, tokens, compute, scored, self._threads or torch.get_num_threads())
-        states = self._states(ids, tokens, compute)
+        states = self._states(ids, tokens, compute, sources)
         every = len(scored) == len(states)
         return self.model.head(states if every else states[scored], compute, None if every else scored)
 
@@ -136,8 +165,10 @@ class ModelRunner:
         compute = self._compute(spans)
         return self._states(self._ids(spans), self._tokens(spans), compute), compute
 
-    def _states(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None) -> Tensor:
-        context = PagedContext(self.pages, tokens)
+    def _states(
+        self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, sources: PagedTokens | None = None
+    ) -> Tensor:
+        context = PagedContext(self.pages, tokens, self._past_bias, sources)
         return self.model.hidden(ids.unsqueeze(1), tokens.positions.unsqueeze(1), context, compute)[:, 0]
 
     def _ids(self, spans: Sequence[Span]) -> Tensor:

@@ -160,6 +160,9 @@ def changed_(logits: Tensor, drawings: Sequence[Drawing]) -> Tensor:
         allowed = drawing.allowed(logits.shape[-1], logits.device)
         if allowed is not None:
             logits[row].masked_fill_(~allowed, -torch.inf)
+        if drawing.forced:
+            logits[row].fill_(-torch.inf)
+            logits[row, list(drawing.forced)] = 0.0
     return logits
 
 

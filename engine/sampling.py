@@ -6,7 +6,7 @@ over the wire are made from these; a test holds all the names equal. Lists and m
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
@@ -16,6 +16,8 @@ T = TypeVar("T")
 _MOST_UINT32, _MOST_UINT64 = (1 << 32) - 1, (1 << 64) - 1  # of the fields that carry them
 MOST_ALTERNATIVES = 20
 MOST_ANSWERS = 128
+MOST_BEAMS = 64
+MOST_LENGTH_PENALTY = 10.0
 SMALLEST_TEMPERATURE = 1e-30  # below it fp32 has no use for the number
 
 
@@ -61,7 +63,8 @@ class Sampling:
     temperature 0 is greedy; top_k 0 is off. Penalties, then temperature, top_k, top_p, min_p, typical_p. A seed makes
     the draws of this request its own: they do not depend on what else is in the batch. repetition_penalty is of
     prompt and new tokens, the other two of new ones. logprobs and prompt_logprobs are of the model's own distribution,
-    before all of this; None tells nothing.
+    before all of this; None tells nothing. num_beams, length_penalty, early_stopping: of beam search, engine/beams.py,
+    of which the n best answers are told.
     """
 
     temperature: float = _option(1.0, Option(
@@ -97,6 +100,20 @@ class Sampling:
         int, f"from 0 to {_MOST_UINT64}", lambda value: 0 <= value <= _MOST_UINT64,
         "the same seed gives the same tokens", "N", by_model=False,
     ))  # fmt: skip
+    num_beams: int = _option(1, Option(
+        int, f"from 1 (no search) to {MOST_BEAMS}", lambda value: 1 <= value <= MOST_BEAMS,
+        "search for the likeliest answer with so many beams; needs temperature 0", "N", of_greedy=True,
+    ))  # fmt: skip
+    length_penalty: float = _option(1.0, Option(
+        float, f"from -{MOST_LENGTH_PENALTY:g} to {MOST_LENGTH_PENALTY:g}",
+        lambda value: abs(value) <= MOST_LENGTH_PENALTY,
+        "of a search: above 0 speaks for long answers, below for short ones", "X", of_greedy=True,
+    ))  # fmt: skip
+    early_stopping: int = _option(0, Option(
+        int, "0, 1 or 2", lambda value: value in (0, 1, 2),
+        "of a search: it ends when no beam does better now (0), when there are as many answers as beams (1), or when "
+        "none ever could (2)", "N", of_greedy=True,
+    ))  # fmt: skip
     n: int = _option(1, Option(
         int, f"from 1 to {MOST_ANSWERS}", lambda value: 1 <= value <= MOST_ANSWERS,
         "so many answers to one prompt", "N", by_model=False,
@@ -118,6 +135,9 @@ class SamplingSettings(TypedDict, total=False):
     frequency_penalty: float | None
     min_new_tokens: int | None
     seed: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: int | None
     n: int | None
     logprobs: int | None
     prompt_logprobs: int | None
@@ -138,7 +158,14 @@ def sampling_of(settings: Mapping[str, Any], defaults: Mapping[str, float | int]
             value = defaults.get(name)
         if value is not None:
             values[name] = int(value) if option.kind is int else as_carried(value)
+    if settings.get("num_beams") is None and not _may_search(values):
+        values["num_beams"] = 1  # the model's default is for greedy answers
     return Sampling(**values)
+
+
+def _may_search(values: Mapping[str, Any]) -> bool:
+    beside = any(values.get(name) is not None for name in ("logprobs", "prompt_logprobs"))
+    return values.get("temperature") == 0 and not beside and values.get("n", 1) <= values.get("num_beams", 1)
 
 
 def as_carried(value: float) -> float:
@@ -148,7 +175,22 @@ def as_carried(value: float) -> float:
 
 def sampling_violations(sampling: Sampling) -> list[Violation]:
     """Every option whose rule its value breaks."""
-    return option_violations({name: getattr(sampling, name) for name in OPTIONS})
+    found = option_violations({name: getattr(sampling, name) for name in OPTIONS})
+    return found or list(_search_violations(sampling))
+
+
+def _search_violations(sampling: Sampling) -> Iterator[Violation]:
+    """What cannot be asked of beam search."""
+    if sampling.num_beams == 1:
+        return
+    asked = f"is {sampling.num_beams}, and a search"
+    if sampling.temperature:
+        yield Violation("sampling.num_beams", f"{asked} draws nothing; give temperature 0, or 1 for no search")
+    if sampling.logprobs is not None or sampling.prompt_logprobs is not None:
+        yield Violation("sampling.num_beams", f"{asked} tells no log probabilities; leave them out, or give 1")
+    if sampling.n > sampling.num_beams:
+        message = f"is {sampling.n}, and a search with num_beams {sampling.num_beams} has no more answers than beams"
+        yield Violation("sampling.n", message)
 
 
 def option_violations(values: Mapping[str, Any]) -> list[Violation]:

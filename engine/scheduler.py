@@ -5,8 +5,10 @@ A request that finds no block takes one from the prefix cache, or from the runni
 waits and is computed again.
 """
 
+from collections import abc
 from dataclasses import dataclass, field
 
+from .beams import BeamSearch
 from .blocks import BlockLedger
 from .pace import Pace
 from .prefix import Origin, PrefixCache
@@ -71,7 +73,11 @@ class Scheduler:
     def fits(self, sequence: Sequence) -> bool:
         """Whether the request can run at all, alone."""
         new = sequence.request.stopping.max_new_tokens
-        blocks = self._limits.blocks(sequence.num_prompt, new, sequence.num_answers)
+        answers = sequence.num_answers
+        if sequence.search is not None:  # whose beams share nothing once they are computed again
+            blocks = answers * (self._limits.blocks(sequence.num_prompt, new, 1) + self._source_blocks(sequence))
+        else:
+            blocks = self._limits.blocks(sequence.num_prompt, new, answers) + self._source_blocks(sequence)
         return blocks <= self.ledger.total and sequence.num_answers <= self.num_slots
 
     def plan(self, now: float) -> Plan:
@@ -98,6 +104,7 @@ class Scheduler:
         """The tokens of this work are in their blocks."""
         sequence, prompt = work.sequence, work.sequence.num_prompt
         begins, sequence.num_cached = sequence.num_cached < prompt, sequence.num_cached + work.count
+        sequence.source_read = True
         sequence.points += [work.operating_point] * (sequence.num_cached - prompt - len(sequence.points))
         if begins and sequence.num_cached >= prompt:
             self._keep(sequence, prompt)
@@ -105,8 +112,32 @@ class Scheduler:
     def fork(self, sequence: Sequence, other: Sequence) -> None:
         """Lets another answer run over the blocks of the first, which no longer keeps a slot for it."""
         sequence.num_answers -= 1
-        self.ledger.share(other.table)
+        self.ledger.share([*other.table, *other.source_table])
         self.running.append(other)
+
+    def branch(self, before: abc.Sequence[Sequence], kept: abc.Sequence[Sequence], slots: int) -> list[Sequence]:
+        """The beams that go on, in the order of `kept`, which names one more than once where it goes on in several
+        ways; those of `before` that it does not name end. Together they keep `slots` slots.
+        """
+        seen, beams = set[int](), list[Sequence]()
+        for beam in kept:
+            if id(beam) in seen:
+                beam, again = beam.fork(beam.choice, beam.drawing), beam
+                self.fork(again, beam)
+            seen.add(id(beam))
+            beams.append(beam)
+        for beam in before:
+            if id(beam) not in seen:
+                self.remove(beam)
+        for place, beam in enumerate(beams):
+            beam.num_answers = 1 if place else slots - len(beams) + 1
+        return beams
+
+    def remove_search(self, search: BeamSearch[Sequence]) -> None:
+        """Ends all beams of a search, those that wait to be computed again too."""
+        self.waiting.remove(lambda sequence: sequence.search is search)
+        for sequence in [each for each in self.running if each.search is search]:
+            self.remove(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Ends one that has its answer. What was computed as a prompt would be is kept for whoever goes on from it."""
@@ -138,7 +169,8 @@ class Scheduler:
 
     def differences(self) -> list[str]:
         """What differs between the ledger and the real holders: nothing, unless a block was lost."""
-        held = [*(sequence.table for sequence in self.running), *([block] for block in self.prefix.blocks)]
+        tables = [table for each in self.running for table in (each.table, each.source_table)]
+        held = [*tables, *([block] for block in self.prefix.blocks)]
         return self.ledger.differences(held)
 
     def _note_pressure(self) -> None:
@@ -153,7 +185,7 @@ class Scheduler:
             if deadline is None or sequence.num_new:
                 return False
             rows = min(len(self.running), self.num_slots - 1)
-            return now + self.pace.first_token_seconds(sequence.pending, rows) >= deadline
+            return now + self.pace.first_token_seconds(sequence.pending + len(sequence.unread), rows) >= deadline
 
         return self.waiting.remove(late)
 
@@ -164,13 +196,18 @@ class Scheduler:
             pass
         while self._compiling:
             self.waiting.push_front(self._compiling.pop())
-        reading = sorted((each for each in self.running if not each.decodes), key=lambda each: each.pending)
+        pending = [each for each in self.running if each.pending and not each.decodes]
+        reading = sorted(pending, key=lambda each: each.pending + len(each.unread))
+        reads_source = False
         for i, sequence in enumerate(reading):
+            source = len(sequence.unread)
+            if reads_source and source > budget:  # which is read at once or not at all; one is read in any case
+                continue
             share = max(budget // (len(reading) - i), min(budget, 1))
             count = min(self._run_length(sequence), share)
             if count and self._provide(sequence, count, plan, preempt=False):
                 plan.work.append(self._work(sequence, count))
-                budget -= count
+                budget, reads_source = max(0, budget - count - source), reads_source or source > 0
 
     def _admit(self, now: float) -> bool:
         """Lets the next one run, where there are a slot and the blocks for all that is to be computed."""
@@ -181,40 +218,66 @@ class Scheduler:
         if not sequence.drawing.is_ready:  # its place is kept, and those behind it go first
             self._compiling.append(sequence)
             return True
-        found = self._reusable(sequence)
-        missing = self._blocks(len(sequence.ids) + 1) - len(found)
+        group = [sequence, *self._beside(sequence)]
+        found = [self._reusable(each) for each in group]
+        pairs = list(zip(group, found, strict=True))
+        missing = sum(
+            self._blocks(len(each.ids) + 1) - len(blocks) + self._source_blocks(each) for each, blocks in pairs
+        )
         promised = sum(max(0, self._blocks(len(each.ids) + 1) - len(each.table)) for each in self.running)
-        if self.slots_taken + sequence.num_answers > self.num_slots or missing + promised > self.free_blocks:
-            self.ledger.give(found)
-            self.waiting.push_front(sequence)
+        slots = self.slots_taken + sum(each.num_answers for each in group)
+        if slots > self.num_slots or missing + promised > self.free_blocks:
+            for each, blocks in reversed(pairs):
+                self.ledger.give(blocks)
+                self.waiting.push_front(each)
             return False
+        for each, blocks in pairs:
+            self._begin(each, blocks, now)
+        return True
+
+    def _beside(self, sequence: Sequence) -> list[Sequence]:
+        """The other beams of its search that wait: a search runs whole or not at all, else two could wait for each
+        other's blocks for ever.
+        """
+        search = sequence.search
+        return self.waiting.remove(lambda each: each.search is search) if search is not None else []
+
+    def _begin(self, sequence: Sequence, found: list[int], now: float) -> None:
+        """Lets one run over the blocks that hold its beginning already."""
         sequence.table, sequence.num_cached = found, len(found) * self._block_tokens
+        source = self._source_blocks(sequence)
+        self.prefix.evict(source - self.ledger.free)
+        sequence.source_table = self.ledger.take(source)
         if sequence.admitted is None:
             sequence.admitted, sequence.num_reused = now, sequence.num_cached
         self.running.append(sequence)
-        return True
 
     def _reusable(self, sequence: Sequence) -> list[int]:
-        """Blocks of the prefix cache; none where every token of the prompt is to be scored."""
-        if sequence.scores_prompt:
+        """Blocks of the prefix cache; none where every token of the prompt is to be scored, or where keys and values
+        depend on a source.
+        """
+        if sequence.scores_prompt or sequence.source:
             return []
         return self.prefix.find(sequence.request.prompt_ids, _origin(sequence))
 
     def _keep(self, sequence: Sequence, tokens: int) -> None:
-        self.prefix.keep(sequence.ids[:tokens], _origin(sequence), sequence.table)
+        if not sequence.source and not sequence.request.num_full:
+            self.prefix.keep(sequence.ids[:tokens], _origin(sequence), sequence.table)
 
     def _run_length(self, sequence: Sequence) -> int:
         """How many of the pending tokens are computed at one operating point."""
         done, prompt = sequence.num_cached, sequence.num_prompt
         if done < prompt:
-            return min(prompt - done, _SCORED_TOKENS) if sequence.scores_prompt else prompt - done
+            full = sequence.request.num_full
+            left = (full if done < full else prompt) - done
+            return min(left, _SCORED_TOKENS) if sequence.scores_prompt else left
         known = sequence.points[done - prompt :]
         return next((i for i, point in enumerate(known) if point != known[0]), len(known)) or sequence.pending
 
     def _work(self, sequence: Sequence, count: int) -> Work:
         request, done = sequence.request, sequence.num_cached
         if done < sequence.num_prompt:
-            return Work(sequence, count, request.prefill_point)
+            return Work(sequence, count, 0.0 if done < request.num_full else request.prefill_point)
         known = sequence.points[done - sequence.num_prompt :]
         point = known[0] if known else self.pressure.lowered(request.operating_point, request.floor)
         return Work(sequence, count, point)
@@ -234,7 +297,7 @@ class Scheduler:
                 return False
             victim = self._victim()
             self._preempt(victim)
-            if victim is sequence:
+            if sequence not in self.running:
                 return False
             shared = [i for i in shared if self.ledger.holders(sequence.table[i]) > 1]
         for i in shared:
@@ -251,14 +314,23 @@ class Scheduler:
         return max(self.running, key=lambda each: (order.index(each.request.priority), self.running.index(each)))
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._release(sequence)
+        """Lets one wait, and with it all beams of its search."""
+        search = sequence.search
+        for each in [each for each in self.running if each is sequence or (search and each.search is search)]:
+            self.running.remove(each)
+            self._release(each)
+            if search is not None:
+                search.withdraw(each)
+            self.waiting.push_front(each)
         self.num_preempted += 1
-        self.waiting.push_front(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        self.ledger.give(sequence.table)
+        self.ledger.give([*sequence.table, *sequence.source_table])
         sequence.table, sequence.num_cached = [], 0
+        sequence.source_table, sequence.source_read = [], False
+
+    def _source_blocks(self, sequence: Sequence) -> int:
+        return -(-len(sequence.source) // self._block_tokens)
 
     def _blocks(self, tokens: int) -> int:
         return -(-min(tokens, self._limits.max_context) // self._block_tokens)

@@ -3,6 +3,7 @@
 from collections import abc
 from dataclasses import dataclass, field, replace
 
+from .beams import BeamSearch
 from .drawing import Drawing
 from .request import Request, Timing, TokenLogprobs
 
@@ -13,6 +14,9 @@ class Sequence:
 
     The tokens behind those are still to be computed: the rest of the prompt, or the last one that was drawn. After a
     preemption they are all of them, each at the operating point at which it was computed before.
+
+    source: what an encoder reads of a prompt, whose keys and values lie in `source_table` once `source_read` says so;
+    then the prompt that is continued is the one token with which decoders begin. search: of which it is a beam.
     """
 
     request: Request
@@ -32,10 +36,23 @@ class Sequence:
     num_spent: int = 0
     num_scored: int = 0  # of the prompt
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
+    source: tuple[int, ...] = ()
+    source_table: list[int] = field(default_factory=list)
+    source_read: bool = False
+    search: BeamSearch["Sequence"] | None = None
 
     @property
     def num_prompt(self) -> int:
-        return len(self.request.prompt_ids)
+        return 1 if self.source else len(self.request.prompt_ids)
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """What of its source is still to be read, which is all or nothing."""
+        return () if self.source_read else self.source
+
+    @property
+    def new_ids(self) -> tuple[int, ...]:
+        return tuple(self.ids[self.num_prompt :])
 
     @property
     def num_new(self) -> int:
@@ -90,5 +107,5 @@ class Sequence:
         """Another answer to the same prompt, over the same blocks, which the caller has the ledger share."""
         return replace(
             self, choice=choice, drawing=drawing, num_answers=1, ids=[*self.ids], points=[*self.points],
-            table=[*self.table], prompt_logprobs=[],
+            table=[*self.table], source_table=[*self.source_table], prompt_logprobs=[],
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """The edge between what a caller says of a generation and what the engine is asked, for `LLM` and server. No torch."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -12,7 +12,7 @@ from ..models.suggestion import suggestion
 from .constraint import ConstraintSettings, constraint_of, constraint_violations
 from .points import ComputeSettings, points_of
 from .request import Limits, Request, Stopping, default_max_new_tokens, violations
-from .sampling import OPTIONS, SamplingSettings, sampling_of
+from .sampling import OPTIONS, Sampling, SamplingSettings, sampling_of
 from .standing import PRIORITIES, StandingSettings, priority_of, standing_violations
 from .text import Decoder, TextStream, stop_string_violations
 from .token_rules import TokenSettings, token_rules_of
@@ -48,12 +48,14 @@ class Terms:
 class Asked:
     """A request that can succeed, without a key yet.
 
-    first_token_seconds: from its arrival on, until its first token must be there.
+    first_token_seconds: from its arrival on, until its first token must be there. continues: whether the answer goes on
+    from the prompt's own text, and not from what an encoder has read.
     """
 
     request: Request
     stop_strings: tuple[str, ...]
     first_token_seconds: float | None = None
+    continues: bool = True
 
     def arrived(self, now: float, seconds_left: float | None = None) -> Request:
         """The request with its deadline: as it was asked for, or what its caller waits, whichever comes first."""
@@ -62,7 +64,7 @@ class Asked:
 
     def text_stream(self, tokenizer: Decoder) -> TextStream:
         """Where the tokens of its answer become text."""
-        return TextStream(tokenizer, self.request.prompt_ids, self.stop_strings)
+        return TextStream(tokenizer, self.request.prompt_ids if self.continues else (), self.stop_strings)
 
 
 def asked_of(
@@ -87,6 +89,8 @@ def asked_of(
     stopping = _stopping(said, len(prompt_ids), terms.limits)
     stop_strings, rules = _strings(said.get("stop")), token_rules_of(said)
     wrong = [*found, *wrong, *violations(prompt_ids, sampling, stopping, terms.limits, rules)]
+    continues = terms.limits.max_source is None
+    wrong += [*_unasked(sampling, constraint_of(said) is not None, continues)]
     wrong += [*stop_string_violations(stop_strings), *constraint_violations(said), *standing_violations(said)]
     points = points_of(said, terms.dial, compute_path, wrong)
     stopping = stopping.also_at(turn_end_ids)
@@ -96,7 +100,17 @@ def asked_of(
         token_rules=rules, constraint=constraint_of(said),
         priority=priority_of(said), salt=said.get("cache_salt") or "",
     )  # fmt: skip
-    return Asked(request, stop_strings, said.get("first_token_seconds"))
+    return Asked(request, stop_strings, said.get("first_token_seconds"), continues)
+
+
+def _unasked(sampling: Sampling, constrained: bool, continues: bool) -> Iterator[Violation]:
+    """What cannot be asked together, or of a model whose prompts an encoder reads."""
+    if constrained and sampling.num_beams > 1:
+        message = f"is {sampling.num_beams}, and a search follows no constraint; leave one of them out"
+        yield Violation("sampling.num_beams", message)
+    if not continues and sampling.prompt_logprobs is not None:
+        message = f"is {sampling.prompt_logprobs}, and the encoder that reads a prompt foresees no tokens; leave it out"
+        yield Violation("sampling.prompt_logprobs", message)
 
 
 def check_names(settings: Mapping[str, object]) -> None:

@@ -67,6 +67,11 @@ class Opened:
                 f"{self.checkpoint.path.name} is an encoder, which predicts no text that could be scored; "
                 "compare its vectors with `moesaic embed`"
             )
+        if self.checkpoint.spec.reads_sources:
+            raise SetupError(
+                f"{self.checkpoint.path.name} answers what its encoder reads, and continues no text that could be "
+                "scored; `moesaic eval` scores it on pairs of a source and its target"
+            )
         self.operating_point = self.checkpoint.operating_point(plan.tier)
         self.original = None if plan.against is None else open_checkpoint(plan.against)
         self.tokenizer = Tokenizer.open(self.checkpoint.path)

@@ -59,13 +59,22 @@ def padded_size(size: int) -> int:
 
 
 def paged_attention(
-    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pages: KVPages,
+    tokens: PagedTokens,
+    weighing: Weighing = PLAIN,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Stores the keys and values of all tokens, then softmax(q k^T / sqrt(size)) v over what each token may see: all
     positions of its sequence up to its own. Other scores, and a window: kernels/weighing.py.
 
     query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
+    bias: [heads, distances], added to the scores of positions that are so far back; only in plain torch.
     """
+    if bias is not None:
+        return paged_attention_torch(query, key, value, pages, tokens, weighing, bias)
     library = native() if query.is_cpu else None
     requires_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     isa = ISAS[library.isa] if library else None
@@ -129,18 +138,33 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: Pag
 
 
 def paged_attention_torch(
-    query: Tensor, key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pages: KVPages,
+    tokens: PagedTokens,
+    weighing: Weighing = PLAIN,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """The same in plain torch. Sequences that all have one token go in one product, of no shape but the buffers'."""
+    """The same in plain torch."""
     store(key, value, pages, tokens)
+    return paged_lookup(query, pages, tokens, weighing, bias)
+
+
+def paged_lookup(
+    query: Tensor, pages: KVPages, tokens: PagedTokens, weighing: Weighing = PLAIN, bias: Tensor | None = None
+) -> Tensor:
+    """The same of keys and values that are there already, in plain torch: tokens see what lies up to their positions,
+    which may all be the last. Sequences that all have one token go in one product, of no shape but the buffers'.
+    """
     if max(tokens.counts, default=0) == 1:
         positions = tokens.positions.unsqueeze(1)
-        return _attend(query.unsqueeze(1), pages, tokens.tables, positions, tokens.longest, weighing)[:, 0]
+        return _attend(query.unsqueeze(1), pages, tokens.tables, positions, tokens.longest, weighing, bias)[:, 0]
     found, first = torch.empty_like(query), 0
     for sequence, count in enumerate(tokens.counts):
         some = slice(first, first + count)
         table, positions = tokens.tables[sequence : sequence + 1], tokens.positions[some].unsqueeze(0)
-        found[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest, weighing)[0]
+        found[some] = _attend(query[some].unsqueeze(0), pages, table, positions, tokens.longest, weighing, bias)[0]
         first += count
     return found
 
@@ -161,7 +185,13 @@ def store(key: Tensor, value: Tensor, pages: KVPages, tokens: PagedTokens) -> No
 
 
 def _attend(
-    query: Tensor, pages: KVPages, tables: Tensor, positions: Tensor, longest: int, weighing: Weighing
+    query: Tensor,
+    pages: KVPages,
+    tables: Tensor,
+    positions: Tensor,
+    longest: int,
+    weighing: Weighing,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """query: [sequences, tokens, heads, size]; positions: [sequences, tokens] -> like query."""
     sequences, count, heads, size = query.shape
@@ -175,6 +205,10 @@ def _attend(
     # the heads of a group attend as if they were tokens of one head: [sequences, kv_heads, group * tokens, size]
     grouped = query.permute(0, 2, 1, 3).reshape(sequences, kv_heads, -1, size)
     mask = seen.repeat(1, heads // kv_heads, 1).unsqueeze(1)
+    if bias is not None:
+        back = (positions.unsqueeze(-1) - places).clamp(0, bias.shape[1] - 1)
+        added = bias.to(query.dtype)[:, back].masked_fill(~seen, -torch.inf)  # [heads, sequences, tokens, places]
+        mask = added.transpose(0, 1).reshape(sequences, kv_heads, -1, len(places))
     return mixed(grouped, keys, values, mask, weighing).reshape(sequences, heads, count, size).permute(0, 2, 1, 3)
 
 

@@ -4,8 +4,8 @@ A template is code from a checkpoint: it runs in a process of its own (chat_sand
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,13 +14,25 @@ from .chat_renderer import Refused, Renderer, RenderLimits
 from .errors import CheckpointError, InvalidRequest, Unsupported, Violation
 from .optional_json import read_optional_json
 from .tokenizer import Tokenizer, is_unicode
+from .tool_calls import (
+    FIELD,
+    Called,
+    ToolCall,
+    call_for_template,
+    json_object,
+    mapped,
+    texts_in,
+    tool_bytes,
+    tool_form,
+    tool_violations,
+)
 
 TEMPLATE_NAME = "chat_template.jinja"
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_MESSAGES = 1024
 MAX_ROLE_BYTES = 64
 MAX_CONTENT_BYTES = 1 << 20  # of all messages together
-FIELD = "prompt.messages"
+NO_TOOLS = "say in a message what may be called, and ask for JSON by a json_schema"
 _SHAPE = "a list of {'role': ..., 'content': ...}"
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
@@ -28,10 +40,14 @@ _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. Which roles there are is the template's matter; most know system, user and assistant."""
+    """One turn. Which roles there are is the template's matter; most know system, user and assistant.
+
+    tool_calls: that it made.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Turn(Protocol):
@@ -41,13 +57,22 @@ class Turn(Protocol):
     def role(self) -> str: ...
     @property
     def content(self) -> str: ...
+    @property
+    def tool_calls(self) -> Sequence[Called]: ...
+
+
+def message_of(turn: Turn) -> Message:
+    """The message that another kind of turn is."""
+    calls = tuple(ToolCall(call.name, call.arguments) for call in turn.tool_calls)
+    return Message(turn.role, turn.content, calls)
 
 
 class ChatTemplate:
     """The chat template of a model directory, with the tokenizer that its text is meant for.
 
-    available: whether there is one; a directory without it can be opened, and refuses to chat. end_ids: the end of a
-    turn (eos_token of tokenizer_config.json), where the model's end-of-text ids do not hold it already.
+    available: whether there is one; a directory without it can be opened, and refuses to chat. tool_form: how its model
+    writes calls, None where it takes no tools. end_ids: the end of a turn (eos_token of tokenizer_config.json), where
+    the model's end-of-text ids do not hold it already.
     """
 
     def __init__(
@@ -55,6 +80,7 @@ class ChatTemplate:
         limits: RenderLimits | None = None,
     ) -> None:  # fmt: skip
         self.available = source is not None
+        self.tool_form = tool_form(source)
         self._tokenizer = tokenizer
         self._problem = problem
         self._renderer = Renderer(source or "", tokens, limits or RenderLimits())
@@ -79,36 +105,40 @@ class ChatTemplate:
         """Ends the process that renders, which another conversation would start again."""
         self._renderer.end()
 
-    def require(self) -> None:
-        """Raises Unsupported where there is no template, with the way out."""
+    def require(self, tools: Sequence[str] = ()) -> None:
+        """Raises Unsupported where there is no template, or one that takes no tools, with the way out."""
         if not self.available:
             raise Unsupported(f"{self._problem}; give a plain prompt instead")
+        if tools and self.tool_form is None:
+            raise Unsupported(f"the chat template of this model takes no tools; {NO_TOOLS}")
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> list[int]:
         """Ids of the conversation and of the header of the answer to come; equal to apply_chat_template's.
 
-        The names of special tokens in a role or a content are encoded as ordinary text, so that nobody whose words are
-        quoted there can end a turn or begin another (apply_chat_template does so with sanitize_control_tokens=True).
+        tools: what may be called, each a JSON object. The names of special tokens in what is said are encoded as
+        ordinary text, so that nobody whose words are quoted there can end a turn or begin another (apply_chat_template
+        does so with sanitize_control_tokens=True).
         What is not marked special in the tokenizer, and what a template itself makes of a role, is not held back.
         Raises InvalidRequest where the template refuses the messages, Unsupported where there is none that works.
         """
-        self.require()
-        texts = [text for message in messages for text in (message.role, message.content)]
+        self.require(tools)
+        said = _said(messages, tools)
+        texts = [*texts_in(said)]
         if not any(re.search(self._special_pattern, text) for text in texts):
-            return self._tokenizer.encode_rendered(self._rendered(messages))
+            return self._tokenizer.encode_rendered(self._rendered(said))
         begin, end = _unused_letters(texts)
-        marked = [Message(*(self._marked(text, begin, end) for text in (m.role, m.content))) for m in messages]
+        marked = mapped(said, lambda text: self._marked(text, begin, end))
         return self._encode_marked(self._rendered(marked), begin, end)
 
-    def written(self, messages: Sequence[Message]) -> str:
+    def written(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> str:
         """The conversation and the header of the answer to come, as the template writes them. Raises what
         `prompt_ids` does."""
-        self.require()
-        return self._rendered(messages)
+        self.require(tools)
+        return self._rendered(_said(messages, tools))
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _rendered(self, said: Mapping[str, Any]) -> str:
         try:
-            text = self._renderer.render([asdict(message) for message in messages])
+            text = self._renderer.render(said["messages"], said["tools"])
         except Refused as error:
             message = f"are refused by the model's chat template: {error}"
             raise InvalidRequest([Violation(FIELD, message, "REFUSED_BY_TEMPLATE")]) from None
@@ -144,27 +174,29 @@ def messages_of(values: object) -> tuple[list[Message], list[Violation]]:
         return [], [Violation(FIELD, f"are of type {type(values).__name__}, they must be {_SHAPE}")]
     messages, found = [], []
     for i, value in enumerate(values):
+        calls = value.tool_calls if isinstance(value, Message) else ()
         if isinstance(value, Message):
-            value = asdict(value)
+            value = {"role": value.role, "content": value.content}
         wrong = _shape_violations(f"{FIELD}[{i}]", value)
         found += wrong
         if not wrong:
-            messages.append(Message(value["role"], value["content"]))
+            messages.append(Message(value["role"], value["content"], calls))
     return messages, found
 
 
-def message_violations(messages: Sequence[Turn]) -> list[Violation]:
+def message_violations(messages: Sequence[Turn], tools: Sequence[str] = ()) -> list[Violation]:
     """Lists that are empty or too long, roles and contents above their limits. A content may be empty."""
     if not messages:
         return [Violation(FIELD, "are none; give at least one", "EMPTY_PROMPT")]
     if len(messages) > MAX_MESSAGES:
         return [Violation(FIELD, f"are {len(messages)}, the limit is {MAX_MESSAGES}; leave out the oldest")]
-    found = []
+    calls = [message.tool_calls for message in messages]
+    found = tool_violations(tools, calls)
     for i, message in enumerate(messages):
         size = len(message.role.encode())
         if not 0 < size <= MAX_ROLE_BYTES:
             found.append(Violation(f"{FIELD}[{i}].role", f"has {size} bytes, it must have 1 to {MAX_ROLE_BYTES}"))
-    size = sum(len(message.content.encode()) for message in messages)
+    size = sum(len(message.content.encode()) for message in messages) + tool_bytes(tools, calls)
     if size > MAX_CONTENT_BYTES:
         text = f"have contents of {size} bytes together, the limit is {MAX_CONTENT_BYTES}; shorten them"
         found.append(Violation(FIELD, text, "PROMPT_TOO_LARGE"))
@@ -211,7 +243,20 @@ def _content(token: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _unused_letters(texts: Sequence[str]) -> tuple[str, str]:
+def _said(messages: Sequence[Message], tools: Sequence[str]) -> Mapping[str, Any]:
+    """What a template is given. Raises InvalidRequest for what should be JSON and is none."""
+    said = []
+    for i, message in enumerate(messages):
+        calls = [call_for_template(each, f"{FIELD}[{i}].tool_calls") for each in message.tool_calls]
+        turn = {"role": message.role, "content": message.content}
+        said.append({**turn, "tool_calls": calls} if calls else turn)
+    return {
+        "messages": said,
+        "tools": [json_object(tool, f"{FIELD}.tools[{i}]") for i, tool in enumerate(tools)] or None,
+    }
+
+
+def _unused_letters(texts: Iterable[str]) -> tuple[str, str]:
     """Two characters of private use that stand in none of the texts."""
     used = set().union(*texts)
     begin, end = islice((letter for letter in map(chr, _PRIVATE_USE) if letter not in used), 2)

@@ -44,10 +44,10 @@ class Renderer:
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., Any] | None = None
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text. Raises Refused, or Unsupported with what is wrong with the template."""
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The text. tools: what may be called. Raises Refused, or Unsupported with what is wrong with the template."""
         with self._lock:
-            answer = self._ask(messages)
+            answer = self._ask(json.dumps({"messages": messages, "tools": tools}).encode())
         if "refused" in answer:
             raise Refused(answer["refused"])
         if "text" not in answer:
@@ -59,7 +59,7 @@ class Renderer:
         with self._lock:
             self._stop()
 
-    def _ask(self, messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    def _ask(self, said: bytes) -> dict[str, str]:
         process = self._process
         if process is None or process.poll() is not None:
             process = self._start()
@@ -67,7 +67,7 @@ class Renderer:
         watchdog.start()
         line = b""
         try:
-            line = self._exchange(process, messages)
+            line = self._exchange(process, said)
         except BrokenPipeError:  # it has ended
             pass
         finally:
@@ -79,10 +79,10 @@ class Renderer:
         answer: dict[str, str] = json.loads(line)
         return answer
 
-    def _exchange(self, process: "subprocess.Popen[bytes]", messages: Sequence[Mapping[str, str]]) -> bytes:
+    def _exchange(self, process: "subprocess.Popen[bytes]", said: bytes) -> bytes:
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the sandbox was started without pipes")
-        process.stdin.write(json.dumps(messages).encode() + b"\n")
+        process.stdin.write(said + b"\n")
         process.stdin.flush()
         return process.stdout.readline(_JSON_BYTES_PER_CHARACTER * self._limits.characters + 1000)
 

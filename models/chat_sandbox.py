@@ -1,7 +1,7 @@
 """The process that runs a chat template, which is code from a checkpoint: jinja2's sandbox within the kernel's limits.
 
 python -m moesaic.models.chat_sandbox: JSON lines on stdin and stdout. The first is {"template", "tokens", "limits"};
-each further one a list of messages, answered by {"text"}, {"refused": the template's own words} or {"broken": why}.
+each further one {"messages", "tools"}, answered by {"text"}, {"refused": the template's own words} or {"broken": why}.
 
 The environment is that of transformers (utils/chat_template_utils.py), so that both write the same text. What the
 sandbox cannot bound, the kernel does, in C code too: memory by RLIMIT_AS, CPU time by SIGPROF, which ends the process.
@@ -12,7 +12,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -97,15 +97,15 @@ class _Template:
 
     def __init__(self, source: str, tokens: Mapping[str, str], limits: Mapping[str, Any]) -> None:
         self._source = source
-        self._values = {**tokens, "tools": None, "documents": None, "add_generation_prompt": True}
+        self._values = {**tokens, "documents": None, "add_generation_prompt": True}
         self._limits = limits
         self._compiled: jinja2.Template | None = None
 
-    def answer(self, messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    def answer(self, said: Mapping[str, Any]) -> dict[str, str]:
         """The text, or why there is none."""
         signal.setitimer(signal.ITIMER_PROF, self._limits["cpu_seconds"])
         try:
-            return {"text": self._render(messages)}
+            return {"text": self._render(said)}
         except _Refusal as error:
             return {"refused": _in_short(str(error))}
         except _TooLong:
@@ -117,12 +117,12 @@ class _Template:
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0.0)
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _render(self, said: Mapping[str, Any]) -> str:
         if self._compiled is None:
             self._compiled = environment().from_string(self._source)
         pieces: list[str] = []
         left = self._limits["characters"]
-        for piece in self._compiled.generate(messages=messages, **self._values):
+        for piece in self._compiled.generate(**said, **self._values):
             left -= len(piece)
             if left < 0:
                 raise _TooLong

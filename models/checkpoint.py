@@ -28,6 +28,7 @@ from .packing import pack_
 from .record import RECORD_NAME, Record
 from .rope import check_rope
 from .safetensors_header import TensorEntry, read_header
+from .sinusoids import Sinusoids
 from .spec import FULL, TransformerSpec, with_overrides
 from .suggestion import resaved
 from .surplus import check_surplus, find, has_head_of_its_own
@@ -95,12 +96,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     _check_quantization(config.get("quantization_config"), folder)
     found = _file_entries(folder)
     if default.tied_head and has_head_of_its_own(found, family):
-        config["tie_word_embeddings"] = False
+        config = family.untied(config)
         default = family.spec(Config(config))
     try:
         spec = with_overrides(default, record.spec)
-        widest = max((layer.ffn.width for layer in spec.layers), default=0)
-        for layer in spec.layers:
+        layers = (*spec.layers, *(spec.encoder.layers if spec.encoder else ()))
+        widest = max((layer.ffn.width for layer in layers), default=0)
+        for layer in layers:
             check_ffn(layer.ffn, spec.num_tiers, widest)
             check_rope(spec, layer.attention.head_size)
         for tier in record.tiers:
@@ -150,7 +152,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     if checkpoint.spec.rope:
         model.frequencies = model.frequencies.to(device)
     for module in model.modules():
-        if isinstance(module, Embedding | Int8Embedding):
+        if isinstance(module, Embedding | Int8Embedding | Sinusoids):
             module.dtype = wanted
     pack_(model)
     return model.requires_grad_(False).eval()
@@ -278,12 +280,17 @@ def _weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(f"{INDEX_NAME} names {missing[0]}, which is not in {folder}; copy it there")
         return files
     if pickles := sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern)):
-        command = f", with: {resaved('AutoModelForCausalLM', folder)}" if pickles[0].startswith("pytorch_model") else ""
+        auto = "AutoModelForSeq2SeqLM" if _reads_sources(folder) else "AutoModelForCausalLM"
+        command = f", with: {resaved(auto, folder)}" if pickles[0].startswith("pytorch_model") else ""
         raise CheckpointError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; "
             f"where you trust it, convert it to {WEIGHTS_NAME}{command}"
         )
     raise CheckpointError(f"{folder} has no {WEIGHTS_NAME}")
+
+
+def _reads_sources(folder: Path) -> bool:
+    return family_of(read_json(folder / "config.json")).reads_sources
 
 
 def _check_quantization(config: Any, folder: Path) -> None:
@@ -302,10 +309,9 @@ def _check_quantization(config: Any, folder: Path) -> None:
 
 def _matched(found: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
     """The files' tensors under our names. Missing, misshapen and unknown tensors are CheckpointErrors."""
-    if len(found) < len(spec.layers):
-        raise CheckpointError(
-            f"config.json asks for {len(spec.layers):,} layers, the weights hold {len(found)} tensors"
-        )
+    num_layers = len(spec.layers) + (len(spec.encoder.layers) if spec.encoder else 0)
+    if len(found) < num_layers:
+        raise CheckpointError(f"config.json asks for {num_layers:,} layers, the weights hold {len(found)} tensors")
     experts = sum(layer.ffn.mixture.num_experts for layer in spec.layers)
     if len(found) < experts:
         raise CheckpointError(f"config.json asks for {experts:,} experts, the weights hold {len(found)} tensors")
@@ -332,5 +338,7 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
             raise CheckpointError(f"{entry.file.name}: {theirs} is {entry.dtype}, which is not what its format asks")
         entries[ours] = layout.part(ours, entry, shapes)
     read = {entry.name for entry in entries.values()}
-    check_surplus({name: entry for name, entry in found.items() if name not in read}, family, spec)
+    check_surplus(
+        {name: entry for name, entry in found.items() if name not in read}, family, spec, entries["embedding.weight"]
+    )
     return entries

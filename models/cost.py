@@ -65,14 +65,15 @@ def _with_the_rest(spec: TransformerSpec, element_bytes: int, context: int, used
     norms = (sum(_norm_widths(layer, spec.hidden_size) for layer in spec.layers) + spec.hidden_size) * (
         1 + spec.norm_bias
     )
-    rows = spec.hidden_size * (1 if spec.rope else 2)  # of the embedding, and of learned positions
+    learned = spec.rope is None and spec.positions == "learned"
+    rows = spec.hidden_size * (2 if learned else 1)  # of the embedding, and of learned positions
     read = sum(cost.bytes for cost in linears) + element_bytes * (norms + rows + context * sum(kv_widths))
     return Cost(read, sum(cost.flops for cost in linears) + 4 * (context + 1) * sum(widths))
 
 
 def _norm_widths(layer: LayerSpec, hidden: int) -> int:
     """The weights of a layer's norms."""
-    attention, count = layer.attention, 4 if layer.norms == "both" else 2
+    attention, count = layer.attention, (4 if layer.norms == "both" else 2) + (layer.cross is not None)
     heads = {"none": 0, "heads": 2, "whole": attention.num_heads + attention.num_kv_heads}[attention.qk_norm]
     return count * hidden + heads * attention.head_size
 
@@ -80,6 +81,10 @@ def _norm_widths(layer: LayerSpec, hidden: int) -> int:
 def _other_matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
     for layer in spec.layers:
         yield from _attention(layer.attention, spec.hidden_size)
+        if layer.cross is not None:  # whose keys and values are made once, when the source is read
+            inner = layer.cross.num_heads * layer.cross.head_size
+            yield _Matrix(inner, spec.hidden_size, layer.cross.query, layer.cross.bias)
+            yield _Matrix(spec.hidden_size, inner, layer.cross.output, layer.cross.output_bias)
     if spec.causal:
         yield _Matrix(spec.vocab_size, spec.hidden_size, spec.embedding if spec.tied_head else spec.head)
 

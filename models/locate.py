@@ -53,13 +53,6 @@ def _meant(text: str, likeness: float = 0.6) -> str:
 
 
 def _not_at_hand(source: Source) -> CheckpointError:
-    from .families.registry import FAMILIES
-
-    if source.family not in FAMILIES:
-        return CheckpointError(
-            f"{source.name} is of the family {source.family}, which does not run yet; models at hand: "
-            f"{', '.join(short_names())}"
-        )
     return CheckpointError(
         f"{source.name} is not at hand yet; fetch it ({source.fetch_bytes / 1e6:.0f} MB) with: "
         f"moesaic models get {source.name}"

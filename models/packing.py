@@ -21,7 +21,7 @@ def pack_(model: Transformer) -> None:
     Graded linears turn into planes, each group as one.
     """
     for module in model.modules():
-        if isinstance(module, Attention):
+        if type(module) is Attention:
             module.packed = packed([module.query, module.key, module.value])
         elif isinstance(module, FFN):
             module.packed = None if module.gate is None else packed([module.gate, module.up])

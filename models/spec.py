@@ -31,6 +31,7 @@ _CHOICES = {
     "norms": ("before", "after", "both", "of sums"),
     "qk_norm": ("none", "heads", "whole"),
     "rotary": ("main", "local", "none"),
+    "positions": ("learned", "sinusoidal", "none"),
     "scaling": ("default", "linear", "llama3", "yarn"),
     "router": ROUTERS,
     "kv_cache": KV_CACHES,
@@ -137,24 +138,29 @@ class LayerSpec:
     """norms: whether attention and FFN have a norm before them, after them (of what they add to the state), or both; or
     one of the state that they were added to (BERT).
 
-    parallel: whether the FFN is given the state before attention instead of the one after it.
+    parallel: whether the FFN is given the state before attention instead of the one after it. cross: attention to a
+    source between the two, with norms like theirs.
     """
 
     attention: AttentionSpec
     ffn: FFNSpec
     norms: Literal["before", "after", "both", "of sums"] = "before"
     parallel: bool = False
+    cross: AttentionSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerSpec:
     """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head.
-    Positions are rotary when `rope` is given, else learned with `position_offset` unused rows.
+    Positions are rotary when `rope` is given, else as `positions` says, learned ones with `position_offset` unused
+    rows. encoder: what reads the source that a decoder attends to, by the decoder's own embedding; None for none.
 
     token_types: rows of a table of which every token of a text has the first added. relative_buckets: of distances
-    between tokens, for each of which every head adds a number of its own to its scores; 0 for none. embedding_norm,
+    between tokens, for each of which every head adds a number of its own to its scores, 0 for none; from
+    relative_distance tokens on they share the last. embedding_norm,
     last_norm: whether there is a norm of what the first layer takes, and of what the last one gives.
     norm_offset: what is added to the weight of every norm. embedding_scale: what embeddings are multiplied by.
+    head_scale: what states are before the head; head_bias: whether there is a number of each token added to its logit.
     logit_soft_cap: c of c tanh(logit / c), 0 for none.
     num_tiers: names on the dial, the full one included. With the full one alone, tiles are no more
     than an order of the neurons. kv_cache: how an engine keeps keys and values unless it is told otherwise.
@@ -182,13 +188,23 @@ class TransformerSpec:
     causal: bool = True
     token_types: int = 0
     relative_buckets: int = 0
+    relative_distance: int = 128
     embedding_norm: bool = False
     last_norm: bool = True
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    head_scale: float = 1.0
+    head_bias: bool = False
+    encoder: "TransformerSpec | None" = None
 
     @property
     def is_mixture(self) -> bool:
         """Whether some FFNs are mixtures of experts that the model was trained with."""
         return any(layer.ffn.mixture.num_experts for layer in self.layers)
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether it goes on from what an encoder has read."""
+        return self.encoder is not None
 
     @property
     def is_graded(self) -> bool:

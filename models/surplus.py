@@ -36,10 +36,18 @@ def has_head_of_its_own(found: Mapping[str, TensorEntry], family: Family) -> boo
     return head is not None and embedding is not None and not are_equal(head, embedding)
 
 
-def check_surplus(left: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> None:
-    """Refuses what nothing reads, unless it says again what config.json says."""
+def check_surplus(
+    left: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec, embedding: TensorEntry
+) -> None:
+    """Refuses what nothing reads, unless it says again what config.json says, or what `embedding` holds."""
+    for name in left:
+        if family.is_embedding_again(name) and not are_equal(left[name], embedding):
+            raise CheckpointError(
+                f"{name} differs from {embedding.name}, and moesaic runs a {family.architecture} with one embedding "
+                "for both sides; tie them, or start from a model that does"
+            )
     tied = family.their_name("untied_head.weight") if spec.tied_head and family.has_head else None
-    unknown = [name for name in left if not family.is_unused(name) and name != tied]
+    unknown = [name for name in left if not (family.is_unused(name) or family.is_embedding_again(name) or name == tied)]
     if unknown:
         raise CheckpointError(
             f"the weights hold {len(unknown)} tensors that a {family.architecture} of this config does not have, "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from .optional_json import BPE_FILES, read_optional_json
 from .suggestion import resaved
 from .text_bound import most_bytes_per_token
 
+_TWO_SIDED = "source.spm"
+_KEPT_TEXTS = 1 << 13  # of single tokens, each of which a stream asks for twice
 _OTHER_FORMS = (BPE_FILES, ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
 
 
@@ -26,6 +28,9 @@ class Tokenizer:
         self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
         start = inner.encode("").ids
         self.bos_id: int | None = start[0] if start else None
+        self._decode_one = lru_cache(_KEPT_TEXTS)(
+            lambda token_id: str(inner.decode([token_id], skip_special_tokens=True))
+        )
         self.no_text = tuple(start)  # ids of an empty text, and of one that makes no token of its own
 
     @classmethod
@@ -81,6 +86,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
+        if len(ids) == 1:
+            return self._decode_one(ids[0])
         text: str = self._inner.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -130,6 +137,11 @@ def is_unicode(text: str) -> bool:
 
 def _way_out(folder: Path) -> str:
     """What to do about a missing tokenizer.json: models may come with the files of slower tokenizers alone."""
+    if (folder / _TWO_SIDED).is_file():
+        return (
+            f"{_TWO_SIDED} is the SentencePiece model of one side of a Marian, of which neither moesaic nor "
+            "transformers makes one; copy it from a conversion of the model that has it"
+        )
     others = next((names for names in _OTHER_FORMS if all((folder / name).is_file() for name in names)), None)
     if not others:
         return "copy it there from where the model came from"

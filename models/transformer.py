@@ -6,6 +6,7 @@ Read it top down: norm, attention, FFN, layer, model. Every class is built from 
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,13 @@ from torch.nn import functional
 
 from ..kernels.weighing import Weighing, soft_capped
 from .compute import Compute, OperatingPoints, Whole
-from .context import CausalContext, Context, WholeContext
+from .context import CausalContext, Context, Source, SourceContext, SourcedContext, WholeContext
 from .ffn.dense import FFN
 from .ffn.registry import ffn_of
 from .linear import EMBEDDINGS, LINEARS, Embedding, Graded, GradedLinear, TensorModule
-from .relative import distance_buckets
+from .relative import distance_buckets, past_buckets
 from .rope import inverse_frequencies, rotate, rotation
+from .sinusoids import Sinusoids
 from .spec import AttentionSpec, LayerSpec, RopeSpec, TransformerSpec
 
 Turns = Mapping[str, tuple[Tensor, Tensor]]  # cosines and sines by `AttentionSpec.rotary`; empty without rotary ones
@@ -108,9 +110,23 @@ class Attention(TensorModule):
         return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
 
 
+class CrossAttention(Attention):
+    """Queries of a decoder's tokens, keys and values of a source's states: those are made once, by `remembered`."""
+
+    def forward(self, x: Tensor, turns: Turns, context: Context, compute: Compute | None = None) -> Tensor:
+        sourced = cast(SourceContext, context)
+        mixed = sourced.attend_source(self.index, self._heads(self.query(x, compute)), self.weighing)
+        return self.output(mixed.transpose(1, 2).flatten(2), compute)
+
+    def remembered(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [batch, kv_heads, tokens, size] of an encoder's states [batch, tokens, hidden]."""
+        return self._heads(self.key(states)), self._heads(self.value(states))
+
+
 class Layer(TensorModule):
     """x + attention(norm(x)), then x + ffn(norm(x)); in parallel, both of the same x. Norms before and after each of
-    them are there or not, or stand around the sums: norm(x + attention(x)), then norm(x + ffn(x)).
+    them are there or not, or stand around the sums: norm(x + attention(x)), then norm(x + ffn(x)). Between the two
+    stands attention to a source, like the first, where there is one.
     """
 
     def __init__(self, index: int, spec: TransformerSpec, layer: LayerSpec) -> None:
@@ -120,6 +136,10 @@ class Layer(TensorModule):
         self.attention_norm = Norm(spec) if before else None
         self.attention = Attention(index, spec, layer.attention)
         self.attention_post_norm = Norm(spec) if after else None
+        cross = layer.cross is not None
+        self.cross_norm = Norm(spec) if cross and before else None
+        self.cross = None if layer.cross is None else CrossAttention(index, spec, layer.cross)
+        self.cross_post_norm = Norm(spec) if cross and after else None
         self.ffn_norm = Norm(spec) if before else None
         self.ffn = ffn_of(spec.hidden_size, layer.ffn, spec.num_tiers)
         self.ffn_post_norm = Norm(spec) if after else None
@@ -135,6 +155,9 @@ class Layer(TensorModule):
         normed = x if self.attention_norm is None else self.attention_norm(x)
         added = self.attention(normed, turns, context, compute)
         state = self._joined(x, added, self.attention_post_norm)
+        if self.cross is not None:
+            normed = state if self.cross_norm is None else self.cross_norm(state)
+            state = self._joined(state, self.cross(normed, turns, context, compute), self.cross_post_norm)
         given = x if self.parallel else state
         return given if self.ffn_norm is None else self.ffn_norm(given), state
 
@@ -150,7 +173,7 @@ class Layer(TensorModule):
 
 class Transformer(TensorModule):
     """token_ids [batch, tokens] -> logits [batch, tokens, vocab], or the states of an encoder; built from a
-    `TransformerSpec`.
+    `TransformerSpec`. A decoder with an encoder of its own goes on from what that has read: `read`, `context_of`.
 
     Build it under `torch.device("meta")` and give it weights with `load_state_dict(..., assign=True)`.
     """
@@ -158,14 +181,18 @@ class Transformer(TensorModule):
     frequencies: Tensor
     thresholds: Tensor | None
 
-    def __init__(self, spec: TransformerSpec) -> None:
+    def __init__(self, spec: TransformerSpec, shared: TensorModule | None = None) -> None:
+        """shared: the embedding of another model, for an encoder that has none of its own."""
         super().__init__()
         self.spec = spec
         self.operating_point: float = 0  # on the dial: 0 is the full tier, 1 the next; models/dial.py
         self.whole = Whole(0.0, 0)  # what a token at the full tier costs, once the weights are loaded
-        self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
-        rows = spec.max_context + spec.position_offset
-        self.positions = None if spec.rope else Embedding(rows, spec.hidden_size)
+        if shared is None:
+            self.embedding = EMBEDDINGS[spec.embedding](spec.vocab_size, spec.hidden_size)
+        else:
+            vars(self)["embedding"] = shared  # and no child, so that its weight has one name
+        self.encoder = None if spec.encoder is None else Transformer(spec.encoder, self.embedding)
+        self.positions = None if spec.rope else _positions(spec)
         self.token_types = Embedding(spec.token_types, spec.hidden_size) if spec.token_types else None
         self.embedding_norm = Norm(spec) if spec.embedding_norm else None
         heads = spec.layers[0].attention.num_heads if spec.layers else 0
@@ -174,12 +201,24 @@ class Transformer(TensorModule):
         self.norm = Norm(spec) if spec.last_norm else NoNorm()
         head = None if spec.tied_head else LINEARS[spec.head](spec.hidden_size, spec.vocab_size, False)
         self.untied_head = head
+        self.logit_bias = nn.Parameter(torch.empty(1, spec.vocab_size)) if spec.head_bias else None
         if spec.rope:
             with torch.device("cpu"):
                 tables = [inverse_frequencies(rope, spec.layers[0].attention.head_size) for rope in self.ropes.values()]
             self.register_buffer("frequencies", torch.stack(tables), persistent=False)  # fp32 [ropes, size/2]
         graded = any(isinstance(module, Graded) for module in self.modules())
         self.register_buffer("thresholds", torch.empty(spec.num_tiers, dtype=torch.float32) if graded else None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        weight: Tensor = self.embedding.weight
+        return weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(module for module in self.modules() if type(module) is Norm).weight.dtype
 
     @property
     def ropes(self) -> dict[str, RopeSpec]:
@@ -194,7 +233,8 @@ class Transformer(TensorModule):
         context: Context | None = None,
         compute: Compute | None = None,
     ) -> Tensor:
-        """positions: [batch, tokens], by default 0, 1, 2 ...; without a context the tokens see this call only.
+        """positions: [batch, tokens], by default 0, 1, 2 ...; without a context the tokens see this call only, which
+        a decoder with an encoder cannot do: its context is one with a source.
 
         compute: what each row asks; by default all stand at `operating_point`, that of the model as it was loaded.
         """
@@ -219,15 +259,47 @@ class Transformer(TensorModule):
             x = layer(x, turns, context, compute)
         return self.norm(x)
 
-    def context_of(self, token_ids: Tensor, lengths: Tensor | None = None) -> Context:
-        """What the tokens of one call see of each other. lengths: of an encoder's rows, where some are padded."""
+    def read(self, source_ids: Tensor, lengths: Tensor | None = None) -> Source:
+        """What the decoder sees of sources [batch, tokens], once its encoder has read them. lengths: of the rows, where
+        some are padded at their ends.
+        """
+        if self.encoder is None:
+            raise ValueError(f"this {self.spec.family} has no encoder that could read a source")
+        states = self.encoder.hidden(source_ids, context=self.encoder.context_of(source_ids, lengths))
+        crosses = [layer.cross for layer in self.layers if isinstance(layer, Layer) and layer.cross is not None]
+        return Source([cross.remembered(states) for cross in crosses], lengths)
+
+    def context_of(self, token_ids: Tensor, lengths: Tensor | None = None, source: Source | None = None) -> Context:
+        """What the tokens of one call see of each other, and of the source that `read` gave where there is an encoder.
+        lengths: of an encoder's rows, where some are padded.
+        """
+        tokens = token_ids.shape[1]
+        if self.spec.causal and self.encoder is not None:
+            if source is None:
+                raise ValueError(f"a {self.spec.family} goes on from a source: give what `read` makes of it")
+            return SourcedContext(source, self.causal_bias(tokens))
         if self.spec.causal:
-            return CausalContext()
-        tokens, bias = token_ids.shape[1], None
+            return CausalContext(self.causal_bias(tokens))
+        bias = None
         if self.distances is not None:
-            buckets = distance_buckets(tokens, self.spec.relative_buckets).to(token_ids.device)
-            bias = self.distances(buckets).permute(2, 0, 1)
+            buckets = distance_buckets(tokens, self.spec.relative_buckets, self.spec.relative_distance)
+            bias = self.distances(buckets.to(token_ids.device)).permute(2, 0, 1)
         return WholeContext(tokens, lengths, bias)
+
+    def past_bias(self, tokens: int) -> Tensor | None:
+        """What a decoder's heads add to the scores of tokens at each distance back: [heads, tokens], or nothing."""
+        if self.distances is None:
+            return None
+        buckets = past_buckets(tokens, self.spec.relative_buckets, self.spec.relative_distance)
+        return self.distances(buckets.to(self.distances.weight.device)).T
+
+    def causal_bias(self, tokens: int) -> Tensor | None:
+        """The same for each pair of tokens: [heads, tokens, tokens]; anything for what stands behind."""
+        past = self.past_bias(tokens)
+        if past is None:
+            return None
+        places = torch.arange(tokens, device=past.device)
+        return past[:, (places[:, None] - places[None, :]).clamp(min=0)]
 
     def embed(self, token_ids: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Turns]:
         """What the first layer takes: states [batch, tokens, hidden], and how rotary positions turn them."""
@@ -250,7 +322,7 @@ class Transformer(TensorModule):
 
     def compute_of(self, operating_points: Sequence[float], factors: Sequence[float] = ()) -> Compute:
         """An account for rows at these operating points, with nothing spent; with factors they choose together."""
-        asked = OperatingPoints(operating_points, self.norm.weight.device, factors)
+        asked = OperatingPoints(operating_points, self.device, factors)
         return Compute.of(asked, self.whole, self.thresholds)
 
     def prepare(self) -> None:
@@ -258,6 +330,8 @@ class Transformer(TensorModule):
         for layer in self.layers:
             if isinstance(layer, Layer):
                 layer.ffn.prepare()
+        if self.encoder is not None:
+            self.encoder.prepare()
         self.whole = whole_of(self)
 
     def head(self, hidden: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
@@ -266,7 +340,17 @@ class Transformer(TensorModule):
         Without an account all of the head is read.
         """
         table = self.embedding.project if self.untied_head is None else self.untied_head
-        return soft_capped(table(hidden, compute, rows), self.spec.logit_soft_cap)
+        if self.spec.head_scale != 1:
+            hidden = hidden * self.spec.head_scale
+        logits = soft_capped(table(hidden, compute, rows), self.spec.logit_soft_cap)
+        return logits if self.logit_bias is None else logits + self.logit_bias[0]
+
+
+def _positions(spec: TransformerSpec) -> TensorModule | None:
+    """What is added to the embedding of a token by where it stands."""
+    if spec.positions == "learned":
+        return Embedding(spec.max_context + spec.position_offset, spec.hidden_size)
+    return Sinusoids(spec.hidden_size) if spec.positions == "sinusoidal" else None
 
 
 def rounded(value: float, dtype: torch.dtype) -> float:

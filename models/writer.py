@@ -90,7 +90,7 @@ def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> Non
     config = dict(source.config)
     config.pop("quantization_config", None)
     default = source.family.spec(Config(source.config))
-    if _is_relu(spec) and not _is_relu(default):
+    if _is_relu(spec) and not _is_relu(default):  # no stage makes one of two sides
         config[source.family.activation_key] = "relu"
     if set(INT8_FORMATS) & set(spec_overrides(spec, default).values()):
         config["quantization_config"] = {"made_by": MADE_BY, "format": "int8 weights, one scale a row"}

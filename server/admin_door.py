@@ -20,6 +20,7 @@ from .interceptor import CallGuard, Lane
 from .options import ServeOptions
 from .reflection import reflection_handlers
 from .transport import CHANNEL_OPTIONS
+from .writes import Writes
 
 MOST_PATH_BYTES = 107  # what an address of a Unix socket holds
 ROOM_FOR_CALLS = 64
@@ -40,7 +41,8 @@ class AdminDoor:
 
 def open_admin_door(options: ServeOptions, port: int, service: AdminService) -> AdminDoor:
     """A server that is not started yet. Raises AddressError for a path that was asked for and can be no socket."""
-    lane = Lane(Calls(ROOM_FOR_CALLS), TimeLimits(options.receive_seconds, options.write_seconds, None))
+    limits = TimeLimits(options.receive_seconds, options.write_seconds, None)
+    lane = Lane(Calls(ROOM_FOR_CALLS), limits, Writes(limits.write))
     server = grpc.aio.server(interceptors=(CallGuard(lane, lane, Access()),), options=CHANNEL_OPTIONS)
     add_service(server, ADMIN, service)
     server.add_generic_rpc_handlers(reflection_handlers((ADMIN.full_name,)))

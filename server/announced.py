@@ -9,6 +9,7 @@ from .config import Configuration
 from .config_text import start_lines
 from .http_door import missing
 from .parts import Parts, Ports
+from .tracing import traces_address
 
 
 def announce_start(configuration: Configuration, parts: Parts) -> None:
@@ -25,13 +26,17 @@ def announce_serving(catalog: Catalog, ports: Ports) -> None:
 
 def _start_lines(configuration: Configuration, parts: Parts) -> Iterator[str]:
     options, ports, admin = configuration.options, parts.ports, parts.admin.path
-    yield f"moesaic {VERSION} listens on {ports.address} and loads {', '.join(name for name, _ in options.models)}"
+    watched = [f"what is in {options.watch}"] if options.watch else []
+    loads = ", ".join([*(name for name, _ in options.models), *watched])
+    yield f"moesaic {VERSION} listens on {ports.address} and loads {loads}"
     yield from start_lines(configuration)
     if options.http:
         yield f"HTTP at {ports.web}" if ports.web else missing()
     if ports.num_connections < options.max_connections:
         asked = f"{options.max_connections} were asked for; raise the limit with ulimit -n"
         yield f"room for {ports.num_connections} connections, since this process may open few files; {asked}"
+    if address := traces_address(options.otlp_traces_endpoint):
+        yield f"spans of requests go to {address}"
     yield f"the admin socket is {admin}" if admin else "there is no admin socket, its folder is not to be had"
     yield from parts.security.told
     if ports.probed:

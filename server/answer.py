@@ -52,13 +52,12 @@ def _chunk(row: Row, text: TextStream) -> pb.GenerateChunk:
     shown = text.push(row.token_ids)
     used = text.num_tokens_used - start
     chunk = pb.GenerateChunk(
-        text=shown,
-        token_ids=row.token_ids[:used],
-        first_token_index=start,
-        choice=row.choice,
-        logprobs=[logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs[:used]],
-        prompt_logprobs=[logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs],
-    )
+        text=shown, token_ids=row.token_ids[:used], first_token_index=start, choice=row.choice
+    )  # fmt: skip
+    if row.logprobs:
+        chunk.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs[:used])
+    if row.prompt_logprobs:
+        chunk.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
     if row.finish is not None or text.stopped is not None:
         chunk.text += text.finish()
         _close(chunk, text, row)

@@ -101,6 +101,7 @@ class ServedModel:
         """What clients are told of it."""
         state = pb.ModelInfo.DRAINING if draining or self.leaving else _STATES[self.engine.state]
         info = pb.ModelInfo(name=self.name, state=state, chat=self.prompts.chat.available)
+        info.tools = self.prompts.chat.tool_form is not None
         description, load = self.engine.description, self.engine.load
         if description is not None:
             for field in _DESCRIBED:
@@ -119,6 +120,7 @@ class Catalog:
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self.models = {model.name: model for model in models}
+        self.problems: dict[str, str] = {}  # of models that are watched for, by name: why they cannot be loaded
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -133,12 +135,22 @@ class Catalog:
             return next(iter(staying or self.models.values()))
         if not name and self.models:
             raise InvalidRequest([Violation(field, f"is empty and several are served: {self._names()}")])
+        if name not in self.models and name in self.problems:
+            raise Unavailable(f"model {name} could not be loaded: {self.problems[name]}", "NOT_LOADED", 60.0)
         if name not in self.models:
             short = name[:64]
             meant = likely(short, self.models)
             there = f"there is: {self._names()}" if self.models else "there is none at all now"
             raise NotFound(f"no model {ascii(short)} is served here; {there}{meant}", short)
         return self.models[name]
+
+    def infos(self) -> list[pb.ModelInfo]:
+        """What clients are told of all models, those that could not be loaded last."""
+        absent = [name for name in self.problems if name not in self.models]
+        return [
+            *(model.info(self.draining) for model in self.models.values()),
+            *(pb.ModelInfo(name=name, state=pb.ModelInfo.FAILED, problem=self.problems[name]) for name in absent),
+        ]
 
     @contextmanager
     def under_way(self, caller: str, request_id: str) -> Iterator[UnderWay]:

@@ -16,18 +16,19 @@ class ServedChat:
 
     def __init__(self, template: ChatTemplate) -> None:
         self.available = template.available
+        self.tool_form = template.tool_form
         self.end_ids = template.end_ids
         self._template = template
         self._thread = ThreadPoolExecutor(1, "chat")
         self._ended = False
 
-    async def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    async def prompt_ids(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> tuple[int, ...]:
         """Gives what `ChatTemplate.prompt_ids` does."""
-        return tuple(await self._in_thread(self._template.prompt_ids, messages))
+        return tuple(await self._in_thread(self._template.prompt_ids, messages, tools))
 
-    async def written(self, messages: Sequence[Message]) -> str:
+    async def written(self, messages: Sequence[Message], tools: Sequence[str] = ()) -> str:
         """Gives what `ChatTemplate.written` does."""
-        return await self._in_thread(self._template.written, messages)
+        return await self._in_thread(self._template.written, messages, tools)
 
     def end(self) -> None:
         """Lets thread and process go; from now on there are no more chats."""
@@ -35,7 +36,9 @@ class ServedChat:
         self._thread.submit(self._template.end)
         self._thread.shutdown(wait=False)
 
-    async def _in_thread(self, work: Callable[[Sequence[Message]], T], messages: Sequence[Message]) -> T:
+    async def _in_thread(
+        self, work: Callable[[Sequence[Message], Sequence[str]], T], messages: Sequence[Message], tools: Sequence[str]
+    ) -> T:
         if self._ended:
             raise Unavailable("the model of this chat is no longer served", "UNLOADING", 0.0)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, messages)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, messages, tools)

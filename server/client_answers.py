@@ -20,6 +20,7 @@ class ModelInfo:
     tier_shares: of each tier, the part of the bytes that tiers govern that a token reads, as calibration saw it. chat:
     whether it has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model"
     where they are as the activations, or "int8". pooling: of an encoder, its own; "" for a model that continues text.
+    problem: why a model that is watched for is not served. tools: whether conversations may name tools.
     """
 
     name: str
@@ -40,6 +41,8 @@ class ModelInfo:
     kv_bytes: int = 0
     kv_cache: str = "model"
     pooling: str = ""
+    problem: str = ""
+    tools: bool = False
 
 
 def raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
@@ -134,4 +137,6 @@ def model_of(info: pb.ModelInfo) -> ModelInfo:
         kv_bytes=info.kv_bytes,
         kv_cache=info.kv_cache,
         pooling=info.pooling,
+        problem=info.problem,
+        tools=info.tools,
     )

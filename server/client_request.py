@@ -23,9 +23,13 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A prompt that is a conversation: {"role": text, "content": text} mappings, the oldest first."""
+    """A prompt that is a conversation: {"role": text, "content": text} mappings, the oldest first.
+
+    tools: what may be called, each a JSON object.
+    """
 
     messages: object
+    tools: Sequence[str] = ()
 
 
 class Settings(GenerationSettings, total=False):
@@ -156,8 +160,12 @@ def _put_prompt(request: pb.GenerateRequest, prompt: Prompt | Chat, found: list[
         messages, wrong = messages_of(prompt.messages)
         found += wrong
         request.messages.SetInParent()
-        for message in messages:
-            request.messages.messages.add(role=message.role, content=message.content)
+        for i, message in enumerate(messages):
+            added = request.messages.messages.add(role=message.role, content=message.content)
+            for call in message.tool_calls:
+                values = {"name": call.name, "arguments": call.arguments}
+                _put(added.tool_calls.add(), values, f"prompt.messages[{i}].tool_calls.", found)
+        _extend(request.messages, {"tools": prompt.tools}, "prompt.messages.", found)
     elif isinstance(prompt, str):
         _put(request, {"text": prompt}, "prompt.", found)
     else:

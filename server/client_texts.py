@@ -21,11 +21,14 @@ BatchItem = tuple[int, Completion | MoesaicError]  # the index of its prompt, an
 
 
 class ScoreSettings(TypedDict, total=False):
-    """Those of a generation that a score knows too; tier: at which all is read, by default the full one."""
+    """Those of a generation that a score knows too; tier: at which all is read, by default the full one; with
+    full_context the continuations alone, as answers are.
+    """
 
     model: str
     request_id: str
     tier: str | None
+    full_context: bool
     priority: str | None
     cache_salt: str | None
 
@@ -102,9 +105,9 @@ def score_request(
 ) -> scoring_pb2.ScoreRequest:
     """Raises InvalidRequest for what does not fit the wire."""
     request = scoring_pb2.ScoreRequest(logprobs=logprobs)
-    standing = {name: value for name, value in settings.items() if name != "tier"}
+    standing = {name: value for name, value in settings.items() if name not in ("tier", "full_context")}
     _copy(build_request(context, **standing), request)
-    request.tier = settings.get("tier") or ""
+    request.tier, request.full_context = settings.get("tier") or "", bool(settings.get("full_context"))
     for each in continuations:
         _copy(build_request(each), request.continuations.add())
     return request

@@ -65,7 +65,8 @@ class EngineChild:
         """Waits so long for an end by itself."""
         if self._process.returncode is None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), seconds)
+                async with asyncio.timeout(seconds):  # wait_for of Python 3.11 forgets that it was cancelled meanwhile
+                    await self._process.wait()
         return self._process.returncode is not None
 
     async def end(self, patience_seconds: float) -> str:

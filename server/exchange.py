@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from ..models.errors import Expired, InvalidRequest, Unread, Violation
+from ..models.errors import Expired, InvalidRequest, Violation
+from .writes import Write, Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,13 @@ class TimeLimits:
 class Exchange:
     """What goes back and forth between a caller and the handler of one method."""
 
-    def __init__(self, handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext, limits: TimeLimits) -> None:
+    def __init__(
+        self, handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext, limits: TimeLimits, writes: Writes
+    ) -> None:
         self._parse: Callable[[bytes], Any] = handler.request_deserializer
         self._context = context
         self._limits = limits
+        self._write = Write(writes)
         self._begun = False
 
     async def only_message(self) -> Any:
@@ -44,19 +48,16 @@ class Exchange:
 
     async def send(self, message: Any) -> None:
         """Returns when there is room for more. Raises Unread when there is none in time; a status can follow it."""
-        try:
-            async with asyncio.timeout(self._limits.write):
+        with self._write:
+            if not self._begun:
                 await self._begin()
-                await self._context.write(message)
-        except TimeoutError:
-            raise Unread(f"nothing of the answer was read for {self._limits.write:g} s (--write-seconds)") from None
+            await self._context.write(message)
 
     async def _begin(self) -> None:
         """Headers go ahead: the core of gRPC takes no status while a write that brings them along is blocked."""
-        if not self._begun:
-            self._begun = True
-            with suppress(grpc.aio.UsageError):  # the handler has sent its own
-                await self._context.send_initial_metadata(())
+        self._begun = True
+        with suppress(grpc.aio.UsageError):  # the handler has sent its own
+            await self._context.send_initial_metadata(())
 
     async def _read(self) -> Any:
         try:

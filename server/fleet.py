@@ -104,7 +104,8 @@ class Fleet:
     async def _take_away(self, model: ServedModel, seconds: float) -> int:
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(model.unused.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await model.unused.wait()
         finally:
             ended = model.num_users
             model.engine.refuse(model.unloaded())

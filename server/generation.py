@@ -26,6 +26,7 @@ from .validation import checked
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,10 @@ class Generation:
     """What all doors hand requests to: the models of a server, behind one budget of bytes."""
 
     def __init__(
-        self, catalog: Catalog, budget: ByteBudget, metrics: "Metrics | None" = None, log_requests: bool = False
-    ) -> None:
-        self.catalog, self.budget = catalog, budget
+        self, catalog: Catalog, budget: ByteBudget, metrics: "Metrics | None" = None, log_requests: bool = False,
+        tracing: "Tracing | None" = None,
+    ) -> None:  # fmt: skip
+        self.catalog, self.budget, self.tracing = catalog, budget, tracing
         self._metrics, self._log_requests = metrics, log_requests
 
     async def chunks(
@@ -62,16 +64,18 @@ class Generation:
 
         counted: its bytes are held already, as those of a batch are.
         """
-        with RequestRecord(call.request_id, message.model, self._log_requests, self._metrics) as record:
+        told = self._log_requests, self._metrics, self.tracing
+        with RequestRecord(call.request_id, message.model, *told) as record:
             with self.asking(call, message.model, 0 if counted else message.ByteSize()) as (model, under_way):
                 message.model = record.model = model.name  # an empty name may mean another model, or none, later
                 with model.admission.place(call.caller) as place:
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
                         tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
+                        caller = this_caller()
                         async for chunk in answer(running, asked, tokenizer, record.arrived, end, call.counting):
                             record.note(chunk)
-                            this_caller().spend(len(chunk.token_ids))
+                            caller.spend(len(chunk.token_ids))
                             yield chunk
 
     async def whole(self, message: pb.GenerateRequest, call: Call, counted: bool = False) -> pb.GenerateResponse:

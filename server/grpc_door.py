@@ -20,7 +20,9 @@ from .oip import InferenceService
 from .options import ServeOptions
 from .reflection import reflection_handlers
 from .services import GenerationService, ModelsService, ScoringService
+from .tracing import Tracing
 from .transport import PROBE_CONNECTIONS, channel_options
+from .writes import Writes
 
 OFFERED = (GENERATION, SCORING, MODELS, INFERENCE)
 ROOM_FOR_CALLS = 1024  # beside requests: model lists, reflection, and as many of probes
@@ -30,7 +32,9 @@ def grpc_server(
     options: ServeOptions, connections: int, generation: Generation, fleet: Fleet, health: HealthService, access: Access
 ) -> grpc.aio.Server:
     """One that offers everything but administration, and listens nowhere yet."""
-    server = grpc.aio.server(interceptors=(_guard(options, access),), options=channel_options(options, connections))
+    server = grpc.aio.server(
+        interceptors=(_guard(options, access, generation.tracing),), options=channel_options(options, connections)
+    )
     add_service(server, GENERATION, GenerationService(generation))
     add_service(server, SCORING, ScoringService(generation))
     add_service(server, MODELS, ModelsService(generation.catalog))
@@ -77,8 +81,9 @@ def time_limits(options: ServeOptions) -> TimeLimits:
     return TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
 
 
-def _guard(options: ServeOptions, access: Access) -> CallGuard:
+def _guard(options: ServeOptions, access: Access, tracing: Tracing | None = None) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
-    limits = time_limits(options)
+    limits, writes = time_limits(options), Writes(options.write_seconds)
     watching = replace(limits, whole=None)
-    return CallGuard(requests=Lane(Calls(room), limits), probes=Lane(Calls(ROOM_FOR_CALLS), watching), access=access)
+    requests, probes = Lane(Calls(room), limits, writes), Lane(Calls(ROOM_FOR_CALLS), watching, writes)
+    return CallGuard(requests, probes, access, tracing)

@@ -96,7 +96,8 @@ class HealthReporter:
         states = {f"model:{name}": self._serves(model) for name, model in self._catalog.models.items()}
         counting = [states[f"model:{name}"] for name, model in self._catalog.models.items() if model.counts]
         whole = bool(counting) and all(counting)
-        serve = {**dict.fromkeys(_WHOLE_SERVER, whole), **states}
+        absent = {f"model:{name}": False for name in self._catalog.problems}
+        serve = {**dict.fromkeys(_WHOLE_SERVER, whole), **absent, **states}
         self.service.tell({name: _SERVING if serves else _NOT_SERVING for name, serves in serve.items()})
 
     def _serves(self, model: ServedModel) -> bool:

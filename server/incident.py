@@ -19,3 +19,12 @@ def told(error: Exception, where: str) -> MoesaicError:
         return RequestFailed(f"the engine failed on this request, incident {incident}")
     _log.error("incident %s in %s", incident, where, exc_info=error)
     return MoesaicError(f"internal error, incident {incident}")
+
+
+def let_go(error: BaseException | None) -> None:
+    """Parts an error from the frames that it came through: they and their task lead to each other, and would keep a
+    request of megabytes while it is told, or until somebody looks for rings.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__

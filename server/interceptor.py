@@ -13,9 +13,11 @@ from .access import Access
 from .caller import called_by
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
-from .incident import told
+from .incident import let_go, told
 from .scopes import asked_by
 from .status import refusal
+from .tracing import Tracing, continued
+from .writes import Writes
 
 PROBES = "/grpc.health.v1.Health/"
 
@@ -26,6 +28,7 @@ class Lane:
 
     calls: Calls
     limits: TimeLimits
+    writes: Writes
 
 
 class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -36,10 +39,10 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     parts must be an async generator. Probes have a lane of their own.
     """
 
-    def __init__(self, requests: Lane, probes: Lane, access: Access) -> None:
+    def __init__(self, requests: Lane, probes: Lane, access: Access, tracing: Tracing | None = None) -> None:
         self._requests = requests
         self._probes = probes
-        self._access = access
+        self._access, self._tracing = access, tracing
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -52,18 +55,21 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         lane = self._probes if details.method.startswith(PROBES) else self._requests
-        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane, self._access)
+        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane, self._access, self._tracing)
         return guarded
 
 
-def _guarded(handler: grpc.RpcMethodHandler, method: str, lane: Lane, access: Access) -> grpc.RpcMethodHandler:
+def _guarded(
+    handler: grpc.RpcMethodHandler, method: str, lane: Lane, access: Access, tracing: Tracing | None
+) -> grpc.RpcMethodHandler:
     asked = asked_by(method)
 
     async def guarded(_: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            with called_by(access.admit(_authorization(context), asked)):
+            caller = access.admit(_authorization(context), asked)
+            with called_by(caller), continued(tracing, context.invocation_metadata() or ()):
                 lane.calls.enter(context)
-                exchange = Exchange(handler, context, lane.limits)
+                exchange = Exchange(handler, context, lane.limits, lane.writes)
                 await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:
             await _abort(error, context, method)
@@ -105,6 +111,7 @@ async def _abort(error: Exception, context: grpc.aio.ServicerContext, method: st
     if context.done() or _is_end(error):  # the caller or the server is gone: nobody to tell, and no error
         raise asyncio.CancelledError from None
     status = refusal(told(error, method))
+    let_go(error)
     try:
         await context.abort(status.code, status.message, status.metadata)
     except grpc.aio.InternalError:  # gone before it was told

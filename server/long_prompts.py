@@ -4,6 +4,7 @@ memory of a text.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .frames import LENGTH, frame
 
 MOST_SECONDS = 20.0  # for one prompt
 IDLE_SECONDS = 60.0  # without a long prompt, and the process ends
+Question = Callable[[], pb.Tokenize]
 _COMMAND = (sys.executable, "-P", "-m", "moesaic.server.prompt_process")
 
 
@@ -27,14 +29,14 @@ class LongPrompts:
         self._ended = False
         self._ending: set[asyncio.Task[int]] = set()  # killed, and not yet gone
 
-    async def ids(self, prompt: pb.Tokenize) -> tuple[int, ...]:
+    async def ids(self, prompt: Question) -> tuple[int, ...]:
         """The ids of a text or of a conversation; where these are more than its window, as many zeros. Raises what
         `ask` does.
         """
         return ids_of(await self.ask(prompt))
 
-    async def ask(self, prompt: pb.Tokenize) -> pb.Tokenized:
-        """What the process says of a prompt.
+    async def ask(self, prompt: Question) -> pb.Tokenized:
+        """What the process says of a prompt, which is made when its turn comes: those that wait are held once.
 
         Raises what ChatTemplate.prompt_ids does, Unavailable where the process ends, and InvalidRequest for what takes
         too long.
@@ -69,7 +71,7 @@ class LongPrompts:
         if self._ending:
             await asyncio.wait(self._ending)
 
-    async def _exchanged(self, prompt: pb.Tokenize) -> pb.Tokenized:
+    async def _exchanged(self, prompt: Question) -> pb.Tokenized:
         process = self._process
         if process is None or process.returncode is not None:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -78,7 +80,7 @@ class LongPrompts:
             )  # fmt: skip
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the process for long prompts was started without pipes")
-        process.stdin.write(frame(prompt))
+        process.stdin.write(frame(prompt()))
         await process.stdin.drain()
         (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
         return pb.Tokenized.FromString(await process.stdout.readexactly(size))

@@ -44,5 +44,7 @@ def _cache_bytes(spec: TransformerSpec, options: EngineOptions) -> int:
     for layer in spec.layers:
         size = -(-layer.attention.head_size // LANES) * LANES
         each += 2 * layer.attention.num_kv_heads * (size + 4 if options.kv_cache == INT8 else size * number)
-    tokens = options.num_slots * min(options.max_context or spec.max_context, spec.max_context)
+    longest = options.max_context or spec.max_context
+    held = [spec.max_context, *([spec.encoder.max_context] if spec.encoder else [])]  # of an answer, and of its source
+    tokens = options.num_slots * sum(min(longest, each) for each in held)
     return min(tokens * each, options.kv_memory or memory_bytes() // _CACHE_PART)

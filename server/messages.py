@@ -37,6 +37,7 @@ def submit_message(request: Request) -> pb.Command:
         salt=request.salt,
         deadline_seconds=request.deadline_seconds,
         pooling=_pooling_message(request.pooling),
+        num_full=request.num_full,
     )
     return pb.Command(submit=submit)
 
@@ -58,6 +59,7 @@ def request_of(submit: pb.Submit) -> Request:
         submit.salt,
         submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
         _pooling_of(submit),
+        submit.num_full,
     )  # fmt: skip
 
 
@@ -125,21 +127,23 @@ def _row_message(row: Row) -> pb.Row:
 
 def row_of(message: pb.Row) -> Row:
     """The row that the front end hands to its request."""
-    timing = Timing(message.queue_seconds, message.prefill_seconds, message.decode_seconds)
+    timing = None
+    if message.queue_seconds or message.prefill_seconds or message.decode_seconds:
+        timing = Timing(message.queue_seconds, message.prefill_seconds, message.decode_seconds)
     return Row(
         key=message.key,
         token_ids=tuple(message.token_ids),
         finish=FinishReason[message.finish] if message.finish else None,
         stop_token_id=message.stop_token_id if message.HasField("stop_token_id") else None,
         error=message.error,
-        timing=None if timing == Timing() else timing,
+        timing=timing,
         shares=(message.bytes_share, message.neurons_share) if message.HasField("bytes_share") else None,
         choice=message.choice,
-        logprobs=logprobs_of(message.logprobs),
-        prompt_logprobs=logprobs_of(message.prompt_logprobs),
+        logprobs=logprobs_of(message.logprobs) if message.logprobs else (),
+        prompt_logprobs=logprobs_of(message.prompt_logprobs) if message.prompt_logprobs else (),
         cached_tokens=message.cached_tokens,
         operating_point=message.operating_point if message.HasField("operating_point") else None,
-        embedding=tuple(message.embedding),
+        embedding=tuple(message.embedding) if message.embedding else (),
     )
 
 
@@ -171,6 +175,7 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         cache_tokens=limits.cache_tokens,
         num_slots=limits.num_slots,
         block_tokens=limits.block_tokens,
+        max_source=limits.max_source,
         pooling=_pooling_message(description.pooling),
     )
     return pb.Event(ready=ready)
@@ -184,6 +189,7 @@ def limits_of(ready: pb.Ready) -> Limits:
         ready.num_slots if ready.HasField("num_slots") else None,
         ready.cache_tokens if ready.HasField("cache_tokens") else None,
         ready.block_tokens,
+        ready.max_source if ready.HasField("max_source") else None,
     )
 
 

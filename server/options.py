@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..engine.options import EngineOptions
 from ..models.bounds import Bound
@@ -99,6 +100,11 @@ class ServeOptions:
         read=byte_count,
         written="the machine's memory",
     )
+    watch: str | None = setting(
+        None,
+        "whose model directories are served by their names: new ones are loaded, those that are gone unloaded",
+        metavar="DIR",
+    )
     admin_socket: str | None = setting(
         None, "where to administer the server; its mode is 0600", metavar="FILE", written="is printed"
     )
@@ -107,6 +113,12 @@ class ServeOptions:
     )
     reflection: bool = setting(True, "tell clients of the methods that there are")
     log_requests: bool = setting(False, "one JSON line a request on stderr, without text")
+    otlp_traces_endpoint: str | None = setting(
+        None,
+        "where a span of each request goes, by OpenTelemetry's protocol over gRPC; takes the extra otel",
+        metavar="URL",
+        written="none, or OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
 
 
 BOUNDS: Mapping[str, Bound] = bounds(ServeOptions)
@@ -115,8 +127,10 @@ BOUNDS: Mapping[str, Bound] = bounds(ServeOptions)
 def check(options: ServeOptions) -> None:
     """Raises SetupError for options that no server can be started with."""
     names = [name for name, _ in options.models]
-    if not names:
-        raise SetupError("there is no model to serve; give the path of at least one")
+    if not names and options.watch is None:
+        raise SetupError("there is no model to serve; give the path of at least one, or a folder to --watch")
+    if options.watch is not None and not Path(options.watch).is_dir():
+        raise SetupError(f"watch: there is no folder {options.watch}; make it, or leave out --watch")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise SetupError(f"two models are called {twice!r}; give each a name of its own")

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -33,8 +34,10 @@ from .memory import memory_budget
 from .options import ServeOptions
 from .prompts import Prompts
 from .security import Security, open_security
+from .tracing import open_tracing
 from .transport import num_connections
 from .watchdog import Patience
+from .watched import Watched
 
 if TYPE_CHECKING:
     from .http.door import HttpDoor
@@ -63,6 +66,7 @@ class Parts:
     generation: Generation
     fleet: Fleet
     admin: AdminDoor
+    watched: Watched | None
     _metrics: "Metrics | None"
     _door: "HttpDoor | None"
     _servers: Sequence[grpc.aio.Server]
@@ -88,6 +92,8 @@ class Parts:
         models = [model.stop() for model in self.catalog.models.values()]
         web = [] if self._door is None else [self._door.stop(seconds)]
         await asyncio.gather(*(each.stop(seconds) for each in self._servers), *web, *models)
+        if self.generation.tracing is not None:
+            await self.generation.tracing.end(seconds)
         self.admin.end()
 
 
@@ -104,7 +110,8 @@ def open_parts(configuration: Configuration, life: Life, worker: Sequence[str]) 
     fleet = Fleet(catalog, make, options.engine, budget, changed.set, options.drain_seconds)
     health = HealthReporter(catalog, changed, options.stall_seconds)
     metrics = open_metrics(options, catalog)
-    generation = Generation(catalog, ByteBudget(options.max_request_bytes), metrics, options.log_requests)
+    tracing, held = open_tracing(options.otlp_traces_endpoint), ByteBudget(options.max_request_bytes)
+    generation = Generation(catalog, held, metrics, options.log_requests, tracing)
     connections = num_connections(options)
     server = grpc_server(options, connections, generation, fleet, health.service, security.access)
     address = bind(server, options.host, options.port, "--port", security.credentials)
@@ -121,7 +128,9 @@ def open_parts(configuration: Configuration, life: Life, worker: Sequence[str]) 
             door.close()
         raise
     ports = Ports(address, web, probed, connections)
-    return Parts(ports, security, health, generation, fleet, admin, metrics, door, [*servers, admin.server], options)
+    watched = None if options.watch is None else Watched(Path(options.watch).absolute(), fleet, changed.set)
+    servers.append(admin.server)
+    return Parts(ports, security, health, generation, fleet, admin, watched, metrics, door, servers, options)
 
 
 def _served(name: str, path: str, options: ServeOptions, changed: asyncio.Event, worker: Sequence[str]) -> ServedModel:

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import BinaryIO
 
-from ..models.chat import ChatTemplate, Message
+from ..models.chat import ChatTemplate, message_of
 from ..models.errors import InvalidRequest, Unsupported
 from ..models.tokenizer import Tokenizer
 from ..proto import engine_pb2 as pb
@@ -33,14 +33,14 @@ def _read(reader: BinaryIO) -> pb.Tokenize | None:
 def _tokenized(prompt: pb.Tokenize, tokenizer: Tokenizer, template: ChatTemplate) -> pb.Tokenized:
     if prompt.ids:
         return pb.Tokenized(text=tokenizer.decode(prompt.ids))
-    turns = [Message(turn.role, turn.content) for turn in prompt.turns]
+    turns, tools = [*map(message_of, prompt.turns)], [*prompt.tools]
     before = 0
     try:
-        text = template.written(turns) if prompt.written else ""
+        text = template.written(turns, tools) if prompt.written else ""
         if prompt.HasField("split"):
             ids, before = tokenizer.encode_split(prompt.text, prompt.split)
         else:
-            ids = template.prompt_ids(turns) if turns else tokenizer.encode(prompt.text)
+            ids = template.prompt_ids(turns, tools) if turns else tokenizer.encode(prompt.text)
     except InvalidRequest as error:
         wrong = [pb.Wrong(field=each.field, message=each.message, reason=each.reason) for each in error.violations]
         return pb.Tokenized(wrong=wrong)

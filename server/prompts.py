@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ..models.chat import Message, Turn, message_violations
+from ..models.chat import Turn, message_of, message_violations
 from ..models.errors import InvalidRequest, Violation
 from ..models.tokenizer import Tokenizer
 from ..proto import engine_pb2
@@ -15,6 +15,7 @@ MAX_TEXT_BYTES = 1 << 20
 LONG_CHARACTERS = 1 << 14  # what would keep the loop for longer than some milliseconds
 TINY_CHARACTERS = 1 << 8  # what keeps it for no time at all
 LONG_IDS = 1 << 12  # the same the other way
+Conversation = Any  # a message with `messages` and `tools`
 WithPrompt = Any  # a message with a oneof `prompt`, of which it may have less than a GenerateRequest
 
 
@@ -35,13 +36,13 @@ class Prompts:
             raise InvalidRequest(wrong)
         kind = message.WhichOneof("prompt")
         if kind == "messages":
-            return await self._chat_ids(message.messages.messages, window)
+            return await self._chat_ids(message.messages, window)
         if kind == "token_ids":
             ids = message.token_ids.ids
             return tuple(ids) if len(ids) <= window else (0,) * len(ids)
         if len(message.text) < LONG_CHARACTERS:
             return await self._encoded(message.text)
-        return await self.long.ids(engine_pb2.Tokenize(text=message.text, window=window))
+        return await self.long.ids(lambda: engine_pb2.Tokenize(text=message.text, window=window))
 
     async def _encoded(self, text: str) -> tuple[int, ...]:
         """Ids of a text that is not long. One text a turn of the loop: those of a batch would keep it together."""
@@ -56,18 +57,18 @@ class Prompts:
         if len(ids) < LONG_IDS:
             text = self.tokenizer.decode(ids)
         else:
-            text = (await self.long.ask(engine_pb2.Tokenize(ids=ids))).text
+            text = (await self.long.ask(lambda: engine_pb2.Tokenize(ids=ids))).text
         size = len(text.encode())
         if size > MAX_TEXT_BYTES:
             wrong = f"make a text of {size} bytes, the limit is {MAX_TEXT_BYTES}; give them in parts"
             raise InvalidRequest([Violation("token_ids", wrong, "TEXT_TOO_LARGE")])
         return text
 
-    async def written(self, messages: Sequence[Turn]) -> str:
+    async def written(self, chat: Conversation) -> str:
         """A conversation as the chat template writes it. Raises what `ids` does."""
-        if _is_short(messages):
-            return await self.chat.written(_messages(messages))
-        return (await self.long.ask(engine_pb2.Tokenize(turns=_turns(messages), written=True))).text
+        if _is_short(chat):
+            return await self.chat.written([*map(message_of, chat.messages)], [*chat.tools])
+        return (await self.long.ask(lambda: _asked(chat, written=True))).text
 
     def check_text(self, text: str, window: int) -> None:
         """Raises InvalidRequest for a text that no prompt of this window can begin with."""
@@ -84,7 +85,7 @@ class Prompts:
         if short:
             ids, before = self.tokenizer.encode_split(text, at)
             return tuple(ids), before
-        found = await self.long.ask(engine_pb2.Tokenize(text=text, window=window, split=at))
+        found = await self.long.ask(lambda: engine_pb2.Tokenize(text=text, window=window, split=at))
         return ids_of(found), found.num_before
 
     def _violations(self, message: WithPrompt, window: int) -> list[Violation]:
@@ -92,7 +93,7 @@ class Prompts:
         if kind is None:
             return [Violation("prompt", "is not set; give text, token_ids or messages", "EMPTY_PROMPT")]
         if kind == "messages":
-            return message_violations(message.messages.messages)
+            return message_violations(message.messages.messages, message.messages.tools)
         return self._text_violations(len(message.text.encode()), window) if kind == "text" else []
 
     def _text_violations(self, size: int, window: int) -> list[Violation]:
@@ -105,19 +106,23 @@ class Prompts:
         text = f"has {size} bytes, the {window} tokens of the context hold {most} at most; shorten it"
         return [Violation("prompt", text, "CONTEXT_LENGTH_EXCEEDED", {"limit": str(window)})]
 
-    async def _chat_ids(self, messages: Sequence[Turn], window: int) -> tuple[int, ...]:
-        if _is_short(messages):
-            return await self.chat.prompt_ids(_messages(messages))
-        return await self.long.ids(engine_pb2.Tokenize(turns=_turns(messages), window=window))
+    async def _chat_ids(self, chat: Conversation, window: int) -> tuple[int, ...]:
+        if _is_short(chat):
+            return await self.chat.prompt_ids([*map(message_of, chat.messages)], [*chat.tools])
+        return await self.long.ids(lambda: _asked(chat, window=window))
 
 
-def _is_short(messages: Sequence[Turn]) -> bool:
-    return sum(len(message.content) for message in messages) < LONG_CHARACTERS
+def _is_short(chat: Conversation) -> bool:
+    calls = [call for message in chat.messages for call in message.tool_calls]
+    told = [*(message.content for message in chat.messages), *chat.tools, *(call.arguments for call in calls)]
+    return sum(map(len, told)) < LONG_CHARACTERS
 
 
-def _messages(turns: Sequence[Turn]) -> list[Message]:
-    return [Message(each.role, each.content) for each in turns]
+def _asked(chat: Conversation, window: int = 0, written: bool = False) -> engine_pb2.Tokenize:
+    turns = map(_turn, chat.messages)
+    return engine_pb2.Tokenize(turns=turns, tools=chat.tools, window=window, written=written)
 
 
-def _turns(messages: Sequence[Turn]) -> list[engine_pb2.Turn]:
-    return [engine_pb2.Turn(role=each.role, content=each.content) for each in messages]
+def _turn(message: Turn) -> engine_pb2.Turn:
+    calls = [engine_pb2.Called(name=call.name, arguments=call.arguments) for call in message.tool_calls]
+    return engine_pb2.Turn(role=message.role, content=message.content, tool_calls=calls)

@@ -1,4 +1,6 @@
-"""What is known of one request: a JSON line in the log, if asked for, and figures. Never the prompt, never the text."""
+"""What is known of one request: a JSON line in the log and a span, if asked for, and figures. Never the prompt, never
+the text.
+"""
 
 import json
 import logging
@@ -14,6 +16,7 @@ from .status import refusal
 
 if TYPE_CHECKING:
     from .metrics import Metrics
+    from .tracing import Tracing
 
 _MAX_NAME_CHARACTERS = 64
 
@@ -21,12 +24,15 @@ requests_log = logging.getLogger("moesaic.requests")
 
 
 class RequestRecord(AbstractContextManager["RequestRecord"]):
-    """What is known of one request; logged and counted when the block ends, however it ends.
+    """What is known of one request; logged, counted and told as a span when the block ends, however it ends.
 
     model: the name of the one that is served, once it is found; until then the log has what was asked for.
     """
 
-    def __init__(self, request_id: str, model: str, enabled: bool, metrics: "Metrics | None" = None) -> None:
+    def __init__(
+        self, request_id: str, model: str, enabled: bool, metrics: "Metrics | None" = None,
+        tracing: "Tracing | None" = None,
+    ) -> None:  # fmt: skip
         self.model = ""
         self.last: pb.GenerateChunk | None = None  # the chunk with usage and timing
         self.arrived = time.monotonic()
@@ -34,7 +40,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         self._names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
         if caller := this_caller().name:
             self._names["caller"] = caller
-        self._enabled, self._metrics = enabled, metrics
+        self._enabled, self._metrics, self._tracing = enabled, metrics, tracing
 
     def note(self, chunk: pb.GenerateChunk) -> None:
         """Takes in a part of the answer on its way to the caller."""
@@ -52,9 +58,11 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome = self._outcome(error)
+        outcome, seconds = self._outcome(error), time.monotonic() - self.arrived
         if self._metrics is not None:
-            self._metrics.ended(self.model, outcome, self.last, time.monotonic() - self.arrived)
+            self._metrics.ended(self.model, outcome, self.last, seconds)
+        if self._tracing is not None:
+            self._tracing.ended({**self._names, "model": self.model}, outcome, self.last, seconds)
         if self._enabled:
             self._names["model"] = self.model or self._names["model"]
             requests_log.info(json.dumps({**self._names, **outcome, **self._figures()}))

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from ..engine.receipt import Receipt
 from ..engine.request import Row, Timing
@@ -18,8 +20,8 @@ class Running:
     def __init__(self, key: int, num_answers: int, receipt: Receipt) -> None:
         self.key, self.receipt = key, receipt
         self._open = set(range(num_answers))
-        self._rows: dict[int, Row] = {}  # of each answer what was not yet taken
-        self._begun: dict[int, Row] = {}  # of each answer what its first token waits for
+        self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
+        self._begun: dict[int, list[Row]] = {}  # of each answer what its first token waits for
         self._error: MoesaicError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timing: Timing | None = None
@@ -46,13 +48,14 @@ class Running:
         self.receipt.note(row)
         if row.finish is not None:
             self._open.discard(row.choice)
-        before = self._rows.get(row.choice) or self._begun.pop(row.choice, None)
-        whole = row if before is None else _together(before, row)
-        if not (whole.token_ids or whole.finish):  # a part of a prompt's log probabilities, which come with a token
-            self._begun[row.choice] = whole
-            return
-        self._rows[row.choice] = whole
-        self._wake()
+        waiting = self._rows.get(row.choice)
+        if waiting is not None:
+            waiting.append(row)
+        elif row.token_ids or row.finish:
+            self._rows[row.choice] = [*self._begun.pop(row.choice, ()), row]
+            self._wake()
+        else:  # a part of a prompt's log probabilities, which come with a token
+            self._begun.setdefault(row.choice, []).append(row)
 
     def close(self, choice: int) -> bool:
         """Whether the engine still had something to say of this answer; now it has not."""
@@ -73,19 +76,19 @@ class Running:
             await self._waiter
         if self._error is not None:
             raise self._error
-        taken, self._rows = list(self._rows.values()), {}
-        return taken
+        taken, self._rows = self._rows, {}
+        return [rows[0] if len(rows) == 1 else _together(rows) for rows in taken.values()]
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
-def _together(first: Row, second: Row) -> Row:
-    """Two rows of one answer as one."""
+def _together(rows: Sequence[Row]) -> Row:
+    """Rows of one answer as one."""
     return replace(
-        second,
-        token_ids=first.token_ids + second.token_ids,
-        logprobs=first.logprobs + second.logprobs,
-        prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
+        rows[-1],
+        token_ids=tuple(chain.from_iterable(row.token_ids for row in rows)),
+        logprobs=tuple(chain.from_iterable(row.logprobs for row in rows)),
+        prompt_logprobs=tuple(chain.from_iterable(row.prompt_logprobs for row in rows)),
     )

@@ -82,7 +82,10 @@ async def _readings(message: scoring_pb2.ScoreRequest, prompts: Prompts, terms: 
         try:
             ids, before = await context.with_continuation(each)
             found = _split_violations(f"continuations[{i}]", len(ids), before)
-            readings.append(_Reading(asked_of(ids, settings, terms, found=found, compute_path="compute."), before))
+            asked = asked_of(ids, settings, terms, found=found, compute_path="compute.")
+            if message.full_context:
+                asked = replace(asked, request=replace(asked.request, num_full=before))
+            readings.append(_Reading(asked, before))
         except InvalidRequest as error:
             wrong += [_named(violation, f"continuations[{i}]") for violation in error.violations]
     if wrong:

@@ -52,20 +52,24 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     parts = open_parts(configuration, life, worker)
     await parts.start()
     announce_start(configuration, parts)
-    reporting = asyncio.create_task(parts.health.run())
+    beside = [asyncio.create_task(parts.health.run())]
     end_looking = look_after(parts.security.reloaded)
     try:
         if not await _load(parts.catalog, life.stop):
             return
         parts.health.report()
         announce_serving(parts.catalog, parts.ports)
-        await _first(reporting, life.stop.wait())
-        if reporting.done():
-            reporting.result()
+        if parts.watched is not None:
+            beside.append(asyncio.create_task(parts.watched.run()))
+        await _first(*beside, life.stop.wait())
+        for task in beside:
+            if task.done():
+                task.result()
         await _drain(parts.catalog, parts.health, life)
     finally:
         life.over.set()
-        reporting.cancel()
+        for task in beside:
+            task.cancel()
         end_looking()
         await parts.end(LAST_WORDS_SECONDS)
 

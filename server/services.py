@@ -111,9 +111,8 @@ class ModelsService:
     async def ListModels(
         self, message: pb.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListModelsResponse:
-        """All models, in the order in which they were given."""
-        draining = self._catalog.draining
-        return pb.ListModelsResponse(models=[model.info(draining) for model in self._catalog.models.values()])
+        """All models, in the order in which they were given or came."""
+        return pb.ListModelsResponse(models=self._catalog.infos())
 
     async def GetModel(self, message: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.ModelInfo:
         """One model by name; empty means the only one."""

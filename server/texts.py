@@ -39,7 +39,7 @@ async def apply_chat_template(
     """A conversation as the template writes it, and what the model sees of it."""
     with generation.reading(call, message.model, message.ByteSize()) as (model, terms):
         ids = await _ids(message, model.prompts, terms.limits)
-        text = await model.prompts.written(message.messages.messages)
+        text = await model.prompts.written(message.messages)
         return pb.ApplyChatTemplateResponse(text=text, token_ids=ids)
 
 

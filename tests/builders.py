@@ -35,14 +35,19 @@ def opt(folder: Path, **changes: Any) -> Any:
 
 
 def saved(model: Any, folder: Path) -> Any:
+    """A model with random weights, saved to `folder`; it is returned."""
+    randomised(model).eval().save_pretrained(folder)
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    return model
+
+
+def randomised(model: Any) -> Any:
     """Every parameter random, biases and norms too, so that none can be left out unseen."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
             value.copy_(1 + 0.2 * noise if "norm" in name and "weight" in name else 0.2 * noise)
-    model.eval().save_pretrained(folder)
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
     return model
 
 

@@ -42,7 +42,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = spread([item for item in items if is_of_a_kernel(item)], few)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
-    reasons = {"gpu": "needs --gpu and a CUDA device", "real": "needs --real and: moesaic models get smollm2, minilm"}
+    reasons = {
+        "gpu": "needs --gpu and a CUDA device",
+        "real": "needs --real and: moesaic models get smollm2, minilm, t5",
+    }
     for name, reason in reasons.items():
         if not config.getoption(f"--{name}"):
             for item in items:

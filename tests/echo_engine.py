@@ -38,6 +38,7 @@ class Echo:
 
     num_slots: int
     gate: Path
+    tame: bool = False  # whether it never misbehaves
 
     def __post_init__(self) -> None:
         self.requests: dict[tuple[int, int], tuple[Request, int]] = {}  # by key and choice
@@ -68,11 +69,11 @@ class Echo:
 
     def is_held(self, place: tuple[int, int]) -> bool:
         request, made = self.requests[place]
-        return request.prompt_ids[0] == HOLD and made == 3 and self.gate.exists()
+        return request.prompt_ids[0] == HOLD and made == 3 and not self.tame and self.gate.exists()
 
     def advance(self, key: int, choice: int) -> Row:
         request, made = self.requests[key, choice]
-        misbehave = request.prompt_ids[0] if request.prompt_ids[0] >= CRASH and made == 3 else 0
+        misbehave = request.prompt_ids[0] if request.prompt_ids[0] >= CRASH and made == 3 and not self.tame else 0
         token = request.prompt_ids[(made + choice) % len(request.prompt_ids)]
         self.requests[key, choice] = (request, made + 1)
         if misbehave == CRASH:
@@ -124,7 +125,7 @@ def build(path: str, options: EngineOptions) -> Any:
         Path(options.dtype or "").touch(exist_ok=False)
     gate = Path(os.environ.get(HELD, "/nowhere"))
     eventually(lambda: not gate.exists())
-    engine = Echo(options.num_slots, gate)
+    engine = Echo(options.num_slots, gate, options.device == "tame")
     description = ModelDescription(
         "echo", 1000, 2000, VOCABULARY, CONTEXT, ("quantize",), Dial(), f"{os.getpid()}", "float32", 1, 8
     )

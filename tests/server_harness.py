@@ -25,7 +25,7 @@ from echo_engine import HELD
 from patience import PATIENCE_SECONDS
 
 from moesaic.engine.options import EngineOptions
-from moesaic.server import engine_process, parts, reloaded, serve, transport
+from moesaic.server import engine_process, parts, reloaded, serve, transport, watched
 from moesaic.server.admin_client import AdminClient
 from moesaic.server.client import Client
 from moesaic.server.dialling import ClientSettings
@@ -156,7 +156,7 @@ if __name__ == "__main__":
     patience = {name: given.pop(name, PATIENCE_SECONDS) for name in ("silent", "hang")}
     parts.Patience = partial(Patience, **patience)  # type: ignore[assignment, attr-defined]
     transport.MAX_AGE_MS = given.pop("max_age_ms", transport.MAX_AGE_MS)
-    reloaded.LOOK_SECONDS = 0.05
+    reloaded.LOOK_SECONDS = watched.LOOK_SECONDS = 0.05
     if files := given.pop("files", 0):  # that the process may have open
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     engine_process.END_SECONDS, serve.LAST_WORDS_SECONDS = PATIENCE_SECONDS, given.pop("last_words_seconds")

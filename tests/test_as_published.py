@@ -87,6 +87,12 @@ def test_other_forms_of_tokenizers_are_named(name: str, tmp_path: Path) -> None:
     assert f"make it of {name}, once, where transformers is installed: python -c" in said(tmp_path)
 
 
+def test_one_side_of_a_marian_is_no_tokenizer(tmp_path: Path) -> None:
+    llama(tmp_path, num_hidden_layers=1)
+    (tmp_path / "tokenizer.json").rename(tmp_path / "source.spm")
+    assert said(tmp_path).endswith("makes one; copy it from a conversion of the model that has it")
+
+
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "added_tokens.json"])
 def test_half_of_a_form_is_to_be_copied(name: str, tmp_path: Path) -> None:
     llama(tmp_path, num_hidden_layers=1)

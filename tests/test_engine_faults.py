@@ -6,6 +6,8 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from echo_engine import CRASH, HOLD, SPIN, STALL
@@ -19,6 +21,7 @@ from moesaic.proto import engine_pb2 as pb
 from moesaic.server import backoff
 from moesaic.server.client import Client
 from moesaic.server.credits import SPARE
+from moesaic.server.engine_child import EngineChild
 from moesaic.server.engine_process import EngineProcess, EngineState
 from moesaic.server.watchdog import TICK_SECONDS, Patience, Watchdog
 
@@ -181,3 +184,21 @@ def test_a_step_that_computes_nothing_is_wrong_sooner_and_an_idle_engine_is_not(
         found = [beat(watchdog, 7.0) or ticks(watchdog, 1, owes=owes) for _ in range(60)]  # type: ignore[func-returns-value]
         assert words in (next((each for each in found if each), None) or "")
         assert any(found) == owes
+
+
+def test_whoever_is_told_to_end_while_a_process_ends_does_end() -> None:
+    """The keeper of an engine that was killed would else start it again, and the server wait for it for ever."""
+
+    async def ended_as_cancelled() -> bool:
+        gone = asyncio.get_running_loop().create_future()
+        none: Any = SimpleNamespace(returncode=None, wait=lambda: gone)
+        child = EngineChild(none, none, none, none, lambda: False)
+        waiting = asyncio.create_task(child.exits_within(PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        gone.set_result(0)
+        waiting.cancel()
+        child._guard.cancel()
+        await asyncio.wait((waiting, child._guard))
+        return waiting.cancelled()
+
+    assert asyncio.run(ended_as_cancelled())

@@ -9,6 +9,7 @@ import torch
 from encoder_cases import ENCODER_CASES
 from family_cases import CASES, PLANTS, Case, table
 from house import ROOT
+from source_cases import SOURCE_CASES
 from torch import Tensor
 
 from moesaic.engine.runner import ModelRunner, Span
@@ -77,10 +78,10 @@ def test_a_feature_that_is_wrong_is_seen(case: Case, feature: str, tmp_path: Pat
 
 
 def test_every_family_has_three_models_and_every_feature_a_planted_bug() -> None:
-    cases = (*CASES, *ENCODER_CASES)
+    cases = (*CASES, *ENCODER_CASES, *SOURCE_CASES)
     assert {name: sum(case.family == name for case in cases) >= 3 for name in FAMILIES} == dict.fromkeys(FAMILIES, True)
     assert {feature for _, feature in BY_FEATURE} == PLANTS.keys()
 
 
 def test_the_page_has_the_table_of_these_cases() -> None:
-    assert "\n".join(table((*CASES, *ENCODER_CASES))) in (ROOT / "docs/families.md").read_text()
+    assert "\n".join(table((*CASES, *ENCODER_CASES, *SOURCE_CASES))) in (ROOT / "docs/families.md").read_text()

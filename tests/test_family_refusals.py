@@ -13,6 +13,7 @@ from builders import edit_json
 from encoder_cases import ENCODER_CASES
 from family_cases import CASES, Case
 from safetensors.torch import load_file, save_file
+from source_cases import SOURCE_CASES
 
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError
@@ -28,7 +29,9 @@ OWN = [
     "layer_types", "sliding_window", "use_sliding_window", "max_window_layers", "no_rope_layers", "rope_scaling",
     "rope_parameters", "rope_theta", "partial_rotary_factor", "rotary_pct", "rotary_emb_base", "head_dim",
     "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "no_rope_layer_interval", "n_inner",
-    "sliding_window_pattern", "rope_local_base_freq", "original_max_position_embeddings", "architectures", "model_type",
+    "feed_forward_proj", "scale_decoder_outputs", "relative_attention_num_buckets", "relative_attention_max_distance",
+    "scale_embedding", "decoder_ffn_dim", "encoder_layers", "num_decoder_layers", "sliding_window_pattern",
+    "rope_local_base_freq", "original_max_position_embeddings", "architectures", "model_type",
 ]  # fmt: skip
 ROUNDS, MOST_GROWTH_KB = 60, 300_000
 
@@ -38,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny model of each family."""
     folder = tmp_path_factory.mktemp("refusals")
     for family in FAMILIES:
-        next(case for case in (*CASES, *ENCODER_CASES) if case.family == family).build(folder / family)
+        next(case for case in (*CASES, *ENCODER_CASES, *SOURCE_CASES) if case.family == family).build(folder / family)
     return {family: folder / family for family in FAMILIES}
 
 
@@ -74,7 +77,9 @@ def test_a_mutated_config_is_obeyed_or_refused_in_a_sentence(
         folder = with_config(models[family], each, tmp_path / "model")
         try:
             with torch.no_grad():
-                assert load(folder)(torch.arange(6).unsqueeze(0)).shape[:2] == (1, 6)
+                model, ids = load(folder), torch.arange(6).unsqueeze(0)
+                context = model.context_of(ids, source=model.read(ids)) if model.spec.reads_sources else None
+                assert model(ids, context=context).shape[:2] == (1, 6)
         except CheckpointError as error:
             refused += 1
             assert str(error).count("\n") == 0 and len(str(error)) < 600, each
@@ -119,6 +124,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets is 64, moesaic can only run 32"),
     ("distilbert", {"activation": "tanh"}, "activation is 'tanh', moesaic knows"),
     ("olmo2", {"hidden_act": "relu2"}, "hidden_act is 'relu2', moesaic knows"),
+    ("t5", {"feed_forward_proj": "gated-tanh"}, "feed_forward_proj is 'gated-tanh', moesaic knows gated-gelu"),
+    ("t5", {"is_decoder": True}, "is_decoder is True, moesaic can only run False"),
+    ("t5", {"relative_attention_num_buckets": 7}, "buckets must be an even number from 4 on"),
+    ("t5", {"relative_attention_max_distance": 9}, "and the distance larger than half of it"),
+    ("bart", {"decoder_attention_heads": 5}, "d_model 48 does not divide into 5 decoder_attention_heads"),
+    ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings is False, moesaic can o"),
+    ("marian", {"decoder_vocab_size": 100}, "decoder_vocab_size is 100, moesaic can only run 259"),
 ]
 
 

@@ -49,6 +49,12 @@ def set_aside(folder: Path, **values: Any) -> str:
         ({"do_sample": False, "temperature": 9.0, "top_k": -7, "typical_p": 0.2}, {"temperature": 0.0}),
         ({"max_length": 4096, "max_new_tokens": 9, "eos_token_id": [2], "seed": 1, "my_key": {"a": 1}}, {}),
         ({"num_beams": 1, "suppress_tokens": [], "stop_strings": None, "min_new_tokens": 0}, {}),
+        ({"bad_words_ids": [[5]], "suppress_tokens": [1, 2], "forced_eos_token_id": 2}, {}),  # engine/own_rules.py
+        (
+            {"do_sample": False, "num_beams": 4, "length_penalty": 2, "early_stopping": True},
+            {"num_beams": 4, "length_penalty": 2.0, "early_stopping": 1, "temperature": 0.0},
+        ),
+        ({"do_sample": False, "early_stopping": "never"}, {"early_stopping": 2, "temperature": 0.0}),
         ({**DRAWN, "typical_p": 0.9, "repetition_penalty": 1.1}, {"typical_p": 0.9, "repetition_penalty": 1.1}),
         ({"presence_penalty": 0.5, "frequency_penalty": 1}, {"presence_penalty": 0.5, "frequency_penalty": 1.0}),
         ({"do_sample": False, "repetition_penalty": 1.3}, {"repetition_penalty": 1.3, "temperature": 0.0}),
@@ -76,13 +82,18 @@ def test_a_value_that_no_request_may_have_is_set_aside_with_its_rule(name: str, 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("no_repeat_ngram_size", 3), ("num_beams", 4), ("penalty_alpha", 0.6), ("guidance_scale", 1.5),
-        ("bad_words_ids", [[5]]), ("suppress_tokens", [1, 2]), ("forced_eos_token_id", 2), ("stop_strings", ["END"]),
+        ("no_repeat_ngram_size", 3), ("penalty_alpha", 0.6), ("guidance_scale", 1.5), ("stop_strings", ["END"]),
         ("epsilon_cutoff", 3e-4), ("sequence_bias", [[[5], -10.0]]), ("exponential_decay_length_penalty", [5, 1.1]),
     ],
 )  # fmt: skip
 def test_what_is_not_built_is_named(name: str, value: Any, tmp_path: Path) -> None:
     assert f"set aside {name} {value!r}, which moesaic does not have" in set_aside(tmp_path, **DRAWN, **{name: value})
+
+
+def test_what_is_followed_in_part_is_named(tmp_path: Path) -> None:
+    assert "num_beams 4, which counts where do_sample is false" in set_aside(tmp_path, **DRAWN, num_beams=4)
+    words = "bad_words_ids [[5], [6, 7]], of which moesaic follows words of one token"
+    assert words in set_aside(tmp_path, bad_words_ids=[[5], [6, 7]])
 
 
 def test_a_length_is_the_callers(tmp_path: Path) -> None:

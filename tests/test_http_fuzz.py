@@ -17,6 +17,9 @@ from moesaic.server.http.fields import COMMON, LABELS, NOTHING, OF_DOORS, OURS
 from moesaic.server.http.requests import asking_of
 
 TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": [{"type": "text", "text": "é"}]}]
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+RESULTS = [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "a", "content": "rain"}]
 SEEDS: list[dict[str, Any]] = [
     {"prompt": "Once upon a time", "max_tokens": 3, "stop": ["a", "b"], "logit_bias": {"7": 1.5}, "logprobs": 2},
     {"prompt": [7, 8, 9], "max_tokens": 2, "n": 2, "seed": 5, "moesaic": {"share": 1.0, "priority": "low"}},
@@ -27,6 +30,7 @@ SEEDS: list[dict[str, Any]] = [
         "max_tokens": 2,
         "response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [1]}}},
     },
+    {"messages": [*TURNS, *RESULTS], "max_tokens": 2, "tools": [TOOL], "tool_choice": "auto", "stream": True},
     {"prompt": "a", "max_tokens": 2, "tools": [], "user": "me", "metadata": {"a": "b"}, "echo": False},
 ]
 VALUES: list[Any] = [

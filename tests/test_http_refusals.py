@@ -51,7 +51,7 @@ def prompt(**fields: Any) -> dict[str, Any]:
         (prompt(echo=True), "echo", "put the prompt in front of the answer yourself"),
         (prompt(best_of=2), "best_of", "ask for n answers"),
         (prompt(suffix="end"), "suffix", "leave it out"),
-        (prompt(tools=[{}]), "tools", "no tool is called here"),
+        (prompt(tools=[{}]), "tools", "ask at /v1/chat/completions"),
         (prompt(moesaic=[]), "moesaic", "must be an object"),
         (prompt(moesaic={"teir": "low"}), "moesaic.teir", "did you mean 'tier'?"),
         (prompt(moesaic={"share": 0}), "moesaic.share", "is 0"),
@@ -98,7 +98,7 @@ def test_a_wrong_field_is_named_as_it_was_written(server: Server, body: Any, fie
         ({"messages": TALK, "logprobs": True, "top_logprobs": 21}, "top_logprobs", "from 0 to 20"),
         ({"messages": TALK, "max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens", "give one of them"),
         ({"messages": TALK, "prompt": "a"}, "prompt", "there is no such field"),
-        ({"messages": TALK, "tool_choice": "required"}, "tool_choice", "not done here"),
+        ({"messages": TALK, "tool_choice": "required"}, "tool_choice", "the model itself decides that here"),
         ({"messages": TALK, "reasoning_effort": "low"}, "reasoning_effort", "service_tier or moesaic.share"),
     ],
 )

@@ -1,6 +1,7 @@
 """Requests that are large, or say that they hold millions of things, and everybody else beside them."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,9 +130,8 @@ def stories() -> Path:
     return locate("stories260k")
 
 
-def asked(text: str = LONG, *, turns: list[str] | None = None, window: int = 1 << 20) -> engine_pb2.Tokenize:
-    said = [engine_pb2.Turn(role="user", content=each) for each in turns or []]
-    return engine_pb2.Tokenize(text=text, turns=said, window=window)
+def asked(text: str = LONG, *, window: int = 1 << 20) -> Callable[[], engine_pb2.Tokenize]:
+    return lambda: engine_pb2.Tokenize(text=text, window=window)
 
 
 def test_long_prompts_become_the_ids_that_short_ones_would() -> None:

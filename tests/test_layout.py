@@ -60,7 +60,8 @@ def test_tests_look_at_no_clock() -> None:
         if (isinstance(node, ast.Attribute) and ast.unparse(node) in clocks)
         or (isinstance(node, ast.ImportFrom) and node.module == "time")
     }
-    assert looking == {"patience.py", "echo_engine.py", "test_options.py"}  # the last: a drain that is no shorter
+    # a drain that is no shorter; answers that come too late
+    assert looking == {"patience.py", "echo_engine.py", "test_options.py", "fuzz.py"}
 
 
 def test_the_scheduler_knows_no_text() -> None:

@@ -1,8 +1,12 @@
 """The load generator of bench/server/: its arithmetic, its parts with small numbers, and servers that die on it."""
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +19,7 @@ from moesaic.bench.server import run, timed_engine
 from moesaic.bench.server.beside import Probe, beside
 from moesaic.bench.server.cancels import Storm, ledger, storm_over
 from moesaic.bench.server.connection import EXHAUSTED, OK, Connection, Event, arrived
-from moesaic.bench.server.faults import ended, watched
+from moesaic.bench.server.faults import ended, term_while_it_loads, watched
 from moesaic.bench.server.measure import Generator, factor, growth, milliseconds
 from moesaic.bench.server.overload import GENERATE, Caller, Told, phase, poisson, tokens_of, when_told
 from moesaic.bench.server.processes import TimedServer
@@ -256,6 +260,29 @@ def test_a_run_with_a_dead_server_writes_nothing(
     monkeypatch.setattr(run, "parts", lambda size: {"streams": dies})
     assert run.main() == 1 and not out.exists()
     assert "error: streams: the server ended with code 3" in capsys.readouterr().err
+
+
+def test_a_part_can_be_measured_alone_and_an_unknown_one_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, begun, names = tmp_path / "load.json", list[str](), [*run.parts(run.FULL)]
+
+    def measure(name: str) -> dict[str, Any]:
+        begun.append(name)
+        return {}
+
+    monkeypatch.setattr(run, "parts", lambda size: {name: partial(measure, name) for name in names})
+    monkeypatch.setattr("sys.argv", ["run", str(out), "--full", "--only", "cancels,rolling"])
+    assert run.main() == 0 and begun == ["cancels", "rolling"]
+    assert json.loads(out.read_text())["size"]["sustained"] == 300.0
+    monkeypatch.setattr("sys.argv", ["run", str(out), "--only", "nothing"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "there is no part nothing; there are streams" in capsys.readouterr().err
+
+
+def test_a_server_that_still_loads_ends_when_it_is_told() -> None:
+    assert term_while_it_loads()["status"] == 0
 
 
 def test_the_page_says_what_was_not_reached() -> None:

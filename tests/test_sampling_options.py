@@ -30,7 +30,7 @@ TERMS = Terms({}, Limits(vocab_size=512, max_context=512), Dial())
 VALUES: Mapping[str, Any] = {
     "temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8, "repetition_penalty": 1.2,
     "presence_penalty": -0.5, "frequency_penalty": 0.25, "min_new_tokens": 3, "seed": 0, "n": 2, "logprobs": 0,
-    "prompt_logprobs": 20,
+    "prompt_logprobs": 20, "num_beams": 1, "length_penalty": 0.5, "early_stopping": 1,
 }  # fmt: skip
 OF_REQUESTS = {"seed": None, "min_new_tokens": 0, "n": 1, "logprobs": None, "prompt_logprobs": None}
 RULES: Mapping[str, Any] = {"logit_bias": {7: 0.1, 3: -100.0}, "allowed_token_ids": [9, 3], "banned_token_ids": [9]}
@@ -127,6 +127,31 @@ def test_a_constraint_survives_the_way_over_the_wire(kind: str) -> None:
     assert request_of(submit_message(request).submit) == request
 
 
+def test_a_search_survives_the_way_over_the_wire() -> None:
+    settings: Any = {"temperature": 0, "num_beams": 4, "length_penalty": -0.3, "early_stopping": 2, "n": 3}
+    request = asked_of((5,), settings_of_message(build_request([5], **settings)), TERMS).request
+    assert request == asked_of((5,), settings, TERMS).request and request.sampling.num_beams == 4
+    assert request_of(submit_message(request).submit) == request
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": 0.5}, "num_beams is 4, and a search draws nothing; give temperature 0, or 1 for no search"),
+        ({"logprobs": 2}, "num_beams is 4, and a search tells no log probabilities; leave them out, or give 1"),
+        ({"n": 5}, "n is 5, and a search with num_beams 4 has no more answers than beams"),
+        ({"regex": "a+"}, "num_beams is 4, and a search follows no constraint; leave one of them out"),
+        ({"num_beams": 9}, "num_beams is 9, and 8 answers run at a time; ask for fewer, or raise num_slots"),
+    ],
+)
+def test_what_no_search_can_be_is_refused(settings: Any, words: str) -> None:
+    terms = Terms({}, Limits(vocab_size=512, max_context=512, num_slots=8), Dial())
+    with pytest.raises(InvalidRequest) as caught:
+        asked_of((5,), {"temperature": 0, "num_beams": 4, **settings}, terms)
+    [violation] = caught.value.violations
+    assert f"{violation.field.removeprefix('sampling.')} {violation.message}" == words
+
+
 def test_what_is_open_stays_open_over_the_wire() -> None:
     assert settings_of_message(build_request("x")) == {}
     assert settings_of_message(build_request("x", temperature=0, tier="full")) == {"temperature": 0, "tier": "full"}
@@ -167,6 +192,9 @@ EDGES: Mapping[str, list[Any]] = {
     "n": [1, 0, 129, -1, BIT32, 1.5, "2"],
     "logprobs": [0, 20, 21, -1, BIT32, True, "all"],
     "prompt_logprobs": [0, 20, 21, -1, BIT32, 0.5],
+    "num_beams": [1, 2, 0, 65, -1, BIT32, 1.0, "4"],
+    "length_penalty": [0, -10, 10, 10.1, -10.1, math.nan, True],
+    "early_stopping": [0, 2, 3, -1, True, "never"],
     "seed": [0, 1, 2**31, BIT32, 2**63, BIT64 - 1, BIT64, 10**30, -1, -(2**63), 0.5, "7", False],
 }
 

@@ -150,7 +150,7 @@ def test_the_engine_ends_with_a_killed_server() -> None:
 
 
 def test_health_is_progress() -> None:
-    with Server(stall_seconds=0.1) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
+    with Server(stall_seconds=0.5) as server, server.client() as client, ThreadPoolExecutor(1) as pool:
         with server.held():
             answer = pool.submit(client.generate, [STALL], max_new_tokens=5)
             names = ("", "model:echo", "moesaic.v1.Generation")

@@ -14,7 +14,7 @@ from moesaic.engine.receipt import Receipt
 from moesaic.engine.request import FinishReason, Request, Row, Stopping, TokenLogprobs
 from moesaic.engine.sampling import Sampling
 from moesaic.models.dial import Dial
-from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Violation
+from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Unread, Violation
 from moesaic.proto import engine_pb2
 from moesaic.server import messages
 from moesaic.server.access import Access
@@ -28,16 +28,54 @@ from moesaic.server.listening import check_exposure, listening_address
 from moesaic.server.options import ServeOptions, check
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
+from moesaic.server.writes import Write, Writes
 
 RECEIPT = Receipt(Request(1, (5,)), ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1))
 
-LANE = Lane(Calls(100), TimeLimits(PATIENCE_SECONDS, PATIENCE_SECONDS, None))
+LIMITS = TimeLimits(PATIENCE_SECONDS, PATIENCE_SECONDS, None)
+LANE = Lane(Calls(100), LIMITS, Writes(LIMITS.write))
 
 
 @pytest.mark.parametrize("module", ["serve", "client", "worker", "engine_process"])
 def test_the_front_end_and_the_client_import_no_torch(module: str) -> None:
     script = f"import sys, moesaic.server.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_a_write_that_takes_too_long_ends_and_no_other() -> None:
+    async def write(writes: Writes, done: asyncio.Event) -> str:
+        try:
+            with Write(writes):
+                await done.wait()
+        except Unread as error:
+            return str(error)
+        return "written"
+
+    async def both() -> list[str]:
+        done, writes = asyncio.Event(), Writes(0.02)
+        first = asyncio.create_task(write(writes, asyncio.Event()))
+        await asyncio.sleep(0.015)
+        second = asyncio.create_task(write(writes, done))
+        late = await first
+        done.set()
+        return [late, await second]
+
+    assert asyncio.run(both()) == ["nothing of the answer was read for 0.02 s (--write-seconds)", "written"]
+
+
+def test_a_write_that_is_cancelled_is_not_late() -> None:
+    async def cancelled() -> bool:
+        async def write() -> None:
+            with Write(Writes(PATIENCE_SECONDS)):
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(write())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait((task,))
+        return task.cancelled()
+
+    assert asyncio.run(cancelled())
 
 
 def test_frames_arrive_whole_however_they_are_cut() -> None:

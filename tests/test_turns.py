@@ -84,6 +84,31 @@ def test_who_was_refused_first_has_the_next_place() -> None:
     assert [caller for caller in "cbd" if turns.has(caller, free=2)] == ["c", "b"]
 
 
+def test_many_connections_of_one_address_have_one_turn_in_a_round() -> None:
+    turns = Turns(4, FakeClock().monotonic)
+    crowd = [f"ipv4:10.0.0.1:{port}" for port in range(100)]
+    for caller in (*crowd, "ipv4:10.0.0.2:1", "alice", "http:10.0.0.3:7", "ipv6:[::1]:5"):
+        turns.wait(caller, free=0)
+    assert line_of(turns, 6) == [crowd[0], "ipv4:10.0.0.2:1", "alice", "http:10.0.0.3:7", "ipv6:[::1]:5", crowd[1]]
+    assert turns.has("bob", free=6) and not turns.has("bob", free=5)  # who comes now is behind one of each
+    assert not turns.has("ipv4:10.0.0.1:1000", free=100)
+
+
+def test_whoever_comes_last_passes_nobody_who_has_waited_for_rounds() -> None:
+    turns = Turns(4, FakeClock().monotonic)
+    for port in range(5):
+        turns.wait(f"ipv4:10.0.0.1:{port}", free=0)
+    for i in range(50):  # others come as fast as places become free
+        turns.wait(f"ipv4:10.0.1.{i}:1", free=0)
+        turns.leave(line_of(turns, 1)[0])
+    assert not [caller for caller in line_of(turns, 5) if caller.startswith("ipv4:10.0.0.1")]
+
+
+def line_of(turns: Turns, count: int) -> list[str]:
+    """The first of the line."""
+    return [caller for _, caller in turns._line[:count]]
+
+
 def test_the_wait_is_predicted_from_how_long_places_are_held() -> None:
     turns = Turns(4, FakeClock().monotonic)
     turns.freed(held_seconds=8.0)  # with 4 places, one becomes free every 2 s

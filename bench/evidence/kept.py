@@ -43,7 +43,7 @@ def against_speed() -> Section:
             f"{' and '.join(graded.values['evaluation']['text'])}, which no stage and no setting was chosen on; plain "
             f"int8 on {count(_scored()['tokens'])} tokens of Python documentation.",
             "A file of llama.cpp or CTranslate2 was timed and not scored: it has a line, no point.",
-            "Scored by the engine that serves, in its own process; through the gRPC server it was not measured.",
+            "Scored by the engine that serves, in its own process.",
         ],
         f"{graded.values['command']}\n{peer_command('smollm2')}",
         [

@@ -170,6 +170,8 @@ def _unknown() -> Iterator[str]:
     """What no file has a figure of."""
     if not any("measured" in row for row in result("gpu/predicted")["rows"]):
         yield "A GPU, of which there are predictions alone."
-    yield "A model above 1B parameters with weights of its own, and what tiers keep through the server."
+    yield "A model above 1B parameters with weights of its own."
+    if not any(RESULTS.glob("served/*.json")):
+        yield "What tiers keep through the server."
     if not any(RESULTS.glob("load/*.json")):
         yield "Servers side by side under an open loop of requests, and joules a token."

@@ -11,6 +11,8 @@ from ...models.files import write_whole
 from ..controls import report as recipe_report
 from ..load.run import KIND
 from ..report import kernel_rows, notes, rows
+from ..served.run import KIND as SERVED
+from .as_served import as_served
 from .chart import Chart, Point, Series
 from .section import Section, Table, drawn_now, machine_line, page
 from .under_load import under_load
@@ -130,9 +132,10 @@ def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-_MAKERS = "`moesaic bench`, `moesaic bench serve`, `moesaic eval --report` and `moesaic compress --report`"
+_MAKERS = "`moesaic bench`, `bench serve`, `bench retention`, `moesaic eval --report` and `moesaic compress --report`"
 _KINDS: tuple[tuple[tuple[str, ...], Make], ...] = (
     ((f"kind={KIND}",), under_load),
+    ((f"kind={SERVED}",), as_served),
     (("tiers", "recipe", "stages"), _recipe),
     (("plan", "texts", "tasks"), _evaluation),
     (("bytes", "machine", "random_weights"), _suites),

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..published.figures import RESULTS, loads
+from ..published.figures import RESULTS, kept_as_served, loads
+from .as_served import as_served
 from .chart import THEMES, Picture
 from .kept import against_speed, at_equal_bytes
 from .losses import lost
@@ -25,9 +26,10 @@ def sections() -> list[Section]:
 
 
 def served() -> list[Section]:
-    """One for each file of `moesaic bench serve`."""
-    found = loads().items()
-    return [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in found]
+    """One for each file of `moesaic bench retention` and of `moesaic bench serve`."""
+    kept, load = kept_as_served().items(), loads().items()
+    found = [as_served(report, f"served-{name}", f"bench/results/served/{name}.json") for name, report in kept]
+    return found + [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in load]
 
 
 def report_page() -> str:

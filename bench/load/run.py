@@ -1,7 +1,5 @@
 """A whole run: every target at every level, in turns, written after each so that what was measured is never lost."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -10,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import SetupError
-from ...models.files import write_whole
 from ...models.progress import Progress
 from ..energy import NOT_MEASURED
+from ..resumed import begun, key_of, write_report
 from .arrivals import Asked, Level
 from .door import OK, Door
 from .drive import drive
@@ -46,8 +44,7 @@ class LoadPlan:
     def key(self) -> str:
         """Of all that decides what is measured: a report of another plan is not gone on with."""
         said = [[asdict(target) for target in self.targets], [asdict(level) for level in self.levels]]
-        rest = [asdict(self.limits), self.seed, self.patience, self.warm_up, self.threads]
-        return hashlib.sha256(json.dumps([said, rest]).encode()).hexdigest()[:16]
+        return key_of(said, asdict(self.limits), self.seed, self.patience, self.warm_up, self.threads)
 
 
 def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Progress) -> Report:
@@ -56,7 +53,7 @@ def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Pr
     Levels follow one another, and within a level the targets, so that what disturbs the machine disturbs all of them. A
     target that is gone is measured no further. Raises AddressError where one is not there in the beginning.
     """
-    report = _begun(plan) or {
+    report = begun(plan.out, plan.key) or {
         "kind": KIND, "command": plan.command, "plan": plan.key, "complete": False, "machine": machine(),
         "limits": {name: most for name, most in asdict(plan.limits).items() if most}, "seed": plan.seed,
         "targets": {target.name: {"place": target.place} for target in plan.targets}, "levels": [],
@@ -74,10 +71,10 @@ def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Pr
                 found = _measured(doors[target.name].make, level, prompts[target.name], plan, number)
                 gone |= set() if found["complete"] else {target.name}
                 _place(report, number, level)["results"][target.name] = found
-                _write(plan.out, report)
+                write_report(plan.out, report)
         progress("measurements", len(todo), len(todo))
     report["complete"] = all(len(level["results"]) == len(plan.targets) for level in report["levels"]) and not gone
-    _write(plan.out, report)
+    write_report(plan.out, report)
     return report
 
 
@@ -109,20 +106,6 @@ def _warmed(make: Callable[[], Door], plan: LoadPlan) -> Prompts:
     return prompts
 
 
-def _begun(plan: LoadPlan) -> Report | None:
-    """The report of the same plan that was cut off; None where there is none. Raises SetupError for another one."""
-    if not plan.out.exists():
-        return None
-    try:
-        report: Report = json.loads(plan.out.read_text(encoding="utf-8"))
-        same = report["plan"] == plan.key
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise SetupError(f"{plan.out}: is there already, and is of something else; name another file or delete it")
-    return report
-
-
 def _left(plan: LoadPlan, report: Report) -> Iterator[tuple[int, Level, Target]]:
     for number, level in enumerate(plan.levels):
         results = report["levels"][number]["results"] if number < len(report["levels"]) else {}
@@ -138,10 +121,6 @@ def _place(report: Report, number: int, level: Level) -> dict[str, Any]:
         offered = len(level.requests) / level.seconds if not level.users else None
         levels.append({"name": level.name, "users": level.users, "offered_per_second": offered, "results": {}})
     return levels[number]
-
-
-def _write(out: Path, report: Report) -> None:
-    write_whole(out, (json.dumps(report, indent=1) + "\n").encode())
 
 
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
 from ..load.run import KIND, Report
+from ..served.run import KIND as SERVED
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PERFECT = "perfect"
@@ -23,8 +24,17 @@ def result(name: str) -> Any:
 
 def loads() -> dict[str, Report]:
     """What `moesaic bench serve` measured, by the name of the file below load/; none until there is one."""
-    found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("load/*.json"))}
-    return {name: report for name, report in found.items() if report.get("kind") == KIND}
+    return _of_kind("load", KIND)
+
+
+def kept_as_served() -> dict[str, Report]:
+    """What `moesaic bench retention` measured, by the name of the file below served/; none until there is one."""
+    return _of_kind("served", SERVED)
+
+
+def _of_kind(folder: str, kind: str) -> dict[str, Report]:
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{folder}/*.json"))}
+    return {name: report for name, report in found.items() if report.get("kind") == kind}
 
 
 @dataclass(frozen=True, slots=True)

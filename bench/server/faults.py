@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from ...models.errors import SetupError
@@ -17,6 +18,7 @@ from .processes import TimedServer
 from .streams import STREAM, asking
 from .timed_engine import Pace
 
+_LONG_LOAD_SECONDS = 300.0
 _LOAD_SECONDS, _SLOTS = 0.2, 64
 _PACE = Pace(step=0.02, load=_LOAD_SECONDS)
 _DRAIN_SECONDS = 1.0
@@ -76,7 +78,8 @@ def measure_faults(count: int) -> dict[str, Any]:
             found[name] = watch.after_signal(server.engine, number)
             server.check()
             found[name]["answered_after_seconds"] = _answer(server)
-    return found | {"SIGTERM": {state: _term(state, count) for state in STATES}}
+    ends = {state: _term(state, count) for state in STATES}
+    return found | {"SIGTERM": {"it still loads": term_while_it_loads(), **ends}}
 
 
 def _answer(server: TimedServer) -> float | None:
@@ -137,6 +140,15 @@ def _term(state: str, count: int) -> dict[str, Any]:
         finally:
             with suppress(ProcessLookupError):  # one that is stopped hears nobody
                 os.kill(engine, signal.SIGKILL)
+
+
+def term_while_it_loads() -> dict[str, Any]:
+    """The same of a server whose engine takes minutes to load, once it listens."""
+    pace = replace(_PACE, load=_LONG_LOAD_SECONDS)
+    with TimedServer(pace, _SLOTS, wait=False, drain_seconds=_DRAIN_SECONDS, http=False) as server:
+        if server.process.stdout is not None:
+            server.process.stdout.readline()
+        return ended(server)
 
 
 def ended(server: TimedServer) -> dict[str, Any]:

@@ -146,20 +146,27 @@ class Streams:
         return len(gone)
 
 
-def measure_streams(seconds: float, count: int, few: int) -> dict[str, Any]:
-    """All of it: `count` streams as fast as they come, `few` at the pace of a model, each for so many seconds."""
+def measure_streams(seconds: float, count: int, few: int, sustained: float = 0.0) -> dict[str, Any]:
+    """All of it: `count` streams as fast as they come, `few` at the pace of a model, each for so many seconds.
+
+    sustained: for how long once more at the pace that brought most, where that is not 0.
+    """
     with BareEcho() as echo:
         bare = rates(echo, count, seconds)
     rate = bare["messages_per_second"]
     tries = _one_token(rate, count, seconds / 3)
     one = max(tries, key=lambda each: float(each["messages_per_second"]))
+    long = {}
+    if sustained:
+        with TimedServer(_pace(count, one["offered"] * rate), count) as server:
+            long = {"sustained": {"seconds": sustained, **rates(server, count, sustained)}}
     with TimedServer(_pace(count, _OFFERED_STEPS * rate, _TOKENS), count) as server:
         several = rates(server, count, seconds, _ASKED * _TOKENS)
     one["ratio"] = round(one["messages_per_second"] / rate, 3)
     several |= {"ratio": round(several["tokens_per_second"] / rate, 3), "tokens_a_step": _TOKENS}
     return {
         "streams": count, "seconds": seconds, "echo": bare, "one_token": one, "one_token_tries": tries,
-        "coalesced": several, "latency": _latencies(seconds / 2, few),
+        "coalesced": several, **long, "latency": _latencies(seconds / 2, few),
     }  # fmt: skip
 
 

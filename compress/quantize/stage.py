@@ -15,7 +15,7 @@ from ..stage import Stage
 from ..strict import Strict
 from .int8 import quantize_rows
 
-_LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.down")
+_ATTENTION = ("query", "key", "value", "output")
 
 
 class QuantizeSettings(Strict):
@@ -64,22 +64,30 @@ class QuantizeStage(Stage):
 
     def _formats(self, spec: TransformerSpec) -> dict[str, str]:
         """The spec's path of every format this stage changes -> what it is now."""
-        found = {}
-        for i, layer in enumerate(spec.layers):
-            names = _LINEARS + (("ffn.gate",) if layer.ffn.gated else ())
-            for name in names:
-                part, _, linear = name.partition(".")
-                found[f"layers.{i}.{name}"] = getattr(getattr(layer, part), linear)
+        found = dict(_of_layers(spec, ""))
+        if spec.encoder is not None:
+            found |= _of_layers(spec.encoder, "encoder.")
         if self.settings.embeddings:
             found["embedding"] = spec.embedding
             found |= {} if spec.tied_head else {"head": spec.head}
         return found
 
 
+def _of_layers(spec: TransformerSpec, side: str) -> Iterator[tuple[str, str]]:
+    """The path of every linear of the layers of one side, and its format."""
+    for i, layer in enumerate(spec.layers):
+        ffn = ("up", "down", *(("gate",) if layer.ffn.gated else ()))
+        parts = {"attention": _ATTENTION, "ffn": ffn, **({"cross": _ATTENTION} if layer.cross else {})}
+        for part, names in parts.items():
+            for name in names:
+                yield f"{side}layers.{i}.{part}.{name}", getattr(getattr(layer, part), name)
+
+
 def _weights(path: str, spec: TransformerSpec) -> list[str]:
     """The weights whose format a path of the spec names: of an FFN that is a mixture, those of all its experts."""
     part, _, linear = path.partition(".ffn.")
-    count = spec.layers[int(part.removeprefix("layers."))].ffn.mixture.num_experts if linear else 0
+    of_layer = linear and part.startswith("layers.")
+    count = spec.layers[int(part.removeprefix("layers."))].ffn.mixture.num_experts if of_layer else 0
     if count:
         return [f"{part}.ffn.experts.{i}.{linear}.weight" for i in range(count)]
     return [f"{'untied_head' if path == 'head' else path}.weight"]

@@ -81,3 +81,5 @@ TARGET static void parts(const float* x, int64_t experts, int64_t count, bool no
   }
   for (int64_t e = 0; normalised && e < experts; ++e) to[e] = float(to[e] / taken);
 }
+
+static const RowKernels ROW_KERNELS{norm_row, rotate_row, add_row, activate, add_between, parts, add_part};

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..spec import TransformerSpec
 from .config import Config
@@ -23,6 +24,9 @@ class Family:
     first part of their names, which files of the bare model leave out. width_key, bias_key: where config.json has the
     FFN's width, and the flag for its biases; activation_key: the name of its activation.
     heads: other architectures whose files hold the same model with a head on top, which is left aside.
+    names_of: the names of one config's files, where those differ within the family; names has them all then.
+    said_by_tie: a key that `tie_word_embeddings` stands for where it is missing. embeddings: tensors that may hold the
+    embedding again.
     """
 
     architecture: str
@@ -36,22 +40,41 @@ class Family:
     transposed: Collection[str] = ()
     by_head: bool = False
     heads: Collection[str] = ()
+    names_of: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
+    said_by_tie: str = ""
+    embeddings: str = r"$^"
+
+    @property
+    def reads_sources(self) -> bool:
+        """Whether its models have an encoder, from whose source the decoder goes on."""
+        return any(ours.startswith("encoder.") for ours in self.names)
 
     @property
     def has_head(self) -> bool:
         """Whether its models can have a head that is not their embedding."""
         return "untied_head" in self.names
 
+    def of(self, config: Mapping[str, Any]) -> "Family":
+        """The family as files of this config have it."""
+        return self if self.names_of is None else replace(self, names=self.names_of(config))
+
+    def untied(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of the same model with a head of its own."""
+        said = {self.said_by_tie: config.get("tie_word_embeddings") is not False} if self.said_by_tie else {}
+        return {**said, **config, "tie_word_embeddings": False}
+
     def their_name(self, ours: str) -> str:
         """`layers.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. A sparse FFN's own are ours alone."""
         if is_sparse_tensor(ours):
             return ours
+        if ours in self.names:  # a tensor of the whole model, that is no module's
+            return self.names[ours]
         template, numbers, leaf = _taken_apart(ours)
         return f"{self.names[template].format(*numbers)}.{leaf}"
 
     def together(self, ours: str) -> tuple[str, ...]:
         """The names of ours that lie in one tensor with this one, itself among them, in order."""
-        if is_sparse_tensor(ours):
+        if is_sparse_tensor(ours) or ours in self.names:
             return (ours,)
         template, numbers, leaf = _taken_apart(ours)
         theirs = self.names[template]
@@ -64,6 +87,10 @@ class Family:
     def is_unused(self, theirs: str) -> bool:
         """Whether a tensor of this name may be left aside."""
         return re.search(self.unused, theirs) is not None
+
+    def is_embedding_again(self, theirs: str) -> bool:
+        """Whether a tensor of this name must hold the embedding, where it is there."""
+        return re.search(self.embeddings, theirs) is not None
 
 
 def is_sparse_tensor(name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..suggestion import likely
 from . import (
+    bart,
     bert,
     distilbert,
     gemma,
@@ -26,6 +27,7 @@ from . import (
     seed_oss,
     smollm3,
     starcoder2,
+    t5,
 )  # fmt: skip
 from .family import Family, is_sparse_tensor
 
@@ -34,6 +36,7 @@ __all__ = ["FAMILIES", "Family", "family_of", "is_sparse_tensor"]
 _FREQUENCIES = r"rotary_emb\.inv_freq$"
 _POSITION_IDS = r"position_ids$"  # 0, 1, 2 ..., as older files keep it
 _MASKS = r"\.(attn|attention)\.(masked_)?bias$"  # which keys a query sees, as older files keep it
+_EMBEDDINGS = r"coder\.embed_tokens\.weight$"  # of an encoder and a decoder, as older files have them beside the shared
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family("LlamaForCausalLM", llama.llama_spec, llama.NAMES, _FREQUENCIES, bias_key="mlp_bias"),
@@ -87,6 +90,19 @@ FAMILIES: Mapping[str, Family] = {
         "MPNetModel", mpnet.mpnet_spec, mpnet.NAMES, rf"{_POSITION_IDS}|pooler\.|^lm_head\.", base="mpnet",
         heads=("MPNetForMaskedLM",),
     ),
+    "t5": Family(
+        "T5ForConditionalGeneration", t5.t5_spec, t5.NAMES, t5.UNUSED, width_key="d_ff",
+        activation_key="feed_forward_proj", names_of=t5.names_of, said_by_tie="scale_decoder_outputs",
+        embeddings=_EMBEDDINGS,
+    ),
+    "bart": Family(
+        "BartForConditionalGeneration", bart.bart_spec, bart.NAMES, bart.UNUSED, width_key="decoder_ffn_dim",
+        activation_key="activation_function", embeddings=_EMBEDDINGS,
+    ),
+    "marian": Family(
+        "MarianMTModel", bart.marian_spec, bart.NAMES, bart.MARIAN_UNUSED, width_key="decoder_ffn_dim",
+        activation_key="activation_function", embeddings=_EMBEDDINGS,
+    ),
 }  # fmt: skip
 
 
@@ -111,4 +127,4 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise CheckpointError(
             f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {' and '.join(there)}"
         )
-    return family
+    return family.of(config)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from ...models.errors import InvalidRequest
 from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
 from ..access import Access
+from ..catalog import ServedModel
 from ..embedding import embed
 from ..exchange import TimeLimits
 from ..generation import Call, Generation, new_id
@@ -56,7 +58,7 @@ class HttpApp:
         ]
         paths = {route.endpoint: route.path for route in routes}
         router = Router(routes, redirect_slashes=False, default=_unknown(list(paths.values())))
-        return Guard(router, self._limits, paths, self._metrics.responded, access)
+        return Guard(router, self._limits, paths, self._metrics.responded, access, self._generation.tracing)
 
     async def page(self, request: Request) -> Response:
         """GET /: a page to try the models with."""
@@ -69,7 +71,7 @@ class HttpApp:
     async def ready(self, request: Request) -> Response:
         """GET /readyz: whether every model serves, which is what the health of gRPC says of the whole server."""
         serves = self._health.serves("")
-        states = {model.name: _state(model.info(self._generation.catalog.draining)) for model in self._models()}
+        states = {info.name: _state(info) for info in self._generation.catalog.infos()}
         return JSONResponse({"ready": serves, "models": states}, 200 if serves else 503, _NO_STORE)
 
     async def metrics(self, request: Request) -> Response:
@@ -110,6 +112,8 @@ class HttpApp:
         body = await read_json(request, self._generation.budget, self._limits.receive)
         request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, chat, request_id)
+        if asking.tools.names:
+            asking.tools.check(self._model(asking).prompts.chat.tool_form)
         chunks = self._generation.chunks(asking.message, Call(caller_of(request), request_id, counting=asking.counting))
         try:
             answering = self._streamed if asking.stream else self._whole
@@ -129,9 +133,14 @@ class HttpApp:
         return EventStream(events, {"x-request-id": request_id})
 
     def _written(self, asking: Asking, request_id: str) -> Answer:
-        model = self._generation.catalog.find(asking.message.model, "model")
+        model = self._model(asking)
         logprobs = asking.message.sampling.HasField("logprobs")
-        return Answer(request_id, model.name, asking.chat, model.prompts.tokenizer, logprobs)
+        reader = partial(asking.tools.reader, model.prompts.chat.tool_form)
+        tokenizer = model.prompts.tokenizer
+        return Answer(request_id, model.name, asking.chat, tokenizer, logprobs, reader, asking.tools.one)
+
+    def _model(self, asking: Asking) -> ServedModel:
+        return self._generation.catalog.find(asking.message.model, "model")
 
     def _models(self) -> Any:
         return self._generation.catalog.models.values()

@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 1000  # of a sentence; a value that it quotes may have a mill
 _OTHERS = (500, "server_error")
 _OF_REASONS = {"REQUEST_TOO_LARGE": 413, "PROMPT_TOO_LARGE": 413, "NOT_RECEIVED": 408}
 _OURS = re.compile(r"\b(max|min)_new_tokens\b")  # in sentences
-_PARTS = re.compile(r"^(sampling|stopping|token_rules|compute|constraint|prompt)\.")
+_PARTS = re.compile(r"^(sampling|stopping|token_rules|compute|constraint|prompt)\.(messages\.(?=tools\b))?")
 
 
 class HttpError(Exception):

@@ -22,7 +22,9 @@ COMMON = (
 )  # fmt: skip
 OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority")
 OF_DOORS = {
-    "completion": (*COMMON, "prompt"), "chat": (*COMMON, "messages", "max_completion_tokens", "top_logprobs"),
+    "completion": (*COMMON, "prompt"), "chat": (
+        *COMMON, "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
+    ),
     "embedding": ("model", "input", "encoding_format", "moesaic"),
 }  # fmt: skip
 NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
@@ -30,8 +32,8 @@ NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_token
 _MOST_NAME_CHARACTERS = 64  # of a name that is told back
 LABELS = ("user", "metadata", "safety_identifier", "prompt_cache_key")  # for bookkeeping; no answer depends on them
 _WAYS_OUT = {
-    "tools": "no tool is called here; say in a message what may be called, and ask for JSON by response_format",
-    "functions": "no function is called here; say in a message what may be called, and ask for JSON by response_format",
+    "tools": "they are part of a chat; ask at /v1/chat/completions",
+    "functions": "the newer name of it is tools",
     "reasoning_effort": "how much is computed is said by service_tier or moesaic.share",
     "dimensions": "a vector has as many numbers as the model has; cut it, and bring it to length 1 again",
     "echo": "put the prompt in front of the answer yourself",

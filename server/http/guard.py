@@ -13,8 +13,9 @@ from ...models.errors import Expired, MoesaicError
 from ..access import Access
 from ..caller import called_by
 from ..exchange import TimeLimits
-from ..incident import told
+from ..incident import let_go, told
 from ..scopes import asked_by
+from ..tracing import Tracing, continued
 from .errors import HttpError, body_of, response_of
 from .origin import check_origin
 from .stream import event, is_stream
@@ -27,9 +28,10 @@ class Guard:
     """Lets in who has the right, ends a request with its caller or its time, and answers for what goes wrong inside."""
 
     def __init__(
-        self, app: ASGIApp, limits: TimeLimits, routes: Mapping[Any, str], responded: Responded, access: Access
-    ) -> None:
-        self._app, self._limits, self._access = app, limits, access
+        self, app: ASGIApp, limits: TimeLimits, routes: Mapping[Any, str], responded: Responded, access: Access,
+        tracing: Tracing | None = None,
+    ) -> None:  # fmt: skip
+        self._app, self._limits, self._access, self._tracing = app, limits, access, tracing
         self._routes, self._responded = routes, responded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +45,7 @@ class Guard:
             return
         except Exception as error:
             refusal = _refusal(error, scope)
-            _let_go(error)
+            let_go(error)
             await exchange.refuse(refusal)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
@@ -52,7 +54,7 @@ class Guard:
         caller = self._access.admit(headers.getlist("authorization"), asked_by(str(scope["path"])))
         try:
             async with asyncio.timeout(self._limits.whole) as limit:
-                with called_by(caller):
+                with called_by(caller), continued(self._tracing, headers.items()):
                     await self._app(scope, exchange.receive, exchange.send)
         except TimeoutError:
             if not limit.expired():
@@ -129,12 +131,3 @@ def _refusal(error: Exception, scope: Scope) -> MoesaicError | HttpError:
         text = f"{scope['method']} is not possible here; {dict(error.headers or {}).get('Allow', 'nothing')} is"
         return HttpError(error.status_code, "METHOD_NOT_ALLOWED", text, error.headers)
     return told(error, str(scope["path"])[:100])
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Parts an error from the frames that it came through: they and their task lead to each other, and would keep a
-    request of megabytes until somebody looks for rings.
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__context__

@@ -6,9 +6,10 @@ from typing import Any
 from ...models.chat import MAX_MESSAGES, Message, messages_of
 from ...models.errors import Violation
 from ..status import MAX_VIOLATIONS
+from .tools import calls_of
 
 # What answers of other servers hold, and clients send back; empty, they say nothing.
-_EMPTY_KEYS = ("refusal", "annotations", "audio", "function_call", "tool_calls", "reasoning_content")
+_EMPTY_KEYS = ("refusal", "annotations", "audio", "function_call", "reasoning_content")
 
 
 def messages_in(values: object) -> tuple[list[Message], list[Violation]]:
@@ -32,7 +33,13 @@ def _plain(value: object, field: str, found: list[Violation]) -> object:
     plain = {key: each for key, each in value.items() if key not in _EMPTY_KEYS or each}
     if isinstance(plain.get("content"), list):
         plain["content"] = _joined(plain["content"], f"{field}.content", found)
-    return plain
+    if plain.get("role") == "tool" and isinstance(plain.get("tool_call_id"), str):
+        del plain["tool_call_id"]  # templates tell results by their order
+    if not (calls := plain.pop("tool_calls", None)):
+        return plain
+    made = calls_of(calls, f"{field}.tool_calls", lambda *wrong: found.append(Violation(*wrong)))
+    plain["content"] = "" if plain.get("content") is None else plain["content"]
+    return Message(plain["role"], plain["content"], made) if plain.keys() == {"role", "content"} else plain
 
 
 def _joined(parts: list[Any], field: str, found: list[Violation]) -> str:

@@ -13,6 +13,7 @@ from .body import nested_too_deep
 from .errors import as_sent
 from .fields import NAMES, OF_OTHER_SERVERS, OURS, SAMPLING, field_violations, known_keys
 from .messages import messages_in
+from .tools import Tools, tools_of
 
 _PRIORITIES = {"flex": "low", "priority": "high"}  # of service_tier
 _USUAL = ("auto", "default")
@@ -23,7 +24,8 @@ _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscati
 class Asking:
     """What a request asks. names: of fields as the caller wrote them, by ours.
 
-    usage: whether a stream ends with what was used. counting: whether each of its parts says so.
+    usage: whether a stream ends with what was used. counting: whether each of its parts says so. tools: that may be
+    called.
     """
 
     message: pb.GenerateRequest
@@ -32,6 +34,7 @@ class Asking:
     stream: bool = False
     usage: bool = False
     counting: bool = False
+    tools: Tools = Tools()  # noqa: RUF009  # frozen
 
     def told(self, error: InvalidRequest) -> InvalidRequest:
         """What is wrong, by the caller's names."""
@@ -57,7 +60,7 @@ def _asking_of(body: Mapping[str, Any], chat: bool, request_id: str) -> Asking:
     stream = bool(body.get("stream"))
     return Asking(
         message, chat, reading.names, stream, bool(options.get("include_usage")),
-        stream and bool(options.get("continuous_usage_stats")),
+        stream and bool(options.get("continuous_usage_stats")), reading.tools,
     )  # fmt: skip
 
 
@@ -66,6 +69,7 @@ class _Reading:
 
     def __init__(self, body: Mapping[str, Any], chat: bool) -> None:
         self._body, self._chat = body, chat
+        self.tools = Tools()
         self.wrong = [*field_violations(body, "chat" if chat else "completion")]
         prompt = "messages" if chat else "prompt"
         self.names = {
@@ -93,7 +97,8 @@ class _Reading:
             return self._plain_prompt()
         messages, wrong = messages_in(self._body.get("messages"))
         self._refuse_all(wrong)
-        return Chat(messages or [Message("user", "")])
+        self.tools = tools_of(self._body, self._refuse)
+        return Chat(messages or [Message("user", "")], self.tools.texts)
 
     def stream_options(self) -> Mapping[str, Any]:
         """Those that are known."""

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pool
 WIRE = Path(__file__).resolve().parents[2] / "proto" / "wire.txt"
 
 
-def main(address: str, model: str) -> None:
+def main(address: str, model: str, *_: str) -> None:
     check_wire()
     with triton.InferenceServerClient(address) as client:
         assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(model)

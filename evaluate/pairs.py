@@ -1,0 +1,136 @@
+"""What a model makes of answers that are there, each to a source that its encoder reads: nats, accuracy, exact matches.
+
+An answer matches exactly where each of its tokens, its end among them, is the likeliest one behind those before it:
+where greedy decoding would give it.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from ..engine.engine import Engine
+from ..engine.own_rules import OwnRules
+from ..engine.request import Request, Stopping
+from ..engine.runner import ModelRunner
+from ..engine.sampling import Sampling
+from ..models.checkpoint import Checkpoint
+from ..models.errors import TextError
+from ..models.progress import Count
+from ..models.tokenizer import Tokenizer
+from ..models.transformer import Transformer
+from .texts import read_text
+
+_ROWS = 8  # answered together
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Token ids of a source and of its answer; the end is among them where the answer has one."""
+
+    source: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """Sums over the tokens of all answers; `exact`: answers that match."""
+
+    pairs: int
+    tokens: int
+    nats: float
+    correct: int
+    exact: int
+
+    def summary(self) -> dict[str, float | int]:
+        """The figures as they are written to files."""
+        nats = self.nats / self.tokens
+        return {
+            "documents": self.pairs, "tokens": self.tokens, "nats_per_token": nats,
+            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": self.correct / self.tokens,
+            "exact_match": self.exact / self.pairs,
+        }  # fmt: skip
+
+
+def read_pairs(
+    files: Sequence[str | Path], tokenizer: Tokenizer, limit: int | None, most: tuple[int, int]
+) -> list[Pair]:
+    """The pairs of files with an object a line, {"source": text, "target": text}; at most `limit`. Answers have the
+    model's end behind them. most: tokens of a source, and of an answer, behind which they are cut.
+
+    Raises TextError for a line that is no pair, or where none is.
+    """
+    texts = [pair for file in files for pair in _pairs(Path(file))][:limit]
+    if not texts:
+        raise TextError(f"there is no pair in {', '.join(map(str, files))}; give lines with a source and a target")
+    end = tokenizer.eos_ids[:1]
+    return [
+        Pair(_cut(tokenizer, source, most[0], ()), _cut(tokenizer, answer, most[1], end)) for source, answer in texts
+    ]
+
+
+def start_of(checkpoint: Checkpoint) -> int:
+    """The token with which answers of a model begin."""
+    return OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True).start_id or 0
+
+
+def answered(checkpoint: Checkpoint, model: Transformer, sources: Sequence[Sequence[int]], num_new: int) -> list[Pair]:
+    """Each source with what the model itself answers, greedy, its end among the tokens."""
+    own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True)
+    end_ids = Tokenizer.open(checkpoint.path).eos_ids
+    each = ModelRunner.block_tokens
+    longest = max(map(len, sources))
+    blocks = _ROWS * (-(-longest // each) + -(-(num_new + 1) // each))
+    runner = ModelRunner(model, blocks, min(num_new + 1, model.spec.max_context), model.dtype)
+    engine, found = Engine(runner, tuple(end_ids), num_slots=_ROWS, own=own), dict[int, list[int]]()
+    for key, source in enumerate(sources):
+        engine.add(Request(key, tuple(source), Sampling(temperature=0), Stopping(num_new)))
+    while engine.has_work:
+        for row in engine.step():
+            end = [] if row.stop_token_id is None else [row.stop_token_id]
+            found.setdefault(row.key, []).extend([*row.token_ids, *end])
+    return [Pair(tuple(source), tuple(found[key])) for key, source in enumerate(sources)]
+
+
+@torch.inference_mode()
+def score_pairs(model: Transformer, pairs: Sequence[Pair], start_id: int, progress: Count) -> PairScore:
+    """What the model makes of the answers, each by itself."""
+    tokens, nats, correct, exact = 0, 0.0, 0, 0
+    for i, pair in enumerate(pairs):
+        source = model.read(torch.tensor([pair.source], device=model.device))
+        ids = torch.tensor([[start_id, *pair.answer[:-1]]], device=model.device)
+        logits = model(ids, context=model.context_of(ids, source=source))[0].float()
+        targets = torch.tensor(pair.answer, device=model.device)
+        right = int((logits.argmax(-1) == targets).sum())
+        nats += float(functional.cross_entropy(logits, targets, reduction="none").double().sum())
+        tokens, correct, exact = tokens + len(targets), correct + right, exact + (right == len(targets))
+        progress(i + 1, len(pairs))
+    return PairScore(len(pairs), tokens, nats, correct, exact)
+
+
+def _pairs(file: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+            source, target = value["source"], value["target"]
+            if not isinstance(source, str) or not isinstance(target, str):
+                raise TypeError("source and target must be texts")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message = f'{file}, line {number} is no pair; it must be an object {{"source": text, "target": text}}'
+            raise TextError(message) from None
+        yield source, target
+
+
+def _cut(tokenizer: Tokenizer, text: str, most: int, end: Sequence[int]) -> tuple[int, ...]:
+    """The ids of a text with what the tokenizer adds, and the end where that does not add it."""
+    ids = tokenizer.encode(text)
+    whole = [*ids, *(end if ids[-1:] != list(end) else ())]
+    if not whole:
+        raise TextError(f"{text[:40]!r} has no token; give a longer text")
+    return tuple(whole[:most])
