@@ -32,7 +32,7 @@ def shown(text: str) -> Iterator[list[str]]:
     """The same, of commands within sentences too that say more than their name."""
     yield from fenced(text)
     prose = " ".join("".join(text.split("```")[::2]).split())
-    yield from (words for words in map(str.split, INLINE.findall(prose)) if not ANY & {*words})
+    yield from (words for words in map(shlex.split, INLINE.findall(prose)) if not ANY & {*words})
 
 
 def taken(words: list[str]) -> str:
