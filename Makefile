@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
+.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -17,6 +17,10 @@ test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/moesaic models get minilm
 	$(BIN)/pytest --real -m real
+
+# Files of models damaged at random, 10,000 of each kind: GGUF, safetensors, config.json.
+mutations: .venv/ready
+	$(BIN)/python tests/mutated_files.py 10000
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.
 interop: .venv/ready build/interop/ready build/interop/node/ready

@@ -73,7 +73,7 @@ def refine_case(rows: int, bits: int, refined: int, gated: bool) -> Case:
         "ROWS": rows,
     }
     constants |= _chains(rows, gated) | {"ACTIVATION": "silu" if gated else "relu"}
-    constants |= {"NEURONS": neurons_of(rows, 1 + gated), "WORDS": WORDS, "STRIDE": _STRIDE}
+    constants |= {"NEURONS": neurons_of(rows, 1 + gated, refined - bits), "WORDS": WORDS, "STRIDE": _STRIDE}
     even = ("low_words", "part_4", "part_2", "part_1", "group_halves")
     name = f"plane low bits {bits} to {refined}{' gated' if gated else ''} {rows} rows"
     return Case(name, _refine_kernel, types, constants, even, 1, 1, _DOTS, most_registers=REGISTERS)

@@ -14,7 +14,7 @@ from ..retention.linears.lab import Lab, Method
 from ..retention.linears.matrices import LINEARS_AXIS, Matrix
 from ..retention.linears.neurons import WholePlanes
 from .processor import GRADED, INPUTS, NEURONS
-from .unions import MOST_ROWS, ROWS, Tally, Union, WatchedInputs, WatchedPlanes, document_windows
+from .unions import MOST_TOKENS, ROWS, Tally, Union, WatchedInputs, WatchedPlanes, document_windows
 
 ASKED = ((GRADED, 0.62), (GRADED, 0.55), (GRADED, 0.50), (INPUTS, 0.55), (NEURONS, 0.68))
 _ROUTING_BITS = 4
@@ -34,9 +34,9 @@ class UnionPlan:
 
     def check(self) -> None:
         """Raises RecipeError where rows cannot be grouped."""
-        if self.windows < MOST_ROWS or self.windows % MOST_ROWS:
+        if self.windows < MOST_TOKENS or self.windows % MOST_TOKENS:
             raise RecipeError(
-                f"windows is {self.windows}, it must be a multiple of {MOST_ROWS}, the most rows together"
+                f"windows is {self.windows}, it must be a multiple of {MOST_TOKENS}, the most rows together"
             )
 
 

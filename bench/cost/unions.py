@@ -25,7 +25,7 @@ from ..retention.method import CalibrationData, Used
 from ..retention.planes import Planes
 
 ROWS = (1, 4, 8)
-MOST_ROWS = max(ROWS)  # as many windows as the lab computes together
+MOST_TOKENS = max(ROWS)  # as many windows as the lab computes together
 HIGH, LOW, DOWN, WHOLE = "high planes", "low planes", "rows of down", "whole"  # pieces of neurons by planes
 
 

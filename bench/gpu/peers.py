@@ -25,7 +25,6 @@ from ...kernels.int8_linear import int8_linear
 from ...kernels.plane_ffn import PlaneWeights, pack, packed_weights, plane_ffn
 from ...kernels.planes.coarse import CoarseFit
 from ...kernels.planes.launches import plane_ffn_triton
-from ...kernels.planes.scratch import MOST_ROWS
 from ...kernels.route import route_scores, route_scores_torch, squareplus
 from .operands import FFNWeights, LinearWeights, activated
 from .sizes import Width
@@ -35,6 +34,7 @@ Kind = Literal["linear", "digits", "graded", "ffn", "experts", "planes", "route"
 FP32, BF16 = torch.float32, torch.bfloat16
 PLANE_BITS, REFINED_BITS = 4, 6
 ROUTER_WIDTH = 128
+FEW = digit_triton.MOST_TOKENS  # rows of a decode step
 GRADED_SHARES = (0.55, 1.0, 0.4)  # of the bits
 _WORTH_ROWS = 256  # random rows are worth much the same
 INT_MM_ROWS = 32  # CUDA's integer product takes more than 16
@@ -277,12 +277,12 @@ CONTESTANTS = (
     Contestant("expert_ffn bf16, int8 weights", "experts", BF16, 1, experts(None), True, 30),
     Contestant(LINEAR, "linear", BF16, 2, linear(BF16), False, 14),
     Contestant("int8_linear bf16", "linear", BF16, 1, our_int8, True, 20),
-    Contestant("digit_linear bf16", "digits", BF16, 1, our_digits, True, 15, most_tokens=digit_triton.MOST_TOKENS),
+    Contestant("digit_linear bf16", "digits", BF16, 1, our_digits, True, 15, most_tokens=FEW),
     Contestant(
         "graded_linear bf16", "graded", BF16, 1, our_graded, True, 25, False, launches.MOST_TOKENS, GRADED_SHARES
     ),
     Contestant("int8_linear ffn bf16", "ffn", BF16, 1, int8_ffn, True, 20),
-    Contestant("plane_ffn in launches bf16", "planes", BF16, 1, plane_launches, True, 25, most_tokens=MOST_ROWS),
+    Contestant("plane_ffn in launches bf16", "planes", BF16, 1, plane_launches, True, 25, most_tokens=FEW),
     Contestant("plane_ffn bf16", "planes", BF16, 1, planes, True, 15),
     Contestant("int8_linear fp32", "linear", FP32, 1, our_int8, True, 15),
     Contestant("int8_dynamic_linear bf16", "linear", BF16, 1, our_int8_dynamic, True),

@@ -6,7 +6,7 @@ rotation and attention              one launch, which stores keys and values too
 gather                              nothing: each row of a decode step is scored
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..digit_linear import DigitWeights
-from ..digit_triton import BLOCK, Scratch, digit_rows, rows_of, scratch_sizes
-from ..expert_weights import ExpertWeights
+from ..digit_triton import BLOCK, digit_rows
 from ..graded.finish import GATED_OUTPUTS, Sums, finish_, parts_of
 from ..graded.layout import plane_starts
 from ..graded.lists import listed
@@ -26,8 +25,6 @@ from ..jit import cdiv
 from ..planes.asked import Asked
 from ..planes.launches import COUNT as PLANE_LAUNCHES
 from ..planes.launches import plane_rows
-from ..planes.layout import PackedPlanes
-from ..planes.scratch import Scratch as PlaneScratch
 from ..rows import RMS, RowNorm, Rows, Target, measure_
 from ..tiles.launches import COUNT as TILE_LAUNCHES
 from ..tiles.launches import tile_rows
@@ -36,6 +33,7 @@ from .attend import Heads, Parts, attend_rows
 from .buffers import Buffers
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_, normalise_vectors_
+from .room import digit_scratch, neuron_scratch
 from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays
 
 
@@ -64,11 +62,11 @@ class _Joiner:
         self._largest: dict[int, Tensor] = {}  # fp32 [rows, parts] of places whose writer told
         self._measured: dict[int, tuple[int, Rows]] = {}  # by the place that is taken, with the one that holds values
         self._normed: dict[int, tuple[RowNorm, Rows]] = {}  # of places whose writer told what a norm needs
-        self._scratch = _scratch(instructions, buffers)
-        self._planes = _planes_scratch(instructions, buffers)
+        self._scratch = digit_scratch(instructions, buffers)
+        self._planes = neuron_scratch(instructions, buffers)
         self._shared: dict[tuple[int, int, int], Parts] = {}
         self._among: Among = "all"
-        self._ends: tuple[View, Target] | None = None  # where both ways of a choice end
+        self._ends: tuple[View, Target] | None = None  # where both of two ways end
         rest = list(instructions)
         while rest:
             del rest[: self._join(rest)]
@@ -92,18 +90,18 @@ class _Joiner:
         elif isinstance(first, Tiles):
             return self._tiles(first, *[*rest[1:3], None, None][:2])
         elif isinstance(first, TwoWays):
-            return self._choice(first, *[*rest[1:3], None, None][:2])
+            return self._two_ways(first, *[*rest[1:3], None, None][:2])
         else:
             return self._linear(first, *[*rest[1:3], None, None][:2])
         return 1
 
-    def _choice(self, choice: TwoWays, then: Instruction | None, after: Instruction | None) -> int:
+    def _two_ways(self, ways: TwoWays, then: Instruction | None, after: Instruction | None) -> int:
         """Two ways to the same target: what rows take one of them tell of it, the others tell in the same place."""
-        planes, add = choice.sparse, then if isinstance(then, Add) and then.source == choice.sparse.target else None
+        planes, add = ways.sparse, then if isinstance(then, Add) and then.source == ways.sparse.target else None
         place = (add or planes).target
         self._ends = place, self._target(planes, add, after, cdiv(place.width, BLOCK))
         before, self._among = self._known(), "full"
-        rest = [*choice.full, *([add] if add else [])]
+        rest = [*ways.full, *([add] if add else [])]
         while rest:
             del rest[: self._join([*rest, after] if add and after else rest)]
         self._source, self._largest, self._measured, self._normed = before
@@ -326,30 +324,3 @@ def _is_of(act: Activate, linear: Linear) -> bool:
         return act.source == target
     half, whole = target.width // 2, GATED_OUTPUTS if isinstance(linear.weights, GradedWeights) else BLOCK
     return (act.gate, act.source) == (target.columns(0, half), target.columns(half, half)) and half % whole == 0
-
-
-def _every(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
-    """Those within choices too."""
-    for each in instructions:
-        yield from _every(each.full) if isinstance(each, TwoWays) else [each]
-
-
-def _scratch(instructions: Sequence[Instruction], buffers: Buffers) -> Scratch:
-    """Room for the products of any of these linears, for any number of rows."""
-    sizes = [(1, 1, 1)]
-    for each in _every(instructions):
-        if isinstance(each, Linear) and isinstance(each.weights, DigitWeights):
-            tiles = each.weights.tiles
-            counts = {rows_of(n) for n in range(1, buffers.rows + 1)}
-            sizes += [scratch_sizes(n, tiles, gated) for n in counts for gated in (False, True)]
-    return Scratch.of(buffers.device, *(max(column) for column in zip(*sizes, strict=True)))
-
-
-def _planes_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
-    """Room for any of these FFNs."""
-    ffns: list[PackedPlanes | ExpertWeights] = [
-        each.sparse.packed for each in instructions if isinstance(each, TwoWays)
-    ]
-    ffns += [each.weights for each in instructions if isinstance(each, Tiles)]
-    widest = [max([1, *sizes]) for sizes in ([each.hidden for each in ffns], [each.width for each in ffns])]
-    return PlaneScratch.of(buffers.device, *widest)

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..digit_triton import put_blocks, scaled_blocks
+from ..digit_triton import MOST_TOKENS, put_blocks, scaled_blocks
 from ..jit import cdiv, constant, constexpr, jit, tl
 from ..pages import LINE
 from ..rows import Target, fixed_point, power_of_two, step_of
 from ..words import dot_pairs, side_by_side
 from .asked import Asked, between
-from .scratch import MOST_ROWS, SLICE, Scratch
+from .scratch import SLICE, Scratch
 
-_ROWS = constant(MOST_ROWS)
+_ROWS = constant(MOST_TOKENS)
 _PAIRS = constant(4)  # of neurons side by side
 _WORDS, _BLOCKS = constant(SLICE // 4), constant(SLICE // 32)
 _PIECE = constant(64)  # neurons whose numbers are made at a time

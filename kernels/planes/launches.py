@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..activations import ACTIVATIONS
+from ..digit_triton import MOST_TOKENS
 from ..rows import Rows, Target
 from .asked import Asked
 from .digits import digits_
@@ -11,7 +12,7 @@ from .down import Down, down_
 from .layout import PackedPlanes
 from .refine import refine_
 from .score import score_
-from .scratch import MOST_ROWS, Scratch
+from .scratch import Scratch
 
 COUNT = 4
 
@@ -33,10 +34,10 @@ def plane_ffn_triton(x: Tensor, packed: PackedPlanes, thresholds: Tensor, activa
     """(y, counts) of plane_ffn.PlaneResult for any number of tokens, eight at a time."""
     scratch, device = Scratch.of(x.device, packed.hidden, packed.width), x.device
     y, counts = x.new_empty(x.shape), torch.empty(2, len(x), dtype=torch.int64, device=device)
-    tiers, zeros = torch.arange(MOST_ROWS, dtype=torch.int32, device=device), torch.zeros(MOST_ROWS, device=device)
-    constants = torch.zeros(MOST_ROWS, packed.hidden, device=device)
-    for begin in range(0, len(x), MOST_ROWS):
-        part = slice(begin, min(begin + MOST_ROWS, len(x)))
+    tiers, zeros = torch.arange(MOST_TOKENS, dtype=torch.int32, device=device), torch.zeros(MOST_TOKENS, device=device)
+    constants = torch.zeros(MOST_TOKENS, packed.hidden, device=device)
+    for begin in range(0, len(x), MOST_TOKENS):
+        part = slice(begin, min(begin + MOST_TOKENS, len(x)))
         n = part.stop - begin
         found = torch.empty(2, n, dtype=torch.int64, device=device)
         source = x[part].float().contiguous()

@@ -25,9 +25,11 @@ _PROGRAMS = 1024
 REGISTERS = 255  # of a thread: left to itself, the compiler spills a few
 
 
-def neurons_of(rows: int, matrices: int) -> int:
-    """Neurons whose planes a program reads side by side: the sums of more rows take their registers."""
-    return 4 if rows * matrices <= 2 or (rows, matrices) == (8, 1) else 2
+def neurons_of(rows: int, matrices: int, low: int) -> int:
+    """Neurons whose planes a program reads side by side: sums of more rows, and planes of one bit, take registers."""
+    if rows == 8 and low % 2:
+        return 1
+    return 4 if rows * matrices <= 2 else 2
 
 
 @jit
@@ -123,7 +125,7 @@ def refine_(scratch: Scratch, counts: Tensor, packed: PackedPlanes, asked: Asked
     """Corrects h and largest, and adds to the second list and to counts, int64 [2, rows]."""
     rows, matrices = counts.shape[1], 1 + packed.gated
     count = power_of_two(rows)
-    neurons, halves = neurons_of(count, matrices), packed.groups.view(torch.bfloat16)
+    neurons, halves = neurons_of(count, matrices, packed.refined_bits - packed.bits), packed.groups.view(torch.bfloat16)
     chains = {f"CHAINS_{width}": chains_of(width, matrices, count) for width in FIELDS}
     parts = [low_part_bytes(packed.hidden, width, matrices) // 4 for width in FIELDS]
     _refine_kernel[min(_PROGRAMS, cdiv(packed.width, neurons)),](

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..digit_triton import MOST_TOKENS
 from ..jit import cdiv
 
-MOST_ROWS = 8
 SLICE = 128  # outputs of a program of down
 TURN = 32  # the most neurons that a program of down reads before it asks whether there are more
 _PROGRAMS = 1024  # that keep a GPU's memory busy
@@ -49,7 +49,7 @@ class Scratch:
         def integers(*shape: int) -> Tensor:
             return torch.empty(*shape, dtype=torch.int32, device=device)
 
-        rows, slices = MOST_ROWS, cdiv(hidden, SLICE)
+        rows, slices = MOST_TOKENS, cdiv(hidden, SLICE)
         return cls(
             digits=torch.empty(2 * rows, stride_of(hidden), dtype=torch.int8, device=device),
             scale=torch.empty(rows, device=device),

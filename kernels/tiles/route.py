@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..digit_triton import MOST_TOKENS
 from ..jit import cdiv, constexpr, jit, tl
 from ..planes.asked import Asked, between
 from ..planes.score import append
-from ..planes.scratch import MOST_ROWS, Scratch
+from ..planes.scratch import Scratch
 from ..rows import power_of_two
 
 OUTPUTS, INPUTS = 4, 512  # of the first matrix that a program reads side by side
@@ -111,7 +112,7 @@ class Routing(NamedTuple):
         def integers(count: int) -> Tensor:
             return torch.zeros(count, dtype=torch.int32, device=device)
 
-        return cls(integers(tiles), integers(tiles), torch.zeros(MOST_ROWS, width, device=device), integers(1))
+        return cls(integers(tiles), integers(tiles), torch.zeros(MOST_TOKENS, width, device=device), integers(1))
 
 
 def route_(
