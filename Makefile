@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench results settings deploy audit proto clean
+.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -63,13 +63,18 @@ types: .venv/ready
 bench: .venv/ready
 	$(BIN)/moesaic bench all
 
-# The pages that are made of the JSON files below bench/results/: docs/results.md and those beside the files.
+# The pages that are made of the JSON files below bench/results/: docs/results.md, docs/report.html with its pictures,
+# and those beside the files.
 results: .venv/ready
 	$(BIN)/python -m moesaic.bench.published.run
 
 # The table of docs/settings.md, of what server/options.py and engine/options.py say.
 settings: .venv/ready
 	$(BIN)/python -m moesaic.server.config_text docs/settings.md
+
+# The site, below build/site/html; a warning or a broken link is an error, and nothing is fetched from outside.
+docs: .venv/ready
+	$(BIN)/python docs/site/build.py
 
 # What stands in deploy/ against the schemas and linters of what reads it, which take more room than all other tools.
 deploy: .venv/ready
