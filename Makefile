@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real interop fuzz gpu-dry wheel lint types bench results settings deploy audit proto clean
+.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -17,6 +17,10 @@ test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/moesaic models get minilm
 	$(BIN)/pytest --real -m real
+
+# Files of models damaged at random, 10,000 of each kind: GGUF, safetensors, config.json.
+mutations: .venv/ready
+	$(BIN)/python tests/mutated_files.py 10000
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.
 interop: .venv/ready build/interop/ready build/interop/node/ready
@@ -59,13 +63,18 @@ types: .venv/ready
 bench: .venv/ready
 	$(BIN)/moesaic bench all
 
-# The pages that are made of the JSON files below bench/results/: docs/results.md and those beside the files.
+# The pages that are made of the JSON files below bench/results/: docs/results.md, docs/report.html with its pictures,
+# and those beside the files.
 results: .venv/ready
 	$(BIN)/python -m moesaic.bench.published.run
 
 # The table of docs/settings.md, of what server/options.py and engine/options.py say.
 settings: .venv/ready
 	$(BIN)/python -m moesaic.server.config_text docs/settings.md
+
+# The site, below build/site/html; a warning or a broken link is an error, and nothing is fetched from outside.
+docs: .venv/ready
+	$(BIN)/python docs/site/build.py
 
 # What stands in deploy/ against the schemas and linters of what reads it, which take more room than all other tools.
 deploy: .venv/ready

@@ -42,9 +42,9 @@ class Watch:
     """A progress callback that notes the peak of each part of the work."""
 
     def __init__(self) -> None:
-        self.parts, self.at_start = list[Part](), _resident("VmRSS")
+        self.parts, self.at_start = list[Part](), resident("VmRSS")
         self._what, self._began = "before the first stage", time.monotonic()
-        _RESET.write_text("5")  # the peak so far is forgotten
+        forget_peak()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
@@ -54,11 +54,11 @@ class Watch:
     def end(self) -> None:
         """Ends the part that is under way, whose peak counts from the end of the one before."""
         now = time.monotonic()
-        part = Part(self._what, round(now - self._began, 1), _resident("VmHWM") - self.at_start)
+        part = Part(self._what, round(now - self._began, 1), resident("VmHWM") - self.at_start)
         sys.stderr.write(f"{part.seconds:7.1f} s {part.peak >> 20:6,} MiB  {part.what}\n")
         self.parts.append(part)
         self._began = now
-        _RESET.write_text("5")
+        forget_peak()
 
 
 def measure(model: str, recipe: str) -> dict[str, object]:
@@ -83,8 +83,18 @@ def measure(model: str, recipe: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _resident(field: str) -> int:
-    """Bytes, by /proc/self/status."""
+def forget_peak() -> None:
+    """VmHWM begins anew."""
+    _RESET.write_text("5")
+
+
+def can_watch() -> bool:
+    """Whether the system tells the peak of a process."""
+    return _RESET.exists()
+
+
+def resident(field: str) -> int:
+    """Bytes of this process, by /proc/self/status."""
     lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     return int(lines[field].split()[0]) * 1024
 
@@ -96,7 +106,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="moe")
     parser.add_argument("--out", type=Path, help="a JSON file")
     args = parser.parse_args()
-    if not _RESET.exists():
+    if not can_watch():
         sys.exit("stage_memory: this needs Linux, which tells the peak of a process")
     try:
         found = json.dumps(measure(args.model, args.recipe), indent=1) + "\n"

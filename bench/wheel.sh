@@ -35,6 +35,7 @@ refuses() { # refuses WORDS COMMAND...: status 2, one line that holds the words,
 
 works --version
 works doctor
+if command -v c++ >/dev/null; then tr -s ' \n' ' ' <said | grep -q "of the wheel" || { cat said && exit 1; }; fi
 works run stories260k "Once upon a time" --max-new-tokens 8
 works compress stories260k small --recipe tour
 works run small "Once upon a time" --max-new-tokens 8 --tier low

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import bench_compare, bench_retention, bench_serve
+from . import bench_compare, bench_report, bench_retention, bench_serve
 from .completion import SHAPES
 from .made import typed
 from .terminal import ProgressLine, print_table
@@ -15,7 +15,8 @@ EXAMPLES = """examples:
   moesaic bench kernels --quick
   moesaic bench all --model ./my-model --text valid.txt --documents 20
   moesaic bench serve ./my-model --rate 1 2 4 --limit ttft:500ms
-  moesaic bench compare before.json after.json"""
+  moesaic bench compare before.json after.json
+  moesaic bench report out/load.json out/bench/report.json --out report.html"""
 SUITES = {
     "all": "all of it on one model, dense and int8, beside transformers",
     "engine": "tokens per second, beside transformers",
@@ -34,6 +35,7 @@ def add_parser(commands: Any) -> None:
     bench_serve.add_parser(actions)
     bench_retention.add_parser(actions)
     bench_compare.add_parser(actions)
+    bench_report.add_parser(actions)
     parser.set_defaults(run=run)
 
 
@@ -50,7 +52,10 @@ def _add_suite(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does what was asked."""
-    actions = {"serve": bench_serve.run, "retention": bench_retention.run, "compare": bench_compare.run}
+    actions = {
+        "serve": bench_serve.run, "retention": bench_retention.run, "compare": bench_compare.run,
+        "report": bench_report.run,
+    }  # fmt: skip
     return actions.get(args.action, _run_suite)(args)
 
 

@@ -41,7 +41,8 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, prints a table and names the files."""
-    from ..bench.served.page import notes, rows, write_page
+    from ..bench.evidence.own import write_own
+    from ..bench.served.page import notes, rows
     from ..bench.served.run import RetentionPlan, run_retention
     from ..models.files import check_writable
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     for line in notes(report):
         print(line)
     page = args.out.with_suffix(".html")
-    write_page(page, report)
+    write_own([args.out], page)
     print(f"written: {args.out}, {page}")
     return 0
 

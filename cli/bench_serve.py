@@ -117,8 +117,8 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints a table and what one must know of it. Status 3: a server was gone before the end."""
+    from ..bench.evidence.own import write_own
     from ..bench.load.figures import Limits
-    from ..bench.load.page import write_page
     from ..bench.load.run import LoadPlan, notes, rows, run_load
     from ..bench.load.target import Target
     from ..models.files import check_writable
@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     for line in notes(report):
         print(line)
     page = args.out.with_suffix(".html")
-    write_page(page, report)
+    write_own([args.out], page)
     print(f"written: {args.out}, {page}")
     return 0 if report["complete"] else 3
 

@@ -107,8 +107,8 @@ def _hints() -> dict[str, Hint]:
     model, folder, file = Hint(models, "directory"), Hint((), "directory"), Hint((), "file")
     recipes = _shipped("compress/recipes")
     return {
-        "path": model, "paths": model, "model": model, "target": model, "against": model, "out": folder, "file": file,
-        "tasks": file,
+        "path": model, "paths": model, "model": model, "models": model, "target": model, "against": model,
+        "out": folder, "file": file, "tasks": file,
         "recipe": Hint(recipes, "file"), "description": Hint(_shipped("bench/reference/descriptions"), "file"),
         "models get name": Hint(tuple(SOURCES)), "recipes show name": Hint(recipes), "controls": Hint(CONTROLS),
         "shape": Hint(SHAPES), "TIER": Hint(TIERS), "device": Hint(("cpu", "cuda")), "GPU": Hint(("H100", "H200")),

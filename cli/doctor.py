@@ -81,7 +81,8 @@ def _native() -> tuple[str, str]:
 
     status = native_status()
     if status.available:
-        return "ok", f"native CPU kernels: {status.isa}, built by {status.compiler}, {status.path}"
+        origin = f"built by {status.compiler}" if status.compiler else "of the wheel"
+        return "ok", f"native CPU kernels: {status.isa}, {origin}, {status.path}"
     return "note", f"native CPU kernels are off ({status.reason}); int8 runs on torch, slower; install g++ or clang++"
 
 

@@ -6,7 +6,8 @@ from typing import Any
 EXAMPLES = """examples:
   moesaic export out/pruned out/plain --to dense
   moesaic export out/all-four out/plain --to dense --dtype float32
-  moesaic export out/w8a8 out/int8 --to compressed-tensors"""
+  moesaic export out/w8a8 out/int8 --to compressed-tensors
+  moesaic export out/pruned out/file --to gguf --kind Q4_0            # out/file/pruned-Q4_0.gguf"""
 
 
 def add_parser(commands: Any) -> None:
@@ -19,10 +20,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--to", choices=["dense", "compressed-tensors", "gguf"], required=True,
         help="dense: 16 or 32 bit, equal layers, no experts; compressed-tensors: int8 weights and activations, as "
-        "transformers reads them; gguf: says how",
+        "transformers reads them; gguf: a file for llama.cpp, with the tokenizer",
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="of what is not int8"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=["F32", "F16", "BF16", "Q8_0", "Q4_0"],
+        default="Q8_0",
+        help="of matrices in a GGUF file (default: Q8_0)",
     )
     parser.set_defaults(run=run)
 
@@ -31,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes it and says what it is."""
     from ..compress.export import export
 
-    spec = export(args.path, args.out, args.to, args.dtype)
-    print(f"{args.out}: {spec.family}, {len(spec.layers)} layers, FFN {spec.layers[0].ffn.width}, {args.dtype}")
+    spec = export(args.path, args.out, args.to, args.dtype, args.kind)
+    kept = args.kind if args.to == "gguf" else args.dtype
+    print(f"{args.out}: {spec.family}, {len(spec.layers)} layers, FFN {spec.layers[0].ffn.width}, {kept}")
     return 0

@@ -16,6 +16,7 @@ from ..models.errors import CheckpointError
 from ..models.families.config import Config
 from ..models.families.registry import is_sparse_tensor
 from ..models.files import new_directory
+from ..models.gguf.writer import KINDS, write_gguf
 from ..models.layout import Layout
 from ..models.linear import multiplied_out
 from ..models.spec import DENSE, INT8_DYNAMIC, ExpertSpec, LayerSpec, TransformerSpec
@@ -36,18 +37,24 @@ _W8A8 = {  # in the words of compressed-tensors: int8 weights, a scale a row; ac
 _LINEAR = re.compile(r"layers\.\d+\.(attention|ffn)\.\w+\.weight")
 
 
-def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "bfloat16") -> TransformerSpec:
+def export(
+    model: str | Path, out: str | Path, to: str = "dense", dtype: str = "bfloat16", kind: str = "Q8_0"
+) -> TransformerSpec:
     """Writes the full tier for other loaders, under the family's own names and config; returns its spec.
 
     to: one of TO. dense multiplies int8 weights out, as the others do what is no linear of a layer; compressed-tensors
-    keeps those int8. Layers of unequal width are padded to the widest with neurons that give 0; a bias that pruning
-    left is kept where the family's config can say so. Raises CheckpointError where it cannot.
+    keeps those int8; gguf is a file for llama.cpp, its matrices of a kind that models/gguf/writer.py names. Layers of
+    unequal width are padded to the widest with neurons that give 0; a bias that pruning left is kept where the family's
+    config can say so. Raises CheckpointError where it cannot.
     """
     source, target = open_checkpoint(model), Path(out).expanduser()
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {dtype!r}, it must be one of {', '.join(DTYPES)}")
     _check_form(source, to)
     spec = _plain(source)
+    if to == "gguf":
+        _export_gguf(source, spec, target, kind)
+        return spec
     config = _config(source, spec, dtype) | ({} if to == "dense" else {"quantization_config": _W8A8})
     with new_directory(target, dense_bytes(spec, DTYPES[dtype])) as folder:
         stored = Layout(source.family, spec).stored(_tensors(source, spec, DTYPES[dtype], to != "dense"))
@@ -57,14 +64,17 @@ def export(model: str | Path, out: str | Path, to: str = "dense", dtype: str = "
     return spec
 
 
+def _export_gguf(source: Checkpoint, spec: TransformerSpec, target: Path, kind: str) -> None:
+    if kind not in KINDS:
+        raise CheckpointError(f"kind is {kind!r}, it must be one of {', '.join(KINDS)}")
+    with new_directory(target, dense_bytes(spec, torch.float32)) as folder:
+        tensors = _tensors(source, spec, torch.float32, False)
+        write_gguf(folder / f"{source.path.name}-{kind}.gguf", source.path.name, spec, tensors, kind, source.path)
+
+
 def _check_form(source: Checkpoint, to: str) -> None:
     if to not in TO:
         raise CheckpointError(f"there is no format {to!r}; {suggestion(to, TO)}")
-    if to == "gguf":
-        raise CheckpointError(
-            "gguf is not written here; export --to dense --dtype float16, and convert what comes of it with "
-            "convert_hf_to_gguf.py of llama.cpp"
-        )
     if to == "compressed-tensors" and source.spec.is_mixture:
         raise CheckpointError(
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 TEMPLATES = Path(__file__).parent / "templates"
 _NUMBER = re.compile(r"[-+]?x?\d")
+_ONE_PANEL = 1000  # pixels
 
 
 def render(template: str, title: str, **content: object) -> str:
@@ -30,6 +31,7 @@ def _environment() -> Environment:
     found = environment(TEMPLATES, autoescape=True)
     found.filters["column_kinds"] = _column_kinds
     found.filters["base64"] = _base64
+    found.filters["is_broad"] = _is_broad
     return found
 
 
@@ -42,3 +44,8 @@ def _column_kinds(rows: Sequence[Sequence[str]], columns: int) -> list[str]:
 
 def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode()
+
+
+def _is_broad(png: bytes) -> bool:
+    """A picture of several panels, which a narrow window would make too small to read."""
+    return int.from_bytes(png[16:20], "big") > _ONE_PANEL

@@ -24,6 +24,7 @@ from .digit_matrix import digit_matrix_triton
 from .digit_triton import BLOCK, digit_linear_triton
 from .graded.bytes import MAX_INPUTS
 from .graded.digits import digits_of
+from .int8_dynamic_linear import int8_dynamic_linear_torch
 from .jit import HAS_TRITON
 from .native import Native, native
 from .pages import on_large_pages
@@ -41,18 +42,22 @@ class Layer(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("tiles", "scale", "bias")),
-        *((name, ctypes.c_int64) for name in ("inputs", "outputs")),
+        *((name, ctypes.c_int64) for name in ("inputs", "outputs", "digits")),
     ]
 
 
 @dataclass(frozen=True)
 class DigitWeights:
-    """tiles: uint8 [blocks, quads, BLOCK, QUAD], w + 128; scale: fp32 [outputs]; bias: floating point or None."""
+    """tiles: uint8 [blocks, quads, BLOCK, QUAD], w + 128; scale: fp32 [outputs]; bias: floating point or None.
+
+    digits: of an activation: two, or one, by which it is `int8_dynamic_linear`, on a CPU.
+    """
 
     tiles: Tensor
     inputs: int
     scale: Tensor
     bias: Tensor | None = None
+    digits: int = 2
 
     @property
     def outputs(self) -> int:
@@ -63,7 +68,7 @@ class DigitWeights:
         """The addresses of all of it, for the C++: valid as long as this object lives."""
         scale, bias = self._vectors
         address = None if bias is None else bias.data_ptr()
-        return Layer(self.tiles.data_ptr(), scale.data_ptr(), address, self.inputs, self.outputs)
+        return Layer(self.tiles.data_ptr(), scale.data_ptr(), address, self.inputs, self.outputs, self.digits)
 
     @cached_property
     def _vectors(self) -> tuple[Tensor, Tensor | None]:
@@ -85,8 +90,11 @@ class DigitWeights:
         return (found ^ _OFFSET).view(torch.int8)
 
 
-def pack_digits(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> DigitWeights:
-    """weight: int8 [outputs, 1 to MAX_INPUTS inputs]. Raises TypeError for dtypes, ValueError for shapes."""
+def pack_digits(weight: Tensor, scale: Tensor, bias: Tensor | None = None, digits: int = 2) -> DigitWeights:
+    """weight: int8 [outputs, 1 to MAX_INPUTS inputs]; digits: of an activation, 1 or 2.
+
+    Raises TypeError for dtypes, ValueError for shapes.
+    """
     if weight.dtype != torch.int8 or scale.dtype != torch.float32:
         raise TypeError(f"weight must be int8 and scale float32, they are {weight.dtype} and {scale.dtype}")
     if weight.dim() != 2 or not 0 < weight.shape[1] <= MAX_INPUTS or not len(weight):
@@ -98,7 +106,7 @@ def pack_digits(weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Di
     filled = functional.pad(weight, (0, -inputs % QUAD, 0, -outputs % BLOCK)).view(torch.uint8) ^ _OFFSET
     words = filled.view(torch.int32).view(-(-outputs // BLOCK), BLOCK, -1)  # a quad is a word
     tiles = words.transpose(1, 2).contiguous().view(torch.uint8).view(len(words), -1, BLOCK, QUAD)
-    return DigitWeights(on_large_pages([tiles])[0] if tiles.is_cpu else tiles, inputs, scale, bias)
+    return DigitWeights(on_large_pages([tiles])[0] if tiles.is_cpu else tiles, inputs, scale, bias, digits)
 
 
 def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
@@ -112,7 +120,8 @@ def digit_linear(x: Tensor, weights: DigitWeights) -> Tensor:
     flat = x.detach().flatten(0, -2) if x.dim() > 1 else x.detach().unsqueeze(0)
     device, product = "cpu" if x.is_cpu else x.device.type, Product(len(flat), weights.inputs, weights.outputs)
     constants = None if x.is_cpu else constants_of(x.device)
-    choice = choose_digit_linear(device, product, library is not None, HAS_TRITON, constants)
+    triton = HAS_TRITON and weights.digits == 2
+    choice = choose_digit_linear(device, product, library is not None, triton, constants)
     if choice == "native" and library:
         found = digit_linear_native(flat, weights, library)
     elif choice in ("triton", "matrix"):
@@ -143,6 +152,8 @@ def digit_linear_cost(tokens: int, inputs: int, outputs: int, activation_bytes: 
 
 def digit_linear_torch(x: Tensor, weights: DigitWeights) -> Tensor:
     """The same in fp64, where all these integers are exact: it judges, and runs anywhere. x: [tokens, inputs]."""
+    if weights.digits == 1:
+        return int8_dynamic_linear_torch(x, weights.unpacked(), weights.scale, weights.bias)
     digits = digits_of(x, torch.zeros(len(x), device=x.device))
     doubled = 2 * functional.linear(digits.q.double(), weights.unpacked().double())
     y = doubled.float() * (digits.step * 0.5 * weights.scale)

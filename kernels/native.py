@@ -1,7 +1,8 @@
 """The C++ kernels of cpp/: built once with the machine's compiler, loaded with ctypes, and never required.
 
-The library has a C interface and no torch headers, so that a build takes seconds. It lies in the user's cache
-under a hash of sources, flags and compiler. Whatever goes wrong is kept as a reason, and torch does the work.
+The library has a C interface and no torch headers, so that a build takes seconds. It comes with a wheel that was built
+where a compiler was; else it lies in the user's cache under a hash of sources, flags and compiler. Whatever goes wrong
+is kept as a reason, and torch does the work.
 """
 
 import ctypes
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,10 @@ _say: Callable[[str], object] = str  # who hears of a build; nobody, until someo
 
 @dataclass(frozen=True)
 class NativeStatus:
-    """What `moesaic doctor` says. `reason` is empty when `available`; `isa` is one of ISAS or empty."""
+    """What `moesaic doctor` says. `reason` is empty when `available`; `isa` is one of ISAS or empty.
+
+    compiler: empty where the library came with the wheel.
+    """
 
     available: bool
     reason: str = ""
@@ -68,9 +73,17 @@ def find_compiler() -> str:
 
 def build_hash(compiler: str) -> str:
     """Names a build by all that goes into it."""
-    version = _run([compiler, "--version"])
+    return _hash(_run([compiler, "--version"]))
+
+
+def _hash(compiler: str = "") -> str:
     parts = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
-    return hashlib.sha256(b"\0".join([version.encode(), " ".join(FLAGS).encode(), *parts])).hexdigest()[:16]
+    return hashlib.sha256(b"\0".join([compiler.encode(), " ".join(FLAGS).encode(), *parts])).hexdigest()[:16]
+
+
+def carried_library() -> Path:
+    """Where a wheel has the library of these sources, whoever compiled them, if it has it."""
+    return SOURCES.parent / "built" / f"libmoesaic-{_hash()}.so"
 
 
 def build_library(compiler: str, folder: Path) -> Path:
@@ -117,9 +130,14 @@ def _load() -> tuple[Native | None, NativeStatus]:
     try:
         if os.environ.get("MOESAIC_NATIVE") == "0":
             raise NativeError("turned off by MOESAIC_NATIVE=0")
-        compiler = find_compiler()
-        path = build_library(compiler, cache_folder() / "native")
-        library = _declare(ctypes.CDLL(str(path)))
+        path, found = carried_library(), None
+        with suppress(OSError):  # none is there, or it is of another system
+            found = ctypes.CDLL(str(path))
+        if found is None:
+            compiler = find_compiler()
+            path = build_library(compiler, cache_folder() / "native")
+            found = ctypes.CDLL(str(path))
+        library = _declare(found)
     except (NativeError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
         return None, NativeStatus(False, reason=str(error), compiler=compiler)
     native = Native(library, library.moesaic_isa())

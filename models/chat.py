@@ -96,7 +96,7 @@ class ChatTemplate:
         try:
             config = read_optional_json(folder / "tokenizer_config.json")
             named = read_optional_json(folder / "special_tokens_map.json") | config
-            source = _read_template(folder, config)
+            source = read_template(folder, config)
         except CheckpointError as error:
             return cls(tokenizer, None, {}, str(error))
         return cls(tokenizer, source, {name: text for name in _TOKENS if (text := _content(named.get(name)))})
@@ -217,7 +217,7 @@ def _shape_violations(field: str, value: Any) -> list[Violation]:
     return found
 
 
-def _read_template(folder: Path, config: Mapping[str, Any]) -> str:
+def read_template(folder: Path, config: Mapping[str, Any]) -> str:
     """Raises CheckpointError for none, several without a default, or one that is too long."""
     file = folder / TEMPLATE_NAME
     try:

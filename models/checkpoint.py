@@ -21,10 +21,11 @@ from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
+from .foreign_int8 import as_ours, int8_format, int8_linears
 from .layout import Layout
 from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
-from .packing import pack_
+from .packing import Beside, pack_
 from .record import RECORD_NAME, Record
 from .rope import check_rope
 from .safetensors_header import TensorEntry, read_header
@@ -32,7 +33,7 @@ from .sinusoids import Sinusoids
 from .spec import FULL, TransformerSpec, with_overrides
 from .suggestion import resaved
 from .surplus import check_surplus, find, has_head_of_its_own
-from .tensor_reader import FLOATS, read_tensor
+from .tensor_reader import FLOATS, all_finite, read_tensor
 from .transformer import Transformer
 
 WEIGHTS_NAME = "model.safetensors"
@@ -93,13 +94,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     family = family_of(config)
     default = family.spec(Config(config))
     record = Record.read(folder)
-    _check_quantization(config.get("quantization_config"), folder)
-    found = _file_entries(folder)
+    int8 = _check_quantization(config.get("quantization_config"), folder)
+    found = _file_entries(folder) if int8 is None else as_ours(_file_entries(folder))
     if default.tied_head and has_head_of_its_own(found, family):
         config = family.untied(config)
         default = family.spec(Config(config))
     try:
-        spec = with_overrides(default, record.spec)
+        own = record.spec if int8 is None else int8_linears(found, family, default, int8)
+        spec = with_overrides(default, own)
         layers = (*spec.layers, *(spec.encoder.layers if spec.encoder else ()))
         widest = max((layer.ffn.width for layer in layers), default=0)
         for layer in layers:
@@ -142,7 +144,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
     with torch.device("meta"):
         model = Transformer(checkpoint.spec)
     weights = {}
-    for name, tensor in read_tensors(checkpoint):
+    for name, tensor in read_tensors(checkpoint, Beside(checkpoint.entries)):
         if tensor.is_floating_point():
             tensor = _converted(tensor, _dtype_in_memory(name, tensor, wanted, device), name, checkpoint)
         weights[name] = tensor.to(device)
@@ -171,10 +173,10 @@ def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: tor
 def _converted(tensor: Tensor, dtype: torch.dtype, name: str, checkpoint: Checkpoint) -> Tensor:
     """The tensor in another dtype; CheckpointError where a value is not finite, on disk or after it."""
     converted = tensor.to(dtype)
-    if torch.isfinite(converted).all():
+    if all_finite(converted):
         return converted
     where = f"{checkpoint.path.name}: {checkpoint.entries[name].name}"
-    if torch.isfinite(tensor).all():
+    if all_finite(tensor):
         narrow = dtype == torch.float16
         way_out = "choose float32 or bfloat16" if narrow else "no dtype here holds them: scale them down"
         raise CheckpointError(f"{where} holds values too large for {str(dtype)[6:]}; {way_out}")
@@ -219,13 +221,13 @@ def dense_dtype(checkpoint: Checkpoint, device: torch.device, dtype: str | None)
     return torch.bfloat16 if stay else wanted
 
 
-def read_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor) for every tensor, one at a time, file by file."""
+def read_tensors(checkpoint: Checkpoint, beside: Beside | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(our name, tensor) for every tensor, one at a time, file by file; beside: memory that some share."""
     for file in checkpoint.files:
         ours = [(name, entry) for name, entry in checkpoint.entries.items() if entry.file == file]
         with file.open("rb") as stream:
             for name, entry in sorted(ours, key=lambda pair: pair[1].begin):
-                yield name, read_tensor(stream, entry)
+                yield name, read_tensor(stream, entry, beside.memory(name) if beside else None)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -293,18 +295,23 @@ def _reads_sources(folder: Path) -> bool:
     return family_of(read_json(folder / "config.json")).reads_sources
 
 
-def _check_quantization(config: Any, folder: Path) -> None:
-    """Raises CheckpointError for quantized weights not written by moesaic: their meaning hides in tensor names."""
+def _check_quantization(config: Any, folder: Path) -> str | None:
+    """The format of int8 linears that others wrote, or None. Raises CheckpointError for weights that are quantized in
+    another way, and not by moesaic: their meaning hides in tensor names.
+    """
     values = config if isinstance(config, dict) else {}
+    if found := int8_format(values):
+        return found
     ours = values.get("made_by") == MADE_BY and "quant_method" not in values
     if config and not ours:
         method = values.get("quant_method", config)
         raise CheckpointError(
-            f"config.json: quantization_config asks for {method!r}, which moesaic does not read; "
-            "start from the model before it was quantized"
+            f"config.json: quantization_config asks for {method!r}, which moesaic does not read; start from "
+            "the model before it was quantized, or from one in int8 of compressed-tensors or bitsandbytes"
         )
     if config and not (folder / RECORD_NAME).exists():
         raise CheckpointError(f"{folder} was quantized by moesaic but has no {RECORD_NAME}; copy it there")
+    return None
 
 
 def _matched(found: Mapping[str, TensorEntry], family: Family, spec: TransformerSpec) -> dict[str, TensorEntry]:
@@ -339,6 +346,9 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
         entries[ours] = layout.part(ours, entry, shapes)
     read = {entry.name for entry in entries.values()}
     check_surplus(
-        {name: entry for name, entry in found.items() if name not in read}, family, spec, entries["embedding.weight"]
+        {name: entry for name, entry in found.items() if entry.name not in read},
+        family,
+        spec,
+        entries["embedding.weight"],
     )
     return entries

@@ -68,7 +68,7 @@ class Layout:
         groups = self._groups(ours)
         first = sum(shapes[name][0] for name in names[: names.index(ours)]) // groups
         rows = shape[0] // groups if len(names) > 1 else 0
-        place = (entry.name, entry.file, entry.dtype, shape, entry.begin, entry.end, entry.data_start)
+        place = (entry.name, entry.file, entry.dtype, shape, entry.begin, entry.end, entry.data_start, entry.divisor)
         return Part(*place, turned, groups, first, rows, entry.shape)
 
     def stored(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -41,13 +41,14 @@ class Linear(TensorModule):
 
 
 class Int8Rows(TensorModule):
-    """int8 rows [outputs, inputs] with a scale each. Once packed for two digits, that is their only copy, this module's
+    """int8 rows [outputs, inputs] with a scale each. Once packed for digits, that is their only copy, this module's
     or that of the group it joined; `weight` is empty then.
     """
 
     weight: Tensor
     weight_scale: Tensor
     bias: nn.Parameter | None
+    num_digits = 2  # of an activation
 
     def hold(self, inputs: int, outputs: int) -> None:
         """Makes room for the rows."""
@@ -59,7 +60,7 @@ class Int8Rows(TensorModule):
     def pack_digits(self) -> DigitWeights:
         """Packs loaded weights."""
         bias = None if self.bias is None else self.bias.data
-        self.digits = pack_digits(self.weight, self.weight_scale, bias)
+        self.digits = pack_digits(self.weight, self.weight_scale, bias, self.num_digits)
         self.digit_rows = slice(0, self.digits.outputs)
         replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
         return self.digits
@@ -98,7 +99,11 @@ class Int8Linear(Int8Rows):
 class Int8DynamicLinear(Int8Linear):
     """The same weights with activations that are rounded to int8 as they come, one scale a token (W8A8)."""
 
+    num_digits = 1
+
     def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
+        if self.digits is not None:
+            return self.by_rows(x)
         return int8_dynamic_linear(x, self.weight, self.weight_scale, self.bias)
 
 

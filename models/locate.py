@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..kernels.cache import cache_folder
 from .errors import CheckpointError
+from .hub_names import PREFIX, pinned, split_name
 from .intake.registry import SOURCES, Source
 from .optional_json import BPE_FILES
 from .suggestion import meant
@@ -24,6 +25,8 @@ def short_names() -> list[str]:
 def locate(name_or_path: str | Path) -> Path:
     """The directory meant. Raises CheckpointError with what is at hand, or with the command that would fetch it."""
     text = str(name_or_path)
+    if text.startswith(PREFIX):
+        return _in_hub_cache(*split_name(text))
     try:
         path = Path(text).expanduser()
         if path.is_dir():
@@ -67,17 +70,18 @@ def by_short_name(name: str) -> Path | None:
     return None
 
 
-def _in_hub_cache(name: str) -> Path:
-    """The snapshot that the library of the Hugging Face cache would take, without a network; refused where it is not
-    all there."""
+def _in_hub_cache(name: str, revision: str | None = None) -> Path:
+    """The snapshot that `models get` fetched, else the one that the library of the Hugging Face cache would take; no
+    network is asked. Refused where it is not all there."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     unset = " with HF_HUB_OFFLINE unset" if constants.HF_HUB_OFFLINE else ""
-    fetch = f"fetch it{unset} with: hf download {name}"
+    at = f"@{revision}" if revision else ""
+    fetch = f"fetch it{unset} with: moesaic models get {PREFIX}{name}{at}"
     fetch_or_other = f"{other} Else {fetch}" if (other := _meant(name, likeness=0.8)) else fetch
     try:
-        snapshot = Path(snapshot_download(name, local_files_only=True))
+        snapshot = Path(snapshot_download(name, revision=revision or pinned(name), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         raise CheckpointError(
             f"there is no directory {name!r}, and no model of this name in the local Hugging Face cache "

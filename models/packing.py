@@ -3,18 +3,74 @@
 The single ones stay, as views of the packed weight: no memory is spent and no name changes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .ffn.dense import FFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
-from .linear import Graded, GradedLinear, Int8Embedding, Int8Linear, Int8Rows, Linear, TensorModule, replace_tensor
+from .linear import (
+    Graded,
+    GradedLinear,
+    Int8DynamicLinear,
+    Int8Embedding,
+    Int8Linear,
+    Int8Rows,
+    Linear,
+    TensorModule,
+    replace_tensor,
+)
+from .safetensors_header import TensorEntry
+from .tensor_reader import STORED
 from .transformer import Attention, Transformer
 
-_TILES_PART = 0.25
+_TILES_PART = 0.25  # of free memory
+_GROUPS = (("query", "key", "value"), ("gate", "up"))  # of linears that read the same
+
+
+class Beside:
+    """Memory for weights that will be packed, one piece for each group whose weights lie alike in files: they are read
+    to where packing would copy them. A piece is held here until all of its group have their part of it.
+    """
+
+    def __init__(self, entries: Mapping[str, TensorEntry]) -> None:
+        self._entries, self._parts = entries, dict[str, Tensor]()
+
+    def memory(self, name: str) -> Tensor | None:
+        """Where a weight is to be read to, or None where it is of no group or the group differs."""
+        if name not in self._parts:
+            self._share_out(name)
+        return self._parts.pop(name, None)
+
+    def _share_out(self, name: str) -> None:
+        layer, _, leaf = name.removesuffix(".weight").rpartition(".")
+        names = next(([f"{layer}.{each}.weight" for each in group] for group in _GROUPS if leaf in group), [])
+        entries = [self._entries[each] for each in names if each in self._entries]
+        if name in names and len(entries) == len(names) and _lie_alike(entries):
+            rows = [entry.shape[0] for entry in entries]
+            piece = torch.empty((sum(rows), entries[0].shape[1]), dtype=STORED[entries[0].dtype])
+            self._parts.update(zip(names, torch.split(piece, rows), strict=True))
+
+
+def _lie_alike(entries: Sequence[TensorEntry]) -> bool:
+    """Whether they are whole tensors of files, of one dtype and as many columns."""
+    kinds = {(entry.dtype, entry.shape[1:]) for entry in entries}
+    return len(kinds) == 1 and all(type(entry) is TensorEntry and len(entry.shape) == 2 for entry in entries)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """All rows in one tensor: the memory that they lie in where it is one piece in this order, else a copy."""
+    first, at = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same = part.is_contiguous() and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or part.storage_offset() != at or part.dtype != first.dtype:
+            return torch.cat(list(parts))
+        at += part.numel()
+    return first.as_strided(
+        (sum(len(part) for part in parts), *first.shape[1:]), first.stride(), first.storage_offset()
+    )
 
 
 def pack_(model: Transformer) -> None:
@@ -33,16 +89,17 @@ def pack_(model: Transformer) -> None:
     model.prepare()
 
 
-def pack_digits_(model: Transformer) -> None:
-    """Packs plain int8 linears for two digits, each group as one. FFNs in experts keep theirs."""
+def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
+    """Packs int8 linears whose activations have so many digits, each group as one. FFNs in experts keep theirs."""
+    types = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
     for module in model.modules():
         if isinstance(module, Attention):
-            _as_digits(module.packed, [module.query, module.key, module.value])
+            _as_digits(types, module.packed, [module.query, module.key, module.value])
         elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate is not None:
-            _as_digits(module.packed, [module.gate, module.up])
+            _as_digits(types, module.packed, [module.gate, module.up])
     kept = in_experts(model)
     for module in model.modules():
-        plain = type(module) in (Int8Linear, Int8Embedding) and isinstance(module, Int8Rows) and module not in kept
+        plain = type(module) in types and isinstance(module, Int8Rows) and module not in kept
         if plain and module.digits is None:
             module.pack_digits()
     for module in model.modules():
@@ -82,9 +139,9 @@ def _graded_wholes(model: Transformer) -> Iterator[Graded]:
             yield module
 
 
-def _as_digits(whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
+def _as_digits(types: Sequence[type], whole: tuple[TensorModule] | None, parts: Sequence[TensorModule]) -> None:
     """A group that is one linear, and its parts as rows of it."""
-    if whole is None or not isinstance(whole[0], Int8Linear) or type(whole[0]) is not Int8Linear:
+    if whole is None or type(whole[0]) not in types or not isinstance(whole[0], Int8Linear):
         return
     digits, begin = whole[0].digits or whole[0].pack_digits(), 0
     for part in parts:
@@ -106,9 +163,9 @@ def packed(linears: Sequence[TensorModule]) -> tuple[TensorModule] | None:
     with torch.device("meta"):
         whole = type(first)(1, 1, first.bias is not None)
     for name in names:
-        joined = torch.cat([getattr(linear, name).data for linear in linears])
-        replace_tensor(whole, name, joined)
-        parts = torch.split(joined, [len(getattr(linear, name)) for linear in linears])
+        rows = joined([getattr(linear, name).data for linear in linears])
+        replace_tensor(whole, name, rows)
+        parts = torch.split(rows, [len(getattr(linear, name)) for linear in linears])
         for linear, part in zip(linears, parts, strict=True):
             replace_tensor(linear, name, part)
     return (whole,)

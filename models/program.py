@@ -23,7 +23,7 @@ from .ffn.dense import FFN
 from .ffn.mixture import MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
-from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
+from .linear import Embedding, Graded, Int8DynamicLinear, Int8Embedding, Int8Linear, Linear, TensorModule
 from .packing import in_experts, pack_digits_
 from .spec import BIT_PLANES, ExpertSpec, TransformerSpec
 from .transformer import Layer, Norm, Transformer
@@ -35,7 +35,7 @@ _POSITIONS = 256  # for which turns are made at first
 class StepProgram:
     """A model over its pages, run by one call for all rows of a step. Raises NoProgramError where that cannot be.
 
-    Its plain int8 linears are packed for two digits on the way, and it has to stay as it is from then on.
+    Its int8 linears are packed for two digits or one on the way, and it has to stay as it is from then on.
     """
 
     def __init__(self, model: Transformer, pages: Sequence[KVPages]) -> None:
@@ -43,7 +43,7 @@ class StepProgram:
         if library is None or ISAS[library.isa] == "portable":
             raise NoProgramError("there is no C++ library for this processor's vector instructions")
         _check(model, pages)
-        pack_digits_(model)
+        pack_digits_(model, num_digits=(1, 2))
         self._model, self._blocks = model, len(pages[0].keys)
         self._turn: tuple[Tensor, Tensor] | None = None
         self._program = Program(library, model.spec.hidden_size)
@@ -133,6 +133,8 @@ def _check(model: Transformer, pages: Sequence[KVPages]) -> None:
 
 
 def _is_known(ffn: TensorModule) -> bool:
+    if isinstance(ffn, RoutedFFN | PlaneFFN) and isinstance(ffn.down, Int8DynamicLinear):
+        return False  # their full tier has one digit, their others have not
     if isinstance(ffn, RoutedFFN):
         return ffn.weights is not None and ffn.weights.dtype in WEIGHTS and _is_routed_by(ffn.matrices)
     if isinstance(ffn, PlaneFFN):
@@ -150,7 +152,7 @@ def _has_instruction(linear: TensorModule) -> bool:
     if isinstance(linear, Graded):
         return linear.held is not None
     weight = linear.weight
-    if type(linear) in (Int8Linear, Int8Embedding) and isinstance(weight, Tensor):
+    if type(linear) in (Int8Linear, Int8DynamicLinear, Int8Embedding) and isinstance(weight, Tensor):
         return weight.shape[1] <= MAX_INPUTS
     dense = type(linear) in (Linear, Embedding) and isinstance(weight, Tensor) and weight.is_contiguous()
     return dense and weight.dtype in WEIGHT_KINDS

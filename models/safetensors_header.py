@@ -33,6 +33,7 @@ class TensorEntry:
     begin: int  # from the first byte of data on
     end: int
     data_start: int = 0  # where the data begins in the file
+    divisor: float = 1.0  # of its numbers, which are ours once divided by it
 
     @property
     def num_bytes(self) -> int:

@@ -67,6 +67,19 @@ def pooling_files(folder: Path) -> list[str]:
     return [*there, *(f"{path}/{FOLDER_FILE}" for path in paths if (folder / path / FOLDER_FILE).is_file())]
 
 
+def write_pooling(folder: Path, pooling: Pooling) -> None:
+    """Writes modules.json and what it names, as sentence-transformers does."""
+    paths = {"Transformer": "", "Pooling": "1_Pooling", **({"Normalize": "2_Normalize"} if pooling.normalised else {})}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(paths.items())
+    ]
+    mode = next(mode for mode, kind in _MODES.items() if kind == pooling.kind)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / FOLDER_FILE).write_text(json.dumps({mode: True}, indent=2) + "\n")
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
+
+
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(kind, folder) of each module."""
     try:

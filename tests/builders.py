@@ -61,6 +61,17 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def merging_tokenizer() -> tokenizers.Tokenizer:
+    """The bytes, three merges, two special tokens: 261 of them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate([*alphabet, "he", "hel", "Ġt"])}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, [("h", "e"), ("he", "l"), ("Ġ", "t")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<s>", "</s>"])
+    return made
+
+
 def edit_json(file: Path, **changes: Any) -> None:
     """Sets keys of a JSON file; None removes one."""
     values = json.loads(file.read_text()) | changes

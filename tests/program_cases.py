@@ -12,6 +12,7 @@ from moesaic.kernels.native import ISAS, native
 from moesaic.kernels.native_program import Asked, Program
 from moesaic.kernels.paged_attention import PagedTokens
 from moesaic.models.rope import rotation
+from moesaic.models.spec import INT8_DYNAMIC
 
 LIBRARY = native()
 if LIBRARY is None or ISAS[LIBRARY.isa] == "portable":
@@ -29,7 +30,9 @@ def runner_of(kind: str, shape: str = "toy", programmed: bool = True, int8_pages
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "opt", OPT)
-        model = random_model(shape, kind, "cpu", torch.float32)
+        if kind == INT8_DYNAMIC:
+            patch.setattr("moesaic.bench.gpu.random_models.INT8", INT8_DYNAMIC)
+        model = random_model(shape, "int8" if kind == INT8_DYNAMIC else kind, "cpu", torch.float32)
     return ModelRunner(model, 16, 64, torch.float32, int8_pages=int8_pages, programmed=programmed)
 
 

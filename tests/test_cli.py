@@ -187,7 +187,7 @@ def test_doctor_says_what_this_machine_offers(capsys: pytest.CaptureFixture[str]
         ("compress stories260k out --recipe nope", "there is no recipe 'nope'"),
         ("compress stories260k .", "remove it or name another directory"),
         ("compress nowhere out", "there is no model directory"),
-        ("inspect org/model", "hf download org/model"),
+        ("inspect org/model", "moesaic models get hf:org/model"),
         ("recipes show int9", "did you mean 'int8'?"),
         ("generate hi --address localhost:1", "localhost:1"),
     ],

@@ -21,7 +21,7 @@ from moesaic.cli.parser import commands_of
 from moesaic.compress.recipe import shipped_recipes
 from moesaic.models.intake.registry import SOURCES
 
-MODELS = {"stories260k", "smollm2", "minilm", "t5"}
+MODELS = {"stories260k", "smollm2", "minilm", "t5", "gemma3-270m"}
 RECIPES = set(shipped_recipes())
 # What is typed, the last word not yet ended; what is offered for it in a folder with notes.txt and my-model/.
 TYPED: list[tuple[str, set[str]]] = [

@@ -22,17 +22,21 @@ from moesaic.kernels.digit_triton import MOST_TOKENS, digit_linear_triton, digit
 from moesaic.kernels.graded.layout import pack_graded
 from moesaic.kernels.graded.lists import CHUNK
 from moesaic.kernels.graded_linear import GradedWeights, graded_linear_torch
+from moesaic.kernels.int8_dynamic_linear import int8_dynamic_linear_torch
 from moesaic.kernels.planes.native import PLANE_ISAS
 from moesaic.models.threads import torch_threads
 
 SHAPES = [(16, 4), (1, 1), (17, 5), (576, 576), (100, 1536), (3072, 64), (40, 1027)]  # outputs, inputs
 
 
-def some(outputs: int, inputs: int, tokens: int = 1, bias: bool = False) -> tuple[Tensor, DigitWeights]:
+def some(
+    outputs: int, inputs: int, tokens: int = 1, bias: bool = False, digits: int = 2
+) -> tuple[Tensor, DigitWeights]:
     generator = torch.Generator().manual_seed(outputs * 7 + inputs)
     weight = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, generator=generator)
     scale, offset = torch.rand(outputs, generator=generator), torch.randn(outputs, generator=generator)
-    return torch.randn(tokens, inputs, generator=generator), pack_digits(weight, scale, offset if bias else None)
+    packed = pack_digits(weight, scale, offset if bias else None, digits)
+    return torch.randn(tokens, inputs, generator=generator), packed
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -65,6 +69,27 @@ def test_it_is_the_judge_bit_for_bit(
     monkeypatch.setattr("moesaic.kernels.digit_linear.plane_isa", lambda _: isa)
     x, weights = some(*shape, tokens, bias=tokens % 2 == 0)
     assert digit_linear_native(x, weights, plane_library(isa)).equal(digit_linear_torch(x, weights))
+
+
+@pytest.mark.parametrize("isa", PLANE_ISAS)
+@pytest.mark.parametrize("tokens", [1, 2, 5, 13])
+@pytest.mark.parametrize("shape", [(1, 1), (17, 5), (40, 1027)])
+def test_with_one_digit_it_is_the_linear_of_w8a8_bit_for_bit(
+    shape: tuple[int, int], tokens: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moesaic.kernels.digit_linear.plane_isa", lambda _: isa)
+    x, weights = some(*shape, tokens, bias=tokens % 2 == 0, digits=1)
+    judge = int8_dynamic_linear_torch(x, weights.unpacked(), weights.scale, weights.bias)
+    assert digit_linear_native(x, weights, plane_library(isa)).equal(judge)
+    assert digit_linear_torch(x, weights).equal(judge)
+
+
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan, 0.0])
+def test_with_one_digit_a_row_that_is_no_number_or_zero_harms_not_the_one_beside_it(bad: float) -> None:
+    x, weights = some(40, 32, 4, bias=True, digits=1)
+    x[1] = bad
+    found, judge = digit_linear(x, weights), digit_linear_torch(x, weights)
+    assert found[[0, 2, 3]].equal(judge[[0, 2, 3]]) and (found[1].isnan().all() if bad else found[1].equal(judge[1]))
 
 
 def test_it_is_the_graded_linear_at_the_full_tier() -> None:

@@ -87,7 +87,6 @@ def test_transformers_computes_what_was_exported_as_int8(tmp_path: Path, family:
     ("to", "told"),
     [
         ("compressed-tensors", "layers.0.attention.query is int8, .*activations: dynamic}`, or export --to dense"),
-        ("gguf", "gguf is not written here; export --to dense --dtype float16, and convert .*convert_hf_to_gguf.py"),
         ("compresed-tensors", "did you mean 'compressed-tensors'?"),
     ],
 )

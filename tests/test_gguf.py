@@ -25,8 +25,8 @@ from moesaic.models.checkpoint import load, open_checkpoint, read_json, sha256_o
 from moesaic.models.errors import CheckpointError, OutputError
 from moesaic.models.families.config import Config
 from moesaic.models.families.registry import FAMILIES
-from moesaic.models.intake.gguf_header import MAX_ARRAY_LENGTH, READABLE, read_gguf_header
-from moesaic.models.intake.gguf_model import import_gguf
+from moesaic.models.gguf.header import MAX_ARRAY_LENGTH, READABLE, read_gguf_header
+from moesaic.models.gguf.reader import import_gguf
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
@@ -164,12 +164,14 @@ def test_user_defined_tokens_are_found_and_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architecture": "qwen2"}, "its architecture is 'qwen2'; moesaic imports llama"),
-        ({"more": {"llama.expert_count": 8}}, "llama.expert_count is 8: it has experts"),
-        ({"more": {"llama.rope.scaling.type": "yarn"}}, "rope.scaling.type is 'yarn'"),
+        ({"architecture": "mamba"}, "its architecture is 'mamba'; moesaic imports llama, gpt2, gptneox"),
+        ({"more": {"llama.expert_count": 8}}, "llama.expert_used_count is missing"),
+        ({"more": {"llama.expert_count": 4000, "llama.expert_used_count": 2}}, "2 layers of 4,000 experts are more"),
+        ({"more": {"llama.rope.scaling.type": "longrope"}}, "rope.scaling.type is 'longrope'"),
         ({"more": {"split.count": 3}}, "must be merged first"),
         ({"more": {"llama.attention.key_length": 64}}, "not the size of a head, 64"),
-        ({"tokenizer": byte_level(model="bert")}, "its tokenizer is 'bert'; moesaic reads gpt2, llama"),
+        ({"tokenizer": byte_level(model="t5")}, "its tokenizer is 't5'; moesaic reads gpt2, llama, bert"),
+        ({"tokenizer": byte_level(model="bert")}, "its WordPiece names no .CLS., .SEP. and .UNK., or a token twice"),
         ({"tokenizer": byte_level(pre="klingon")}, "cut the way of 'klingon'; moesaic knows"),
         ({"tokenizer": byte_level(token_type=[1])}, "token_type is an array of 1, it must be an array of 260"),
         ({"tokenizer": byte_level(eos_token_id=999)}, "eos_token_id is 999, it must be the id of one of 260 tokens"),

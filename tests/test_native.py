@@ -99,6 +99,25 @@ def test_no_compiler_is_a_reason_and_no_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("compiler", "unloaded")
+def test_the_library_of_a_wheel_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = native_status().path
+    assert built is not None
+    monkeypatch.setattr(module, "carried_library", lambda: built)
+    monkeypatch.setenv("PATH", "")
+    module._load.cache_clear()
+    assert native() is not None and native_status().compiler == ""
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_library_of_another_system_is_passed_over(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.so").write_bytes(b"of another system")
+    monkeypatch.setattr(module, "carried_library", lambda: tmp_path / "other.so")
+    assert native() is not None and native_status().compiler == compiler
+
+
+@pytest.mark.usefixtures("compiler", "unloaded")
 def test_a_cache_that_cannot_be_written_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "moesaic").write_text("a file where the folder should be")
     monkeypatch.delenv("MOESAIC_CACHE", raising=False)

@@ -14,6 +14,7 @@ from house import FOLDERS, ROOT
 from moesaic.bench.rounds import versions
 from moesaic.cli.main import main
 from moesaic.evaluate.provenance import provenance
+from moesaic.kernels.native import carried_library, native_status
 from moesaic.models.errors import SetupError
 from moesaic.models.extras import can_draw, check_installed
 from moesaic.models.version import VERSION
@@ -82,6 +83,12 @@ def test_the_wheel_holds_the_data_that_it_needs(names: set[str], needed: str) ->
 def test_the_wheel_holds_the_sources_of_the_native_kernels(names: set[str]) -> None:
     ours = {f"moesaic/{file.relative_to(ROOT)}" for file in (ROOT / "kernels").rglob("*.cpp")}
     assert ours and ours <= names
+
+
+def test_the_wheel_carries_the_library_of_these_sources_where_there_is_a_compiler(wheel: Path, names: set[str]) -> None:
+    built = f"moesaic/kernels/built/{carried_library().name}"
+    assert (built in names) == native_status().available
+    assert wheel.name.endswith("-py3-none-any.whl") != (built in names)
 
 
 def test_every_dependency_is_pinned_for_our_own_runs() -> None:

@@ -10,6 +10,8 @@ import pytest
 from house import FOLDERS, ROOT
 
 from moesaic.bench.controls import report as recipe_report
+from moesaic.bench.evidence.chart import Chart
+from moesaic.bench.evidence.section import Section, Table
 from moesaic.bench.retention import page as curves_page
 from moesaic.bench.tour import Row
 from moesaic.bench.tour import write_report as write_tour
@@ -18,6 +20,7 @@ from moesaic.evaluate.pages import TEMPLATES, render
 
 HOSTILE = "<script>alert('it & me')</script>"
 TABLE = (["method", "top-1", "why"], [[HOSTILE, "98.04%", ""], ["int8", "0.98 (0.97 to 0.99)", "as it was asked"]])
+CHART = Chart(HOSTILE, HOSTILE, HOSTILE, HOSTILE, ())
 RESULTS = ROOT / "bench/results"
 CONTENT: dict[str, dict[str, Any]] = {
     "evaluation": {"figures": TABLE, "notes": [HOSTILE], "picture": b"png"},
@@ -31,6 +34,13 @@ CONTENT: dict[str, dict[str, Any]] = {
         "picture": b"png",
     },
     "curves": {"shares": [("55%", TABLE)], "whole": "the bytes", "notes": [HOSTILE], "picture": b""},
+    "evidence": {
+        "intro": [HOSTILE],
+        "sections": [
+            Section(HOSTILE, HOSTILE, [HOSTILE], [CHART], [Table(HOSTILE, TABLE)], [HOSTILE], HOSTILE, [HOSTILE])
+        ],
+        "shown": {HOSTILE: {"light": b"png", "dark": b"png"}},
+    },
     "tour": {"tiers": TABLE, "notes": [HOSTILE], "picture": b""},
 }
 

@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 from builders import llama, opt
 from gguf import GGUFReader, GGUFWriter
-from gguf_builder import byte_level
-from gguf_builder import write_gguf as write_as_in_tests
-from safetensors.torch import load_file
 
-from moesaic.bench.peers import ctranslate2, llama_cpp
+from moesaic.bench.peers import ctranslate2, llama_cpp, openvino, transformers
 from moesaic.bench.peers.figures import Measured, alike, as_text, decode_figures, first_figures
-from moesaic.bench.peers.gguf_file import gguf_of, write_gguf
+from moesaic.bench.peers.gguf_file import gguf_of
 from moesaic.bench.peers.peer import Stepping
 from moesaic.bench.peers.run import Plan, measured
-from moesaic.models.checkpoint import open_checkpoint
-from moesaic.models.errors import SetupError
+from moesaic.models.errors import CheckpointError, SetupError
 
 SMALL = Plan(["stories260k"], threads=(1,), batches=(1, 2), steps=2, rounds=1, long_prompt=32)
 
@@ -54,13 +50,33 @@ def test_a_peer_without_a_file_of_the_weights_is_skipped_with_the_reason(report:
     text = as_text(report)
     assert "skipped: llama.cpp needs a GGUF file of the same weights; give --gguf FILE" in text
     assert "skipped: CTranslate2 needs a dense directory of the same weights; give --dense MODEL" in text
+    assert len(report["skipped"]) == 4
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_the_way_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for peer in ("llama_cpp", "ctranslate2"):
+    for peer in ("llama_cpp", "ctranslate2", "openvino", "transformers"):
         monkeypatch.setattr(f"moesaic.bench.peers.{peer}.find_spec", lambda name: None)
     assert ctranslate2.why_absent().startswith("CTranslate2 needs ctranslate2, transformers, which are not installed")
+    assert openvino.why_absent("model.gguf").startswith("OpenVINO GenAI needs openvino_genai, llama_cpp, which are not")
+    assert transformers.why_absent().startswith("transformers needs transformers, which is not installed")
     assert llama_cpp.why_absent().endswith("llama-cpp-python, which is not installed; pip install 'moesaic[peers]'")
+
+
+def test_openvino_is_skipped_where_a_file_has_no_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.bench.peers.openvino.find_spec", lambda name: name)
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    assert openvino.why_absent(str(tmp_path / "model.gguf")).endswith("without a vocabulary; give another --gguf")
+
+
+def test_transformers_answers_a_batch_as_it_answers_each_row() -> None:
+    pytest.importorskip("transformers")
+    peer, prompts = transformers.Transformers("stories260k", "bfloat16", 2, 64), [[1, 5, 9], [1, 7, 3]]
+    both = peer.decoded(prompts, 3, 1)
+    assert both.tokens == peer.decoded(prompts[:1], 3, 1).tokens and len(both.tokens) == 4
+    assert both.tokens[0] == peer.first_token(prompts[0], 1).tokens[0] and both.seconds > 0 and peer.token_bytes > 0
 
 
 def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
@@ -116,24 +132,15 @@ def test_llama_cpp_reads_an_embedding_only_where_it_is_the_head(tmp_path: Path) 
     assert sizes == [256, 256]
 
 
-def test_a_gguf_of_ours_has_the_tensors_and_sizes_that_any_writer_gives_it(tmp_path: Path) -> None:
-    llama(tmp_path / "model", head_dim=8)
-    checkpoint, weights = open_checkpoint(tmp_path / "model"), load_file(tmp_path / "model" / "model.safetensors")
-    write_gguf(checkpoint, tmp_path / "ours.gguf")
-    sizes = {**checkpoint.config, "head_dim": 8, "rope_theta": 10000.0}
-    values = {name: value.float().numpy() for name, value in weights.items()}
-    write_as_in_tests(tmp_path / "theirs.gguf", values, byte_level(), "BF16", sizes)
-    ours, theirs = (GGUFReader(tmp_path / f"{name}.gguf") for name in ("ours", "theirs"))
-    assert _tensors(ours) == _tensors(theirs)
-    said = [key for key in theirs.fields if key.startswith("llama.")]
-    assert said and all(ours.fields[key].contents() == theirs.fields[key].contents() for key in said)
+def test_a_gguf_of_a_shape_is_made_once_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOESAIC_CACHE", str(tmp_path / "cache"))
+    llama(tmp_path / "model")
+    made = gguf_of(tmp_path / "model")
+    assert {each.tensor_type.name for each in GGUFReader(made).tensors} == {"BF16", "F32"}
+    assert gguf_of(tmp_path / "model") == made
 
 
 def test_what_the_file_could_not_say_is_not_written(tmp_path: Path) -> None:
     opt(tmp_path / "model")
-    with pytest.raises(SetupError, match="model is no plain Llama"):
+    with pytest.raises(CheckpointError, match="GGUF has no architecture for models of the family opt"):
         gguf_of(tmp_path / "model")
-
-
-def _tensors(reader: GGUFReader) -> dict[str, bytes]:
-    return {each.name: each.data.tobytes() for each in reader.tensors}

@@ -18,7 +18,7 @@ from moesaic.models.rope import rotate
 from moesaic.models.spec import TransformerSpec
 from moesaic.models.transformer import Norm
 
-KINDS = ["dense", "int8", "graded"]
+KINDS = ["dense", "int8", "int8_dynamic", "graded"]
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])

@@ -137,7 +137,8 @@ def _planes_over_tiles() -> Iterator[str]:
     mlp = kept(ten.kept("experts of 64, weights, MLP", 0.2))
     yield f"{routed} (co-activation, norm regression, on half of the text) | {mlp} (by weights, MLP) |"
     speed = recipe("smollm2-recovered").speed("low", 1)["times_full"]
-    yield f"the tier `low` decoded {fixed(speed, 2)} times as fast as full with one stream and no faster with four"
+    said = f"decoded {fixed(speed, 2)} times as fast as full with one stream and no faster with four"
+    yield f"module by module, the tier `low` {said}"
     yield f"on a model of {result('reference/relu-2m/card')['parameters'] / 1e6:.0f}M parameters tiers were slower"
     yield "At 0.68 of the bytes TEAL is no different from bit planes on SmolLM2"
 

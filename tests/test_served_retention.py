@@ -9,7 +9,7 @@ import torch
 from builders import llama
 
 from moesaic.bench.compare import compared
-from moesaic.bench.served.page import write_page
+from moesaic.bench.evidence.own import write_own
 from moesaic.bench.served.run import RetentionPlan, kept_of, run_retention
 from moesaic.bench.served.score import Window, windows_of
 from moesaic.cli.main import main
@@ -103,7 +103,8 @@ def test_a_run_that_was_cut_off_goes_on(report: dict[str, Any], models: dict[str
 
 
 def test_a_page_shows_every_tier(report: dict[str, Any], tmp_path: Path) -> None:
-    write_page(tmp_path / "kept.html", report)
+    (tmp_path / "kept.json").write_text(json.dumps(report))
+    write_own([tmp_path / "kept.json"], tmp_path / "kept.html")
     page = (tmp_path / "kept.html").read_text()
     assert page.count("<img") == 1 and all(tier["tier"] in page for tier in report["models"]["tiers"]["tiers"])
 

@@ -50,8 +50,9 @@ def test_a_model_that_was_not_fetched_yet_comes_with_the_way_to_it(name: str) ->
 
 
 def test_a_name_of_the_hub_that_is_like_none_is_looked_for_there_alone() -> None:
-    assert "did you mean" not in refusal("org/some-model") and "hf download org/some-model" in refusal("org/some-model")
-    assert "Else fetch it with: hf download models/stories260k" in refusal("models/stories260k")
+    said = refusal("org/some-model")
+    assert "did you mean" not in said and "moesaic models get hf:org/some-model" in said
+    assert "Else fetch it with: moesaic models get hf:models/stories260k" in refusal("models/stories260k")
 
 
 @pytest.mark.parametrize(

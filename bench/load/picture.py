@@ -5,7 +5,7 @@ from typing import Any
 
 from ...evaluate.files import as_png
 
-COLOURS = ("#0f7b6c", "#d9a441", "#7a5ea8", "#c2543d", "#3f7fbf", "#8a8f98")
+COLOURS = ("#12907f", "#c98a2b", "#8b6bbf", "#cf5b45", "#3f84c7", "#8a8f98")  # legible on white and on black
 _CURVES = {"ttft": "time to first token, ms", "itl": "between two messages, ms", "e2e": "whole answer, ms"}
 _BESIDE, _MOST_COURSES = 3, 12
 _CEILING = 2.0  # the highest wait that is drawn, over the longest p99

@@ -8,11 +8,17 @@ from typing import Any
 
 from .ctranslate2 import CTranslate2
 from .llama_cpp import LlamaCpp
+from .openvino import OpenVino
 from .ours import Ours
 from .peer import Answer, Peer, Prompts
+from .transformers import Transformers
 
-OURS, LLAMA_CPP, CTRANSLATE2 = "moesaic", "llama.cpp", "CTranslate2"
-_MAKES: dict[str, Any] = {OURS: Ours, LLAMA_CPP: LlamaCpp, CTRANSLATE2: CTranslate2}
+OURS, LLAMA_CPP, OPENVINO, CTRANSLATE2, TRANSFORMERS = (
+    "moesaic", "llama.cpp", "OpenVINO GenAI", "CTranslate2", "transformers",
+)  # fmt: skip
+_MAKES: dict[str, Any] = {
+    OURS: Ours, LLAMA_CPP: LlamaCpp, OPENVINO: OpenVino, CTRANSLATE2: CTranslate2, TRANSFORMERS: Transformers,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...models.errors import SetupError
 from ...models.extras import is_missing
-from ...models.intake.gguf_header import read_gguf_header
+from ...models.gguf.header import read_gguf_header
 from .kept import made_once
 from .peer import Stepping
 
@@ -30,7 +30,7 @@ class LlamaCpp(Stepping):
     """One quantization of a GGUF file. Keys and values are kept as llama.cpp does by itself."""
 
     def __init__(self, source: str, kind: str, rows: int, context: int) -> None:
-        self._c = _library()
+        self._c = library()
         file = quantized(Path(source), kind)
         self.version, self.token_bytes = str(self._c.__version__), token_bytes(file)
         self.build = " ".join(self._c.llama_print_system_info().decode().split())
@@ -82,7 +82,7 @@ def quantized(source: Path, kind: str) -> Path:
 
 
 def _quantize(source: Path, kind: str, made: Path) -> None:
-    c = _library()
+    c = library()
     settings = c.llama_model_quantize_default_params()
     settings.ftype, settings.allow_requantize = getattr(c, f"LLAMA_FTYPE_MOSTLY_{kind}"), True
     if c.llama_model_quantize(str(source).encode(), str(made / _FILE).encode(), ctypes.byref(settings)):
@@ -97,7 +97,7 @@ def token_bytes(file: Path) -> int:
 
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """The module, told to say nothing."""
     found = import_module("llama_cpp")
     found.llama_log_set(_silence(found.llama_log_callback), ctypes.c_void_p(0))

@@ -1,7 +1,7 @@
-r"""Our models beside llama.cpp and CTranslate2 on the same weights: one run, in turns, greedily.
+r"""Our models beside llama.cpp, OpenVINO, CTranslate2 and transformers, the same weights: one run, in turns, greedily.
 
     python -m moesaic.bench.peers.run OUT.json --gguf FILE --dense MODEL --model MODEL [MODEL ...] \
-        --threads 1 2 --batch 1 4 8
+        --threads 1 2 --batch 1 4 8 16
     python -m moesaic.bench.peers.run OUT.json --shape llama-3.2-1b
 
 FILE and the dense MODEL hold the weights that the others were made of; what peers make of them is kept in the cache
@@ -28,8 +28,8 @@ from ...models.tokenizer import Tokenizer
 from ..machine import machine_facts, read_bandwidth
 from ..rounds import quiet
 from ..shapes import SHAPES
-from . import ctranslate2, llama_cpp
-from .child import CTRANSLATE2, LLAMA_CPP, OURS, Child, Entry
+from . import ctranslate2, llama_cpp, openvino, transformers
+from .child import CTRANSLATE2, LLAMA_CPP, OPENVINO, OURS, TRANSFORMERS, Child, Entry
 from .figures import Measured, alike, as_text, decode_figures, first_figures
 from .gguf_file import gguf_of
 from .ours import tiers_of
@@ -46,7 +46,7 @@ class Plan:
     gguf: str | None = None
     dense: str | None = None
     threads: Sequence[int] = (1, 2)
-    batches: Sequence[int] = (1, 4, 8)
+    batches: Sequence[int] = (1, 4, 8, 16)
     steps: int = 32
     rounds: int = 5
     long_prompt: int = 256
@@ -92,18 +92,25 @@ def _check(plan: Plan) -> None:
 
 def _why_absent(plan: Plan) -> dict[str, str]:
     """Of each peer why it is skipped; nothing where it takes part."""
-    no_file = "llama.cpp needs a GGUF file of the same weights; give --gguf FILE"
-    no_directory = "CTranslate2 needs a dense directory of the same weights; give --dense MODEL"
+    no_file = "needs a GGUF file of the same weights; give --gguf FILE"
+    no_directory = "needs a dense directory of the same weights; give --dense MODEL"
     return {
-        LLAMA_CPP: llama_cpp.why_absent() if plan.gguf else no_file,
-        CTRANSLATE2: ctranslate2.why_absent() if plan.dense else no_directory,
+        LLAMA_CPP: llama_cpp.why_absent() if plan.gguf else f"{LLAMA_CPP} {no_file}",
+        OPENVINO: openvino.why_absent(plan.gguf) if plan.gguf else f"{OPENVINO} {no_file}",
+        CTRANSLATE2: ctranslate2.why_absent() if plan.dense else f"{CTRANSLATE2} {no_directory}",
+        TRANSFORMERS: transformers.why_absent() if plan.dense else f"{TRANSFORMERS} {no_directory}",
     }
 
 
 def _peers(plan: Plan) -> list[Entry]:
+    """In the order in which they take turns."""
+    from_file = [(LLAMA_CPP, llama_cpp.KINDS), (OPENVINO, openvino.KINDS)]
+    from_directory = [(CTRANSLATE2, ctranslate2.KINDS), (TRANSFORMERS, transformers.KINDS)]
     return [
-        *(Entry(f"{LLAMA_CPP} {kind}", LLAMA_CPP, str(plan.gguf), kind) for kind in llama_cpp.KINDS),
-        *(Entry(f"{CTRANSLATE2} {kind}", CTRANSLATE2, str(plan.dense), kind) for kind in ctranslate2.KINDS),
+        Entry(f"{maker} {kind}", maker, str(source), kind)
+        for source, makers in ((plan.gguf, from_file), (plan.dense, from_directory))
+        for maker, kinds in makers
+        for kind in kinds
     ]
 
 
@@ -174,13 +181,15 @@ def main() -> int:
     """Measures, prints two tables and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--gguf", metavar="FILE", help="of the same weights, for llama.cpp")
-    parser.add_argument("--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2")
+    parser.add_argument("--gguf", metavar="FILE", help="of the same weights, for llama.cpp and OpenVINO")
+    parser.add_argument(
+        "--dense", metavar="MODEL", help="directory of the same weights, for CTranslate2 and transformers"
+    )
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--model", nargs="+")
     chosen.add_argument("--shape", metavar="NAME", help=f"instead of models: {', '.join(SHAPES)}")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     try:

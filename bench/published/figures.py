@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
+from ..load.run import KIND, Report
+from ..served.run import KIND as SERVED
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PERFECT = "perfect"
@@ -18,6 +20,21 @@ UNTAUGHT = ", untaught"
 def result(name: str) -> Any:
     """The content of a JSON file, by its path below bench/results/ without the suffix."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def loads() -> dict[str, Report]:
+    """What `moesaic bench serve` measured, by the name of the file below load/; none until there is one."""
+    return _of_kind("load", KIND)
+
+
+def kept_as_served() -> dict[str, Report]:
+    """What `moesaic bench retention` measured, by the name of the file below served/; none until there is one."""
+    return _of_kind("served", SERVED)
+
+
+def _of_kind(folder: str, kind: str) -> dict[str, Report]:
+    found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{folder}/*.json"))}
+    return {name: report for name, report in found.items() if report.get("kind") == kind}
 
 
 @dataclass(frozen=True, slots=True)

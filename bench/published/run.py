@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ...models.errors import SetupError
+from ...models.extras import NO_PICTURE, can_draw
 from ...models.files import write_whole
 from ..controls import report as recipe_report
+from ..evidence.published import is_of_now, pictures, report_page
 from ..reference.card import model_card
 from ..retention import page as curves_page
 from ..retention.linears import page as linears_page
@@ -32,12 +34,14 @@ MARKDOWN = {
     "bench/results/engine/README.md": "engine",
     "bench/results/server/README.md": "server",
 }
+REPORT = "docs/report.html"
 Page = Callable[[], str]
 
 
 def pages() -> dict[Path, Page]:
     """Every page by its file, and what makes it."""
     found: dict[Path, Page] = {ROOT / name: partial(render, template) for name, template in MARKDOWN.items()}
+    found[ROOT / REPORT] = report_page
     for file in sorted(RESULTS.glob("reference/*/card.json")):
         found[file.with_name("README.md")] = partial(_card, file)
     for file in sorted(RESULTS.glob("compress/*/report.json")):
@@ -66,12 +70,24 @@ def _read(file: Path) -> Any:
     return json.loads(file.read_text())
 
 
+def draw_pictures() -> None:
+    """Draws what the report shows and was not drawn of the figures as they are; the others stay, byte by byte."""
+    stale = {file: each for file, each in pictures().items() if not is_of_now(file, each[0])}
+    if stale and not can_draw():
+        raise SetupError(f"{next(iter(stale))} is of other figures; {NO_PICTURE}")
+    for file, (picture, theme) in stale.items():
+        file.parent.mkdir(exist_ok=True)
+        write_whole(file, picture.draw(theme))
+        sys.stdout.write(f"{file.relative_to(ROOT)}\n")
+
+
 def main() -> int:
     """Status 2, and one sentence, where this is no clone."""
     if not RESULTS.is_dir():
         error = SetupError(f"{RESULTS} is missing: results are in a clone of the repository, not in an installation")
         sys.stderr.write(f"error: {error}\n")
         return 2
+    draw_pictures()
     for file, page in pages().items():
         write_whole(file, page().encode())
         sys.stdout.write(f"{file.relative_to(ROOT)}\n")

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from ...evaluate.pages import environment
+from ..load import run as load
 from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -92,12 +93,31 @@ def render(template: str, **content: object) -> str:
     return _EMPTY_LINES.sub("\n\n", _environment().get_template(f"{template}.md.j2").render(**content))
 
 
+def load_table(report: Mapping[str, Any]) -> str:
+    """A report on load as a table, a row for each level and server."""
+    head, rows = load.rows(dict(report))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def goodput_limits(limits: Mapping[str, float]) -> str:
+    """TTFT at most 500 ms."""
+    kept = [f"{name.upper()} at most {1e3 * most:g} ms" for name, most in limits.items()]
+    return " and ".join(kept) or "no limit: every answer counts"
+
+
+def load_notes(report: Mapping[str, Any]) -> list[str]:
+    """What one must know of it."""
+    return list(load.notes(dict(report)))
+
+
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
+    load_table, load_notes, goodput_limits,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time, beside.beside,
+    figures.result, figures.loads, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
+    beside.beside,
 )  # fmt: skip
 
 

@@ -1,14 +1,9 @@
-"""Retention as served, as a table, one picture and a page."""
+"""Retention as served, as a table and one picture."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ...evaluate.files import as_png
-from ...evaluate.pages import render
-from ...models.extras import NO_PICTURE, can_draw
-from ...models.files import write_whole
-from ..load.page import made_on, section
 from ..load.picture import COLOURS
 
 
@@ -33,18 +28,6 @@ def notes(report: Mapping[str, Any]) -> Iterator[str]:
     yield "relative to the first model at full, with the 95 % interval of windows drawn anew, the same for both"
     if not report["complete"]:
         yield "the report is not complete: the same command goes on with it"
-
-
-def write_page(file: Path, report: Mapping[str, Any]) -> None:
-    """Writes the page; without matplotlib, without its picture."""
-    drawn = can_draw()
-    said = [*notes(report), *([] if drawn else [NO_PICTURE])]
-    whole = section("What is kept, as it is served", said, rows(report), [picture(report)] if drawn else [])
-    page = render(
-        "sections", f"Retention: {', '.join(report['models'])}", sections=[whole], command=report["command"],
-        made=[made_on(report["machine"])],
-    )  # fmt: skip
-    write_whole(file, page.encode())
 
 
 def picture(report: Mapping[str, Any]) -> bytes:

@@ -24,13 +24,27 @@ TARGET static void take_digits(const float* x, int64_t inputs, int32_t* words, i
   }
 }
 
-// The one way from sums to the result, of outputs [first, first + WIDTH) for one row.
-TARGET static void finish(const DigitJob& job, int64_t row, const int32_t* sums, int64_t first) {
+// q = round(x / step) in one digit, step = max|x| / 127, as kernels/int8_dynamic_linear.py rounds.
+TARGET static void take_digit(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row) {
+  float largest;
+  const bool sound = find_largest(x, inputs, largest);
+  const float step = largest / 127.0f, divisor = step > 0 ? step : 1.0f;
+  row.half_step = sound ? step * 0.5f : __builtin_nanf("");
+  row.sum = 0;
+  for (int64_t k = 0; k < inputs; k += 4, words += stride) {
+    int8_t q[4] = {};
+    for (int64_t i = 0; i < 4 && k + i < inputs; ++i) q[i] = int8_t(in_steps(x[k + i], divisor));
+    row.sum += q[0] + q[1] + q[2] + q[3];
+    memcpy(words, q, sizeof q);
+  }
+}
+
+// The one way from sums to the result: outputs [first, first + WIDTH) for one row.
+TARGET static void scaled(const DigitJob& job, int64_t row, const double* doubled, int64_t first) {
   const DigitLayer& layer = job.layer;
-  const double constant = -256.0 * double(job.rows[row].sum);
   const float half_step = job.rows[row].half_step;
   float found[WIDTH];
-  for (int i = 0; i < WIDTH; ++i) found[i] = float(512.0 * sums[i] + 2.0 * sums[WIDTH + i] + constant);  // exact in fp64
+  for (int i = 0; i < WIDTH; ++i) found[i] = float(doubled[i]);
   for (int i = 0; i < WIDTH; ++i) found[i] *= half_step * layer.scale[first + i];
   if (layer.bias)
     for (int i = 0; i < WIDTH; ++i) found[i] += layer.bias[first + i];
@@ -40,6 +54,21 @@ TARGET static void finish(const DigitJob& job, int64_t row, const int32_t* sums,
     memcpy(y, found, sizeof found);
   else if (left > 0)
     memcpy(y, found, left * sizeof *found);
+}
+
+// The sums of two digits are of one row, or of two; doubled, they are exact in fp64.
+TARGET static void finish(const DigitJob& job, int64_t unit, const int32_t* sums, int64_t first) {
+  double doubled[WIDTH];
+  if (job.layer.digits == 2) {
+    const double constant = -256.0 * double(job.rows[unit].sum);
+    for (int i = 0; i < WIDTH; ++i) doubled[i] = 512.0 * sums[i] + 2.0 * sums[WIDTH + i] + constant;
+    return scaled(job, unit, doubled, first);
+  }
+  for (int64_t row = 2 * unit; row < 2 * unit + 2 && row < job.tokens; ++row, sums += WIDTH) {
+    const double constant = -256.0 * double(job.rows[row].sum);
+    for (int i = 0; i < WIDTH; ++i) doubled[i] = 2.0 * sums[i] + constant;
+    scaled(job, row, doubled, first);
+  }
 }
 
 // One tile for the ROWS rows of a group, AHEAD quads with sums of their own, so that no sum waits for another.

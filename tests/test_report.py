@@ -1,0 +1,193 @@
+"""The report: one page of JSON alone, legible light, dark and on a phone, and the same of one's own files."""
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import PROGRAM, Tab, opened
+from house import ROOT
+from load_records import driven, record
+
+from moesaic.bench.evidence import published
+from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
+from moesaic.bench.evidence.losses import lost
+from moesaic.bench.evidence.own import write_own
+from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
+from moesaic.bench.load.figures import Limits, figures
+from moesaic.bench.published import figures as figures_of_files
+from moesaic.bench.published.figures import RESULTS
+from moesaic.bench.published.text import goodput_limits, load_table
+from moesaic.cli.main import main
+from moesaic.models.errors import SetupError
+
+PAGE = ROOT / "docs/report.html"
+RECIPE, SUITES = RESULTS / "compress/smollm2-all-four/report.json", RESULTS / "stories260k-2-cpu-cores.json"
+LEVEL = figures(driven(*(record(i, [i + 0.2, i + 0.3], tier="low") for i in range(5))), Limits(ttft=0.5))
+LOAD: dict[str, Any] = {
+    "kind": "load", "command": "moesaic bench serve ours", "complete": True, "limits": {"ttft": 0.5},
+    "machine": {"device": "a processor", "processors": 2, "versions": {"torch": "2.13.0"}, "commit": "abc"},
+    "targets": {"ours": {"place": "ours"}},
+    "levels": [{"name": f"users {users}", "users": users, "results": {"ours": LEVEL}} for users in (1, 4)],
+}  # fmt: skip
+LINE = Series("ours", (Point(1, 2, 1.5, 2.5, "low"), Point(4, 8)), 0)
+CHART = Chart("a", "Speed", "streams", "tokens/s", (LINE,), upright=(("theirs", 3.0),), level=("plain reads", 9.0))
+
+
+def test_pictures_were_drawn_of_the_figures_as_they_are() -> None:
+    found = pictures()
+    assert [file for file, (picture, _) in found.items() if not is_of_now(file, picture)] == [], "make results"
+    assert set(PICTURES.glob("*")) == set(found)
+
+
+def test_another_figure_is_another_picture() -> None:
+    moved = Chart(CHART.name, CHART.title, CHART.across, CHART.up, (Series("ours", (Point(1, 2.1),), 0),))
+    assert moved.digest != CHART.digest and CHART.digest == Chart(*vars_of(CHART)).digest
+
+
+def vars_of(chart: Chart) -> list[Any]:
+    return [getattr(chart, name) for name in Chart.__dataclass_fields__]
+
+
+def test_a_picture_is_told_in_words() -> None:
+    assert CHART.alt == (
+        "Speed. Across: streams; up: tokens/s. ours: low 2 at 1, 8 at 4; theirs: at 3, no height measured; "
+        "a line at 9: plain reads."
+    )
+
+
+def test_a_picture_has_the_ground_of_its_page() -> None:
+    light, dark = (_corner(CHART.draw(theme)) for theme in (LIGHT, DARK))
+    assert min(light) > 250 and max(dark) < 40
+
+
+def _corner(png: bytes) -> tuple[int, ...]:
+    import io
+
+    from PIL import Image
+
+    found = Image.open(io.BytesIO(png)).convert("RGB").getpixel((0, 0))
+    assert isinstance(found, tuple)
+    return tuple(int(each) for each in found)
+
+
+def test_the_page_needs_no_script_and_no_other_file_and_every_entry_leads_somewhere() -> None:
+    page = PAGE.read_text()
+    assert not re.search(r"<script|<link|https?:|url\(|@import| on\w+=|src(set)?=\"(?!data:)", page)
+    assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'<h2 id="([^"]+)"', page))
+    assert all(len(alt) > 60 for alt in re.findall(r'alt="([^"]*)"', page))
+
+
+def test_every_section_says_of_which_files_it_is_made_and_that_they_are_there() -> None:
+    for section in published.sections():
+        named = re.findall(r"bench/results/[\w./-]*\w", " ".join(section.made))
+        assert named and all((ROOT / each).exists() for each in named), section.title
+
+
+def test_losses_are_of_the_files_and_gpus_are_not_measured() -> None:
+    lines = [row[0] for table in lost().tables for row in table.content[1]]
+    assert any("98.1 % at 0.608" in line for line in lines) and any("x0.655 the tokens" in line for line in lines)
+    assert "not measured" in unescape(report_page()).partition("predictions")[2]
+
+
+def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "load").mkdir()
+    (tmp_path / "load/two.json").write_text(json.dumps(LOAD))
+    (tmp_path / "load/other.json").write_text("{}")
+    monkeypatch.setattr(figures_of_files, "RESULTS", tmp_path)
+    assert [section.anchor for section in published.served()] == ["load-two"]
+    assert "| users 4 | ours | 5 of 5 |" in load_table(LOAD) and goodput_limits({"ttft": 0.5}) == "TTFT at most 500 ms"
+
+
+def test_ones_own_reports_are_a_page_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load, out = tmp_path / "load.json", tmp_path / "new/report.html"
+    load.write_text(json.dumps(LOAD))
+    assert main(["bench", "report", str(load), str(RECIPE), str(SUITES), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"written: {out}, 3 sections\n"
+    page = out.read_text()
+    assert page.count("<h2 ") == 3 and page.count("<img ") == page.count("<source ") == 5
+
+
+def test_without_matplotlib_the_page_has_tables_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moesaic.bench.evidence.own.can_draw", lambda: False)
+    write_own([RECIPE], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "matplotlib is not installed" in page and "<img" not in page and "balanced" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "is no JSON of a report"), ("[1]", "is no JSON of a report"), ('{"a": 1}', "is none of"),
+        ('{"kind": "load"}', "'levels' is missing"), ('{"tiers": 1, "recipe": 1, "stages": 1}', "is missing"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_report_is_refused_before_anything_is_written(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(SetupError, match=said):
+        write_own([RECIPE, tmp_path / "a.json"], tmp_path / "out/report.html")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def own_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "load.json").write_text(json.dumps(LOAD))
+    write_own([folder / "load.json", RECIPE], folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
+@pytest.mark.parametrize("whose", ["published", "own"])
+def test_pages_fit_the_window_and_show_their_pictures(whose: str, own_page: Path) -> None:
+    with opened((PAGE if whose == "published" else own_page).as_uri()) as tab:
+        for width in (1200, 360):
+            for is_dark in (False, True):
+                tab.resize(width, 900, mobile=width == 360)
+                tab.dark(is_dark)
+                _fits(tab, is_dark)
+        assert [each for each in tab.complaints if not each.startswith("file:")] == []
+
+
+def _fits(tab: Tab, is_dark: bool) -> None:
+    """Nothing is wider than the window or lies over other things, and pictures and page are not empty."""
+    tab.until("document.readyState === 'complete' && [...document.images].every(each => each.complete)")
+    assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.run("[...document.images].every(each => each.naturalWidth > 0 && each.width > 200)")
+    assert tab.run(_APART)
+    colours = _colours(tab.picture())
+    assert len(colours) > 8 and (sum(max(colours)[1]) < 150) == is_dark
+
+
+_APART = """[...document.querySelectorAll('main > *, section > *, figure')].every((each, i, all) => {
+  const next = each.nextElementSibling;
+  if (!next || !each.getClientRects().length || each.tagName === 'FIGURE') return true;
+  return next.getBoundingClientRect().top >= each.getBoundingClientRect().bottom - 1;
+})"""
+
+
+def _colours(png: bytes) -> list[tuple[int, tuple[int, ...]]]:
+    """How many pixels are of each."""
+    import io
+
+    from PIL import Image
+
+    found = Image.open(io.BytesIO(png)).convert("RGB").getcolors(1 << 24)
+    assert found
+    return [(count, colour) for count, colour in found if isinstance(colour, tuple)]
+
+
+@pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
+def test_the_first_key_leads_past_the_contents() -> None:
+    with opened(PAGE.as_uri()) as tab:
+        tab.until("document.readyState === 'complete'")
+        tab.press("Tab", 9)
+        assert tab.run("document.activeElement.className") == "skip"
+        tab.press("Enter", 13, text="\r")
+        tab.until("location.hash === '#speed'")
