@@ -64,13 +64,17 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     """All rows in one tensor: the memory that they lie in where it is one piece in this order, else a copy."""
     first, at = parts[0], parts[0].storage_offset()
     for part in parts:
-        same = part.is_contiguous() and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        if not same or part.storage_offset() != at or part.dtype != first.dtype:
+        follows = part.is_contiguous() and part.dtype == first.dtype and part.storage_offset() == at
+        if not follows or (part is not first and not _share_memory(part, first)):
             return torch.cat(list(parts))
         at += part.numel()
     return first.as_strided(
         (sum(len(part) for part in parts), *first.shape[1:]), first.stride(), first.storage_offset()
     )
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def pack_(model: Transformer) -> None:
