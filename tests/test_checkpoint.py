@@ -20,6 +20,7 @@ from moesaic.models import checkpoint as checkpoint_module
 from moesaic.models.checkpoint import Checkpoint, load, load_transformer, open_checkpoint
 from moesaic.models.errors import CheckpointError, Unsupported
 from moesaic.models.families.registry import FAMILIES
+from moesaic.models.packing import Beside
 from moesaic.models.record import FORMAT
 from moesaic.models.safetensors_header import MAX_HEADER_BYTES, read_header
 
@@ -437,8 +438,8 @@ def test_an_int8_checkpoint_is_not_misread_by_transformers(int8_model: Path) -> 
 def test_weights_go_to_a_device_one_by_one_without_a_copy_of_the_model_here(monkeypatch: pytest.MonkeyPatch) -> None:
     read, seen, most = checkpoint_module.read_tensors, list[weakref.ref[Tensor]](), [0]
 
-    def watched(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in read(checkpoint):
+    def watched(checkpoint: Checkpoint, beside: Beside | None) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in read(checkpoint, beside):
             seen.append(weakref.ref(tensor))
             most[0] = max(most[0], sum(each() is not None for each in seen))
             yield name, tensor
