@@ -3,6 +3,7 @@
 import pytest
 import torch
 from engine_harness import finish
+from torch import Tensor
 
 from moesaic.bench.engine.crowd import compared, small_engine, tiny_model
 from moesaic.engine.lockstep import Lockstep
@@ -26,16 +27,27 @@ def test_a_crowd_gets_what_each_gets_alone(model: Transformer) -> None:
 
 @pytest.mark.parametrize("point", [0.0, 1.0, 1.5, 2.0])
 def test_what_is_scored_is_what_is_served(model: Transformer, point: float) -> None:
-    """A prompt of nine tokens at full, then each next token at the tier: by the reader and step by step."""
+    """A prompt of nine tokens at full, then each next token at the tier: by the reader and step by step.
+
+    Bit for bit module by module; a step that is one call rounds otherwise, which moves no neuron here at the full tier.
+    """
     ids, prompt = list(range(7, 40)), 9
-    rows = Lockstep(ModelRunner(model, 8, 128, torch.float32), 1, 128)
-    served = [rows.prefill(0, ids[:prompt]).logits]
-    served += [rows.decode([token], at, point).logits for at, token in enumerate(ids[prompt:-1], prompt)]
+    served = step_by_step(model, ids, prompt, point, programmed=False)
     model.operating_point = point
     reader = Reader(model, 128)
     read = reader.head(reader.read(ids[:-1], 0, context=prompt)[prompt - 1 :])
     model.operating_point = 0.0
-    assert torch.equal(torch.cat(served), read)
+    assert torch.equal(served, read)
+    in_one_call = step_by_step(model, ids, prompt, point, programmed=True)
+    assert (in_one_call.log_softmax(-1) - read.log_softmax(-1)).abs().max() < (1e-2 if point == 0 else 0.5)
+
+
+def step_by_step(model: Transformer, ids: list[int], prompt: int, point: float, programmed: bool) -> Tensor:
+    """Logits [tokens, vocab] behind the prompt and behind each next token."""
+    rows = Lockstep(ModelRunner(model, 8, 128, torch.float32, programmed=programmed), 1, 128)
+    served = [rows.prefill(0, ids[:prompt]).logits]
+    served += [rows.decode([token], at, point).logits for at, token in enumerate(ids[prompt:-1], prompt)]
+    return torch.cat(served)
 
 
 @pytest.mark.parametrize("chunk", [2, 5, 16, 33])

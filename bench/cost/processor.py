@@ -123,7 +123,7 @@ def _graded() -> list[Loop]:
 
 
 def _whole() -> list[Loop]:
-    """int8 in fp32, and the rows of down of neurons by planes."""
+    """int8 in fp32, and the rows of down of neurons by planes, in whole numbers of 16 bits."""
     one, four = (
         _parts(widen=8, convert=8, products=8, x=1, prefetch=2, loop=5),
         _parts(widen=4, convert=4, products=16, x=4, prefetch=1, loop=4),
@@ -133,16 +133,16 @@ def _whole() -> list[Loop]:
         _parts(widen=4, convert=4, products=8, x=2, prefetch=1, loop=4),
     )
     down, less = (
-        _parts(widen=8, convert=8, products=8, sums=1, loop=3),
-        _parts(widen=16, convert=16, products=16, sums=2, loop=3),
+        _parts(widen=8, pairs=8, products=8, numbers=12, sums=4, loop=3),
+        _parts(widen=8, pairs=8, products=16, numbers=12, sums=2, loop=3),
     )
     return [
         Loop(INT8, WIDE, "avx512::tile<8, 1, signed char>(", 128, one, {"vcvtdq2ps": 8}),
         Loop(INT8, WIDE, "avx512::tile<4, 4, signed char>(", 64, four, {"vcvtdq2ps": 4}, rows=4),
         Loop(INT8, NARROW, "avx2::tile<8, 1, signed char>(", 64, narrow, {"vcvtdq2ps": 8}),
         Loop(INT8, NARROW, "avx2::tile<4, 2, signed char>(", 32, two, {"vcvtdq2ps": 4}, rows=2),
-        Loop(DOWN, WIDE, f"{WIDE}::add_rows<8>(", 128, down, {"vcvtdq2ps": 8}),
-        Loop(DOWN, NARROW, f"{NARROW}::add_rows<8>(", 128, less, {"vcvtdq2ps": 16}),
+        Loop(DOWN, WIDE, f"{WIDE}::add_listed(", 256, down, {"vpdpwssd": 8}),
+        Loop(DOWN, NARROW, f"{NARROW}::add_listed(", 128, less, {"vpmaddwd": 8}),
     ]
 
 
@@ -154,12 +154,13 @@ def _planes() -> list[Loop]:
         Loop(HIGH, WIDE, f"{WIDE}::groups_of<2>(", 512, high, {"vpdpbusd": 8, "vpandd": 8, "prefetcht0": 4}),
         Loop(LOW, WIDE, f"{WIDE}::groups_of<2>(", 256, low, {"vpdpbusd": 4, "vpandd": 4, "prefetcht0": 0}),
         Loop(
-            HIGH, NARROW, f"{NARROW}::group_dots<4, 1, 1>(", 256,
-            _parts(loads=4, masks=12, dots=24, digits=4, prefetch=2, loop=4, moves=4), {"vpmaddubsw": 8},
+            HIGH, NARROW, f"{NARROW}::groups_of<1>(", 256,
+            _parts(loads=4, masks=12, dots=24, digits=4, prefetch=2, loop=4, moves=4),
+            {"vpmaddubsw": 8, "prefetcht0": 2},
         ),
         Loop(
-            LOW, NARROW, f"{NARROW}::refine<2>(", 256,
-            _parts(loads=2, masks=14, dots=24, loop=3, moves=4), {"vpmaddubsw": 8},
+            LOW, NARROW, f"{NARROW}::groups_of<2>(", 256,
+            _parts(loads=2, masks=14, dots=24, loop=3, moves=4), {"vpmaddubsw": 8, "prefetcht0": 0},
         ),
     ]  # fmt: skip
 
