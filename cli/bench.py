@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from . import bench_compare, bench_report, bench_retention, bench_serve
-from .completion import SHAPES
 from .made import typed
+from .names import SHAPES
 from .terminal import ProgressLine, print_table
 
 EXAMPLES = """examples:

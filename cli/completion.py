@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .names import CONTROLS, SHAPES, TIERS
 from .parser import commands_of
 from .shells.arguments import Argument, Command, Hint
 from .shells.bash import bash_script
@@ -26,9 +27,6 @@ Or, in ~/.bashrc: source <(moesaic completion bash); in ~/.zshrc, after compinit
 in config.fish: moesaic completion fish | source. The script needs nothing of moesaic when it completes; make it again
 after an update."""
 
-CONTROLS = ("alone", "static", "static-distilled", "experts-of-64", "random-experts", "routers")
-SHAPES = ("gpt2-small", "opt-1.3b", "llama-3.2-1b", "llama-3-8b")
-TIERS = ("full", "high", "balanced", "low")  # as the recipes that ship call them
 # What stands for itself: numbers, text, and names that nobody here knows.
 FREE = {
     "N", "S", "T", "P", "X", "ID", "ID=X", "MB", "BYTES", "SECONDS", "TEXT", "PART", "LAYER:NEURON", "HOST", "PORT",

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .beam_tokens import likeliest
 from .drawing import Drawing
-from .runner import Runner, SourceSpan, Span
+from .paged_source import SourceSpan
+from .runner import Runner, Span
 from .sampler import NOT_FINITE, Drawn, draw
 from .scheduler import Plan, Work
 from .sequence import Sequence as Answer

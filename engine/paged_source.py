@@ -1,7 +1,7 @@
 """What an encoder makes of sources, put into blocks of the pool where each layer of the decoder finds it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,11 +11,19 @@ from ..models.transformer import Transformer
 from .paged_context import tokens_of
 from .pages import Pages
 
-if TYPE_CHECKING:
-    from .runner import SourceSpan
+
+@dataclass(frozen=True, slots=True)
+class SourceSpan:
+    """The source that a sequence goes on from, of so many tokens, whose keys and values lie in the blocks of its table;
+    unread: its tokens, where they are to be read in this step, or none.
+    """
+
+    unread: Sequence[int]
+    length: int
+    table: Sequence[int]
 
 
-def read_sources(model: Transformer, pages: Pages, sources: "Sequence[SourceSpan]") -> None:
+def read_sources(model: Transformer, pages: Pages, sources: Sequence[SourceSpan]) -> None:
     """Reads them in one pass and stores their keys and values; the same again changes nothing."""
     if not sources:
         return
@@ -30,7 +38,7 @@ def read_sources(model: Transformer, pages: Pages, sources: "Sequence[SourceSpan
         store(_in_a_row(keys, there), _in_a_row(values, there), kept, places)
 
 
-def sources_of(sources: "Sequence[SourceSpan]", counts: Sequence[int], device: torch.device) -> PagedTokens:
+def sources_of(sources: Sequence[SourceSpan], counts: Sequence[int], device: torch.device) -> PagedTokens:
     """What tokens see of their sources, `counts` of each: they stand at its last place, from which all is seen."""
     width = max(len(source.table) for source in sources)
     tables = torch.tensor([[*source.table, *[0] * (width - len(source.table))] for source in sources])

@@ -17,19 +17,8 @@ from ..models.step_share import StepShare
 from ..models.transformer import Transformer
 from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
-from .paged_source import read_sources, sources_of
+from .paged_source import SourceSpan, read_sources, sources_of
 from .pages import Pages
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSpan:
-    """The source that a sequence goes on from, of so many tokens, whose keys and values lie in the blocks of its table;
-    unread: its tokens, where they are to be read in this step, or none.
-    """
-
-    unread: Sequence[int]
-    length: int
-    table: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from patience import PATIENCE_SECONDS
 from moesaic.bench.controls.derive import GROUPS
 from moesaic.bench.reference.description import shipped_descriptions
 from moesaic.bench.shapes import SHAPES
-from moesaic.cli import completion
+from moesaic.cli import completion, names
 from moesaic.cli.completion import SCRIPTS, described, is_known
 from moesaic.cli.main import build_parser, main
 from moesaic.cli.parser import commands_of
@@ -173,9 +173,9 @@ def test_an_argument_that_nobody_thought_of_is_noticed_and_breaks_no_script() ->
 
 
 def test_names_that_are_written_down_here_are_those_of_the_commands() -> None:
-    assert completion.CONTROLS == GROUPS and completion.SHAPES == tuple(SHAPES)
+    assert names.CONTROLS == GROUPS and names.SHAPES == tuple(SHAPES)
     assert completion._shipped("compress/recipes") == tuple(sorted(RECIPES))
     assert completion._shipped("bench/reference/descriptions") == tuple(sorted(shipped_descriptions()))
     tiers = {name for name in RECIPES for name in re.findall(r"(\w+): 0\.", shipped_recipes()[name].read_text())}
-    assert {*completion.TIERS} - {"full"} <= tiers
+    assert {*names.TIERS} - {"full"} <= tiers
     assert MODELS <= {*SOURCES}

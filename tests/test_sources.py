@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from moesaic.engine.llm import LLM
-from moesaic.engine.runner import ModelRunner, SourceSpan, Span
+from moesaic.engine.paged_source import SourceSpan
+from moesaic.engine.runner import ModelRunner, Span
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError
 from moesaic.models.relative import past_buckets
