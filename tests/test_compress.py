@@ -154,7 +154,7 @@ def test_sharded_weights_are_read_and_large_ones_written_in_shards(
         ({"stages": [{"prune": {"method": "flop", "remove": 0.1}}]}, "no method 'flop'; did you mean 'flap'?"),
         ({"stage": []}, "unknown key 'stage'; did you mean 'stages'?"),
         ({**QUICK, "evaluation": {"document": 3}}, "did you mean 'documents'?"),
-        ({5: 5}, "unknown key 5; known here: calibration, evaluation, seed, stages"),
+        ({5: 5}, "unknown key 5; known here: calibration, device, evaluation, seed, stages"),
     ],
 )
 def test_unknown_keys_are_refused_with_what_was_meant(recipe: Any, hint: str) -> None:
