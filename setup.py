@@ -59,4 +59,5 @@ class _Wheel(bdist_wheel):
         return ("py3", "none", super().get_tag()[2] if inside else "any")
 
 
-setup(distclass=_Distribution, cmdclass={"build_py": _BuildPy, "bdist_wheel": _Wheel})
+if __name__ == "__main__":
+    setup(distclass=_Distribution, cmdclass={"build_py": _BuildPy, "bdist_wheel": _Wheel})

@@ -57,11 +57,13 @@ def nvidia_smi() -> str:
 
 
 def modules() -> Iterator[str]:
-    """Every module of the packages that pyproject.toml names."""
+    """Every module of the packages that pyproject.toml names, without what builds them."""
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     for package in named:
         folder = ROOT.joinpath(*package.split(".")[1:])
         for file in sorted(folder.glob("*.py")):
+            if file == ROOT / "setup.py":
+                continue
             yield package if file.stem == "__init__" else f"{package}.{file.stem}"
 
 
