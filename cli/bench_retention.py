@@ -6,8 +6,8 @@ from typing import Any
 
 from ..models.bounds import THREADS
 from ..models.errors import SetupError
-from .made import machine_facts, typed
-from .terminal import ProgressLine, print_table
+from .made import machine_facts, show, typed
+from .terminal import ProgressLine
 
 EXAMPLES = """examples:
   moesaic bench retention smollm2 ./graded ./pruned --text held_out.txt
@@ -41,7 +41,6 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, prints a table and names the files."""
-    from ..bench.evidence.own import write_own
     from ..bench.served.page import notes, rows
     from ..bench.served.run import RetentionPlan, run_retention
     from ..models.files import check_writable
@@ -56,12 +55,7 @@ def run(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with ProgressLine() as progress:
         report = run_retention(plan, machine_facts, progress)
-    print_table(*rows(report))
-    for line in notes(report):
-        print(line)
-    page = args.out.with_suffix(".html")
-    write_own([args.out], page)
-    print(f"written: {args.out}, {page}")
+    show(args.out, rows(report), notes(report))
     return 0
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.bounds import THREADS, Bound
 from ..models.errors import SetupError
-from .made import machine_facts, typed
-from .terminal import ProgressLine, print_table
+from .made import machine_facts, show, typed
+from .terminal import ProgressLine
 
 if TYPE_CHECKING:
     from ..bench.load.arrivals import Lengths, Level
@@ -117,7 +117,6 @@ def add_parser(actions: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints a table and what one must know of it. Status 3: a server was gone before the end."""
-    from ..bench.evidence.own import write_own
     from ..bench.load.figures import Limits
     from ..bench.load.run import LoadPlan, notes, rows, run_load
     from ..bench.load.target import Target
@@ -136,12 +135,7 @@ def run(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with ProgressLine() as progress:
         report = run_load(plan, machine_facts, progress)
-    print_table(*rows(report))
-    for line in notes(report):
-        print(line)
-    page = args.out.with_suffix(".html")
-    write_own([args.out], page)
-    print(f"written: {args.out}, {page}")
+    show(args.out, rows(report), notes(report))
     return 0 if report["complete"] else 3
 
 

@@ -298,7 +298,8 @@ def test_a_captured_step_is_the_step_bit_for_bit_whatever_its_numbers(kind: str,
 
 # --- every family ---------------------------------------------------------------------------------------------------
 
-FEATURED = {case.family: case for case in CASES if case.family not in ("mixtral", "olmoe", "qwen3_moe")}
+MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
+FEATURED = {case.family: case for case in CASES if case.family not in MIXTURES}
 
 
 @pytest.mark.parametrize("case", [*FEATURED.values()], ids=str)
@@ -311,3 +312,11 @@ def test_a_step_of_any_family_gives_what_its_modules_give(case: Case, tmp_path: 
     wanted = runner.forward([Span([7], 27, range(4))]).logits
     found, _ = by_step(runner, step_of(runner), [Span([7], 27, range(4))])
     assert (found - wanted.cpu()).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_of_experts_runs_module_by_module(family: str, tmp_path: Path, device: str) -> None:
+    next(case for case in CASES if case.family == family).build(tmp_path)
+    model = load_transformer(open_checkpoint(tmp_path), torch.device(device), "float32")
+    with pytest.raises(NoProgramError, match="its FFNs are mixtures of experts"):
+        step_of(ModelRunner(model, 8, 64, torch.float32, programmed=False))

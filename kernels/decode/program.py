@@ -97,6 +97,8 @@ class DecodeProgram:
         matrices = router[0].detach(), router[1].detach()
         self._write(Tiles(source, target, weights, matrices, tile, activation, points))
 
+    # Of a mixture; models/device_step.py refuses one in a sentence before anything is written.
+
     def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
         raise NotImplementedError("there is no launch for mixtures of experts")
 
