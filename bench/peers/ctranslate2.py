@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from functools import cached_property, partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from ...models.errors import SetupError
 from ...models.extras import is_missing
 from ...models.locate import locate
 from .kept import made_once
-from .peer import Answer, Prompts
+from .peer import Calling, Prompts
 
 KINDS = ("int8",)
 _NEEDED, _INNER = ("ctranslate2", "transformers"), "model"
@@ -25,7 +24,7 @@ def why_absent() -> str:
     return is_missing("CTranslate2", "peers", *missing) if missing else ""
 
 
-class CTranslate2:
+class CTranslate2(Calling):
     """A dense model directory in a quantization of CTranslate2, with an object for each number of threads."""
 
     def __init__(self, source: str, kind: str, rows: int, context: int) -> None:
@@ -36,17 +35,7 @@ class CTranslate2:
         self._by_threads = dict[int, Any]()
         self.build = f"computes in {self._generator(1).compute_type}"
 
-    def decoded(self, prompts: Prompts, num_new: int, threads: int) -> Answer:
-        """Its calls hold prompt and steps: steps are what a call for all tokens takes beyond one for the first."""
-        _, before = self._timed(prompts, 1, threads)
-        tokens, seconds = self._timed(prompts, num_new + 1, threads)
-        return Answer(seconds - before, tokens)
-
-    def first_token(self, prompt: Sequence[int], threads: int) -> Answer:
-        tokens, seconds = self._timed([prompt], 1, threads)
-        return Answer(seconds, tokens)
-
-    def _timed(self, prompts: Prompts, num_new: int, threads: int) -> tuple[list[int], float]:
+    def timed(self, prompts: Prompts, num_new: int, threads: int) -> tuple[list[int], float]:
         generator, words = self._generator(threads), [[self._words[token] for token in ids] for ids in prompts]
         began = time.perf_counter()
         found = generator.generate_batch(

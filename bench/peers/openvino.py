@@ -1,7 +1,6 @@
 """OpenVINO GenAI, which reads the GGUF file of a plain Llama itself and answers for whole batches."""
 
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from ...models.extras import is_missing
 from ...models.gguf.header import read_gguf_header
 from .llama_cpp import quantized, token_bytes
-from .peer import Answer, Prompts
+from .peer import Calling, Prompts
 
 KINDS = ("Q8_0", "Q4_0")
 _NEEDED = ("openvino_genai", "llama_cpp")  # the second quantizes
@@ -30,7 +29,7 @@ def why_absent(gguf: str) -> str:
     return "" if has_words else "OpenVINO GenAI reads no GGUF file without a vocabulary; give another --gguf"
 
 
-class OpenVino:
+class OpenVino(Calling):
     """One quantization of a GGUF file, with a pipeline for each number of threads."""
 
     def __init__(self, source: str, kind: str, rows: int, context: int) -> None:
@@ -39,17 +38,7 @@ class OpenVino:
         self.version, self.token_bytes = str(self._library.__version__), token_bytes(self._file)
         self.build, self._by_threads = "of the wheel", dict[int, Any]()
 
-    def decoded(self, prompts: Prompts, num_new: int, threads: int) -> Answer:
-        """Its calls hold prompt and steps: steps are what a call for all tokens takes beyond one for the first."""
-        _, before = self._timed(prompts, 1, threads)
-        tokens, seconds = self._timed(prompts, num_new + 1, threads)
-        return Answer(seconds - before, tokens)
-
-    def first_token(self, prompt: Sequence[int], threads: int) -> Answer:
-        tokens, seconds = self._timed([prompt], 1, threads)
-        return Answer(seconds, tokens)
-
-    def _timed(self, prompts: Prompts, num_new: int, threads: int) -> tuple[list[int], float]:
+    def timed(self, prompts: Prompts, num_new: int, threads: int) -> tuple[list[int], float]:
         pipeline, ids = self._pipeline(threads), np.array(prompts, dtype=np.int64)
         asked = self._library.GenerationConfig()
         asked.max_new_tokens = asked.min_new_tokens = num_new

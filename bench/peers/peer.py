@@ -66,3 +66,22 @@ class Stepping(ABC):
         began = time.perf_counter()
         token = self.prefill(0, prompt)
         return Answer(time.perf_counter() - began, [token])
+
+
+class Calling(ABC):
+    """A peer whose calls hold a prompt and its steps: steps are what a call for all tokens takes beyond one for the
+    first.
+    """
+
+    @abstractmethod
+    def timed(self, prompts: Prompts, num_new: int, threads: int) -> tuple[list[int], float]:
+        """The first row's new tokens, and the seconds of the whole call."""
+
+    def decoded(self, prompts: Prompts, num_new: int, threads: int) -> Answer:
+        _, before = self.timed(prompts, 1, threads)
+        tokens, seconds = self.timed(prompts, num_new + 1, threads)
+        return Answer(seconds - before, tokens)
+
+    def first_token(self, prompt: Sequence[int], threads: int) -> Answer:
+        tokens, seconds = self.timed([prompt], 1, threads)
+        return Answer(seconds, tokens)
