@@ -6,15 +6,16 @@ is kept as a reason, and torch does the work.
 """
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +88,32 @@ def carried_library() -> Path:
 
 
 def build_library(compiler: str, folder: Path) -> Path:
-    """The library for these sources, compiled unless it is there. Two processes may do this at once.
+    """The library for these sources, compiled unless it is there; where several processes ask at once, by one of them.
 
     Raises NativeError when the compiler fails, OSError when `folder` cannot be written.
     """
     target = folder / build_hash(compiler) / "libmoesaic.so"
     if target.exists():
         return target
-    _say("building the C++ kernels, once on this machine: this may take a minute")
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_builder(target.parent):
+        return target if target.exists() else _build(compiler, target)
+
+
+@contextmanager
+def _only_builder(folder: Path) -> Iterator[None]:
+    """One process at a time; the system lets go when it ends, however it does."""
+    with (folder / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("waiting for another process, which builds the C++ kernels")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(compiler: str, target: Path) -> Path:
+    _say("building the C++ kernels, once on this machine: this may take a minute")
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         built = Path(temporary) / target.name
         with ThreadPoolExecutor(os.cpu_count()) as pool:
