@@ -25,12 +25,13 @@ def provenance() -> dict[str, object]:
 
 
 def device_name() -> str:
-    """The GPU, else the processor."""
+    """The GPU, else the processor with the widest instructions that it has: those of one name differ in them."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _version(name: str) -> str | None:
