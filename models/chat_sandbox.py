@@ -27,7 +27,8 @@ from jinja2.utils import Namespace
 
 _MAX_ERROR_CHARACTERS = 500
 _WARM_UP = """{% macro f(x) %}{{ x ~ 'a\n' }}{% endmacro %}{{ f([1]|tojson)|trim }}{{ strftime_now('%c %Z') }}
-{{- '%s'|format(1) }}{{ 'a'.split('b')|join|title|indent }}{{ {}|items|list|pprint|urlencode }}{{ lipsum(1) ~ a.b }}"""
+{{- '%s'|format(1) }}{{ 'a'.split('b')|join|title|indent }}{{ {}|items|list|pprint|urlencode }}
+{{- '<a>'|striptags|wordwrap }}{{ lipsum(1) ~ a.b }}"""
 
 
 class _Refusal(Exception):

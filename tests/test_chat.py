@@ -16,6 +16,7 @@ from patience import PATIENCE_SECONDS, alive, eventually
 
 from moesaic.models.chat import ChatTemplate, Message, message_violations, messages_of
 from moesaic.models.chat_renderer import Refused, Renderer, RenderLimits
+from moesaic.models.chat_sandbox import environment
 from moesaic.models.errors import InvalidRequest, Unsupported
 from moesaic.models.tokenizer import Tokenizer
 
@@ -288,6 +289,15 @@ def test_time_is_told_as_templates_ask_for_it() -> None:
     today = datetime.now().date()
     shown = Renderer("{{ strftime_now('%Y-%m-%d') }}", {}, LIMITS).render([])
     assert today <= date.fromisoformat(shown) <= datetime.now().date()
+
+
+def test_no_filter_opens_a_file_when_it_is_first_used() -> None:
+    renderer = Renderer("{{ ['<a> b']|map(messages[0].content)|list }}", {}, LIMITS)
+    for name in sorted(environment().filters):
+        try:
+            renderer.render([{"role": "user", "content": name}])
+        except Unsupported as error:  # it wants other arguments
+            assert "OSError" not in str(error), name
 
 
 def test_the_control_tokens_of_these_tests_are_special(tmp_path: Path) -> None:
