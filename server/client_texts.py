@@ -23,8 +23,8 @@ BatchItem = tuple[int, Completion | MoesaicError]  # the index of its prompt, an
 
 class ScoreSettings(TypedDict, total=False):
     """Those of a generation that a score knows too; tier: at which all is read, by default the full one; with
-    full_context the continuations alone, as answers are. distributions_at: places in each continuation, 0 its first token,
-    for which the model's whole distribution is told.
+    full_context the continuations alone, as answers are. distributions_at: places in each continuation, 0 its first
+    token, for which the model's whole distribution is told.
     """
 
     model: str
@@ -67,8 +67,8 @@ class Validation:
 class ContinuationScore:
     """logprob: the sum over the tokens of a continuation, in nats. is_greedy: each was the likeliest.
 
-    tokens: where they were asked for, each with the likeliest one. distributions: the same, of places: ln p of each entry
-    of the vocabulary, for numpy.frombuffer(distribution, "<f4").
+    tokens: where they were asked for, each with the likeliest one. distributions: at places that were asked for, ln p
+    of every entry of the vocabulary, as numpy.frombuffer(distribution, "<f4") reads it.
     """
 
     logprob: float
