@@ -4,8 +4,8 @@
 
 int8; the dial over all linears by the recipe that ships (`graded`), from three draws of the calibration text; int4 by
 GPTQ and to nearest, with the head in int4 and in int8 (bench/served/int4.py); and static pruning (FLAP, with a bias for
-what went) to the bytes of the dial's middle tier, in int8. What is there already is kept. Ends with the command that
-measures them.
+what went) to the bytes of the dial's middle tier, or of the highest where the FFN has not that many, in int8. What is
+there already is kept. Ends with the command that measures them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def make_contestants(model: str, out: Path, seeds: int, say: Callable[[str], obj
     _SEEDS.check("seeds", seeds)
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, tuple[Path, ...]] = {}
-    for name, recipes in _recipes(open_checkpoint(model), seeds):
+    for name, recipes in recipes_for(open_checkpoint(model), seeds):
         found[name] = tuple(out / f"{name}-{i}" if len(recipes) > 1 else out / name for i in range(len(recipes)))
         for folder, recipe in zip(found[name], recipes, strict=True):
             say(str(folder))
@@ -49,15 +49,16 @@ def make_contestants(model: str, out: Path, seeds: int, say: Callable[[str], obj
     return found
 
 
-def _recipes(source: Checkpoint, seeds: int) -> Iterator[tuple[str, list[Recipe]]]:
+def recipes_for(source: Checkpoint, seeds: int) -> Iterator[tuple[str, list[Recipe]]]:
+    """What is made by a recipe, by name, one a seed; no pruning where no FFN is large enough for it."""
     graded = read_recipe("graded")
     yield "int8", [_unjudged({"stages": [{"quantize": {"linears": "int8"}}]})]
     values = graded.model_dump(exclude={"evaluation"})
     drawn = [{**values, "seed": seed, "calibration": {**values["calibration"], "seed": seed}} for seed in range(seeds)]
     yield "graded", [_unjudged(each) for each in drawn]
-    remove = pruned_share(source, sorted(graded.tiers().values())[1])
-    if remove <= _MOST_PRUNED:
-        pruned = {"prune": {"method": "flap", "remove": round(remove, 3), "compensate": True}}
+    shares = [pruned_share(source, share) for share in sorted(graded.tiers().values())[1:]]
+    if possible := [remove for remove in shares if remove <= _MOST_PRUNED]:
+        pruned = {"prune": {"method": "flap", "remove": round(possible[0], 3), "compensate": True}}
         values["stages"] = [pruned, {"quantize": {"linears": "int8"}}]
         yield "pruned", [_unjudged(values)]
 

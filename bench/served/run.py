@@ -56,11 +56,13 @@ def run_retention(plan: RetentionPlan, machine: Callable[[], dict[str, Any]], pr
     }  # fmt: skip
     run = _Run(report, plan, windows, tasks, tokenizer, progress)
     left = [each for each in every if not run.has_all(each)]
-    if left and left[0] is not every[0]:
+    if left and report["models"][plan.original]["tiers"]:
         run.ask_again(every[0])
     for each in left:
         if not run.finish(each):
             break
+    others = {name: tiers for name, tiers in grouped(report).items() if name not in (plan.original, FLOOR)}
+    report["against"] = list(against(others))
     report["complete"] = all(map(run.has_all, every))
     write_report(plan.out, report)
     return report
@@ -104,12 +106,12 @@ class _Run:
                     kept = self._score(client, each, tier)
                     answers = [self._answer(client, each, tier, task) for task in self._tasks]
                     about["tiers"].append(tier_of(_counted(kept, about["counted_as"]), self._windows, answers))
-                    self._note()
+                    self._note(each.of)
         except TextError:  # a question for which a context has no room
             raise
         except MoesaicError as error:
             about["stopped"] = str(error)
-            self._note()
+            write_report(self._plan.out, self._report)
         return not about["stopped"] or each.of != self._plan.original
 
     @contextmanager
@@ -125,16 +127,11 @@ class _Run:
         say = partial(self._progress, f"{each.name}, {tier}, {task.name}")
         return score_task(client, tier, task, self._tokenizer, say)
 
-    def _note(self) -> None:
-        """Puts what there is beside the original, and beside the controls, and writes the report."""
-        report, original = self._report, self._plan.original
-        first = report["models"][original]["tiers"][:1]
-        groups = grouped(report)
-        if first:
-            report["kept"] = {name: [beside(tiers, first[0]) for tiers in found] for name, found in groups.items()}
-            others = {name: found for name, found in groups.items() if name not in (original, FLOOR)}
-            report["against"] = list(against(others))
-        write_report(self._plan.out, report)
+    def _note(self, name: str) -> None:
+        """Puts what there is of a model, of all its seeds together, beside the original, and writes the report."""
+        original = self._report["models"][self._plan.original]["tiers"][0]
+        self._report["kept"][name] = [beside(tiers, original) for tiers in grouped(self._report)[name]]
+        write_report(self._plan.out, self._report)
 
 
 def grouped(report: Report) -> dict[str, list[list[dict[str, Any]]]]:
