@@ -7,13 +7,20 @@ import pytest
 
 from moesaic.bench.served.contestants import pruned_share, recipes_for
 from moesaic.bench.served.figures import against, beside, tier_of
-from moesaic.bench.served.score import Kept, Window
+from moesaic.bench.served.score import Kept, Window, windows_of
 from moesaic.bench.served.verdict import verdicts
 from moesaic.compress.recipe import read_recipe
 from moesaic.evaluate.tasks.items import TaskScore
 from moesaic.models.checkpoint import open_checkpoint
 
 WINDOWS = [Window(tuple(range(30)), 10, (0, 7)) for _ in range(12)]
+
+
+def test_fewer_windows_than_there_are_come_from_all_of_the_text() -> None:
+    documents = [[*range(45)], [*range(100, 128)]]
+    assert [window.ids[0] for window in windows_of(documents, 10, 4, 3)] == [0, 20, 100]
+    assert len(windows_of(documents, 10, 4, None)) == len(windows_of(documents, 10, 4, 99)) == 6
+    assert windows_of(documents, 10, 4, 1, places=3)[0].places == (0, 2, 4) and windows_of([], 10, 4, 3) == []
 
 
 def tier(name: str, size: int, nats: float, right: int, answers: tuple[bool, ...] = ()) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def _token_bytes(client: Client, tier: str, window: Window) -> int | None:
 def windows_of(
     documents: Sequence[Sequence[int]], length: int, held: int, most: int | None, places: int = 0
 ) -> list[Window]:
-    """Whole windows of the documents, one after the other; what is left of a document is left out. places: how many of
-    each, evenly spread.
+    """Whole windows of the documents, what is left of a document left out; of more than `most` as many, evenly spread
+    over all of the text. places: how many of each, evenly spread too.
     """
     scored = length - held
     count = min(places, scored)
@@ -102,4 +102,5 @@ def windows_of(
         Window(tuple(ids[begin : begin + length]), held, at)
         for ids in documents for begin in range(0, len(ids) - length + 1, length)
     ]  # fmt: skip
-    return pieces[:most]
+    wanted = min(most or len(pieces), len(pieces))
+    return [pieces[len(pieces) * i // wanted] for i in range(wanted)]
