@@ -153,14 +153,22 @@ def _control(each: Contestant) -> dict[str, Any] | None:
     return read_json(file) if file.exists() else None
 
 
+def _tokenizer_file(each: Contestant) -> bytes | None:
+    """What lies in it, which a copy of a model has the same; None where there is none."""
+    file = locate(each.path) / "tokenizer.json"
+    return file.read_bytes() if file.is_file() else None
+
+
 def _windows(plan: RetentionPlan, every: Sequence[Contestant], tokenizer: Tokenizer) -> list[Window]:
     documents = read_documents(plan.text or (embedded_text(),))
     ids = encode_documents(documents, tokenizer, None)
+    first, file = every[0], _tokenizer_file(every[0])
     for each in every[1:]:
+        if file is not None and _tokenizer_file(each) == file:
+            continue
         if encode_documents(documents, Tokenizer.open(locate(each.path)), None) != ids:
-            first = every[0].name
             raise SetupError(
-                f"{each.name} reads text as other tokens than {first}; only models of one tokenizer can be compared"
+                f"{each.name} reads text as other tokens than {first.name}; only models of one tokenizer can be compared"
             )
     vocab = open_checkpoint(every[0].path).spec.vocab_size
     found = windows_of(ids, plan.length, plan.held, plan.windows, min(plan.places, MOST_NUMBERS // vocab))
