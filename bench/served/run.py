@@ -162,13 +162,13 @@ def _tokenizer_file(each: Contestant) -> bytes | None:
 def _windows(plan: RetentionPlan, every: Sequence[Contestant], tokenizer: Tokenizer) -> list[Window]:
     documents = read_documents(plan.text or (embedded_text(),))
     ids = encode_documents(documents, tokenizer, None)
-    first, file = every[0], _tokenizer_file(every[0])
+    first, file = every[0].name, _tokenizer_file(every[0])
     for each in every[1:]:
         if file is not None and _tokenizer_file(each) == file:
             continue
         if encode_documents(documents, Tokenizer.open(locate(each.path)), None) != ids:
             raise SetupError(
-                f"{each.name} reads text as other tokens than {first.name}; only models of one tokenizer can be compared"
+                f"{each.name} reads text as other tokens than {first}; only models of one tokenizer can be compared"
             )
     vocab = open_checkpoint(every[0].path).spec.vocab_size
     found = windows_of(ids, plan.length, plan.held, plan.windows, min(plan.places, MOST_NUMBERS // vocab))
