@@ -74,7 +74,9 @@ def test_the_verdict_names_the_fewest_bytes_that_keep_enough(right: int, said: s
     original = tier("full", 400, 40, 10)
     dial = [[tier("full", 200, 40, 10)], [tier("high", 130, 40, 10)], [tier("low", 100, 41, right)]]
     groups = {"int8": [[tier("full", 200, 40, 10)]], "dial": dial}
-    report = {"kept": {name: [beside(each, original) for each in found] for name, found in groups.items()}}
+    report: dict[str, Any] = {
+        "kept": {name: [beside(each, original) for each in found] for name, found in groups.items()}
+    }
     [line] = verdicts(report | {"against": []})
     assert line.startswith("dial: at most 0.6 of the bytes of int8 at 98.5% of top-1") and said in line
 

@@ -1,11 +1,11 @@
 """Retention as served: what is scored over gRPC is what the same model gives in this process, tier by tier."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from builders import llama
@@ -38,8 +38,9 @@ Told = Callable[[str, int, int], None]
 
 
 def plan(out: Path, models: dict[str, str], **more: Any) -> RetentionPlan:
-    asked = {"windows": WINDOWS, "length": LENGTH, "held": HELD, "threads": 1, "command": "as typed", "places": PLACES}
-    return RetentionPlan({name: (path,) for name, path in models.items()}, out, **(asked | more))
+    named = {name: (path,) for name, path in models.items()}
+    sizes: dict[str, Any] = {"windows": WINDOWS, "length": LENGTH, "held": HELD, "places": PLACES}
+    return RetentionPlan(named, out, threads=1, command="as typed", **sizes, **more)
 
 
 def run(asked: RetentionPlan, told: Told = lambda *said: None) -> dict[str, Any]:
@@ -142,13 +143,20 @@ def test_the_original_is_equal_to_itself(report: dict[str, Any]) -> None:
 
 
 def test_a_server_that_dies_is_told_of_and_the_same_command_goes_on(
-    report: dict[str, Any], models: dict[str, str], task: str, tmp_path: Path
+    report: dict[str, Any], models: dict[str, str], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    servers = list[subprocess.Popen[str]]()
+
+    class Recorded(subprocess.Popen[str]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            servers.append(self)
+
     def killed(what: str, done: int, total: int) -> None:
         if what == "tiers, high" and done == 1:
-            [server] = [each for each in psutil.Process().children() if "serve" in each.cmdline()]
-            server.kill()
+            servers[-1].kill()
 
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
     asked = plan(tmp_path / "kept.json", models, tasks=(task,))
     part = run(asked, killed)
     said = part["models"]["tiers"]

@@ -44,7 +44,7 @@ def tier_of(kept: Kept, windows: Sequence[Window], tasks: Sequence[TaskScore]) -
 def beside(tiers: Sequence[Tier], original: Tier) -> Tier:
     """One tier, as several seeds have it, beside the original's full one."""
     together = _mean(tiers)
-    found = {
+    found: Tier = {
         "tier": tiers[0]["tier"], "seeds": len(tiers), "token_bytes": _bytes(tiers),
         "perplexity": math.exp(_value(together["nats"])), "top1": _value(together["top1"]),
         **_ratios(together, original),
@@ -95,7 +95,7 @@ def _task(name: str, tiers: Sequence[Tier], original: Tier) -> dict[str, Any]:
     above = compare_means([each - chance for each in ours], [each - chance for each in theirs])
     score = mean_of(items, "", "more")
     interval = difference.difference_interval
-    found = {
+    found: dict[str, Any] = {
         "rule": tiers[0]["tasks"][name]["rule"], "items": len(items), "chance": chance,
         "score": Figure(score.value, score.low, score.high, "", "more").as_json(),
         "above_chance": (score.value - chance) / (1 - chance) if chance < 1 else 0.0,
@@ -109,7 +109,7 @@ def _task(name: str, tiers: Sequence[Tier], original: Tier) -> dict[str, Any]:
 def _mean(tiers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Items [(brought, of what)] by name, the mean over seeds of what each brought."""
     names = [name for name in ("nats", "top1", "kl", "score") if name in tiers[0]]
-    found = {}
+    found: dict[str, Any] = {}
     for name in names:
         seeds = [tier[name]["items"] for tier in tiers]
         brought = np.mean([[each for each, _ in items] for items in seeds], axis=0)
