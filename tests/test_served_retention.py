@@ -142,21 +142,31 @@ def test_the_original_is_equal_to_itself(report: dict[str, Any]) -> None:
     assert full["kl"]["value"] == full["tasks"]["small"]["difference"]["value"] == 0.0
 
 
-def test_a_server_that_dies_is_told_of_and_the_same_command_goes_on(
-    report: dict[str, Any], models: dict[str, str], task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    servers = list[subprocess.Popen[str]]()
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> "list[subprocess.Popen[str]]":
+    """Those that were started, the newest last."""
+    started = list[subprocess.Popen[str]]()
 
     class Recorded(subprocess.Popen[str]):
         def __init__(self, *args: Any, **more: Any) -> None:
             super().__init__(*args, **more)
-            servers.append(self)
+            started.append(self)
 
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return started
+
+
+def test_a_server_that_dies_is_told_of_and_the_same_command_goes_on(
+    report: dict[str, Any],
+    models: dict[str, str],
+    task: str,
+    tmp_path: Path,
+    servers: "list[subprocess.Popen[str]]",
+) -> None:
     def killed(what: str, done: int, total: int) -> None:
         if what == "tiers, high" and done == 1:
             servers[-1].kill()
 
-    monkeypatch.setattr(subprocess, "Popen", Recorded)
     asked = plan(tmp_path / "kept.json", models, tasks=(task,))
     part = run(asked, killed)
     said = part["models"]["tiers"]
@@ -168,12 +178,12 @@ def test_a_server_that_dies_is_told_of_and_the_same_command_goes_on(
     assert again["kept"]["tiers"][-1]["kl"] == report["kept"]["tiers"][-1]["kl"]
 
 
-def test_nothing_is_held_against_an_original_that_does_not_answer(tmp_path: Path) -> None:
-    make_int4("stories260k", tmp_path / "broken", Rounding(NEAREST))
-    weights = tmp_path / "broken" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-8])
-    part = run(plan(tmp_path / "kept.json", {"original": str(tmp_path / "broken"), "other": "stories260k"}))
-    assert not part["complete"] and part["models"]["original"]["stopped"]
+def test_nothing_is_held_against_an_original_that_dies(tmp_path: Path, servers: "list[subprocess.Popen[str]]") -> None:
+    def killed(what: str, done: int, total: int) -> None:
+        servers[-1].kill()
+
+    part = run(plan(tmp_path / "kept.json", {"original": "stories260k", "other": "stories260k"}), killed)
+    assert not part["complete"] and part["models"]["original"]["stopped"] and len(servers) == 1
     assert part["kept"] == {} and not part["models"]["other"]["tiers"]
 
 
