@@ -17,7 +17,7 @@ from .drawing import Drawing
 from .form import Forms
 from .guided import Guides
 from .isolation import Done, Outcome, apart, copied, drawn_apart, offered_apart, span_of, told
-from .logprobs import prompt_logprobs
+from .logprobs import distributions, prompt_logprobs
 from .own_rules import OwnRules
 from .request import FinishReason, Load, Request, Row, TokenLogprobs
 from .runner import Runner
@@ -198,6 +198,9 @@ class Engine:
             next_ids = answer.ids[begin : min(begin + done.work.count, answer.num_prompt)][known:]
             logits, count = done.logits[known : known + len(next_ids)], answer.request.sampling.prompt_logprobs or 0
             answer.prompt_logprobs += prompt_logprobs(logits, next_ids, count) if next_ids else []
+            first = begin + known
+            wanted = [at - first for at in answer.request.distributions_at if 0 <= at - first < len(next_ids)]
+            answer.distributions += distributions(logits, wanted)
             answer.num_scored += len(next_ids)
 
     def _forks(self, answer: Answer) -> list[Answer]:
@@ -301,11 +304,13 @@ class Engine:
     ) -> Row:
         """What is told of one answer; log probabilities of its prompt once, with whatever comes first."""
         told, answer.prompt_logprobs = tuple(answer.prompt_logprobs), []
+        whole, answer.distributions = tuple(answer.distributions), []
         return Row(
             answer.request.key, tokens, finish, stop_token, error,
             timing=answer.timing(self._now()) if timed or finish else None,
             shares=answer.shares, choice=answer.choice, cached_tokens=answer.num_reused,
             logprobs=_logprobs(drawn), prompt_logprobs=told, operating_point=answer.lowered_point,
+            distributions=whole,
         )  # fmt: skip
 
     def _drawing(self, request: Request, choice: int) -> Drawing:

@@ -37,6 +37,12 @@ def prompt_logprobs(logits: Tensor, ids: Sequence[int], count: int) -> list[Toke
     return [logprobs_of(token, row, count) for token, row in zip(ids, columns.tolist(), strict=True)]
 
 
+def distributions(logits: Tensor, rows: Sequence[int]) -> list[bytes]:
+    """ln p of every entry, of these rows of logits [tokens, vocab]: float32, the least byte first."""
+    told = torch.log_softmax(logits[list(rows)].float(), -1).cpu().numpy().astype("<f4")
+    return [row.tobytes() for row in told]
+
+
 def _columns(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
     total = torch.logsumexp(logits, -1, keepdim=True)
     own = logits.gather(1, tokens.clamp(0, logits.shape[-1] - 1).unsqueeze(1))

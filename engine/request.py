@@ -47,6 +47,8 @@ class Request:
     deadline_seconds: on the same clock, when its first token has lost its use.
     caller: those who wait are served in turn by caller. salt: only requests of the same salt share what they read.
     pooling: of a text that an encoder is to embed; what is said of new tokens then says nothing.
+    distributions_at: places in a prompt whose log probabilities are asked for, 1 the second token, each above the one
+    before: what the model foresaw there is told whole.
     """
 
     key: int
@@ -65,6 +67,7 @@ class Request:
     deadline_seconds: float | None = None
     pooling: Pooling | None = None
     num_full: int = 0
+    distributions_at: tuple[int, ...] = ()
 
 
 class FinishReason(Enum):
@@ -112,6 +115,7 @@ class Row:
     of the prompt's last; None where the model has one tier only.
     cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
     computed, where a floor lets it differ from the one asked for. embedding: of a text that an encoder was given.
+    distributions: with prompt_logprobs, of the places that were asked for: float32 of each entry of the vocabulary.
     """
 
     key: int
@@ -127,6 +131,7 @@ class Row:
     cached_tokens: int = 0
     operating_point: float | None = None
     embedding: tuple[float, ...] = ()
+    distributions: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

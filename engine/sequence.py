@@ -36,6 +36,7 @@ class Sequence:
     num_spent: int = 0
     num_scored: int = 0  # of the prompt
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # not told yet
+    distributions: list[bytes] = field(default_factory=list)  # not told yet
     source: tuple[int, ...] = ()
     source_table: list[int] = field(default_factory=list)
     source_read: bool = False
@@ -107,5 +108,5 @@ class Sequence:
         """Another answer to the same prompt, over the same blocks, which the caller has the ledger share."""
         return replace(
             self, choice=choice, drawing=drawing, num_answers=1, ids=[*self.ids], points=[*self.points],
-            table=[*self.table], source_table=[*self.source_table], prompt_logprobs=[],
+            table=[*self.table], source_table=[*self.source_table], prompt_logprobs=[], distributions=[],
         )  # fmt: skip

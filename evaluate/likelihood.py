@@ -19,6 +19,16 @@ class Passage:
     ids: tuple[int, ...]
     begin: int
 
+    def within(self, max_context: int) -> "Passage":
+        """Without the start for which a context has no room. Raises TextError where what is scored alone fills it."""
+        excess = len(self.ids) - 1 - max_context
+        if excess <= 0:
+            return self
+        if excess >= self.begin:
+            scored = len(self.ids) - self.begin
+            raise TextError(f"a continuation has {scored} tokens, the context holds {max_context}; shorten it")
+        return Passage(self.ids[excess:], self.begin - excess)
+
 
 @dataclass(frozen=True, slots=True)
 class PassageScore:
@@ -51,7 +61,7 @@ def score_passages(reader: Reader, passages: Sequence[Passage]) -> list[PassageS
 
     Raises TextError where the scored tokens alone fill the context.
     """
-    fitted = [_fitted(passage, reader.max_context) for passage in passages]
+    fitted = [passage.within(reader.max_context) for passage in passages]
     shared = _prefix_to_prefill(fitted)
     for start in range(0, shared, READ_TOKENS):
         reader.read(fitted[0].ids[start : min(start + READ_TOKENS, shared)], start, context=shared)
@@ -79,16 +89,6 @@ def grouped(passages: Sequence[Passage]) -> list[list[Passage]]:
         groups[-1].append(passage)
         held += len(passage.ids)
     return groups
-
-
-def _fitted(passage: Passage, max_context: int) -> Passage:
-    excess = len(passage.ids) - 1 - max_context
-    if excess <= 0:
-        return passage
-    if excess >= passage.begin:
-        scored = len(passage.ids) - passage.begin
-        raise TextError(f"a continuation has {scored} tokens, the context holds {max_context}; shorten it")
-    return Passage(passage.ids[excess:], passage.begin - excess)
 
 
 def _prefix_to_prefill(passages: Sequence[Passage]) -> int:

@@ -17,7 +17,7 @@ class Command(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling", "num_full")
+    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling", "num_full", "distributions_at")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Submit(_message.Message):
     DEADLINE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
     NUM_FULL_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_AT_FIELD_NUMBER: _ClassVar[int]
     key: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -54,7 +55,8 @@ class Submit(_message.Message):
     deadline_seconds: float
     pooling: Pooling
     num_full: int
-    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., num_full: _Optional[int] = ...) -> None: ...
+    distributions_at: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., num_full: _Optional[int] = ..., distributions_at: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Pooling(_message.Message):
     __slots__ = ("kind", "normalised")
@@ -222,7 +224,7 @@ class Beat(_message.Message):
     def __init__(self, cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class Row(_message.Message):
-    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point", "embedding")
+    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point", "embedding", "distributions")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +241,7 @@ class Row(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OPERATING_POINT_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     key: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish: str
@@ -255,7 +258,8 @@ class Row(_message.Message):
     cached_tokens: int
     operating_point: float
     embedding: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ..., embedding: _Optional[_Iterable[float]] = ...) -> None: ...
+    distributions: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ..., embedding: _Optional[_Iterable[float]] = ..., distributions: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("token_id", "logprob", "top_ids", "top_logprobs")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "request_id", "text", "token_ids", "continuations", "tier", "full_context", "logprobs", "priority", "cache_salt")
+    __slots__ = ("model", "request_id", "text", "token_ids", "continuations", "tier", "full_context", "logprobs", "priority", "cache_salt", "distributions_at")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class ScoreRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CACHE_SALT_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_AT_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     text: str
@@ -29,7 +30,8 @@ class ScoreRequest(_message.Message):
     logprobs: bool
     priority: _generation_pb2.Priority
     cache_salt: str
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[_generation_pb2.TokenIds, _Mapping]] = ..., continuations: _Optional[_Iterable[_Union[Continuation, _Mapping]]] = ..., tier: _Optional[str] = ..., full_context: bool = ..., logprobs: bool = ..., priority: _Optional[_Union[_generation_pb2.Priority, str]] = ..., cache_salt: _Optional[str] = ...) -> None: ...
+    distributions_at: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Union[_generation_pb2.TokenIds, _Mapping]] = ..., continuations: _Optional[_Iterable[_Union[Continuation, _Mapping]]] = ..., tier: _Optional[str] = ..., full_context: bool = ..., logprobs: bool = ..., priority: _Optional[_Union[_generation_pb2.Priority, str]] = ..., cache_salt: _Optional[str] = ..., distributions_at: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Continuation(_message.Message):
     __slots__ = ("text", "token_ids")
@@ -52,16 +54,18 @@ class ScoreResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[Score, _Mapping]]] = ..., prompt_tokens: _Optional[int] = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__ = ("logprob", "num_tokens", "is_greedy", "tokens")
+    __slots__ = ("logprob", "num_tokens", "is_greedy", "tokens", "distributions")
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
     IS_GREEDY_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     logprob: float
     num_tokens: int
     is_greedy: bool
     tokens: _containers.RepeatedCompositeFieldContainer[_generation_pb2.TokenLogprobs]
-    def __init__(self, logprob: _Optional[float] = ..., num_tokens: _Optional[int] = ..., is_greedy: bool = ..., tokens: _Optional[_Iterable[_Union[_generation_pb2.TokenLogprobs, _Mapping]]] = ...) -> None: ...
+    distributions: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, logprob: _Optional[float] = ..., num_tokens: _Optional[int] = ..., is_greedy: bool = ..., tokens: _Optional[_Iterable[_Union[_generation_pb2.TokenLogprobs, _Mapping]]] = ..., distributions: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
     __slots__ = ("model", "request_id", "inputs", "pooling", "normalised", "truncate", "priority")

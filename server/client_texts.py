@@ -17,18 +17,21 @@ from .client_request import MAX_REQUEST_BYTES, Chat, Prompt, build_request
 from .fields import logprobs_of
 from .status import error_of_item
 
+_OWN = ("tier", "full_context", "distributions_at")  # of a score alone
 BatchItem = tuple[int, Completion | MoesaicError]  # the index of its prompt, and an exception where there is no answer
 
 
 class ScoreSettings(TypedDict, total=False):
     """Those of a generation that a score knows too; tier: at which all is read, by default the full one; with
-    full_context the continuations alone, as answers are.
+    full_context the continuations alone, as answers are. distributions_at: places in each continuation, 0 its first
+    token, for which the model's whole distribution is told.
     """
 
     model: str
     request_id: str
     tier: str | None
     full_context: bool
+    distributions_at: Sequence[int]
     priority: str | None
     cache_salt: str | None
 
@@ -64,13 +67,15 @@ class Validation:
 class ContinuationScore:
     """logprob: the sum over the tokens of a continuation, in nats. is_greedy: each was the likeliest.
 
-    tokens: where they were asked for, each with the likeliest one.
+    tokens: where they were asked for, each with the likeliest one. distributions: at places that were asked for, ln p
+    of every entry of the vocabulary, as numpy.frombuffer(distribution, "<f4") reads it.
     """
 
     logprob: float
     num_tokens: int
     is_greedy: bool
     tokens: tuple[TokenLogprobs, ...] = ()
+    distributions: tuple[bytes, ...] = ()
 
 
 def tokenize_request(prompt: object, model: str) -> pb.TokenizeRequest:
@@ -105,9 +110,10 @@ def score_request(
 ) -> scoring_pb2.ScoreRequest:
     """Raises InvalidRequest for what does not fit the wire."""
     request = scoring_pb2.ScoreRequest(logprobs=logprobs)
-    standing = {name: value for name, value in settings.items() if name not in ("tier", "full_context")}
+    standing = {name: value for name, value in settings.items() if name not in _OWN}
     _copy(build_request(context, **standing), request)
     request.tier, request.full_context = settings.get("tier") or "", bool(settings.get("full_context"))
+    request.distributions_at.extend(settings.get("distributions_at", ()))
     for each in continuations:
         _copy(build_request(each), request.continuations.add())
     return request
@@ -155,7 +161,9 @@ def validation_of(message: pb.ValidateResponse) -> Validation:
 def scores_of(message: scoring_pb2.ScoreResponse) -> list[ContinuationScore]:
     """What such a message says."""
     return [
-        ContinuationScore(each.logprob, each.num_tokens, each.is_greedy, logprobs_of(each.tokens))
+        ContinuationScore(
+            each.logprob, each.num_tokens, each.is_greedy, logprobs_of(each.tokens), tuple(each.distributions)
+        )
         for each in message.scores
     ]
 

@@ -12,8 +12,10 @@ from ..models.dial import Dial
 from ..models.sentences import Pooling
 from ..proto import engine_pb2 as pb
 from .fields import fields_of, logprobs_message, logprobs_of
+from .frames import MAX_FRAME_BYTES
 
 _MOST_TOLD = 1 << 15  # tokens of prompts in a frame: with 20 likeliest each, half of what a frame may hold
+_TOLD_BYTES = MAX_FRAME_BYTES // 2 // _MOST_TOLD  # that one of them is counted as
 
 
 def submit_message(request: Request) -> pb.Command:
@@ -38,6 +40,7 @@ def submit_message(request: Request) -> pb.Command:
         deadline_seconds=request.deadline_seconds,
         pooling=_pooling_message(request.pooling),
         num_full=request.num_full,
+        distributions_at=request.distributions_at,
     )
     return pb.Command(submit=submit)
 
@@ -60,6 +63,7 @@ def request_of(submit: pb.Submit) -> Request:
         submit.deadline_seconds if submit.HasField("deadline_seconds") else None,
         _pooling_of(submit),
         submit.num_full,
+        tuple(submit.distributions_at),
     )  # fmt: skip
 
 
@@ -78,15 +82,20 @@ def _rules_message(rules: TokenRules) -> pb.TokenRules:
 
 
 def step_messages(rows: Sequence[Row], load: Load, num_obeyed: int = 0) -> Iterator[pb.Event]:
-    """One step of the engine with all its rows; more than one where its prompts' log probabilities fill a frame."""
+    """One step of the engine with all its rows; more than one where what is told of prompts fills a frame."""
     part, told = list[Row](), 0
     for piece in (piece for row in rows for piece in _pieces(row)):
-        if told + len(piece.prompt_logprobs) > _MOST_TOLD:
+        if part and told + _told(piece) > _MOST_TOLD:
             yield step_message(part, load)
             part, told = [], 0
         part.append(piece)
-        told += len(piece.prompt_logprobs)
+        told += _told(piece)
     yield step_message(part, load, num_obeyed)
+
+
+def _told(row: Row) -> int:
+    """How many tokens of a prompt it brings, distributions counted as many."""
+    return len(row.prompt_logprobs) + -(-sum(map(len, row.distributions)) // _TOLD_BYTES)
 
 
 def _pieces(row: Row) -> Iterator[Row]:
@@ -108,6 +117,7 @@ def _row_message(row: Row) -> pb.Row:
     message = pb.Row(
         key=row.key, token_ids=row.token_ids, choice=row.choice,
         cached_tokens=row.cached_tokens, operating_point=row.operating_point, embedding=row.embedding,
+        distributions=row.distributions,
     )  # fmt: skip
     message.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs)
     message.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
@@ -144,6 +154,7 @@ def row_of(message: pb.Row) -> Row:
         cached_tokens=message.cached_tokens,
         operating_point=message.operating_point if message.HasField("operating_point") else None,
         embedding=tuple(message.embedding) if message.embedding else (),
+        distributions=tuple(message.distributions),
     )
 
 

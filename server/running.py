@@ -91,4 +91,5 @@ def _together(rows: Sequence[Row]) -> Row:
         token_ids=tuple(chain.from_iterable(row.token_ids for row in rows)),
         logprobs=tuple(chain.from_iterable(row.logprobs for row in rows)),
         prompt_logprobs=tuple(chain.from_iterable(row.prompt_logprobs for row in rows)),
+        distributions=tuple(chain.from_iterable(row.distributions for row in rows)),
     )

@@ -22,6 +22,7 @@ from .validation import PRIORITIES, request_id_violations
 
 MOST_CONTINUATIONS = 128
 MOST_CHARACTERS = 1 << 24  # of all texts, the context once for each
+MOST_NUMBERS = 1 << 20  # of all distributions: 4 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ async def score(generation: Generation, message: scoring_pb2.ScoreRequest, call:
         raise InvalidRequest(wrong)
     with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
         readings = await _readings(message, model.prompts, model.ready())
-        works = [partial(_score, each, message.logprobs, model, call, arrived, under_way) for each in readings]
+        works = [partial(_score, each, message, model, call, arrived, under_way) for each in readings]
         scores = [scoring_pb2.Score()] * len(works)
         async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
             async for index, found in ended:
@@ -49,43 +50,53 @@ async def score(generation: Generation, message: scoring_pb2.ScoreRequest, call:
 
 
 async def _score(
-    reading: _Reading, each: bool, model: ServedModel, call: Call, arrived: float, under_way: UnderWay
+    reading: _Reading,
+    message: scoring_pb2.ScoreRequest,
+    model: ServedModel,
+    call: Call,
+    arrived: float,
+    under_way: UnderWay,
 ) -> scoring_pb2.Score:
     with model.admission.place(call.caller) as place:
         with in_engine(model, reading.asked, arrived, call, place, under_way) as running:
-            told = await _told(running, reading.asked.request)
+            told, whole = await _told(running, reading.asked.request)
     told = told[reading.before - 1 :]  # a prompt's first token has none
+    at = dict(zip(sorted(message.distributions_at), whole, strict=True))
     return scoring_pb2.Score(
         logprob=sum(token.logprob for token in told),
         num_tokens=len(told),
         is_greedy=all(token.token_id == token.top[0][0] for token in told),
-        tokens=[logprobs_message(generation_pb2.TokenLogprobs, token) for token in told] if each else (),
+        tokens=[logprobs_message(generation_pb2.TokenLogprobs, token) for token in told] if message.logprobs else (),
+        distributions=[at[place] for place in message.distributions_at],
     )
 
 
-async def _told(running: Running, request: Request) -> list[TokenLogprobs]:
+async def _told(running: Running, request: Request) -> tuple[list[TokenLogprobs], list[bytes]]:
     """What the engine tells of a prompt until its answer ends. Raises what `check_row` does."""
-    told = list[TokenLogprobs]()
+    told, whole = list[TokenLogprobs](), list[bytes]()
     while True:
         for row in await running.take():
             check_row(row, request)
             told += row.prompt_logprobs
+            whole += row.distributions
             if row.finish is not None:
-                return told
+                return told, whole
 
 
 async def _readings(message: scoring_pb2.ScoreRequest, prompts: Prompts, terms: Terms) -> list[_Reading]:
     """One for each continuation. Raises InvalidRequest with what is wrong with any of them."""
-    settings, readings, wrong = _settings(message), list[_Reading](), list[Violation]()
+    settings, readings, wrong = _settings(message), list[_Reading](), _numbers_violations(message, terms)
     context = await _context(message, prompts, terms.limits.max_context)
     for i, each in enumerate(message.continuations):
         try:
             ids, before = await context.with_continuation(each)
             found = _split_violations(f"continuations[{i}]", len(ids), before)
+            found += _place_violations(message, f"continuations[{i}]", len(ids) - before)
             asked = asked_of(ids, settings, terms, found=found, compute_path="compute.")
-            if message.full_context:
-                asked = replace(asked, request=replace(asked.request, num_full=before))
-            readings.append(_Reading(asked, before))
+            places = tuple(before + place for place in sorted(message.distributions_at))
+            num_full = before if message.full_context else 0
+            request = replace(asked.request, num_full=num_full, distributions_at=places)
+            readings.append(_Reading(replace(asked, request=request), before))
         except InvalidRequest as error:
             wrong += [_named(violation, f"continuations[{i}]") for violation in error.violations]
     if wrong:
@@ -170,6 +181,23 @@ def _shape_violations(message: scoring_pb2.ScoreRequest) -> list[Violation]:
     return wrong
 
 
+def _numbers_violations(message: scoring_pb2.ScoreRequest, terms: Terms) -> list[Violation]:
+    places, wrong = message.distributions_at, list[Violation]()
+    if len(set(places)) < len(places):
+        wrong.append(Violation("distributions_at", "has a place twice; name each once"))
+    numbers = len(places) * len(message.continuations) * terms.limits.vocab_size
+    if numbers > MOST_NUMBERS:
+        text = f"makes {numbers} numbers, the limit is {MOST_NUMBERS}; name fewer places, or ask in several requests"
+        wrong.append(Violation("distributions_at", text, "REQUEST_TOO_LARGE"))
+    return wrong
+
+
+def _place_violations(message: scoring_pb2.ScoreRequest, field: str, tokens: int) -> list[Violation]:
+    last = max(message.distributions_at, default=-1)
+    text = f"is {last}, and {field} has {tokens} tokens; the first is at 0"
+    return [Violation("distributions_at", text)] if last >= tokens > 0 else []
+
+
 def _split_violations(field: str, total: int, before: int) -> list[Violation]:
     if not before:
         text = "makes no token of its own, so that the next has nothing before it; give a longer one"
@@ -179,5 +207,6 @@ def _split_violations(field: str, total: int, before: int) -> list[Violation]:
 
 def _named(violation: Violation, field: str) -> Violation:
     """The same with the name of the field that the caller wrote."""
-    known = {"compute.prefill_tier": "tier", "priority": "priority", "cache_salt": "cache_salt", "context": "context"}
+    own = ("priority", "cache_salt", "context", "distributions_at")
+    known = {"compute.prefill_tier": "tier", **{name: name for name in own}}
     return replace(violation, field=known.get(violation.field, field))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from echo_engine import HOLD
 from patience import eventually
@@ -67,6 +68,18 @@ def test_ids_and_text_of_one_continuation_have_one_score(real: Client) -> None:
     assert by_ids == by_text
 
 
+def test_a_distribution_holds_what_is_told_of_its_token(real: Client) -> None:
+    places = [5, 0, 3]
+    whole, plain = (
+        real.score(CONTEXT, CONTINUATIONS[2:3], logprobs=True, distributions_at=each)[0] for each in (places, ())
+    )
+    assert plain.distributions == () and plain.tokens == whole.tokens
+    for place, told in zip(places, whole.distributions, strict=True):
+        found, token = np.frombuffer(told, "<f4"), whole.tokens[place]
+        assert len(found) == real.model().vocab_size and np.exp(found.astype(float)).sum() == pytest.approx(1, abs=1e-5)
+        assert found[token.token_id] == pytest.approx(token.logprob, abs=1e-5) and found.argmax() == token.top[0][0]
+
+
 def test_an_empty_context_is_the_begin_token(real: Client, llm: LLM) -> None:
     (score,) = real.score("", [CONTEXT])
     assert score.logprob == pytest.approx(llm.score([CONTEXT])[0].total, abs=1e-4)
@@ -101,6 +114,12 @@ def test_more_continuations_than_the_model_takes_wait_for_room() -> None:
         ({"text": "a", "continuations": [{"text": "b"}], "request_id": "two words"}, ["request_id"]),
         ({"text": "a", "continuations": [{"text": "b"}, {"text": "c"}], "cache_salt": "s" * 65}, ["cache_salt"]),
         ({"text": "a", "continuations": [{"text": "b"}], "priority": 77}, ["priority"]),
+        ({"text": "a", "continuations": [{"text": "b"}], "distributions_at": [0, 0]}, ["distributions_at"]),
+        ({"text": "a", "continuations": [{"token_ids": {"ids": [5]}}], "distributions_at": [1]}, ["distributions_at"]),
+        (
+            {"text": "a", "continuations": [{"token_ids": {"ids": [5] * 90}}] * 99, "distributions_at": [*range(90)]},
+            ["distributions_at"],
+        ),
     ],
 )
 def test_what_no_score_is_made_of_is_refused_by_its_field(

@@ -1,6 +1,8 @@
 """Retention as served: what is scored over gRPC is what the same model gives in this process, tier by tier."""
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +12,39 @@ from builders import llama
 
 from moesaic.bench.compare import compared
 from moesaic.bench.evidence.own import write_own
-from moesaic.bench.served.run import RetentionPlan, kept_of, run_retention
+from moesaic.bench.served.int4 import NEAREST, RECORD, Rounding, make_int4
+from moesaic.bench.served.page import notes
+from moesaic.bench.served.plan import RetentionPlan
+from moesaic.bench.served.run import run_retention
 from moesaic.bench.served.score import Window, windows_of
 from moesaic.cli.main import main
 from moesaic.compress.pipeline import compress
 from moesaic.engine.scoring import Reader
+from moesaic.evaluate.tasks.answer import answer, encode_questions
+from moesaic.evaluate.tasks.files import read_task
 from moesaic.evaluate.texts import embedded_text, encode_documents, read_documents
 from moesaic.models.checkpoint import load_transformer, open_checkpoint
 from moesaic.models.errors import SetupError, TextError
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
-LENGTH, HELD, WINDOWS = 64, 24, 3
+LENGTH, HELD, WINDOWS, PLACES = 64, 24, 3, 10
+QUESTIONS = [
+    {"query": "The dog was very", "choices": ["happy", "blue and green", "Tuesday"], "gold": 0},
+    {"context": "Once upon a", "continuation": "time"},
+    {"context_options": ["She was sad.", "He had a big red ball."], "continuation": "He played with it.", "gold": 1},
+]
+Told = Callable[[str, int, int], None]
 
 
 def plan(out: Path, models: dict[str, str], **more: Any) -> RetentionPlan:
-    return RetentionPlan(models, out, windows=WINDOWS, length=LENGTH, held=HELD, threads=1, command="as typed", **more)
+    named = {name: (path,) for name, path in models.items()}
+    sizes: dict[str, Any] = {"windows": WINDOWS, "length": LENGTH, "held": HELD, "places": PLACES}
+    return RetentionPlan(named, out, threads=1, command="as typed", **sizes, **more)
 
 
-def run(asked: RetentionPlan) -> dict[str, Any]:
-    return run_retention(
-        asked, lambda: {"device": "x", "processors": 1, "versions": {}, "commit": None}, lambda *said: None
-    )
+def run(asked: RetentionPlan, told: Told = lambda *said: None) -> dict[str, Any]:
+    return run_retention(asked, lambda: {"device": "x", "processors": 1, "versions": {}, "commit": None}, told)
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +57,38 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             {"quantize": {"linears": "int8"}},
         ],
     })  # fmt: skip
-    return {"original": "stories260k", "tiers": str(out)}
+    make_int4("stories260k", out.with_name("int4"), Rounding(NEAREST))
+    return {"original": "stories260k", "tiers": str(out), "int4": str(out.with_name("int4"))}
 
 
 @pytest.fixture(scope="module")
-def report(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run(plan(tmp_path_factory.mktemp("kept") / "kept.json", models))
+def task(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("tasks") / "small.jsonl"
+    file.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    return str(file)
 
 
-def in_this_process(path: Path, tier: str, window: Window) -> tuple[float, int]:
-    """Nats and right tokens of a window, by the reader that evaluations use."""
+@pytest.fixture(scope="module")
+def report(models: dict[str, str], task: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(plan(tmp_path_factory.mktemp("kept") / "kept.json", models, tasks=(task,)))
+
+
+def reader(path: str, tier: str) -> Reader:
     checkpoint = open_checkpoint(path)
     model = load_transformer(checkpoint, torch.device("cpu"))
     model.operating_point = checkpoint.operating_point(tier)
-    reader = Reader(model, len(window.ids))
+    return Reader(model, LENGTH)
+
+
+def foreseen(reader: Reader, window: Window) -> torch.Tensor:
+    """ln p of what comes at each scored token, by the reader that evaluations use."""
     states = reader.read(window.ids, 0, window.held)
-    logits = reader.head(states[window.held - 1 : -1]).double().log_softmax(-1)
-    targets = torch.tensor(window.ids[window.held :])
-    return -float(logits.gather(1, targets[:, None]).sum()), int((logits.argmax(-1) == targets).sum())
+    return reader.head(states[window.held - 1 : -1]).double().log_softmax(-1)
+
+
+def windows() -> list[Window]:
+    documents = encode_documents(read_documents([embedded_text()]), Tokenizer.open(locate("stories260k")))
+    return windows_of(documents, LENGTH, HELD, WINDOWS, PLACES)
 
 
 @pytest.mark.parametrize(("place", "within"), [(0, 1e-3), (-1, 0.02)], ids=["full", "lowest"])
@@ -70,15 +97,36 @@ def test_what_is_served_is_what_is_scored_in_this_process(
 ) -> None:
     """Evaluations go module by module, a server by one call, whose rounding moves neurons across their thresholds."""
     tier = report["models"]["tiers"]["tiers"][place]
-    documents = encode_documents(read_documents([embedded_text()]), Tokenizer.open(locate("stories260k")))
-    for window, nats, right in zip(windows_of(documents, LENGTH, HELD, WINDOWS), *kept(tier), strict=True):
-        ours, ours_right = in_this_process(Path(models["tiers"]), tier["tier"], window)
-        assert ours == pytest.approx(nats, rel=within) and abs(ours_right - right) <= 2 * (place != 0)
+    items = [[brought for brought, _ in tier[name]["items"]] for name in ("nats", "top1", "kl")]
+    ours, original = reader(models["tiers"], tier["tier"]), reader("stories260k", "full")
+    for window, nats, right, kl in zip(windows(), *items, strict=True):
+        q, p = foreseen(ours, window), foreseen(original, window)
+        targets = torch.tensor(window.ids[window.held :])
+        assert -float(q.gather(1, targets[:, None]).sum()) == pytest.approx(nats, rel=within)
+        assert abs(int((q.argmax(-1) == targets).sum()) - right) <= 2 * (place != 0)
+        at = list(window.places)
+        assert len(at) == PLACES
+        assert float((p[at].exp() * (p[at] - q[at])).sum()) == pytest.approx(kl, rel=10 * within, abs=1e-4)
 
 
-def kept(tier: dict[str, Any]) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    found = kept_of(tier)
-    return found.nats, found.right
+@pytest.mark.parametrize(("name", "tier"), [("original", "full"), ("tiers", "full"), ("int4", "full")])
+def test_questions_are_answered_as_in_this_process(
+    report: dict[str, Any], models: dict[str, str], task: str, name: str, tier: str
+) -> None:
+    asked = read_task(task)
+    encoded = encode_questions(asked.questions, Tokenizer.open(locate("stories260k")))
+    here = answer(asked, encoded, reader(models[name], tier))
+    found = report["models"][name]["tiers"][0]["tasks"]["small"]
+    assert [brought for brought, _ in found["score"]["items"]] == [*map(float, here.correct["raw"])]
+    assert found["chance"] == here.chance
+    assert report["kept"][name][0]["tasks"]["small"]["above_chance"] == pytest.approx(here.above_chance(), abs=1e-4)
+
+
+def test_a_control_is_counted_as_it_would_be_packed(report: dict[str, Any], models: dict[str, str]) -> None:
+    said = json.loads((Path(models["int4"]) / RECORD).read_text())
+    [kept] = report["kept"]["int4"]
+    assert kept["token_bytes"] == said["token_bytes"] < report["kept"]["tiers"][0]["token_bytes"]
+    assert kept["kl"]["value"] > report["kept"]["tiers"][0]["kl"]["value"] > 0
 
 
 def test_lower_tiers_read_less_and_choose_otherwise(report: dict[str, Any]) -> None:
@@ -89,17 +137,54 @@ def test_lower_tiers_read_less_and_choose_otherwise(report: dict[str, Any]) -> N
 
 
 def test_the_original_is_equal_to_itself(report: dict[str, Any]) -> None:
-    full = report["models"]["original"]["tiers"][0]
+    [full] = report["kept"]["original"]
     assert full["relative_top1"]["value"] == full["relative_perplexity"]["value"] == 1.0
+    assert full["kl"]["value"] == full["tasks"]["small"]["difference"]["value"] == 0.0
 
 
-def test_a_run_that_was_cut_off_goes_on(report: dict[str, Any], models: dict[str, str], tmp_path: Path) -> None:
-    part = json.loads(json.dumps({**report, "complete": False}))
-    del part["models"]["tiers"]["tiers"][1:]
-    asked = plan(tmp_path / "kept.json", models)
-    asked.out.write_text(json.dumps({**part, "plan": asked.key}))
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> "list[subprocess.Popen[str]]":
+    """Those that were started, the newest last."""
+    started = list[subprocess.Popen[str]]()
+
+    class Recorded(subprocess.Popen[str]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    return started
+
+
+def test_a_server_that_dies_is_told_of_and_the_same_command_goes_on(
+    report: dict[str, Any],
+    models: dict[str, str],
+    task: str,
+    tmp_path: Path,
+    servers: "list[subprocess.Popen[str]]",
+) -> None:
+    def killed(what: str, done: int, total: int) -> None:
+        if what == "tiers, high" and done == 1:
+            servers[-1].kill()
+
+    asked = plan(tmp_path / "kept.json", models, tasks=(task,))
+    part = run(asked, killed)
+    said = part["models"]["tiers"]
+    assert not part["complete"] and len(said["tiers"]) == 1 and said["stopped"]
+    assert part["models"]["int4"]["tiers"] and len(part["kept"]["tiers"]) == 1
+    assert any(f"tiers is not whole: {said['stopped']}" == line for line in notes(part))
     again = run(asked)
     assert again["complete"] and not [each for each in compared(report, again, 0.0) if each.sign]
+    assert again["kept"]["tiers"][-1]["kl"] == report["kept"]["tiers"][-1]["kl"]
+
+
+def test_nothing_is_held_against_an_original_that_dies(tmp_path: Path, servers: "list[subprocess.Popen[str]]") -> None:
+    def killed(what: str, done: int, total: int) -> None:
+        servers[-1].kill()
+
+    part = run(plan(tmp_path / "kept.json", {"original": "stories260k", "other": "stories260k"}), killed)
+    assert not part["complete"] and part["models"]["original"]["stopped"] and len(servers) == 1
+    assert part["kept"] == {} and not part["models"]["other"]["tiers"]
 
 
 def test_a_page_shows_every_tier(report: dict[str, Any], tmp_path: Path) -> None:
@@ -111,7 +196,7 @@ def test_a_page_shows_every_tier(report: dict[str, Any], tmp_path: Path) -> None
 
 def test_text_that_is_too_short_is_told(tmp_path: Path) -> None:
     (text := tmp_path / "short.txt").write_text("Once upon a time.")
-    with pytest.raises(TextError, match="no document has 64 tokens"):
+    with pytest.raises(TextError, match="the text has 0 pieces of 64 tokens"):
         run(plan(tmp_path / "x.json", {"a": "stories260k"}, text=(str(text),)))
 
 
@@ -126,7 +211,10 @@ def test_models_that_read_text_otherwise_are_not_compared(tmp_path: Path) -> Non
     [
         (["--context", "256"], "context is 256"),
         (["--length", "1"], "length is 1"),
-        (["--windows", "0"], "windows is 0"),
+        (["--windows", "1"], "windows is 1"),
+        (["--kl", "-1"], "kl is -1"),
+        (["--limit", "1"], "limit is 1"),
+        (["--tasks", "nothing.jsonl"], "there is no task"),
         (["stories260k"], "two models are called stories260k"),
     ],
 )

@@ -92,13 +92,18 @@ def test_a_frame_above_the_limit_is_refused() -> None:
 
 
 def test_a_request_survives_the_way_to_the_engine() -> None:
-    request = Request(9, (1, 2), Sampling(0.7, 5, 0.9, 0.1, seed=0), Stopping(3, (4,), True))
+    request = Request(
+        9, (1, 2), Sampling(0.7, 5, 0.9, 0.1, seed=0), Stopping(3, (4,), True), num_full=1, distributions_at=(1,)
+    )
     assert messages.request_of(messages.submit_message(request).submit) == request
 
 
 def test_a_row_survives_the_way_back() -> None:
     told = TokenLogprobs(1, -0.5, ((3, -0.25), (1, -0.5))), TokenLogprobs(2, -1.5)
-    row = Row(9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None, choice=3, logprobs=told, prompt_logprobs=told[1:])
+    row = Row(
+        9, (1, 2), FinishReason.STOP_TOKEN, 0, "", None, choice=3, logprobs=told, prompt_logprobs=told[1:],
+        distributions=(b"abcd", b"efgh"),
+    )  # fmt: skip
     load = load_of(engine_pb2.Load())
     assert messages.row_of(messages.step_message([row], load).step.rows[0]) == row
 
@@ -112,6 +117,13 @@ def test_a_prompt_whose_log_probabilities_fill_a_frame_comes_in_several_and_is_t
         running.put(messages.row_of(event.step.rows[0]))
     [row] = asyncio.run(running.take())
     assert row.token_ids == (5,) and len(row.prompt_logprobs) == 70_000
+
+
+def test_distributions_of_many_rows_come_in_several_frames() -> None:
+    rows = [Row(key, (5,), distributions=(bytes(1 << 22),)) for key in range(6)]
+    events = [*messages.step_messages(rows, load_of(engine_pb2.Load()))]
+    assert max(len(frame(event)) for event in events) < MAX_FRAME_BYTES
+    assert [row.key for event in events for row in event.step.rows] == [*range(6)]
 
 
 def test_a_part_of_a_prompts_log_probabilities_waits_for_the_token() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from ...evaluate.pages import environment
 from ..load import run as load
+from ..served import page as served
 from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -95,8 +96,22 @@ def render(template: str, **content: object) -> str:
 
 def load_table(report: Mapping[str, Any]) -> str:
     """A report on load as a table, a row for each level and server."""
-    head, rows = load.rows(dict(report))
+    return _table(*load.rows(dict(report)))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def kept_tables(report: Mapping[str, Any]) -> list[str]:
+    """A report on what is kept as it is served: by tier, beside controls, and by task, as far as there is any."""
+    found = (served.rows(report), served.control_rows(report), served.task_rows(report))
+    return [_table(*each) for each in found if each[1]]
+
+
+def kept_notes(report: Mapping[str, Any]) -> list[str]:
+    """What it comes to, and what one must know of it."""
+    return list(served.notes(report))
 
 
 def goodput_limits(limits: Mapping[str, float]) -> str:
@@ -112,12 +127,12 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
-    load_table, load_notes, goodput_limits,
+    load_table, load_notes, goodput_limits, kept_tables, kept_notes,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
-    beside.beside,
+    figures.result, figures.loads, figures.kept_as_served, figures.curves, figures.pooled, figures.recipe, costs.costs,
+    costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 
 

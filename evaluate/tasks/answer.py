@@ -19,17 +19,23 @@ def encode_questions(questions: Sequence[Question], tokenizer: Tokenizer) -> lis
 def answer(
     task: Task, encoded: Sequence[Sequence[Passage]], reader: Reader, progress: Count | None = None
 ) -> TaskScore:
-    """Scores of a task's questions. With one pair a question, right is a continuation that is greedy to its end.
-
-    With more, the likeliest is the answer: raw ln p, or divided by its tokens or by its bytes (as acc and acc_norm of
-    lm_eval). Chance is 0 for the one, the mean of 1 / pairs for the other.
-    """
-    choices = any(len(question.pairs) > 1 for question in task.questions)
+    """Scores of a task's questions, as `judged` judges them."""
     scored = []
     for row in _scored(encoded, reader):
         scored.append(row)
         if progress:
             progress(len(scored), len(encoded))
+    return judged(task, scored)
+
+
+def judged(task: Task, scored: Sequence[Sequence[PassageScore]]) -> TaskScore:
+    """What came of a task whose questions' passages were scored, a row a question, whoever scored them.
+
+    With one pair a question, right is a continuation that is greedy to its end. With more, the likeliest is the answer:
+    raw ln p, or divided by its tokens or by its bytes (as acc and acc_norm of lm_eval). Chance is 0 for the one, the
+    mean of 1 / pairs for the other.
+    """
+    choices = any(len(question.pairs) > 1 for question in task.questions)
     nats = tuple(row[question.gold].nats for question, row in zip(task.questions, scored, strict=True))
     if not choices:
         right = tuple(row[0].is_greedy for row in scored)
