@@ -96,8 +96,8 @@ class EncoderEngine:
 
 
 class TextReader:
-    """An encoder as it is run: on a CPU by one call of the C++ where its linears are int8, which packs its weights, else
-    module by module; without_program says why.
+    """An encoder as it is run: on a CPU by one call of the C++ where its linears are int8, which packs its weights,
+    else module by module; without_program says why.
     """
 
     def __init__(self, model: Transformer) -> None:

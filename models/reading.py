@@ -23,8 +23,8 @@ _BLOCKS = 256  # that there are at first
 class ReadingProgram:
     """An encoder, run by one call for all texts of a pass. Raises NoProgramError where that cannot be.
 
-    kept: attention of a decoder to what this has read, and its pages. Int8 linears are packed for digits on the way, and
-    the model has to stay as it is from then on.
+    kept: attention of a decoder to what this has read, and its pages. Int8 linears are packed for digits on the way,
+    and the model has to stay as it is from then on.
     """
 
     def __init__(self, encoder: Transformer, kept: Sequence[tuple[CrossAttention, KVPages]] = ()) -> None:
@@ -80,4 +80,3 @@ def _pages(encoder: Transformer, blocks: int) -> KVPages:
     heads, size = shapes.pop()
     shape = (blocks, heads, BLOCK_TOKENS, size)
     return KVPages(torch.zeros(shape), torch.zeros(shape))  # what fills up heads has to be zero
-

@@ -1,5 +1,5 @@
-"""ONNX Runtime on an encoder: exported by torch, its attention, norms and GELU fused by ONNX Runtime's own optimizer, and
-rounded to int8 by its dynamic quantization, a scale a channel.
+"""ONNX Runtime on an encoder: exported by torch, its attention, norms and GELU fused by ONNX Runtime's own optimizer,
+and rounded to int8 by its dynamic quantization, a scale a channel.
 """
 
 import warnings

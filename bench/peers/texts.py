@@ -4,9 +4,9 @@ r"""An encoder-decoder and an encoder of ours beside CTranslate2, ONNX Runtime a
     moesaic compress minilm out/minilm-int8 --recipe int8
     python -m moesaic.bench.peers.texts OUT.json --answers t5 out/t5-int8 --vectors minilm out/minilm-int8 --threads 1 2
 
-Each pair is a dense directory, which peers convert themselves and keep in the cache folder, and ours of the same weights.
-Whole calls are timed: sources are read and so many tokens answered, greedily; texts of a book become vectors, each peer
-padding as it pads. Each contestant has a process of its own.
+Each pair is a dense directory, which peers convert themselves and keep in the cache folder, and ours of the same
+weights. Whole calls are timed: sources are read and so many tokens answered, greedily; texts of a book become vectors,
+each peer padding as it pads. Each contestant has a process of its own.
 """
 
 import argparse

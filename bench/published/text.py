@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from ...evaluate.pages import environment
 from ..load import run as load
+from ..peers import texts
 from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -99,6 +100,11 @@ def load_table(report: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
+def whole_table(report: Mapping[str, Any]) -> str:
+    """Encoders and encoder-decoders beside their peers, a table for each."""
+    return texts.as_text(dict(report)).strip()
+
+
 def goodput_limits(limits: Mapping[str, float]) -> str:
     """TTFT at most 500 ms."""
     kept = [f"{name.upper()} at most {1e3 * most:g} ms" for name, most in limits.items()]
@@ -112,11 +118,12 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
-    load_table, load_notes, goodput_limits,
+    load_table, load_notes, whole_table, goodput_limits,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
+    figures.result, figures.loads, figures.whole_calls, figures.same_tokens,
+    figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
     beside.beside,
 )  # fmt: skip
 
