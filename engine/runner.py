@@ -191,13 +191,16 @@ class ModelRunner:
             return None, str(error)
 
     def _reading_program(self) -> ReadingProgram | None:
-        """How the encoder of a model that has one reads sources."""
+        """How the encoder of a model that has one reads sources; None where it does so module by module."""
         model, pages = self.model, self.pages.layers
         if model.encoder is None:
             return None
         pairs = zip(model.layers, pages, strict=True)
         kept = [(layer.cross, there) for layer, there in pairs if isinstance(layer, Layer) and layer.cross is not None]
-        return ReadingProgram(model.encoder, kept)
+        try:
+            return ReadingProgram(model.encoder, kept)
+        except NoProgramError:
+            return None
 
     @torch.inference_mode()
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -32,6 +32,7 @@ class ReadingProgram:
         check_parts(encoder)
         pack_digits_(encoder, num_digits=(1, 2))
         self._encoder, self._kept, self._positions = encoder, kept, Positions(encoder)
+        self._heads = _heads(encoder)
         self._program: Program | None = None
         self._blocks = 0
 
@@ -52,7 +53,9 @@ class ReadingProgram:
         if self._program is None or self._blocks < blocks:
             self._blocks = max(_BLOCKS, 1 << (blocks - 1).bit_length())
             self._program = Program(self._library, self._encoder.spec.hidden_size)
-            write_reading(self._program, self._encoder, _pages(self._encoder, self._blocks), self._kept)
+            shape = self._blocks, self._heads[0], BLOCK_TOKENS, self._heads[1]
+            pages = KVPages(torch.zeros(shape), torch.zeros(shape))  # what fills up heads has to be zero
+            write_reading(self._program, self._encoder, pages, self._kept)
         return self._program
 
 
@@ -71,12 +74,10 @@ def _laid(texts: Sequence[Sequence[int]]) -> tuple[PagedTokens, Tensor]:
     return PagedTokens(tables, row, positions, counts, longest), seen
 
 
-def _pages(encoder: Transformer, blocks: int) -> KVPages:
-    """Memory for the keys and values of a layer."""
+def _heads(encoder: Transformer) -> tuple[int, int]:
+    """How many heads of keys each layer has, and how many values are stored of one."""
     attentions = [layer.attention for layer in encoder.spec.layers]
-    shapes = {(each.num_kv_heads, padded_size(each.head_size)) for each in attentions}
-    if len(shapes) != 1:
+    found = {(each.num_kv_heads, padded_size(each.head_size)) for each in attentions}
+    if len(found) != 1:
         raise NoProgramError("its layers have heads of different sizes")
-    heads, size = shapes.pop()
-    shape = (blocks, heads, BLOCK_TOKENS, size)
-    return KVPages(torch.zeros(shape), torch.zeros(shape))  # what fills up heads has to be zero
+    return found.pop()

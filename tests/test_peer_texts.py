@@ -71,4 +71,4 @@ def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
 
 def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
     found = compared(sourced, 2, 5, 1)["answers"]
-    assert [each["same"] for each in found.values()] == [2, 2] and not found["greedy"]["differing"]
+    assert [each["same"] for each in found.values()] == [2, 2] and not found["greedily"]["differing"]

@@ -26,7 +26,7 @@ from . import transformers
 
 KIND = "same tokens"
 _PREFIXES = ("translate English to German: ", "translate English to French: ", "title: ")
-_SEARCHES = {"greedy": 1, "beam search of 4": 4}
+_SEARCHES = {"greedily": 1, "by beam search of 4": 4}
 
 
 def measured(model: str, count: int, num_new: int, threads: int) -> dict[str, Any]:
