@@ -23,8 +23,7 @@ from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
-from ..models.walk import unwritten
-from .encoder import STEP_TEXTS, EncoderEngine
+from .encoder import STEP_TEXTS, EncoderEngine, TextReader
 from .engine import Engine
 from .form import Forms
 from .guided import Guides
@@ -130,17 +129,19 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
     model = load_transformer(checkpoint, device, options.dtype)
     if device.type == "cpu":
         pack_digits_(model)
+    reader = TextReader(model)
+    reader.use_threads(threads)
     governed = options.threads is None and device.type == "cpu"
-    watched = _govern(threads, torch.set_num_threads) if governed else nullcontext
+    watched = _govern(threads, reader.use_threads) if governed else nullcontext
     options = replace(options, num_slots=max(options.num_slots, STEP_TEXTS))
     limits = Limits(checkpoint.spec.vocab_size, window, options.num_slots)
     description = replace(
         _described(checkpoint, device, compute_dtype(checkpoint, device, options.dtype), threads, options),
         max_context=window,
-        without_program=unwritten(checkpoint.spec),
+        without_program=reader.without_program,
         pooling=sentences.pooling,
     )
-    return BuiltEngine(EncoderEngine(model, options.num_slots, watched=watched), limits, description, model)
+    return BuiltEngine(EncoderEngine(reader, options.num_slots, watched=watched), limits, description, model)
 
 
 def _govern(threads: int, set_threads: Callable[[int], None]) -> Callable[[], AbstractContextManager[None]]:

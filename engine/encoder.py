@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.linear import Int8Linear
+from ..models.reading import ReadingProgram
 from ..models.sentences import CLS, MEAN, Pooling
 from ..models.transformer import Transformer
+from ..models.walk import NoProgramError
 from .isolation import told
 from .queue import FairQueue
 from .request import FinishReason, Load, Request, Row, Timing
@@ -37,13 +40,13 @@ class EncoderEngine:
 
     def __init__(
         self,
-        model: Transformer,
+        reader: "TextReader",
         num_slots: int = STEP_TEXTS,
         now: Callable[[], float] = time.monotonic,
         watched: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """watched: entered around each forward pass, by whoever wants to know how long it takes."""
-        self._model, self._now, self._watched = model, now, watched
+        self._reader, self._now, self._watched = reader, now, watched
         self._num_slots = num_slots
         self._waiting: FairQueue[_Text] = FairQueue()
 
@@ -79,7 +82,7 @@ class EncoderEngine:
         """A row of each. Where a batch fails, each half is computed by itself, down to the text that is to blame."""
         try:
             with self._watched():
-                vectors = embed(self._model, [text.request for text in texts]).tolist()
+                vectors = self._reader.vectors([text.request for text in texts]).tolist()
         except Exception as error:
             if len(texts) == 1:
                 return [Row(texts[0].request.key, finish=FinishReason.FAILED, error=told(error))]
@@ -92,17 +95,59 @@ class EncoderEngine:
         return Row(text.request.key, finish=FinishReason.EMBEDDED, timing=timing, embedding=tuple(vector))
 
 
+class TextReader:
+    """An encoder as it is run: on a CPU by one call of the C++ where its linears are int8, which packs its weights,
+    else module by module; without_program says why.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self._threads = model, torch.get_num_threads()
+        self._program: ReadingProgram | None = None
+        try:
+            self._program, self.without_program = _programmed(model), ""
+        except NoProgramError as error:
+            self.without_program = str(error)
+
+    def use_threads(self, count: int) -> None:
+        """Computes on so many from now on. A program has a team of its own, beside which torch keeps one thread."""
+        self._threads = count
+        torch.set_num_threads(count if self._program is None else 1)
+
+    @torch.inference_mode()
+    def vectors(self, requests: Sequence[Request]) -> Tensor:
+        """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
+        if self._program is None:
+            return embed(self.model, requests)
+        texts = [request.prompt_ids for request in requests]
+        states = self._program.run(texts, self._threads)
+        return _vectors(torch.split(states, [len(text) for text in texts]), requests)
+
+
+def _programmed(model: Transformer) -> ReadingProgram:
+    """Raises NoProgramError for what there is none for, or where torch is the faster one."""
+    if model.device.type != "cpu":
+        raise NoProgramError("it is on a GPU")
+    if not any(isinstance(each, Int8Linear) for each in model.modules()):
+        raise NoProgramError("its linears are not int8")
+    return ReadingProgram(model)
+
+
 @torch.inference_mode()
 def embed(model: Transformer, requests: Sequence[Request]) -> Tensor:
-    """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
+    """The same module by module."""
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
     most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = any(len(row) < most for row in rows)
     states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None)).float()
+    return _vectors([each[: len(row)] for each, row in zip(states, rows, strict=True)], requests)
+
+
+def _vectors(states: Sequence[Tensor], requests: Sequence[Request]) -> Tensor:
+    """Of the states [tokens, hidden] of each text."""
     pairs = zip(states, requests, strict=True)
-    found = torch.stack([pooled(each[: len(one.prompt_ids)], one.pooling or Pooling()) for each, one in pairs])
+    found = torch.stack([pooled(each, one.pooling or Pooling()) for each, one in pairs])
     if not found.isfinite().all():
         raise ArithmeticError("the model makes NaN or infinity of this text: its weights are damaged or out of scale")
     return found

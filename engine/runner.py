@@ -13,8 +13,9 @@ from ..models.compute import Compute
 from ..models.device_step import DeviceStep
 from ..models.errors import SetupError
 from ..models.program import StepProgram
+from ..models.reading import ReadingProgram
 from ..models.step_share import StepShare
-from ..models.transformer import Transformer
+from ..models.transformer import Layer, Transformer
 from ..models.walk import NoProgramError
 from .paged_context import PagedContext, tokens_of
 from .paged_source import SourceSpan, read_sources, sources_of
@@ -103,6 +104,7 @@ class ModelRunner:
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
         self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")
+        self._reading = self._reading_program() if isinstance(self.program, StepProgram) else None
         self._threads: int | None = None  # of a program; None: as many as torch has
         with torch.inference_mode():
             self._past_bias = model.past_bias(max_context)
@@ -110,7 +112,7 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span]) -> Forward:
         sources = [span.source for span in spans if span.source is not None]
-        read_sources(self.model, self.pages, [source for source in sources if source.unread])
+        self._read([source for source in sources if source.unread])
         sparse = [span.decodes for span in spans if span.operating_point]
         if self._step and len(set(sparse)) > 1:  # a pass has one way of choosing
             first = [span for span in spans if not span.decodes]
@@ -121,6 +123,17 @@ class ModelRunner:
         there = sources_of(sources, counts, self.device) if sources else None
         logits = self.logits(self._ids(spans), self._tokens(spans), compute, scored, there)
         return Forward(logits, last_of_each(compute.spent.columns(1, self.device), counts) if compute else None)
+
+    def _read(self, sources: Sequence[SourceSpan]) -> None:
+        if self._reading is None:
+            return read_sources(self.model, self.pages, sources)
+        if sources:
+            places = tokens_of([(0, source.length, source.table) for source in sources], self.device)
+            self._reading.run([source.unread for source in sources], self._num_threads, places)
+
+    @property
+    def _num_threads(self) -> int:
+        return self._threads or torch.get_num_threads()
 
     def use_threads(self, count: int) -> None:
         """Computes on so many from now on. A program has a team of its own, beside which torch keeps one thread: two
@@ -143,7 +156,7 @@ class ModelRunner:
         sources: where what each of them goes on from lies, in a model that reads sources.
         """
         if self.program is not None and self.program.takes(tokens.counts):
-            return self.program.run(ids, tokens, compute, scored, self._threads or torch.get_num_threads())
+            return self.program.run(ids, tokens, compute, scored, self._num_threads, sources)
         states = self._states(ids, tokens, compute, sources)
         every = len(scored) == len(states)
         return self.model.head(states if every else states[scored], compute, None if every else scored)
@@ -176,6 +189,18 @@ class ModelRunner:
             return DeviceStep(self.model, self.pages.layers, self.max_context), ""
         except NoProgramError as error:
             return None, str(error)
+
+    def _reading_program(self) -> ReadingProgram | None:
+        """How the encoder of a model that has one reads sources; None where it does so module by module."""
+        model, pages = self.model, self.pages.layers
+        if model.encoder is None:
+            return None
+        pairs = zip(model.layers, pages, strict=True)
+        kept = [(layer.cross, there) for layer, there in pairs if isinstance(layer, Layer) and layer.cross is not None]
+        try:
+            return ReadingProgram(model.encoder, kept)
+        except NoProgramError:
+            return None
 
     @torch.inference_mode()
     def copy(self, pairs: Sequence[tuple[int, int]]) -> None:

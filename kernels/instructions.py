@@ -146,10 +146,30 @@ class Instructions(Protocol):
         ...
 
     def attend(
-        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+        self,
+        query: View,
+        key: View,
+        value: View,
+        target: View,
+        pages: KVPages,
+        size: int,
+        weighing: Weighing = PLAIN,
+        distances: bool = False,
     ) -> None:
-        """Stores keys and values, then attends; size: of a head."""
+        """Stores keys and values, then attends; size: of a head; distances: whether scores have added to them what the
+        run says of how far ahead a key stands.
+        """
         ...
+
+    def look_up(self, query: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN) -> None:
+        """Attends to what a row's source has in the pages."""
+        ...
+
+    def keep(self, key: View, value: View, pages: KVPages, size: int) -> None:
+        """Stores keys and values of rows that are a source, where whoever goes on from it looks them up."""
+        ...
+
+    def scale(self, source: View, target: View, factor: float) -> None: ...
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         """act(source), or act(gate) * source."""

@@ -186,7 +186,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.moesaic_graded_pack.restype = None
     scale = ctypes.c_double
     library.moesaic_paged_attention.argtypes = [
-        *[pointer] * 11, *[size] * 15, scale, size, scale, size, flag, flag,
+        *[pointer] * 11, *[size] * 15, scale, size, scale, size, flag, flag, pointer, pointer, size, size,
     ]  # fmt: skip
     library.moesaic_paged_attention.restype = flag
     return library

@@ -18,8 +18,10 @@ def paged_attention_native(
     places: tuple[Tensor, Tensor, Tensor],
     library: Native,
     weighing: Weighing,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Stores key and value and attends, as `paged_attention` says; the caller has checked dtypes and shapes.
+    """Stores key and value and attends, as `paged_attention` says; the caller has checked dtypes and shapes, and that
+    the bias [heads, distances] has a number for every distance back.
 
     pages: keys, values and their scales, contiguous; places: tables, rows and positions, int32. A token's result has
     the same bits alone, in any batch and in any chunk of its sequence, on any number of threads.
@@ -31,6 +33,7 @@ def paged_attention_native(
     tokens, heads, size = query.shape
     blocks, kv_heads, _, padded = keys.shape
     mixed = query.new_empty(query.shape)
+    ahead = None if bias is None else bias.detach().float().flip(1).contiguous()
     done = library.library.moesaic_paged_attention(
         query.data_ptr(),
         key.data_ptr(),
@@ -60,6 +63,9 @@ def paged_attention_native(
         torch.get_num_threads(),
         library.isa,
         ACTIVATIONS[query.dtype],
+        None,
+        None if ahead is None else ahead.data_ptr(),
+        *((0, 0) if ahead is None else (ahead.stride(0), ahead.shape[1] - 1)),
     )
     if not done:
         raise IndexError("tables, rows or positions of the tokens point outside the pool, or positions do not rise")

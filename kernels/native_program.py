@@ -24,7 +24,7 @@ from .weighing import PLAIN, Weighing
 
 KINDS = (  # the order of `enum InstructionKind` in cpp/program.h
     "norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather", "among", "planes", "experts",
-    "choose", "take", "give",
+    "choose", "take", "give", "look_up", "keep", "scale",
 )  # fmt: skip
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
 _NO_MEMORY, _UNSOUND = 1, 2
@@ -38,9 +38,16 @@ class _Instruction(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int64),
         *((name, _View) for name in ("source", "second", "third", "target")),
-        ("sizes", ctypes.c_int64 * 5),
+        ("sizes", ctypes.c_int64 * 7),
         ("numbers", ctypes.c_double * 2),
         ("operands", ctypes.c_void_p * 4),
+    ]
+
+
+class _Places(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
+        *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width")),
     ]
 
 
@@ -49,8 +56,9 @@ class _Run(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("rows", "scored", "full")),
         *((name, ctypes.c_void_p) for name in ("places", "thresholds", "cosine", "sine")),
         ("turn_stride", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("tables", "row", "positions")),
-        *((name, ctypes.c_int64) for name in ("table_stride", "sequences", "width", "blocks")),
+        *((name, _Places) for name in ("own", "source")),
+        *((name, ctypes.c_void_p) for name in ("seen", "distances")),
+        *((name, ctypes.c_int64) for name in ("distance_stride", "distance_origin")),
         *((name, ctypes.c_void_p) for name in ("kept", "kept_thresholds", "counts", "bits", "neurons")),
         *((name, ctypes.c_void_p) for name in ("tiers", "parts", "factors", "asked", "units", "taken")),
     ]
@@ -71,6 +79,20 @@ class Asked:
     tiers: Tensor | None = None
     parts: Tensor | None = None
     factors: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What rows see beside their own past. sources: where what they go on from lies, or where they are to be kept as a
+    source. seen: int32 [rows], the last position of its own sequence that each sees, where that is not its own.
+    distances: fp32 [heads, columns], added to scores of keys by how far ahead of the query they stand, `origin` the
+    column of the query's own position.
+    """
+
+    sources: PagedTokens | None = None
+    seen: Tensor | None = None
+    distances: Tensor | None = None
+    origin: int = 0
 
 
 class Program:
@@ -178,13 +200,34 @@ class Program:
         self._add("rotate", target, target, sizes=(target.width // size, size, turned, table))
 
     def attend(
-        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+        self,
+        query: View,
+        key: View,
+        value: View,
+        target: View,
+        pages: KVPages,
+        size: int,
+        weighing: Weighing = PLAIN,
+        distances: bool = False,
     ) -> None:
-        """Stores keys and values, then attends; size: of a head."""
-        sizes = (query.width // size, key.width // size, size, pages.keys.shape[-1], weighing.window)
+        """Stores keys and values, then attends; size: of a head; distances: whether `Beside.distances` are added."""
         numbers = (weighing.scale_of(size), weighing.soft_cap)
-        operands = [pages.keys, pages.values, pages.key_scale, pages.value_scale]
-        self._add("attend", query, target, key, value, sizes=sizes, numbers=numbers, operands=operands)
+        sizes = (query.width // size, *_sizes(pages, size), weighing.window, len(pages.keys), distances)
+        self._add("attend", query, target, key, value, sizes=sizes, numbers=numbers, operands=_operands(pages))
+
+    def look_up(self, query: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN) -> None:
+        """Attends to what `Beside.sources` has in the pages."""
+        numbers = (weighing.scale_of(size), weighing.soft_cap)
+        sizes = (query.width // size, *_sizes(pages, size), weighing.window, len(pages.keys), False)
+        self._add("look_up", query, target, sizes=sizes, numbers=numbers, operands=_operands(pages))
+
+    def keep(self, key: View, value: View, pages: KVPages, size: int) -> None:
+        """Stores keys and values where `Beside.sources` says."""
+        sizes = (key.width // size, *_sizes(pages, size), 0, len(pages.keys), False)
+        self._add("keep", key, key, key, value, sizes=sizes, operands=_operands(pages))
+
+    def scale(self, source: View, target: View, factor: float) -> None:
+        self._add("scale", source, target, sizes=(source.width,), numbers=(factor,))
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         """act(source), or act(gate) * source."""
@@ -212,7 +255,7 @@ class Program:
         self._kept += operands
         views = [_view(each or source) for each in (source, second, third, target)]
         addresses = [_address(each) for each in operands]
-        filled = (ctypes.c_int64 * 5)(*sizes), (ctypes.c_double * 2)(*numbers), (ctypes.c_void_p * 4)(*addresses)
+        filled = (ctypes.c_int64 * 7)(*sizes), (ctypes.c_double * 2)(*numbers), (ctypes.c_void_p * 4)(*addresses)
         self._instructions.append(_Instruction(KINDS.index(kind), *views, *filled))
         self.output = target
 
@@ -220,11 +263,11 @@ class Program:
         self,
         x: Tensor,
         tokens: PagedTokens,
-        blocks: int,
         turn: tuple[Tensor, Tensor] | None,
         asked: Asked,
         kept: Tensor,
         threads: int,
+        beside: Beside = Beside(),
     ) -> tuple[Tensor, Counted]:
         """x: fp32 [rows, width], which is lost; turn: cosines and sines fp32 [positions, values of all tables];
         kept: int64 [scored], rows -> fp32 [scored, outputs].
@@ -238,12 +281,13 @@ class Program:
         counted = Counted(*(torch.zeros(size, dtype=torch.int64) for size in sizes))
         work = torch.empty(3, rows, dtype=torch.int64), torch.empty(scored), torch.empty(rows, 2)
         cosine, sine = turn or (None, None)
-        tables, row, positions = (each.contiguous() for each in (tokens.tables, tokens.row, tokens.positions))
+        own, source = _Laid(tokens), _Laid(beside.sources)
+        distances = beside.distances
         run = _Run(
             rows, scored, asked.full, ctypes.addressof(places),
             *(_address(each) for each in (asked.thresholds, cosine, sine)),
-            0 if cosine is None else cosine.stride(0), *(_address(each) for each in (tables, row, positions)),
-            tables.stride(0), *tables.shape, blocks,
+            0 if cosine is None else cosine.stride(0), own.places, source.places,
+            _address(beside.seen), _address(distances), 0 if distances is None else distances.stride(0), beside.origin,
             *(_address(each) for each in (kept, work[1], work[0], counted.bits, counted.neurons)),
             *(_address(each) for each in (asked.tiers, asked.parts, asked.factors, work[2], counted.units, work[0][2])),
         )  # fmt: skip
@@ -271,6 +315,27 @@ class Program:
             addresses.append(at)
             at += rows * width * x.element_size()
         return (ctypes.c_void_p * len(self._widths))(*addresses, found.data_ptr())
+
+
+class _Laid:
+    """Tables, rows and positions as the C++ reads them, valid as long as this object lives."""
+
+    def __init__(self, tokens: PagedTokens | None) -> None:
+        self._held = [] if tokens is None else [tokens.tables, tokens.row, tokens.positions]
+        self._held = [each.contiguous() for each in self._held]
+        self.places = _Places()
+        if self._held:
+            tables = self._held[0]
+            self.places = _Places(*map(_address, self._held), tables.stride(0), *tables.shape)
+
+
+def _sizes(pages: KVPages, size: int) -> tuple[int, int, int]:
+    """Heads of keys, values of a head, and those that are stored of it."""
+    return pages.keys.shape[1], size, pages.keys.shape[-1]
+
+
+def _operands(pages: KVPages) -> list[Tensor | None]:
+    return [pages.keys, pages.values, pages.key_scale, pages.value_scale]
 
 
 def _view(view: View) -> _View:

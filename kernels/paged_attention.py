@@ -71,18 +71,16 @@ def paged_attention(
     positions of its sequence up to its own. Other scores, and a window: kernels/weighing.py.
 
     query: [tokens, heads, size]; key, value: [tokens, kv_heads, size], kv_heads divides heads -> like query.
-    bias: [heads, distances], added to the scores of positions that are so far back; only in plain torch.
+    bias: [heads, distances], added to the scores of positions that are so far back.
     """
-    if bias is not None:
-        return paged_attention_torch(query, key, value, pages, tokens, weighing, bias)
     library = native() if query.is_cpu else None
     requires_grad = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     isa = ISAS[library.isa] if library else None
-    fits = _fits(query, key, value, pages, tokens)
+    fits = _fits(query, key, value, pages, tokens) and (bias is None or tokens.longest <= bias.shape[1])
     choice = choose_paged_attention(query.dtype, query.shape[0] if fits else 0, query.shape[2], requires_grad, isa)
     if library and choice == "native":
-        return by_library(query, key, value, pages, tokens, library, weighing)
-    return paged_attention_torch(query, key, value, pages, tokens, weighing)
+        return by_library(query, key, value, pages, tokens, library, weighing, bias)
+    return paged_attention_torch(query, key, value, pages, tokens, weighing, bias)
 
 
 def choose_paged_attention(
@@ -112,11 +110,12 @@ def by_library(
     tokens: PagedTokens,
     library: Native,
     weighing: Weighing = PLAIN,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Calls the C++ of cpp/attention.cpp once."""
     kept = (pages.keys, pages.values, pages.key_scale, pages.value_scale)
     return paged_attention_native(
-        query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library, weighing
+        query, key, value, kept, (tokens.tables, tokens.row, tokens.positions), library, weighing, bias
     )
 
 

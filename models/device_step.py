@@ -48,10 +48,19 @@ class DeviceStep:
         """Whether it computes a pass of so many tokens of each sequence."""
         return len(counts) <= MOST_TOKENS and max(counts) == 1
 
-    def run(self, ids: Tensor, tokens: PagedTokens, compute: Compute | None, kept: Tensor, threads: int) -> Tensor:
+    def run(
+        self,
+        ids: Tensor,
+        tokens: PagedTokens,
+        compute: Compute | None,
+        kept: Tensor,
+        threads: int,
+        sources: PagedTokens | None = None,
+    ) -> Tensor:
         """Logits fp32 [rows, vocab]; ids: int64 [rows]. What rows read goes into the account.
 
-        kept: every row, as each makes a token; threads: of a CPU, which has nothing to do here.
+        kept: every row, as each makes a token; threads: of a CPU, which has nothing to do here; sources: none, of the
+        models that have a step.
         """
         model, program, rows = self._model, self.program, len(ids)
         places = program.buffers
@@ -92,6 +101,8 @@ def _check(model: Transformer) -> None:
         raise NoProgramError("triton is not installed")
     if missing := unwritten(model.spec):
         raise NoProgramError(missing)
+    if model.spec.reads_sources:
+        raise NoProgramError("it reads a source")
     if model.spec.is_mixture:
         raise NoProgramError("its FFNs are mixtures of experts")
     for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):

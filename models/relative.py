@@ -11,8 +11,13 @@ def distance_buckets(tokens: int, buckets: int, farthest: int = 128) -> Tensor:
 
     Half of the buckets are for what stands behind; tokens that are `farthest` or more away share the last of each half.
     """
-    places, half = torch.arange(tokens), buckets // 2
-    ahead = places[None, :] - places[:, None]
+    places = torch.arange(tokens)
+    return ahead_buckets(places[None, :] - places[:, None], buckets, farthest)
+
+
+def ahead_buckets(ahead: Tensor, buckets: int, farthest: int = 128) -> Tensor:
+    """The bucket of a token that stands so far ahead, or behind where that is below 0: int64, like `ahead`."""
+    half = buckets // 2
     return _graded(ahead.abs(), half, farthest) + half * (ahead > 0)
 
 

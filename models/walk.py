@@ -20,9 +20,10 @@ from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
 from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
+from .relative import ahead_buckets
 from .rope import rotation
 from .spec import TransformerSpec
-from .transformer import Attention, Layer, Norm, Transformer
+from .transformer import Attention, CrossAttention, Layer, NoNorm, Norm, Transformer
 
 
 class NoProgramError(Exception):
@@ -31,11 +32,7 @@ class NoProgramError(Exception):
 
 def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
-    if not spec.causal:
-        return "it is an encoder"
-    if spec.reads_sources:
-        return "it reads a source"
-    for layer in spec.layers:
+    for layer in (*spec.layers, *(spec.encoder.layers if spec.encoder else ())):
         if layer.ffn.activation not in CODES:
             return f"its activation is {layer.ffn.activation}"
     return ""
@@ -48,6 +45,20 @@ def turns_of(model: Transformer, count: int) -> tuple[Tensor, Tensor]:
     tables = [rotation(places, table, torch.float32, rope.magnitude) for rope, table in pairs]
     cosines, sines = zip(*tables, strict=True)
     return torch.cat(cosines, -1)[0, 0].contiguous(), torch.cat(sines, -1)[0, 0].contiguous()
+
+
+def distances_of(model: Transformer, count: int) -> tuple[Tensor, int] | None:
+    """What heads add to scores by how far ahead a key stands, for so many positions: fp32 [heads, columns], and the
+    column of the query's own. A decoder sees nothing ahead.
+    """
+    if model.distances is None:
+        return None
+    past = model.past_bias(count) if model.spec.causal else None
+    if past is not None:
+        return past.float().flip(1).contiguous(), count - 1
+    ahead = torch.arange(1 - count, count)
+    buckets = ahead_buckets(ahead, model.spec.relative_buckets, model.spec.relative_distance)
+    return model.distances(buckets).float().T.contiguous(), count - 1
 
 
 def chooses_neurons(spec: TransformerSpec) -> bool:
@@ -75,6 +86,16 @@ def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPage
     return walk.prices
 
 
+def write_reading(
+    program: Instructions, encoder: Transformer, pages: KVPages, kept: Sequence[tuple[CrossAttention, KVPages]] = ()
+) -> None:
+    """Writes a pass of an encoder, all of whose layers keep what rows see of each other in the same pages.
+
+    kept: where each layer of a decoder that goes on from it looks for its keys and values.
+    """
+    _Walk(program, encoder).write_reading(pages, kept)
+
+
 def note(compute: Compute, prices: StepPrices, counted: Counted) -> None:
     """Puts what a step read into the account."""
     neurons: Tensor | None = counted.neurons
@@ -93,26 +114,54 @@ class _Walk:
 
     def write(self, pages: Sequence[KVPages]) -> None:
         model, program = self._model, self._program
+        states, added = self._states(pages)
+        program.gather(states, added)
+        if model.spec.head_scale != 1:
+            program.scale(added, added, model.spec.head_scale)
+        head = model.embedding if model.untied_head is None else model.untied_head
+        self._linear(head, added, program.place(model.spec.vocab_size))
+
+    def write_reading(self, pages: KVPages, kept: Sequence[tuple[CrossAttention, KVPages]]) -> None:
+        states, _ = self._states([pages] * len(self._model.layers))
+        for cross, there in kept:
+            key, value = (self._place(f"kept {i}", cross.counts[1] * cross.head_size) for i in range(2))
+            self._linear(cross.key, states, key)
+            self._linear(cross.value, states, value)
+            self._program.keep(key, value, there, cross.head_size)
+        self._program.gather(states, self._program.place(states.width))
+
+    def _states(self, pages: Sequence[KVPages]) -> tuple[View, View]:
+        """The states after the last layer, and a place beside them that is free."""
+        model, program = self._model, self._program
         x, width = program.input, program.input.width
         normed, added = program.place(width), program.place(width)
         for layer, kept in zip(model.layers, pages, strict=True):
             if isinstance(layer, Layer):
                 self._layer(layer, kept, x, normed, added)
-        self._norm(model.norm, x, normed)
-        program.gather(normed, added)
-        head = model.embedding if model.untied_head is None else model.untied_head
-        self._linear(head, added, program.place(model.spec.vocab_size))
+        return self._normed(None if isinstance(model.norm, NoNorm) else model.norm, x, normed), added
 
     def _layer(self, layer: Layer, pages: KVPages, x: View, normed: View, added: View) -> None:
         self._attention(layer.attention, self._normed(layer.attention_norm, x, normed), added, pages)
-        self._normed(layer.attention_post_norm, added, added)
-        if not layer.parallel:
-            self._program.add(added, x)
+        if layer.parallel:
+            self._normed(layer.attention_post_norm, added, added)
+        else:
+            self._join(layer, added, x, layer.attention_post_norm)
+        if layer.cross is not None:
+            self._cross(layer.cross, self._normed(layer.cross_norm, x, normed), added, pages)
+            self._join(layer, added, x, layer.cross_post_norm)
         made = self._place("made", x.width) if layer.parallel else added
         self._ffn(layer.ffn, self._normed(layer.ffn_norm, x, normed), made)
-        self._normed(layer.ffn_post_norm, made, made)
-        for each in (added, made) if layer.parallel else (made,):
-            self._program.add(each, x)
+        if layer.parallel:
+            self._program.add(added, x)
+        self._join(layer, made, x, layer.ffn_post_norm)
+
+    def _join(self, layer: Layer, added: View, x: View, norm: Norm | None) -> None:
+        """The state with what was added to it, normed as the layer has it."""
+        if not layer.norms_sums:
+            self._normed(norm, added, added)
+        self._program.add(added, x)
+        if layer.norms_sums:
+            self._normed(norm, x, x)
 
     def _normed(self, norm: Norm | None, source: View, target: View) -> View:
         """Where the rows are once they passed the norm, if there is one."""
@@ -133,7 +182,15 @@ class _Walk:
         self._normed(attention.key_norm, key, key)
         self._rotate(attention, query, key)
         mixed = self._place("mixed", widths[0])
-        self._program.attend(query, key, value, mixed, pages, size, attention.weighing)
+        distances = self._model.distances is not None
+        self._program.attend(query, key, value, mixed, pages, size, attention.weighing, distances)
+        self._linear(attention.output, mixed, target)
+
+    def _cross(self, attention: CrossAttention, source: View, target: View, pages: KVPages) -> None:
+        size = attention.head_size
+        query, mixed = (self._place(name, attention.counts[0] * size) for name in ("asked of a source", "mixed"))
+        self._linear(attention.query, source, query)
+        self._program.look_up(query, mixed, pages, size, attention.weighing)
         self._linear(attention.output, mixed, target)
 
     def _rotate(self, attention: Attention, query: View, key: View) -> None:

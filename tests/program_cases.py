@@ -50,7 +50,7 @@ def alone(write: Callable[[Program], None], x: Tensor, asked: Asked | None = Non
     places = torch.zeros(rows, 1, dtype=torch.int32), torch.arange(rows, dtype=torch.int32) % 1, torch.arange(rows)
     tokens = PagedTokens(places[0][:1], places[1], places[2].int(), [rows], rows)
     turn = turns(rows, x.shape[1])
-    return program.run(x.clone(), tokens, 1, turn, asked or Asked(torch.zeros(rows), rows), torch.arange(rows), 2)[0]
+    return program.run(x.clone(), tokens, turn, asked or Asked(torch.zeros(rows), rows), torch.arange(rows), 2)[0]
 
 
 def turns(rows: int, size: int) -> tuple[Tensor, Tensor]:

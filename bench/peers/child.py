@@ -7,17 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .ctranslate2 import CTranslate2
+from .ctranslate2_answers import CTranslate2Answers
 from .llama_cpp import LlamaCpp
+from .onnx_runtime import OnnxVectors
 from .openvino import OpenVino
 from .ours import Ours
 from .peer import Answer, Peer, Prompts
 from .transformers import Transformers
+from .transformers_whole import TransformersAnswers, TransformersVectors
+from .whole import OurAnswers, OurVectors
 
 OURS, LLAMA_CPP, OPENVINO, CTRANSLATE2, TRANSFORMERS = (
     "moesaic", "llama.cpp", "OpenVINO GenAI", "CTranslate2", "transformers",
 )  # fmt: skip
 _MAKES: dict[str, Any] = {
     OURS: Ours, LLAMA_CPP: LlamaCpp, OPENVINO: OpenVino, CTRANSLATE2: CTranslate2, TRANSFORMERS: Transformers,
+    f"{OURS} answers": OurAnswers, f"{OURS} vectors": OurVectors, f"{CTRANSLATE2} answers": CTranslate2Answers,
+    "ONNX Runtime vectors": OnnxVectors, f"{TRANSFORMERS} answers": TransformersAnswers,
+    f"{TRANSFORMERS} vectors": TransformersVectors,
 }  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
 from ..load.run import KIND, Report
+from ..peers.same_tokens import KIND as SAME
+from ..peers.texts import KIND as WHOLE
 from ..served.run import KIND as SERVED
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -30,6 +32,16 @@ def loads() -> dict[str, Report]:
 def kept_as_served() -> dict[str, Report]:
     """What `moesaic bench retention` measured, by the name of the file below served/; none until there is one."""
     return _of_kind("served", SERVED)
+
+
+def whole_calls() -> dict[str, dict[str, Any]]:
+    """What bench/peers/texts.py measured, by the name of the file below peers/; none until there is one."""
+    return _of_kind("peers", WHOLE)
+
+
+def same_tokens() -> dict[str, dict[str, Any]]:
+    """The same of what bench/peers/same_tokens.py compared."""
+    return _of_kind("peers", SAME)
 
 
 def _of_kind(folder: str, kind: str) -> dict[str, Report]:

@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from ...evaluate.pages import environment
 from ..load import run as load
+from ..peers import texts
 from ..served import page as served
 from . import beside, costs, figures
 
@@ -114,6 +115,11 @@ def kept_notes(report: Mapping[str, Any]) -> list[str]:
     return list(served.notes(report))
 
 
+def whole_table(report: Mapping[str, Any]) -> str:
+    """Encoders and encoder-decoders beside their peers, a table for each."""
+    return texts.as_text(dict(report)).strip()
+
+
 def goodput_limits(limits: Mapping[str, float]) -> str:
     """TTFT at most 500 ms."""
     kept = [f"{name.upper()} at most {1e3 * most:g} ms" for name, most in limits.items()]
@@ -127,12 +133,12 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
-    load_table, load_notes, goodput_limits, kept_tables, kept_notes,
+    load_table, load_notes, whole_table, goodput_limits, kept_tables, kept_notes,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.kept_as_served, figures.curves, figures.pooled, figures.recipe, costs.costs,
-    costs.cost, costs.time, beside.beside,
+    figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens,
+    figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 
 

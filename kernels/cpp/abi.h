@@ -29,5 +29,6 @@ int moesaic_paged_attention(const void* query, const void* key, const void* valu
                             int64_t key_head, int64_t value_token, int64_t value_head, int64_t table_stride,
                             int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t padded,
                             int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t window, double cap,
-                            int64_t threads, int isa, int activation);
+                            int64_t threads, int isa, int activation, const int32_t* seen, const float* distances,
+                            int64_t distance_stride, int64_t distance_origin);
 }

@@ -1,6 +1,7 @@
-// Causal attention over keys and values in blocks, for activations in fp32, bf16 or fp16 and pages of the same or int8.
+// Attention over keys and values in blocks, for activations in fp32, bf16 or fp16 and pages of the same or int8.
 //
-// The new keys and values are stored, then every tile of rows reads the blocks of its sequence once. A lone token is
+// The new keys and values are stored, then every tile of rows reads the blocks of its sequence once; either is left out
+// where there is nothing to store, or nobody asks. A lone token is
 // bound by memory; a chunk of a prompt by arithmetic, two multiplications for each row, position and value of a head.
 #include <algorithm>
 
@@ -30,10 +31,13 @@ struct Attention {
   float *key_scale, *value_scale;   // [blocks, kv_heads, BLOCK_TOKENS] or null
   const int32_t* tables;            // [sequences, width]
   const int32_t *row, *positions;   // [tokens]
+  const int32_t* seen;              // [tokens], the last position that each sees
   int64_t table_stride, tokens, heads, kv_heads, size, padded;
   float scale;     // of a score, to the base of two
   int64_t window;  // positions that a token sees, its own the last
   float cap;       // of a score, to the base of two; 0 for none
+  const float* distances;   // [heads, distance_stride], added to scores by how far ahead a key stands; or null
+  int64_t distance_stride, distance_origin;  // origin: the column of keys at the query's own position
   const int32_t* table_of(int64_t token) const { return tables + row[token] * table_stride; }
 };
 
@@ -53,6 +57,11 @@ struct Span {
   float cap;
   const float *keys, *key_scale, *value_scale;
   const Value* const* values;
+};
+
+struct Asking {  // a row of a tile
+  int32_t seen;            // the last position
+  const float* distances;  // what is added to the score of the key at each position, or null
 };
 }  // namespace
 
@@ -145,7 +154,7 @@ static void all_tiles(const Attention& job, const Body& body) {
     for (int64_t kv_head = 0; kv_head < job.kv_heads; ++kv_head)
       for (int64_t row = 0; row < tokens * group; row += height) {
         const int64_t rows = std::min(height, tokens * group - row);
-        const int64_t seen = job.positions[token + (row + rows - 1) / group] + 1;
+        const int64_t seen = job.seen[token + (row + rows - 1) / group] + 1;
         body(Tile{token, row, rows, kv_head}, rows * std::min(seen, job.window + SPAN));
       }
     return true;
@@ -165,20 +174,23 @@ static void attend(const Attention& job, const Kernels& kernels, int64_t threads
   });
 }
 
-// Whether positions rise in each sequence, and tables and the blocks in them exist.
+// Whether positions that are stored rise in each sequence and what is seen never falls, and tables and the blocks in
+// them exist.
 static bool is_sound(const Attention& job, int64_t sequences, int64_t width, int64_t blocks) {
   return all_sequences(job, [&](int64_t first, int64_t tokens) {
-    if (job.row[first] < 0 || job.row[first] >= sequences || job.positions[first] < 0) return false;
-    for (int64_t t = first + 1; t < first + tokens; ++t)
-      if (job.positions[t] <= job.positions[t - 1]) return false;
-    const int64_t used = job.positions[first + tokens - 1] / BLOCK_TOKENS + 1;
+    const int64_t last = first + tokens - 1;
+    if (job.row[first] < 0 || job.row[first] >= sequences || job.positions[first] < 0 || job.seen[first] < 0) return false;
+    for (int64_t t = first + 1; t <= last; ++t)
+      if (job.seen[t] < job.seen[t - 1] || (job.key.data && job.positions[t] <= job.positions[t - 1])) return false;
+    const int64_t used = std::max(job.positions[last], job.seen[last]) / BLOCK_TOKENS + 1;
     const int32_t* table = job.table_of(first);
     return used <= width && std::all_of(table, table + used, [&](int32_t b) { return b >= 0 && b < blocks; });
   });
 }
 
 extern "C" {
-// activation: 0 for fp32, 1 for bf16, 2 for fp16; window, cap: 0 for none; pages are int8 where there are scales; isa: one of `enum Isa`.
+// activation: 0 for fp32, 1 for bf16, 2 for fp16; window, cap: 0 for none; pages are int8 where there are scales; isa:
+// one of `enum Isa`. Without a query nothing is asked, without a key nothing is stored. seen: null for `positions`.
 // Returns 0, and has done nothing, where tables, rows or positions point outside.
 int moesaic_paged_attention(const void* query, const void* key, const void* value, void* out, void* keys, void* values,
                             float* key_scale, float* value_scale, const int32_t* tables, const int32_t* row,
@@ -186,7 +198,8 @@ int moesaic_paged_attention(const void* query, const void* key, const void* valu
                             int64_t key_head, int64_t value_token, int64_t value_head, int64_t table_stride,
                             int64_t tokens, int64_t heads, int64_t kv_heads, int64_t size, int64_t padded,
                             int64_t sequences, int64_t width, int64_t blocks, double scale, int64_t window, double cap,
-                            int64_t threads, int isa, int activation) {
+                            int64_t threads, int isa, int activation, const int32_t* seen, const float* distances,
+                            int64_t distance_stride, int64_t distance_origin) {
   const Attention job{{query, query_token, query_head},
                       {key, key_token, key_head},
                       {value, value_token, value_head},
@@ -198,6 +211,7 @@ int moesaic_paged_attention(const void* query, const void* key, const void* valu
                       tables,
                       row,
                       positions,
+                      seen ? seen : positions,
                       table_stride,
                       tokens,
                       heads,
@@ -206,12 +220,16 @@ int moesaic_paged_attention(const void* query, const void* key, const void* valu
                       padded,
                       static_cast<float>(scale * 1.4426950408889634),
                       window ? window : int64_t(1) << 40,
-                      static_cast<float>(cap * 1.4426950408889634)};
+                      static_cast<float>(cap * 1.4426950408889634),
+                      distances,
+                      distance_stride,
+                      distance_origin};
   if (!is_sound(job, sequences, width, blocks)) return 0;
   const Kernels kernels = kernels_of(isa, activation, key_scale != nullptr);
-  parallel_ranges(tokens, 1, std::min(threads, 2 * tokens * kv_heads * size / MINIMUM_STORED + 1),
-                  [&](int64_t begin, int64_t end) { kernels.keep_tokens(job, begin, end); });
-  attend(job, kernels, threads);
+  if (key)
+    parallel_ranges(tokens, 1, std::min(threads, 2 * tokens * kv_heads * size / MINIMUM_STORED + 1),
+                    [&](int64_t begin, int64_t end) { kernels.keep_tokens(job, begin, end); });
+  if (query) attend(job, kernels, threads);
   return 1;
 }
 }

@@ -68,12 +68,14 @@ TARGET static void add_values(const float* weight, const Value* const* values, i
 // Scores of positions `from` to `seen` of a span become weights, those before them 0, and what the row has summed
 // before is rescaled.
 TARGET static void weigh(float* score, int64_t from, int64_t seen, const float* key_scale, const float* value_scale,
-                         float cap, int64_t size, Running& running, float* out) {
+                         float cap, const float* distances, int64_t size, Running& running, float* out) {
   const int64_t end = (seen + BLOCK_TOKENS - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
   if (key_scale)
     for (int64_t i = 0; i < end; ++i) score[i] *= key_scale[i];
   if (cap != 0.0f)
     for (int64_t i = 0; i < end; ++i) score[i] = capped(score[i], cap);
+  if (distances)
+    for (int64_t i = from; i < seen; ++i) score[i] += distances[i] * 1.44269504f;  // scores are to the base of two
   for (int64_t i = 0; i < from; ++i) score[i] = -__builtin_inff();
   for (int64_t i = seen; i < end; ++i) score[i] = -__builtin_inff();
   Vector high = load(score);
@@ -99,19 +101,20 @@ TARGET static void weigh(float* score, int64_t from, int64_t seen, const float* 
 // Rows, rising in position, against a span: together where all see, then each one alone. A row whose window begins
 // behind the span takes nothing from it.
 template <int ROWS, typename Value>
-TARGET static void attend_rows(const Span<Value>& span, const float* query, const int32_t* own, int64_t size,
+TARGET static void attend_rows(const Span<Value>& span, const float* query, const Asking* own, int64_t size,
                                Running* running, float* out) {
   alignas(64) float weight[ROWS * SPAN];
   int64_t seen[ROWS], from[ROWS];
   for (int r = 0; r < ROWS; ++r) {
-    seen[r] = own[r] - span.begin < SPAN ? own[r] - span.begin + 1 : SPAN;
-    from[r] = own[r] - span.begin < span.window ? 0 : own[r] - span.begin - span.window + 1;
+    const int64_t last = own[r].seen - span.begin;
+    seen[r] = last < SPAN ? last + 1 : SPAN;
+    from[r] = last < span.window ? 0 : last - span.window + 1;
   }
   span_scores<ROWS>(query, span.keys, size, (seen[ROWS - 1] + BLOCK_TOKENS - 1) / BLOCK_TOKENS, weight);
   for (int r = 0; r < ROWS; ++r)
     if (from[r] < seen[r])
-      weigh(weight + r * SPAN, from[r], seen[r], span.key_scale, span.value_scale, span.cap, size, running[r],
-            out + r * size);
+      weigh(weight + r * SPAN, from[r], seen[r], span.key_scale, span.value_scale, span.cap,
+            own[r].distances ? own[r].distances + span.begin : nullptr, size, running[r], out + r * size);
     else
       memset(weight + r * SPAN, 0, SPAN * sizeof(float));
   add_values<ROWS>(weight, span.values, size, from[0], seen[0], out);
@@ -120,24 +123,24 @@ TARGET static void attend_rows(const Span<Value>& span, const float* query, cons
 }
 
 template <int ROWS, typename Value>
-TARGET static void attend_some(const Span<Value>& span, int64_t rows, const float* query, const int32_t* own,
+TARGET static void attend_some(const Span<Value>& span, int64_t rows, const float* query, const Asking* own,
                                int64_t size, Running* running, float* out) {
   if (rows == ROWS) return attend_rows<ROWS>(span, query, own, size, running, out);
   if constexpr (ROWS > 1) attend_some<ROWS - 1>(span, rows, query, own, size, running, out);
 }
 
 template <typename Value>
-TARGET static void attend_span(const Span<Value>& span, int64_t rows, const float* query, const int32_t* own,
+TARGET static void attend_span(const Span<Value>& span, int64_t rows, const float* query, const Asking* own,
                                int64_t size, Running* running, float* out) {
   int64_t r = 0;
-  while (own[r] < span.begin) ++r;  // these have seen all that they may; the last row has not
+  while (own[r].seen < span.begin) ++r;  // these have seen all that they may; the last row has not
   for (; r < rows; r += ROWS_AT_ONCE)
     attend_some<ROWS_AT_ONCE>(span, rows - r < ROWS_AT_ONCE ? rows - r : ROWS_AT_ONCE, query + r * size, own + r, size,
                               running + r, out + r * size);
 }
 
 template <typename Activation>
-TARGET static void read_queries(const Attention& job, const Tile& tile, float* query, int32_t* own) {
+TARGET static void read_queries(const Attention& job, const Tile& tile, float* query, Asking* own) {
   const int64_t group = job.heads / job.kv_heads;
   for (int64_t r = 0; r < tile.rows; ++r) {
     const int64_t row = tile.row + r, token = tile.token + row / group, head = tile.kv_head * group + row % group;
@@ -145,7 +148,8 @@ TARGET static void read_queries(const Attention& job, const Tile& tile, float* q
     float* to = query + r * job.padded;
     for (int64_t d = 0; d < job.size; ++d) to[d] = widened(from[d]) * job.scale;
     for (int64_t d = job.size; d < job.padded; ++d) to[d] = 0.0f;
-    own[r] = job.positions[token];
+    const float* of_head = job.distances ? job.distances + head * job.distance_stride + job.distance_origin : nullptr;
+    own[r] = {job.seen[token], of_head ? of_head - job.positions[token] : nullptr};
   }
 }
 
@@ -185,14 +189,14 @@ TARGET static void read_span(const Attention& job, const int32_t* table, int64_t
 template <typename Activation, typename Page>
 TARGET static void attend(const Attention& job, const Tile& tile) {
   alignas(64) float query[TILE_VALUES], mixed[TILE_VALUES], keys[SPAN * MOST_SIZE], scales[2][SPAN];
-  int32_t own[TILE_ROWS];
+  Asking own[TILE_ROWS];
   Running running[TILE_ROWS];
   read_queries<Activation>(job, tile, query, own);
   memset(mixed, 0, tile.rows * job.padded * sizeof(float));
   for (int64_t r = 0; r < tile.rows; ++r) running[r] = {-__builtin_inff(), 0.0f};
-  const int64_t blocks = own[tile.rows - 1] / BLOCK_TOKENS + 1;
+  const int64_t blocks = own[tile.rows - 1].seen / BLOCK_TOKENS + 1;
   const int32_t* table = job.table_of(tile.token);
-  const int64_t begin = own[0] < job.window ? 0 : (own[0] - job.window + 1) / SPAN * SPAN_BLOCKS;
+  const int64_t begin = own[0].seen < job.window ? 0 : (own[0].seen - job.window + 1) / SPAN * SPAN_BLOCKS;
   for (int64_t first = begin; first < blocks; first += SPAN_BLOCKS) {
     const int64_t count = blocks - first < SPAN_BLOCKS ? blocks - first : SPAN_BLOCKS;
     const Page* values[SPAN_BLOCKS];

@@ -2,29 +2,38 @@
 //
 // All sums are of integers, so that a row of the result depends on nothing but its own input.
 
-// q = round(x / step), half to even, in two digits, four of each in a word; `words` are two of the first quad, `stride`
-// from those of one quad to the next.
+// Two words of a quad: four numbers as they are, or their high digits and their low ones.
+TARGET static inline void put_quad(const int32_t* q, int32_t* words) {
+  if constexpr (WHOLE) {
+    const int16_t narrow[4] = {int16_t(q[0]), int16_t(q[1]), int16_t(q[2]), int16_t(q[3])};
+    memcpy(words, narrow, sizeof narrow);
+  } else {
+    int8_t digits[8];
+    for (int i = 0; i < 4; ++i) digits[i] = int8_t((q[i] + 128) >> 8), digits[4 + i] = int8_t(q[i]);
+    memcpy(words, digits, sizeof digits);
+  }
+}
+
+// q = round(x / step), half to even, in two digits or whole; `words` are two of the first quad, `stride` from those of
+// one quad to the next.
 TARGET static void take_digits(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row) {
   float step;
   row.half_step = find_step(x, inputs, step) ? step * 0.5f : __builtin_nanf("");
   row.sum = 0;
   for (int64_t first = 0; first < inputs; first += RUN) {
     const int64_t count = inputs - first < RUN ? inputs - first : RUN;
-    int32_t q[RUN], high[RUN / 4], low[RUN / 4];
+    int32_t q[RUN];
     uint32_t total = 0;  // which may wrap in a row that is not finite
     for (int64_t k = 0; k < count; ++k) q[k] = in_steps(x[first + k], step);
     for (int64_t k = 0; k < count; ++k) total += uint32_t(q[k]);
     for (int64_t k = count; k % 4; ++k) q[k] = 0;
-    const int64_t quads = (count + 3) / 4;
-    int8_t *high_bytes = reinterpret_cast<int8_t*>(high), *low_bytes = reinterpret_cast<int8_t*>(low);
-    for (int64_t k = 0; k < 4 * quads; ++k) high_bytes[k] = int8_t((q[k] + 128) >> 8);
-    for (int64_t k = 0; k < 4 * quads; ++k) low_bytes[k] = int8_t(q[k]);  // what the high digit leaves, modulo 256
-    for (int64_t i = 0; i < quads; ++i, words += stride) words[0] = high[i], words[1] = low[i];
+    for (int64_t k = 0; k < count; k += 4, words += stride) put_quad(q + k, words);
     row.sum += int32_t(total);
   }
 }
 
-// q = round(x / step) in one digit, step = max|x| / 127, as kernels/int8_dynamic_linear.py rounds.
+// q = round(x / step) in one digit, step = max|x| / 127, as kernels/int8_dynamic_linear.py rounds; one word of a quad, or
+// two where numbers are whole.
 TARGET static void take_digit(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row) {
   float largest;
   const bool sound = find_largest(x, inputs, largest);
@@ -35,7 +44,12 @@ TARGET static void take_digit(const float* x, int64_t inputs, int32_t* words, in
     int8_t q[4] = {};
     for (int64_t i = 0; i < 4 && k + i < inputs; ++i) q[i] = int8_t(in_steps(x[k + i], divisor));
     row.sum += q[0] + q[1] + q[2] + q[3];
-    memcpy(words, q, sizeof q);
+    if constexpr (WHOLE) {
+      const int32_t wide[4] = {q[0], q[1], q[2], q[3]};
+      put_quad(wide, words);
+    } else {
+      memcpy(words, q, sizeof q);
+    }
   }
 }
 
@@ -59,7 +73,7 @@ TARGET static void scaled(const DigitJob& job, int64_t row, const double* double
 // The sums of two digits are of one row, or of two; doubled, they are exact in fp64.
 TARGET static void finish(const DigitJob& job, int64_t unit, const int32_t* sums, int64_t first) {
   double doubled[WIDTH];
-  if (job.layer.digits == 2) {
+  if (WHOLE || job.layer.digits == 2) {
     const double constant = -256.0 * double(job.rows[unit].sum);
     for (int i = 0; i < WIDTH; ++i) doubled[i] = 512.0 * sums[i] + 2.0 * sums[WIDTH + i] + constant;
     return scaled(job, unit, doubled, first);
@@ -71,42 +85,39 @@ TARGET static void finish(const DigitJob& job, int64_t unit, const int32_t* sums
   }
 }
 
-// One tile for the ROWS rows of a group, AHEAD quads with sums of their own, so that no sum waits for another.
-template <int ROWS, int AHEAD>
+// One tile for the ROWS rows of a group.
+template <int ROWS>
 TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, int part) {
   const uint8_t* weights = job.layer.tiles + (block * job.quads * BLOCK + part * WIDTH) * 4;
   const int32_t* words = group.words;
   Sums<ROWS> sums, others;
-  sums.clear();
-  int64_t q = 0;
-  if constexpr (AHEAD == 2) {
-    others.clear();
-    for (; q + 2 <= job.quads; q += 2, weights += 8 * BLOCK, words += 4 * ROWS) {
-      for (int64_t line = 0; line < 8 * BLOCK; line += 64) __builtin_prefetch(weights + PREFETCH_BYTES + line);
-      sums.add(weights, words), others.add(weights + 4 * BLOCK, words + 2 * ROWS);
-    }
-    sums.join(others);
-  }
-  for (; q < job.quads; ++q, weights += 4 * BLOCK, words += 2 * ROWS) sums.add(weights, words);
   alignas(64) int32_t found[ROWS][2 * WIDTH];
-  sums.put(found[0]);
+  if constexpr (WHOLE) memset(found, 0, sizeof found);
+  for (int64_t q = 0; q < job.quads; sums.put(found[0])) {
+    sums.clear();
+    const int64_t end = job.quads - q < RUN_QUADS ? job.quads : q + RUN_QUADS;
+    if constexpr (ROWS <= AHEAD_ROWS) {
+      others.clear();
+      for (; q + 2 <= end; q += 2, weights += 8 * BLOCK, words += 4 * ROWS) {
+        for (int64_t line = 0; line < 8 * BLOCK; line += 64) __builtin_prefetch(weights + PREFETCH_BYTES + line);
+        sums.add(weights, words), others.add(weights + 4 * BLOCK, words + 2 * ROWS);
+      }
+      sums.join(others);
+    }
+    for (; q < end; ++q, weights += 4 * BLOCK, words += 2 * ROWS) sums.add(weights, words);
+  }
   for (int r = 0; r < ROWS; ++r) finish(job, group.first + r, found[r], block * BLOCK + part * WIDTH);
 }
 
+template <int ROWS>
 TARGET static void rows_of(const DigitJob& job, const Group& group, int64_t block, int part) {
-  if constexpr (MOST_TOKENS > 1) switch (group.count) {
-      case 6: return tile<6, 1>(job, group, block, part);
-      case 5: return tile<5, 1>(job, group, block, part);
-      case 4: return tile<4, 1>(job, group, block, part);
-      case 3: return tile<3, 1>(job, group, block, part);
-      case 2: return tile<2, 2>(job, group, block, part);
-    }
-  tile<1, 2>(job, group, block, part);
+  if (group.count == ROWS) return tile<ROWS>(job, group, block, part);
+  if constexpr (ROWS > 1) rows_of<ROWS - 1>(job, group, block, part);
 }
 
 // Blocks [begin, end) for groups [first, last).
 TARGET static void blocks(const DigitJob& job, int64_t begin, int64_t end, int64_t first, int64_t last) {
   for (int64_t block = begin; block < end; ++block)
     for (int64_t g = first; g < last; ++g)
-      for (int part = 0; part < BLOCK / WIDTH; ++part) rows_of(job, job.groups[g], block, part);
+      for (int part = 0; part < BLOCK / WIDTH; ++part) rows_of<MOST_TOKENS>(job, job.groups[g], block, part);
 }

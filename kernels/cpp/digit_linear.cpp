@@ -3,6 +3,7 @@
 // With u = w + 128, sum q w = 256 sum h u + sum l u - 128 sum q. Weights stand in blocks of 32 outputs, four inputs of
 // each side by side: one instruction multiplies a line of them with four digits of a row, nothing is left to be added
 // up across lanes, and a thread reads one stream. Where activations have one digit, two rows take the place of two digits.
+// Sets without such an instruction multiply q as it is, in 16 bits, and part its sums into two digits.
 #include "abi.h"
 #include "digit_isa.h"
 #include "fixed_point.h"
@@ -31,7 +32,7 @@ struct Row {
 
 struct Group {  // rows, or pairs of rows, that are multiplied at a time
   int64_t first, count;
-  int32_t* words;  // [quads, count, 2 digits], four inputs each
+  int32_t* words;  // [quads, count, 2], two words of four inputs
 };
 
 struct DigitJob {
@@ -44,6 +45,7 @@ struct DigitJob {
 
 struct DigitKernel {
   int64_t most_rows;
+  bool whole;
   void (*take_digits)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
   void (*take_digit)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
   void (*blocks)(const DigitJob&, int64_t begin, int64_t end, int64_t first, int64_t last);
@@ -79,7 +81,7 @@ namespace avx512_vnni {
 #endif
 
 #define DIGIT_KERNEL(isa) \
-  DigitKernel { isa::MOST_TOKENS, isa::take_digits, isa::take_digit, isa::blocks }
+  DigitKernel { isa::MOST_TOKENS, isa::WHOLE, isa::take_digits, isa::take_digit, isa::blocks }
 
 static DigitKernel kernel_for(int isa) {
 #if defined(__x86_64__)
@@ -108,13 +110,15 @@ static bool place(DigitJob& job, int64_t units, int64_t groups, Scratch& scratch
 // The digits of a group's rows. x: [tokens, inputs].
 static void take(const DigitJob& job, const DigitKernel& kernel, const float* x, const Group& group) {
   const int64_t inputs = job.layer.inputs, stride = 2 * group.count;
-  if (job.layer.digits == 1 && 2 * (group.first + group.count) > job.tokens)  // of the row that is not there
+  const bool pairs = job.layer.digits == 1 && !kernel.whole;
+  if (pairs && 2 * (group.first + group.count) > job.tokens)  // of the row that is not there
     memset(group.words, 0, 4 * job.quads * stride);
   for (int64_t i = 0; i < group.count; ++i) {
     const int64_t unit = group.first + i;
     int32_t* words = group.words + 2 * i;
-    if (job.layer.digits == 2)
-      kernel.take_digits(x + unit * inputs, inputs, words, stride, job.rows[unit]);
+    if (!pairs)
+      (job.layer.digits == 2 ? kernel.take_digits : kernel.take_digit)(x + unit * inputs, inputs, words, stride,
+                                                                       job.rows[unit]);
     else
       for (int64_t row = 2 * unit; row < 2 * unit + 2 && row < job.tokens; ++row)
         kernel.take_digit(x + row * inputs, inputs, words + row % 2, stride, job.rows[row]);
@@ -125,7 +129,7 @@ static int multiply(const DigitKernel& kernel, const DigitLayer& layer, const fl
                     int64_t threads) {
   static thread_local Scratch scratch;
   if (!tokens) return 1;
-  const int64_t inputs = layer.inputs, units = layer.digits == 1 ? ceil_divide(tokens, 2) : tokens;
+  const int64_t inputs = layer.inputs, units = layer.digits == 1 && !kernel.whole ? ceil_divide(tokens, 2) : tokens;
   const int64_t groups = ceil_divide(units, kernel.most_rows);
   DigitJob job{layer, tokens, ceil_divide(inputs, 4), nullptr, nullptr, y};
   if (!place(job, units, groups, scratch)) return 0;

@@ -50,12 +50,13 @@ struct Machine {
   void choose(const Instruction& each);
   void take(const Instruction& each);
   void give(const Instruction& each);
-  int attend(const Instruction& each);
+  int attend(const Instruction& each, const Places& places, const void* query, const void* key);
   void norm(const Instruction& each);
   void rotate(const Instruction& each);
   void dense(const Instruction& each);
   void activate(const Instruction& each);
   void gather(const Instruction& each);
+  void scale(const Instruction& each);
 };
 
 static inline const float* floats(const void* from) { return static_cast<const float*>(from); }

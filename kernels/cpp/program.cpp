@@ -50,17 +50,21 @@ int Machine::graded(const Instruction& each) {
   return PROGRAM_DONE;
 }
 
-// from, second, third: query, key, value. sizes: heads, heads of keys, size of a head, size as stored. operands: keys,
-// values and their scales. The fifth size is the window; numbers: scale and cap of scores.
-int Machine::attend(const Instruction& each) {
+// from, second, third: query, key, value. sizes: heads, heads of keys, size of a head, size as stored, window, blocks,
+// whether distances are added. numbers: scale and cap of scores. operands: keys, values and their scales. Without a
+// query it stores and no more, without a key it looks up.
+int Machine::attend(const Instruction& each, const Places& places, const void* query, const void* key) {
   const int64_t heads = each.sizes[0], kv_heads = each.sizes[1], size = each.sizes[2], padded = each.sizes[3];
   void* kept[4];
   for (int i = 0; i < 4; ++i) kept[i] = const_cast<void*>(each.operands[i]);
-  return moesaic_paged_attention(at(each.from), at(each.second), at(each.third), at(each.to), kept[0], kept[1],
-                                 static_cast<float*>(kept[2]), static_cast<float*>(kept[3]), run.tables, run.row,
-                                 run.positions, each.from.stride, size, each.second.stride, size, each.third.stride,
-                                 size, run.table_stride, rows, heads, kv_heads, size, padded, run.sequences, run.width,
-                                 run.blocks, each.numbers[0], each.sizes[4], each.numbers[1], threads, isa, 0)
+  const int32_t* seen = &places == &run.own ? run.seen : nullptr;
+  const float* distances = each.sizes[6] ? run.distances : nullptr;
+  return moesaic_paged_attention(query, key, at(each.third), at(each.to), kept[0], kept[1],
+                                 static_cast<float*>(kept[2]), static_cast<float*>(kept[3]), places.tables, places.row,
+                                 places.positions, each.from.stride, size, each.second.stride, size, each.third.stride,
+                                 size, places.table_stride, rows, heads, kv_heads, size, padded, places.sequences,
+                                 places.width, each.sizes[5], each.numbers[0], each.sizes[4], each.numbers[1], threads,
+                                 isa, 0, seen, distances, run.distance_stride, run.distance_origin)
              ? PROGRAM_DONE
              : PROGRAM_UNSOUND;
 }
@@ -78,7 +82,7 @@ void Machine::norm(const Instruction& each) {
 // sizes: heads, size of a head, values of it that turn, where their table begins.
 void Machine::rotate(const Instruction& each) {
   each_row(each.sizes[0] * each.sizes[1], [&](int64_t row) {
-    const int64_t turn = run.positions[row] * run.turn_stride + each.sizes[3];
+    const int64_t turn = run.own.positions[row] * run.turn_stride + each.sizes[3];
     kernels.rotate(at(each.to, row), run.cosine + turn, run.sine + turn, each.sizes[0], each.sizes[1], each.sizes[2]);
   });
 }
@@ -95,6 +99,16 @@ void Machine::activate(const Instruction& each) {
   each_row(4 * width, [&](int64_t row) {
     memcpy(at(each.to, row), at(each.from, row), width * sizeof(float));
     kernels.activate(int(each.sizes[1]), each.sizes[2] ? at(each.second, row) : nullptr, at(each.to, row), int(width));
+  });
+}
+
+// to = from times a number. sizes: width.
+void Machine::scale(const Instruction& each) {
+  const float factor = float(each.numbers[0]);
+  each_row(each.sizes[0], [&](int64_t row) {
+    const float* from = at(each.from, row);
+    float* to = at(each.to, row);
+    for (int64_t k = 0; k < each.sizes[0]; ++k) to[k] = from[k] * factor;
   });
 }
 
@@ -127,7 +141,10 @@ int Machine::does(const Instruction& each) {
     case CHOOSE: return choose(each), PROGRAM_DONE;
     case TAKE: return take(each), PROGRAM_DONE;
     case GIVE: return give(each), PROGRAM_DONE;
-    case ATTEND: return attend(each);
+    case ATTEND: return attend(each, run.own, at(each.from), at(each.second));
+    case LOOK_UP: return attend(each, run.source, at(each.from), nullptr);
+    case KEEP: return attend(each, run.source, nullptr, at(each.second));
+    case SCALE: return scale(each), PROGRAM_DONE;
     case DENSE: return dense(each), PROGRAM_DONE;
     case ACTIVATE: return activate(each), PROGRAM_DONE;
     default: return gather(each), PROGRAM_DONE;

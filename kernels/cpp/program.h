@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER, AMONG, PLANES, EXPERTS, CHOOSE, TAKE, GIVE };
+enum InstructionKind { NORM, DIGIT, GRADED, DENSE, ROTATE, ATTEND, ACTIVATE, ADD, GATHER, AMONG, PLANES, EXPERTS, CHOOSE, TAKE, GIVE, LOOK_UP, KEEP, SCALE };
 enum Among { ALL_ROWS, FULL_ROWS, SPARSE_ROWS };  // of a step; those at the full tier come first
 enum ProgramFailure { PROGRAM_DONE, PROGRAM_NO_MEMORY, PROGRAM_UNSOUND };
 
@@ -14,9 +14,14 @@ struct View {  // rows of fp32 in one of the places of a run
 struct Instruction {
   int64_t kind;
   View from, second, third, to;
-  int64_t sizes[5];
+  int64_t sizes[7];
   double numbers[2];
   const void* operands[4];
+};
+
+struct Places {  // of rows, in blocks
+  const int32_t *tables, *row, *positions;
+  int64_t table_stride, sequences, width;
 };
 
 struct Run {
@@ -25,8 +30,10 @@ struct Run {
   const float* thresholds;        // [rows]
   const float *cosine, *sine;     // [positions, turn_stride], the values of one table beside those of another
   int64_t turn_stride;
-  const int32_t *tables, *row, *positions;
-  int64_t table_stride, sequences, width, blocks;
+  Places own, source;             // in its own sequence, and in what it goes on from, or is of
+  const int32_t* seen;            // [rows], the last position of its own sequence that each sees; null: where it stands
+  const float* distances;         // [heads, distance_stride], or null
+  int64_t distance_stride, distance_origin;
   const int64_t* kept;            // [scored], rows
   float* kept_thresholds;         // [scored]
   int64_t *counts, *bits, *neurons;  // [2, rows] to work in; [prices, rows] and [rows], to be added to

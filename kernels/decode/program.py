@@ -111,9 +111,30 @@ class DecodeProgram:
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
 
+    # Of a model with an encoder; that one refuses it, too.
+
+    def look_up(self, query: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN) -> None:
+        raise NotImplementedError("there is no launch for attention to a source")
+
+    def keep(self, key: View, value: View, pages: KVPages, size: int) -> None:
+        raise NotImplementedError("there is no launch for attention to a source")
+
+    def scale(self, source: View, target: View, factor: float) -> None:
+        raise NotImplementedError("there is no launch for scaled states")
+
     def attend(
-        self, query: View, key: View, value: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN
+        self,
+        query: View,
+        key: View,
+        value: View,
+        target: View,
+        pages: KVPages,
+        size: int,
+        weighing: Weighing = PLAIN,
+        distances: bool = False,
     ) -> None:
+        if distances:
+            raise NotImplementedError("there is no launch for distances")
         turned = self._turned.pop(query.place, (0, 0))
         self._turned.pop(key.place, None)  # it turns as the query does
         self._write(Attend(query, key, value, target, pages, size, weighing, turned))

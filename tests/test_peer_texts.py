@@ -1,0 +1,74 @@
+"""Encoders and encoder-decoders beside their peers: who takes part, what is counted, who is skipped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from encoder_cases import ENCODER_CASES
+from source_cases import SOURCE_CASES
+
+from moesaic.bench.peers import ctranslate2, onnx_runtime, texts
+from moesaic.bench.peers.same_tokens import measured as compared
+from moesaic.bench.peers.texts import Task, as_text, measured
+from moesaic.bench.peers.transformers_whole import TransformersAnswers, TransformersVectors
+from moesaic.bench.peers.whole import OurAnswers, OurVectors
+from moesaic.models.errors import SetupError
+
+PROMPTS = [[5, 6, 7, 8, 9], [11, 12]]
+
+
+@pytest.fixture(scope="module")
+def sourced(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("t5")
+    SOURCE_CASES[1].build(folder)
+    return str(folder)
+
+
+def test_ours_and_transformers_answer_with_the_same_tokens(sourced: str) -> None:
+    ours, theirs = (kind(sourced, "", 2, 64) for kind in (OurAnswers, TransformersAnswers))
+    mine, other = (each.decoded(PROMPTS, 6, 1) for each in (ours, theirs))
+    assert len(mine.tokens) == 6 and mine.tokens == other.tokens and mine.seconds > 0
+    assert ours.build == "a step is one call" and ours.token_bytes == theirs.token_bytes
+
+
+def test_vectors_are_made_of_all_texts(tmp_path: Path) -> None:
+    ENCODER_CASES[0].build(tmp_path)
+    for kind in (OurVectors, TransformersVectors):
+        answer = kind(str(tmp_path), "", 2, 64).decoded(PROMPTS, 1, 1)
+        assert answer.tokens == [] and answer.seconds > 0
+
+
+def test_peers_that_are_not_installed_are_skipped_with_the_way_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (ctranslate2, onnx_runtime):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    for answers, words in ((True, "CTranslate2 needs ctranslate2"), (False, "ONNX Runtime needs onnxruntime, onnx")):
+        task = Task(answers, "dense", "int8", (1,), 4)
+        (_, _, why), *_ = task.peers
+        assert why.startswith(words) and why.endswith("pip install 'moesaic[peers]'")
+        assert [entry.name for entry in task.entries()] == ["transformers fp32", "moesaic int8"]
+
+
+def test_rates_are_of_all_tokens_of_a_call_and_beside_each_peer() -> None:
+    seconds = {("peer", 1, 8): [2.0, 4.0, 3.0], ("ours", 1, 8): [1.0]}
+    peer, ours = texts._rates(Task(True, "", "", (8,), 24), seconds, ["peer"])
+    assert (peer["per_second"], ours["per_second"], ours["times"]) == (64.0, 192.0, {"peer": 3.0})
+    vectors = texts._rates(Task(False, "", "", (8,), 24), seconds, ["peer"])
+    assert vectors[1]["per_second"] == 8.0
+
+
+def test_the_table_has_a_row_for_each_and_says_who_was_skipped() -> None:
+    row: dict[str, Any] = {"contestant": "ours", "threads": 1, "batch": 8, "per_second": 192.0, "times": {"peer": 3.0}}
+    text = as_text({"answers": {"peers": ["peer"], "rates": [row], "skipped": {"other": "other needs more"}}})
+    assert "| ours | 1 | 8 | 192.0 | 3.00 |" in text and "skipped: other needs more" in text
+
+
+def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
+    with pytest.raises(SetupError, match="threads"):
+        measured([Task(True, "nowhere", "nowhere", (1,), 4)], [0], 1)
+    with pytest.raises(SetupError, match="rounds"):
+        measured([], [1], 0)
+
+
+def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
+    found = compared(sourced, 2, 5, 1)["answers"]
+    assert [each["same"] for each in found.values()] == [2, 2] and not found["greedily"]["differing"]
