@@ -187,9 +187,7 @@ def test_blocks_are_about_as_long_as_what_an_expert_has() -> None:
 
 
 def test_the_door_opens_to_triton_on_a_gpu_for_whole_words() -> None:
-    weights = weights_of(torch.int8)
-    odd = replace(weights, **{name: getattr(weights, name)[..., :18].contiguous() for name in ("gate", "up")},
-                  down=weights.down[:, :18].contiguous(), down_scale=weights.up_scale[:, :18].contiguous())  # fmt: skip
+    weights, odd = weights_of(torch.int8), weights_of(torch.int8, hidden=18)
     assert choose_mixture_ffn("cuda", 1, weights, True) == "triton"
     others = ("cpu", 1, weights, True), ("cuda", 0, weights, True), ("cuda", 1, odd, True), ("cuda", 1, weights, False)
     assert {choose_mixture_ffn(*each) for each in others} == {"torch"}

@@ -59,8 +59,9 @@ def _choose_kernel(
             asked = tl.ceil(between(wanted, tier, share, last_tier, 1, 0, r_all < tokens) - rounding).to(tl.int32)
             taken = tl.where(r_all < full, active, tl.minimum(tl.maximum(asked, 1), active))
         tl.store(counts + r_all, (taken * neurons).to(tl.int64), mask=r_all < tokens)
-        chosen = _highest(tl.where(there, score, float("-inf")), taken, active, there, e)
-        chance = tl.exp(score - tl.where(r_all < tokens, tl.max(score, 1), 0.0)[:, None])
+        key = tl.where(score > _LEAST, score, _LEAST)  # a number in any case
+        chosen = _highest(tl.where(there, key, float("-inf")), taken, active, there, e)
+        chance = tl.exp(score - tl.where(r_all < tokens, tl.max(key, 1), 0.0)[:, None])
         part = tl.where(chosen > 0, chance / _whole(chance, r_all, tokens), 0.0)
         if NORMALISED:
             part = part / _whole(part, r_all, tokens)
@@ -87,9 +88,8 @@ def _whole(chance, r, tokens):
 
 
 @jit
-def _highest(score, taken, active, there, e):
-    """Which experts a row takes, int32 [rows, experts] of 0 and 1."""
-    key = tl.where(there, tl.where(score > _LEAST, score, _LEAST), float("-inf"))
+def _highest(key, taken, active, there, e):
+    """Which experts a row takes, int32 [rows, experts] of 0 and 1. key: their scores, -infinity where none is there."""
     chosen = tl.zeros_like(key).to(tl.int32)
     for i in range(0, active):
         hit = e[None, :] == tl.argmax(key, 1)[:, None]
