@@ -97,7 +97,7 @@ def _check(model: Transformer) -> None:
         raise NoProgramError(missing)
     for mixture in (each for each in model.modules() if isinstance(each, MixtureFFN)):
         hidden, width = mixture.choice.weight.shape[1], mixture.width // mixture.active
-        if not mixture.stacks or not all(takes_experts(hidden, width, dtype) for _, dtype in mixture.kinds):
+        if not mixture.stacks or not all(dtype and takes_experts(hidden, width, dtype) for _, dtype in mixture.kinds):
             raise NoProgramError(f"there is no kernel for experts of {hidden} inputs in {_kinds(mixture)}")
     for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):
         if not _has_kernels(ffn):

@@ -97,12 +97,12 @@ def pack_(model: Transformer) -> None:
 def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
     """Packs int8 linears whose activations have so many digits, each group as one. FFNs in experts keep theirs."""
     types = [each for each in (Int8Linear, Int8DynamicLinear, Int8Embedding) if each.num_digits in num_digits]
-    kept = in_experts(model)
     for module in model.modules():
         if isinstance(module, Attention):
             _as_digits(types, module.packed, [module.query, module.key, module.value])
-        elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate not in {None, *kept}:
+        elif type(module) in (FFN, PlaneFFN) and isinstance(module, FFN) and module.gate is not None:
             _as_digits(types, module.packed, [module.gate, module.up])
+    kept = in_experts(model)
     for module in model.modules():
         plain = type(module) in types and isinstance(module, Int8Rows) and module not in kept
         if plain and module.digits is None:
@@ -113,11 +113,9 @@ def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
 
 
 def stack_mixtures_(model: Transformer) -> None:
-    """Lays experts of mixtures side by side, as a GPU's kernels take them. They are no longer packed one by one."""
+    """Lays experts of mixtures side by side, as a GPU's kernels take them."""
     for module in model.modules():
         if isinstance(module, MixtureFFN) and module.weights is None:
-            for expert in module.experts:
-                expert.packed = None
             module.stack_()
 
 

@@ -31,7 +31,8 @@ def weights_of(dtype: torch.dtype, device: str = "cpu", hidden: int = HIDDEN) ->
     def drawn(*shape: int) -> Tensor:
         if dtype == torch.int8:
             return torch.randint(-127, 128, shape, generator=random, dtype=torch.int8).to(device)
-        return (torch.randn(shape, generator=random) * shape[-1] ** -0.5).to(dtype).to(device)
+        values: Tensor = torch.randn(shape, generator=random) * shape[-1] ** -0.5
+        return values.to(dtype).to(device)
 
     def scale(outputs: int) -> Tensor | None:
         return torch.rand(EXPERTS, outputs, generator=random).to(device) / 99 if dtype == torch.int8 else None
@@ -159,12 +160,11 @@ def test_launches_choose_and_multiply_as_torch(
 
 @pytest.mark.parametrize("weight", [torch.int8, torch.float16])
 def test_a_row_has_the_same_bits_alone_and_beside_others(weight: torch.dtype, device: str) -> None:
-    weights, x, matrix = weights_of(weight), torch.randn(3, HIDDEN), torch.randn(EXPERTS, HIDDEN)
-    choice, (tiers, shares, _) = Choice(ACTIVE, True, None, 0.0, WIDTH, 0), asked(3, "cpu")
-    weights = weights if device == "cpu" else weights_of(weight, device=device)
-    operands = [each.to(device) for each in (x, matrix, tiers, shares)]
-    together, _ = by_rows(operands[0], weights, operands[1], choice, *operands[2:], 3)
-    alone = [by_rows(operands[0][i : i + 1], weights, operands[1], choice, *operands[2:], 1)[0] for i in range(3)]
+    weights, x = weights_of(weight, device), torch.randn(3, HIDDEN, device=device)
+    choice, (tiers, shares, _) = Choice(ACTIVE, True, None, 0.0, WIDTH, 0), asked(3, device)
+    matrix = torch.randn(EXPERTS, HIDDEN, device=device)
+    together, _ = by_rows(x, weights, matrix, choice, tiers, shares, 3)
+    alone = [by_rows(x[i : i + 1], weights, matrix, choice, tiers, shares, 1)[0] for i in range(3)]
     assert torch.cat(alone).equal(together)
 
 

@@ -94,7 +94,12 @@ class MixtureFFN(FFN):
         return whole and len(kinds) == 1 and kinds.pop()[0] in (Linear, Int8Linear) and not any(map(_bias_of, linears))
 
     def stack_(self) -> None:
-        """Lays the weights of all experts side by side, of which their linears keep views; where `stacks`."""
+        """Lays the weights of all experts side by side, of which their linears keep views; where `stacks`. Experts are
+        no longer packed by themselves.
+        """
+        for expert in self.experts:
+            if isinstance(expert, FFN):
+                expert.packed = None
         scaled = all(isinstance(each, Int8Linear) for each in self._linears())
         matrices = [self._stacked(name, "weight") for name in _LINEARS]
         scales = [self._stacked(name, "weight_scale") if scaled else None for name in _LINEARS]
