@@ -28,14 +28,14 @@ from ..kernels.int8_linear import TileConfig, _int8_linear_kernel, int8_linear_c
 from ..kernels.jit import HAS_TRITON
 from ..kernels.route import _route_kernel, route_config
 from ..models.files import write_whole
-from .aot_case import SHARED_LIMIT, TYPES, Case
+from .aot_case import SHARED_LIMIT, TENSOR_CORES, TYPES, Case
 from .aot_integers import integer_cases
+from .aot_mixture import mixture_cases
 from .aot_planes import plane_cases
 from .aot_step import step_cases
 
 SHARED_SHARE = 0.9
 OPCODES = ("HGMMA", "IGMMA", "UTCHMMA", "UTCIMMA", "HMMA", "IMMA", "IDP")
-TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of activations
 
 
@@ -185,7 +185,8 @@ def blocks_of(tile: TileConfig) -> dict[str, int]:
 
 def all_cases() -> list[Case]:
     """The registry: every kernel with every tile that ships."""
-    return [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases(), *step_cases(), *plane_cases()]
+    products = [*int8_linear_cases(), *expert_ffn_cases(), *route_cases(), *integer_cases()]
+    return [*products, *step_cases(), *plane_cases(), *mixture_cases()]
 
 
 def compile_case(case: Case, target: int) -> Any:

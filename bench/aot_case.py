@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 SHARED_LIMIT = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}  # bytes a block may use
+TENSOR_CORES = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 TYPES = {
     **{torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"},
     **{torch.int8: "i8", torch.uint8: "u8", torch.int32: "i32"},

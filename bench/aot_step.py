@@ -7,7 +7,7 @@ import torch
 from ..kernels.decode.attend import PART, REGISTERS, WARPS, _attend_kernel, positions_of
 from ..kernels.decode.elementwise import BLOCK, _activate_kernel, _normalise_kernel
 from ..kernels.paged_attention import BLOCK_TOKENS
-from ..kernels.rows import RMS
+from ..kernels.rows import TOLD
 from .aot_case import TYPES, Case
 
 _HEADS = ((64, 3), (128, 4), (80, 1), (64, 8))  # values of a head, queries of a key
@@ -48,9 +48,9 @@ def attend_case(size: int, group: int, dtype: torch.dtype) -> Case:
 
 
 def normalise_case() -> Case:
-    types = dict.fromkeys(("x", "stats", "weight", "offset"), "*fp32") | {"y": "*bf16"}
+    types = dict.fromkeys(("x", "largest", "stats", "weight", "offset"), "*fp32") | {"y": "*bf16", "eps": "fp32"}
     even = ("stride_y", "stride_x", "inputs")
-    return Case("normalise", _normalise_kernel, types, {"NORM": RMS, "BLOCK": BLOCK}, even, 4, 3, load_bytes=0)
+    return Case("normalise", _normalise_kernel, types, {"NORM": TOLD, "BLOCK": BLOCK}, even, 4, 3, load_bytes=0)
 
 
 def activate_case() -> Case:

@@ -5,13 +5,14 @@ program makes its places, then its instructions in order, each with the operands
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from .digit_linear import DigitWeights
 from .expert_weights import ExpertWeights
 from .graded_linear import GradedWeights
+from .mixture.weights import MixtureWeights
 from .paged_attention import KVPages
 from .plane_ffn import PlaneWeights
 from .weighing import PLAIN, Weighing
@@ -129,18 +130,6 @@ class Instructions(Protocol):
         """
         ...
 
-    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
-        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
-        ...
-
-    def take(self, source: View, target: View, parts: View, expert: int) -> None:
-        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
-        ...
-
-    def give(self, source: View, target: View, parts: View, expert: int) -> None:
-        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
-        ...
-
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         """Turns the first `turned` of heads of so many values, in place; table: the column where its turns begin."""
         ...
@@ -179,4 +168,31 @@ class Instructions(Protocol):
 
     def gather(self, source: View, target: View) -> None:
         """From here on only the rows that are scored."""
+        ...
+
+
+class ByExpert(Instructions, Protocol):
+    """Who computes a mixture expert by expert, each for the rows that take it."""
+
+    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
+        """What each expert of a mixture counts for each row, of the choice's scores of them all; clears the sum."""
+        ...
+
+    def take(self, source: View, target: View, parts: View, expert: int) -> None:
+        """From here on only the rows that an expert counts for, gathered; parts: the target of `choose_experts`."""
+        ...
+
+    def give(self, source: View, target: View, parts: View, expert: int) -> None:
+        """Adds what an expert made of the rows that it took, times its part, to their sum; all rows again."""
+        ...
+
+
+@runtime_checkable
+class AtOnce(Instructions, Protocol):
+    """Who computes a mixture as one."""
+
+    def mixture_ffn(
+        self, source: View, target: View, weights: MixtureWeights, matrix: Tensor, activation: str, choice: Choice
+    ) -> None:
+        """kernels/mixture_ffn.py; matrix: [experts, hidden], which scores them."""
         ...

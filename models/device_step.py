@@ -11,16 +11,18 @@ from ..kernels.decode.program import DecodeProgram
 from ..kernels.digit_triton import MOST_TOKENS
 from ..kernels.graded.launches import takes
 from ..kernels.jit import HAS_TRITON
+from ..kernels.mixture.weights import takes as takes_experts
 from ..kernels.paged_attention import KVPages, PagedTokens
 from ..kernels.planes.layout import can_pack
 from ..kernels.tiles.launches import takes as takes_tiles
 from ..kernels.weighing import soft_capped
 from .compute import Compute
+from .ffn.mixture import MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
 from .linear import Graded
-from .packing import pack_digits_, tile_graded_, tiles_fit
+from .packing import pack_digits_, stack_mixtures_, tile_graded_, tiles_fit
 from .transformer import Transformer
 from .walk import NoProgramError, note, turns_of, unwritten, write_step
 
@@ -34,6 +36,7 @@ class DeviceStep:
 
     def __init__(self, model: Transformer, pages: Sequence[KVPages], longest: int) -> None:
         _check(model)
+        stack_mixtures_(model)
         pack_digits_(model)
         if tiles_fit(model):
             tile_graded_(model)
@@ -103,8 +106,10 @@ def _check(model: Transformer) -> None:
         raise NoProgramError(missing)
     if model.spec.reads_sources:
         raise NoProgramError("it reads a source")
-    if model.spec.is_mixture:
-        raise NoProgramError("its FFNs are mixtures of experts")
+    for mixture in (each for each in model.modules() if isinstance(each, MixtureFFN)):
+        hidden, width = mixture.choice.weight.shape[1], mixture.width // mixture.active
+        if not mixture.stacks or not all(dtype and takes_experts(hidden, width, dtype) for _, dtype in mixture.kinds):
+            raise NoProgramError(f"there is no kernel for experts of {hidden} inputs in {_kinds(mixture)}")
     for ffn in (each for each in model.modules() if isinstance(each, SparseFFN)):
         if not _has_kernels(ffn):
             raise NoProgramError(f"there is no kernel for FFNs that choose {_chosen(ffn)}")
@@ -117,6 +122,11 @@ def _has_kernels(ffn: SparseFFN) -> bool:
     if isinstance(ffn, RoutedFFN):
         return takes_tiles(ffn.weights) and ffn.matrices is not None
     return isinstance(ffn, PlaneFFN) and ffn.tile == 1 and can_pack(ffn.bits, ffn.hidden_size)
+
+
+def _kinds(mixture: MixtureFFN) -> str:
+    """What experts are made of, as the end of a sentence."""
+    return " and ".join(sorted(f"{kind.__name__} of {dtype}" for kind, dtype in mixture.kinds))
 
 
 def _chosen(ffn: SparseFFN) -> str:

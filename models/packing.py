@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .ffn.dense import FFN
+from .ffn.mixture import MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .linear import (
@@ -111,9 +112,16 @@ def pack_digits_(model: Transformer, num_digits: Sequence[int] = (2,)) -> None:
             module.share()
 
 
+def stack_mixtures_(model: Transformer) -> None:
+    """Lays experts of mixtures side by side, as a GPU's kernels take them."""
+    for module in model.modules():
+        if isinstance(module, MixtureFFN) and module.weights is None:
+            module.stack_()
+
+
 def in_experts(model: Transformer) -> set[nn.Module]:
     """The modules of FFNs in experts, whose kernel takes weights as they are."""
-    ffns = [each for each in model.modules() if isinstance(each, RoutedFFN) and each.weights is not None]
+    ffns = [each for each in model.modules() if isinstance(each, RoutedFFN | MixtureFFN) and each.weights is not None]
     return {module for ffn in ffns for module in ffn.modules()}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..kernels.instructions import Choice, Counted, Instructions, Points, View
+from ..kernels.instructions import AtOnce, ByExpert, Choice, Counted, Points, View
 from ..kernels.native_expert_ffn import CODES
 from ..kernels.paged_attention import KVPages
 from .compute import Compute, Prices
@@ -76,7 +76,7 @@ class StepPrices:
     units: list[Prices] = field(default_factory=list)
 
 
-def write_step(program: Instructions, model: Transformer, pages: Sequence[KVPages]) -> StepPrices:
+def write_step(program: ByExpert | AtOnce, model: Transformer, pages: Sequence[KVPages]) -> StepPrices:
     """Writes all of a step.
 
     Linears are those that the model's modules hold: packed ones where they are packed.
@@ -107,7 +107,7 @@ def note(compute: Compute, prices: StepPrices, counted: Counted) -> None:
 
 
 class _Walk:
-    def __init__(self, program: Instructions, model: Transformer) -> None:
+    def __init__(self, program: ByExpert | AtOnce, model: Transformer) -> None:
         self._program, self._model = program, model
         self.prices = StepPrices()
         self._places: dict[str, View] = {}  # that layers share
@@ -222,12 +222,18 @@ class _Walk:
             self._program.expert_ffn(source, target, ffn.weights, ffn.matrices, ffn.tile, ffn.activation_name, points)
 
     def _mixture(self, ffn: MixtureFFN, source: View, target: View) -> None:
-        program, count = self._program, len(ffn.experts)
-        scores, parts = self._place("scores", count), self._place("parts", count)
-        taken, made = self._place("taken", source.width), self._place("of an expert", target.width)
-        units, neurons = _row_of(ffn.prices, self.prices.units), ffn.width // ffn.active
-        self._linear(ffn.choice, source, scores)
+        program, neurons = self._program, ffn.width // ffn.active
+        units = _row_of(ffn.prices, self.prices.units)
         choice = Choice(ffn.active, ffn.normalised, ffn.thresholds, ROUNDING, neurons, units)
+        if not isinstance(program, AtOnce):
+            self._by_expert(program, ffn, source, target, choice)
+        elif ffn.weights is not None:
+            program.mixture_ffn(source, target, ffn.weights, ffn.choice.weight, ffn.activation_name, choice)
+
+    def _by_expert(self, program: ByExpert, ffn: MixtureFFN, source: View, target: View, choice: Choice) -> None:
+        scores, parts = self._place("scores", len(ffn.experts)), self._place("parts", len(ffn.experts))
+        taken, made = self._place("taken", source.width), self._place("of an expert", target.width)
+        self._linear(ffn.choice, source, scores)
         program.choose_experts(scores, parts, target, choice)
         for i, expert in enumerate(ffn.experts):
             if isinstance(expert, FFN):

@@ -15,8 +15,10 @@ pytest.importorskip("triton")
 from moesaic.bench.gpu.random_models import SHAPES, random_model  # noqa: E402
 from moesaic.engine.form import Form, Forms, FormSize  # noqa: E402
 from moesaic.engine.runner import ModelRunner, Span  # noqa: E402
+from moesaic.kernels.mixture_ffn import mixture_ffn  # noqa: E402
 from moesaic.models.checkpoint import load_transformer, open_checkpoint  # noqa: E402
 from moesaic.models.device_step import DeviceStep  # noqa: E402
+from moesaic.models.ffn.mixture import MixtureFFN  # noqa: E402
 from moesaic.models.ffn.planes import PlaneFFN  # noqa: E402
 from moesaic.models.transformer import Transformer  # noqa: E402
 from moesaic.models.walk import NoProgramError  # noqa: E402
@@ -36,6 +38,9 @@ EVEN = {
 }  # fmt: skip
 WIDE = {**EVEN, "intermediate_size": 128}  # of whole blocks of planes
 LINES = {**EVEN, "hidden_size": 64, "intermediate_size": 160}  # inputs of whole lines, and a last tile that is shorter
+MIXTURE = {  # of four experts, of which a token takes two
+    **EVEN, "model_type": "mixtral", "intermediate_size": 12, "num_local_experts": 4, "num_experts_per_tok": 2,
+}  # fmt: skip
 SOME = 0.05  # a point of the dial at which these models read some of their weights
 PROMPTS = [list(range(3, 40)), [9], list(range(10, 27))]
 
@@ -48,7 +53,13 @@ def model_of(kind: str, shape: str, device: str) -> Transformer:
         patch.setitem(SHAPES, "wide", {**SHAPES["toy"], **WIDE})
         patch.setitem(SHAPES, "lines", {**SHAPES["toy"], **LINES})
         patch.setitem(SHAPES, "even", {**SHAPES["toy"], **EVEN})
-        return random_model(shape, kind, device, torch.float32)
+        patch.setitem(SHAPES, "mixture", {**SHAPES["toy"], **MIXTURE})
+        model = random_model(shape, kind, device, torch.float32)
+    if shape == "mixture":
+        model.spec = replace(model.spec, num_tiers=2)
+        for ffn in (each for each in model.modules() if isinstance(each, MixtureFFN)):
+            ffn.thresholds = torch.tensor([2.0, 1.0], device=device)
+    return model
 
 
 def filled(kind: str, shape: str, device: str, int8_pages: bool = False, programmed: bool = True) -> ModelRunner:
@@ -105,6 +116,37 @@ def test_tiles_give_the_logits_and_shares_of_a_cpu_at_every_tier(device: str) ->
     assert (logits - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
     assert shares is not None and wanted.shares is not None and shares.equal(wanted.shares)
     assert by_step(runner, step, some[2:])[0].equal(logits[2:]) and step.program.num_launches(full=False) == 2 + 7
+
+
+@pytest.mark.parametrize("kind", ["int8", "dense"])
+def test_a_mixture_gives_the_logits_and_shares_of_a_cpu_at_every_tier(kind: str, device: str) -> None:
+    some = [spans(point, (row,))[0] for row, point in enumerate((0.0, 0.5, 1.0))]
+    wanted, runner = filled(kind, "mixture", "cpu").forward(some), filled(kind, "mixture", device, programmed=False)
+    step = step_of(runner)
+    logits, shares = by_step(runner, step, some)
+    assert (logits - wanted.logits).norm() < 1e-4 * wanted.logits.norm()
+    assert shares is not None and wanted.shares is not None and shares.equal(wanted.shares)
+    assert [each.name for each in step.program.launches].count("mixture") == 1
+    if kind == "int8":
+        assert by_step(runner, step, some[2:])[0].equal(logits[2:])
+
+
+def test_a_prompt_of_a_mixture_is_what_its_experts_give_one_by_one(device: str) -> None:
+    runner = filled("int8", "mixture", device, programmed=False)
+    [ffn] = [each for each in runner.model.modules() if isinstance(each, MixtureFFN)]
+    x = torch.randn(9, ffn.choice.weight.shape[1], device=device)
+    one_by_one = ffn.dense(x)
+    step_of(runner)
+    assert ffn.weights is not None
+    assert ffn.get_buffer("experts.0.up.weight").data_ptr() == ffn.weights.up.data_ptr()
+    at_once = mixture_ffn(x, ffn.weights, *ffn._chosen(x, None), ffn.activation_name)
+    assert (at_once - one_by_one).norm() < 1e-4 * one_by_one.norm()
+
+
+def test_experts_without_a_kernel_run_module_by_module(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MIXTURE, "intermediate_size", 14)
+    with pytest.raises(NoProgramError, match="no kernel for experts of 32 inputs in Int8Linear of torch.int8"):
+        step_of(filled("int8", "mixture", device, programmed=False))
 
 
 def test_pages_in_int8_hold_what_a_cpu_puts_there(device: str) -> None:
@@ -265,12 +307,14 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         *((kind, shape) for kind in ("dense", "int8", "graded", "planes") for shape in ("even", "opt")),
         ("tiles", "lines"),
+        ("int8", "mixture"),
+        ("dense", "mixture"),
     ],
 )
 def test_two_steps_with_other_numbers_are_the_same_launches(kind: str, shape: str, launched: list[str]) -> None:
     with fake_gpu():
         runner = ModelRunner(model_of(kind, shape, "cuda"), 12, 64, torch.float32)
-        form, found = Form(runner, FormSize(1, 0 if kind in ("dense", "int8") else 1, 4)), []
+        form, found = Form(runner, FormSize(1, int(runner.model.spec.num_tiers > 1), 4)), []
         for token, start, point in ((5, 3, 1.0), (17, 40, 0.25)):
             spans = [Span([token], start, range(1, 4)), Span([token + 1], start, range(5, 8), point)]
             form.fill(spans[: form.size.rows], [0.0] * form.size.rows, [0.25] * form.size.rows)
@@ -298,8 +342,7 @@ def test_a_captured_step_is_the_step_bit_for_bit_whatever_its_numbers(kind: str,
 
 # --- every family ---------------------------------------------------------------------------------------------------
 
-MIXTURES = ("mixtral", "olmoe", "qwen3_moe")
-FEATURED = {case.family: case for case in CASES if case.family not in MIXTURES}
+FEATURED = {case.family: case for case in CASES}
 
 
 @pytest.mark.parametrize("case", [*FEATURED.values()], ids=str)
@@ -312,11 +355,3 @@ def test_a_step_of_any_family_gives_what_its_modules_give(case: Case, tmp_path: 
     wanted = runner.forward([Span([7], 27, range(4))]).logits
     found, _ = by_step(runner, step_of(runner), [Span([7], 27, range(4))])
     assert (found - wanted.cpu()).abs().max() < 1e-5 * wanted.abs().max()
-
-
-@pytest.mark.parametrize("family", MIXTURES)
-def test_a_mixture_of_experts_runs_module_by_module(family: str, tmp_path: Path, device: str) -> None:
-    next(case for case in CASES if case.family == family).build(tmp_path)
-    model = load_transformer(open_checkpoint(tmp_path), torch.device(device), "float32")
-    with pytest.raises(NoProgramError, match="its FFNs are mixtures of experts"):
-        step_of(ModelRunner(model, 8, 64, torch.float32, programmed=False))

@@ -13,6 +13,7 @@ from ...kernels.expert_ffn import ExpertWeights, expert_ffn
 from ...kernels.graded_linear import graded_linear
 from ...kernels.int8_dynamic_linear import int8_dynamic_linear
 from ...kernels.int8_linear import int8_linear
+from ...kernels.mixture_ffn import MixtureWeights, mixture_ffn
 from ...kernels.route import route_scores
 from ..rounds import DEVICE
 from .operands import FFNWeights, LinearWeights
@@ -67,6 +68,21 @@ def _plane_launches(tokens: int) -> torch.Tensor:
     return call(_rows(tokens, WIDTH.hidden), torch.full((tokens, 2), 0.01, device=DEVICE))
 
 
+def _mixture_ffn(tokens: int) -> torch.Tensor:
+    found, total = LinearWeights.random(5 * 24 * 2 + 5 * 72, 72, DEVICE), torch.zeros(1, device=DEVICE)
+    gate, up, down = (
+        found.weight[begin : begin + 5 * rows].view(5, rows, 72) for begin, rows in ((0, 24), (120, 24), (240, 72))
+    )
+    scales = [torch.full((5, rows), 0.01, device=DEVICE) for rows in (24, 24, 72)]
+    int8 = MixtureWeights(gate, up, down[:, :, :24].contiguous(), *scales)
+    dense = MixtureWeights(*(each.to(torch.bfloat16) for each in (int8.gate, int8.up, int8.down)))
+    places = torch.tensor([0, 3], device=DEVICE).repeat(tokens, 1)
+    operands = places, torch.full((tokens, 2), 0.5, device=DEVICE), "silu"
+    for weights in (int8, dense):
+        total = total + mixture_ffn(_rows(tokens, 72) / 64, weights, *operands)
+    return total
+
+
 def _rows(tokens: int, hidden: int) -> torch.Tensor:
     return torch.randn(tokens, hidden, device=DEVICE).to(torch.bfloat16)
 
@@ -75,6 +91,7 @@ KERNELS: dict[str, Callable[[int], torch.Tensor]] = {
     "int8_linear": _int8_linear,
     "expert_ffn": _expert_ffn,
     "route": _route,
+    "mixture_ffn": _mixture_ffn,
     "plane_ffn": _plane_ffn,
     "plane_launches": _plane_launches,
     "int8_dynamic_linear": _int8_dynamic_linear,

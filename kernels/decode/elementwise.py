@@ -6,19 +6,19 @@ from torch import Tensor
 
 from ..activations import activate
 from ..jit import cdiv, constexpr, jit, tl
-from ..rows import LAYER, RowNorm, Rows, normed_at, power_of_two, size_of, stats_at
+from ..rows import LAYER, RowNorm, Rows, normed_at, power_of_two, size_of, told_at
 
 BLOCK = 256  # values of a program
 
 
 @jit
 def _normalise_kernel(
-    y, x, stats, weight, offset, stride_y, stride_x, inputs, NORM: constexpr, BLOCK: constexpr
+    y, x, largest, stats, weight, offset, stride_y, stride_x, inputs, parts, eps, NORM: constexpr, BLOCK: constexpr
 ):  # fmt: skip
     row = tl.program_id(0) + tl.arange(0, 1)
     k = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     tokens = tl.num_programs(0)
-    mean, rate = stats_at(stats, row, tokens, NORM)
+    mean, rate, _ = told_at(largest, stats, row, tokens, inputs, parts, eps, NORM)
     value = normed_at(x, row, k, stride_x, tokens, inputs, mean, rate, weight, offset, NORM)
     tl.store(
         y + row.to(tl.int64)[:, None] * stride_y + k[None, :], value.to(y.dtype.element_ty), mask=(k < inputs)[None, :]
@@ -73,9 +73,10 @@ def normalise_vectors_(y: Tensor, x: Tensor, norm: RowNorm) -> None:
 def normalise_(y: Tensor, rows: Rows) -> None:
     """Fills y, [rows, inputs], with the rows as a product would take them."""
     count, inputs = y.shape
-    x, _, stats, weight, offset = rows.operands
+    x, largest, stats, weight, offset = rows.operands
     _normalise_kernel[count, cdiv(inputs, BLOCK)](
-        y, x, stats, weight, offset, y.stride(0), x.stride(0), inputs, NORM=rows.kind, BLOCK=BLOCK,
+        y, x, largest, stats, weight, offset, y.stride(0), x.stride(0), inputs, largest.shape[1], rows.eps,
+        NORM=rows.kind, BLOCK=BLOCK,
         num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
 

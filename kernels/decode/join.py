@@ -22,6 +22,8 @@ from ..graded.multiply import partial_sums
 from ..graded_linear import GradedWeights
 from ..instructions import Among, View
 from ..jit import cdiv
+from ..mixture.launches import Room, mixture_rows
+from ..mixture.launches import num_launches as mixture_launches
 from ..planes.asked import Asked
 from ..planes.launches import COUNT as PLANE_LAUNCHES
 from ..planes.launches import plane_rows
@@ -34,7 +36,20 @@ from .buffers import Buffers
 from .elementwise import BLOCK as VALUES
 from .elementwise import activate_, normalise_, normalise_vectors_
 from .room import digit_scratch, neuron_scratch
-from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays, is_twofold
+from .written import (
+    Activate,
+    Add,
+    Attend,
+    Gather,
+    Instruction,
+    Linear,
+    Mixture,
+    Norm,
+    Planes,
+    Tiles,
+    TwoWays,
+    is_twofold,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class _Joiner:
         self._scratch = digit_scratch(instructions, buffers)
         self._planes = neuron_scratch(instructions, buffers)
         self._shared: dict[tuple[int, int, int], Parts] = {}
+        self._rooms: dict[tuple[int, ...], Room] = {}
         self._among: Among = "all"
         self._ends: tuple[View, Target] | None = None  # where both of two ways end
         rest = list(instructions)
@@ -90,6 +106,8 @@ class _Joiner:
             self._add(first)
         elif isinstance(first, Tiles):
             return self._tiles(first, *[*rest[1:3], None, None][:2])
+        elif isinstance(first, Mixture):
+            return self._mixture(first, *[*rest[1:3], None, None][:2])
         elif isinstance(first, TwoWays):
             return self._two_ways(first, *[*rest[1:3], None, None][:2])
         else:
@@ -144,6 +162,25 @@ class _Joiner:
         self._launch("tiles", place, call, target, after, TILE_LAUNCHES)
         return 2 if add else 1
 
+    def _mixture(self, mixture: Mixture, then: Instruction | None, after: Instruction | None) -> int:
+        add = then if isinstance(then, Add) and then.source == mixture.target else None
+        buffers, weights, choice, scratch = self._buffers, mixture.weights, mixture.choice, self._planes
+        rows, counts = self._unmeasured(mixture.source), buffers.units_of(choice.units, every=True)
+        key = *weights.up.shape, choice.active
+        if key not in self._rooms:
+            self._rooms[key] = Room.of(weights, choice.active)
+        room = self._rooms[key]
+        place = (add or mixture).target
+        target = self._target(mixture, add, after, cdiv(place.width, BLOCK))
+
+        def call(part: slice) -> None:
+            found, asked = counts[: 2 * part.stop].view(2, -1), (buffers.tiers[part], buffers.shares[part])
+            ffn = weights, mixture.matrix, choice, mixture.activation
+            mixture_rows(target.some(part), found, rows.some(part), *ffn, asked, buffers.full, scratch, room)
+
+        self._launch("mixture", place, call, target, after, mixture_launches(weights))
+        return 2 if add else 1
+
     def _linear(self, linear: Linear, then: Instruction | None, after: Instruction | None) -> int:
         add = then if isinstance(then, Add) and then.source == linear.target else None
         act = then if isinstance(then, Activate) and _is_of(then, linear) else None
@@ -186,7 +223,11 @@ class _Joiner:
         self._launch("graded", (then or linear).target, call, target, after, count=3)
 
     def _target(
-        self, linear: Linear | Planes | Tiles, then: Add | Activate | None, after: Instruction | None, parts: int
+        self,
+        linear: Linear | Planes | Tiles | Mixture,
+        then: Add | Activate | None,
+        after: Instruction | None,
+        parts: int,
     ) -> Target:
         """Where a product goes, with what follows it, and in so many parts what whoever comes next needs to know."""
         view = (then or linear).target

@@ -13,13 +13,27 @@ from ..digit_triton import MOST_TOKENS
 from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
 from ..instructions import Among, Choice, Points, View
+from ..mixture.weights import MixtureWeights
 from ..paged_attention import KVPages
 from ..plane_ffn import PlaneWeights, pack
 from ..rows import LAYER, RMS, RowNorm
 from ..weighing import PLAIN, Weighing
 from .buffers import Buffers
 from .join import Launch, joined
-from .written import Activate, Add, Attend, Gather, Instruction, Linear, Norm, Planes, Tiles, TwoWays, is_twofold
+from .written import (
+    Activate,
+    Add,
+    Attend,
+    Gather,
+    Instruction,
+    Linear,
+    Mixture,
+    Norm,
+    Planes,
+    Tiles,
+    TwoWays,
+    is_twofold,
+)
 
 
 class DecodeProgram:
@@ -97,16 +111,10 @@ class DecodeProgram:
         matrices = router[0].detach(), router[1].detach()
         self._write(Tiles(source, target, weights, matrices, tile, activation, points))
 
-    # Of a mixture; models/device_step.py refuses one in a sentence before anything is written.
-
-    def choose_experts(self, source: View, target: View, sum: View, choice: Choice) -> None:
-        raise NotImplementedError("there is no launch for mixtures of experts")
-
-    def take(self, source: View, target: View, parts: View, expert: int) -> None:
-        raise NotImplementedError("there is no launch for mixtures of experts")
-
-    def give(self, source: View, target: View, parts: View, expert: int) -> None:
-        raise NotImplementedError("there is no launch for mixtures of experts")
+    def mixture_ffn(
+        self, source: View, target: View, weights: MixtureWeights, matrix: Tensor, activation: str, choice: Choice
+    ) -> None:
+        self._write(Mixture(source, target, weights, matrix.detach(), activation, choice))
 
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
@@ -148,7 +156,7 @@ class DecodeProgram:
     def gather(self, source: View, target: View) -> None:
         self._write(Gather(source, target))
 
-    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | TwoWays | Tiles) -> None:
+    def _write(self, instruction: Linear | Attend | Activate | Add | Gather | TwoWays | Tiles | Mixture) -> None:
         self._instructions.append(instruction)
         self.output = (instruction.sparse if isinstance(instruction, TwoWays) else instruction).target
 

@@ -6,10 +6,11 @@ from ..digit_linear import DigitWeights
 from ..digit_triton import Scratch, rows_of, scratch_sizes
 from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
+from ..mixture.weights import MixtureWeights
 from ..planes.layout import PackedPlanes
 from ..planes.scratch import Scratch as PlaneScratch
 from .buffers import Buffers
-from .written import Instruction, Linear, Tiles, TwoWays
+from .written import Instruction, Linear, Mixture, Tiles, TwoWays
 
 
 def _every(instructions: Sequence[Instruction]) -> Iterator[Instruction]:
@@ -40,9 +41,9 @@ def _digits_of(linear: Linear) -> DigitWeights | None:
 
 def neuron_scratch(instructions: Sequence[Instruction], buffers: Buffers) -> PlaneScratch:
     """Room for any of these FFNs."""
-    ffns: list[PackedPlanes | ExpertWeights] = [
+    ffns: list[PackedPlanes | ExpertWeights | MixtureWeights] = [
         each.sparse.packed for each in instructions if isinstance(each, TwoWays)
     ]
-    ffns += [each.weights for each in instructions if isinstance(each, Tiles)]
+    ffns += [each.weights for each in instructions if isinstance(each, Tiles | Mixture)]
     widest = [max([1, *sizes]) for sizes in ([each.hidden for each in ffns], [each.width for each in ffns])]
     return PlaneScratch.of(buffers.device, *widest)

@@ -7,7 +7,8 @@ from torch import Tensor
 from ..digit_linear import DigitWeights
 from ..expert_weights import ExpertWeights
 from ..graded_linear import GradedWeights
-from ..instructions import Points, View
+from ..instructions import Choice, Points, View
+from ..mixture.weights import MixtureWeights
 from ..paged_attention import KVPages
 from ..planes.layout import PackedPlanes
 from ..rows import RowNorm
@@ -90,7 +91,17 @@ class Tiles:
     points: Points
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather | TwoWays | Tiles
+@dataclass(frozen=True)
+class Mixture:
+    source: View
+    target: View
+    weights: MixtureWeights
+    matrix: Tensor
+    activation: str
+    choice: Choice
+
+
+Instruction = Norm | Linear | Attend | Activate | Add | Gather | TwoWays | Tiles | Mixture
 
 
 def is_twofold(each: Instruction | Planes) -> bool:
