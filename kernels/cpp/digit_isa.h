@@ -88,7 +88,7 @@ static inline void put_mask(const uint8_t* mask, int32_t* words) {
 template <int ROWS>
 struct DigitSums {
   static constexpr int WIDTH = 32 / ROWS, TOTALS = 1, AHEAD = 1, VECTORS = WIDTH / 4;
-  __m256i sum[8];  // [row, vector] of four outputs, two sums an output; named one by one, so that they stay in registers
+  __m256i sum[8];  // [row, vector] of four outputs, two sums an output; named one by one to stay in registers
   using Vectors = std::make_integer_sequence<int, VECTORS>;
   using Rows = std::make_integer_sequence<int, ROWS>;
 
@@ -103,7 +103,8 @@ struct DigitSums {
     asm("vpaddd %1, %0, %0" : "+x"(sum[R * VECTORS + V]) : "x"(products));  // written as products.h is
   }
   template <int V, bool MASKED, int... R>
-  TARGET_AVX2 DIGIT_INLINE void add_vector(const uint8_t* weights, const __m256i* x, const __m256i* mask, Numbers<R...>) {
+  TARGET_AVX2 DIGIT_INLINE void add_vector(const uint8_t* weights, const __m256i* x, const __m256i* mask,
+                                           Numbers<R...>) {
     const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights) + V));
     (add_row<V, R, MASKED>(wide, x, mask), ...);
   }

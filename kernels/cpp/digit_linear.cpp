@@ -121,7 +121,8 @@ static void take(const DigitJob& job, const DigitKernel& kernel, const float* x,
     const int64_t unit = group.first + i;
     int32_t* words = group.words + 2 * i;
     if (!pairs)
-      (job.layer.digits == 2 ? kernel.take_whole : kernel.take_digit)(x + unit * inputs, inputs, words, stride, job.rows[unit]);
+      (job.layer.digits == 2 ? kernel.take_whole : kernel.take_digit)(x + unit * inputs, inputs, words, stride,
+                                                                      job.rows[unit]);
     else
       for (int64_t row = 2 * unit; row < 2 * unit + 2 && row < job.tokens; ++row)
         kernel.take_digit(x + row * inputs, inputs, words + row % 2, stride, job.rows[row]);

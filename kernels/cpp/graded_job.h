@@ -8,6 +8,7 @@
 constexpr int MAX_LEVELS = 8;
 constexpr int64_t BLOCK = 128, PANEL = 32;       // outputs; of a panel lines stand one after the other
 constexpr int64_t LINE_BYTES = 4 * PANEL;        // four inputs of a panel
+constexpr int64_t CHUNK = 4, NEAR_BLOCKS = 16;   // quads that are read over so many blocks before the next, measured
 constexpr int64_t TILE_QUADS = 128;              // that are interleaved before tokens multiply them
 constexpr int64_t PANEL_BYTES = TILE_QUADS * LINE_BYTES, TILE_BYTES = BLOCK / PANEL * PANEL_BYTES;
 constexpr int64_t AHEAD_ROWS = 16;               // all bytes that are read have been asked for

@@ -11,7 +11,6 @@
 #include "parallel.h"
 #include "scratch.h"
 
-constexpr int64_t CHUNK = 4, NEAR_BLOCKS = 16;  // quads that are read over so many blocks before the next, measured
 constexpr int64_t NEAR_BYTES = 512 << 10;       // weights that several tokens find in the second cache
 constexpr int64_t NEAR_TOTALS = 256;            // blocks of totals, of all tokens, that stay there
 constexpr int64_t MINIMUM_WORK = 1 << 16;       // multiplications that pay for waking another thread
@@ -28,7 +27,7 @@ namespace portable {
 #include "graded_body.h"
 #include "digit_tile_body.h"
 #include "graded_together_body.h"
-GRADED_KERNEL(Counts{{208, 416, 496}, {280, 370, 430}, 112, 152});  // nobody counted: as AVX2
+GRADED_KERNEL(Counts{{208, 416, 496}, {96, 208, 280}, 104, 148});  // nobody counted: as AVX2
 #undef TARGET
 }  // namespace portable
 
@@ -38,7 +37,7 @@ namespace avx2 {
 #include "graded_body.h"
 #include "digit_tile_body.h"
 #include "graded_together_body.h"
-GRADED_KERNEL(Counts{{208, 416, 496}, {280, 370, 430}, 112, 152});
+GRADED_KERNEL(Counts{{208, 416, 496}, {96, 208, 280}, 104, 148});
 #undef TARGET
 }  // namespace avx2
 
@@ -47,7 +46,7 @@ namespace avx512_vnni {
 #include "graded_body.h"
 #include "digit_tile_body.h"
 #include "graded_together_body.h"
-GRADED_KERNEL(Counts{{66, 105, 136}, {45, 84, 105}, 32, 43});
+GRADED_KERNEL(Counts{{66, 105, 136}, {51, 91, 120}, 30, 43});
 #undef TARGET
 }  // namespace avx512_vnni
 #endif

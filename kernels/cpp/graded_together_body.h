@@ -1,7 +1,7 @@
 // Included by graded_linear.cpp after graded_body.h and digit_tile_body.h: several tokens over one list.
 //
-// Rows that any of the tokens reads are interleaved once, as far as the one that reads most of them asks, and stand then
-// as int8 weights do for the linear of two digits. Each token multiplies them as those are multiplied; where tokens read
+// Rows that any of the tokens reads are interleaved once, as far as the one that reads most of them asks. There they
+// stand as int8 weights do for the linear of two digits, and each token multiplies them by its sums. Where tokens read
 // an input differently, bits that a token does not read are masked off: the same sums as by itself.
 
 // Levels that any token reads, and whether those who read an input read it alike.
@@ -107,13 +107,14 @@ TARGET GRADED_INLINE void put_quad(const uint8_t* const* row, const Planes& plan
 template <class V, int G, int ABOVE, int BELOW, int PART>
 TARGET static void fill_part(const GradedJob& job, const Pass& pass, const List& all, int64_t begin, int64_t end,
                              int64_t block, uint8_t* tile) {
+  constexpr int COUNT = planes_of(ABOVE) + planes_of(BELOW);
   const Planes planes = planes_at<V, G>(job, pass, block, PART);
+  int64_t next[COUNT];  // of the block after this one
+  for (int p = 0; p < COUNT; ++p) next[p] = planes.at[p] + 16 * job.layer.widths[pass.first + p];
   for (int64_t q = begin; q < end; ++q, tile += LINE_BYTES) {
     const uint8_t* const* row = all.row + 4 * q;
-    if constexpr (PART == 0)
-      for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)  // of the next block
-        for (int i = 0; i < 4; ++i)
-          __builtin_prefetch(row[i] + planes.at[p] + 16 * job.layer.widths[pass.first + p]);
+    for (int p = 0; PART == 0 && p < COUNT; ++p)
+      for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i] + next[p]);
     put_quad<V, G, ABOVE, BELOW, 0>(row, planes, PART, tile);
     put_quad<V, G, ABOVE, BELOW, 1>(row, planes, PART, tile);
   }
