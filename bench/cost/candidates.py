@@ -62,11 +62,11 @@ def _graded(isa: str, rows: int, pieces: Mapping[str, float], alone: Mapping[str
         of_row = {bits: _gpu(f"{GRADED}, {bits} bits", min(rows, _PASS)) for bits in pieces}
         return _sum(of_row, pieces).times(max(1, rows // _PASS))
     one_by_one = _sum({bits: _cpu(f"{GRADED}, {bits} bits", isa) for bits in alone}, alone).times(rows)
-    if rows == 1:
+    if rows == 1 and isa == WIDE:
         return one_by_one
-    together = NOTHING
+    together, multiplied = NOTHING, min(rows, _PASSES[isa])
     for bits, share in pieces.items():
-        tile = _cpu(ALIKE if bits == _FEWEST else TILE, isa, _PASSES[isa]).times(rows / _PASSES[isa])
+        tile = _cpu(ALIKE if bits == _FEWEST or rows == 1 else TILE, isa, multiplied).times(rows / multiplied)
         together += (_cpu(f"{FILL}, {bits} bits", isa) + tile).times(share)
     return min(one_by_one, together, key=lambda each: each.instructions)  # as the kernel chooses
 

@@ -133,11 +133,13 @@ def _graded() -> list[Loop]:
         _parts(widen=4, masks=10, dots=16, digits=2, loop=5),
         _parts(widen=4, dots=16, digits=2, loop=4),
     )
+    lone = _parts(widen=8, dots=16, digits=1, loop=4)
     tiles = [
         Loop(TILE, WIDE, f"{WIDE}::multiply_group<4, true>(", 128, masked, {"vpdpbusd": 16}, rows=4),
         Loop(ALIKE, WIDE, f"{WIDE}::multiply_group<4, false>(", 128, alike, {"vpdpbusd": 16}, rows=4),
         Loop(TILE, NARROW, f"{NARROW}::multiply_group<2, true>(", 64, less, {"vpmaddwd": 8}, rows=2),
         Loop(ALIKE, NARROW, f"{NARROW}::multiply_group<2, false>(", 64, less_alike, {"vpmaddwd": 8}, rows=2),
+        Loop(ALIKE, NARROW, f"{NARROW}::multiply_group<1, false>(", 128, lone, {"vpmaddwd": 8}),
     ]
     dots = {4: 8, 6: 16, 8: 16}
     narrow = [
