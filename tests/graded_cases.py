@@ -14,7 +14,17 @@ ALL_PLANES = sorted(
     planes for length in range(2, 9) for planes in itertools.product((1, 2, 4), repeat=length) if sum(planes) == 8
 )
 # tokens, inputs, outputs
-SHAPES = [(1, 64, 128), (1, 1, 1), (3, 37, 17), (2, 5, 63), (9, 65, 65), (5, 200, 129), (4, 130, 193), (8, 33, 330)]
+SHAPES = [
+    (1, 64, 128),
+    (1, 1, 1),
+    (3, 37, 17),
+    (2, 5, 63),
+    (9, 65, 65),
+    (5, 200, 129),
+    (4, 130, 193),
+    (8, 33, 330),
+    (40, 600, 96),
+]
 
 
 def weights_of(

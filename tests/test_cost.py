@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from moesaic.bench.cost.compiled import compiler_version
 from moesaic.bench.cost.machines import DP4A, Cost, Machine, time_of
 from moesaic.bench.cost.measure import ASKED, UnionPlan, watched
 from moesaic.bench.cost.processor import (
+    ALIKE,
     DIGITS,
+    FILL,
     GRADED,
     INPUTS,
     INT4,
@@ -25,9 +28,11 @@ from moesaic.bench.cost.processor import (
     LOOPS,
     NARROW,
     NEURONS,
+    TILE,
     WIDE,
     WRITTEN_FOR,
     instructions_per_weight,
+    loop_of,
 )
 from moesaic.bench.cost.run import write_costs
 from moesaic.bench.cost.tensor_cores import on_tensor_cores
@@ -35,7 +40,7 @@ from moesaic.bench.cost.unions import ROWS, Tally, document_windows
 from moesaic.bench.published.figures import result
 from moesaic.bench.retention.linears.lab import Lab
 from moesaic.evaluate.texts import embedded_text
-from moesaic.kernels.native import native
+from moesaic.kernels.native import SOURCES, native
 from moesaic.models.checkpoint import open_checkpoint
 from moesaic.models.errors import RecipeError, SetupError, TextError
 
@@ -84,6 +89,26 @@ def test_the_published_counts_are_those_that_are_written_down() -> None:
     published = {(each["name"], each["isa"], each["rows"]): each["written"] for each in result("cost/costs")["loops"]}
     ours = {(each.name, each.isa, each.rows): each.total for each in LOOPS}
     assert published == ours | {(each.name, DP4A, each.rows): each.total for each in gpu.LOOPS}
+
+
+@pytest.mark.parametrize(("isa", "rows"), [(NARROW, 2), (WIDE, 4)])
+def test_the_graded_kernel_chooses_by_the_counts_that_are_written_down(isa: str, rows: int) -> None:
+    code = (SOURCES / "graded_linear.cpp").read_text().split(f"namespace {isa} {{")[1]
+    known = [int(each) for each in re.findall(r"\d+", code[code.index("Counts{") : code.index(");")])]
+    names = [f"{name}, {bits} bits" for name in (GRADED, FILL) for bits in (4, 6, 8)]
+    loops = [loop_of(name, isa) for name in names] + [loop_of(name, isa, rows) for name in (ALIKE, TILE)]
+    assert known == pytest.approx([512 * each.per_weight for each in loops], rel=0.05)
+
+
+def test_a_recount_keeps_the_machine_that_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = result("cost/costs")
+    for name in ("costs", "unions"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result(f"cost/{name}")))
+    monkeypatch.setattr("moesaic.bench.cost.run.compiled_loops", lambda: kept["loops"])
+    write_costs(tmp_path, recount=True)
+    found = json.loads((tmp_path / "costs.json").read_text())
+    assert found["machines"] == kept["machines"] and found["load"] == kept["load"]
+    assert found["measured"] == kept.get("measured", kept["provenance"])
 
 
 def test_kernels_that_ship_for_gpus_take_in_what_is_published(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pages of results are made of the JSON files beside them, and a figure that no file holds cannot be written."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from house import ROOT
 from jinja2 import UndefinedError
 from safetensors import safe_open
 
-from moesaic.bench.published import run
+from moesaic.bench.published import beside, run
 from moesaic.bench.published.figures import RESULTS, Curves, curves, pooled, recipe, result
 from moesaic.bench.published.text import kept, render, times
 from moesaic.bench.reference.card import model_card
@@ -138,3 +139,22 @@ def test_the_command_writes_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_a_clone_the_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(run, "RESULTS", Path("no/results"))
     assert run.main() == 2 and "results are in a clone of the repository" in capsys.readouterr().err
+
+
+def test_the_page_of_peers_has_a_row_for_each_and_a_column_for_each_number_of_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, name = copy.deepcopy(result("peers/smollm2")), "OpenVINO GenAI Q8_0"
+    of_one = [each for each in run["decode"] if each["contestant"] == run["peers"][0]]
+    run["decode"] += [each | {"contestant": name} for each in of_one]
+    run["decode"] += [each | {"batch": 32} for each in run["decode"] if each["batch"] == 8]
+    run["first_token"] += [{"contestant": name, "threads": count, "seconds": 0.5} for count in run["threads"]]
+    run["contestants"][name] = run["contestants"][run["peers"][0]] | {"version": "2026.4"}
+    run["peers"], run["batches"] = [*run["peers"], name], [*run["batches"], 32]
+    plain = result
+    monkeypatch.setattr(beside, "result", lambda name: run if name == "peers/smollm2" else plain(name))
+    beside.beside.cache_clear()
+    page = render("results")
+    beside.beside.cache_clear()
+    assert "## Beside llama.cpp, CTranslate2 and OpenVINO GenAI" in page and "OpenVINO GenAI 2026.4" in page
+    assert "| 8 streams | 32 streams | first token |" in page and f"| {name} | 143 MB |" in page

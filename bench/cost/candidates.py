@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from . import gpu, processor, unions
 from .machines import DP4A, Cost
 from .processor import (
+    ALIKE,
     DIGITS,
     DOWN,
     FILL,
@@ -25,8 +26,10 @@ from .processor import (
 )
 
 ISAS = (WIDE, NARROW, DP4A)
-_PASS = 4  # rows
+_PASSES = {WIDE: 4, NARROW: 2, DP4A: 4}  # rows
+_PASS = 4
 NOTHING = Cost(0.0, 0.0)
+_FEWEST = "4"  # bits, that whoever reads an input no further reads alike
 
 
 def cost_of(
@@ -50,9 +53,7 @@ def _every(name: str, isa: str, rows: int) -> Cost:
     """Of a loop that reads every weight."""
     if isa == DP4A:
         return _gpu(name, rows)
-    if name == DIGITS and isa == NARROW:
-        return _cpu(name, isa).times(rows)
-    together = 2 if name == INT8 and isa == NARROW else _PASS
+    together = _PASSES[isa] if name in (INT8, DIGITS) else _PASS
     return _cpu(name, isa) if rows == 1 else _cpu(name, isa, together).times(rows / together)
 
 
@@ -60,10 +61,14 @@ def _graded(isa: str, rows: int, pieces: Mapping[str, float], alone: Mapping[str
     if isa == DP4A:
         of_row = {bits: _gpu(f"{GRADED}, {bits} bits", min(rows, _PASS)) for bits in pieces}
         return _sum(of_row, pieces).times(max(1, rows // _PASS))
-    if rows == 1 or isa == NARROW:  # rows one by one
-        return _sum({bits: _cpu(f"{GRADED}, {bits} bits", isa) for bits in alone}, alone).times(rows)
-    tile = _cpu(TILE, isa, _PASS).times(rows / _PASS)
-    return _sum({bits: _cpu(f"{FILL}, {bits} bits", isa) + tile for bits in pieces}, pieces)
+    one_by_one = _sum({bits: _cpu(f"{GRADED}, {bits} bits", isa) for bits in alone}, alone).times(rows)
+    if rows == 1 and isa == WIDE:
+        return one_by_one
+    together, multiplied = NOTHING, min(rows, _PASSES[isa])
+    for bits, share in pieces.items():
+        tile = _cpu(ALIKE if bits == _FEWEST or rows == 1 else TILE, isa, multiplied).times(rows / multiplied)
+        together += (_cpu(f"{FILL}, {bits} bits", isa) + tile).times(share)
+    return min(one_by_one, together, key=lambda each: each.instructions)  # as the kernel chooses
 
 
 def _inputs(isa: str, rows: int) -> Cost:

@@ -10,6 +10,10 @@ a turn of the graded kernel of P planes, over 4 inputs and 128 outputs (AVX-512)
     dots        2 digits for each of 8 vectors of sums; with AVX2 each takes 3 instructions, and 8 bits are two products
     lists       4 rows and 4 rows ahead, 4 P prefetches, digits of the 4 inputs, the loop
 
+Rows that run together interleave 4 inputs over 128 outputs once, `stores` them, and multiply what is stored as int8
+weights are multiplied, after `masks` where they read an input differently. With AVX2 weights are widened to 16 bits,
+and both digits are one number.
+
 `tests/test_cost.py` holds each to the code that is compiled: loops of the library, and of rivals.cpp for what the
 library has no need of.
 """
@@ -42,7 +46,8 @@ class Turn:
 @dataclass(frozen=True)
 class Loop(Turn):
     """parts: instructions of a turn. holds: opcodes, and how often they stand in the loop, which tell it from others of
-    the function. halves: loops that one turn takes; each has its part of the sums.
+    the function. halves: loops that one turn takes; each has its part of the sums. skips: loops before them, over
+    smaller blocks.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Loop(Turn):
     holds: dict[str, int]
     rows: int = 1
     halves: int = 1
+    skips: int = 0
     ours: bool = True
 
     def compiled(self) -> int:
@@ -60,7 +66,7 @@ class Loop(Turn):
         library: Path | None = our_library() if self.ours else rivals_library()
         if library is None:
             return 0
-        return sum(len(each) for each in self._matching(library)[: self.halves])
+        return sum(len(each) for each in self._matching(library)[self.skips :][: self.halves])
 
     def _matching(self, library: Path) -> list[list[str]]:
         wide = self.isa == WIDE
@@ -75,7 +81,8 @@ def _parts(**parts: int) -> dict[str, int]:
     return parts
 
 
-GRADED, FILL, TILE = "graded inputs", "graded inputs, laid out for several rows", "graded inputs, a tile times 4 rows"
+GRADED, FILL = "graded inputs", "graded inputs, laid out for several rows"
+TILE, ALIKE = "graded inputs, a tile with masks", "graded inputs, a tile that rows read alike"
 INT8, DIGITS, INT4 = "int8 as it is", "int8, two digits", "int4, groups of 32"
 INPUTS, FILL_INPUTS = "inputs read whole or not", "inputs read whole or not, laid out for several rows"
 NEURONS = "neurons by planes"
@@ -93,10 +100,15 @@ _NARROW_GRADED = {
     6: ("4, 2", _parts(loads=8, interleave=16, nibbles=40, dots=96, lists=32, moves=16)),
     8: ("4, 22", _parts(loads=12, interleave=24, nibbles=60, dots=96, lists=36, moves=20)),
 }
-_FILLED = {
-    4: ("4, 0", _parts(loads=4, interleave=8, nibbles=12, stores=8, lists=13)),
-    6: ("4, 2", _parts(loads=8, interleave=16, nibbles=24, stores=8, lists=20, moves=8)),
-    8: ("4, 22", _parts(loads=12, interleave=24, nibbles=28, stores=8, lists=21, moves=12)),
+_WIDE_FILLED = {
+    4: ("4, 0", _parts(loads=4, interleave=8, nibbles=12, stores=8, lists=19)),
+    6: ("4, 2", _parts(loads=8, interleave=16, nibbles=24, stores=8, lists=27, moves=8)),
+    8: ("4, 22", _parts(loads=12, interleave=24, nibbles=28, stores=8, lists=36, moves=12)),
+}
+_NARROW_FILLED = {
+    4: ("4, 0", _parts(loads=8, interleave=16, nibbles=24, stores=16, lists=32)),
+    6: ("4, 2", _parts(loads=20, interleave=32, nibbles=104, stores=16, lists=34)),
+    8: ("4, 22", _parts(loads=32, interleave=48, nibbles=144, stores=16, lists=40)),
 }
 
 
@@ -106,11 +118,29 @@ def _graded() -> list[Loop]:
         for bits, (code, parts) in _WIDE_GRADED.items()
     ]
     filled = [
-        Loop(f"{FILL}, {bits} bits", WIDE, f"{WIDE}::add_crowd<{code}>(", 512, parts, {"vpunpcklbw": bits - 2})
-        for bits, (code, parts) in _FILLED.items()
+        Loop(
+            f"{FILL}, {bits} bits", isa, f"{isa}::fill_tile<{code}>(", 512, parts, {"vpunpcklbw": bits - 2},
+            halves=halves, skips=halves - 1,
+        )
+        for isa, some, halves in ((WIDE, _WIDE_FILLED, 1), (NARROW, _NARROW_FILLED, 2))
+        for bits, (code, parts) in some.items()
+    ]  # fmt: skip
+    masked, alike = (
+        _parts(loads=2, masks=12, dots=16, digits=8, loop=5),
+        _parts(loads=2, dots=16, digits=8, loop=4),
+    )
+    less, less_alike = (
+        _parts(widen=4, masks=10, dots=16, digits=2, loop=5),
+        _parts(widen=4, dots=16, digits=2, loop=4),
+    )
+    lone = _parts(widen=8, dots=16, digits=1, loop=4)
+    tiles = [
+        Loop(TILE, WIDE, f"{WIDE}::multiply_group<4, true>(", 128, masked, {"vpdpbusd": 16}, rows=4),
+        Loop(ALIKE, WIDE, f"{WIDE}::multiply_group<4, false>(", 128, alike, {"vpdpbusd": 16}, rows=4),
+        Loop(TILE, NARROW, f"{NARROW}::multiply_group<2, true>(", 64, less, {"vpmaddwd": 8}, rows=2),
+        Loop(ALIKE, NARROW, f"{NARROW}::multiply_group<2, false>(", 64, less_alike, {"vpmaddwd": 8}, rows=2),
+        Loop(ALIKE, NARROW, f"{NARROW}::multiply_group<1, false>(", 128, lone, {"vpmaddwd": 8}),
     ]
-    tile = _parts(loads=1, masks=4, dots=8, digits=8, loop=7)
-    wide_tile = Loop(TILE, WIDE, f"{WIDE}::add_tile<{WIDE}::Vector4, 4>(", 64, tile, {"vpdpbusd": 8}, rows=4)
     dots = {4: 8, 6: 16, 8: 16}
     narrow = [
         Loop(
@@ -119,7 +149,7 @@ def _graded() -> list[Loop]:
         )
         for bits, (code, parts) in _NARROW_GRADED.items()
     ]  # fmt: skip
-    return [*wide, *filled, wide_tile, *narrow]
+    return [*wide, *filled, *tiles, *narrow]
 
 
 def _whole() -> list[Loop]:
@@ -194,14 +224,16 @@ def _rivals() -> list[Loop]:
 
 
 def _digits() -> list[Loop]:
-    """int8 in two digits; with AVX2 rows are taken one by one."""
-    one = _parts(loads=4, dots=8, digits=4, prefetch=4, loop=4)
-    four = _parts(loads=2, dots=16, digits=8, loop=5, moves=2)
-    narrow = _parts(loads=8, dots=32, digits=12, prefetch=4, loop=4, moves=17)
+    """int8 in two digits; with AVX2 weights are widened, and a row has one number of 16 bits."""
+    one = _parts(loads=4, dots=8, digits=4, prefetch=4, loop=5)
+    four = _parts(loads=2, dots=16, digits=8, loop=4, moves=2)
+    narrow = _parts(widen=8, dots=16, digits=1, prefetch=2, loop=4)
+    two = _parts(widen=4, dots=16, digits=2, prefetch=2, loop=4)
     return [
-        Loop(DIGITS, WIDE, f"{WIDE}::blocks(", 256, one, {"vpdpbusd": 8}),
-        Loop(DIGITS, WIDE, f"{WIDE}::tile<4, 1>(", 128, four, {"vpdpbusd": 16}, rows=4),
-        Loop(DIGITS, NARROW, f"{NARROW}::tile<1, 2>(", 128, narrow, {"vpmaddwd": 16}),
+        Loop(DIGITS, WIDE, f"{WIDE}::tile<1>(", 256, one, {"vpdpbusd": 8}),
+        Loop(DIGITS, WIDE, f"{WIDE}::tile<4>(", 128, four, {"vpdpbusd": 16}, rows=4),
+        Loop(DIGITS, NARROW, f"{NARROW}::tile<1>(", 128, narrow, {"vpmaddwd": 8}),
+        Loop(DIGITS, NARROW, f"{NARROW}::tile<2>(", 64, two, {"vpmaddwd": 8}, rows=2),
     ]
 
 

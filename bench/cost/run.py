@@ -2,6 +2,7 @@
 
     python -m moesaic.bench.cost.run unions MODEL --text FILES   # minutes: what rows of text read together
     python -m moesaic.bench.cost.run costs                       # seconds
+    python -m moesaic.bench.cost.run costs --recount             # with the machine that is in the file
     python -m moesaic.bench.cost.run kernels                     # seconds: the integer kernels that ship for GPUs
     python -m moesaic.bench.cost.run loops                       # what is written and what is compiled, as JSON
 
@@ -52,21 +53,31 @@ def write_unions(plan: UnionPlan, folder: Path) -> None:
     _write(folder / "unions.json", report)
 
 
-def write_costs(folder: Path) -> None:
-    """Counts, measures this machine, and writes costs.json. Raises SetupError where nothing can be compiled."""
-    loops, library = compiled_loops(), native()
+def write_costs(folder: Path, recount: bool = False) -> None:
+    """Counts, measures this machine, and writes costs.json. Raises SetupError where nothing can be compiled.
+
+    recount: the first machine stays as the file has it, with where that was measured.
+    """
+    loops = compiled_loops()
     unions = json.loads((folder / "unions.json").read_text())["candidates"]
-    isas = (WIDE, NARROW) if library and plane_isa(library) == WIDE else (NARROW,)
-    machines = [this_machine(isas), server(), h100()]
+    before = json.loads((folder / "costs.json").read_text()) if recount else None
+    first = Machine(**before["machines"][0]) if before else _this_machine()
+    machines = [first, server(), h100()]
     report = {
         "machines": [asdict(each) for each in machines],
         "loops": loops,
         "costs": list(_costs(unions, machines)),
         "compiler": compiler_version(),
-        "load": round(os.getloadavg()[0], 1),  # processes beside, as this machine was measured
+        "load": before["load"] if before else round(os.getloadavg()[0], 1),  # beside, as the machine was measured
+        "measured": before.get("measured", before["provenance"]) if before else provenance(),
         "provenance": provenance(),
     }
     _write(folder / "costs.json", report)
+
+
+def _this_machine() -> Machine:
+    library = native()
+    return this_machine((WIDE, NARROW) if library and plane_isa(library) == WIDE else (NARROW,))
 
 
 def write_kernels(folder: Path) -> None:
@@ -161,6 +172,7 @@ def main() -> int:
     unions.add_argument("--windows", type=int, default=32, help="documents; default: %(default)s")
     unions.add_argument("--threads", type=int, help="default: all")
     costs = commands.add_parser("costs", help="count instructions, and model the time")
+    costs.add_argument("--recount", action="store_true", help="keep the first machine as the file has it")
     commands.add_parser("loops", help="show the instructions of every loop, written and compiled")
     shipped = commands.add_parser("kernels", help="count instructions of the integer kernels that ship for GPUs")
     for command in (unions, costs, shipped):
@@ -170,7 +182,7 @@ def main() -> int:
         if args.command == "unions":
             write_unions(UnionPlan(args.model, tuple(args.text), args.windows, threads=args.threads), args.out)
         elif args.command == "costs":
-            write_costs(args.out)
+            write_costs(args.out, args.recount)
         elif args.command == "kernels":
             write_kernels(args.out)
         else:

@@ -15,6 +15,21 @@ class Beside:
         self._decode = {(each["contestant"], each["batch"], each["threads"]): each for each in values["decode"]}
         self._first = {(each["contestant"], each["threads"]): each["seconds"] for each in values["first_token"]}
 
+    @property
+    def peers(self) -> list[str]:
+        """Those that took part, in the order of their turns."""
+        return list(self.values["peers"])
+
+    @property
+    def streams(self) -> list[int]:
+        """How many streams ran together, where it is more than one."""
+        return [batch for batch in self.values["batches"] if batch > 1]
+
+    @property
+    def makers(self) -> list[str]:
+        """Peers by the name before the quantization."""
+        return list(dict.fromkeys(name.rpartition(" ")[0] for name in self.peers))
+
     def rate(self, name: str, streams: int, threads: int | None = None) -> float:
         """Tokens per second, the median of the rounds; of the best number of threads where none is named."""
         counts = [threads] if threads else self.values["threads"]

@@ -3,15 +3,15 @@
 // With u = w + 128, sum q w = 256 sum h u + sum l u - 128 sum q. Weights stand in blocks of 32 outputs, four inputs of
 // each side by side: one instruction multiplies a line of them with four digits of a row, nothing is left to be added
 // up across lanes, and a thread reads one stream. Where activations have one digit, two rows take the place of two digits.
-// Sets without such an instruction multiply q as it is, in 16 bits, and part its sums into two digits.
 #include "abi.h"
 #include "digit_isa.h"
+#include "digit_neon.h"
 #include "fixed_point.h"
 #include "parallel.h"
 #include "scratch.h"
 
 constexpr int64_t BLOCK = 32;                  // outputs
-constexpr int64_t PREFETCH_BYTES = 8192;       // measured: less gains nothing, and this a sixth of the largest matrices
+constexpr int64_t LINE_BYTES = 4 * BLOCK;
 constexpr int64_t RUN = 512;                   // inputs whose digits are made at a time
 constexpr int64_t NEAR_BYTES = 256 << 10;      // digits of rows that stay in the second cache
 constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for another thread
@@ -32,7 +32,7 @@ struct Row {
 
 struct Group {  // rows, or pairs of rows, that are multiplied at a time
   int64_t first, count;
-  int32_t* words;  // [quads, count, 2], two words of four inputs
+  int32_t* words;  // [quads, count, 2 digits], four inputs each
 };
 
 struct DigitJob {
@@ -45,8 +45,8 @@ struct DigitJob {
 
 struct DigitKernel {
   int64_t most_rows;
-  bool whole;
-  void (*take_digits)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
+  bool pairs;  // whether two rows of one digit take the place of one of two
+  void (*take_whole)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
   void (*take_digit)(const float* x, int64_t inputs, int32_t* words, int64_t stride, Row& row);
   void (*blocks)(const DigitJob&, int64_t begin, int64_t end, int64_t first, int64_t last);
 };
@@ -54,6 +54,7 @@ struct DigitKernel {
 
 namespace portable {
 #define TARGET TARGET_PORTABLE
+#include "digit_tile_body.h"
 #include "digit_body.h"
 #undef TARGET
 }  // namespace portable
@@ -61,6 +62,7 @@ namespace portable {
 #if defined(__aarch64__)
 namespace neon {
 #define TARGET TARGET_NEON
+#include "digit_tile_body.h"
 #include "digit_body.h"
 #undef TARGET
 }  // namespace neon
@@ -69,19 +71,21 @@ namespace neon {
 #if defined(__x86_64__)
 namespace avx2 {
 #define TARGET TARGET_AVX2
+#include "digit_tile_body.h"
 #include "digit_body.h"
 #undef TARGET
 }  // namespace avx2
 
 namespace avx512_vnni {
 #define TARGET TARGET_AVX512_VNNI
+#include "digit_tile_body.h"
 #include "digit_body.h"
 #undef TARGET
 }  // namespace avx512_vnni
 #endif
 
 #define DIGIT_KERNEL(isa) \
-  DigitKernel { isa::MOST_TOKENS, isa::WHOLE, isa::take_digits, isa::take_digit, isa::blocks }
+  DigitKernel { isa::MOST_ROWS, isa::DigitSums<1>::TOTALS == 2, isa::take_whole, isa::take_digit, isa::blocks }
 
 static DigitKernel kernel_for(int isa) {
 #if defined(__x86_64__)
@@ -110,15 +114,15 @@ static bool place(DigitJob& job, int64_t units, int64_t groups, Scratch& scratch
 // The digits of a group's rows. x: [tokens, inputs].
 static void take(const DigitJob& job, const DigitKernel& kernel, const float* x, const Group& group) {
   const int64_t inputs = job.layer.inputs, stride = 2 * group.count;
-  const bool pairs = job.layer.digits == 1 && !kernel.whole;
+  const bool pairs = job.layer.digits == 1 && kernel.pairs;
   if (pairs && 2 * (group.first + group.count) > job.tokens)  // of the row that is not there
     memset(group.words, 0, 4 * job.quads * stride);
   for (int64_t i = 0; i < group.count; ++i) {
     const int64_t unit = group.first + i;
     int32_t* words = group.words + 2 * i;
     if (!pairs)
-      (job.layer.digits == 2 ? kernel.take_digits : kernel.take_digit)(x + unit * inputs, inputs, words, stride,
-                                                                       job.rows[unit]);
+      (job.layer.digits == 2 ? kernel.take_whole : kernel.take_digit)(x + unit * inputs, inputs, words, stride,
+                                                                      job.rows[unit]);
     else
       for (int64_t row = 2 * unit; row < 2 * unit + 2 && row < job.tokens; ++row)
         kernel.take_digit(x + row * inputs, inputs, words + row % 2, stride, job.rows[row]);
@@ -129,7 +133,7 @@ static int multiply(const DigitKernel& kernel, const DigitLayer& layer, const fl
                     int64_t threads) {
   static thread_local Scratch scratch;
   if (!tokens) return 1;
-  const int64_t inputs = layer.inputs, units = layer.digits == 1 && !kernel.whole ? ceil_divide(tokens, 2) : tokens;
+  const int64_t inputs = layer.inputs, units = layer.digits == 1 && kernel.pairs ? ceil_divide(tokens, 2) : tokens;
   const int64_t groups = ceil_divide(units, kernel.most_rows);
   DigitJob job{layer, tokens, ceil_divide(inputs, 4), nullptr, nullptr, y};
   if (!place(job, units, groups, scratch)) return 0;

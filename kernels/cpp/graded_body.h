@@ -108,11 +108,11 @@ TARGET GRADED_INLINE void add_quads(const Token& token, const Planes& planes, in
   Sums<V> sums;
   load_sums<V>(to, stride, 4 * G, sums, which);
   for (int64_t q = begin; q < end; ++q) {
-    const uint8_t* const* row = token.row + 4 * q;
+    const uint8_t* const* row = token.own.row + 4 * q;
     const auto x_high = V::four_alike(token.high[q]), x_low = V::four_alike(token.low[q]);
     if constexpr (LOWER)
       for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)
-        for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD] + planes.at[p]);
+        for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i + AHEAD_ROWS] + planes.at[p]);
     if constexpr (LOWER && BELOW < 0) add_plane<V, G, ABOVE, 0>(row, planes, x_high, x_low, sums);
     if constexpr (UPPER && BELOW < 0) add_plane<V, G, ABOVE, 1>(row, planes, x_high, x_low, sums);
     if constexpr (LOWER && BELOW >= 0) add_quad<V, G, ABOVE, BELOW, 0>(row, planes, x_high, x_low, sums);
@@ -140,7 +140,7 @@ TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token
                              int64_t block, int part) {
   const Planes planes = planes_at<V, G>(job, pass, block, part);
   int32_t* to = job.sums + block * BLOCK + 4 * V::LANES * part;
-  const int64_t stride = job.sums_stride;
+  const int64_t stride = job.stride;
   if constexpr (REGISTERS == 32) {
     const Indices<0, 1, 2, 3, 4, 5, 6, 7> all;
     add_quads<V, G, ABOVE, BELOW, true, true>(token, planes, begin, end, to, stride, all);
@@ -156,8 +156,8 @@ TARGET static void add_block(const GradedJob& job, const Pass& pass, const Token
 template <int ABOVE, int BELOW>
 TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token& token, int64_t first, int64_t last) {
   const int64_t index = &pass - job.pass;
-  for (int64_t q = token.begin[index]; q < token.begin[index + 1]; q += CHUNK) {
-    const int64_t end = least(q + CHUNK, token.begin[index + 1]);
+  for (int64_t q = token.own.begin[index]; q < token.own.begin[index + 1]; q += CHUNK) {
+    const int64_t end = least(q + CHUNK, token.own.begin[index + 1]);
     for (int64_t b = first; b < last; ++b)
       if (b < job.whole_blocks)
         for (int part = 0; part < 4 / Whole::LANES; ++part)
@@ -171,7 +171,7 @@ TARGET static void add_pass(const GradedJob& job, const Pass& pass, const Token&
 // The one way from sums to the result, of outputs [begin, end).
 TARGET static void finish(const GradedJob& job, const Token& token, const int32_t* high, int64_t begin, int64_t end,
                           float* y) {
-  const int32_t* low = high + job.sums_stride;
+  const int32_t* low = high + job.stride;
   const double constant = double(token.constant);
   for (int64_t n = begin; n < end; ++n) {  // in fp64 every one of these whole numbers is exact
     const float doubled = float(512.0 * high[n] + 2.0 * low[n] + constant);

@@ -9,8 +9,8 @@
 //   halves       the same of two vectors, the first where a mask is set and the second elsewhere
 //   dot          sum + scale * (products of unsigned bytes and signed ones, four and four)
 //   upper        half 0 or 1 of each byte, as its upper half where bytes are WHOLE, else as its lower half
-//   joined       half 0 or 1 of each byte of two vectors, as the upper and the lower half of bytes
-//   masked       four bytes after four (where there are 32 registers)
+//   topmost      half 0 or 1 of each byte, as its upper half
+//   joined       the same of two vectors, as the upper and the lower half of bytes
 //   four_alike, scale_of, load, store
 // and every namespace has
 //   WHOLE        whether `dot` takes all bytes exactly; else those of at most 7 bits, in units that `scale` says
@@ -80,6 +80,11 @@ struct Vector2 {
   GRADED_INLINE Bytes upper(Bytes v) {
     for (uint8_t& byte : v.byte) byte = HALF ? byte & 0xF0 : uint8_t(byte << 4);
     return v;
+  }
+
+  template <int HALF>
+  GRADED_INLINE Bytes topmost(Bytes v) {
+    return upper<HALF>(v);
   }
 
   template <int HALF>
@@ -161,6 +166,16 @@ struct Vector2 {
     return _mm256_and_si256(HALF ? _mm256_srli_epi16(v, 4) : v, _mm256_set1_epi8(15));
   }
 
+  template <int HALF>
+  TARGET_AVX2 GRADED_INLINE Bytes topmost(Bytes v) {
+    return _mm256_andnot_si256(_mm256_set1_epi8(15), HALF ? v : _mm256_slli_epi16(v, 4));
+  }
+
+  template <int HALF>
+  TARGET_AVX2 GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
+    return _mm256_or_si256(topmost<HALF>(v), upper<HALF>(other));
+  }
+
   TARGET_AVX2 GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes scale) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(weights, x), scale));
   }
@@ -216,6 +231,11 @@ struct Vector4 {
   }
 
   template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes topmost(Bytes v) {
+    return upper<HALF>(v);
+  }
+
+  template <int HALF>
   TARGET_AVX512_VNNI GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
     const Bytes first = HALF ? v : _mm512_slli_epi16(v, 4), second = HALF ? _mm512_srli_epi16(other, 4) : other;
     return _mm512_ternarylogic_epi32(_mm512_set1_epi8(char(0xF0)), first, second, 0xCA);
@@ -224,10 +244,6 @@ struct Vector4 {
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
     add_products(sum, weights, x);
     return sum;
-  }
-
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
-    return _mm512_and_si512(v, _mm512_set1_epi32(mask));
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes four_alike(int32_t value) { return _mm512_set1_epi32(value); }
@@ -267,6 +283,11 @@ struct Vector2 {
   }
 
   template <int HALF>
+  TARGET_AVX512_VNNI GRADED_INLINE Bytes topmost(Bytes v) {
+    return upper<HALF>(v);
+  }
+
+  template <int HALF>
   TARGET_AVX512_VNNI GRADED_INLINE Bytes joined(Bytes v, Bytes other) {
     const Bytes first = HALF ? v : _mm256_slli_epi16(v, 4), second = HALF ? _mm256_srli_epi16(other, 4) : other;
     return _mm256_ternarylogic_epi32(_mm256_set1_epi8(char(0xF0)), first, second, 0xCA);
@@ -275,10 +296,6 @@ struct Vector2 {
   TARGET_AVX512_VNNI GRADED_INLINE Bytes dot(Bytes sum, Bytes weights, Bytes x, Bytes) {
     add_products(sum, weights, x);
     return sum;
-  }
-
-  TARGET_AVX512_VNNI GRADED_INLINE Bytes masked(Bytes v, int32_t mask) {
-    return _mm256_and_si256(v, _mm256_set1_epi32(mask));
   }
 
   TARGET_AVX512_VNNI GRADED_INLINE Bytes four_alike(int32_t value) { return _mm256_set1_epi32(value); }

@@ -2,111 +2,32 @@
 //
 // For each token the inputs of every level are listed, then their rows are read, four at a time, as far as the level
 // goes: bytes of four rows are interleaved in registers, so that a dot product of four bytes is one of four inputs.
-#include <utility>
-
+// Several tokens interleave what any of them reads once, where that takes fewer instructions.
 #include "abi.h"
+#include "digit_isa.h"
 #include "fixed_point.h"
 #include "graded_isa.h"
+#include "graded_job.h"
 #include "parallel.h"
 #include "scratch.h"
 
-constexpr int MAX_LEVELS = 8;
+constexpr int64_t NEAR_BYTES = 512 << 10;       // weights that several tokens find in the second cache
+constexpr int64_t NEAR_TOTALS = 256;            // blocks of totals, of all tokens, that stay there
+constexpr int64_t MINIMUM_WORK = 1 << 16;       // multiplications that pay for waking another thread
+constexpr int64_t MAX_TOKENS = 32;              // whose lists stand in memory at a time
 
-struct GradedLayer {
-  const uint8_t* rows;  // [inputs, row_bytes]: the planes of w + 128, the first over all outputs, then the next
-  const float* scale;   // [outputs]
-  const float* worth;   // [levels]
-  const float* bias;    // [outputs] or null
-  int64_t inputs, outputs, row_bytes, levels;
-  int64_t widths[MAX_LEVELS];  // of the planes, in bits
-};
-
-struct Pass {         // over some planes, for the inputs whose level lies between two
-  int32_t least, most;
-  int first, count;   // planes
-  int32_t scale, mask;    // of a plane by itself: what a unit of its field is worth, and its field in each byte
-  int32_t turn[2][2][16];  // [blocks of 128 and of 64][halves or planes]: bits by which lanes are turned left
-};
-
-struct Planes {  // of a pass, for one vector's part of a block
-  int64_t at[4];
-  const int32_t* turn[2];
-  int32_t scale, mask;
-};
-
-struct Token {
-  float half_step;
-  int64_t read, bits, constant;    // inputs; bits over all of them; what is added to twice the sum
-  int64_t begin[MAX_LEVELS + 1];   // the first quad of each pass
-  const uint8_t** row;             // of each input of each quad
-  int32_t *high, *low;             // digits of each quad
-};
-
-struct Crowd {  // several tokens that read rows together
-  Token* token;
-  Token all;                     // the rows of all of them
-  int32_t *high, *low, *mask;    // [quads, MAX_TOKENS]
-  int32_t* most;                 // [inputs], the level that any of them reads
-  uint32_t* word;                // [tokens, inputs]
-};
-
-struct GradedJob;
-using AddCrowd = void (*)(const GradedJob&, const Pass&, const Crowd&, int64_t tokens, int64_t, int64_t);
-using AddPass = void (*)(const GradedJob&, const Pass&, const Token&, int64_t, int64_t);
-
-struct GradedJob {
-  const GradedLayer& layer;
-  int64_t whole_blocks, num_blocks;        // of 128; with the last, of 64
-  int64_t sums_stride;                     // from sums with the high digit to those with the low one
-  int32_t* sums;                           // [2, num_blocks * 128]
-  int64_t num_passes;
-  Pass pass[MAX_LEVELS];
-  AddPass add[MAX_LEVELS];
-  AddCrowd add_crowd[MAX_LEVELS];          // null where tokens are computed one by one
-  int64_t plane_start[MAX_LEVELS];         // bytes from the beginning of a row
-};
-
-struct Work {  // of one token, [inputs] each
-  int32_t *q, *level;
-  uint32_t *word, *entry;  // entry: [quads * 4 of all passes]
-};
-
-struct GradedKernel {
-  bool whole;  // whether all bits of a byte may be multiplied at once
-  void (*prepare)(const GradedJob&, const float* x, float threshold, const Work&, Token&);
-  AddPass (*pass_for)(int above, int below);
-  void (*finish)(const GradedJob&, const Token&, const int32_t* sums, int64_t begin, int64_t end, float* y);
-  void (*prepare_crowd)(const GradedJob&, const float* x, const float* thresholds, const Work&, int64_t tokens, Crowd&);
-  AddCrowd (*crowd_for)(int above, int below);
-};
-
-constexpr int64_t BLOCK = 128;                 // outputs
-constexpr int64_t AHEAD = 16;                  // rows: all bytes that are read have been asked for
-constexpr int64_t CHUNK = 4, NEAR_BLOCKS = 16;  // quads that are read over so many blocks before the next, measured
-constexpr int64_t NEAR_BYTES = 512 << 10;      // weights that several tokens find in the second cache
-constexpr int64_t MINIMUM_WORK = 1 << 16;      // multiplications that pay for waking another thread
-constexpr int64_t MAX_TOKENS = 8;              // whose lists stand in memory at a time
-constexpr int64_t TOGETHER_TOKENS = 4;         // from here on they interleave rows once, measured
-constexpr int64_t TILE_QUADS = 16;             // that are interleaved before tokens multiply them
-
-// Pieces of 16 bytes of a block of 32 * groups outputs in a plane.
-constexpr int lanes_of(int groups, int64_t width) { return groups * width < 4 ? 1 : int(groups * width / 4); }
-
-// Planes of a kind of `half_bytes`.
-constexpr int planes_of(int kind) { return kind > 4 ? 2 : kind > 0; }
-
-template <int... A>
-using Indices = std::integer_sequence<int, A...>;
-
-template <class T>
-constexpr T least(T a, T b) {
-  return a < b ? a : b;
-}
+#define GRADED_KERNEL(...)                                                                                        \
+  constexpr GradedKernel KERNEL {                                                                                 \
+    WHOLE, MOST_ROWS, MASK_WORDS, __VA_ARGS__, measure, list_quads, pass_for, finish, fill_for, join, list_all, take, \
+        multiply, finish_total                                                                                    \
+  }
 
 namespace portable {
 #define TARGET TARGET_PORTABLE
 #include "graded_body.h"
-constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, nullptr, nullptr};
+#include "digit_tile_body.h"
+#include "graded_together_body.h"
+GRADED_KERNEL(Counts{{208, 416, 496}, {96, 208, 280}, 104, 148});  // nobody counted: as AVX2
 #undef TARGET
 }  // namespace portable
 
@@ -114,15 +35,18 @@ constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, nullptr, nullptr
 namespace avx2 {
 #define TARGET TARGET_AVX2
 #include "graded_body.h"
-constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, nullptr, nullptr};
+#include "digit_tile_body.h"
+#include "graded_together_body.h"
+GRADED_KERNEL(Counts{{208, 416, 496}, {96, 208, 280}, 104, 148});
 #undef TARGET
 }  // namespace avx2
 
 namespace avx512_vnni {
 #define TARGET TARGET_AVX512_VNNI
 #include "graded_body.h"
+#include "digit_tile_body.h"
 #include "graded_together_body.h"
-constexpr GradedKernel KERNEL{WHOLE, prepare, pass_for, finish, prepare_crowd, crowd_for};
+GRADED_KERNEL(Counts{{66, 105, 136}, {51, 91, 120}, 30, 43});
 #undef TARGET
 }  // namespace avx512_vnni
 #endif
@@ -137,11 +61,11 @@ static const GradedKernel& graded_kernel_for(int isa) {
   return portable::KERNEL;
 }
 
-static void measure(GradedJob& job) {
+static void set_blocks(GradedJob& job) {
   const int64_t whole = job.layer.outputs / BLOCK, left = job.layer.outputs % BLOCK;
   job.whole_blocks = whole + (2 * left > BLOCK);
   job.num_blocks = whole + (left > 0);
-  job.sums_stride = job.num_blocks * BLOCK;
+  job.stride = job.num_blocks * BLOCK;
   int64_t start = 0;
   for (int64_t p = 0; p < job.layer.levels; ++p) {
     const int64_t width = job.layer.widths[p];
@@ -150,80 +74,170 @@ static void measure(GradedJob& job) {
   }
 }
 
-// Gives the tokens their arrays, one after the other. False when there is no memory.
-static bool place(GradedJob& job, Work& work, Crowd& crowd, int64_t tokens, Scratch& scratch) {
-  const int64_t inputs = job.layer.inputs, entries = job.num_passes * (inputs + 3) + 16;
-  const int64_t each = lines(4 * inputs), rows = lines(8 * (entries + AHEAD)), digits = lines(entries);
-  const int64_t sums = tokens * lines(8 * job.sums_stride), shared = MAX_TOKENS * digits;
-  const int64_t wanted = 4 * each + lines(4 * entries) + sums + (tokens + 1) * rows + 2 * tokens * digits +
-                         3 * shared + tokens * each;
-  if (!scratch.holds(wanted)) return false;
-  char* at = scratch.memory;
-  const auto take = [&at](int64_t bytes) { return at += bytes, at - bytes; };
-  work.q = reinterpret_cast<int32_t*>(take(each));
-  work.level = reinterpret_cast<int32_t*>(take(each));
-  work.word = reinterpret_cast<uint32_t*>(take(each));
-  work.entry = reinterpret_cast<uint32_t*>(take(lines(4 * entries)));
-  job.sums = reinterpret_cast<int32_t*>(take(sums));
-  for (int64_t t = 0; t < tokens; ++t) {
-    crowd.token[t].row = reinterpret_cast<const uint8_t**>(take(rows));
-    crowd.token[t].high = reinterpret_cast<int32_t*>(take(digits));
-    crowd.token[t].low = reinterpret_cast<int32_t*>(take(digits));
+// Memory that is given out piece by piece: first counted, then taken.
+struct Pieces {
+  char* at;
+  int64_t bytes;
+  template <class T>
+  void take(T*& piece, int64_t count) {
+    const int64_t size = lines(count * int64_t(sizeof(T)));
+    piece = reinterpret_cast<T*>(at + bytes), bytes += size;
   }
-  crowd.all.row = reinterpret_cast<const uint8_t**>(take(rows));
-  crowd.high = reinterpret_cast<int32_t*>(take(shared));
-  crowd.low = reinterpret_cast<int32_t*>(take(shared));
-  crowd.mask = reinterpret_cast<int32_t*>(take(shared));
-  crowd.most = reinterpret_cast<int32_t*>(take(each));
-  crowd.word = reinterpret_cast<uint32_t*>(take(tokens * each));
-  return true;
+};
+
+// Twice, so that what is counted is what is taken. False when there is no memory.
+template <typename Body>
+static bool share_out(Scratch& scratch, const Body& body) {
+  Pieces none{nullptr, 0};
+  body(none);
+  if (!scratch.holds(none.bytes)) return false;
+  Pieces pieces{scratch.memory, 0};
+  return body(pieces), true;
 }
 
-static void clear(const GradedJob& job, int64_t token, int64_t first, int64_t last) {
-  int32_t* sums = job.sums + 2 * token * job.sums_stride + first * BLOCK;
-  for (int half = 0; half < 2; ++half) memset(sums + half * job.sums_stride, 0, (last - first) * BLOCK * sizeof *sums);
+static bool place_tokens(const GradedJob& job, Crowd& crowd, uint32_t*& word, Scratch& scratch) {
+  const int64_t inputs = job.layer.inputs;
+  return share_out(scratch, [&](Pieces& pieces) {
+    for (int64_t t = 0; t < crowd.tokens; ++t) {
+      pieces.take(crowd.token[t].q, inputs), pieces.take(crowd.token[t].level, inputs);
+      pieces.take(crowd.token[t].word, inputs + 1);
+    }
+    pieces.take(crowd.most, inputs), pieces.take(word, inputs);
+  });
+}
+
+static void take_list(List& list, int64_t entries, Pieces& pieces) {
+  pieces.take(list.row, entries + AHEAD_ROWS), pieces.take(list.entry, entries + AHEAD_ROWS);
+}
+
+static bool place_alone(GradedJob& job, Crowd& crowd, Scratch& scratch) {
+  const int64_t entries = job.num_passes * (job.layer.inputs + 3);
+  return share_out(scratch, [&](Pieces& pieces) {
+    for (int64_t t = 0; t < crowd.tokens; ++t) {
+      take_list(crowd.token[t].own, entries, pieces);
+      pieces.take(crowd.token[t].high, entries), pieces.take(crowd.token[t].low, entries);
+    }
+    pieces.take(job.sums, 2 * job.stride);
+  });
+}
+
+static bool place_together(GradedJob& job, const GradedKernel& kernel, Crowd& crowd, Scratch& scratch) {
+  const int64_t entries = job.layer.inputs + 6 * job.num_passes, quads = entries / 4 + 1;
+  crowd.groups = ceil_divide(crowd.tokens, kernel.most_rows);
+  return share_out(scratch, [&](Pieces& pieces) {
+    take_list(crowd.all, entries, pieces);
+    for (int64_t g = 0; g < crowd.groups; ++g) {
+      Group& group = crowd.group[g];
+      group.first = crowd.tokens * g / crowd.groups;
+      group.count = crowd.tokens * (g + 1) / crowd.groups - group.first;
+      pieces.take(group.words, 2 * quads * group.count);
+      pieces.take(group.masks, kernel.mask_words * quads * group.count);
+    }
+    pieces.take(job.totals, crowd.tokens * job.stride);
+  });
+}
+
+// Whether fewer instructions are needed where tokens read rows together.
+static bool pays_together(const GradedJob& job, const GradedKernel& kernel, const Crowd& crowd) {
+  if (!job.fill[0]) return false;
+  const GradedLayer& layer = job.layer;
+  const Counts& counts = kernel.counts;
+  int64_t alone = 0, together = 0, read[2 * MAX_LEVELS + 2] = {};
+  for (int64_t k = 0; k < layer.inputs; ++k) ++read[crowd.most[k]];
+  for (int64_t l = 1; l <= layer.levels; ++l) {
+    const int64_t bits = bits_above(layer, l), kind = bits <= 4 ? 0 : bits <= 6 ? 1 : 2;
+    for (int64_t t = 0; t < crowd.tokens; ++t) {
+      const int64_t* reach = crowd.token[t].reach;
+      alone += (reach[l] - (l < layer.levels ? reach[l + 1] : 0)) * counts.alone[kind];
+    }
+    together += (read[2 * l] + read[2 * l + 1]) * counts.fill[kind];
+    together += crowd.tokens * (read[2 * l] * counts.row + read[2 * l + 1] * counts.masked);
+  }
+  return together < alone;
+}
+
+static void clear(const GradedJob& job, int64_t first, int64_t last) {
+  for (int half = 0; half < 2; ++half)
+    memset(job.sums + half * job.stride + first * BLOCK, 0, (last - first) * BLOCK * sizeof *job.sums);
 }
 
 // Blocks [first, last), token by token: of a few at a time, whose sums stay in the first cache, and where there are
 // several tokens the weights in the second.
-static void run_alone(const GradedJob& job, const GradedKernel& kernel, const Token* token, int64_t tokens,
-                      int64_t first, int64_t last, float* y) {
-  const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1, step = tokens > 1 ? least(near, NEAR_BLOCKS) : NEAR_BLOCKS;
+static void run_alone(const GradedJob& job, const GradedKernel& kernel, const Crowd& crowd, int64_t first, int64_t last,
+                      float* y) {
+  const int64_t near = NEAR_BYTES / (job.layer.inputs * BLOCK) + 1;
+  const int64_t step = crowd.tokens > 1 ? least(near, NEAR_BLOCKS) : NEAR_BLOCKS;
   for (int64_t b = first; b < last; b += step) {
     const int64_t end = least(b + step, last);
-    for (int64_t t = 0; t < tokens; ++t) {
-      clear(job, 0, b, end);
-      for (int64_t p = 0; p < job.num_passes; ++p) job.add[p](job, job.pass[p], token[t], b, end);
-      kernel.finish(job, token[t], job.sums, b * BLOCK, least(end * BLOCK, job.layer.outputs),
+    for (int64_t t = 0; t < crowd.tokens; ++t) {
+      const Token& token = crowd.token[t];
+      clear(job, b, end);
+      for (int64_t p = 0; p < job.num_passes; ++p) job.add[p](job, job.pass[p], token, b, end);
+      kernel.finish(job, token, job.sums, b * BLOCK, least(end * BLOCK, job.layer.outputs),
                     y + t * job.layer.outputs);
     }
   }
 }
 
-static void run_together(const GradedJob& job, const GradedKernel& kernel, const Crowd& crowd, int64_t tokens,
-                         int64_t first, int64_t last, float* y) {
-  for (int64_t t = 0; t < tokens; ++t) clear(job, t, first, last);
-  for (int64_t p = 0; p < job.num_passes; ++p) job.add_crowd[p](job, job.pass[p], crowd, tokens, first, last);
-  const int64_t outputs = job.layer.outputs, end = least(last * BLOCK, outputs);
-  for (int64_t t = 0; t < tokens; ++t)
-    kernel.finish(job, crowd.token[t], job.sums + 2 * t * job.sums_stride, first * BLOCK, end, y + t * outputs);
+// The same of all tokens at once.
+static void run_together(const GradedJob& job, const GradedKernel& kernel, const Crowd& crowd, int64_t first,
+                         int64_t last, float* y) {
+  alignas(64) uint8_t tile[TILE_BYTES];
+  const int64_t step = least(NEAR_TOTALS / crowd.tokens, NEAR_BLOCKS), outputs = job.layer.outputs;
+  for (int64_t b = first; b < last; b += step) {
+    const int64_t end = least(b + step, last);
+    for (int64_t t = 0; t < crowd.tokens; ++t)
+      memset(job.totals + t * job.stride + b * BLOCK, 0, (end - b) * BLOCK * sizeof *job.totals);
+    for (int64_t part = 0; part < 2 * job.num_passes; ++part) {
+      const int64_t p = part / 2, stop = crowd.all.begin[part + 1];
+      for (int64_t q = crowd.all.begin[part]; q < stop; q += TILE_QUADS)
+        for (int64_t block = b; block < end; ++block) {
+          job.fill[p](job, job.pass[p], crowd.all, q, least(q + TILE_QUADS, stop), block, tile);
+          kernel.multiply(job, crowd, tile, q, least(q + TILE_QUADS, stop), block, part % 2);
+        }
+    }
+    for (int64_t t = 0; t < crowd.tokens; ++t)
+      kernel.finish_total(job, crowd.token[t], job.totals + t * job.stride, b * BLOCK, least(end * BLOCK, outputs),
+                          y + t * outputs);
+  }
 }
 
-// At most MAX_TOKENS tokens.
-static void compute(const GradedJob& job, const GradedKernel& kernel, const Work& work, Crowd& crowd, const float* x,
-                    const float* thresholds, int64_t tokens, int64_t threads, float* y, int64_t* read, int64_t* bits) {
-  const GradedLayer& layer = job.layer;
-  const bool together = tokens >= TOGETHER_TOKENS && job.add_crowd[0];
-  if (together) kernel.prepare_crowd(job, x, thresholds, work, tokens, crowd);
-  for (int64_t t = 0; t < tokens; ++t) {
-    if (!together) kernel.prepare(job, x + t * layer.inputs, thresholds[t], work, crowd.token[t]);
-    read[t] = crowd.token[t].read, bits[t] = crowd.token[t].bits;
-  }
-  const int64_t useful = tokens * layer.inputs * layer.outputs / MINIMUM_WORK + 1;
-  parallel_ranges(job.num_blocks, 1, least(threads, useful), [&](int64_t first, int64_t last) {
-    if (together) return run_together(job, kernel, crowd, tokens, first, last, y);
-    run_alone(job, kernel, crowd.token, tokens, first, last, y);
+static int64_t useful(int64_t work, int64_t threads) { return least(threads, work / MINIMUM_WORK + 1); }
+
+// At most MAX_TOKENS tokens. False when there is no memory.
+static bool compute(GradedJob& job, const GradedKernel& kernel, Crowd& crowd, const float* x, const float* thresholds,
+                    int64_t threads, float* y, int64_t* read, int64_t* bits) {
+  static thread_local Scratch measured, listed;
+  const int64_t inputs = job.layer.inputs;
+  uint32_t* word;
+  if (!place_tokens(job, crowd, word, measured)) return false;
+  const int64_t preparing = useful(crowd.tokens * inputs, threads);
+  const int64_t multiplying = useful(crowd.tokens * inputs * job.layer.outputs, threads);
+  crowd.whole = true;
+  for (int64_t t = 0; t < crowd.tokens; ++t) crowd.whole = crowd.whole && thresholds[t] <= 0.0f;
+  parallel_ranges(crowd.tokens, 1, preparing, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) kernel.measure(job, x + t * inputs, thresholds[t], crowd.token[t]);
   });
+  for (int64_t t = 0; t < crowd.tokens; ++t) read[t] = crowd.token[t].read, bits[t] = crowd.token[t].bits;
+  kernel.join(job, crowd);
+  if (!pays_together(job, kernel, crowd)) {
+    if (!place_alone(job, crowd, listed)) return false;
+    for (int64_t t = 0; t < crowd.tokens; ++t) kernel.list(job, word, crowd.token[t]);
+    parallel_ranges(job.num_blocks, 1, multiplying, [&](int64_t first, int64_t last) {
+      run_alone(job, kernel, crowd, first, last, y);
+    });
+    return true;
+  }
+  if (!place_together(job, kernel, crowd, listed)) return false;
+  kernel.list_all(job, word, crowd);
+  parallel_ranges(crowd.groups, 1, preparing, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g)
+      for (int64_t i = 0; i < crowd.group[g].count; ++i) kernel.take(job, crowd, crowd.group[g], i);
+  });
+  parallel_ranges(job.num_blocks, 1, multiplying, [&](int64_t first, int64_t last) {
+    run_together(job, kernel, crowd, first, last, y);
+  });
+  return true;
 }
 
 extern "C" {
@@ -232,19 +246,17 @@ extern "C" {
 // 1 for success, 0 when there is no memory to work in.
 int moesaic_graded_linear(const GradedLayer* layer, const float* x, const float* thresholds, float* y, int64_t* counts,
                           int64_t tokens, int64_t threads, int isa) {
-  static thread_local Scratch scratch;
   const GradedKernel& kernel = graded_kernel_for(isa);
-  GradedJob job{*layer, 0, 0, 0, nullptr, 0, {}, {}, {}, {}};
-  Work work;
+  GradedJob job{*layer, 0, 0, 0, nullptr, nullptr, 0, {}, {}, {}, {}};
   Token token[MAX_TOKENS];
-  Crowd crowd{token, {}, nullptr, nullptr, nullptr, nullptr, nullptr};
-  measure(job);
+  Group group[MAX_TOKENS];
+  set_blocks(job);
   plan(job, kernel);
   for (int64_t t = 0; t < tokens; t += MAX_TOKENS) {
-    const int64_t now = least(MAX_TOKENS, tokens - t);
-    if (!place(job, work, crowd, now, scratch)) return 0;
-    compute(job, kernel, work, crowd, x + t * layer->inputs, thresholds + t, now, threads, y + t * layer->outputs,
-            counts + t, counts + tokens + t);
+    Crowd crowd{token, group, least(MAX_TOKENS, tokens - t), 0, false, {}, nullptr};
+    if (!compute(job, kernel, crowd, x + t * layer->inputs, thresholds + t, threads, y + t * layer->outputs, counts + t,
+                 counts + tokens + t))
+      return 0;
   }
   return 1;
 }

@@ -1,13 +1,6 @@
 // Included by graded_linear.cpp: which code runs over which planes.
 #pragma once
 
-// The bits of the planes above one.
-static int64_t bits_above(const GradedLayer& layer, int64_t plane) {
-  int64_t bits = 0;
-  for (int64_t p = 0; p < plane; ++p) bits += layer.widths[p];
-  return bits;
-}
-
 // Lanes of a plane of this width are turned so that slot 4 / width * half of the first lies at bit `place`.
 static void set_turn(int64_t width, int64_t half, int64_t place, int which, Pass& pass) {
   for (int small = 0; small < 2; ++small)
@@ -26,13 +19,13 @@ static int kind_of(const GradedLayer& layer, int64_t first, int64_t last) {
 
 // Code for the first planes of a weight together, or null.
 static AddPass together(const GradedLayer& layer, const GradedKernel& kernel, int64_t count, Pass& pass,
-                        AddCrowd& crowd) {
+                        FillTile& fill) {
   int64_t split = 0;
   while (split < count && bits_above(layer, split) < 4) ++split;
   const int above = kind_of(layer, 0, split), below = kind_of(layer, split, count);
   if (above <= 0 || below < 0) return nullptr;
   set_turn(2, 0, 2, 0, pass), set_turn(2, 0, 0, 1, pass);
-  crowd = kernel.crowd_for ? kernel.crowd_for(above, below) : nullptr;
+  fill = kernel.fill_for(above, below);
   return kernel.pass_for(above, below);
 }
 
@@ -52,7 +45,7 @@ static void plan(GradedJob& job, const GradedKernel& kernel) {
   for (int32_t l = 1; l <= levels; ++l) {
     job.pass[l - 1].least = job.pass[l - 1].most = l;
     job.pass[l - 1].first = 0, job.pass[l - 1].count = l;
-    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1], job.add_crowd[l - 1]);
+    job.add[l - 1] = together(job.layer, kernel, l, job.pass[l - 1], job.fill[l - 1]);
     fits = fits && job.add[l - 1];
   }
   job.num_passes = levels;
@@ -60,7 +53,7 @@ static void plan(GradedJob& job, const GradedKernel& kernel) {
   for (int32_t l = 1; l <= levels; ++l) {
     job.pass[l - 1].most = levels;
     job.pass[l - 1].first = l - 1, job.pass[l - 1].count = 1;
-    job.add_crowd[l - 1] = nullptr;
+    job.fill[l - 1] = nullptr;
     job.add[l - 1] = alone(job.layer, kernel, l - 1, job.pass[l - 1]);
   }
 }

@@ -1,14 +1,5 @@
 // Included by graded_body.h: digits, levels and lists of rows of each token.
 
-// q, and for each input its number, and both digits of q, in one word.
-TARGET static void quantize(const float* x, int64_t inputs, float step, int32_t* q, uint32_t* word) {
-  for (int64_t k = 0; k < inputs; ++k) {
-    const int32_t value = in_steps(x[k], step), high = (value + 128) >> 8, low = value - 256 * high;
-    q[k] = value;
-    word[k] = uint32_t(k) | (uint32_t(high) & 255) << 16 | uint32_t(low) << 24;
-  }
-}
-
 TARGET static void choose_levels(const GradedLayer& layer, const float* x, float threshold, int32_t* level) {
   const int64_t inputs = layer.inputs;
   const int32_t levels = int32_t(layer.levels);
@@ -35,63 +26,66 @@ TARGET static void count_level(const int32_t* level, const int32_t* q, int64_t i
   count = found, sum = total;
 }
 
-// read, bits and constant of a token. A weight is w + 128 in memory and stands for twice itself and a middle in the sum.
-TARGET static void count_levels(const GradedLayer& layer, const int32_t* level, const int32_t* q, Token& token) {
+// reach, read, bits and constant of a token. A weight is w + 128 in memory and stands for twice itself and a middle in
+// the sum.
+TARGET static void count_levels(const GradedLayer& layer, Token& token) {
   int64_t before = 0;
   for (int64_t l = 0, under = 8; l < layer.levels; ++l) {
     int32_t count, sum;
-    count_level(level, q, layer.inputs, int32_t(l) + 1, count, sum);
-    if (l == 0) token.read = count;
+    count_level(token.level, token.q, layer.inputs, int32_t(l) + 1, count, sum);
+    token.reach[l + 1] = count;
     under -= layer.widths[l];
     token.bits += layer.widths[l] * count;
     const int64_t middle = ((int64_t(1) << under) - 1) - 256;
     token.constant += sum * (middle - before);
     before = middle;
   }
+  token.read = token.reach[1];
 }
 
-// Rows of four inputs each, pass after pass; what does not fill four repeats a row, with nothing above the 16 bits of
-// its number. Returns how many there are.
-TARGET static int64_t list_rows(const GradedJob& job, const int32_t* level, const uint32_t* word, uint32_t* entry,
-                                Token& token) {
-  int64_t count = 0;
-  for (int64_t p = 0; p < job.num_passes; ++p) {
-    token.begin[p] = count / 4;
-    count += listed(level, word, job.layer.inputs, job.pass[p].least, job.pass[p].most, entry + count);
-    for (; count % 4; ++count) entry[count] = entry[count - 1] & 0xFFFF;
-  }
-  token.begin[job.num_passes] = count / 4;
-  const uint64_t row_bytes = job.layer.row_bytes;
-  for (int64_t i = 0; i < count; ++i) token.row[i] = job.layer.rows + (entry[i] & 0xFFFF) * row_bytes;
-  for (int64_t i = count; i < count + AHEAD; ++i) token.row[i] = count ? token.row[i - count] : nullptr;
-  return count;
-}
-
-// The same with the digits of each input.
-TARGET static void list_quads(const GradedJob& job, const Work& work, Token& token) {
-  const int64_t count = list_rows(job, work.level, work.word, work.entry, token);
-  int8_t* high = reinterpret_cast<int8_t*>(token.high);
-  int8_t* low = reinterpret_cast<int8_t*>(token.low);
-  for (int64_t i = 0; i < count; ++i) high[i] = int8_t(work.entry[i] >> 16);
-  for (int64_t i = 0; i < count; ++i) low[i] = int8_t(work.entry[i] >> 24);
-}
-
-// Digits and levels of a token in `work`, and what its sums become; false for one that is no number and reads nothing.
-TARGET static bool measure_token(const GradedJob& job, const float* x, float threshold, const Work& work,
-                                 Token& token) {
+// Digits and levels of a token, and what its sums become. One that is no number reads nothing.
+TARGET static void measure(const GradedJob& job, const float* x, float threshold, Token& token) {
   const GradedLayer& layer = job.layer;
   float step;
   token.read = token.bits = token.constant = 0;
-  token.half_step = __builtin_nanf("");
-  if (!find_step(x, layer.inputs, step) || threshold != threshold) return false;
+  if (!find_step(x, layer.inputs, step) || threshold != threshold) {
+    token.half_step = __builtin_nanf("");
+    memset(token.q, 0, layer.inputs * sizeof *token.q), memset(token.level, 0, layer.inputs * sizeof *token.level);
+    memset(token.reach, 0, sizeof token.reach);
+    return;
+  }
   token.half_step = step * 0.5f;
-  quantize(x, layer.inputs, step, work.q, work.word);
-  choose_levels(layer, x, threshold, work.level);
-  count_levels(layer, work.level, work.q, token);
-  return true;
+  for (int64_t k = 0; k < layer.inputs; ++k) token.q[k] = in_steps(x[k], step);
+  choose_levels(layer, x, threshold, token.level);
+  count_levels(layer, token);
 }
 
-TARGET static void prepare(const GradedJob& job, const float* x, float threshold, const Work& work, Token& token) {
-  if (measure_token(job, x, threshold, work, token)) return list_quads(job, work, token);
-  for (int64_t& begin : token.begin) begin = 0;
+// Rows of the inputs whose level lies between two, four at a time; what does not fill four repeats a row, with nothing
+// above the 16 bits of its number. `count` entries are there before them; returns how many are there then.
+TARGET static int64_t list_part(const GradedJob& job, const int32_t* level, const uint32_t* word, int first, int last,
+                                int64_t count, List& list) {
+  int64_t end = count + listed(level, word, job.layer.inputs, first, last, list.entry + count);
+  for (; end % 4; ++end) list.entry[end] = list.entry[end - 1] & 0xFFFF;
+  for (int64_t i = count; i < end; ++i)
+    list.row[i] = job.layer.rows + (list.entry[i] & 0xFFFF) * uint64_t(job.layer.row_bytes);
+  return end;
+}
+
+// The list of a token by itself, and the digits of each input of it. word: to work in, [inputs].
+TARGET static void list_quads(const GradedJob& job, uint32_t* word, Token& token) {
+  for (int64_t k = 0; k < job.layer.inputs; ++k) {
+    const int32_t high = (token.q[k] + 128) >> 8, low = token.q[k] - 256 * high;
+    word[k] = uint32_t(k) | (uint32_t(high) & 255) << 16 | uint32_t(low) << 24;
+  }
+  int64_t count = 0;
+  for (int64_t p = 0; p < job.num_passes; ++p) {
+    token.own.begin[p] = count / 4;
+    count = list_part(job, token.level, word, job.pass[p].least, job.pass[p].most, count, token.own);
+  }
+  token.own.begin[job.num_passes] = count / 4;
+  for (int64_t i = count; i < count + AHEAD_ROWS; ++i) token.own.row[i] = count ? token.own.row[i - count] : nullptr;
+  int8_t* high = reinterpret_cast<int8_t*>(token.high);
+  int8_t* low = reinterpret_cast<int8_t*>(token.low);
+  for (int64_t i = 0; i < count; ++i) high[i] = int8_t(token.own.entry[i] >> 16);
+  for (int64_t i = 0; i < count; ++i) low[i] = int8_t(token.own.entry[i] >> 24);
 }

@@ -1,154 +1,202 @@
-// Included by graded_linear.cpp after graded_body.h, where there are registers enough: several tokens over one list.
+// Included by graded_linear.cpp after graded_body.h and digit_tile_body.h: several tokens over one list.
 //
-// Rows that any of the tokens reads are interleaved once, as far as the one that reads most of them asks. Each token
-// then masks off the bits that it does not read: the same sums as by itself.
+// Rows that any of the tokens reads are interleaved once, as far as the one that reads most of them asks. There they
+// stand as int8 weights do for the linear of two digits, and each token multiplies them by its sums. Where tokens read
+// an input differently, bits that a token does not read are masked off: the same sums as by itself.
 
-// The level that any token reads, and each token's digits and mask of every input in one word.
-TARGET static void join_levels(const GradedLayer& layer, const int32_t* level, const int32_t* q, int32_t* most,
-                               uint32_t* word) {
-  uint32_t masks[MAX_LEVELS + 1] = {};
-  for (int64_t l = 0, bits = 0; l < layer.levels; ++l) {
-    bits += layer.widths[l];
-    masks[l + 1] = (0xFFu << (8 - bits) & 0xFF) << 16;
-  }
-  for (int64_t k = 0; k < layer.inputs; ++k) {
-    const int32_t high = (q[k] + 128) >> 8, low = q[k] - 256 * high;
-    most[k] = level[k] > most[k] ? level[k] : most[k];
-    word[k] = (uint32_t(high) & 255) | (uint32_t(low) & 255) << 8 | masks[level[k]];
-  }
-}
-
-// Digits and masks of one token for the inputs that are listed; what fills up four has none.
-TARGET static void fill_crowd(const uint32_t* entry, const uint32_t* word, int64_t quads, int64_t token, Crowd& crowd) {
-  const int64_t step = 4 * MAX_TOKENS;
-  uint8_t* high = reinterpret_cast<uint8_t*>(crowd.high) + 4 * token;
-  uint8_t* low = reinterpret_cast<uint8_t*>(crowd.low) + 4 * token;
-  uint8_t* mask = reinterpret_cast<uint8_t*>(crowd.mask) + 4 * token;
-  for (int64_t q = 0; q < quads; ++q)
-    for (int64_t i = 0; i < 4; ++i) {
-      const uint32_t each = entry[4 * q + i], found = each >> 16 ? word[each & 0xFFFF] : 0;
-      high[q * step + i] = uint8_t(found), low[q * step + i] = uint8_t(found >> 8);
-      mask[q * step + i] = uint8_t(found >> 16);
+// Levels that any token reads, and whether those who read an input read it alike.
+TARGET static void join(const GradedJob& job, const Crowd& crowd) {
+  constexpr int64_t STEP = 64;
+  for (int64_t first = 0; first < job.layer.inputs; first += STEP) {
+    const int64_t count = least(STEP, job.layer.inputs - first);
+    uint32_t most[STEP] = {}, fewest[STEP];
+    for (int64_t k = 0; k < STEP; ++k) fewest[k] = ~0u;
+    for (int64_t t = 0; t < crowd.tokens; ++t) {
+      const int32_t* level = crowd.token[t].level + first;
+      for (int64_t k = 0; k < count; ++k) {
+        const uint32_t each = uint32_t(level[k]), below = each - 1;  // of nobody: the largest
+        most[k] = each > most[k] ? each : most[k];
+        fewest[k] = below < fewest[k] ? below : fewest[k];
+      }
     }
+    for (int64_t k = 0; k < count; ++k) crowd.most[first + k] = int32_t(2 * most[k] + (fewest[k] + 1 != most[k]));
+  }
 }
 
-TARGET static void prepare_crowd(const GradedJob& job, const float* x, const float* thresholds, const Work& work,
-                                 int64_t tokens, Crowd& crowd) {
+// The rows that any token reads. word: to work in, [inputs].
+TARGET static void list_all(const GradedJob& job, uint32_t* word, Crowd& crowd) {
   const int64_t inputs = job.layer.inputs;
-  memset(crowd.most, 0, inputs * sizeof *crowd.most);
-  for (int64_t t = 0; t < tokens; ++t) {
-    Token& token = crowd.token[t];
-    if (measure_token(job, x + t * inputs, thresholds[t], work, token))
-      join_levels(job.layer, work.level, work.q, crowd.most, crowd.word + t * inputs);
-    else
-      memset(crowd.word + t * inputs, 0, inputs * sizeof *crowd.word);
+  for (int64_t k = 0; k < inputs; ++k) word[k] = uint32_t(k) | 1u << 16;
+  if (crowd.whole)
+    for (int64_t k = 0; k < inputs; ++k) crowd.most[k] = int32_t(2 * job.layer.levels);
+  int64_t count = 0;
+  for (int part = 0; part < 2 * job.num_passes; ++part) {
+    crowd.all.begin[part] = count / 4;
+    count = list_part(job, crowd.most, word, part + 2, part + 2, count, crowd.all);
   }
-  for (int64_t k = 0; k < inputs; ++k) work.word[k] = uint32_t(k) | 1u << 16;
-  list_rows(job, crowd.most, work.word, work.entry, crowd.all);
-  for (int64_t t = 0; t < tokens; ++t)
-    fill_crowd(work.entry, crowd.word + t * inputs, crowd.all.begin[job.num_passes], t, crowd);
+  crowd.all.begin[2 * job.num_passes] = count / 4;
+}
+
+// What a token multiplies with an input and the bits of it that it reads, in one word; 0 of what it does not read.
+TARGET static void join_words(const GradedLayer& layer, const Token& token) {
+  uint32_t mask[MAX_LEVELS + 1] = {};
+  for (int64_t l = 1; l <= layer.levels; ++l) mask[l] = 0xFF & 0xFF00u >> bits_above(layer, l);
+  for (int64_t k = 0; k < layer.inputs; ++k)
+    token.word[k] = token.level[k] ? uint32_t(token.q[k]) << 8 | mask[token.level[k]] : 0;
+  token.word[layer.inputs] = 0;
+}
+
+// Numbers of a token and masks of what it reads, of the inputs that are listed; what fills up four has none.
+TARGET static void take_listed(const GradedJob& job, const Crowd& crowd, const Group& group, int64_t which) {
+  const Token& token = crowd.token[group.first + which];
+  const int64_t quads = crowd.all.begin[2 * job.num_passes], stride = 2 * group.count;
+  join_words(job.layer, token);
+  for (int64_t first = 0; first < quads; first += RUN / 4) {
+    const int64_t count = least(RUN / 4, quads - first);
+    const uint32_t* entry = crowd.all.entry + 4 * first;
+    int32_t q[RUN];
+    uint8_t bits[RUN];
+    for (int64_t i = 0; i < 4 * count; ++i) {
+      const uint32_t found = token.word[entry[i] >> 16 ? entry[i] & 0xFFFF : job.layer.inputs];
+      q[i] = int32_t(found) >> 8, bits[i] = uint8_t(found);
+    }
+    put_words(q, count, group.words + first * stride + 2 * which, stride);
+    for (int64_t i = 0; i < count; ++i)
+      put_mask(bits + 4 * i, group.masks + MASK_WORDS * ((first + i) * group.count + which));
+  }
+}
+
+// The same of tokens that read everything: inputs are listed in their order.
+TARGET static void take_whole(const GradedJob& job, const Crowd& crowd, const Group& group, int64_t which) {
+  const int64_t inputs = job.layer.inputs, stride = 2 * group.count;
+  for (int64_t first = 0; first < inputs; first += RUN) {
+    const int64_t count = least(RUN, inputs - first);
+    int32_t q[RUN];
+    for (int64_t k = count; k < RUN && k < count + 3; ++k) q[k] = 0;
+    memcpy(q, crowd.token[group.first + which].q + first, count * sizeof *q);
+    put_words(q, (count + 3) / 4, group.words + first / 4 * stride + 2 * which, stride);
+  }
+}
+
+TARGET static void take(const GradedJob& job, const Crowd& crowd, const Group& group, int64_t which) {
+  (crowd.whole ? take_whole : take_listed)(job, crowd, group, which);
 }
 
 template <class V, bool BELOW, int HALF, int SUM>
-TARGET GRADED_INLINE void put_half(typename V::Bytes above, typename V::Bytes below, int32_t* tile) {
+TARGET GRADED_INLINE void put_half(typename V::Bytes above, typename V::Bytes below, int group, int part,
+                                   uint8_t* tile) {
+  const int output = 4 * (group * SUM + V::LANES * part);
+  int32_t* to = reinterpret_cast<int32_t*>(tile + output / PANEL * PANEL_BYTES + output % PANEL * 4);
   if constexpr (BELOW)
-    V::store(tile + SUM * 4 * V::LANES, V::template joined<HALF>(above, below));
+    V::store(to, V::template joined<HALF>(above, below));
   else
-    V::store(tile + SUM * 4 * V::LANES, V::template upper<HALF>(above));
+    V::store(to, V::template topmost<HALF>(above));
 }
 
 template <class V, int G, int ABOVE, int BELOW, int UPPER>
-TARGET GRADED_INLINE void put_quad(const uint8_t* const* row, const Planes& planes, int32_t* tile) {
+TARGET GRADED_INLINE void put_quad(const uint8_t* const* row, const Planes& planes, int part, uint8_t* tile) {
   typename V::Bytes above[2], below[2];
   if constexpr (BELOW != 0) half_bytes<V, G, BELOW, UPPER>(row, planes, ABOVE == 22 ? 2 : 1, below);
   half_bytes<V, G, ABOVE, UPPER>(row, planes, 0, above);
-  put_half<V, BELOW != 0, 0, 2 * UPPER>(above[0], below[0], tile);
-  put_half<V, BELOW != 0, 1, 2 * UPPER + 4>(above[0], below[0], tile);
-  put_half<V, BELOW != 0, 0, 2 * UPPER + 1>(above[1], below[1], tile);
-  put_half<V, BELOW != 0, 1, 2 * UPPER + 5>(above[1], below[1], tile);
+  put_half<V, BELOW != 0, 0, 2 * UPPER>(above[0], below[0], G, part, tile);
+  put_half<V, BELOW != 0, 1, 2 * UPPER + 4>(above[0], below[0], G, part, tile);
+  put_half<V, BELOW != 0, 0, 2 * UPPER + 1>(above[1], below[1], G, part, tile);
+  put_half<V, BELOW != 0, 1, 2 * UPPER + 5>(above[1], below[1], G, part, tile);
+}
+
+template <class V, int G, int ABOVE, int BELOW, int PART>
+TARGET static void fill_part(const GradedJob& job, const Pass& pass, const List& all, int64_t begin, int64_t end,
+                             int64_t block, uint8_t* tile) {
+  constexpr int COUNT = planes_of(ABOVE) + planes_of(BELOW);
+  const Planes planes = planes_at<V, G>(job, pass, block, PART);
+  int64_t next[COUNT];  // of the block after this one
+  for (int p = 0; p < COUNT; ++p) next[p] = planes.at[p] + 16 * job.layer.widths[pass.first + p];
+  for (int64_t q = begin; q < end; ++q, tile += LINE_BYTES) {
+    const uint8_t* const* row = all.row + 4 * q;
+    for (int p = 0; PART == 0 && p < COUNT; ++p)
+      for (int i = 0; i < 4; ++i) __builtin_prefetch(row[i] + next[p]);
+    put_quad<V, G, ABOVE, BELOW, 0>(row, planes, PART, tile);
+    put_quad<V, G, ABOVE, BELOW, 1>(row, planes, PART, tile);
+  }
 }
 
 // Bytes of four inputs, interleaved, of quads [begin, end) over a block: what all tokens multiply.
-template <class V, int G, int ABOVE, int BELOW>
-TARGET static void fill_tile(const GradedJob& job, const Pass& pass, const Token& all, int64_t begin, int64_t end,
-                             int64_t block, int32_t* tile) {
-  const Planes planes = planes_at<V, G>(job, pass, block, 0);
-  for (int64_t q = begin; q < end; ++q, tile += 32 * V::LANES) {
-    const uint8_t* const* row = all.row + 4 * q;
-    for (int p = 0; p < planes_of(ABOVE) + planes_of(BELOW); ++p)  // of the next block
-      for (int i = 0; i < 4; ++i)
-        __builtin_prefetch(row[i] + planes.at[p] + 16 * job.layer.widths[pass.first + p]);
-    put_quad<V, G, ABOVE, BELOW, 0>(row, planes, tile);
-    put_quad<V, G, ABOVE, BELOW, 1>(row, planes, tile);
+template <int ABOVE, int BELOW>
+TARGET static void fill_tile(const GradedJob& job, const Pass& pass, const List& all, int64_t begin, int64_t end,
+                             int64_t block, uint8_t* tile) {
+  if (block < job.whole_blocks) {
+    fill_part<Whole, 4, ABOVE, BELOW, 0>(job, pass, all, begin, end, block, tile);
+    if constexpr (Whole::LANES < 4) fill_part<Whole, 4, ABOVE, BELOW, 1>(job, pass, all, begin, end, block, tile);
+  } else {
+    fill_part<Part, 2, ABOVE, BELOW, 0>(job, pass, all, begin, end, block, tile);
   }
 }
 
-template <class V, int... T>
-TARGET GRADED_INLINE void add_tile_sums(const int32_t* tile, const int32_t* high, const int32_t* low,
-                                        const int32_t* mask, int64_t quads, int32_t* to, int64_t stride,
-                                        Indices<T...>) {
-  typename V::Bytes sums[2][sizeof...(T)];
-  ((sums[0][T] = V::load(to + 2 * T * stride), sums[1][T] = V::load(to + (2 * T + 1) * stride)), ...);
-  for (int64_t q = 0; q < quads; ++q) {
-    const auto whole = V::load(tile);
-    typename V::Bytes weights[sizeof...(T)];
-    ((weights[T] = V::masked(whole, mask[T])), ...);
-    ((sums[0][T] = V::dot(sums[0][T], weights[T], V::four_alike(high[T]), whole)), ...);
-    ((sums[1][T] = V::dot(sums[1][T], weights[T], V::four_alike(low[T]), whole)), ...);
-    tile += 32 * V::LANES, high += MAX_TOKENS, low += MAX_TOKENS, mask += MAX_TOKENS;
-  }
-  ((V::store(to + 2 * T * stride, sums[0][T]), V::store(to + (2 * T + 1) * stride, sums[1][T])), ...);
-}
-
-// Adds a tile to the sums of all tokens, four of them at a time.
-template <class V, int G>
-TARGET static void add_tile(const GradedJob& job, const Crowd& crowd, int64_t tokens, int64_t begin, int64_t quads,
-                            int64_t block, const int32_t* tile) {
-  for (int64_t t = 0; t < tokens; t += 4) {
-    const int64_t at = begin * MAX_TOKENS + t, stride = job.sums_stride;
-    for (int a = 0; a < 8; ++a) {
-      int32_t* to = job.sums + 2 * t * stride + block * BLOCK + 4 * G * a;
-      const int32_t* from = tile + a * 4 * V::LANES;
-      const int32_t *high = crowd.high + at, *low = crowd.low + at, *mask = crowd.mask + at;
-      switch (least<int64_t>(tokens - t, 4)) {
-        case 1: add_tile_sums<V>(from, high, low, mask, quads, to, stride, Indices<0>{}); break;
-        case 2: add_tile_sums<V>(from, high, low, mask, quads, to, stride, Indices<0, 1>{}); break;
-        case 3: add_tile_sums<V>(from, high, low, mask, quads, to, stride, Indices<0, 1, 2>{}); break;
-        default: add_tile_sums<V>(from, high, low, mask, quads, to, stride, Indices<0, 1, 2, 3>{});
-      }
+template <int ROWS, bool MASKED>
+TARGET static void multiply_group(const uint8_t* tile, const int32_t* words, const int32_t* masks, int64_t quads,
+                                  int64_t panels, double* totals, int64_t stride) {
+  using Sums = DigitSums<ROWS>;
+  constexpr int WIDTH = Sums::WIDTH, EACH = Sums::TOTALS * WIDTH;
+  for (int64_t output = 0; output < panels * PANEL; output += WIDTH) {
+    double found[ROWS * EACH];
+    multiply_quads<ROWS, MASKED, false>(tile + output / PANEL * PANEL_BYTES + output % PANEL * 4, words, masks, quads,
+                                        found);
+    for (int r = 0; r < ROWS; ++r) {
+      double* to = totals + r * stride + output;
+      const double* from = found + r * EACH;
+      for (int i = 0; i < WIDTH; ++i) to[i] += EACH > WIDTH ? 256.0 * from[i] + from[EACH - WIDTH + i] : from[i];
     }
   }
 }
 
-template <int ABOVE, int BELOW>
-TARGET static void add_crowd(const GradedJob& job, const Pass& pass, const Crowd& crowd, int64_t tokens, int64_t first,
-                             int64_t last) {
-  alignas(64) int32_t tile[TILE_QUADS * 128];
-  const int64_t index = &pass - job.pass;
-  for (int64_t q = crowd.all.begin[index]; q < crowd.all.begin[index + 1]; q += TILE_QUADS) {
-    const int64_t end = least(q + TILE_QUADS, crowd.all.begin[index + 1]);
-    for (int64_t b = first; b < last; ++b)
-      if (b < job.whole_blocks) {
-        fill_tile<Whole, 4, ABOVE, BELOW>(job, pass, crowd.all, q, end, b, tile);
-        add_tile<Whole, 4>(job, crowd, tokens, q, end - q, b, tile);
-      } else {
-        fill_tile<Part, 2, ABOVE, BELOW>(job, pass, crowd.all, q, end, b, tile);
-        add_tile<Part, 2>(job, crowd, tokens, q, end - q, b, tile);
-      }
+template <bool MASKED>
+TARGET static void multiply_rows(const GradedJob& job, const Group& group, const uint8_t* tile, int64_t begin,
+                                 int64_t quads, int64_t block) {
+  const int32_t* words = group.words + 2 * begin * group.count;
+  const int32_t* masks = MASKED ? group.masks + MASK_WORDS * begin * group.count : nullptr;
+  const int64_t panels = block < job.whole_blocks ? 4 : 2;
+  double* totals = job.totals + group.first * job.stride + block * BLOCK;
+  const auto by = [&](auto rows) {
+    multiply_group<least(rows(), MOST_ROWS), MASKED>(tile, words, masks, quads, panels, totals, job.stride);
+  };
+  switch (group.count) {
+    case 1: return by(std::integral_constant<int, 1>());
+    case 2: return by(std::integral_constant<int, 2>());
+    case 3: return by(std::integral_constant<int, 3>());
+    case 4: return by(std::integral_constant<int, 4>());
+    case 5: return by(std::integral_constant<int, 5>());
+    default: return by(std::integral_constant<int, 6>());
   }
 }
 
-static AddCrowd crowd_for(int above, int below) {
+// Adds a tile of quads [begin, end) to the totals of all tokens.
+TARGET static void multiply(const GradedJob& job, const Crowd& crowd, const uint8_t* tile, int64_t begin, int64_t end,
+                            int64_t block, bool masked) {
+  for (int64_t g = 0; g < crowd.groups; ++g)
+    masked ? multiply_rows<true>(job, crowd.group[g], tile, begin, end - begin, block)
+           : multiply_rows<false>(job, crowd.group[g], tile, begin, end - begin, block);
+}
+
+// As `finish`, of twice the sums.
+TARGET static void finish_total(const GradedJob& job, const Token& token, const double* totals, int64_t begin,
+                                int64_t end, float* y) {
+  const double constant = double(token.constant);
+  for (int64_t n = begin; n < end; ++n) y[n] = float(totals[n] + constant) * (token.half_step * job.layer.scale[n]);
+  if (job.layer.bias)
+    for (int64_t n = begin; n < end; ++n) y[n] += job.layer.bias[n];
+}
+
+static FillTile fill_for(int above, int below) {
   switch (100 * above + below) {
-    case 200: return add_crowd<2, 0>;
-    case 2200: return add_crowd<22, 0>;
-    case 2202: return add_crowd<22, 2>;
-    case 2204: return add_crowd<22, 4>;
-    case 2222: return add_crowd<22, 22>;
-    case 400: return add_crowd<4, 0>;
-    case 402: return add_crowd<4, 2>;
-    case 404: return add_crowd<4, 4>;
-    case 422: return add_crowd<4, 22>;
+    case 200: return fill_tile<2, 0>;
+    case 2200: return fill_tile<22, 0>;
+    case 2202: return fill_tile<22, 2>;
+    case 2204: return fill_tile<22, 4>;
+    case 2222: return fill_tile<22, 22>;
+    case 400: return fill_tile<4, 0>;
+    case 402: return fill_tile<4, 2>;
+    case 404: return fill_tile<4, 4>;
+    case 422: return fill_tile<4, 22>;
     default: return nullptr;
   }
 }
