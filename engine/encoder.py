@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.compute import Compute
 from ..models.sentences import CLS, MEAN, Pooling
 from ..models.transformer import Transformer
 from .isolation import told
@@ -93,14 +94,18 @@ class EncoderEngine:
 
 
 @torch.inference_mode()
-def embed(model: Transformer, requests: Sequence[Request]) -> Tensor:
-    """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
+def embed(model: Transformer, requests: Sequence[Request], compute: Compute | None = None) -> Tensor:
+    """Vectors fp32 [texts, hidden] of one pass, each text at the operating point that its request names; compute: the
+    account to write into, by whose points it goes. Raises ArithmeticError for a vector that is not finite.
+    """
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
     most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = any(len(row) < most for row in rows)
-    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None)).float()
+    if compute is None and any(request.operating_point for request in requests):
+        compute = model.compute_of([request.operating_point for request in requests])
+    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None), compute=compute).float()
     pairs = zip(states, requests, strict=True)
     found = torch.stack([pooled(each[: len(one.prompt_ids)], one.pooling or Pooling()) for each, one in pairs])
     if not found.isfinite().all():

@@ -23,8 +23,11 @@ from ..models.errors import TextError
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
+from .compare import PERPLEXITY, TOP1
+from .statistics import Comparison, compare_means, compare_perplexities
 from .texts import read_text
 
+EXACT = "exact_match"
 _ROWS = 8  # answered together
 
 
@@ -37,23 +40,52 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class PairScore:
-    """Sums over the tokens of all answers; `exact`: answers that match."""
+class AnswerScore:
+    """Sums over the tokens of one answer; exact: whether it matches."""
 
-    pairs: int
     tokens: int
     nats: float
     correct: int
-    exact: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """What a model makes of each answer. shares: of the bytes that tiers govern and of the FFN's neurons, what a token
+    of an answer used; sources are read in full.
+    """
+
+    rows: tuple[AnswerScore, ...]
+    shares: tuple[float, float] = (1.0, 1.0)
 
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files."""
-        nats = self.nats / self.tokens
-        return {
-            "documents": self.pairs, "tokens": self.tokens, "nats_per_token": nats,
-            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": self.correct / self.tokens,
-            "exact_match": self.exact / self.pairs,
+        tokens, count = sum(self.column("tokens")), len(self.rows)
+        nats = sum(self.column("nats")) / tokens
+        found: dict[str, float | int] = {
+            "documents": count, "tokens": int(tokens), "nats_per_token": nats,
+            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": sum(self.column("correct")) / tokens,
+            "exact_match": sum(self.column("exact")) / count,
         }  # fmt: skip
+        if self.shares != (1.0, 1.0):
+            found["bytes_share"], found["neurons_share"] = self.shares
+        return found
+
+    def column(self, name: str) -> list[float]:
+        """One figure of each answer."""
+        return [float(getattr(row, name)) for row in self.rows]
+
+
+def compare_pairs(ours: PairScore, theirs: PairScore, seed: int = 0) -> dict[str, Comparison]:
+    """Paired bootstrap over the answers; nothing for a single one."""
+    if len(ours.rows) < 2:
+        return {}
+    tokens = ours.column("tokens")
+    return {
+        PERPLEXITY: compare_perplexities(ours.column("nats"), theirs.column("nats"), tokens, seed=seed),
+        TOP1: compare_means(ours.column("correct"), theirs.column("correct"), tokens, seed=seed),
+        EXACT: compare_means(ours.column("exact"), theirs.column("exact"), seed=seed),
+    }
 
 
 def read_pairs(
@@ -98,18 +130,22 @@ def answered(checkpoint: Checkpoint, model: Transformer, sources: Sequence[Seque
 
 @torch.inference_mode()
 def score_pairs(model: Transformer, pairs: Sequence[Pair], start_id: int, progress: Count) -> PairScore:
-    """What the model makes of the answers, each by itself."""
-    tokens, nats, correct, exact = 0, 0.0, 0, 0
+    """What the model makes of the answers at its operating point, each by itself."""
+    rows, spent = list[AnswerScore](), [0.0, 0.0]
     for i, pair in enumerate(pairs):
         source = model.read(torch.tensor([pair.source], device=model.device))
         ids = torch.tensor([[start_id, *pair.answer[:-1]]], device=model.device)
-        logits = model(ids, context=model.context_of(ids, source=source))[0].float()
+        compute = model.compute_of([model.operating_point])
+        logits = model(ids, context=model.context_of(ids, source=source), compute=compute)[0].float()
         targets = torch.tensor(pair.answer, device=model.device)
         right = int((logits.argmax(-1) == targets).sum())
-        nats += float(functional.cross_entropy(logits, targets, reduction="none").double().sum())
-        tokens, correct, exact = tokens + len(targets), correct + right, exact + (right == len(targets))
+        nats = float(functional.cross_entropy(logits, targets, reduction="none").double().sum())
+        rows.append(AnswerScore(len(targets), nats, right, right == len(targets)))
+        ((read, neurons),) = compute.spent.shares(len(targets))
+        spent = [spent[0] + read * len(targets), spent[1] + neurons * len(targets)]
         progress(i + 1, len(pairs))
-    return PairScore(len(pairs), tokens, nats, correct, exact)
+    tokens = sum(row.tokens for row in rows)
+    return PairScore(tuple(rows), (spent[0] / tokens, spent[1] / tokens) if model.operating_point else (1.0, 1.0))
 
 
 def _pairs(file: Path) -> Iterator[tuple[str, str]]:
