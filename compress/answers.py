@@ -17,8 +17,8 @@ _ROWS = 16  # answered together
 
 
 class SourceAnswers:
-    """The likeliest tokens of one model, one by one, each answer found once. What a decoder is given of an answer begins
-    with the model's start and ends before the answer's last token.
+    """The likeliest tokens of one model, one by one, each answer found once. What a decoder is given of an answer
+    begins with the model's start and ends before the answer's last token.
     """
 
     def __init__(self, original: Checkpoint) -> None:
