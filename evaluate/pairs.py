@@ -25,7 +25,7 @@ from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .compare import PERPLEXITY, TOP1
 from .statistics import Comparison, compare_means, compare_perplexities
-from .texts import read_text
+from .texts import JSON_LINES, kind_of, read_text
 
 EXACT = "exact_match"
 _ROWS = 8  # answered together
@@ -89,20 +89,35 @@ def compare_pairs(ours: PairScore, theirs: PairScore, seed: int = 0) -> dict[str
 
 
 def read_pairs(
-    files: Sequence[str | Path], tokenizer: Tokenizer, limit: int | None, most: tuple[int, int]
+    files: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    limit: int | None,
+    most: tuple[int, int],
+    ended: bool = True,
 ) -> list[Pair]:
-    """The pairs of files with an object a line, {"source": text, "target": text}; at most `limit`. Answers have the
-    model's end behind them. most: tokens of a source, and of an answer, behind which they are cut.
+    """The pairs of files with an object a line, {"source": text, "target": text}; at most `limit`. most: tokens of a
+    source, and of an answer, behind which they are cut. ended: whether answers have the model's end behind them.
 
     Raises TextError for a line that is no pair, or where none is.
     """
     texts = [pair for file in files for pair in _pairs(Path(file))][:limit]
     if not texts:
         raise TextError(f"there is no pair in {', '.join(map(str, files))}; give lines with a source and a target")
-    end = tokenizer.eos_ids[:1]
+    end = tokenizer.eos_ids[:1] if ended else ()
     return [
         Pair(_cut(tokenizer, source, most[0], ()), _cut(tokenizer, answer, most[1], end)) for source, answer in texts
     ]
+
+
+def is_pairs(file: Path) -> bool:
+    """Whether a file has an object a line whose first has a source."""
+    if kind_of(file) not in JSON_LINES or not file.is_file():
+        return False
+    first = next((line for line in read_text(file).split("\n") if line.strip()), "")
+    try:
+        return "source" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def start_of(checkpoint: Checkpoint) -> int:
