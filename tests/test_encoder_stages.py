@@ -10,20 +10,24 @@ import torch
 from encoder_cases import ENCODER_CASES
 from source_cases import SOURCE_CASES
 
+from moesaic.bench.local_server import local_server
 from moesaic.cli.main import main
 from moesaic.compress.answers import SourceAnswers
 from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.distill.student import Student
+from moesaic.compress.export import export
 from moesaic.compress.moefy.importance import gradients
 from moesaic.compress.pipeline import compress
 from moesaic.compress.windows import Batch, batched, num_tokens
 from moesaic.engine.encoder import embed
 from moesaic.engine.llm import LLM
 from moesaic.engine.request import Request
+from moesaic.evaluate.embeddings import Retrieval, Vectors, score_vectors
 from moesaic.models.checkpoint import load, open_checkpoint
-from moesaic.models.errors import RecipeError, TextError
+from moesaic.models.errors import CheckpointError, RecipeError, TextError, Unsupported
 from moesaic.models.tokenizer import Tokenizer
 from moesaic.models.transformer import Layer
+from moesaic.server.client import Client
 
 INT8: dict[str, Any] = {"quantize": {"linears": "int8"}}
 PLANES: dict[str, Any] = {"moefy": {"grain": "neurons", "tiers": {"low": 0.55}}}
@@ -89,6 +93,8 @@ def test_a_tier_reads_what_it_was_set_to_and_is_what_is_served(
     requests = [Request(0, tuple(ids.tolist()), operating_point=float(point)) for point in (0, 1)]
     for vector, expected in zip(embed(load(out), requests), states, strict=True):
         assert torch.allclose(vector, torch.nn.functional.normalize(expected, dim=0), atol=1e-5)
+    served = LLM(out).embed([ids.tolist()], normalised=False, tier="low")[0].values
+    assert torch.allclose(torch.tensor(served), states[1], atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -107,6 +113,13 @@ def test_all_four_stages_run_in_one_recipe_and_are_inspected(
     assert main(["inspect", str(done.out)]) == 0
     shown = capsys.readouterr().out
     assert "low" in shown and ("same answers" if kind == "t5" else "found first") in shown
+    if kind == "t5":
+        with pytest.raises(CheckpointError, match="cannot say what this model is .its FFN widths"):
+            export(done.out, folder / "plain", dtype="float32")
+        return
+    export(done.out, folder / "plain", dtype="float32")
+    ids = torch.arange(3, 23).unsqueeze(0)
+    assert torch.allclose(load(folder / "plain")(ids), load(done.out)(ids), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])
@@ -243,3 +256,40 @@ def test_curves_of_a_model_with_an_encoder_are_drawn_once_and_say_what_was_read(
     lines = (next(out.glob("points-*.jsonl"))).read_text()
     assert main(command) == 0 and next(out.glob("points-*.jsonl")).read_text() == lines
     assert "experts of 32" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_served_encoder_embeds_at_the_tier_that_is_asked(folder: Path) -> None:
+    out = run(folder, "bert", "planes", PLANES, INT8).out
+    llm, ids = LLM(out), list(range(3, 23))
+    with local_server({"bert": out}) as address, Client(address) as client:
+        for tier in ("full", "low"):
+            found, expected = client.embed([ids], tier=tier)[0], llm.embed([ids], tier=tier)[0]
+            assert torch.allclose(torch.tensor(found.values), torch.tensor(expected.values), atol=1e-5)
+        assert client.embed([ids])[0].values == client.embed([ids], tier="full")[0].values
+        with pytest.raises(Unsupported, match="'lowest' is not among this model's tiers: full, low"):
+            client.embed([ids], tier="lowest")
+
+
+def test_eval_scores_an_encoder_beside_its_original_on_documents_and_on_pairs(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    lines = [{"source": f"a {each}", "target": f"the {each} ran"} for each in ("dog", "cat")]
+    pairs.write_text("\n".join(map(json.dumps, lines)))
+    for file, count in ((folder / "text.txt", 5), (pairs, 2)):
+        command = ["eval", str(folder / "bert"), "--against", str(folder / "bert"), "--text", str(file)]
+        assert main([*command, "--json", str(tmp_path / "found.json")]) == 0
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert len(found["scores"]["model"]["ranks"]) == count and found["mean_cosine"] > 0.9999
+        assert found["comparisons"]["recall_at_1"]["difference"] == 0
+    assert "no difference shown" in capsys.readouterr().out
+    assert main(["eval", str(folder / "bert"), "--stride", "4"]) == 2
+    assert "--stride is of models that continue text" in capsys.readouterr().err
+
+
+def test_queries_find_their_passages_where_vectors_say_so() -> None:
+    vectors = torch.eye(4)[[0, 0, 1, 1, 2, 3]]  # the third query is as near to every passage: it has none of its own
+    material = Retrieval.of_pairs([((i,), (i,)) for i in range(3)])
+    found = score_vectors(Vectors(vectors, (1.0, 1.0)), material)
+    assert found.ranks == (1, 1, 2) and found.summary()["recall_at_1"] == pytest.approx(2 / 3)

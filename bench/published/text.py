@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from jinja2 import Environment
 
 from ...evaluate.pages import environment
 from ..load import run as load
+from ..retention.encoders import page as encoders
 from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -95,7 +96,15 @@ def render(template: str, **content: object) -> str:
 
 def load_table(report: Mapping[str, Any]) -> str:
     """A report on load as a table, a row for each level and server."""
-    head, rows = load.rows(dict(report))
+    return _table(*load.rows(dict(report)))
+
+
+def encoder_table(report: Mapping[str, Any], share: float) -> str:
+    """What methods keep of a model with an encoder at a share, best first."""
+    return _table(*encoders.rows(report, share))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
 
@@ -113,11 +122,12 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
     load_table, load_notes, goodput_limits,
+    encoder_table, encoders.beside_planes, encoders.notes, encoders.shares_of,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
-    beside.beside,
+    figures.result, figures.loads, figures.encoder_runs, figures.curves, figures.pooled, figures.recipe, costs.costs,
+    costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 
 

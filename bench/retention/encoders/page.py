@@ -95,3 +95,24 @@ def _cell(point: Mapping[str, Any], name: str) -> str:
         return f"x{found['ratio']:.3f} ({low:.3f} to {high:.3f})"
     low, high = (found["difference_interval"][end] for end in ("low", "high"))
     return f"{found['difference']:+.2%} ({low:+.2%} to {high:+.2%})"
+
+
+def beside_planes(report: Mapping[str, Any], share: float) -> str:
+    """Who keeps more than the best bit planes at a share, and who less, by paired bootstraps of nats, or of cosines."""
+    done = sorted((each for each in report["points"] if each["share"] == share and not each["reason"]), key=_loss)
+    best = next((point for point in done if point["group"] == "bit planes"), None)
+    if best is None:
+        return f"No bit planes read so little as {share:.2f}."
+    others = [point for point in done if point["group"] != "bit planes"]
+    signs = {point["method"]: _sign(point["columns"], best["columns"]) for point in others}
+    said = {1: "more", -1: "less", 0: "no difference is shown from"}
+    named = {word: [name for name, sign in signs.items() if sign == each] for each, word in said.items()}
+    parts = [f"{word}: {'; '.join(names)}" for word, names in named.items() if names]
+    return f"Beside {best['method']}, the best planes at {share:.2f}, {'. '.join(parts)}."
+
+
+def _sign(mine: Columns, planes: Columns) -> int:
+    """1 where mine keeps more, -1 where less, 0 where nothing is shown."""
+    if "nats" in mine:
+        return -compare_perplexities(mine["nats"], planes["nats"], mine["tokens"]).sign
+    return compare_means(mine["cosine"], planes["cosine"]).sign
