@@ -24,7 +24,6 @@ from ..material import Material, Workshop
 from ..stage import Fit, Stage
 from ..strict import Strict
 from ..walk import walk
-from ..windows import Windows
 from .choose import choose_neurons, choose_neurons_uniform
 from .compensate import compensation_bias
 from .methods import METHODS, LayerNeurons
@@ -86,7 +85,7 @@ class PruneStage(Stage):
         model, found = workshop.load(source), dict[str, NeuronStatistics]()
         ffns = {
             f"{side}layers.{i}.ffn": layer.ffn
-            for side, part, _ in _sides(model, workshop)
+            for side, part in _sides(model)
             for i, layer in enumerate(part.layers)
             if isinstance(layer, Layer)
         }
@@ -106,7 +105,8 @@ class PruneStage(Stage):
     def _watch(self, model: Transformer, found: Mapping[str, NeuronStatistics], workshop: Workshop) -> None:
         """What the neurons of each side do."""
         done = 0
-        for side, part, windows in _sides(model, workshop):
+        for side, part in _sides(model):
+            windows = workshop.windows if part is model else workshop.calibration.windows
 
             def watch(index: int, ffn: FFN, given: Sequence[Tensor], side: str = side) -> None:
                 for x in given:
@@ -163,11 +163,11 @@ def ffns_of(spec: TransformerSpec) -> dict[str, FFNSpec]:
     return found | {f"layers.{i}.ffn": layer.ffn for i, layer in enumerate(spec.layers)}
 
 
-def _sides(model: Transformer, workshop: Workshop) -> Iterator[tuple[str, Transformer, Windows]]:
-    """What stands before a side's paths, the side, and what it is looked at on."""
+def _sides(model: Transformer) -> Iterator[tuple[str, Transformer]]:
+    """What stands before a side's paths, and the side."""
     if model.encoder is not None:
-        yield _ENCODER, model.encoder, workshop.calibration.windows
-    yield "", model, workshop.windows
+        yield _ENCODER, model.encoder
+    yield "", model
 
 
 def select_neurons(name: str, tensor: Tensor, kept: Tensor) -> Tensor:
