@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..models.errors import SetupError
+from .figures import ANSWER_FIGURES, VECTOR_FIGURES, cells
 from .terminal import ProgressLine, print_table, say
 
 if TYPE_CHECKING:
@@ -190,13 +191,11 @@ def _print_result(done: "Compression") -> None:
     for notice in done.notices:
         print(f"note: {notice}\n")
     ratio = done.bytes_after / done.bytes_before
-    if "mean_cosine" in done.result:
-        print_table(*_cosines(done))
-        print(f"{ratio:.3f}x the bytes; compared on {done.result['tokens']:,} tokens; written to {done.out}")
-        return
-    if "exact_match" in done.result:
-        print_table(*_answers(done))
-        print(f"{ratio:.3f}x the bytes; {done.result['documents']:,} answers of the original; written to {done.out}")
+    if "mean_cosine" in done.result or "exact_match" in done.result:
+        of_encoder = "mean_cosine" in done.result
+        print_table(*_ends(done, VECTOR_FIGURES if of_encoder else ANSWER_FIGURES))
+        what = f"{done.result['documents']:,} " + ("texts, a half finds the other" if of_encoder else "own answers")
+        print(f"{ratio:.3f}x the bytes; {what}; written to {done.out}")
         return
     head = ["", "bytes of weights", "perplexity", "top-1", "KL, nats/token", "agreement"]
     ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
@@ -212,21 +211,13 @@ def _print_result(done: "Compression") -> None:
     print(f"{ratio:.3f}x the bytes; scored on {done.result['tokens']:,} tokens; written to {done.out}")
 
 
-def _cosines(done: "Compression") -> tuple[list[str], list[list[str]]]:
-    """Of an encoder: how alike its vectors are to those of the original."""
-    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
-    rows = [[name, f"{size:,}", f"{of['mean_cosine']:.5f}", f"{of['least_cosine']:.5f}"] for name, size, of in ends]
-    return ["", "bytes of weights", "mean cosine", "least cosine"], rows
-
-
-def _answers(done: "Compression") -> tuple[list[str], list[list[str]]]:
-    """Of a model that answers sources: what it makes of the original's answers."""
-    ends = (("original", done.bytes_before, done.original), ("result", done.bytes_after, done.result))
-    rows = [
-        [name, f"{size:,}", f"{of['perplexity']:.4f}", f"{of['top1_accuracy']:.2%}", f"{of['exact_match']:.2%}"]
-        for name, size, of in ends
-    ]
-    return ["", "bytes of weights", "perplexity", "same tokens", "same answers"], rows
+def _ends(done: "Compression", columns: Mapping[str, tuple[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """Of a model with an encoder: the original, and the result at each of its tiers."""
+    rows = [["original", f"{done.bytes_before:,}", "", *cells(done.original, columns)]]
+    for name, figures in {"full": done.result, **done.tiers}.items():
+        read = f"{figures.get('bytes_share', 1):.3f}"
+        rows.append([name, f"{done.bytes_after:,}", read, *cells(figures, columns)])
+    return ["", "bytes of weights", "bytes read", *(head for head, _ in columns.values())], rows
 
 
 def _row(name: str, num_bytes: int, figures: Mapping[str, float | int]) -> list[str]:

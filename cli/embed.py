@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   moesaic embed minilm "The cat sat on the mat." "A kitten rests."   # how alike they are
   moesaic embed minilm "The cat sat on the mat." --json
-  moesaic embed ./my-encoder --pooling cls --no-normalise "A text" --json"""
+  moesaic embed ./my-encoder --pooling cls --no-normalise "A text" --json
+  moesaic embed out/minilm "A text" "Another" --tier balanced"""
 
 
 def add_parser(commands: Any) -> None:
@@ -35,6 +36,7 @@ def add_parser(commands: Any) -> None:
         help="to length 1; default: as the model's directory has it",
     )
     parser.add_argument("--truncate", action="store_true", help="cut a text that is longer than the model's window")
+    parser.add_argument("--tier", default="full", metavar="TIER", help="how much of the weights to read")
     parser.add_argument("--json", action="store_true", help="the vectors themselves, an object a line")
     for name in _OPTIONS:
         add_setting(parser, settings(EngineOptions)[name], name)
@@ -46,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     from ..engine.llm import LLM
 
     llm = LLM(args.path, EngineOptions(*(getattr(args, name) for name in _OPTIONS)))
-    found = llm.embed(args.text, pooling=args.pooling, normalised=args.normalise, truncate=args.truncate)
+    found = llm.embed(
+        args.text, pooling=args.pooling, normalised=args.normalise, truncate=args.truncate, tier=args.tier
+    )
     about = llm.description
     size, width = f"{about.weight_bytes / 1e6:.4g} MB", len(found[0].values)
     say(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .common import add_engine_options
 from .pairs import evaluate_pairs, is_of_pairs
 from .terminal import ProgressLine, print_table
+from .vectors import evaluate_vectors, is_of_vectors
 
 if TYPE_CHECKING:
     from ..evaluate.results import Evaluation
@@ -20,8 +21,9 @@ EXAMPLES = """examples:
 
 Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl (.ndjson, .json) with a
 field "text". Of a model that answers what an encoder reads (t5, bart, marian) they are .jsonl with "source" and
-"target". Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv
-as MMLU has it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
+"target"; of an encoder (minilm) the same, or documents, whose first half is to find the second. Tasks are .jsonl with
+context/continuation, query/choices/gold or context_options/continuation/gold; .csv as MMLU has it; or NAME.train.tsv
+with NAME.valid.tsv, lines of label and text."""
 
 
 def add_parser(commands: Any) -> None:
@@ -60,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     if is_of_pairs(args):
         return evaluate_pairs(args)
+    if is_of_vectors(args):
+        return evaluate_vectors(args)
     _check_outputs(args)
     plan = Plan(
         args.path, args.against, args.text, args.documents, args.truncate, args.stride, args.tasks, args.tasks_dir,

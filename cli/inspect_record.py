@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .figures import ANSWER_FIGURES, VECTOR_FIGURES, cells
 from .terminal import print_table
 
 if TYPE_CHECKING:
@@ -14,11 +15,6 @@ _KEPT = {  # figures of a text: what heads their column, and how they are writte
     "kl_nats_per_token": ("KL, nats/token", "{:.5f}"),
     "top1_agreement": ("agreement", "{:.2%}"),
 }
-_ALIKE = {"mean_cosine": ("mean cosine", "{:.5f}"), "least_cosine": ("least cosine", "{:.5f}")}  # of an encoder
-_MATCHED = {  # of a model that answers sources
-    "perplexity": ("perplexity", "{:.4f}"), "top1_accuracy": ("same tokens", "{:.2%}"),
-    "exact_match": ("same answers", "{:.2%}"),
-}  # fmt: skip
 _READ = {"bytes_share": ("bytes read", "{:.3f}"), "neurons_share": ("neurons", "{:.3f}")}
 
 
@@ -41,13 +37,13 @@ def print_record(record: "Record") -> None:
 
 def _tier_table(record: "Record") -> tuple[list[str], list[list[str]]]:
     """A row a tier: what it was set to, what calibration saw, and what it reads and keeps on the evaluation text."""
-    columns = {**_READ, **_KEPT}
+    columns = {**_READ, **_columns(record.tiers[-1].measured)}
     seen = ["calibrated bytes", "calibrated neurons", "tokens"]
     rows = [
         [
             tier.name, f"{tier.share:g}", f"{tier.calibrated['bytes_share']:.3f}",
             f"{tier.calibrated['neurons_share']:.3f}", f"{tier.calibrated['tokens']:,}",
-            *_cells(tier.measured, columns),
+            *cells(tier.measured, columns),
         ]
         for tier in record.tiers
     ]  # fmt: skip
@@ -57,13 +53,19 @@ def _tier_table(record: "Record") -> tuple[list[str], list[list[str]]]:
 def _measured_table(stages: Sequence["StageRecord"]) -> tuple[list[str], list[list[str]]]:
     """A row a stage: what the model weighs after it and keeps; before them the original, where it was scored."""
     original = next((found for stage in stages if (found := _figures(stage, "original"))), None)
-    known = original or {}
-    kept = _ALIKE if "mean_cosine" in known else _MATCHED if "exact_match" in known else _KEPT
-    rows = [["original", "", "", *_cells(original, kept)]] if original else []
+    kept = _columns(original or {})
+    rows = [["original", "", "", *cells(original, kept)]] if original else []
     for stage in stages:
-        weight = _cells(stage.measured, {"weight_bytes": ("", "{:,}")})
-        rows.append([stage.name, str(stage.seed), *weight, *_cells(_figures(stage, "result"), kept)])
+        weight = cells(stage.measured, {"weight_bytes": ("", "{:,}")})
+        rows.append([stage.name, str(stage.seed), *weight, *cells(_figures(stage, "result"), kept)])
     return ["after", "seed", "bytes of weights", *(head for head, _ in kept.values())], rows
+
+
+def _columns(figures: Mapping[str, Any]) -> Mapping[str, tuple[str, str]]:
+    """What is shown of a model, by what was measured: its vectors, its answers, or how it continues a text."""
+    if "recall_at_1" in figures:
+        return VECTOR_FIGURES
+    return ANSWER_FIGURES if "exact_match" in figures else _KEPT
 
 
 def _figures(stage: "StageRecord", of: str) -> Mapping[str, Any]:
@@ -72,15 +74,9 @@ def _figures(stage: "StageRecord", of: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _cells(figures: Mapping[str, Any], columns: Mapping[str, tuple[str, str]]) -> list[str]:
-    """One figure a column; empty where it was not measured."""
-    values = ((figures.get(name), form) for name, (_, form) in columns.items())
-    return [form.format(value) if isinstance(value, int | float) else "" for value, form in values]
-
-
 def _scored_on(stages: Sequence["StageRecord"]) -> Iterator[str]:
     sizes = {"tokens": ("", "{:,}"), "documents": ("", "{:,}")}
-    for tokens, documents in dict.fromkeys(tuple(_cells(_figures(stage, "result"), sizes)) for stage in stages):
+    for tokens, documents in dict.fromkeys(tuple(cells(_figures(stage, "result"), sizes)) for stage in stages):
         if tokens and documents:
             yield f"scored on {tokens} tokens of {documents} documents"
 

@@ -12,7 +12,10 @@ OVER = ("neurons", "linears", "ffn", "head")
 EXAMPLES = """examples:
   moesaic retention stories260k --text held_out.txt --out out/curves --full
   moesaic retention smollm2 --text a.txt b.txt --windows 16 --share 0.55 0.5 --only "high" TEAL FLAP
-  moesaic retention smollm2 --text a.txt --over linears --out out/linears"""
+  moesaic retention smollm2 --text a.txt --over linears --out out/linears
+  moesaic retention minilm --text held_out.txt --calibration-text train.txt --out out/minilm
+
+Of a model with an encoder, vectors or answers are scored: of each text so many documents as --windows says."""
 
 
 def add_parser(commands: Any) -> None:
@@ -30,6 +33,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--calibration", type=int, default=16, metavar="N", help="windows to learn from; default: %(default)s"
     )
+    parser.add_argument(
+        "--calibration-text", nargs="+", default=[], metavar="FILE",
+        help="of a model with an encoder: text to learn from; default: text that ships",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="learn N times, each from other calibration text"
@@ -60,10 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
     check_can_report("retention", args.out)
     spec = open_checkpoint(args.model).spec
-    if spec.reads_sources:
-        raise SetupError(f"{args.model} answers what an encoder reads, and curves are of models that continue text")
-    if not spec.causal:
-        raise SetupError(f"{args.model} is an encoder, and curves are of what a model predicts; name one that does")
+    if spec.reads_sources or not spec.causal:
+        return _of_encoder(args)
+    if args.calibration_text:
+        raise SetupError(
+            f"--calibration-text is of models with an encoder, and {args.model} has none; leave it out: others "
+            "learn from the text that ships"
+        )
     plan = CurvePlan(
         args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.seeds,
         args.full,
@@ -82,4 +92,28 @@ def run(args: argparse.Namespace) -> int:
     for line in page.notes(curves):
         print(line)
     print("written: " + ", ".join(map(str, page.write_curves(curves, args.out))))
+    return 0
+
+
+def _of_encoder(args: argparse.Namespace) -> int:
+    """The same of a model with an encoder, by its vectors or answers."""
+    from ..bench.retention.encoders.page import as_json, notes, rows, shares_of, write_encoder_curves
+    from ..bench.retention.encoders.run import EncoderPlan, draw_encoder_curves
+    from ..models.errors import SetupError
+
+    asked = {"full": args.full, "over": args.over != OVER[0], "seeds": args.seeds != 1}
+    if wrong := [name for name, given in asked.items() if given]:
+        raise SetupError(f"--{wrong[0]} is of models that continue text, and {args.model} has an encoder; leave it out")
+    plan = EncoderPlan(
+        args.model, args.out, tuple(args.text), tuple(args.calibration_text), args.windows, args.length,
+        args.calibration, args.seed, tuple(args.share), tuple(args.only),
+    )  # fmt: skip
+    with ProgressLine() as progress:
+        report = as_json(draw_encoder_curves(plan, progress))
+    for share in shares_of(report):
+        print(f"{share:.0%} of the FFN's int8 bytes")
+        print_table(*rows(report, share))
+    for line in notes(report):
+        print(line)
+    print("written: " + ", ".join(map(str, write_encoder_curves(report, args.out))))
     return 0

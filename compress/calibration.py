@@ -1,4 +1,4 @@
-"""The text that stages look at: windows of token ids, drawn once for a recipe."""
+"""The text that stages look at: windows of token ids, drawn once for a recipe, and what is answered to them."""
 
 import hashlib
 from functools import cached_property
@@ -14,7 +14,9 @@ from ..models.checkpoint import Checkpoint
 from ..models.errors import TextError
 from ..models.seeds import SEED_LIMIT
 from ..models.tokenizer import Tokenizer
+from .answers import SourceAnswers
 from .strict import Strict
+from .windows import Windows
 
 EMBEDDED_TEXT = "calibration.txt"
 
@@ -34,11 +36,14 @@ def embedded_text() -> Path:
 
 
 class Calibration:
-    """The windows of a recipe for a model: whole ones of its documents, in a drawn order. Raises TextError."""
+    """The windows of a recipe for a model: whole ones of its documents, in a drawn order. Raises TextError.
+
+    Those that an encoder reads begin and end as its texts do, by the tokens that its tokenizer adds to a text.
+    """
 
     def __init__(self, settings: CalibrationSettings, source: Checkpoint) -> None:
         self.settings, self._source = settings, source
-        self.length = min(settings.length, source.spec.max_context)
+        self.length = min(settings.length, (source.spec.encoder or source.spec).max_context)
 
     @property
     def names(self) -> str:
@@ -50,6 +55,15 @@ class Calibration:
         """int64 [sequences, length], fewer where the text has no more."""
         pool = self._pool
         return pool[: self.settings.sequences]
+
+    def looked_at(self, device: torch.device) -> Windows:
+        """What goes through a model: the windows, or where an encoder reads them, what the model answers to each."""
+        return self.answers.to_all(self.windows, device) if self._source.spec.reads_sources else self.windows
+
+    @cached_property
+    def answers(self) -> SourceAnswers:
+        """What the model as it came answers to windows that its encoder reads."""
+        return SourceAnswers(self._source)
 
     def stream(self, tokens: int) -> Tensor:
         """Windows [n, length] of at least so many tokens, for training: those of `windows` and on, then again."""
@@ -65,11 +79,16 @@ class Calibration:
     @cached_property
     def _pool(self) -> Tensor:
         documents = read_documents(self.settings.text or [embedded_text()])
-        encoded = encode_documents(documents, Tokenizer.open(self._source.path), None, self._source.spec.vocab_size)
+        tokenizer = Tokenizer.open(self._source.path)
+        encoded = encode_documents(documents, tokenizer, None, self._source.spec.vocab_size)
+        by_encoder = not self._source.spec.causal or self._source.spec.reads_sources
+        before, behind = tokenizer.around if by_encoder else ((), ())
+        length = self.length - len(before) - len(behind)
+        bodies = [ids[len(before) : len(ids) - len(behind)] for ids in encoded]
         whole = [
-            ids[begin : begin + self.length]
-            for ids in encoded
-            for begin in range(0, len(ids) - self.length + 1, self.length)
+            [*before, *ids[begin : begin + length], *behind]
+            for ids in (bodies if length > 0 else ())
+            for begin in range(0, len(ids) - length + 1, length)
         ]
         if not whole:
             longest = max(map(len, encoded))

@@ -1,15 +1,23 @@
-"""A recipe on an encoder: fewer stages, and cosines with the original's vectors in place of perplexity."""
+"""A recipe on an encoder: what its vectors are worth in place of perplexity, beside those of the original.
+
+The first half of each document of the evaluation text asks for its second half among those of all: how often it is
+found, and the cosines with the original's vectors, are the measure.
+"""
 
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.embeddings import alikeness
+from ..evaluate.compare import verdict
+from ..evaluate.embeddings import Retrieval, VectorScore, compare_vectors, score_vectors, vectors_of
+from ..evaluate.results import comparison_json
 from ..models.checkpoint import Checkpoint
 from ..models.errors import RecipeError
 from ..models.progress import Progress
 from ..models.sentences import Sentences
+from ..models.spec import FULL
+from ..models.tokenizer import Tokenizer
 from .material import load_exact
 from .output import write_result
 from .recipe import Recipe
@@ -26,14 +34,29 @@ def check_encoder_recipe(recipe: Recipe) -> None:
 
 
 def write_encoder(run: Run, source: Checkpoint, target: Path, progress: Progress) -> Mapping[str, Any]:
-    """Runs the stages and writes the result; what was measured of it."""
-    sentences, last = Sentences.open(source.path), run.checkpoint()
-    encoded = [ids[: sentences.window_within(source.spec.max_context)] for ids in run.judge.encoded]
-    models = [load_exact(each, run.device) for each in (last, source)]
-    say = partial(progress, "comparing vectors")
-    figures = alikeness(models[0], models[1], encoded, sentences.pooling.kind, say).summary()
-    same = {"documents": figures["documents"], "tokens": figures["tokens"], "mean_cosine": 1.0, "least_cosine": 1.0}
-    sizes: list[dict[str, Any]] = [{} for _ in run.stages]
-    sizes[-1] = {"result": figures, "weight_bytes": last.weight_bytes, "original": same}
-    write_result(target, source, last, last.record.with_measured(sizes), run.recipe.sha256(), progress)
-    return sizes[-1]
+    """Runs the stages and writes the result; what was measured of it, at each tier."""
+    sentences, tokenizer = Sentences.open(source.path), Tokenizer.open(source.path)
+    material = Retrieval.of_halves(run.judge.encoded, tokenizer, sentences.window_within(source.spec.max_context))
+    last, kind = run.checkpoint(), sentences.pooling.kind
+    first, model, found = load_exact(source, run.device), load_exact(last, run.device), dict[str, VectorScore]()
+    theirs = vectors_of(first, material.texts, kind, partial(progress, "vectors of the original"))
+    original = score_vectors(theirs, material)
+    for tier in last.tiers:
+        model.operating_point = last.operating_point(tier)
+        mine = vectors_of(model, material.texts, kind, partial(progress, f"vectors at the tier {tier}"))
+        found[tier] = score_vectors(mine, material, theirs)
+    figures = {tier: _beside(score, original, run.recipe.seed) for tier, score in found.items()}
+    few = run.few_tokens()
+    measured: list[dict[str, Any]] = [{} for _ in run.stages]
+    measured[-1] = {"result": figures.pop(FULL), "weight_bytes": last.weight_bytes, "original": original.summary()}
+    measured[-1] |= ({"tiers": figures} if figures else {}) | ({"notices": [few]} if few else {})
+    write_result(target, source, last, last.record.with_measured(measured), run.recipe.sha256(), progress)
+    return measured[-1]
+
+
+def _beside(score: VectorScore, original: VectorScore, seed: int) -> dict[str, Any]:
+    """The figures, and what the difference of each from the original's is worth."""
+    compared = compare_vectors(score, original, seed).items()
+    return score.summary() | {
+        "against_original": {name: comparison_json(each) | {"verdict": verdict(name, each)} for name, each in compared}
+    }

@@ -116,7 +116,7 @@ def _config(source: Checkpoint, spec: TransformerSpec, dtype: str) -> dict[str, 
     if source.family.spec(Config(config)) != spec:
         raise CheckpointError(
             f"{source.path.name}: the config of the family {source.spec.family} cannot say what this model is (its FFN "
-            "biases or formats differ); it stays a directory for moesaic"
+            "widths, biases or formats differ); it stays a directory for moesaic"
         )
     return config
 

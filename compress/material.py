@@ -14,6 +14,7 @@ from ..models.record import TierRecord
 from ..models.spec import TransformerSpec
 from ..models.transformer import Transformer
 from .calibration import Calibration
+from .windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class Workshop:
     progress: Progress
     device: torch.device
     wide: bool = False
+
+    @property
+    def windows(self) -> Windows:
+        """What goes through a model that a stage looks at."""
+        return self.calibration.looked_at(self.device)
 
     def load(self, checkpoint: Checkpoint) -> Transformer:
         """A model to look at, where this stage computes."""

@@ -1,4 +1,4 @@
-"""A recipe on a model with an encoder and a decoder: fewer stages, and the original's own answers as the measure.
+"""A recipe on a model with an encoder and a decoder: the original's own answers are the measure.
 
 Documents of the evaluation text are sources. What the original answers is what the result is held against: its
 perplexity on those answers, and how many of their tokens, and of them whole, it would give too.
@@ -9,27 +9,44 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.pairs import answered, score_pairs, start_of
+from ..evaluate.compare import verdict
+from ..evaluate.pairs import PairScore, answered, compare_pairs, score_pairs, start_of
+from ..evaluate.results import comparison_json
 from ..models.checkpoint import Checkpoint
 from ..models.progress import Progress
+from ..models.spec import FULL
+from .answers import ANSWER_TOKENS
 from .material import load_exact
 from .output import write_result
 from .run import Run
 
-SOURCE_TOKENS, ANSWER_TOKENS = 128, 32  # of each document, and of each answer, at most
+SOURCE_TOKENS = 128  # of each document, at most
 
 
 def write_sourced(run: Run, source: Checkpoint, target: Path, progress: Progress) -> Mapping[str, Any]:
-    """Runs the stages and writes the result; what was measured of it."""
+    """Runs the stages and writes the result; what was measured of it, at each tier."""
     last, spec = run.checkpoint(), source.spec
-    models = [load_exact(each, run.device) for each in (source, last)]
     longest = min(SOURCE_TOKENS, spec.encoder.max_context if spec.encoder else 0)
     sources = [ids[:longest] for ids in run.judge.encoded if ids]
-    new = min(ANSWER_TOKENS, spec.max_context - 1)
-    pairs, start = answered(source, models[0], sources, new), start_of(source)
-    say = partial(progress, "comparing answers")
-    figures = [score_pairs(model, pairs, start, say).summary() for model in models]
-    sizes: list[dict[str, Any]] = [{} for _ in run.stages]
-    sizes[-1] = {"result": figures[1], "weight_bytes": last.weight_bytes, "original": figures[0]}
-    write_result(target, source, last, last.record.with_measured(sizes), run.recipe.sha256(), progress)
-    return sizes[-1]
+    first, model, start = load_exact(source, run.device), load_exact(last, run.device), start_of(source)
+    pairs = answered(source, first, sources, min(ANSWER_TOKENS, spec.max_context - 1))
+    original = score_pairs(first, pairs, start, partial(progress, "answers of the original"))
+    figures = dict[str, Any]()
+    for tier in last.tiers:
+        model.operating_point = last.operating_point(tier)
+        found = score_pairs(model, pairs, start, partial(progress, f"answers at the tier {tier}"))
+        figures[tier] = _beside(found, original, run.recipe.seed)
+    few = run.few_tokens()
+    measured: list[dict[str, Any]] = [{} for _ in run.stages]
+    measured[-1] = {"result": figures.pop(FULL), "weight_bytes": last.weight_bytes, "original": original.summary()}
+    measured[-1] |= ({"tiers": figures} if figures else {}) | ({"notices": [few]} if few else {})
+    write_result(target, source, last, last.record.with_measured(measured), run.recipe.sha256(), progress)
+    return measured[-1]
+
+
+def _beside(score: PairScore, original: PairScore, seed: int) -> dict[str, Any]:
+    """The figures, and what the difference of each from the original's is worth."""
+    compared = compare_pairs(score, original, seed).items()
+    return score.summary() | {
+        "against_original": {name: comparison_json(each) | {"verdict": verdict(name, each)} for name, each in compared}
+    }

@@ -34,8 +34,8 @@ class Stage(ABC):
 
     name: what recipes call it; settings_type: what its settings are checked by; rounds_weights: whether weights that
     it leaves are less exact than those that it was given; changes_model: whether it makes another model, where others
-    only round or arrange what is there; takes_mixtures, takes_encoders: whether FFNs may be mixtures of experts, and
-    the model one with an encoder; sources: what decides its bytes beside stage_cache.DECIDING.
+    only round or arrange what is there; takes_mixtures: whether FFNs may be mixtures of experts; sources:
+    what decides its bytes beside stage_cache.DECIDING.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,6 @@ class Stage(ABC):
     rounds_weights: ClassVar[bool] = False
     changes_model: ClassVar[bool] = False
     takes_mixtures: ClassVar[bool] = False
-    takes_encoders: ClassVar[bool] = False
     sources: ClassVar[tuple[str, ...]] = ()
 
     settings: Strict

@@ -23,8 +23,9 @@ from .identity import code_sha256
 MAX_BYTES = 16 << 30  # of finished stages; the longest unused go first
 _UNUSED_SECONDS = 24 * 3600  # what was used within a day may be what another process works on
 DECIDING = (  # the sources that decide a byte of what a stage leaves; a change of any other keeps what is finished
-    "compress/calibration.py", "compress/distill", "compress/material.py", "compress/moefy", "compress/output.py",
-    "compress/prune", "compress/quantize", "compress/schedule.py", "compress/walk.py", "evaluate/texts.py", "kernels",
+    "compress/answers.py", "compress/calibration.py", "compress/distill", "compress/material.py", "compress/moefy",
+    "compress/output.py", "compress/prune", "compress/quantize", "compress/schedule.py", "compress/walk.py",
+    "compress/windows.py", "evaluate/texts.py", "kernels",
     "models/bpe_files.py", "models/checkpoint.py", "models/compute.py", "models/context.py", "models/families",
     "models/ffn", "models/foreign_int8.py", "models/layout.py", "models/linear.py", "models/packing.py",
     "models/record.py", "models/relative.py", "models/rope.py", "models/sentences.py",

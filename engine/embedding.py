@@ -36,12 +36,16 @@ def encoder_pooling(pooling: Pooling | None, family: str) -> Pooling:
 
 
 def embed_request(
-    ids: Sequence[int], pooling: Pooling, limits: Limits, priority: Priority = Priority.NORMAL
+    ids: Sequence[int],
+    pooling: Pooling,
+    limits: Limits,
+    operating_point: float = 0.0,
+    priority: Priority = Priority.NORMAL,
 ) -> Request:
     """What the engine is asked. Raises InvalidRequest for a text that it cannot read."""
     if found := _violations(ids, limits):
         raise InvalidRequest([found])
-    return Request(0, tuple(ids), priority=priority, pooling=pooling)
+    return Request(0, tuple(ids), operating_point=operating_point, priority=priority, pooling=pooling)
 
 
 def to_read(ids: Sequence[int], tokenizer: Tokenizer | None, window: int | None) -> tuple[int, ...]:

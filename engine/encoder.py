@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.linear import Int8Linear
+from ..models.compute import Compute
+from ..models.ffn.sparse import SparseFFN
+from ..models.linear import Graded, Int8Linear
 from ..models.reading import ReadingProgram
 from ..models.sentences import CLS, MEAN, Pooling
 from ..models.transformer import Transformer
@@ -127,20 +129,26 @@ def _programmed(model: Transformer) -> ReadingProgram:
     """Raises NoProgramError for what there is none for, or where torch is the faster one."""
     if model.device.type != "cpu":
         raise NoProgramError("it is on a GPU")
+    if any(isinstance(each, SparseFFN | Graded) for each in model.modules()):
+        raise NoProgramError("its texts may ask for tiers")
     if not any(isinstance(each, Int8Linear) for each in model.modules()):
         raise NoProgramError("its linears are not int8")
     return ReadingProgram(model)
 
 
 @torch.inference_mode()
-def embed(model: Transformer, requests: Sequence[Request]) -> Tensor:
-    """The same module by module."""
+def embed(model: Transformer, requests: Sequence[Request], compute: Compute | None = None) -> Tensor:
+    """The same module by module, each text at the operating point that its request names; compute: the account to write
+    into, by whose points it goes.
+    """
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
     most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = any(len(row) < most for row in rows)
-    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None)).float()
+    if compute is None and any(request.operating_point for request in requests):
+        compute = model.compute_of([request.operating_point for request in requests])
+    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None), compute=compute).float()
     return _vectors([each[: len(row)] for each, row in zip(states, rows, strict=True)], requests)
 
 

@@ -164,22 +164,24 @@ class LLM:
 
     def embed(
         self, texts: Sequence[Prompt], *, pooling: str | None = None, normalised: bool | None = None,
-        truncate: bool = False, progress: Count | None = None,
+        truncate: bool = False, tier: str | None = None, progress: Count | None = None,
     ) -> list[Embedded]:  # fmt: skip
         """A vector of each text, by a model that is an encoder; batched, and in the order of the texts.
 
         llm = LLM("minilm"); llm.embed(["The cat sat."])[0].values
 
         pooling: "mean", "cls" or "last"; it and normalised are by default as the model's directory has them, which may
-        be that of sentence-transformers. truncate: cut what is longer than the window, which is refused else. Raises
-        Unsupported for a model that is no encoder.
+        be that of sentence-transformers. truncate: cut what is longer than the window, which is refused else. tier: at
+        which texts are computed, by default the full one. Raises Unsupported for a model that is no encoder, and for a
+        tier that it does not have.
         """
         own = encoder_pooling(self.description.pooling, self.description.family)
         how, window = pooling_of(pooling, normalised, own), self.limits.max_context if truncate else None
+        point = self.description.dial.operating_point(tier, None)
         many = [texts] if isinstance(texts, str) else texts
         whole = [(self._ids(text), self.tokenizer if isinstance(text, str) else None) for text in many]
         read = [to_read(ids, tokenizer, window) for ids, tokenizer in whole]
-        requests = [replace(embed_request(ids, how, self.limits), key=next(self._keys)) for ids in read]
+        requests = [replace(embed_request(ids, how, self.limits, point), key=next(self._keys)) for ids in read]
         rows = self._embedded(requests, progress)
         found = zip(rows, read, whole, strict=True)
         return [Embedded(row.embedding, len(ids), len(ids) < len(every)) for row, ids, (every, _) in found]

@@ -23,8 +23,11 @@ from ..models.errors import TextError
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
-from .texts import read_text
+from .compare import PERPLEXITY, TOP1
+from .statistics import Comparison, compare_means, compare_perplexities
+from .texts import JSON_LINES, kind_of, read_text
 
+EXACT = "exact_match"
 _ROWS = 8  # answered together
 
 
@@ -37,40 +40,84 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class PairScore:
-    """Sums over the tokens of all answers; `exact`: answers that match."""
+class AnswerScore:
+    """Sums over the tokens of one answer; exact: whether it matches."""
 
-    pairs: int
     tokens: int
     nats: float
     correct: int
-    exact: int
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PairScore:
+    """What a model makes of each answer. shares: of the bytes that tiers govern and of the FFN's neurons, what a token
+    of an answer used; sources are read in full.
+    """
+
+    rows: tuple[AnswerScore, ...]
+    shares: tuple[float, float] = (1.0, 1.0)
 
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files."""
-        nats = self.nats / self.tokens
-        return {
-            "documents": self.pairs, "tokens": self.tokens, "nats_per_token": nats,
-            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": self.correct / self.tokens,
-            "exact_match": self.exact / self.pairs,
+        tokens, count = sum(self.column("tokens")), len(self.rows)
+        nats = sum(self.column("nats")) / tokens
+        found: dict[str, float | int] = {
+            "documents": count, "tokens": int(tokens), "nats_per_token": nats,
+            "perplexity": math.exp(min(nats, 700)), "top1_accuracy": sum(self.column("correct")) / tokens,
+            "exact_match": sum(self.column("exact")) / count,
         }  # fmt: skip
+        if self.shares != (1.0, 1.0):
+            found["bytes_share"], found["neurons_share"] = self.shares
+        return found
+
+    def column(self, name: str) -> list[float]:
+        """One figure of each answer."""
+        return [float(getattr(row, name)) for row in self.rows]
+
+
+def compare_pairs(ours: PairScore, theirs: PairScore, seed: int = 0) -> dict[str, Comparison]:
+    """Paired bootstrap over the answers; nothing for a single one."""
+    if len(ours.rows) < 2:
+        return {}
+    tokens = ours.column("tokens")
+    return {
+        PERPLEXITY: compare_perplexities(ours.column("nats"), theirs.column("nats"), tokens, seed=seed),
+        TOP1: compare_means(ours.column("correct"), theirs.column("correct"), tokens, seed=seed),
+        EXACT: compare_means(ours.column("exact"), theirs.column("exact"), seed=seed),
+    }
 
 
 def read_pairs(
-    files: Sequence[str | Path], tokenizer: Tokenizer, limit: int | None, most: tuple[int, int]
+    files: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    limit: int | None,
+    most: tuple[int, int],
+    ended: bool = True,
 ) -> list[Pair]:
-    """The pairs of files with an object a line, {"source": text, "target": text}; at most `limit`. Answers have the
-    model's end behind them. most: tokens of a source, and of an answer, behind which they are cut.
+    """The pairs of files with an object a line, {"source": text, "target": text}; at most `limit`. most: tokens of a
+    source, and of an answer, behind which they are cut. ended: whether answers have the model's end behind them.
 
     Raises TextError for a line that is no pair, or where none is.
     """
     texts = [pair for file in files for pair in _pairs(Path(file))][:limit]
     if not texts:
         raise TextError(f"there is no pair in {', '.join(map(str, files))}; give lines with a source and a target")
-    end = tokenizer.eos_ids[:1]
+    end = tokenizer.eos_ids[:1] if ended else ()
     return [
         Pair(_cut(tokenizer, source, most[0], ()), _cut(tokenizer, answer, most[1], end)) for source, answer in texts
     ]
+
+
+def is_pairs(file: Path) -> bool:
+    """Whether a file has an object a line whose first has a source."""
+    if kind_of(file) not in JSON_LINES or not file.is_file():
+        return False
+    first = next((line for line in read_text(file).split("\n") if line.strip()), "")
+    try:
+        return "source" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def start_of(checkpoint: Checkpoint) -> int:
@@ -98,18 +145,22 @@ def answered(checkpoint: Checkpoint, model: Transformer, sources: Sequence[Seque
 
 @torch.inference_mode()
 def score_pairs(model: Transformer, pairs: Sequence[Pair], start_id: int, progress: Count) -> PairScore:
-    """What the model makes of the answers, each by itself."""
-    tokens, nats, correct, exact = 0, 0.0, 0, 0
+    """What the model makes of the answers at its operating point, each by itself."""
+    rows, spent = list[AnswerScore](), [0.0, 0.0]
     for i, pair in enumerate(pairs):
         source = model.read(torch.tensor([pair.source], device=model.device))
         ids = torch.tensor([[start_id, *pair.answer[:-1]]], device=model.device)
-        logits = model(ids, context=model.context_of(ids, source=source))[0].float()
+        compute = model.compute_of([model.operating_point])
+        logits = model(ids, context=model.context_of(ids, source=source), compute=compute)[0].float()
         targets = torch.tensor(pair.answer, device=model.device)
         right = int((logits.argmax(-1) == targets).sum())
-        nats += float(functional.cross_entropy(logits, targets, reduction="none").double().sum())
-        tokens, correct, exact = tokens + len(targets), correct + right, exact + (right == len(targets))
+        nats = float(functional.cross_entropy(logits, targets, reduction="none").double().sum())
+        rows.append(AnswerScore(len(targets), nats, right, right == len(targets)))
+        ((read, neurons),) = compute.spent.shares(len(targets))
+        spent = [spent[0] + read * len(targets), spent[1] + neurons * len(targets)]
         progress(i + 1, len(pairs))
-    return PairScore(len(pairs), tokens, nats, correct, exact)
+    tokens = sum(row.tokens for row in rows)
+    return PairScore(tuple(rows), (spent[0] / tokens, spent[1] / tokens) if model.operating_point else (1.0, 1.0))
 
 
 def _pairs(file: Path) -> Iterator[tuple[str, str]]:

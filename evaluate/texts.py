@@ -16,7 +16,7 @@ SEPARATOR = "<|endoftext|>"
 EMBEDDED_TEXT = "black_beauty.txt"
 _UNPACK: Mapping[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress}
 _NOT_UNPACKED = (".zst", ".zstd", ".bz2", ".zip", ".7z", ".lz4", ".lzma", ".br", ".tar", ".tgz", ".txz", ".rar", ".z")
-_JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines")
 _TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx")
 
 
@@ -110,7 +110,7 @@ def _documents(file: Path) -> list[str]:
     if kind in _TABLES:
         raise TextError(f"{file} is a table, which has no documents; write its texts as .jsonl, or as prose in a .txt")
     text = read_text(file)
-    if kind in _JSON_LINES:
+    if kind in JSON_LINES:
         return _of_lines(file, text)
     if kind == ".json":
         return _of_json(file, text)

@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .families.registry import FAMILIES
 from .ffn.dense import FFN
 from .linear import Embedding, Int8Embedding, Int8Linear, Linear, TensorModule, dense_weight
-from .transformer import Norm, Transformer
+from .transformer import NoNorm, Norm, Transformer
 
 PROBE_TOKENS = 64  # that show a model whose numbers are out of range as a whole
 _MAKE_AGAIN = "the weights are damaged or out of scale: copy or make them again"
@@ -44,29 +44,32 @@ def in_range(states: Tensor) -> bool:
 
 
 @torch.no_grad()
-def check_range(model: Transformer, ids: Sequence[int] | Tensor) -> None:
+def check_range(model: Transformer, ids: Sequence[int] | Tensor, sources: Tensor | None = None) -> None:
     """Raises CheckpointError that names the first weights which take these tokens, [tokens] or [texts, tokens], beyond
-    what the arithmetic at hand holds. Computes at the model's own tier.
+    what the arithmetic at hand holds. Computes at the model's own tier. sources: [texts, tokens] that its encoder reads
+    first, where it has one.
     """
-    rows = torch.as_tensor(ids, device=model.norm.weight.device)
+    rows = torch.as_tensor(ids, device=model.device)
+    rows = rows if rows.ndim == 2 else rows.unsqueeze(0)
     watch = _Watch(model)
     modules = [(name, each) for name, each in model.named_modules() if isinstance(each, (*_LEAVES, Norm, FFN))]
     hooks = [module.register_forward_hook(partial(watch.look, name)) for name, module in modules]
     try:
-        logits = model(rows if rows.ndim == 2 else rows.unsqueeze(0)) if rows.numel() else rows
+        source = None if sources is None else model.read(sources.to(model.device))
+        logits = model(rows, context=model.context_of(rows, source=source)) if rows.numel() else rows
     finally:
         for hook in hooks:
             hook.remove()
     if not logits.isfinite().all():
         head = "embedding" if model.untied_head is None else "untied_head"
-        raise _error(model, _weights(model, [head]), _seen(logits, model.norm.weight.dtype))
+        raise _error(model, _weights(model, [head]), _seen(logits, model.dtype))
 
 
 class _Watch:
     """Looks at what modules are given and make, in the order in which they compute, and raises at the first fault."""
 
     def __init__(self, model: Transformer) -> None:
-        self._model, self._dtype = model, model.norm.weight.dtype
+        self._model, self._dtype = model, model.dtype
         self._largest = (0.0, "")  # of what was added to the state, and by which module
 
     def look(self, name: str, module: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
@@ -115,14 +118,15 @@ def _error(model: Transformer, names: Sequence[str], seen: str) -> CheckpointErr
     largest = max(sizes, key=lambda name: sizes[name])
     told = " and ".join(f"{theirs(name)} (up to {sizes[name]:.2g})" for name in names)
     also = "" if largest in names else f"; the largest weights there are {theirs(largest)}, up to {sizes[largest]:.2g}"
-    narrow = model.norm.weight.dtype == torch.float16
+    narrow = model.dtype == torch.float16
     way_out = "choose the dtype float32 or bfloat16" if narrow else _MAKE_AGAIN
     return CheckpointError("".join(f"layer {layer}: " for layer in layers) + f"{told}{seen}{also}; {way_out}")
 
 
 def _all_weights(model: Transformer, part: str) -> list[str]:
     """The weights that are there: a router that is still to be trained has none."""
-    there = {name: each for name, each in model.named_modules() if isinstance(each, (*_LEAVES, Norm))}
+    modules = ((name, each) for name, each in model.named_modules() if not isinstance(each, NoNorm))
+    there = {name: each for name, each in modules if isinstance(each, (*_LEAVES, Norm))}
     return [f"{name}.weight" for name, each in there.items() if name.startswith(part) and not each.weight.is_meta]
 
 

@@ -84,6 +84,12 @@ class Tokenizer:
         starts = range(len(whole) - len(plain) + 1)
         return next((len(whole) - len(plain) - i for i in starts if whole[i : i + len(plain)] == plain), 0)
 
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens that it adds before a text, and behind it."""
+        cut = len(self.no_text) - min(self.num_ends, len(self.no_text))
+        return self.no_text[:cut], self.no_text[cut:]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         if len(ids) == 1:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moesaic.proto import generation_pb2 as moesaic_dot_proto_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoesaic/proto/scoring.proto\x12\nmoesaic.v1\x1a\x1emoesaic/proto/generation.proto\"\xb4\x02\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x12/\n\rcontinuations\x18\x05 \x03(\x0b\x32\x18.moesaic.v1.Continuation\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\x14\n\x0c\x66ull_context\x18\n \x01(\x08\x12\x10\n\x08logprobs\x18\x07 \x01(\x08\x12&\n\x08priority\x18\x08 \x01(\x0e\x32\x14.moesaic.v1.Priority\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x18\n\x10\x64istributions_at\x18\x0b \x03(\rB\t\n\x07\x63ontext\"Y\n\x0c\x43ontinuation\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x42\x0e\n\x0c\x63ontinuation\"l\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12!\n\x06scores\x18\x03 \x03(\x0b\x32\x11.moesaic.v1.Score\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\"\x81\x01\n\x05Score\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\tis_greedy\x18\x03 \x01(\x08\x12)\n\x06tokens\x18\x04 \x03(\x0b\x32\x19.moesaic.v1.TokenLogprobs\x12\x15\n\rdistributions\x18\x05 \x03(\x0c\"\xcc\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x06inputs\x18\x03 \x03(\x0b\x32\x16.moesaic.v1.EmbedInput\x12\x0f\n\x07pooling\x18\x04 \x01(\t\x12\x17\n\nnormalised\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08truncate\x18\x06 \x01(\x08\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.moesaic.v1.PriorityB\r\n\x0b_normalised\"Q\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x42\x08\n\x06prompt\"\x99\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\nembeddings\x18\x03 \x03(\x0b\x32\x15.moesaic.v1.Embedding\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x12\n\nnormalised\x18\x06 \x01(\x08\"B\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x32\x85\x01\n\x07Scoring\x12<\n\x05Score\x12\x18.moesaic.v1.ScoreRequest\x1a\x19.moesaic.v1.ScoreResponse\x12<\n\x05\x45mbed\x12\x18.moesaic.v1.EmbedRequest\x1a\x19.moesaic.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmoesaic/proto/scoring.proto\x12\nmoesaic.v1\x1a\x1emoesaic/proto/generation.proto\"\xb4\x02\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x12/\n\rcontinuations\x18\x05 \x03(\x0b\x32\x18.moesaic.v1.Continuation\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\x14\n\x0c\x66ull_context\x18\n \x01(\x08\x12\x10\n\x08logprobs\x18\x07 \x01(\x08\x12&\n\x08priority\x18\x08 \x01(\x0e\x32\x14.moesaic.v1.Priority\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x18\n\x10\x64istributions_at\x18\x0b \x03(\rB\t\n\x07\x63ontext\"Y\n\x0c\x43ontinuation\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x42\x0e\n\x0c\x63ontinuation\"l\n\rScoreResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12!\n\x06scores\x18\x03 \x03(\x0b\x32\x11.moesaic.v1.Score\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\"\x81\x01\n\x05Score\x12\x0f\n\x07logprob\x18\x01 \x01(\x01\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\tis_greedy\x18\x03 \x01(\x08\x12)\n\x06tokens\x18\x04 \x03(\x0b\x32\x19.moesaic.v1.TokenLogprobs\x12\x15\n\rdistributions\x18\x05 \x03(\x0c\"\xda\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x06inputs\x18\x03 \x03(\x0b\x32\x16.moesaic.v1.EmbedInput\x12\x0f\n\x07pooling\x18\x04 \x01(\t\x12\x17\n\nnormalised\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08truncate\x18\x06 \x01(\x08\x12&\n\x08priority\x18\x07 \x01(\x0e\x32\x14.moesaic.v1.Priority\x12\x0c\n\x04tier\x18\x08 \x01(\tB\r\n\x0b_normalised\"Q\n\nEmbedInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12)\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x14.moesaic.v1.TokenIdsH\x00\x42\x08\n\x06prompt\"\x99\x01\n\rEmbedResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12)\n\nembeddings\x18\x03 \x03(\x0b\x32\x15.moesaic.v1.Embedding\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x12\n\nnormalised\x18\x06 \x01(\x08\"B\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x32\x85\x01\n\x07Scoring\x12<\n\x05Score\x12\x18.moesaic.v1.ScoreRequest\x1a\x19.moesaic.v1.ScoreResponse\x12<\n\x05\x45mbed\x12\x18.moesaic.v1.EmbedRequest\x1a\x19.moesaic.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,13 +41,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCORE']._serialized_start=588
   _globals['_SCORE']._serialized_end=717
   _globals['_EMBEDREQUEST']._serialized_start=720
-  _globals['_EMBEDREQUEST']._serialized_end=924
-  _globals['_EMBEDINPUT']._serialized_start=926
-  _globals['_EMBEDINPUT']._serialized_end=1007
-  _globals['_EMBEDRESPONSE']._serialized_start=1010
-  _globals['_EMBEDRESPONSE']._serialized_end=1163
-  _globals['_EMBEDDING']._serialized_start=1165
-  _globals['_EMBEDDING']._serialized_end=1231
-  _globals['_SCORING']._serialized_start=1234
-  _globals['_SCORING']._serialized_end=1367
+  _globals['_EMBEDREQUEST']._serialized_end=938
+  _globals['_EMBEDINPUT']._serialized_start=940
+  _globals['_EMBEDINPUT']._serialized_end=1021
+  _globals['_EMBEDRESPONSE']._serialized_start=1024
+  _globals['_EMBEDRESPONSE']._serialized_end=1177
+  _globals['_EMBEDDING']._serialized_start=1179
+  _globals['_EMBEDDING']._serialized_end=1245
+  _globals['_SCORING']._serialized_start=1248
+  _globals['_SCORING']._serialized_end=1381
 # @@protoc_insertion_point(module_scope)

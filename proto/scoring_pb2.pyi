@@ -68,7 +68,7 @@ class Score(_message.Message):
     def __init__(self, logprob: _Optional[float] = ..., num_tokens: _Optional[int] = ..., is_greedy: bool = ..., tokens: _Optional[_Iterable[_Union[_generation_pb2.TokenLogprobs, _Mapping]]] = ..., distributions: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("model", "request_id", "inputs", "pooling", "normalised", "truncate", "priority")
+    __slots__ = ("model", "request_id", "inputs", "pooling", "normalised", "truncate", "priority", "tier")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,7 @@ class EmbedRequest(_message.Message):
     NORMALISED_FIELD_NUMBER: _ClassVar[int]
     TRUNCATE_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     inputs: _containers.RepeatedCompositeFieldContainer[EmbedInput]
@@ -83,7 +84,8 @@ class EmbedRequest(_message.Message):
     normalised: bool
     truncate: bool
     priority: _generation_pb2.Priority
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[EmbedInput, _Mapping]]] = ..., pooling: _Optional[str] = ..., normalised: bool = ..., truncate: bool = ..., priority: _Optional[_Union[_generation_pb2.Priority, str]] = ...) -> None: ...
+    tier: str
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[EmbedInput, _Mapping]]] = ..., pooling: _Optional[str] = ..., normalised: bool = ..., truncate: bool = ..., priority: _Optional[_Union[_generation_pb2.Priority, str]] = ..., tier: _Optional[str] = ...) -> None: ...
 
 class EmbedInput(_message.Message):
     __slots__ = ("text", "token_ids")

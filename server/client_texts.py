@@ -38,7 +38,7 @@ class ScoreSettings(TypedDict, total=False):
 
 class EmbedSettings(TypedDict, total=False):
     """pooling: "mean", "cls" or "last"; it and normalised are by default the model's own. truncate: cut what is longer
-    than the window, which is refused else.
+    than the window, which is refused else. tier: at which all is computed, by default the full one.
     """
 
     model: str
@@ -47,6 +47,7 @@ class EmbedSettings(TypedDict, total=False):
     normalised: bool | None
     truncate: bool | None
     priority: str | None
+    tier: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,8 @@ def score_request(
 
 def embed_request(inputs: Sequence[Prompt], settings: Mapping[str, Any]) -> scoring_pb2.EmbedRequest:
     """Raises InvalidRequest for what does not fit the wire."""
-    own: dict[str, Any] = {name: settings.get(name) for name in ("pooling", "normalised", "truncate")}
-    for name, kind in (("pooling", str), ("normalised", bool), ("truncate", bool)):
+    own: dict[str, Any] = {name: settings.get(name) for name in ("pooling", "normalised", "truncate", "tier")}
+    for name, kind in (("pooling", str), ("normalised", bool), ("truncate", bool), ("tier", str)):
         if own[name] is not None and not isinstance(own[name], kind):
             raise InvalidRequest([Violation(name, f"is {own[name]!r}, it must be of type {kind.__name__}")])
     request = scoring_pb2.EmbedRequest(**{name: value for name, value in own.items() if value is not None})

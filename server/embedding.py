@@ -32,8 +32,8 @@ async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call:
     if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
         raise InvalidRequest(wrong)
     with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
-        limits, pooling = _terms(model, message)
-        texts = await _texts(message, model.prompts, pooling, limits)
+        limits, pooling, point = _terms(model, message)
+        texts = await _texts(message, model.prompts, pooling, limits, point)
         works = [partial(_embed, request, was_cut, model, call, arrived, under_way) for request, was_cut in texts]
         found = [Embedded((), 0)] * len(works)
         async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
@@ -46,11 +46,13 @@ async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call:
     )  # fmt: skip
 
 
-def _terms(model: ServedModel, message: scoring_pb2.EmbedRequest) -> tuple[Limits, Pooling]:
-    """What the model allows, and how its states become a vector."""
+def _terms(model: ServedModel, message: scoring_pb2.EmbedRequest) -> tuple[Limits, Pooling, float]:
+    """What the model allows, how its states become a vector, and the operating point of the tier that is asked for."""
     limits, description = model.ready().limits, model.engine.description
     own = encoder_pooling(description.pooling if description else None, f"model {model.name}")
-    return limits, pooling_of(message.pooling, message.normalised if message.HasField("normalised") else None, own)
+    normalised = message.normalised if message.HasField("normalised") else None
+    point = description.dial.operating_point(message.tier, None) if description else 0.0
+    return limits, pooling_of(message.pooling, normalised, own), point
 
 
 async def _embed(
@@ -64,7 +66,7 @@ async def _embed(
 
 
 async def _texts(
-    message: scoring_pb2.EmbedRequest, prompts: Prompts, pooling: Pooling, limits: Limits
+    message: scoring_pb2.EmbedRequest, prompts: Prompts, pooling: Pooling, limits: Limits, point: float
 ) -> list[tuple[Request, bool]]:
     """A request of each input, and whether it was cut. Raises InvalidRequest with what is wrong with any of them."""
     priority = Priority(PRIORITIES[message.priority]) if message.priority else Priority.NORMAL
@@ -74,7 +76,7 @@ async def _texts(
             whole = await prompts.ids(each, ALL_TOKENS if message.truncate else window)
             tokenizer = prompts.tokenizer if each.HasField("text") else None
             ids = to_read(whole, tokenizer, window if message.truncate else None)
-            found.append((embed_request(ids, pooling, limits, priority), len(ids) < len(whole)))
+            found.append((embed_request(ids, pooling, limits, point, priority), len(ids) < len(whole)))
         except InvalidRequest as error:
             wrong += [replace(violation, field=f"inputs[{i}]") for violation in error.violations]
     if wrong:

@@ -59,10 +59,6 @@ def test_int8_by_two_digits_gives_the_vectors_of_int8_by_modules(recipe: dict[st
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"stages": [{"prune": {"remove": 0.25}}]}, "prune: this model is an encoder, which it does not change"),
-        ({"stages": [{"distill": {"tokens": 64}}, INT8]}, "distill: this model is an encoder"),
-        ({"stages": [INT8, {"moefy": {"tiers": {"low": 0.5}}}]}, "moefy: this model is an encoder"),
-        ({"stages": [{"relufy": {"tokens": 64}}]}, "relufy: this model is an encoder"),
         ({"stages": [{"quantize": {"linears": "int8", "kv_cache": "int8"}}]}, "an encoder keeps no keys and values"),
         ({"evaluation": {"tasks": ["lambada.jsonl"]}}, "tasks are answered by models that continue text"),
     ],
@@ -82,7 +78,10 @@ def test_what_no_encoder_can_be_is_refused_before_anything(
         (["eval", "model"], "is an encoder, which predicts no text that could be scored"),
         (["export", "model", "out", "--to", "compressed-tensors"], "is an encoder, which is not written as compressed"),
         (["compress", "model", "out", "--report", "report"], "compare perplexities, which an encoder has none of"),
-        (["retention", "model", "--text", "text.txt", "--out", "curves"], "is an encoder, and curves are of what"),
+        (
+            ["retention", "model", "--text", "text.txt", "--out", "curves", "--full"],
+            "--full is of models that continue",
+        ),
         (["inspect", "model", "--experts", "--text"], "is an encoder, and experts and neurons are looked at where"),
         (["inspect", "model", "--memory", "0:1"], "is an encoder, and experts and neurons are looked at where"),
     ],

@@ -10,6 +10,7 @@ from torch import Tensor
 from moesaic.compress.diagnose.knowledge import token_scores
 from moesaic.compress.moefy.importance import gradients
 from moesaic.compress.walk import walk
+from moesaic.compress.windows import Batch
 from moesaic.models.checkpoint import load
 from moesaic.models.transformer import Layer, Transformer
 
@@ -47,7 +48,7 @@ def test_gradients_by_layers_are_those_of_autograd(
     labels = torch.arange(IDS.numel()).unsqueeze(1) * 3 % 256
     monkeypatch.setattr(torch, "multinomial", lambda chances, count, generator: labels)
     with torch.no_grad():
-        found = list(gradients(load(tmp_path), IDS, torch.Generator()))
+        found = list(gradients(load(tmp_path), Batch(IDS), torch.Generator()))
     for ours, exact in zip(reversed(found), of_made(load(tmp_path), labels), strict=True):
         assert (ours - exact.flatten(0, 1)).norm() <= 1e-4 * exact.norm()
 

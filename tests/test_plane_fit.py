@@ -10,6 +10,7 @@ from torch.nn import functional
 from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, thresholds_for
 from moesaic.compress.moefy.fit import Regression, fitted
 from moesaic.compress.moefy.importance import gradients, neuron_importance
+from moesaic.compress.windows import Batch
 from moesaic.kernels.activations import ACTIVATIONS
 from moesaic.kernels.plane_ffn import PlaneWeights, plane_products
 from moesaic.kernels.planes.choice import NeuronScores
@@ -142,7 +143,7 @@ def _left_out(model: Transformer, ids: Tensor, index: int, neuron: int, worth: T
 def test_going_back_layer_by_layer_gives_what_one_pass_through_the_model_does() -> None:
     model = load_transformer(open_checkpoint("stories260k"), torch.device("cpu"), "float32")
     ids = torch.randint(3, 500, (2, 32), generator=torch.Generator().manual_seed(0))
-    found = list(gradients(model, ids, torch.Generator().manual_seed(1)))[::-1]
+    found = list(gradients(model, Batch(ids), torch.Generator().manual_seed(1)))[::-1]
     (x, turn), given = model.embed(ids), []
     for layer in model.layers:
         given.append(layer(x.requires_grad_(), turn, CausalContext()))

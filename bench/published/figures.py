@@ -44,6 +44,11 @@ def same_tokens() -> dict[str, dict[str, Any]]:
     return _of_kind("peers", SAME)
 
 
+def encoder_runs() -> dict[str, Report]:
+    """What methods keep of models with an encoder, by the folder below retention/; none until there is one."""
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(RESULTS.glob("retention/*/encoder.json"))}
+
+
 def _of_kind(folder: str, kind: str) -> dict[str, Report]:
     found = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob(f"{folder}/*.json"))}
     return {name: report for name, report in found.items() if report.get("kind") == kind}

@@ -12,6 +12,7 @@ from jinja2 import Environment
 from ...evaluate.pages import environment
 from ..load import run as load
 from ..peers import texts
+from ..retention.encoders import page as encoders
 from ..served import page as served
 from . import beside, costs, figures
 
@@ -100,6 +101,11 @@ def load_table(report: Mapping[str, Any]) -> str:
     return _table(*load.rows(dict(report)))
 
 
+def encoder_table(report: Mapping[str, Any], share: float) -> str:
+    """What methods keep of a model with an encoder at a share, best first."""
+    return _table(*encoders.rows(report, share))
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
@@ -134,10 +140,11 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
     load_table, load_notes, whole_table, goodput_limits, kept_tables, kept_notes,
+    encoder_table, encoders.beside_planes, encoders.notes, encoders.shares_of,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens,
+    figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens, figures.encoder_runs,
     figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 

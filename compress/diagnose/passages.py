@@ -13,7 +13,8 @@ from ...models.checkpoint import Checkpoint
 from ...models.errors import SetupError
 from ...models.tokenizer import Tokenizer
 from ..calibration import EMBEDDED_TEXT, embedded_text
-from ..walk import batched
+from ..walk import BATCH_TOKENS
+from ..windows import batched
 
 LENGTH = 256  # of a passage, where the context and the text hold as much
 
@@ -36,7 +37,7 @@ class Passages:
         for piece in self.pieces:
             by_length[len(piece)].append(piece)
         for length in sorted(by_length, reverse=True):
-            yield from batched(torch.tensor(by_length[length]))
+            yield from (batch.ids for batch in batched(torch.tensor(by_length[length]), BATCH_TOKENS))
 
 
 def read_passages(checkpoint: Checkpoint, files: Sequence[str | Path], tokens: int) -> Passages:

@@ -57,12 +57,12 @@ def lesson_at(source: Checkpoint, model: Transformer, settings: TierSettings, wo
 
 def _put_tier_ffns_(model: Transformer, settings: TierSettings, workshop: Workshop) -> list[TierFFN]:
     """How many neurons of each layer the tier touches is found once, from the scores of the model as it comes."""
-    twins, windows, hidden = list[TierFFN](), workshop.calibration.windows, model.spec.hidden_size
+    twins, windows, hidden = list[TierFFN](), workshop.windows, model.spec.hidden_size
     importance = neuron_importance(model, windows, workshop.seed, _teller(workshop, "importance of neurons"))
     for layer, spec, each in zip(model.layers, model.spec.layers, importance, strict=True):
         if isinstance(layer, Layer):
             ffn, experts = spec.ffn, settings.experts(spec.ffn, hidden)
-            device, compensate = model.norm.weight.device, settings.as_moefy.compensates(ffn.gated)
+            device, compensate = model.device, settings.as_moefy.compensates(ffn.gated)
             layer.ffn = TierFFN.of(layer.ffn, hidden, ffn, experts, each.to(device), compensate)
             twins.append(layer.ffn)
     _share_out(model, twins, settings, workshop)
@@ -72,7 +72,7 @@ def _put_tier_ffns_(model: Transformer, settings: TierSettings, workshop: Worksh
 def _share_out(model: Transformer, twins: Sequence[TierFFN], settings: TierSettings, workshop: Workshop) -> None:
     """What each layer touches, as the thresholds that spend the tier's bytes bring it about."""
     seen = [settings.scores(layer.ffn, model.spec.hidden_size) for layer in model.spec.layers]
-    windows = workshop.calibration.windows.to(model.norm.weight.device)
+    windows = workshop.windows
 
     def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
         for x in given:

@@ -16,7 +16,7 @@ from ..material import Material, Workshop
 from ..stage import Stage
 from .sparsity import MEASURES, SparsityLesson, activity
 from .student import learned_tensors, trainable
-from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8
+from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8, refuse_losses
 
 _WATCHED_TOKENS = 4096  # that the sparsity is measured on
 RELU = "relu"
@@ -50,6 +50,13 @@ class RelufyStage(Stage):
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """Raises RecipeError for a model that is ReLU already, for experts, and for int8 weights."""
         refuse_int8("relufy", spec)
+        refuse_losses("relufy", spec, self.settings)
+        if spec.reads_sources:
+            raise RecipeError(
+                "relufy: the files of a model with an encoder and a decoder name one activation for both, and it "
+                "changes the decoder's alone; leave it out: a recipe for such a model has prune, distill, moefy and "
+                "quantize"
+            )
         if any(layer.ffn.experts.size for layer in spec.layers):
             raise RecipeError(
                 "relufy: this model has experts, whose order fits the activation that it has; relufy before moefy"

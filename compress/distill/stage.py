@@ -17,7 +17,7 @@ from ..stage import Fit, Stage
 from .recovery import lesson_at
 from .student import learned_tensors, trainable
 from .tier_settings import TierSettings
-from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8
+from .training import COST, Lesson, Trainer, TrainingSettings, refuse_int8, refuse_losses
 
 
 class DistillSettings(TrainingSettings):
@@ -28,7 +28,9 @@ class DistillSettings(TrainingSettings):
 
 @dataclass(frozen=True, slots=True)
 class DistillStage(Stage):
-    """Logit distillation from the model that the recipe was given (Hinton, Vinyals and Dean 2015)."""
+    """Distillation from the model that the recipe was given: of its logits (Hinton, Vinyals and Dean 2015), of an
+    encoder of its last states (Jiao et al. 2020, TinyBERT, section 3.1).
+    """
 
     name = "distill"
     settings_type = DistillSettings
@@ -38,8 +40,14 @@ class DistillStage(Stage):
     settings: DistillSettings
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
-        """int8 weights are refused, and a tier that cannot be."""
+        """int8 weights are refused, losses that the model has none of, and a tier that cannot be."""
         refuse_int8("distill", spec)
+        refuse_losses("distill", spec, self.settings)
+        if self.settings.at and spec.reads_sources:
+            raise RecipeError(
+                "distill: at is a tier that learns, which a decoder that answers sources does not; leave at out, and "
+                "the model learns in full"
+            )
         if self.settings.at and spec.is_mixture:
             raise RecipeError("distill: at is a tier, and mixtures of experts have none; leave it out")
         if self.settings.at:

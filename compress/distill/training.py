@@ -21,6 +21,7 @@ from ...models.transformer import Transformer
 from ..material import Workshop
 from ..schedule import Plan, learning_rate
 from ..strict import Strict
+from ..windows import Batch
 from .loss import forward_kl, hidden_ratio
 from .student import Student, last_state
 
@@ -34,7 +35,10 @@ _EDGE = 5  # steps, at most, that the first and the last loss are means of
 
 
 class LossWeights(Strict):
-    """logits: KL from the original's distribution. hidden: squared distance of the last states, relative."""
+    """logits: KL from the original's distribution. hidden: squared distance of the last states, relative.
+
+    An encoder has no logits: of one, `hidden` is 1 where nothing is said.
+    """
 
     logits: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     hidden: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -124,7 +128,7 @@ class Trainer:
         for step in range(len(losses), steps):
             losses.append(self._step(student, teacher, windows[step], lesson, step / steps))
             self._move(student, step, learning_rate(Plan(steps), step, settings.lr, _FINAL_SHARE, _WARMUP_STEPS))
-            workshop.progress(f"{self.name}: KL {losses[-1]:.4f} nats a token", step + 1, steps)
+            workshop.progress(f"{self.name}: {_told(student.model, losses[-1])}", step + 1, steps)
             if (step + 1) % settings.save_every == 0 and step + 1 < steps:
                 _save(student, losses, workshop.scratch)
         return losses
@@ -160,9 +164,10 @@ class Trainer:
             raise self._out_of_range("gradient", not step) from error
 
     def _check_range(self, models: Sequence[Transformer], rows: Tensor) -> None:
+        batch, _ = self._batch(models[0], rows)
         with torch.autocast(self.device.type, torch.bfloat16):
             for model in models:
-                check_range(model, rows.to(self.device))
+                check_range(model, batch.ids, batch.sources)
 
     def _out_of_range(self, what: str, at_first: bool) -> RecipeError:
         """At first nothing was learned yet, so that the rate is not at fault."""
@@ -173,16 +178,25 @@ class Trainer:
 
     def _loss(self, model: Transformer, teacher: Transformer, rows: Tensor) -> Tensor:
         weights = self.settings.losses
+        batch, counts = self._batch(model, rows)
         with torch.inference_mode():
-            states = teacher.hidden(rows)
+            states = teacher.hidden(batch.ids, context=batch.context(teacher))
         theirs = states.clone()
         with torch.autocast(self.device.type, torch.bfloat16):
-            ours = model.hidden(rows)
+            ours = model.hidden(batch.ids, context=batch.context(model))
+            if not model.spec.causal:
+                return (weights.hidden or 1.0) * hidden_ratio(ours, theirs)
             loss = weights.logits * forward_kl(
-                ours, model.head, theirs, teacher.head, temperature=self.settings.temperature,
+                ours, model.head, theirs, teacher.head, counts, self.settings.temperature,
                 rows=_HEAD_ROWS[self.device.type],
             )  # fmt: skip
-        return loss + weights.hidden * hidden_ratio(ours, theirs) if weights.hidden else loss
+        return loss + weights.hidden * hidden_ratio(ours, theirs, counts) if weights.hidden else loss
+
+    def _batch(self, model: Transformer, rows: Tensor) -> tuple[Batch, Tensor | None]:
+        """What is learned from, and which tokens count: of rows that an encoder reads, the original's answers."""
+        if model.spec.reads_sources:
+            return self.workshop.calibration.answers.padded(rows, self.device)
+        return Batch(rows.to(self.device)), None
 
 
 def refuse_int8(name: str, spec: TransformerSpec) -> None:
@@ -191,6 +205,21 @@ def refuse_int8(name: str, spec: TransformerSpec) -> None:
     formats = {spec.embedding, spec.head, *(each for layer in linears for each in layer)}
     if not formats.isdisjoint(INT8_FORMATS):
         raise RecipeError(f"{name}: this model has int8 weights, which cannot learn; {name} before quantize")
+
+
+def refuse_losses(name: str, spec: TransformerSpec, settings: TrainingSettings) -> None:
+    """Raises RecipeError where an encoder is to learn by what it has none of."""
+    said = ["losses.logits"] if "logits" in settings.losses.model_fields_set and settings.losses.logits else []
+    said += ["temperature"] if "temperature" in settings.model_fields_set else []
+    if said and not spec.causal:
+        raise RecipeError(
+            f"{name}: {said[0]} is of logits, and this model is an encoder, which has none; leave it out, and it "
+            "learns the original's last states"
+        )
+
+
+def _told(model: Transformer, loss: float) -> str:
+    return f"KL {loss:.4f} nats a token" if model.spec.causal else f"states {loss:.4f} off"
 
 
 def _learned_names(model: Transformer, learn: str) -> list[str]:

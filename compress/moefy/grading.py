@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...kernels.graded.bytes import PLANES
 from ...models.linear import Graded, GradedEmbedding, GradedLinear
 from ...models.transformer import Layer, Transformer
+from ..windows import Windows, batched
 from .thresholds import ScoreHistogram
 
 _BISECTIONS = 48
@@ -90,15 +91,14 @@ class Walk:
             self.linears.append(self._head)
 
     @torch.inference_mode()
-    def scores(self, windows: Tensor, operating_point: float, done: Callable[[int, int], None]) -> list[GradedScores]:
+    def scores(self, windows: Windows, operating_point: float, done: Callable[[int, int], None]) -> list[GradedScores]:
         """What inputs are worth to tokens that stand at this point."""
-        found = {linear: GradedScores(linear) for linear in self.linears}
+        found, rows = {linear: GradedScores(linear) for linear in self.linears}, list(batched(windows, 1))
         with watching(self.linears, lambda linear, x: found[linear].add(x)):
-            for i, window in enumerate(windows):
+            for i, row in enumerate(each.to(self.model.device) for each in rows):
                 compute = self.model.compute_of([operating_point])
-                ids = window.unsqueeze(0).to(self.model.norm.weight.device)
-                states = self.model.hidden(ids, compute=compute)
+                states = self.model.hidden(row.ids, context=row.context(self.model), compute=compute)
                 if isinstance(self._head, Graded):
                     found[self._head].add(states)
-                done(i + 1, len(windows))
+                done(i + 1, len(rows))
         return [found[linear] for linear in self.linears]

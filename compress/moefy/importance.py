@@ -6,13 +6,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...models.context import CausalContext
+from ...models.context import Context
 from ...models.finite import NotFinite, check_range, in_range, naming
 from ...models.linear import dense_weight, multiplied_out
 from ...models.progress import Count
-from ...models.spec import DENSE, ExpertSpec, TransformerSpec
+from ...models.spec import DENSE, AttentionSpec, ExpertSpec, TransformerSpec
 from ...models.transformer import Layer, Transformer, Turns
 from ..stage import Fit
+from ..windows import Batch, Windows, batched, first_of, num_tokens
 
 TOKENS = 4096  # that gradients are taken at: a backward pass costs as much as two forward ones
 BACKWARD_TOKENS = 1024  # whose states at every layer are in memory
@@ -29,20 +30,22 @@ def importance_fit(hidden: int) -> Fit:
 
 
 def neuron_importance(
-    model: Transformer, windows: Tensor, seed: int = 0, progress: Count | None = None
+    model: Transformer, windows: Windows, seed: int = 0, progress: Count | None = None
 ) -> list[Tensor]:
     """importance[n] = sqrt(D_n' F D_n), fp32 [width] for each layer, on at most TOKENS tokens of `windows`.
 
     F [hidden, hidden] is the mean of g g' over tokens, where g is the gradient of log p(label) by what the FFN gives,
     for labels drawn from the model itself: the Fisher information (Amari 1998; no text decides it). A change d of the
     output costs about d' F d / 2 nats of KL divergence, so that leaving out a neuron of value h costs
-    (h importance)^2 / 2. F is shrunk by 1 % towards a multiple of the identity; where it is 0, that is all there is.
+    (h importance)^2 / 2. Of an encoder, which foresees no label, log p is that of a normal distribution of variance 1
+    about its last states: a change costs half of the squared distance by which it moves them. F is shrunk by 1 %
+    towards a multiple of the identity; where it is 0, that is all there is.
 
     The full tier is looked at: forward as it computes, back in fp32. One layer at a time is multiplied out and gone
     back through; beside the model are held F of every layer, and the states of 1,024 tokens, or of one longer window,
     before every layer. Raises CheckpointError, with layer and tensor, where fp32 does not hold the model's numbers.
     """
-    chosen = windows[: max(1, TOKENS // windows.shape[1])]
+    chosen = first_of(windows, TOKENS)
     fisher = _fisher(model, chosen, seed, progress)
     pairs = zip(fisher, _layers(model), strict=True)
     return [_norms(each, dense_weight(layer.ffn.down)) for each, layer in pairs]
@@ -61,47 +64,49 @@ def _norms(fisher: Tensor, down: Tensor) -> Tensor:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _fisher(model: Transformer, windows: Tensor, seed: int, progress: Count | None) -> list[Tensor]:
-    hidden, device = model.spec.hidden_size, model.norm.weight.device
+def _fisher(model: Transformer, windows: Windows, seed: int, progress: Count | None) -> list[Tensor]:
+    hidden, device, count = model.spec.hidden_size, model.device, num_tokens(windows)
     sums, done = [torch.zeros(hidden, hidden, device=device) for _ in model.layers], 0
     draw = torch.Generator().manual_seed(seed)
-    for part in torch.split(windows.to(device, copy=True), max(1, BACKWARD_TOKENS // windows.shape[1])):
-        for total, gradient in zip(reversed(sums), gradients(model, part, draw), strict=True):
+    for part in batched(windows, BACKWARD_TOKENS):
+        for total, gradient in zip(reversed(sums), gradients(model, part.to(device), draw), strict=True):
             total += gradient.T @ gradient
-        done += len(part)
+        done += part.ids.numel()
         if progress:
-            progress(done, len(windows))
-    return [each.div_(windows.numel()) for each in sums]
+            progress(done, count)
+    return [each.div_(count) for each in sums]
 
 
 def gradients(
-    model: Transformer, ids: Tensor, draw: torch.Generator, watch: Watch | None = None, look: Look | None = None
+    model: Transformer, batch: Batch, draw: torch.Generator, watch: Watch | None = None, look: Look | None = None
 ) -> Iterator[Tensor]:
-    """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first.
+    """The gradients of log p(labels) by what each FFN gives, [tokens, hidden] each, the last layer first; of an
+    encoder, of log p(states) of a normal distribution about them.
 
     An FFN's output is added to the state, so that it has the gradient of the state after it, back through a norm where
     one stands between them. With a watch, who is shown each layer, gradients go through the first one too; `look` is
     shown those by logits.
     """
-    x, turns = model.embed(ids)
+    (x, turns), context = model.embed(batch.ids), batch.context(model)
     states = []  # before each layer
     for layer in _layers(model):
         states.append(x)
-        x = layer(x, turns, CausalContext())
+        x = layer(x, turns, context)
     own, turns = turns, {name: (cosine.float(), sine.float()) for name, (cosine, sine) in turns.items()}
     if not in_range(x):
-        check_range(model, ids)
-    gradient = _through_head(model, x.float(), draw, look)
+        check_range(model, batch.ids, batch.sources)
+    ends = _through_head if model.spec.causal else _through_states
+    gradient = ends(model, x.float(), draw, look)
     spec = _dense_spec(model.spec)
     for i, layer in reversed(list(enumerate(_layers(model)))):
         before = states.pop()
-        yield _by_made(layer, before, own, gradient).flatten(0, 1)
+        yield _by_made(layer, before, own, context, gradient).flatten(0, 1)
         x = before.float()
         if i > 0 or watch:
             twin = _differentiable(layer, i, spec)
             if watch:
                 watch(i, twin)
-            gradient = _through_layer(twin, x, turns, gradient)
+            gradient = _through_layer(twin, x, turns, context, gradient)
             _check(model, f"layers.{i}", gradient, "the gradient back through it holds NaN or infinity")
 
 
@@ -112,21 +117,22 @@ def _check(model: Transformer, part: str, values: Tensor, seen: str) -> None:
 
 
 @torch.enable_grad()
-def _through_layer(layer: Layer, x: Tensor, turns: Turns, gradient: Tensor) -> Tensor:
+def _through_layer(layer: Layer, x: Tensor, turns: Turns, context: Context, gradient: Tensor) -> Tensor:
     """The gradient by what a layer is given, from that by what it gives."""
     x.requires_grad_()
-    found: Tensor = torch.autograd.grad(layer(x, turns, CausalContext()), x, gradient)[0]
+    found: Tensor = torch.autograd.grad(layer(x, turns, context), x, gradient)[0]
     return found
 
 
-def _by_made(layer: Layer, x: Tensor, turns: Turns, gradient: Tensor) -> Tensor:
+def _by_made(layer: Layer, x: Tensor, turns: Turns, context: Context, gradient: Tensor) -> Tensor:
     """The gradient by what a layer's FFN makes, from that by the state after the layer: the same but for a norm."""
     if layer.ffn_post_norm is None:
         return gradient
-    given, _ = layer.attend(x, turns, CausalContext())
-    made = layer.ffn(given).float()
+    given, state = layer.attend(x, turns, context)
+    made, state = layer.ffn(given).float(), state.float()
     with torch.enable_grad():
-        normed = layer.ffn_post_norm(made.requires_grad_())
+        made.requires_grad_()
+        normed = layer.ffn_post_norm(state + made if layer.norms_sums else made)
     found: Tensor = torch.autograd.grad(normed, made, gradient)[0]
     return found
 
@@ -138,6 +144,19 @@ def _through_head(model: Transformer, x: Tensor, draw: torch.Generator, look: Lo
     parts = torch.split(normed.detach().flatten(0, 1), HEAD_TOKENS)
     by_normed = torch.cat([_by_normed(model, part, draw, look) for part in parts])
     found: Tensor = torch.autograd.grad(normed, x, by_normed.view_as(normed))[0]
+    return found
+
+
+def _through_states(model: Transformer, x: Tensor, draw: torch.Generator, look: Look | None) -> Tensor:
+    """The gradient of log p(states) by the state after the last layer, for states that an encoder's own are the mean
+    of: of variance 1 about it.
+    """
+    off = torch.randn(x.shape, generator=draw).to(x.device)  # the same ones on every device
+    if not model.spec.last_norm:
+        return off
+    with torch.enable_grad():
+        normed = model.norm(x.requires_grad_())
+    found: Tensor = torch.autograd.grad(normed, x, off)[0]
     return found
 
 
@@ -176,9 +195,14 @@ def _dense_spec(spec: TransformerSpec) -> TransformerSpec:
     layers = (
         replace(
             layer,
-            attention=replace(layer.attention, query=DENSE, key=DENSE, value=DENSE, output=DENSE),
+            attention=_dense_attention(layer.attention),
+            cross=layer.cross and _dense_attention(layer.cross),
             ffn=replace(layer.ffn, up=DENSE, gate=DENSE, down=DENSE, experts=ExpertSpec()),
         )
         for layer in spec.layers
     )
     return replace(spec, layers=tuple(layers), embedding=DENSE, head=DENSE, num_tiers=1)
+
+
+def _dense_attention(spec: AttentionSpec) -> AttentionSpec:
+    return replace(spec, query=DENSE, key=DENSE, value=DENSE, output=DENSE)

@@ -23,6 +23,7 @@ from ...models.spec import GRADED, INT8, TransformerSpec, with_overrides
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
+from ..windows import Windows, first_of, num_tokens
 from .grading import GradedScores, Walk, threshold_for
 from .importance import HEAD_ROWS, HEAD_TOKENS, TOKENS
 from .sensitivity import GROUPS, HEADS, LINEARS, PASS_TOKENS, sensitivities
@@ -34,9 +35,10 @@ _MODEL_PART, _FP32_BYTES, _LOADED_BYTES = 1.3, 4, 96 << 20
 
 
 def linear_formats(spec: TransformerSpec) -> dict[str, str]:
-    """The format of every linear, the head too, by path."""
+    """The format of every linear, the head too where there is one, by path."""
     every = {f"layers.{i}.{name}": _format(layer, name) for i, layer in enumerate(spec.layers) for name in LINEARS}
-    every |= {"embedding": spec.embedding} if spec.tied_head else {"head": spec.head}
+    if spec.causal:
+        every |= {"embedding": spec.embedding} if spec.tied_head else {"head": spec.head}
     return {path: kind for path, kind in every.items() if kind}
 
 
@@ -100,7 +102,7 @@ def calibrate_(
     model: Transformer, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop
 ) -> tuple[TierRecord, ...]:
     """Makes a loaded int8 model the graded one of this spec, and sets its tiers."""
-    windows, tell = workshop.calibration.windows, workshop.progress
+    windows, tell = workshop.windows, workshop.progress
     felt = sensitivities(model, windows, workshop.seed, lambda n, of: tell("calibrate: sensitivity", n, of))
     grade_linears_(model, spec, felt)
     give_back_freed_memory()
@@ -120,19 +122,19 @@ def grade_linears_(model: Transformer, spec: TransformerSpec, felt: Mapping[str,
             for names in GROUPS.values():
                 graded = [name for name in names if _format(wanted, name) == GRADED]
                 _grade_group(layer, graded, [felt[f"layers.{i}.{name}"] for name in graded])
-    if GRADED == (spec.embedding if spec.tied_head else spec.head):
+    if spec.causal and GRADED == (spec.embedding if spec.tied_head else spec.head):
         _grade_head(model, felt)
     model.spec = spec
-    model.thresholds = torch.zeros(spec.num_tiers, device=model.norm.weight.device)
+    model.thresholds = torch.zeros(spec.num_tiers, device=model.device)
     pack_(model.requires_grad_(False).eval())
 
 
 class InputTiers:
     """Sets the tiers of one loaded model."""
 
-    def __init__(self, model: Transformer, windows: Tensor, workshop: Workshop) -> None:
+    def __init__(self, model: Transformer, windows: Windows, workshop: Workshop) -> None:
         self.model, self.windows, self.workshop = model, windows, workshop
-        self.walk = Walk(model)
+        self.walk, self._length = Walk(model), workshop.calibration.length
         self._full = self._scores(FULL_WINDOWS, 0, "full")
 
     def set_tier(self, index: int, tier: TierRecord) -> TierRecord:
@@ -148,8 +150,11 @@ class InputTiers:
 
     def _scores(self, windows: int, operating_point: int, what: str) -> list[GradedScores]:
         return self.walk.scores(
-            self.windows[:windows], operating_point, lambda n, of: self.workshop.progress(f"calibrate: {what}", n, of)
-        )
+            first_of(self.windows, windows * self._length), operating_point,
+            lambda n, of: self.workshop.progress(f"calibrate: {what}", n, of),
+            operating_point,
+            lambda n, of: self.workshop.progress(f"calibrate: {what}", n, of),
+        )  # fmt: skip
 
     def _figures(self, seen: Sequence[GradedScores], before: float, threshold: float) -> dict[str, Any]:
         whole = self.model.whole.bytes
@@ -158,10 +163,11 @@ class InputTiers:
         }
         down = [each for each in seen if each.linear.counts_neurons]
         active = [each.shares_at(threshold)[0] for each in down]
+        looked_at = first_of(self.windows, TIER_WINDOWS * self._length)
         return {
             "bytes_share": sum(each.bytes_at(threshold) for each in seen) / whole,
             "neurons_share": sum(active) / len(active) if active else 1.0,
-            "tokens": self.windows[:TIER_WINDOWS].numel(),
+            "tokens": num_tokens(looked_at),
             "active_by_layer": active or [1.0] * len(self.walk.by_layer),
             "between": [[part, share] for part, share in read.items()],
         }

@@ -14,6 +14,7 @@ from ...models.spec import TransformerSpec
 from ...models.transformer import Layer, Transformer
 from ..material import Material, Workshop
 from ..walk import walk
+from ..windows import num_tokens
 from .settings import MoefySettings
 
 _PARTS = tuple(i / 8 for i in range(8))  # of the way from the tier before; 0 is just beyond it
@@ -62,10 +63,10 @@ def _set_tier(model: Transformer, index: int, tier: TierRecord, workshop: Worksh
         _table(ffn)[index] = max(1, min(wanted, _taken(ffn, index - 1)))
     now = [_taken(ffn, index) for ffn in mixtures]
     between = [[part, _bytes(model, mixtures, before, now, part) / whole] for part in _PARTS]
-    read, neurons = walk(model, workshop.calibration.windows, lambda *_: None, index)
+    read, neurons = walk(model, workshop.windows, lambda *_: None, index)
     active = [_active_part(layer, index) for layer in model.layers]
     figures = {
-        "bytes_share": read, "neurons_share": neurons, "tokens": workshop.calibration.windows.numel(),
+        "bytes_share": read, "neurons_share": neurons, "tokens": num_tokens(workshop.windows),
         "active_by_layer": active, "between": between,
     }  # fmt: skip
     return replace(tier, calibrated=figures)

@@ -11,6 +11,7 @@ from ...models.ffn.planes import PlaneFFN
 from ...models.record import TierRecord
 from ..stage import Fit
 from ..walk import walk
+from ..windows import Windows, first_of, num_tokens
 from .budget import Allocation, PlaneScores, thresholds_for
 from .fit import fitted
 from .importance import importance_fit, neuron_importance
@@ -37,7 +38,7 @@ class PlaneTiers(TierSetter[PlaneFFN]):
 
     def prepare(self) -> dict[str, Any]:
         """Fits every layer on what the dense model gives it; notes how far off the coarse products are."""
-        windows, seed = self.workshop.calibration.windows, self.workshop.seed
+        windows, seed = self.workshop.windows, self.workshop.seed
         importance = neuron_importance(self.model, windows, seed, self.teller("importance of neurons"))
         doubts, self._dense = list[float](), list[PlaneScores]()
 
@@ -54,15 +55,15 @@ class PlaneTiers(TierSetter[PlaneFFN]):
 
     def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
         """Thresholds from the dense model's scores, then again from those that the tier itself brings about."""
-        windows = self.workshop.calibration.windows
-        some = windows[: max(_FIRST_WINDOWS, len(windows) // 4)]
+        windows, length = self.workshop.windows, self.workshop.calibration.length
+        some = first_of(windows, max(_FIRST_WINDOWS * length, num_tokens(windows) // 4))
         _, seen, _ = self._walk(operating_point, tier, self._dense, some, f"tier {tier.name}, first walk")
         done, _, joint = self._walk(operating_point, tier, seen, windows, f"tier {tier.name}")
         thresholds = [float(ffn.thresholds[operating_point, 0]) for ffn in self.ffns]
         return replace(done, calibrated={**done.calibrated, "together": together(joint, thresholds)})
 
     def _walk(
-        self, operating_point: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Tensor, what: str
+        self, operating_point: int, tier: TierRecord, seen: Sequence[PlaneScores], windows: Windows, what: str
     ) -> tuple[TierRecord, list[PlaneScores], list[StepScores]]:
         allocation: Allocation = "uniform" if self.settings.allocation == "uniform" else "global"
         thresholds = thresholds_for(seen, tier.share, allocation)

@@ -45,7 +45,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
             for x in given:
                 self._dense[index].add(ffn.scores(x), ffn.tile_sizes)
 
-        walk(self.model, self.workshop.calibration.windows, watch, progress=self.teller("scores"))
+        walk(self.model, self.workshop.windows, watch, progress=self.teller("scores"))
         return notes
 
     def set_tier(self, operating_point: int, tier: TierRecord) -> TierRecord:
@@ -63,7 +63,7 @@ class RouterTiers(TierSetter[RoutedFFN]):
             computed = float(torch.cat([each.flatten(0, -2) for each in active]).float().mean())
             return Decided(active, computed, lambda at: ffn.fixed_bytes + seen.kept(at) * ffn.whole_bytes)
 
-        turn = TierWalk(self, operating_point, self.workshop.calibration.windows)
+        turn = TierWalk(self, operating_point, self.workshop.windows)
         return turn.run(tier, decide, self.teller(f"tier {tier.name}"))
 
     def _shares(self, share: float) -> list[float]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ...models.host_memory import give_back_freed_memory
 from ...models.progress import Count
 from ...models.transformer import Layer, Transformer
+from ..windows import Windows, batched, first_of, num_tokens
 from .importance import TOKENS, gradients
 
 LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.gate", "ffn.up", "ffn.down")
@@ -24,26 +25,27 @@ GROUPS = {  # of linears that read the same input
 @torch.inference_mode(False)
 @torch.no_grad()
 def sensitivities(
-    model: Transformer, windows: Tensor, seed: int = 0, progress: Count | None = None
+    model: Transformer, windows: Windows, seed: int = 0, progress: Count | None = None
 ) -> dict[str, Tensor]:
-    """By path of a linear, the head too, the mean over tokens of g^2, fp32 [outputs], on at most TOKENS tokens.
+    """By path of a linear, the head too where there is one, the mean over tokens of g^2, fp32 [outputs], on at most
+    TOKENS tokens.
 
     g is the gradient of log p(label) by what the linear gives, for labels drawn from the model itself: the diagonal of
     the Fisher information (Amari 1998), so that errors e of the outputs cost about sum_n g_n^2 e_n^2 / 2 nats of KL
-    divergence a token. Raises what `neuron_importance` raises.
+    divergence a token; of an encoder, as `neuron_importance` has it. Raises what that raises.
     """
-    chosen = windows[: max(1, TOKENS // windows.shape[1])]
+    chosen = first_of(windows, TOKENS)
     seen = _Squares(HEADS[model.untied_head is not None])
     draw = torch.Generator().manual_seed(seed)
-    done = 0
-    for part in torch.split(chosen, max(1, PASS_TOKENS // windows.shape[1])):
-        for _ in gradients(model, part.to(model.norm.weight.device, copy=True), draw, seen.watch, seen.look):
+    done, count = 0, num_tokens(chosen)
+    for part in batched(chosen, PASS_TOKENS):
+        for _ in gradients(model, part.to(model.device), draw, seen.watch, seen.look):
             pass
         give_back_freed_memory()
-        done += len(part)
+        done += part.ids.numel()
         if progress:
-            progress(done, len(chosen))
-    return {path: total / chosen.numel() for path, total in seen.sums.items()}
+            progress(done, count)
+    return {path: total / count for path, total in seen.sums.items()}
 
 
 class _Squares:

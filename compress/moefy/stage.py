@@ -1,4 +1,7 @@
-"""The stage `moefy`: neurons are put in expert order. That changes no function; `calibrate` says who is skipped."""
+"""The stage `moefy`: neurons are put in expert order. That changes no function; `calibrate` says who is skipped.
+
+Of a model with an encoder and a decoder, the decoder's FFNs become experts: a source is read in full, as prompts are.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,7 +139,7 @@ class MoefyStage(Stage):
             splits.append(self._grouped(found.on_host(), self.settings.grouping, workshop.seed))
 
         model = workshop.load(source)
-        walk(model, workshop.calibration.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))
+        walk(model, workshop.windows, group, progress=lambda n, of: workshop.progress(_WHAT, n, of))
         return splits
 
     def _grouped(self, found: CoActivation, split: str, seed: int) -> Split:
@@ -154,7 +157,8 @@ def _rows(source: Checkpoint, names: Sequence[str]) -> Mapping[str, Tensor]:
 def _reordered(tensors: Iterator[tuple[str, Tensor]], orders: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         part, _, leaf = name.partition(".ffn.")
-        yield name, select_neurons(leaf, tensor, orders[int(part.removeprefix("layers."))]) if leaf else tensor
+        ours = leaf and part.startswith("layers.")
+        yield name, select_neurons(leaf, tensor, orders[int(part.removeprefix("layers."))]) if ours else tensor
 
 
 def _counts(spec: TransformerSpec) -> list[int]:

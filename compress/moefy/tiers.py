@@ -17,6 +17,7 @@ from ...models.transformer import Layer, Transformer
 from ..material import Workshop
 from ..stage import Fit
 from ..walk import Constant, walk
+from ..windows import Windows, num_tokens
 from .settings import MoefySettings
 from .union import expected_unions
 
@@ -86,7 +87,7 @@ class TierWalk:
 
     setter: TierSetter[Any]
     operating_point: int
-    windows: Tensor
+    windows: Windows
     layers: list[float] = field(default_factory=list)
     unions: list[dict[int, float]] = field(default_factory=list)
     between: list[float] = field(default_factory=lambda: [0.0] * len(_PARTS))  # bytes
@@ -106,7 +107,7 @@ class TierWalk:
         whole = model.whole.bytes
         union = {str(size): sum(each[size] for each in self.unions) / len(self.unions) for size in self.unions[0]}
         figures = {
-            "bytes_share": read, "neurons_share": neurons, "tokens": self.windows.numel(), "union_by_batch": union,
+            "bytes_share": read, "neurons_share": neurons, "tokens": num_tokens(self.windows), "union_by_batch": union,
             "active_by_layer": self.layers,
             "between": [[part, spent / whole] for part, spent in zip(_PARTS, self.between, strict=True)],
         }  # fmt: skip

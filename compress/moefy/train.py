@@ -33,7 +33,7 @@ def train_routers_(
         captured["captured"].append(found.captured)
         captured["perfect"].append(found.perfect)
 
-    walk(model, workshop.calibration.windows, learn, progress=progress)
+    walk(model, workshop.windows, learn, progress=progress)
     return captured
 
 

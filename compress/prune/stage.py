@@ -1,4 +1,7 @@
-"""The stage `prune`: whole FFN neurons go, and a bias takes the place of what they gave on average."""
+"""The stage `prune`: whole FFN neurons go, and a bias takes the place of what they gave on average.
+
+A model with an encoder and a decoder loses neurons of both by one ranking.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +16,7 @@ from ...models.ffn.dense import FFN
 from ...models.finite import naming
 from ...models.linear import dense_weight
 from ...models.seeds import folded
-from ...models.spec import TransformerSpec
+from ...models.spec import FFNSpec, TransformerSpec
 from ...models.suggestion import suggestion
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
@@ -27,6 +30,7 @@ from .methods import METHODS, LayerNeurons
 from .scores import standardise
 from .statistics import NeuronStatistics
 
+_ENCODER = "encoder."
 _LEAST_KEPT = 8  # a layer keeps at least a part of 1 / 8
 _VARIANCES = Fit("means and variances of neurons", 1024, "a variance to sqrt(2 / 1024), 4 %")
 
@@ -65,9 +69,10 @@ class PruneStage(Stage):
 
     def plan(self, spec: TransformerSpec) -> TransformerSpec:
         """A model with experts is refused: they would be left unequal."""
-        if any(layer.ffn.experts.size for layer in spec.layers):
+        if any(ffn.experts.size for ffn in ffns_of(spec).values()):
             raise RecipeError("prune: this model has experts already, which pruning would leave unequal; prune first")
-        return self._spec(spec, [max(1, round(layer.ffn.width * (1 - self.settings.remove))) for layer in spec.layers])
+        left = 1 - self.settings.remove
+        return self._spec(spec, {path: max(1, round(ffn.width * left)) for path, ffn in ffns_of(spec).items()})
 
     def passes(self, spec: TransformerSpec, calibration: Calibration) -> float:
         needed = METHODS[self.settings.method].needs_text or self.settings.compensate
@@ -77,56 +82,92 @@ class PruneStage(Stage):
         return (_VARIANCES,) if METHODS[self.settings.method].needs_text or self.settings.compensate else ()
 
     def run(self, source: Checkpoint, workshop: Workshop) -> Material:
-        model = workshop.load(source)
-        found = [NeuronStatistics.empty(layer.ffn.width, workshop.device) for layer in source.spec.layers]
-
-        def watch(index: int, ffn: FFN, given: Sequence[Tensor]) -> None:
-            for x in given:
-                found[index].add(ffn.hidden(x).flatten(0, -2))
-
+        model, found = workshop.load(source), dict[str, NeuronStatistics]()
+        ffns = {
+            f"{side}layers.{i}.ffn": layer.ffn
+            for side, part in _sides(model)
+            for i, layer in enumerate(part.layers)
+            if isinstance(layer, Layer)
+        }
+        for path, ffn in ffns.items():
+            found[path] = NeuronStatistics.empty(ffn.width, workshop.device)
         if self.passes(source.spec, workshop.calibration):
-            count = len(source.spec.layers)
-            walk(
-                model, workshop.calibration.windows, watch,
-                progress=lambda n, _: workshop.progress("prune: watching neurons", n, count),
-            )  # fmt: skip
-        ffns = [layer.ffn for layer in model.layers if isinstance(layer, Layer)]
+            self._watch(model, found, workshop)
         kept = self._chosen(model, ffns, found, workshop.seed)
-        changes = {i: self._layer(i, ffn, found[i], kept[i]) for i, ffn in enumerate(ffns)}
-        widths = [len(each) for each in kept]
-        notes = {"widths": widths, "removed": 1 - sum(widths) / sum(ffn.width for ffn in ffns)}
+        changes = [self._layer(path, ffn, found[path], kept[path]) for path, ffn in ffns.items()]
+        widths = {path: len(each) for path, each in kept.items()}
+        removed = 1 - sum(widths.values()) / sum(ffn.width for ffn in ffns.values())
+        notes = {"widths": list(widths.values()), "removed": removed}
         return Material(
             self._spec(source.spec, widths), lambda: _pruned(read_tensors(source), kept, changes), notes=notes
         )
 
-    def _chosen(
-        self, model: Transformer, ffns: Sequence[FFN], found: Sequence[NeuronStatistics], seed: int
-    ) -> list[Tensor]:
-        """Per layer the neurons that stay."""
-        scores = []
-        for i, ffn in enumerate(ffns):
-            with naming(model, f"layers.{i}.ffn"):
-                neurons = LayerNeurons(ffn, found[i], folded(seed, i))
-                scores.append(standardise(METHODS[self.settings.method].scores(neurons)).cpu())
-        least = max(1, min(ffn.width for ffn in ffns) // _LEAST_KEPT)
-        choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
-        return choose(scores, self.settings.remove, least, self.settings.multiple)
+    def _watch(self, model: Transformer, found: Mapping[str, NeuronStatistics], workshop: Workshop) -> None:
+        """What the neurons of each side do."""
+        done = 0
+        for side, part in _sides(model):
+            windows = workshop.windows if part is model else workshop.calibration.windows
 
-    def _layer(self, index: int, ffn: FFN, found: NeuronStatistics, kept: Tensor) -> Mapping[str, Tensor]:
-        """The tensors of a layer that are made new."""
+            def watch(index: int, ffn: FFN, given: Sequence[Tensor], side: str = side) -> None:
+                for x in given:
+                    found[f"{side}layers.{index}.ffn"].add(ffn.hidden(x).flatten(0, -2))
+
+            def tell(n: int, of: int, before: int = done) -> None:
+                workshop.progress("prune: watching neurons", before + n, len(found))
+
+            walk(part, windows, watch, progress=tell)
+            done += len(part.layers)
+
+    def _chosen(
+        self, model: Transformer, ffns: Mapping[str, FFN], found: Mapping[str, NeuronStatistics], seed: int
+    ) -> dict[str, Tensor]:
+        """By path of an FFN the neurons that stay."""
+        scores = []
+        for i, (path, ffn) in enumerate(ffns.items()):
+            with naming(model, path):
+                neurons = LayerNeurons(ffn, found[path], folded(seed, i))
+                scores.append(standardise(METHODS[self.settings.method].scores(neurons)).cpu())
+        least = max(1, min(ffn.width for ffn in ffns.values()) // _LEAST_KEPT)
+        choose = choose_neurons if self.settings.allocation == "global" else choose_neurons_uniform
+        return dict(zip(ffns, choose(scores, self.settings.remove, least, self.settings.multiple), strict=True))
+
+    def _layer(self, path: str, ffn: FFN, found: NeuronStatistics, kept: Tensor) -> Mapping[str, Tensor]:
+        """The tensors of an FFN that are made new."""
         if not self.settings.compensate:
             return {}
         bias = ffn.down.bias if isinstance(ffn.down.bias, Tensor) else None
         made = compensation_bias(dense_weight(ffn.down), found.mean, kept.to(found.mean.device), bias)
-        return {f"layers.{index}.ffn.down.bias": made.cpu()}
+        return {f"{path}.down.bias": made.cpu()}
 
-    def _spec(self, spec: TransformerSpec, widths: Sequence[int]) -> TransformerSpec:
+    def _spec(self, spec: TransformerSpec, widths: Mapping[str, int], side: str = "") -> TransformerSpec:
+        """widths: by path of an FFN."""
         compensated = self.settings.compensate
-        layers = (
-            replace(layer, ffn=replace(layer.ffn, width=width, output_bias=layer.ffn.output_bias or compensated))
-            for layer, width in zip(spec.layers, widths, strict=True)
-        )
-        return replace(spec, layers=tuple(layers))
+        layers = tuple(
+            replace(
+                layer,
+                ffn=replace(
+                    layer.ffn, width=widths[f"{side}layers.{i}.ffn"],
+                    output_bias=layer.ffn.output_bias or compensated,
+                ),
+            )
+            for i, layer in enumerate(spec.layers)
+        )  # fmt: skip
+        encoder = spec.encoder and self._spec(spec.encoder, widths, _ENCODER)
+        return replace(spec, layers=layers, encoder=encoder)
+
+
+def ffns_of(spec: TransformerSpec) -> dict[str, FFNSpec]:
+    """Every FFN by its path, those of an encoder in front of the decoder's first."""
+    encoder = ffns_of(spec.encoder) if spec.encoder else {}
+    found = {f"{_ENCODER}{path}": ffn for path, ffn in encoder.items()}
+    return found | {f"layers.{i}.ffn": layer.ffn for i, layer in enumerate(spec.layers)}
+
+
+def _sides(model: Transformer) -> Iterator[tuple[str, Transformer]]:
+    """What stands before a side's paths, and the side."""
+    if model.encoder is not None:
+        yield _ENCODER, model.encoder
+    yield "", model
 
 
 def select_neurons(name: str, tensor: Tensor, kept: Tensor) -> Tensor:
@@ -138,13 +179,13 @@ def select_neurons(name: str, tensor: Tensor, kept: Tensor) -> Tensor:
 
 
 def _pruned(
-    tensors: Iterator[tuple[str, Tensor]], kept: Sequence[Tensor], changes: Mapping[int, Mapping[str, Tensor]]
+    tensors: Iterator[tuple[str, Tensor]], kept: Mapping[str, Tensor], changes: Sequence[Mapping[str, Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    new = {name: tensor for each in changes.values() for name, tensor in each.items()}
+    new = {name: tensor for each in changes for name, tensor in each.items()}
     for name, tensor in tensors:
         part, _, leaf = name.partition(".ffn.")
         if leaf and name not in new:
-            yield name, select_neurons(leaf, tensor, kept[int(part.removeprefix("layers."))])
+            yield name, select_neurons(leaf, tensor, kept[f"{part}.ffn"])
         elif not leaf:
             yield name, tensor
     yield from new.items()

@@ -39,7 +39,6 @@ class QuantizeStage(Stage):
     settings_type = QuantizeSettings
     rounds_weights = True
     takes_mixtures = True
-    takes_encoders = True
 
     settings: QuantizeSettings
 

@@ -20,7 +20,7 @@ COMMON = (
     *SAMPLING, *OF_OTHER_SERVERS, "model", "max_tokens", "stream", "stream_options", "service_tier", "response_format",
     "logprobs", "moesaic",
 )  # fmt: skip
-OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority")
+OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority", "tier")
 OF_DOORS = {
     "completion": (*COMMON, "prompt"), "chat": (
         *COMMON, "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
