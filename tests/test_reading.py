@@ -45,8 +45,9 @@ def run(write: Any, x: torch.Tensor, beside: Beside) -> torch.Tensor:
     return program.run(x.clone(), PLACES, None, asked, torch.arange(len(x)), 2, beside)[0]
 
 
-def parts(x: torch.Tensor) -> list[torch.Tensor]:
-    return [part.reshape(len(x), HEADS, SIZE) for part in torch.split(x, HEADS * SIZE, 1)]
+def parts(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    query, key, value = (part.reshape(len(x), HEADS, SIZE) for part in torch.split(x, HEADS * SIZE, 1))
+    return query, key, value
 
 
 def attend(p: Program, kept: KVPages, distances: bool = False) -> None:

@@ -162,8 +162,8 @@ def main() -> int:
     try:
         check_file(args.out, str(args.out))
         _COUNT.check("new_tokens", args.new_tokens)
-        tasks = [Task(True, *args.answers, (1, 8), args.new_tokens)] if args.answers else []
-        tasks += [Task(False, *args.vectors, (1, 32), 1)] if args.vectors else []
+        tasks = [Task(True, args.answers[0], args.answers[1], (1, 8), args.new_tokens)] if args.answers else []
+        tasks += [Task(False, args.vectors[0], args.vectors[1], (1, 32), 1)] if args.vectors else []
         if not tasks:
             raise SetupError("nothing is to be measured; give --answers DENSE OURS, --vectors DENSE OURS, or both")
         report = measured(tasks, args.threads, args.rounds)

@@ -100,7 +100,7 @@ def rounded_weights(source: Checkpoint, windows: Tensor, rounding: Rounding) -> 
     head(model.norm(states[:1]) if rounding.head != _BITS else model.norm(states))
     for matrix, weight in rounder.made:
         there = [name for name in _names(matrix, source) if name in source.entries]
-        found |= zip(there, weight.split([source.entries[name].shape[0] for name in there]), strict=True)
+        found |= zip(there, torch.split(weight, [source.entries[name].shape[0] for name in there]), strict=True)
     return found, rounder.packed
 
 
@@ -128,7 +128,7 @@ class _Rounder:
             scale = group_scales(weight, _BITS, columns, torch.ones(matrix.num_inputs))
             return nearest(weight, scale.repeat_interleave(columns, 1)[:, : matrix.num_inputs], _BITS)
         hessian = torch.zeros(matrix.num_inputs, matrix.num_inputs)
-        for part in x.float().split(_TOKENS):
+        for part in torch.split(x.float(), _TOKENS):
             hessian += part.T @ part
         return gptq(weight, hessian, _BITS, columns)
 
