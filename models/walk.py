@@ -87,7 +87,7 @@ def write_step(program: ByExpert | AtOnce, model: Transformer, pages: Sequence[K
 
 
 def write_reading(
-    program: Instructions, encoder: Transformer, pages: KVPages, kept: Sequence[tuple[CrossAttention, KVPages]] = ()
+    program: ByExpert, encoder: Transformer, pages: KVPages, kept: Sequence[tuple[CrossAttention, KVPages]] = ()
 ) -> None:
     """Writes a pass of an encoder, all of whose layers keep what rows see of each other in the same pages.
 
