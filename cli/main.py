@@ -11,6 +11,7 @@ from ..models.version import VERSION
 from . import (
     bench,
     cache,
+    classify,
     completion,
     compress,
     demo,
@@ -35,7 +36,7 @@ from .streams import drop_output, keep_streams
 from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, export, embed, serve, token, generate, bench, retention, models,
+    demo, run, compress, inspect, evaluate, export, embed, classify, serve, token, generate, bench, retention, models,
     import_gguf, reference, recipes, cache, tune, doctor, completion,
 )  # fmt: skip
 

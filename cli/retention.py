@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     spec = open_checkpoint(args.model).spec
     if spec.reads_sources:
         raise SetupError(f"{args.model} answers what an encoder reads, and curves are of models that continue text")
-    if not spec.causal:
-        raise SetupError(f"{args.model} is an encoder, and curves are of what a model predicts; name one that does")
+    if not spec.continues_text:
+        raise SetupError(f"{args.model} is {spec.kind}, and curves are of what a model predicts; name one that does")
     plan = CurvePlan(
         args.model, args.out, tuple(args.text), args.windows, args.length, args.calibration, args.seed, args.seeds,
         args.full,

@@ -99,9 +99,9 @@ class Run:
                     f"{stage.name}: the FFNs of this model are mixtures of experts already, which it does not change; "
                     "a recipe for such a model has distill, moefy and quantize"
                 )
-            if not spec.causal and not stage.takes_encoders:
+            if not spec.continues_text and not stage.takes_encoders:
                 raise RecipeError(
-                    f"{stage.name}: this model is an encoder, which it does not change; a recipe for such a model has "
+                    f"{stage.name}: this model is {spec.kind}, which it does not change; a recipe for such a model has "
                     "quantize"
                 )
             if spec.reads_sources and not stage.takes_encoders:

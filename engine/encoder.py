@@ -1,4 +1,4 @@
-"""The engine of an encoder: what waits is computed together, each text in one pass. Token ids only."""
+"""The engine of encoders and classifiers: what waits is computed together, each text in one pass. Token ids only."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,9 @@ class _Text:
 
 
 class EncoderEngine:
-    """Turns requests into rows with a vector each. It has no cache, so that a request is over with its step."""
+    """Turns requests into rows with a vector each, or with the logits of labels. It has no cache, so that a request is over
+    with its step.
+    """
 
     def __init__(
         self,
@@ -71,15 +73,20 @@ class EncoderEngine:
         taken = list[_Text]()
         while len(taken) < self._num_slots and (text := self._waiting.pop()):
             taken.append(text)
-        for batch in _batches(sorted(taken, key=lambda text: text.num_prompt)):
-            rows += self._computed(batch, began)
+        for kind in (False, True):
+            like = [text for text in taken if text.request.classify is kind]
+            for batch in _batches(sorted(like, key=lambda text: text.num_prompt)):
+                rows += self._computed(batch, began)
         return rows
 
     def _computed(self, texts: Sequence[_Text], began: float) -> list[Row]:
-        """A row of each. Where a batch fails, each half is computed by itself, down to the text that is to blame."""
+        """A row of each, all to be embedded or all to be classified. Where a batch fails, each half is computed by
+        itself, down to the text that is to blame.
+        """
         try:
             with self._watched():
-                vectors = embed(self._model, [text.request for text in texts]).tolist()
+                computed = classify if texts[0].request.classify else embed
+                vectors = computed(self._model, [text.request for text in texts]).tolist()
         except Exception as error:
             if len(texts) == 1:
                 return [Row(texts[0].request.key, finish=FinishReason.FAILED, error=told(error))]
@@ -89,20 +96,39 @@ class EncoderEngine:
 
     def _row(self, text: _Text, vector: Sequence[float], began: float) -> Row:
         timing = Timing(max(0.0, began - text.arrived), self._now() - began)
+        if text.request.classify:
+            return Row(text.request.key, finish=FinishReason.CLASSIFIED, timing=timing, logits=tuple(vector))
         return Row(text.request.key, finish=FinishReason.EMBEDDED, timing=timing, embedding=tuple(vector))
 
 
 @torch.inference_mode()
 def embed(model: Transformer, requests: Sequence[Request]) -> Tensor:
     """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
+    pairs = zip(states_of(model, requests).float(), requests, strict=True)
+    return _finite(torch.stack([pooled(each[: len(one.prompt_ids)], one.pooling or Pooling()) for each, one in pairs]))
+
+
+@torch.inference_mode()
+def classify(model: Transformer, requests: Sequence[Request]) -> Tensor:
+    """Logits fp32 [texts, labels] of one pass. Raises ArithmeticError for one that is not finite."""
+    if model.classifier is None:
+        raise TypeError(f"this {model.spec.family} has no classifier")
+    places = [model.classifier.place(request.prompt_ids) for request in requests]
+    states = states_of(model, requests)[torch.arange(len(places)), torch.tensor(places)]
+    return _finite(model.classifier(states).float())
+
+
+def states_of(model: Transformer, requests: Sequence[Request]) -> Tensor:
+    """States [texts, tokens, hidden] of one pass, those behind the end of a shorter text without a meaning."""
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
     most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     padded = any(len(row) < most for row in rows)
-    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None)).float()
-    pairs = zip(states, requests, strict=True)
-    found = torch.stack([pooled(each[: len(one.prompt_ids)], one.pooling or Pooling()) for each, one in pairs])
+    return model.hidden(ids, context=model.context_of(ids, lengths if padded else None))
+
+
+def _finite(found: Tensor) -> Tensor:
     if not found.isfinite().all():
         raise ArithmeticError("the model makes NaN or infinity of this text: its weights are damaged or out of scale")
     return found

@@ -33,6 +33,8 @@ def unwritten(spec: TransformerSpec) -> str:
     """What no instruction says in models of this spec, as the end of a sentence; nothing where all can be written."""
     if not spec.causal:
         return "it is an encoder"
+    if spec.classifies:
+        return "it classifies texts"
     if spec.reads_sources:
         return "it reads a source"
     for layer in spec.layers:
