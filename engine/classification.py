@@ -39,7 +39,7 @@ def classifier_labels(labels: Labels | None, name: str) -> Labels:
     if labels is None:
         raise Unsupported(
             f"{name} has no classifier: ask a checkpoint of a ...ForSequenceClassification, or train one on labelled "
-            "examples with `moesaic classify MODEL --train FILE --out DIR`"
+            "examples with `moesaic classifier MODEL OUT --examples FILE`"
         )
     return labels
 

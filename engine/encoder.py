@@ -33,8 +33,8 @@ class _Text:
 
 
 class EncoderEngine:
-    """Turns requests into rows with a vector each, or with the logits of labels. It has no cache, so that a request is over
-    with its step.
+    """Turns requests into rows with a vector each, or with the logits of labels. It has no cache, so that a request is
+    over with its step.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ def classify(model: Transformer, requests: Sequence[Request]) -> Tensor:
     """Logits fp32 [texts, labels] of one pass. Raises ArithmeticError for one that is not finite."""
     if model.classifier is None:
         raise TypeError(f"this {model.spec.family} has no classifier")
-    places = [model.classifier.place(request.prompt_ids) for request in requests]
+    places = [model.spec.classifier.place(request.prompt_ids) for request in requests]
     states = states_of(model, requests)[torch.arange(len(places)), torch.tensor(places)]
     return _finite(model.classifier(states).float())
 

@@ -1,7 +1,5 @@
 """What a model with a classifier makes of a text's state: logits of labels."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,9 +22,3 @@ class Classifier(TensorModule):
         if self.dense is not None:
             states = _ACTIVATIONS[self.spec.dense](self.dense(states))
         return self.output(states)
-
-    def place(self, ids: Sequence[int]) -> int:
-        """Which token's state it takes of a text of these ids: the first, or the last that is no padding."""
-        if self.spec.state == "first":
-            return 0
-        return max((i for i, token in enumerate(ids) if token != self.spec.padding), default=0)

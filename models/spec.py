@@ -6,7 +6,7 @@ its family makes of config.json: `spec_overrides` finds the differences, `with_o
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,6 +164,12 @@ class ClassifierSpec:
     dense: Literal["none", "tanh", "relu"] = "none"
     bias: bool = True
     padding: int = -1
+
+    def place(self, ids: Sequence[int]) -> int:
+        """Which token's state it takes of a text of these ids: the first, or the last that is no padding."""
+        if self.state == "first":
+            return 0
+        return max((i for i, token in enumerate(ids) if token != self.padding), default=0)
 
 
 @dataclass(frozen=True, slots=True)
