@@ -7,6 +7,7 @@ from typing import Any
 
 from .errors import CheckpointError
 from .suggestion import suggestion
+from .tokenizer import is_unicode
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 PROBLEMS = (SINGLE, MULTI, REGRESSION)  # as config.json names them in problem_type
@@ -31,7 +32,8 @@ class Labels:
             return tuple(map(_sigmoid, logits))
         most = max(logits)
         parts = [math.exp(each - most) for each in logits]
-        return tuple(part / sum(parts) for part in parts)
+        total = sum(parts)
+        return tuple(part / total for part in parts)
 
     def chosen(self, scores: Sequence[float]) -> str:
         """The label with the largest score, the first of equal ones."""
@@ -47,7 +49,9 @@ def labels_of(config: Mapping[str, Any]) -> Labels:
     names = _names(config)
     problem = config.get("problem_type")
     if problem is not None and problem not in PROBLEMS:
-        raise CheckpointError(f"config.json: problem_type is {_shown(problem)}; {suggestion(str(problem), PROBLEMS)}")
+        raise CheckpointError(
+            f"config.json: problem_type is {_shown(problem)}; {suggestion(str(problem)[:40], PROBLEMS)}"
+        )
     if len(names) == 1 and problem != REGRESSION:
         return Labels(names, MULTI)
     return Labels(names, problem or SINGLE)
@@ -78,8 +82,8 @@ def _names(config: Mapping[str, Any]) -> tuple[str, ...]:
             )
     names = [by_number[str(i)] for i in range(len(told))]
     for i, name in enumerate(names):
-        if not isinstance(name, str):
-            raise CheckpointError(f"config.json: id2label names {i} as {_shown(name)}, it must be a text")
+        if not isinstance(name, str) or not is_unicode(name):
+            raise CheckpointError(f"config.json: id2label names {i} as {_shown(name)}, it must be text in Unicode")
     return tuple(names)
 
 

@@ -65,7 +65,8 @@ def test_what_is_learned_opens_in_transformers_and_says_the_same(family: str, ex
     with torch.no_grad():
         expected = torch.cat([theirs(torch.tensor([tokenizer.encode(text).ids])).logits for text in texts])
     found = torch.tensor([each.logits for each in LLM(out).classify(texts)])
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    # First tokens of a random model hardly differ: standardised, their states have its rounding enlarged.
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert theirs.config.id2label == {0: "digit", 1: "high", 2: "low"}
 
 
