@@ -58,7 +58,7 @@ def _as_json(texts: Sequence[str], found: Sequence["Classified"]) -> Iterator[st
 
 
 def _best_first(texts: Sequence[str], found: Sequence["Classified"]) -> Iterator[str]:
-    """The labels with the largest scores, the first of them alone in its column, and the text behind them."""
+    """The three labels with the largest scores, the largest first, and the text behind them."""
     for text, each in zip(texts, found, strict=True):
         best = sorted(zip(each.scores, each.labels, strict=True), key=lambda pair: -pair[0])[:3]
         yield f"{'  '.join(f'{label} {score:.4f}' for score, label in best)}  {text}"

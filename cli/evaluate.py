@@ -21,7 +21,8 @@ EXAMPLES = """examples:
 Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|>; or .jsonl (.ndjson, .json) with a
 field "text". Of a model that answers what an encoder reads (t5, bart, marian) they are .jsonl with "source" and
 "target". Tasks are .jsonl with context/continuation, query/choices/gold or context_options/continuation/gold; .csv
-as MMLU has it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text."""
+as MMLU has it; or NAME.train.tsv with NAME.valid.tsv, lines of label and text, of which a model that has a classifier
+needs no NAME.train.tsv."""
 
 
 def add_parser(commands: Any) -> None:

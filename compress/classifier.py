@@ -7,15 +7,14 @@ is written as the layers that the family's own ...ForSequenceClassification has.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..engine.embedding import to_read
-from ..engine.request import Request
-from ..evaluate.tasks.classify import HeadRecipe, rows_of, softmax_regression
+from ..evaluate.tasks.classify import HeadRecipe, softmax_regression, states_read
 from ..evaluate.tasks.files import read_examples
 from ..evaluate.tasks.items import Example
 from ..models.checkpoint import Checkpoint, open_checkpoint, read_tensors, sha256_of
@@ -29,7 +28,7 @@ from ..models.labels import MOST_LABELS
 from ..models.layout import Layout
 from ..models.progress import Progress
 from ..models.record import Record, StageRecord
-from ..models.sentences import CLS, LAST, Pooling, Sentences
+from ..models.sentences import Sentences
 from ..models.spec import ClassifierSpec, TransformerSpec, spec_overrides
 from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
@@ -153,15 +152,9 @@ def _states(
 ) -> Tensor:
     """The states [texts, hidden] that a classifier would read, fp32."""
     tokenizer, window = Tokenizer.open(source.path), Sentences.open(source.path).window_within(source.spec.max_context)
-    pooling = Pooling(CLS if spec.state == "first" else LAST, normalised=False)
-    requests = []
-    for number, example in enumerate(examples, 1):
-        ids = to_read(tokenizer.encode(example.text), tokenizer, window)
-        if not ids:
-            raise TextError(f"example {number} makes no token of its own: {example.text[:40]!r}")
-        requests.append(Request(0, ids[: spec.place(ids) + 1] if spec.state == "last" else ids, pooling=pooling))
-    rows = rows_of(load_exact(source, device), requests, lambda done, total: say("reading examples", done, total))
-    return torch.tensor([row.embedding for row in rows])
+    texts = [example.text for example in examples]
+    count = partial(say, "reading examples")
+    return states_read(load_exact(source, device), spec, texts, tokenizer, window, count)
 
 
 def _write(

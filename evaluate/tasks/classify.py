@@ -14,8 +14,10 @@ from torch.nn import functional
 from ...engine.embedding import to_read
 from ...engine.encoder import EncoderEngine, states_of
 from ...engine.request import Request, Row
-from ...models.errors import TextError
+from ...models.errors import CheckpointError, TextError
 from ...models.progress import Count
+from ...models.sentences import CLS, LAST, Pooling
+from ...models.spec import ClassifierSpec
 from ...models.tokenizer import Tokenizer
 from ...models.transformer import Transformer
 from ..likelihood import Passage, grouped
@@ -133,21 +135,15 @@ def text_features(
     return torch.stack(rows)
 
 
-def rows_of(model: Transformer, requests: Sequence[Request], progress: Count | None = None) -> list[Row]:
-    """What an engine of encoders makes of requests, in their order. Raises ArithmeticError for a text that the model
-    cannot be computed on.
-    """
-    engine, found = EncoderEngine(model), dict[int, Row]()
-    for key, request in sorted(enumerate(requests), key=lambda pair: len(pair[1].prompt_ids)):
-        engine.add(replace(request, key=key))
-    while engine.has_work:
-        for row in engine.step():
-            if row.error:
-                raise ArithmeticError(row.error)
-            found[row.key] = row
-        if progress:
-            progress(len(found), len(requests))
-    return [found[key] for key in range(len(requests))]
+def states_read(
+    model: Transformer, spec: ClassifierSpec, texts: Sequence[str], tokenizer: Tokenizer, window: int, progress: Count
+) -> Tensor:
+    """The states [texts, hidden] that a classifier of this spec would read, fp32, of texts cut at the window."""
+    first, encoded = spec.state == "first", _encoded(texts, tokenizer, window)
+    pooling = Pooling(CLS if first else LAST, normalised=False)
+    ends = encoded if first else [ids[: spec.place(ids) + 1] for ids in encoded]
+    rows = _rows_of(model, [Request(0, ids, pooling=pooling) for ids in ends], progress)
+    return torch.tensor([row.embedding for row in rows])
 
 
 def score_own(
@@ -159,12 +155,36 @@ def score_own(
             f"{task.name} has the label {min(unknown)!r}, which the classifier has not: it has "
             f"{', '.join(labels)[:200]}"
         )
-    encoded = [to_read(tokenizer.encode(example.text), tokenizer, window) for example in task.examples]
-    empty = next((i for i, ids in enumerate(encoded, 1) if not ids), None)
-    if empty is not None:
-        raise TextError(f"{task.name}: the text of example {empty} makes no token of its own")
-    rows = rows_of(model, [Request(0, ids, classify=True) for ids in encoded], progress)
+    encoded = _encoded([example.text for example in task.examples], tokenizer, window)
+    rows = _rows_of(model, [Request(0, ids, classify=True) for ids in encoded], progress)
     return score_logits(task, labels, torch.tensor([row.logits for row in rows]))
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer, window: int) -> list[tuple[int, ...]]:
+    """The ids of texts cut at the window. Raises TextError for one that makes none."""
+    found = [to_read(tokenizer.encode(text), tokenizer, window) for text in texts]
+    if () in found:
+        number = found.index(())
+        raise TextError(f"the text of example {number + 1} makes no token of its own: {texts[number][:40]!r}")
+    return found
+
+
+def _rows_of(model: Transformer, requests: Sequence[Request], progress: Count | None = None) -> list[Row]:
+    """What an engine of encoders makes of requests, in their order. Raises CheckpointError where the model cannot be
+    computed on a text.
+    """
+    engine, found = EncoderEngine(model), dict[int, Row]()
+    for key, request in sorted(enumerate(requests), key=lambda pair: len(pair[1].prompt_ids)):
+        engine.add(replace(request, key=key))
+    while engine.has_work:
+        for row in engine.step():
+            if row.error:
+                raise CheckpointError(
+                    f"the model cannot be computed on text {row.key + 1} of {len(requests)}: {row.error}"
+                )
+            found[row.key] = row
+        progress(len(found), len(requests))
+    return [found[key] for key in range(len(requests))]
 
 
 def _label_names(task: Task) -> tuple[str, ...]:
