@@ -169,7 +169,7 @@ def _encoded(texts: Sequence[str], tokenizer: Tokenizer, window: int) -> list[tu
     return found
 
 
-def _rows_of(model: Transformer, requests: Sequence[Request], progress: Count | None = None) -> list[Row]:
+def _rows_of(model: Transformer, requests: Sequence[Request], progress: Count) -> list[Row]:
     """What an engine of encoders makes of requests, in their order. Raises CheckpointError where the model cannot be
     computed on a text.
     """
