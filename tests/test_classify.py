@@ -155,7 +155,7 @@ def test_inspect_shows_the_labels(folder: Path, decoder: Path, capsys: pytest.Ca
 def served(folder: Path, decoder: Path) -> Iterator[tuple[str, int]]:
     """(address, port of HTTP) of a server with two classifiers and a model that continues text."""
     port = free_port()
-    models = {"classifier": folder, "last": decoder, "writer": "stories260k"}
+    models: dict[str, str | Path] = {"classifier": folder, "last": decoder, "writer": "stories260k"}
     with local_server(models, "--http-port", str(port)) as address:
         yield address, port
 
