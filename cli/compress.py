@@ -106,12 +106,12 @@ def _check_compared(args: argparse.Namespace) -> None:
 
     compares = args.report or args.controls is not None
     spec = open_checkpoint(args.model).spec if compares or args.predict else None
-    if spec is None or (spec.causal and not spec.reads_sources):
+    if spec is None or (spec.continues_text and not spec.reads_sources):
         return
     if args.predict:
         raise SetupError(f"--predict {args.predict} foretells tokens of a model without an encoder; leave it out")
-    if not spec.causal:
-        raise SetupError("--report and --controls compare perplexities, which an encoder has none of; leave them out")
+    if not spec.continues_text:
+        raise SetupError(f"--report and --controls compare perplexities, which {spec.kind} has none of; leave them out")
     raise SetupError("--report and --controls are of models that continue text, and this one answers; leave them out")
 
 

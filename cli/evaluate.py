@@ -23,7 +23,7 @@ Texts are UTF-8, plain or .xz or .gz, documents separated by a line <|endoftext|
 field "text". Of a model that answers what an encoder reads (t5, bart, marian) they are .jsonl with "source" and
 "target"; of an encoder (minilm) the same, or documents, whose first half is to find the second. Tasks are .jsonl with
 context/continuation, query/choices/gold or context_options/continuation/gold; .csv as MMLU has it; or NAME.train.tsv
-with NAME.valid.tsv, lines of label and text."""
+with NAME.valid.tsv, lines of label and text, of which a model that has a classifier needs no NAME.train.tsv."""
 
 
 def add_parser(commands: Any) -> None:

@@ -72,7 +72,7 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
 
     spec = checkpoint.spec
     position, missing = "rotary" if spec.rope else spec.positions, gap(spec)
-    head = f"{'tied' if spec.tied_head else 'untied'} head" if spec.causal else "an encoder"
+    head = f"{'tied' if spec.tied_head else 'untied'} head" if spec.continues_text else spec.kind
     print(f"{checkpoint.path}")
     print(
         f"{spec.family}: {len(spec.layers)} layers, hidden {spec.hidden_size}, vocabulary {spec.vocab_size}, "
@@ -80,6 +80,8 @@ def _print_holdings(checkpoint: "Checkpoint", experts: bool) -> None:
     )
     dtypes = ", ".join(f"{name} {count:,}" for name, count in _bytes_by_dtype(checkpoint).items())
     print(f"{checkpoint.weight_bytes:,} bytes of weights ({dtypes}); embedding {spec.embedding}")
+    if labels := checkpoint.labels:
+        print(f"classifies: {len(labels.names)} labels, {', '.join(labels.names)}; {labels.problem}")
     print(f"a step on a CPU: {f'module by module, since {missing}' if missing else 'one call of C++'}")
     if told := _features(spec):
         print(f"beside that: {', '.join(told)}")
@@ -172,6 +174,7 @@ def _as_json(checkpoint: "Checkpoint") -> dict[str, Any]:
         "weight_bytes": checkpoint.weight_bytes,
         "bytes_by_dtype": _bytes_by_dtype(checkpoint),
         "spec": dataclasses.asdict(spec),
+        "labels": checkpoint.labels and dataclasses.asdict(checkpoint.labels),
         "num_experts": [layer.ffn.experts.count(layer.ffn.width) for layer in spec.layers],
         "stages": [dataclasses.asdict(stage) for stage in record.stages],
         "tiers": [dataclasses.asdict(tier) for tier in record.tiers],

@@ -51,8 +51,8 @@ def look(checkpoint: "Checkpoint", args: argparse.Namespace, progress: ProgressL
     from ..models.devices import choose_device
     from ..models.errors import SetupError
 
-    if not checkpoint.spec.causal or checkpoint.spec.reads_sources:
-        what = "has an encoder" if checkpoint.spec.causal else "is an encoder"
+    if not checkpoint.spec.continues_text or checkpoint.spec.reads_sources:
+        what = "has an encoder" if checkpoint.spec.reads_sources else f"is {checkpoint.spec.kind}"
         raise SetupError(
             f"{checkpoint.path.name} {what}, and experts and neurons are looked at where text is continued; "
             "leave --text and --memory out"

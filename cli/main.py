@@ -11,6 +11,8 @@ from ..models.version import VERSION
 from . import (
     bench,
     cache,
+    classifier,
+    classify,
     completion,
     compress,
     demo,
@@ -35,8 +37,8 @@ from .streams import drop_output, keep_streams
 from .terminal import say, say_error, say_warning
 
 SUBCOMMANDS = (
-    demo, run, compress, inspect, evaluate, export, embed, serve, token, generate, bench, retention, models,
-    import_gguf, reference, recipes, cache, tune, doctor, completion,
+    demo, run, compress, inspect, evaluate, export, embed, classify, classifier, serve, token, generate, bench,
+    retention, models, import_gguf, reference, recipes, cache, tune, doctor, completion,
 )  # fmt: skip
 
 

@@ -75,6 +75,10 @@ def _export_gguf(source: Checkpoint, spec: TransformerSpec, target: Path, kind: 
 def _check_form(source: Checkpoint, to: str) -> None:
     if to not in TO:
         raise CheckpointError(f"there is no format {to!r}; {suggestion(to, TO)}")
+    if to != "dense" and source.spec.classifies:
+        raise CheckpointError(
+            f"{source.path.name} has a classifier, which is not written as {to}; export --to dense, which has it"
+        )
     if to == "compressed-tensors" and source.spec.is_mixture:
         raise CheckpointError(
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "

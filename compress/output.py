@@ -29,7 +29,7 @@ def write_stage(folder: Path, source: Checkpoint, before: Checkpoint, material: 
         except CheckpointError as error:
             raise CheckpointError(f"{done.name}: {error}") from None
         write_config(partial, source, material.spec)
-        _save(record, partial, names)
+        save_record(record, partial, names)
 
 
 def write_result(
@@ -40,7 +40,7 @@ def write_result(
         stored = Layout(source.family, last.spec).stored(_counted(last, progress))
         names = write_weights(partial, stored, source.family.their_name)
         write_config(partial, source, last.spec)
-        _save(record, partial, names, recipe_sha256)
+        save_record(record, partial, names, recipe_sha256)
 
 
 def _counted(checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[str, Tensor]]:
@@ -49,7 +49,7 @@ def _counted(checkpoint: Checkpoint, progress: Progress) -> Iterator[tuple[str, 
         progress("writing tensors", done, len(checkpoint.entries))
 
 
-def _save(record: Record, folder: Path, names: Sequence[str], recipe_sha256: str = "") -> None:
+def save_record(record: Record, folder: Path, names: Sequence[str], recipe_sha256: str = "") -> None:
     """moesaic.json, with the hashes of the weight files as they lie there."""
     whole = record.with_files({name: sha256_of(folder / name) for name in names}, recipe_sha256)
     (folder / RECORD_NAME).write_text(whole.to_json(VERSION))

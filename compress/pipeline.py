@@ -68,7 +68,7 @@ def compress(
         return _finished_before(source, target, steps)
     check_new(target)
     say = progress or (lambda what, done, total: None)
-    if not source.spec.causal or source.spec.reads_sources:
+    if not source.spec.continues_text or source.spec.reads_sources:
         check_encoder_recipe(steps)
     run = Run(source, steps, say, announce)
     with torch_threads(choose_threads(None, source.weight_bytes)):
@@ -80,7 +80,7 @@ def compress(
             return Compression(target, steps, *sizes, {}, {}, estimates=run.estimates, specs=specs)
         require_space(target, run.estimates[-1].bytes)
         run.check_disk()
-        if not source.spec.causal:
+        if not source.spec.continues_text:
             return _compression(source, target, steps, write_encoder(run, source, target, say))
         if source.spec.reads_sources:
             return _compression(source, target, steps, write_sourced(run, source, target, say))

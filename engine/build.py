@@ -17,7 +17,7 @@ from ..models.devices import choose_device, memory_named
 from ..models.errors import SetupError
 from ..models.host_memory import large_pieces_given_back, memory_bytes
 from ..models.packing import pack_digits_
-from ..models.sentences import Sentences
+from ..models.sentences import LAST, Pooling, Sentences
 from ..models.spec import INT8
 from ..models.step_share import StepShare
 from ..models.threads import choose_threads
@@ -74,7 +74,7 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
     options.check()
     checkpoint = open_checkpoint(path)
     options = replace(options, kv_cache=options.kv_cache or checkpoint.spec.kv_cache)
-    if not checkpoint.spec.causal:
+    if not checkpoint.spec.continues_text:
         return _encoder(checkpoint, options)
     step, sourced = step_of(checkpoint, options.step_share), checkpoint.spec.reads_sources
     own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced)
@@ -115,12 +115,15 @@ def _built(path: str, options: EngineOptions) -> BuiltEngine:
 
 
 def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
-    """The same of an encoder, which keeps no keys and values. Its window is what its directory names for texts, unless
-    another is asked for that it has positions for.
+    """The same of an encoder or a classifier, which keep no keys and values. The window is what the directory names
+    for texts, unless another is asked for that there are positions for.
     """
     if options.step_share is not None:
-        raise SetupError(f"step_share is {options.step_share}, and an encoder decodes nothing; leave it out")
+        raise SetupError(
+            f"step_share is {options.step_share}, and {checkpoint.spec.kind} decodes nothing; leave it out"
+        )
     sentences = Sentences.open(checkpoint.path)
+    pooling = Pooling(LAST) if checkpoint.spec.causal else sentences.pooling  # there the last token has seen all
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)
@@ -139,7 +142,9 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
         _described(checkpoint, device, compute_dtype(checkpoint, device, options.dtype), threads, options),
         max_context=window,
         without_program=reader.without_program,
-        pooling=sentences.pooling,
+        pooling=pooling,
+        labels=checkpoint.labels,
+        instead=checkpoint.spec.kind,
     )
     return BuiltEngine(EncoderEngine(reader, options.num_slots, watched=watched), limits, description, model)
 

@@ -43,9 +43,14 @@ def embed_request(
     priority: Priority = Priority.NORMAL,
 ) -> Request:
     """What the engine is asked. Raises InvalidRequest for a text that it cannot read."""
-    if found := _violations(ids, limits):
-        raise InvalidRequest([found])
+    check_text(ids, limits)
     return Request(0, tuple(ids), operating_point=operating_point, priority=priority, pooling=pooling)
+
+
+def check_text(ids: Sequence[int], limits: Limits) -> None:
+    """Raises InvalidRequest for a text that no encoder of these limits can read."""
+    if found := _violation(ids, limits):
+        raise InvalidRequest([found])
 
 
 def to_read(ids: Sequence[int], tokenizer: Tokenizer | None, window: int | None) -> tuple[int, ...]:
@@ -62,7 +67,7 @@ def to_read(ids: Sequence[int], tokenizer: Tokenizer | None, window: int | None)
     return (*ids[: window - ends], *ids[len(ids) - ends :])
 
 
-def _violations(ids: Sequence[int], limits: Limits) -> Violation | None:
+def _violation(ids: Sequence[int], limits: Limits) -> Violation | None:
     if not ids:
         message = "makes no token of its own; give a text that is not empty, or at least one token"
         return Violation("input", message, "EMPTY_PROMPT")

@@ -1,4 +1,4 @@
-"""The engine of an encoder: what waits is computed together, each text in one pass. Token ids only."""
+"""The engine of encoders and classifiers: what waits is computed together, each text in one pass. Token ids only."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,9 @@ class _Text:
 
 
 class EncoderEngine:
-    """Turns requests into rows with a vector each. It has no cache, so that a request is over with its step."""
+    """Turns requests into rows with a vector each, or with the logits of labels. It has no cache, so that a request is
+    over with its step.
+    """
 
     def __init__(
         self,
@@ -76,15 +78,20 @@ class EncoderEngine:
         taken = list[_Text]()
         while len(taken) < self._num_slots and (text := self._waiting.pop()):
             taken.append(text)
-        for batch in _batches(sorted(taken, key=lambda text: text.num_prompt)):
-            rows += self._computed(batch, began)
+        for kind in (False, True):
+            like = [text for text in taken if text.request.classify is kind]
+            for batch in _batches(sorted(like, key=lambda text: text.num_prompt)):
+                rows += self._computed(batch, began)
         return rows
 
     def _computed(self, texts: Sequence[_Text], began: float) -> list[Row]:
-        """A row of each. Where a batch fails, each half is computed by itself, down to the text that is to blame."""
+        """A row of each, all to be embedded or all to be classified. Where a batch fails, each half is computed by
+        itself, down to the text that is to blame.
+        """
         try:
             with self._watched():
-                vectors = self._reader.vectors([text.request for text in texts]).tolist()
+                computed = self._reader.logits if texts[0].request.classify else self._reader.vectors
+                vectors = computed([text.request for text in texts]).tolist()
         except Exception as error:
             if len(texts) == 1:
                 return [Row(texts[0].request.key, finish=FinishReason.FAILED, error=told(error))]
@@ -94,6 +101,8 @@ class EncoderEngine:
 
     def _row(self, text: _Text, vector: Sequence[float], began: float) -> Row:
         timing = Timing(max(0.0, began - text.arrived), self._now() - began)
+        if text.request.classify:
+            return Row(text.request.key, finish=FinishReason.CLASSIFIED, timing=timing, logits=tuple(vector))
         return Row(text.request.key, finish=FinishReason.EMBEDDED, timing=timing, embedding=tuple(vector))
 
 
@@ -118,17 +127,26 @@ class TextReader:
     @torch.inference_mode()
     def vectors(self, requests: Sequence[Request]) -> Tensor:
         """Vectors fp32 [texts, hidden] of one pass. Raises ArithmeticError for one that is not finite."""
+        return _vectors(self._states(requests), requests)
+
+    @torch.inference_mode()
+    def logits(self, requests: Sequence[Request]) -> Tensor:
+        """Logits fp32 [texts, labels] of one pass. Raises ArithmeticError for one that is not finite."""
+        return _logits(self.model, self._states(requests), requests)
+
+    def _states(self, requests: Sequence[Request]) -> Sequence[Tensor]:
         if self._program is None:
-            return embed(self.model, requests)
+            return states_of(self.model, requests)
         texts = [request.prompt_ids for request in requests]
-        states = self._program.run(texts, self._threads)
-        return _vectors(torch.split(states, [len(text) for text in texts]), requests)
+        return torch.split(self._program.run(texts, self._threads), [len(text) for text in texts])
 
 
 def _programmed(model: Transformer) -> ReadingProgram:
     """Raises NoProgramError for what there is none for, or where torch is the faster one."""
     if model.device.type != "cpu":
         raise NoProgramError("it is on a GPU")
+    if model.spec.causal:
+        raise NoProgramError("its texts look back only")
     if any(isinstance(each, SparseFFN | Graded) for each in model.modules()):
         raise NoProgramError("its texts may ask for tiers")
     if not any(isinstance(each, Int8Linear) for each in model.modules()):
@@ -138,9 +156,20 @@ def _programmed(model: Transformer) -> ReadingProgram:
 
 @torch.inference_mode()
 def embed(model: Transformer, requests: Sequence[Request], compute: Compute | None = None) -> Tensor:
-    """The same module by module, each text at the operating point that its request names; compute: the account to write
-    into, by whose points it goes.
+    """The vectors module by module, each text at the operating point that its request names; compute: the account to
+    write into, by whose points it goes.
     """
+    return _vectors(states_of(model, requests, compute), requests)
+
+
+@torch.inference_mode()
+def classify(model: Transformer, requests: Sequence[Request]) -> Tensor:
+    """The logits module by module."""
+    return _logits(model, states_of(model, requests), requests)
+
+
+def states_of(model: Transformer, requests: Sequence[Request], compute: Compute | None = None) -> list[Tensor]:
+    """States [tokens, hidden] of each text, of one pass."""
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device
     most = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (most - len(row))] for row in rows], device=device)
@@ -148,14 +177,23 @@ def embed(model: Transformer, requests: Sequence[Request], compute: Compute | No
     padded = any(len(row) < most for row in rows)
     if compute is None and any(request.operating_point for request in requests):
         compute = model.compute_of([request.operating_point for request in requests])
-    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None), compute=compute).float()
-    return _vectors([each[: len(row)] for each, row in zip(states, rows, strict=True)], requests)
+    states = model.hidden(ids, context=model.context_of(ids, lengths if padded else None), compute=compute)
+    return [each[: len(row)] for each, row in zip(states, rows, strict=True)]
 
 
 def _vectors(states: Sequence[Tensor], requests: Sequence[Request]) -> Tensor:
-    """Of the states [tokens, hidden] of each text."""
     pairs = zip(states, requests, strict=True)
-    found = torch.stack([pooled(each, one.pooling or Pooling()) for each, one in pairs])
+    return _finite(torch.stack([pooled(each.float(), one.pooling or Pooling()) for each, one in pairs]))
+
+
+def _logits(model: Transformer, states: Sequence[Tensor], requests: Sequence[Request]) -> Tensor:
+    if model.classifier is None:
+        raise TypeError(f"this {model.spec.family} has no classifier")
+    places = [model.spec.classifier.place(request.prompt_ids) for request in requests]
+    return _finite(model.classifier(torch.stack([each[i] for each, i in zip(states, places, strict=True)])).float())
+
+
+def _finite(found: Tensor) -> Tensor:
     if not found.isfinite().all():
         raise ArithmeticError("the model makes NaN or infinity of this text: its weights are damaged or out of scale")
     return found

@@ -3,7 +3,7 @@
 import operator
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..models.locate import locate
 from ..models.progress import Count
 from ..models.tokenizer import Tokenizer, is_unicode
 from .build import build_engine
+from .classification import Classified, classified, classifier_labels, classify_request
 from .completion import Chunk, Completion, Scored, check_row, joined
 from .defaults import sampling_defaults
 from .embedding import Embedded, embed_request, encoder_pooling, pooling_of, to_read
@@ -106,7 +107,7 @@ class LLM:
         defaults = sampling_defaults(folder)
         built = build_engine(str(folder), options or EngineOptions())
         self.engine, self.limits, self.description = built.engine, built.limits, built.description
-        self._terms = Terms(defaults, built.limits, built.description.dial, built.description.pooling is not None)
+        self._terms = Terms(defaults, built.limits, built.description.dial, built.description.instead)
         self.model = built.model  # packed for the engine's step, beside which torch has one thread
         self._keys = count()
         self._rows: dict[int, deque[Row]] = {}  # of the open answers, not yet taken
@@ -176,15 +177,24 @@ class LLM:
         tier that it does not have.
         """
         own = encoder_pooling(self.description.pooling, self.description.family)
-        how, window = pooling_of(pooling, normalised, own), self.limits.max_context if truncate else None
-        point = self.description.dial.operating_point(tier, None)
-        many = [texts] if isinstance(texts, str) else texts
-        whole = [(self._ids(text), self.tokenizer if isinstance(text, str) else None) for text in many]
-        read = [to_read(ids, tokenizer, window) for ids, tokenizer in whole]
-        requests = [replace(embed_request(ids, how, self.limits, point), key=next(self._keys)) for ids in read]
-        rows = self._embedded(requests, progress)
-        found = zip(rows, read, whole, strict=True)
-        return [Embedded(row.embedding, len(ids), len(ids) < len(every)) for row, ids, (every, _) in found]
+        how, point = pooling_of(pooling, normalised, own), self.description.dial.operating_point(tier, None)
+        found = self._read(texts, truncate, lambda ids: embed_request(ids, how, self.limits, point), progress)
+        return [Embedded(row.embedding, num_tokens, was_cut) for row, num_tokens, was_cut in found]
+
+    def classify(
+        self, texts: Sequence[Prompt], *, truncate: bool = False, progress: Count | None = None
+    ) -> list[Classified]:
+        """The labels of each text with their scores, by a model that has a classifier; batched, and in the order of the
+        texts.
+
+        llm = LLM("./my-classifier"); llm.classify(["A fine film."])[0].label
+
+        truncate: cut what is longer than the window, which is refused else. Raises Unsupported for a model without a
+        classifier.
+        """
+        labels = classifier_labels(self.description.labels, self.description.family)
+        found = self._read(texts, truncate, lambda ids: classify_request(ids, self.limits), progress)
+        return [classified(labels, row.logits, num_tokens, was_cut) for row, num_tokens, was_cut in found]
 
     def chat_prompt(self, messages: object) -> list[int]:
         """The token ids that the model sees of a conversation, up to the header of the answer to come.
@@ -219,7 +229,19 @@ class LLM:
             message = f"is {str(prompt)[:40]!r}; it must be text in Unicode, or a sequence of token ids"
             raise InvalidRequest([Violation("prompt", message)]) from None
 
-    def _embedded(self, requests: Sequence[Request], progress: Count | None) -> list[Row]:
+    def _read(
+        self, texts: Sequence[Prompt], truncate: bool, asked: Callable[[Sequence[int]], Request], progress: Count | None
+    ) -> list[tuple[Row, int, bool]]:
+        """Of each text the row that it came to, how many tokens of it were read, and whether it had more."""
+        window = self.limits.max_context if truncate else None
+        many = [texts] if isinstance(texts, str) else texts
+        whole = [(self._ids(text), self.tokenizer if isinstance(text, str) else None) for text in many]
+        read = [to_read(ids, tokenizer, window) for ids, tokenizer in whole]
+        rows = self._rows_of([replace(asked(ids), key=next(self._keys)) for ids in read], progress)
+        found = zip(rows, read, whole, strict=True)
+        return [(row, len(ids), len(ids) < len(every)) for row, ids, (every, _) in found]
+
+    def _rows_of(self, requests: Sequence[Request], progress: Count | None) -> list[Row]:
         """The rows of these, which stand in the engine by their lengths meanwhile."""
         found = dict[int, Row]()
         try:

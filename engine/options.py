@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from ..models.bounds import THREADS, Bound
 from ..models.dial import Dial
 from ..models.errors import SetupError
+from ..models.labels import Labels
 from ..models.sentences import Pooling
 from ..models.setting import bounds, byte_count, setting
 from ..models.spec import KV_CACHES
 from ..models.suggestion import suggestion
 
 DTYPES = ("float32", "bfloat16", "float16")
+_MOST_TOLD = 5  # labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ class ModelDescription:
     kv_tokens, kv_bytes: how many tokens of keys and values there is room for, and in how much memory. tier_bytes,
     other_bytes: of the weights, what a token reads at the full tier: what tiers choose among, and all the rest.
     without_program: why a step is no single call of the C++; empty where it is one. pooling: of an encoder, what it
-    does with a text unless it is asked otherwise.
+    does with a text unless it is asked otherwise. labels: what its classifier tells apart, where it has one. instead:
+    of a model that continues no text, what it is: "an encoder".
     """
 
     family: str
@@ -93,6 +96,8 @@ class ModelDescription:
     other_bytes: int = 0
     without_program: str = ""
     pooling: Pooling | None = None
+    labels: Labels | None = None
+    instead: str = ""
 
     @property
     def torch_threads(self) -> int:
@@ -107,6 +112,9 @@ class ModelDescription:
     @property
     def room(self) -> str:
         """How much its cache holds, in words; or what an encoder does instead of keeping one."""
+        if self.labels:
+            names = ", ".join(self.labels.names[:_MOST_TOLD])
+            return f"{len(self.labels.names)} labels: {names}{', ...' if len(self.labels.names) > _MOST_TOLD else ''}"
         if self.pooling:
             length = " at length 1" if self.pooling.normalised else ""
             return f"vectors of texts by pooling {self.pooling.kind}{length}"

@@ -46,7 +46,8 @@ class Request:
     arrived_seconds: when it reached whoever passes it on, on the monotonic clock; None is when the engine gets it.
     deadline_seconds: on the same clock, when its first token has lost its use.
     caller: those who wait are served in turn by caller. salt: only requests of the same salt share what they read.
-    pooling: of a text that an encoder is to embed; what is said of new tokens then says nothing.
+    pooling: of a text that an encoder is to embed; classify: of one that a classifier is to read; what is said of new
+    tokens then says nothing.
     distributions_at: places in a prompt whose log probabilities are asked for, 1 the second token, each above the one
     before: what the model foresaw there is told whole.
     """
@@ -68,6 +69,7 @@ class Request:
     pooling: Pooling | None = None
     num_full: int = 0
     distributions_at: tuple[int, ...] = ()
+    classify: bool = False
 
 
 class FinishReason(Enum):
@@ -80,6 +82,7 @@ class FinishReason(Enum):
     LENGTH = "length"
     CONTEXT_FULL = "context_full"
     EMBEDDED = "embedded"
+    CLASSIFIED = "classified"
     EXPIRED = "expired"
     REFUSED = "refused"
     FAILED = "failed"
@@ -114,7 +117,8 @@ class Row:
     the FFN's neurons, what this request's new tokens have used so far, a mean over them, or before there are any those
     of the prompt's last; None where the model has one tier only.
     cached_tokens: of the prompt, that were not computed again. operating_point: of the last new token that was
-    computed, where a floor lets it differ from the one asked for. embedding: of a text that an encoder was given.
+    computed, where a floor lets it differ from the one asked for. embedding: of a text that an encoder was given;
+    logits: of the labels, by a classifier.
     distributions: with prompt_logprobs, of the places that were asked for: float32 of each entry of the vocabulary.
     """
 
@@ -132,6 +136,7 @@ class Row:
     operating_point: float | None = None
     embedding: tuple[float, ...] = ()
     distributions: tuple[bytes, ...] = ()
+    logits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

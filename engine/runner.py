@@ -94,9 +94,10 @@ class ModelRunner:
         int8_pages: bool = False,
         programmed: bool = True,
     ) -> None:
-        if not model.spec.causal:
+        if not model.spec.continues_text:
+            way_out = "classify" if model.spec.classifies else "embed"
             raise SetupError(
-                f"this {model.spec.family} is an encoder, which continues no text: `moesaic embed` runs it"
+                f"this {model.spec.family} is {model.spec.kind}, which continues no text: `moesaic {way_out}` runs it"
             )
         self.model, self._step = model, step
         self.num_blocks, self.max_context, self.vocab_size = num_blocks, max_context, model.spec.vocab_size

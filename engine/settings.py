@@ -34,14 +34,14 @@ class GenerationSettings(
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a model brings to every request: its sampling defaults, what it allows, its operating points; and whether it
-    is an encoder, which continues no text.
+    """What a model brings to every request: its sampling defaults, what it allows, its operating points; and of one
+    that continues no text, what it is instead: "an encoder".
     """
 
     defaults: Mapping[str, float | int]
     limits: Limits
     dial: Dial
-    encoder: bool = False
+    instead: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ def asked_of(
 
     turn_end_ids: of a chat, what ends an answer too. Raises InvalidRequest with what was found wrong before and all
     that is wrong here, tiers and shares named behind `compute_path`; Unsupported for a tier that it does not have,
-    and for all of an encoder.
+    and for all of a model that continues no text.
     """
-    if terms.encoder:
-        raise Unsupported("this model is an encoder: it makes embeddings of texts and continues none")
+    if terms.instead:
+        raise Unsupported(f"this model is {terms.instead}: it makes embeddings of texts and continues none")
     said, wrong = rightly_typed(settings)
     sampling = sampling_of(said, terms.defaults)
     stopping = _stopping(said, len(prompt_ids), terms.limits)

@@ -17,7 +17,7 @@ from .results import Evaluation, TaskResult, TextResult
 from .score import Score, reader_of, score_together
 from .statistics import Comparison, compare_means
 from .tasks.answer import answer, encode_questions
-from .tasks.classify import HeadRecipe, score_head, train_head
+from .tasks.classify import EncoderReader, HeadRecipe, TextReader, score_head, score_own, train_head
 from .tasks.files import read_task
 from .tasks.items import Task, TaskScore
 from .texts import check_ids, embedded_text, read_documents
@@ -29,7 +29,8 @@ def measure(plan: Plan, progress: Progress | None = None) -> Evaluation:
     say = progress or (lambda what, done, total: None)
     opened = Opened(plan)
     corpora = [opened.corpus(Path(file)) for file in _text_files(plan)]
-    tasks = [read_task(name, plan.tasks_dir, plan.limit) for name in plan.tasks]
+    tasks = [read_task(name, plan.tasks_dir, plan.limit, opened.labels is not None) for name in plan.tasks]
+    opened.check_tasks(tasks)
     training = read_documents(plan.training_text) if plan.training_text else []
     with torch_threads(opened.threads):
         models = opened.load()
@@ -106,15 +107,28 @@ def _answered(task: Task, models: Mapping[str, Transformer], opened: Opened, say
 
 
 def _classified(task: Task, models: Mapping[str, Transformer], opened: Opened, say: Progress) -> dict[str, TaskScore]:
-    """One head for all, trained on the original where there is one: what it still gets right was kept."""
+    """By the models' own classifiers; else by one head for all, trained on the original where there is one: what it
+    still gets right was kept.
+    """
+    if labels := opened.labels:
+        return {
+            name: score_own(model, labels.names, opened.text_window, opened.tokenizer, task, _counter(say, task, name))
+            for name, model in models.items()
+        }
     first = opened.tokenizer.encode(task.examples[0].text)
-    readers = {name: _reader(model, opened, HeadRecipe().max_tokens, first) for name, model in models.items()}
+    readers = {name: _text_reader(model, opened, first) for name, model in models.items()}
     owner = ORIGINAL if ORIGINAL in readers else MODEL
     head = train_head(readers[owner], opened.tokenizer, task, progress=_counter(say, task, f"head on the {owner}"))
     return {
         name: score_head(head, reader, opened.tokenizer, task, progress=_counter(say, task, name))
         for name, reader in readers.items()
     }
+
+
+def _text_reader(model: Transformer, opened: Opened, ids: Sequence[int]) -> TextReader:
+    if not model.spec.continues_text:
+        return EncoderReader(model, opened.text_window)
+    return _reader(model, opened, HeadRecipe().max_tokens, ids)
 
 
 def _reader(model: Transformer, opened: Opened, longest: int, ids: Sequence[int]) -> Reader:

@@ -8,10 +8,13 @@ from ..engine.options import BOUNDS
 from ..models.checkpoint import Checkpoint, load_transformer, open_checkpoint
 from ..models.devices import choose_device
 from ..models.errors import SetupError, TextError
+from ..models.labels import SINGLE, Labels
+from ..models.sentences import Sentences
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .corpus import Corpus, encode_corpus
+from .tasks.items import Task
 from .texts import read_documents
 
 MODEL, ORIGINAL, FLOOR = "model", "original", "original in bf16"
@@ -62,10 +65,10 @@ class Opened:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.checkpoint = open_checkpoint(plan.model)
-        if not self.checkpoint.spec.causal:
+        if not self.checkpoint.spec.continues_text and (plan.text or not plan.tasks):
             raise SetupError(
-                f"{self.checkpoint.path.name} is an encoder, which predicts no text that could be scored; "
-                "compare its vectors with `moesaic embed`"
+                f"{self.checkpoint.path.name} is {self.checkpoint.spec.kind}, which predicts no text that could be "
+                "scored; give labelled texts (--tasks NAME.valid.tsv), or compare its vectors with `moesaic embed`"
             )
         if self.checkpoint.spec.reads_sources:
             raise SetupError(
@@ -77,6 +80,7 @@ class Opened:
         self.tokenizer = Tokenizer.open(self.checkpoint.path)
         if self.original is not None:
             _check_same_tokens(self.checkpoint, self.original, self.tokenizer)
+            _check_same_labels(self.checkpoint, self.original)
         self.device = choose_device(plan.device)
         self.threads = choose_threads(plan.threads, self.checkpoint.weight_bytes)
         self.window = self._context if plan.max_context is None else plan.max_context
@@ -89,6 +93,22 @@ class Opened:
             )
 
     @property
+    def labels(self) -> Labels | None:
+        """What the model's own classifier tells apart. Raises SetupError for one whose answers are no single label."""
+        found = self.checkpoint.labels
+        if found and found.problem != SINGLE:
+            raise SetupError(
+                f"{self.checkpoint.path.name} is made for {found.problem}, and texts of one label each score a "
+                f"classifier of {SINGLE}"
+            )
+        return found
+
+    @property
+    def text_window(self) -> int:
+        """The tokens of a text that an encoder reads, or a classifier."""
+        return Sentences.open(self.checkpoint.path).window_within(self.window)
+
+    @property
     def _context(self) -> int:
         both = [each.spec.max_context for each in (self.checkpoint, self.original) if each]
         return min(both)
@@ -98,6 +118,15 @@ class Opened:
         documents = read_documents(files, self.plan.documents)
         name = ", ".join(file.name for file in files)
         return encode_corpus(name, documents, self.tokenizer, self.plan.truncate, self.checkpoint.spec.vocab_size)
+
+    def check_tasks(self, tasks: Sequence[Task]) -> None:
+        """Raises SetupError for questions, which no encoder and no classifier answers."""
+        asked = next((task.name for task in tasks if task.questions), None)
+        if asked is not None and not self.checkpoint.spec.continues_text:
+            raise SetupError(
+                f"{asked} has questions, which are answered by models that continue text; {self.checkpoint.path.name} "
+                f"is {self.checkpoint.spec.kind}: give labelled texts (NAME.valid.tsv)"
+            )
 
     def load(self) -> dict[str, Transformer]:
         """The models by whose they are."""
@@ -115,4 +144,12 @@ def _check_same_tokens(checkpoint: Checkpoint, original: Checkpoint, tokenizer: 
         raise SetupError(
             f"{original.path.name} has another tokenizer than {checkpoint.path.name}; "
             "only models with the same tokens can be compared"
+        )
+
+
+def _check_same_labels(checkpoint: Checkpoint, original: Checkpoint) -> None:
+    if checkpoint.labels != original.labels:
+        raise SetupError(
+            f"{original.path.name} has other labels than {checkpoint.path.name}, or no classifier; only models that "
+            "tell the same apart can be compared"
         )

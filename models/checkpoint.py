@@ -22,6 +22,7 @@ from .families.config import Config
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
 from .foreign_int8 import as_ours, int8_format, int8_linears
+from .labels import Labels, labels_of
 from .layout import Layout
 from .linear import Embedding, Graded, Int8Embedding
 from .locate import locate
@@ -61,6 +62,11 @@ class Checkpoint:
     def weight_bytes(self) -> int:
         """Bytes of all tensors on disk."""
         return sum(entry.num_bytes for entry in self.entries.values())
+
+    @property
+    def labels(self) -> Labels | None:
+        """What its classifier tells apart; None where it has none."""
+        return labels_of(self.config) if self.spec.classifies else None
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -338,6 +344,11 @@ def _matched(found: Mapping[str, TensorEntry], family: Family, spec: Transformer
             raise CheckpointError(f"the weights lack {theirs}, which config.json asks for")
         shape = layout.stored_shape(ours, shapes)
         if entry.shape != shape:
+            if ours.startswith("classifier.output.") and entry.shape[1:] == shape[1:]:
+                raise CheckpointError(
+                    f"{entry.file.name}: {theirs} has {entry.shape[0]} rows, and config.json names {shape[0]} labels; "
+                    "name one in id2label for each row"
+                )
             raise CheckpointError(
                 f"{entry.file.name}: {theirs} has the shape {list(entry.shape)}, config.json asks for {list(shape)}"
             )

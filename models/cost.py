@@ -85,7 +85,7 @@ def _other_matrices(spec: TransformerSpec) -> Iterator[_Matrix]:
             inner = layer.cross.num_heads * layer.cross.head_size
             yield _Matrix(inner, spec.hidden_size, layer.cross.query, layer.cross.bias)
             yield _Matrix(spec.hidden_size, inner, layer.cross.output, layer.cross.output_bias)
-    if spec.causal:
+    if spec.continues_text:
         yield _Matrix(spec.vocab_size, spec.hidden_size, spec.embedding if spec.tied_head else spec.head)
 
 

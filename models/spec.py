@@ -6,7 +6,7 @@ its family makes of config.json: `spec_overrides` finds the differences, `with_o
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ _CHOICES = {
     "scaling": ("default", "linear", "llama3", "yarn"),
     "router": ROUTERS,
     "kv_cache": KV_CACHES,
+    "state": ("first", "last"),
+    "dense": ("none", "tanh", "relu"),
 }
 
 
@@ -150,10 +152,32 @@ class LayerSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassifierSpec:
+    """Logits of so many labels, 0 for no classifier, of the state of a text's first token or of its last: by a linear
+    with or without a bias, behind a dense layer with this activation or none. models/classifier.py
+
+    padding: an id that is no text's last token, -1 for none.
+    """
+
+    labels: int = 0
+    state: Literal["first", "last"] = "first"
+    dense: Literal["none", "tanh", "relu"] = "none"
+    bias: bool = True
+    padding: int = -1
+
+    def place(self, ids: Sequence[int]) -> int:
+        """Which token's state it takes of a text of these ids: the first, or the last that is no padding."""
+        if self.state == "first":
+            return 0
+        return max((i for i, token in enumerate(ids) if token != self.padding), default=0)
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerSpec:
     """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head.
     Positions are rotary when `rope` is given, else as `positions` says, learned ones with `position_offset` unused
     rows. encoder: what reads the source that a decoder attends to, by the decoder's own embedding; None for none.
+    classifier: what tells labels of texts apart; a decoder that has one continues no text.
 
     token_types: rows of a table of which every token of a text has the first added. relative_buckets: of distances
     between tokens, for each of which every head adds a number of its own to its scores, 0 for none; from
@@ -195,6 +219,22 @@ class TransformerSpec:
     head_scale: float = 1.0
     head_bias: bool = False
     encoder: "TransformerSpec | None" = None
+    classifier: ClassifierSpec = ClassifierSpec()
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it tells labels of texts apart."""
+        return self.classifier.labels > 0
+
+    @property
+    def continues_text(self) -> bool:
+        """Whether it makes new tokens: each token sees those before it, and no classifier stands for the head."""
+        return self.causal and not self.classifies
+
+    @property
+    def kind(self) -> str:
+        """What it is instead, where it continues no text."""
+        return "a classifier" if self.causal else "an encoder"
 
     @property
     def is_mixture(self) -> bool:

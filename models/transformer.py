@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..kernels.weighing import Weighing, soft_capped
+from .classifier import Classifier
 from .compute import Compute, OperatingPoints, Whole
 from .context import CausalContext, Context, Source, SourceContext, SourcedContext, WholeContext
 from .ffn.dense import FFN
@@ -172,8 +173,9 @@ class Layer(TensorModule):
 
 
 class Transformer(TensorModule):
-    """token_ids [batch, tokens] -> logits [batch, tokens, vocab], or the states of an encoder; built from a
-    `TransformerSpec`. A decoder with an encoder of its own goes on from what that has read: `read`, `context_of`.
+    """token_ids [batch, tokens] -> logits [batch, tokens, vocab], or the states of an encoder or of what
+    a classifier reads; built from a `TransformerSpec`. A decoder with an encoder of its own goes on from what that has
+    read: `read`, `context_of`.
 
     Build it under `torch.device("meta")` and give it weights with `load_state_dict(..., assign=True)`.
     """
@@ -202,6 +204,7 @@ class Transformer(TensorModule):
         head = None if spec.tied_head else LINEARS[spec.head](spec.hidden_size, spec.vocab_size, False)
         self.untied_head = head
         self.logit_bias = nn.Parameter(torch.empty(1, spec.vocab_size)) if spec.head_bias else None
+        self.classifier = Classifier(spec.hidden_size, spec.classifier) if spec.classifies else None
         if spec.rope:
             with torch.device("cpu"):
                 tables = [inverse_frequencies(rope, spec.layers[0].attention.head_size) for rope in self.ropes.values()]
@@ -241,7 +244,7 @@ class Transformer(TensorModule):
         if compute is None and self.operating_point:
             compute = self.compute_of([self.operating_point] * len(token_ids))
         states = self.hidden(token_ids, positions, context, compute)
-        return self.head(states, compute) if self.spec.causal else states
+        return self.head(states, compute) if self.spec.continues_text else states
 
     def hidden(
         self,

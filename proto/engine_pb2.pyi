@@ -17,7 +17,7 @@ class Command(_message.Message):
     def __init__(self, submit: _Optional[_Union[Submit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., shutdown: _Optional[_Union[Shutdown, _Mapping]] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling", "num_full", "distributions_at")
+    __slots__ = ("key", "prompt_ids", "sampling", "max_new_tokens", "stop_token_ids", "ignore_eos", "arrived_seconds", "operating_point", "token_rules", "constraint", "prefill_point", "floor", "priority", "caller", "salt", "deadline_seconds", "pooling", "num_full", "distributions_at", "classify")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class Submit(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     NUM_FULL_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTIONS_AT_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFY_FIELD_NUMBER: _ClassVar[int]
     key: int
     prompt_ids: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -56,7 +57,16 @@ class Submit(_message.Message):
     pooling: Pooling
     num_full: int
     distributions_at: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., num_full: _Optional[int] = ..., distributions_at: _Optional[_Iterable[int]] = ...) -> None: ...
+    classify: bool
+    def __init__(self, key: _Optional[int] = ..., prompt_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_new_tokens: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., ignore_eos: bool = ..., arrived_seconds: _Optional[float] = ..., operating_point: _Optional[float] = ..., token_rules: _Optional[_Union[TokenRules, _Mapping]] = ..., constraint: _Optional[_Union[Constraint, _Mapping]] = ..., prefill_point: _Optional[float] = ..., floor: _Optional[float] = ..., priority: _Optional[str] = ..., caller: _Optional[str] = ..., salt: _Optional[str] = ..., deadline_seconds: _Optional[float] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., num_full: _Optional[int] = ..., distributions_at: _Optional[_Iterable[int]] = ..., classify: bool = ...) -> None: ...
+
+class Labels(_message.Message):
+    __slots__ = ("names", "problem")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    problem: str
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class Pooling(_message.Message):
     __slots__ = ("kind", "normalised")
@@ -152,7 +162,7 @@ class Event(_message.Message):
     def __init__(self, ready: _Optional[_Union[Ready, _Mapping]] = ..., step: _Optional[_Union[Step, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial", "kv_tokens", "kv_bytes", "kv_cache", "tier_bytes", "other_bytes", "cache_tokens", "num_slots", "block_tokens", "pooling", "max_source")
+    __slots__ = ("family", "num_parameters", "weight_bytes", "vocab_size", "max_context", "stages", "tiers", "device", "dtype", "load", "threads", "dial", "kv_tokens", "kv_bytes", "kv_cache", "tier_bytes", "other_bytes", "cache_tokens", "num_slots", "block_tokens", "pooling", "max_source", "labels", "instead")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +185,8 @@ class Ready(_message.Message):
     BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
     MAX_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    INSTEAD_FIELD_NUMBER: _ClassVar[int]
     family: str
     num_parameters: int
     weight_bytes: int
@@ -197,7 +209,9 @@ class Ready(_message.Message):
     block_tokens: int
     pooling: Pooling
     max_source: int
-    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ..., dial: _Optional[_Iterable[_Union[DialPoint, _Mapping]]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ..., tier_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., cache_tokens: _Optional[int] = ..., num_slots: _Optional[int] = ..., block_tokens: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., max_source: _Optional[int] = ...) -> None: ...
+    labels: Labels
+    instead: str
+    def __init__(self, family: _Optional[str] = ..., num_parameters: _Optional[int] = ..., weight_bytes: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_context: _Optional[int] = ..., stages: _Optional[_Iterable[str]] = ..., tiers: _Optional[_Iterable[str]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., threads: _Optional[int] = ..., dial: _Optional[_Iterable[_Union[DialPoint, _Mapping]]] = ..., kv_tokens: _Optional[int] = ..., kv_bytes: _Optional[int] = ..., kv_cache: _Optional[str] = ..., tier_bytes: _Optional[int] = ..., other_bytes: _Optional[int] = ..., cache_tokens: _Optional[int] = ..., num_slots: _Optional[int] = ..., block_tokens: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, _Mapping]] = ..., max_source: _Optional[int] = ..., labels: _Optional[_Union[Labels, _Mapping]] = ..., instead: _Optional[str] = ...) -> None: ...
 
 class DialPoint(_message.Message):
     __slots__ = ("operating_point", "share")
@@ -224,7 +238,7 @@ class Beat(_message.Message):
     def __init__(self, cpu_seconds: _Optional[float] = ...) -> None: ...
 
 class Row(_message.Message):
-    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point", "embedding", "distributions")
+    __slots__ = ("key", "token_ids", "finish", "stop_token_id", "error", "queue_seconds", "prefill_seconds", "decode_seconds", "bytes_share", "neurons_share", "choice", "logprobs", "prompt_logprobs", "cached_tokens", "operating_point", "embedding", "distributions", "logits")
     KEY_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +256,7 @@ class Row(_message.Message):
     OPERATING_POINT_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     DISTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    LOGITS_FIELD_NUMBER: _ClassVar[int]
     key: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish: str
@@ -259,7 +274,8 @@ class Row(_message.Message):
     operating_point: float
     embedding: _containers.RepeatedScalarFieldContainer[float]
     distributions: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ..., embedding: _Optional[_Iterable[float]] = ..., distributions: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    logits: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, key: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish: _Optional[str] = ..., stop_token_id: _Optional[int] = ..., error: _Optional[str] = ..., queue_seconds: _Optional[float] = ..., prefill_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., bytes_share: _Optional[float] = ..., neurons_share: _Optional[float] = ..., choice: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprobs, _Mapping]]] = ..., cached_tokens: _Optional[int] = ..., operating_point: _Optional[float] = ..., embedding: _Optional[_Iterable[float]] = ..., distributions: _Optional[_Iterable[bytes]] = ..., logits: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("token_id", "logprob", "top_ids", "top_logprobs")

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
+from ..engine.classification import Classified
 from ..engine.completion import Chunk, Completion
 from ..engine.embedding import Embedded
 from ..models.errors import AddressError, MoesaicError, Unavailable
@@ -17,7 +18,7 @@ from .address import Address
 from .client_answers import ModelInfo, raised
 from .client_questions import Conversation, Question
 from .client_request import Chat, Prompt, Settings
-from .client_texts import BatchItem, ContinuationScore, EmbedSettings, ScoreSettings, Validation
+from .client_texts import BatchItem, ClassifySettings, ContinuationScore, EmbedSettings, ScoreSettings, Validation
 from .dialling import ClientSettings, dial
 from .handlers import stub
 
@@ -174,6 +175,12 @@ class AsyncClient:
     ) -> list[Embedded]:
         """As `Client.embed`."""
         return await self._ask(ask.embed(inputs, settings), timeout)
+
+    async def classify(
+        self, inputs: Sequence[Prompt], *, timeout: float | None = None, **settings: Unpack[ClassifySettings]
+    ) -> list[Classified]:
+        """As `Client.classify`."""
+        return await self._ask(ask.classify(inputs, settings), timeout)
 
     async def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """As `Client.models`."""

@@ -78,7 +78,7 @@ class ServedModel:
         if self.engine.limits is None or self.engine.description is None:
             raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
         description = self.engine.description
-        return Terms(self.defaults, self.engine.limits, description.dial, description.pooling is not None)
+        return Terms(self.defaults, self.engine.limits, description.dial, description.instead)
 
     def max_prompt_tokens(self, limits: Limits) -> int:
         """The limit on the tokens of all prompts in flight: as set, else 4 x context x slots."""
@@ -107,6 +107,9 @@ class ServedModel:
             for field in _DESCRIBED:
                 setattr(info, field, getattr(description, field))
             info.pooling = description.pooling.kind if description.pooling else ""
+            if description.labels:
+                info.labels.extend(description.labels.names)
+                info.problem_type = description.labels.problem
             info.stages.extend(description.stages)
             info.tiers.extend(description.tiers)
             info.tier_shares.extend(description.dial.shares)

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
+from ..engine.classification import Classified
 from ..engine.completion import Chunk, Completion
 from ..engine.embedding import Embedded
 from ..models.errors import AddressError, MoesaicError, Unavailable
@@ -15,7 +16,7 @@ from .address import Address
 from .client_answers import ModelInfo, raised
 from .client_questions import Conversation, Question
 from .client_request import Chat, Prompt, Settings
-from .client_texts import BatchItem, ContinuationScore, EmbedSettings, ScoreSettings, Validation
+from .client_texts import BatchItem, ClassifySettings, ContinuationScore, EmbedSettings, ScoreSettings, Validation
 from .dialling import ClientSettings, dial
 from .handlers import stub
 
@@ -177,6 +178,17 @@ class Client:
         Raises Unsupported for a model that continues text.
         """
         return self._ask(ask.embed(inputs, settings), timeout)
+
+    def classify(
+        self, inputs: Sequence[Prompt], *, timeout: float | None = None, **settings: Unpack[ClassifySettings]
+    ) -> list[Classified]:
+        """The labels of each of up to 256 texts, by a model that has a classifier. Settings as in `ClassifySettings`.
+
+        client.classify(["A fine film."])[0].label
+
+        Raises Unsupported for a model without a classifier.
+        """
+        return self._ask(ask.classify(inputs, settings), timeout)
 
     def models(self, timeout: float | None = None) -> list[ModelInfo]:
         """All models that are served."""

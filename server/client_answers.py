@@ -20,7 +20,8 @@ class ModelInfo:
     tier_shares: of each tier, the part of the bytes that tiers govern that a token reads, as calibration saw it. chat:
     whether it has a chat template. kv_tokens: of keys and values that its cache holds, in kv_bytes; kv_cache: "model"
     where they are as the activations, or "int8". pooling: of an encoder, its own; "" for a model that continues text.
-    problem: why a model that is watched for is not served. tools: whether conversations may name tools.
+    problem: why a model that is watched for is not served. tools: whether conversations may name tools. labels,
+    problem_type: of its classifier, where it has one.
     """
 
     name: str
@@ -43,6 +44,8 @@ class ModelInfo:
     pooling: str = ""
     problem: str = ""
     tools: bool = False
+    labels: tuple[str, ...] = ()
+    problem_type: str = ""
 
 
 def raised(error: grpc.RpcError, address: Address, begun: bool) -> MoesaicError:
@@ -139,4 +142,6 @@ def model_of(info: pb.ModelInfo) -> ModelInfo:
         pooling=info.pooling,
         problem=info.problem,
         tools=info.tools,
+        labels=tuple(info.labels),
+        problem_type=info.problem_type,
     )

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from ..engine.classification import Classified
 from ..engine.completion import Chunk, Completion
 from ..engine.embedding import Embedded
 from ..models.bounds import SECONDS_TO_WAIT
@@ -80,6 +81,11 @@ def score(
 def embed(inputs: Sequence[Prompt], settings: texts.EmbedSettings) -> Question[list[Embedded]]:
     """For vectors of texts."""
     return Question(SCORING, "Embed", texts.embed_request(inputs, settings), texts.embeddings_of)
+
+
+def classify(inputs: Sequence[Prompt], settings: texts.ClassifySettings) -> Question[list[Classified]]:
+    """For labels of texts."""
+    return Question(SCORING, "Classify", texts.classify_request(inputs, settings), texts.classified_of)
 
 
 def models() -> Question[list[ModelInfo]]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
+from ..engine.classification import Classified
 from ..engine.completion import Completion
 from ..engine.embedding import Embedded
 from ..engine.request import TokenLogprobs
@@ -18,6 +19,7 @@ from .fields import logprobs_of
 from .status import error_of_item
 
 _OWN = ("tier", "full_context", "distributions_at")  # of a score alone
+R = TypeVar("R", scoring_pb2.EmbedRequest, scoring_pb2.ClassifyRequest)
 BatchItem = tuple[int, Completion | MoesaicError]  # the index of its prompt, and an exception where there is no answer
 
 
@@ -48,6 +50,15 @@ class EmbedSettings(TypedDict, total=False):
     truncate: bool | None
     priority: str | None
     tier: str | None
+
+
+class ClassifySettings(TypedDict, total=False):
+    """truncate: cut what is longer than the window, which is refused else."""
+
+    model: str
+    request_id: str
+    truncate: bool | None
+    priority: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +133,23 @@ def score_request(
 
 def embed_request(inputs: Sequence[Prompt], settings: Mapping[str, Any]) -> scoring_pb2.EmbedRequest:
     """Raises InvalidRequest for what does not fit the wire."""
-    own: dict[str, Any] = {name: settings.get(name) for name in ("pooling", "normalised", "truncate", "tier")}
-    for name, kind in (("pooling", str), ("normalised", bool), ("truncate", bool), ("tier", str)):
-        if own[name] is not None and not isinstance(own[name], kind):
-            raise InvalidRequest([Violation(name, f"is {own[name]!r}, it must be of type {kind.__name__}")])
-    request = scoring_pb2.EmbedRequest(**{name: value for name, value in own.items() if value is not None})
+    own = {"pooling": str, "normalised": bool, "truncate": bool, "tier": str}
+    return _of_inputs(scoring_pb2.EmbedRequest(), inputs, settings, own)
+
+
+def classify_request(inputs: Sequence[Prompt], settings: Mapping[str, Any]) -> scoring_pb2.ClassifyRequest:
+    """Raises InvalidRequest for what does not fit the wire."""
+    return _of_inputs(scoring_pb2.ClassifyRequest(), inputs, settings, {"truncate": bool})
+
+
+def _of_inputs(request: R, inputs: Sequence[Prompt], settings: Mapping[str, Any], own: Mapping[str, type]) -> R:
+    """The message with these inputs. own: its settings that no generation has, with their types."""
+    for name, kind in own.items():
+        value = settings.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest([Violation(name, f"is {value!r}, it must be of type {kind.__name__}")])
+        if value is not None:
+            setattr(request, name, value)
     standing = {name: value for name, value in settings.items() if name not in own}
     _copy(build_request("", **standing), request)
     for each in [inputs] if isinstance(inputs, str) else inputs:
@@ -172,3 +195,12 @@ def scores_of(message: scoring_pb2.ScoreResponse) -> list[ContinuationScore]:
 def embeddings_of(message: scoring_pb2.EmbedResponse) -> list[Embedded]:
     """What such a message says."""
     return [Embedded(tuple(each.values), each.num_tokens, each.truncated) for each in message.embeddings]
+
+
+def classified_of(message: scoring_pb2.ClassifyResponse) -> list[Classified]:
+    """What such a message says."""
+    labels = tuple(message.labels)
+    return [
+        Classified(each.label, tuple(each.scores), tuple(each.logits), labels, each.num_tokens, each.truncated)
+        for each in message.classifications
+    ]

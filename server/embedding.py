@@ -1,27 +1,14 @@
-"""Vectors of texts: each is a request of its own, and what waits in the engine is computed together."""
+"""Vectors of texts."""
 
 import time
-from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from functools import partial
 
-from ..engine.completion import check_row
-from ..engine.embedding import ALL_TOKENS, Embedded, embed_request, encoder_pooling, pooling_of, to_read
-from ..engine.request import Limits, Priority, Request
-from ..engine.settings import Asked
-from ..models.errors import InvalidRequest, Violation
+from ..engine.embedding import embed_request, encoder_pooling, pooling_of
+from ..engine.request import Limits
 from ..models.sentences import Pooling
 from ..proto import scoring_pb2
 from .catalog import ServedModel
-from .generation import Call, Generation, in_engine
-from .many import as_they_end
-from .prompts import Prompts
-from .under_way import UnderWay
-from .validation import PRIORITIES, request_id_violations
-
-MOST_INPUTS = 256
-Ids = Sequence[int]
+from .encoding import check_inputs, read_texts
+from .generation import Call, Generation
 
 
 async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call: Call) -> scoring_pb2.EmbedResponse:
@@ -29,17 +16,17 @@ async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call:
     request of Generate may.
     """
     arrived = time.monotonic()
-    if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
-        raise InvalidRequest(wrong)
+    check_inputs(message)
     with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
         limits, pooling, point = _terms(model, message)
-        texts = await _texts(message, model.prompts, pooling, limits, point)
-        works = [partial(_embed, request, was_cut, model, call, arrived, under_way) for request, was_cut in texts]
-        found = [Embedded((), 0)] * len(works)
-        async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
-            async for index, each in ended:
-                found[index] = each
-    embeddings = [scoring_pb2.Embedding(values=e.values, num_tokens=e.num_tokens, truncated=e.truncated) for e in found]
+        found = await read_texts(
+            message, model, limits, lambda ids, priority: embed_request(ids, pooling, limits, point, priority), call,
+            arrived, under_way,
+        )  # fmt: skip
+    embeddings = [
+        scoring_pb2.Embedding(values=each.row.embedding, num_tokens=each.num_tokens, truncated=each.truncated)
+        for each in found
+    ]
     return scoring_pb2.EmbedResponse(
         request_id=call.request_id, model=model.name, embeddings=embeddings,
         prompt_tokens=sum(each.num_tokens for each in found), pooling=pooling.kind, normalised=pooling.normalised,
@@ -53,46 +40,3 @@ def _terms(model: ServedModel, message: scoring_pb2.EmbedRequest) -> tuple[Limit
     normalised = message.normalised if message.HasField("normalised") else None
     point = description.dial.operating_point(message.tier, None) if description else 0.0
     return limits, pooling_of(message.pooling, normalised, own), point
-
-
-async def _embed(
-    request: Request, was_cut: bool, model: ServedModel, call: Call, arrived: float, under_way: UnderWay
-) -> Embedded:
-    with model.admission.place(call.caller) as place:
-        with in_engine(model, Asked(request, ()), arrived, call, place, under_way) as running:
-            (row,) = await running.take()
-            check_row(row, request)
-            return Embedded(row.embedding, len(request.prompt_ids), was_cut)
-
-
-async def _texts(
-    message: scoring_pb2.EmbedRequest, prompts: Prompts, pooling: Pooling, limits: Limits, point: float
-) -> list[tuple[Request, bool]]:
-    """A request of each input, and whether it was cut. Raises InvalidRequest with what is wrong with any of them."""
-    priority = Priority(PRIORITIES[message.priority]) if message.priority else Priority.NORMAL
-    window, found, wrong = limits.max_context, list[tuple[Request, bool]](), list[Violation]()
-    for i, each in enumerate(message.inputs):
-        try:
-            whole = await prompts.ids(each, ALL_TOKENS if message.truncate else window)
-            tokenizer = prompts.tokenizer if each.HasField("text") else None
-            ids = to_read(whole, tokenizer, window if message.truncate else None)
-            found.append((embed_request(ids, pooling, limits, point, priority), len(ids) < len(whole)))
-        except InvalidRequest as error:
-            wrong += [replace(violation, field=f"inputs[{i}]") for violation in error.violations]
-    if wrong:
-        raise InvalidRequest(wrong)
-    return found
-
-
-def _shape_violations(message: scoring_pb2.EmbedRequest) -> list[Violation]:
-    count, wrong = len(message.inputs), list[Violation]()
-    if not 1 <= count <= MOST_INPUTS:
-        wrong.append(
-            Violation("inputs", f"are {count}, they must be 1 to {MOST_INPUTS}; send more in several requests")
-        )
-    for i, each in enumerate(message.inputs[:MOST_INPUTS]):
-        if not each.text and not each.token_ids.ids:
-            wrong.append(Violation(f"inputs[{i}]", "is empty; give text or token_ids", "EMPTY_PROMPT"))
-    if message.priority and message.priority not in PRIORITIES:
-        wrong.append(Violation("priority", f"is {message.priority}, which no priority has; leave it out"))
-    return wrong

@@ -9,6 +9,7 @@ from ..engine.request import FinishReason, Limits, Load, Priority, Request, Row,
 from ..engine.sampling import Sampling
 from ..engine.token_rules import TokenRules, token_rules_of
 from ..models.dial import Dial
+from ..models.labels import Labels
 from ..models.sentences import Pooling
 from ..proto import engine_pb2 as pb
 from .fields import fields_of, logprobs_message, logprobs_of
@@ -41,6 +42,7 @@ def submit_message(request: Request) -> pb.Command:
         pooling=_pooling_message(request.pooling),
         num_full=request.num_full,
         distributions_at=request.distributions_at,
+        classify=request.classify,
     )
     return pb.Command(submit=submit)
 
@@ -64,6 +66,7 @@ def request_of(submit: pb.Submit) -> Request:
         _pooling_of(submit),
         submit.num_full,
         tuple(submit.distributions_at),
+        submit.classify,
     )  # fmt: skip
 
 
@@ -74,6 +77,14 @@ def _pooling_message(pooling: Pooling | None) -> pb.Pooling | None:
 def _pooling_of(message: pb.Submit | pb.Ready) -> Pooling | None:
     there = message.HasField("pooling")
     return Pooling(message.pooling.kind, message.pooling.normalised) if there else None
+
+
+def _labels_message(labels: Labels | None) -> pb.Labels | None:
+    return None if labels is None else pb.Labels(**asdict(labels))
+
+
+def _labels_of(ready: pb.Ready) -> Labels | None:
+    return Labels(tuple(ready.labels.names), ready.labels.problem) if ready.HasField("labels") else None
 
 
 def _rules_message(rules: TokenRules) -> pb.TokenRules:
@@ -118,6 +129,7 @@ def _row_message(row: Row) -> pb.Row:
         key=row.key, token_ids=row.token_ids, choice=row.choice,
         cached_tokens=row.cached_tokens, operating_point=row.operating_point, embedding=row.embedding,
         distributions=row.distributions,
+        logits=row.logits,
     )  # fmt: skip
     message.logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.logprobs)
     message.prompt_logprobs.extend(logprobs_message(pb.TokenLogprobs, each) for each in row.prompt_logprobs)
@@ -155,6 +167,7 @@ def row_of(message: pb.Row) -> Row:
         operating_point=message.operating_point if message.HasField("operating_point") else None,
         embedding=tuple(message.embedding) if message.embedding else (),
         distributions=tuple(message.distributions),
+        logits=tuple(message.logits) if message.logits else (),
     )
 
 
@@ -188,6 +201,8 @@ def ready_message(description: ModelDescription, limits: Limits, load: Load) -> 
         block_tokens=limits.block_tokens,
         max_source=limits.max_source,
         pooling=_pooling_message(description.pooling),
+        labels=_labels_message(description.labels),
+        instead=description.instead,
     )
     return pb.Event(ready=ready)
 
@@ -224,4 +239,6 @@ def description_of(ready: pb.Ready) -> ModelDescription:
         tier_bytes=ready.tier_bytes,
         other_bytes=ready.other_bytes,
         pooling=_pooling_of(ready),
+        labels=_labels_of(ready),
+        instead=ready.instead,
     )

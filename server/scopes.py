@@ -45,6 +45,7 @@ _METHODS: Mapping[str, Asked] = {  # what ends in a slash stands for all below i
     "/v1/completions": Scope.GENERATE,
     "/v1/chat/completions": Scope.GENERATE,
     "/v1/embeddings": Scope.GENERATE,
+    "/v1/classify": Scope.GENERATE,
 }
 
 

@@ -11,6 +11,7 @@ from . import texts
 from .batch import generate_batch
 from .caller import caller_of
 from .catalog import Catalog
+from .classification import classify
 from .embedding import embed
 from .fields import receipt_metadata
 from .generation import Call, Generation, new_id
@@ -98,6 +99,15 @@ class ScoringService:
         """A vector of each text."""
         call = call_of(context, message.request_id)
         response = await embed(self._generation, message, call)
+        await _send_id(context, call)
+        return response
+
+    async def Classify(
+        self, message: scoring_pb2.ClassifyRequest, context: grpc.aio.ServicerContext
+    ) -> scoring_pb2.ClassifyResponse:
+        """The labels of each text."""
+        call = call_of(context, message.request_id)
+        response = await classify(self._generation, message, call)
         await _send_id(context, call)
         return response
 

@@ -63,7 +63,7 @@ def run(connection: socket.socket, factory: Callable[[], BuiltEngine]) -> int:
     _attend(connection, speaker)
     try:
         built = factory()
-        _warm_up(built.engine, built.description.pooling)
+        _warm_up(built.engine, built.description.pooling, built.description.labels is not None)
     except MoesaicError as error:
         with suppress(BrokenPipeError, ConnectionResetError):
             speaker.say(pb.Event(refused=pb.Refused(message=str(error))))
@@ -113,10 +113,10 @@ def _obey(engine: Steps, command: pb.Command) -> bool:
     return not command.HasField("shutdown")
 
 
-def _warm_up(engine: Steps, pooling: Pooling | None) -> None:
-    """Two tokens, so that prefill and decode have run before anybody waits for them; or the vector of one."""
+def _warm_up(engine: Steps, pooling: Pooling | None, classify: bool) -> None:
+    """Two tokens, so that prefill and decode have run before anybody waits for them; or the vector or labels of one."""
     stopping = Stopping(max_new_tokens=2, ignore_eos=True)
-    engine.add(Request(0, (0,), Sampling(temperature=0.0), stopping, pooling=pooling))
+    engine.add(Request(0, (0,), Sampling(temperature=0.0), stopping, pooling=pooling, classify=classify))
     while engine.has_work:
         for row in engine.step():
             if row.finish is FinishReason.FAILED:

@@ -7,7 +7,7 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 WORDS = ["<s>", "</s>", "<unk>"]
 
@@ -49,6 +49,15 @@ def randomised(model: Any) -> Any:
             noise = torch.randn(value.shape, generator=generator)
             value.copy_(1 + 0.2 * noise if "norm" in name and "weight" in name else 0.2 * noise)
     return model
+
+
+def with_ends(folder: Path) -> None:
+    """The tokenizer of a directory then puts a token before each text and one behind."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 256), ("</s>", 257)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def byte_tokenizer() -> tokenizers.Tokenizer:

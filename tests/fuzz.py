@@ -42,7 +42,7 @@ CHUNK = 500  # messages between two notes of how far it is
 AT_ONCE = 16
 HANG_SECONDS, END_SECONDS = 1.0, 30.0
 HTTP_SHARE, ADMIN_SHARE = 0.2, 0.05
-_DOORS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings")
+_DOORS = ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/classify")
 _ADMIN = [method for method in HARMLESS if method.name not in ("LoadModel", "UnloadModel")]
 TEMPLATE = """{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.role }}:
 {{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}

@@ -8,11 +8,10 @@ from typing import Any
 
 import openai
 import pytest
-import tokenizers
 import torch
+from builders import with_ends
 from family_cases import Case
 from server_harness import free_port
-from tokenizers import processors
 
 from moesaic.bench.local_server import local_server
 from moesaic.cli.main import main
@@ -37,11 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random encoder of bytes, a token before each text and one behind, as sentence-transformers writes it."""
     made: Path = tmp_path_factory.mktemp("embed") / "encoder"
     Case("bert").build(made)
-    tokenizer = tokenizers.Tokenizer.from_file(str(made / "tokenizer.json"))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 256), ("</s>", 257)]
-    )
-    tokenizer.save(str(made / "tokenizer.json"))
+    with_ends(made)
     write_modules(made, MODULES, MEAN)
     (made / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": WINDOW}))
     return made

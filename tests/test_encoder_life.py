@@ -103,6 +103,6 @@ def test_no_runner_over_pages_takes_an_encoder(tmp_path: Path) -> None:
 
 def test_an_architecture_with_another_task_is_refused_with_those_that_run(tmp_path: Path) -> None:
     config = transformers.BertConfig(vocab_size=259, hidden_size=48, num_attention_heads=6, num_hidden_layers=1)
-    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    transformers.BertForTokenClassification(config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="of the family bert moesaic runs BertModel and BertForMaskedLM and Bert"):
         open_checkpoint(tmp_path)

@@ -39,6 +39,8 @@ def test_every_field_is_there() -> None:
     assert set(re.findall(r"`(\w+)`", ours)) == set(fields.OURS)
     of_embeddings = PAGE.split("labels, and under `moesaic` ")[1].split(";")[0]
     assert set(re.findall(r"`(\w+)`", of_embeddings)) - {*POOLINGS} == set(fields.OURS_OF_EMBEDDINGS)
+    of_labels = PAGE.split("bookkeeping, and under `moesaic` ")[1].split(".")[0]
+    assert set(re.findall(r"`(\w+)`", of_labels)) == set(fields.OURS_OF_CLASSIFICATION)
 
 
 def test_every_field_that_is_refused_is_there() -> None:

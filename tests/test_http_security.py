@@ -19,7 +19,16 @@ from moesaic.server.http.origin import check_origin
 from moesaic.server.scopes import Door, asked_by
 
 HELLO = {"model": "echo", "prompt": [5], "max_tokens": 2}
-PATHS = ("/v1/models", "/v1/models/echo", "/metrics", "/v1/embeddings", "/nothing", "//v1/models", "/v1/")
+PATHS = (
+    "/v1/models",
+    "/v1/models/echo",
+    "/metrics",
+    "/v1/embeddings",
+    "/v1/classify",
+    "/nothing",
+    "//v1/models",
+    "/v1/",
+)
 
 
 @pytest.fixture(scope="module")

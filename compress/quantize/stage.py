@@ -48,8 +48,8 @@ class QuantizeStage(Stage):
         done = [path for path, tensor_format in paths.items() if tensor_format in INT8_FORMATS]
         if done:
             raise RecipeError(f"quantize: {done[0]} is int8 already; start from the model before it was quantized")
-        if self.settings.kv_cache and not spec.causal:
-            raise RecipeError("quantize: kv_cache is int8, and an encoder keeps no keys and values; leave it out")
+        if self.settings.kv_cache and not spec.continues_text:
+            raise RecipeError(f"quantize: kv_cache is int8, and {spec.kind} keeps no keys and values; leave it out")
         wanted = INT8 if self.settings.activations is None else INT8_DYNAMIC
         kept = {"kv_cache": INT8} if self.settings.kv_cache else {}
         return with_overrides(spec, {path: wanted if "." in path else INT8 for path in paths} | kept)

@@ -4,18 +4,47 @@ A head that was trained on an original can be put on its compressed form: what i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...engine.scoring import Reader
+from ...engine.embedding import to_read
+from ...engine.encoder import EncoderEngine, states_of
+from ...engine.request import Request, Row
+from ...models.errors import CheckpointError, TextError
 from ...models.progress import Count
+from ...models.sentences import CLS, LAST, Pooling
+from ...models.spec import ClassifierSpec
 from ...models.tokenizer import Tokenizer
+from ...models.transformer import Transformer
 from ..likelihood import Passage, grouped
 from ..texts import check_ids
 from .items import Example, Task, TaskScore
+
+
+class TextReader(Protocol):
+    """What reads whole texts: `Reader`, or `EncoderReader` where the model is an encoder."""
+
+    @property
+    def max_context(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def branches(self, branches: Sequence[Sequence[int]], start: int) -> Tensor: ...
+
+
+class EncoderReader:
+    """Texts of at most `max_context` tokens by an encoder, or by a model that reads as one."""
+
+    def __init__(self, model: Transformer, max_context: int) -> None:
+        self._model, self.max_context, self.vocab_size = model, max_context, model.spec.vocab_size
+
+    def branches(self, branches: Sequence[Sequence[int]], start: int) -> Tensor:
+        """States [all tokens, hidden] of texts, one after the other. start: 0, since nothing stands before a text."""
+        states = states_of(self._model, [Request(i, tuple(ids)) for i, ids in enumerate(branches)])
+        return torch.cat([row[: len(ids)] for row, ids in zip(states, branches, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +73,7 @@ class Head:
 
 
 def train_head(
-    reader: Reader,
+    reader: TextReader,
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
@@ -57,13 +86,13 @@ def train_head(
     targets = _targets(train, labels).to(features.device)
     deviation, mean = torch.std_mean(features, dim=0)
     deviation = deviation.clamp(min=1e-6)
-    weight, bias = _regression((features - mean) / deviation, targets, len(labels), recipe)
+    weight, bias = softmax_regression((features - mean) / deviation, targets, len(labels), recipe)
     return Head(labels, mean, deviation, weight, bias)
 
 
 def score_head(
     head: Head,
-    reader: Reader,
+    reader: TextReader,
     tokenizer: Tokenizer,
     task: Task,
     recipe: HeadRecipe = HeadRecipe(),  # noqa: B008 (frozen)
@@ -72,7 +101,12 @@ def score_head(
     """The task's examples by a head on the states of a model. Chance is the share of the commonest label."""
     texts = [example.text for example in task.examples]
     logits = head(text_features(reader, tokenizer, texts, recipe.max_tokens, progress))
-    gold = _targets(task.examples, head.labels).to(logits.device)
+    return score_logits(task, head.labels, logits)
+
+
+def score_logits(task: Task, labels: Sequence[str], logits: Tensor) -> TaskScore:
+    """The task's examples by logits [examples, labels]. Chance is the share of the commonest label."""
+    gold = _targets(task.examples, labels).to(logits.device)
     picked = logits.argmax(-1)
     nats = functional.cross_entropy(logits, gold, reduction="none").tolist()
     chance = int(gold.bincount().max()) / len(gold)
@@ -82,7 +116,7 @@ def score_head(
 
 @torch.inference_mode()
 def text_features(
-    reader: Reader,
+    reader: TextReader,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     max_tokens: int,
@@ -101,6 +135,58 @@ def text_features(
     return torch.stack(rows)
 
 
+def states_read(
+    model: Transformer, spec: ClassifierSpec, texts: Sequence[str], tokenizer: Tokenizer, window: int, progress: Count
+) -> Tensor:
+    """The states [texts, hidden] that a classifier of this spec would read, fp32, of texts cut at the window."""
+    first, encoded = spec.state == "first", _encoded(texts, tokenizer, window)
+    pooling = Pooling(CLS if first else LAST, normalised=False)
+    ends = encoded if first else [ids[: spec.place(ids) + 1] for ids in encoded]
+    rows = _rows_of(model, [Request(0, ids, pooling=pooling) for ids in ends], progress)
+    return torch.tensor([row.embedding for row in rows])
+
+
+def score_own(
+    model: Transformer, labels: Sequence[str], window: int, tokenizer: Tokenizer, task: Task, progress: Count
+) -> TaskScore:
+    """The task's examples by the model's own classifier, texts cut at the window."""
+    if unknown := {example.label for example in task.examples} - set(labels):
+        raise TextError(
+            f"{task.name} has the label {min(unknown)!r}, which the classifier has not: it has "
+            f"{', '.join(labels)[:200]}"
+        )
+    encoded = _encoded([example.text for example in task.examples], tokenizer, window)
+    rows = _rows_of(model, [Request(0, ids, classify=True) for ids in encoded], progress)
+    return score_logits(task, labels, torch.tensor([row.logits for row in rows]))
+
+
+def _encoded(texts: Sequence[str], tokenizer: Tokenizer, window: int) -> list[tuple[int, ...]]:
+    """The ids of texts cut at the window. Raises TextError for one that makes none."""
+    found = [to_read(tokenizer.encode(text), tokenizer, window) for text in texts]
+    if () in found:
+        number = found.index(())
+        raise TextError(f"the text of example {number + 1} makes no token of its own: {texts[number][:40]!r}")
+    return found
+
+
+def _rows_of(model: Transformer, requests: Sequence[Request], progress: Count) -> list[Row]:
+    """What an engine of encoders makes of requests, in their order. Raises CheckpointError where the model cannot be
+    computed on a text.
+    """
+    engine, found = EncoderEngine(model), dict[int, Row]()
+    for key, request in sorted(enumerate(requests), key=lambda pair: len(pair[1].prompt_ids)):
+        engine.add(replace(request, key=key))
+    while engine.has_work:
+        for row in engine.step():
+            if row.error:
+                raise CheckpointError(
+                    f"the model cannot be computed on text {row.key + 1} of {len(requests)}: {row.error}"
+                )
+            found[row.key] = row
+        progress(len(found), len(requests))
+    return [found[key] for key in range(len(requests))]
+
+
 def _label_names(task: Task) -> tuple[str, ...]:
     return tuple(sorted({example.label for example in task.train}))
 
@@ -109,11 +195,16 @@ def _targets(examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
     return torch.tensor([labels.index(example.label) for example in examples])
 
 
-def _regression(x: Tensor, targets: Tensor, num_labels: int, recipe: HeadRecipe) -> tuple[Tensor, Tensor]:
-    """Weight [labels, hidden] and bias that minimise cross-entropy + l2 |weight|^2, by L-BFGS from zero."""
+def softmax_regression(
+    x: Tensor, targets: Tensor, num_labels: int, recipe: HeadRecipe, biased: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Weight [labels, hidden] and bias that minimise cross-entropy + l2 |weight|^2, by L-BFGS from zero; a bias of 0
+    where it is not `biased`. x: [texts, hidden].
+    """
     weight = torch.zeros(num_labels, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(num_labels, device=x.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=recipe.iterations, line_search_fn="strong_wolfe")
+    bias = torch.zeros(num_labels, device=x.device, requires_grad=biased)
+    learned = [weight, bias] if biased else [weight]
+    optimizer = torch.optim.LBFGS(learned, max_iter=recipe.iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()

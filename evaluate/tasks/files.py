@@ -16,15 +16,18 @@ _SUFFIXES = (".jsonl", ".csv", ".valid.tsv", ".tsv", "")
 _FIELDS = "'context' and 'continuation'; 'query', 'choices', 'gold'; or 'context_options', 'continuation', 'gold'"
 
 
-def read_task(name: str | Path, folder: str | Path | None = None, limit: int | None = None) -> Task:
+def read_task(
+    name: str | Path, folder: str | Path | None = None, limit: int | None = None, trained: bool = False
+) -> Task:
     """The task of a file, or of a name in `folder`; its first `limit` items. Raises TextError.
 
     `.jsonl` and `.csv` hold questions (a directory of `.csv` is one task); NAME.valid.tsv is scored with a head that
-    is trained on NAME.train.tsv beside it, each line a label, a tab and a text.
+    is trained on NAME.train.tsv beside it, each line a label, a tab and a text. trained: whether the model brings its
+    classifier, so that any `.tsv` will do by itself.
     """
     file = find_task(name, folder)
     if file.suffix.lower() == ".tsv":
-        return _labelled(file, limit)
+        return _alone(file, limit) if trained else _labelled(file, limit)
     files = sorted(each for each in file.iterdir() if kind_of(each) == ".csv") if file.is_dir() else [file]
     questions = [question for each in files for question in _questions(each)]
     if not questions:
@@ -133,7 +136,7 @@ def _labelled(file: Path, limit: int | None) -> Task:
     for needed in (train, valid):
         if not needed.exists():
             raise TextError(f"a classification task is a pair NAME.train.tsv and NAME.valid.tsv; there is no {needed}")
-    examples = (tuple(_examples(train)), tuple(_examples(valid))[:limit])
+    examples = (tuple(read_examples(train)), tuple(read_examples(valid))[:limit])
     labels = {example.label for example in examples[0]}
     if len(labels) < 2:
         raise TextError(f"{train} has {len(labels)} labels, there must be at least two")
@@ -144,7 +147,15 @@ def _labelled(file: Path, limit: int | None) -> Task:
     return Task(name, train=examples[0], examples=examples[1])
 
 
-def _examples(file: Path) -> Iterator[Example]:
+def _alone(file: Path, limit: int | None) -> Task:
+    examples = tuple(read_examples(file))[:limit]
+    if not examples:
+        raise TextError(f"{file} holds no example")
+    return Task(file.name.removesuffix(".tsv").removesuffix(".valid"), examples=examples)
+
+
+def read_examples(file: Path) -> Iterator[Example]:
+    """The examples of a file, a label, a tab and a text in each line. Raises TextError that names a line of none."""
     for number, line in enumerate(read_text(file).split("\n"), 1):
         label, tab, text = line.rstrip("\r").partition("\t")
         if tab and label and text.strip():

@@ -29,6 +29,7 @@ from . import (
     starcoder2,
     t5,
 )  # fmt: skip
+from .classification import architecture_of, classifying
 from .family import Family, is_sparse_tensor
 
 __all__ = ["FAMILIES", "Family", "family_of", "is_sparse_tensor"]
@@ -122,9 +123,10 @@ def family_of(config: Mapping[str, Any]) -> Family:
         )
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
-    there = (family.architecture, *family.heads)
+    classifier = architecture_of(name, family)
+    there = (family.architecture, *family.heads, *([classifier] if classifier else []))
     if not isinstance(architectures, list) or not any(each in architectures for each in there):
         raise CheckpointError(
             f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {' and '.join(there)}"
         )
-    return family.of(config)
+    return classifying(name, family.of(config)) if classifier in architectures else family.of(config)

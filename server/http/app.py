@@ -1,7 +1,7 @@
 """The routes of the HTTP door. Requests go where those of gRPC go."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from ...models.suggestion import likely
 from ...proto import generation_pb2 as pb
 from ..access import Access
 from ..catalog import ServedModel
+from ..classification import classify
 from ..embedding import embed
 from ..exchange import TimeLimits
 from ..generation import Call, Generation, new_id
@@ -24,6 +25,7 @@ from ..metrics import CONTENT_TYPE, Metrics
 from .answers import Answer
 from .body import read_json
 from .caller import caller_of
+from .classification import classification_asking_of
 from .embeddings import embedding_asking_of
 from .errors import HttpError
 from .guard import Guard
@@ -55,6 +57,7 @@ class HttpApp:
             Route("/v1/completions", self.completion, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+            Route("/v1/classify", self.classify, methods=["POST"]),
         ]
         paths = {route.endpoint: route.path for route in routes}
         router = Router(routes, redirect_slashes=False, default=_unknown(list(paths.values())))
@@ -99,11 +102,21 @@ class HttpApp:
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""
+        return await self._read(request, embedding_asking_of, embed)
+
+    async def classify(self, request: Request) -> Response:
+        """POST /v1/classify."""
+        return await self._read(request, classification_asking_of, classify)
+
+    async def _read(
+        self, request: Request, asking_of: Callable[..., Any], ask: Callable[..., Awaitable[Any]]
+    ) -> Response:
+        """The answer of a method that reads texts and makes none."""
         body = await read_json(request, self._generation.budget, self._limits.receive)
         request_id = request.headers.get("x-request-id") or new_id()
-        asking = embedding_asking_of(body, request_id)
+        asking = asking_of(body, request_id)
         try:
-            found = await embed(self._generation, asking.message, Call(caller_of(request), request_id))
+            found = await ask(self._generation, asking.message, Call(caller_of(request), request_id))
         except InvalidRequest as error:
             raise asking.told(error) from None
         return JSONResponse(asking.answer(found), headers={"x-request-id": request_id})

@@ -13,7 +13,7 @@ from .errors import as_sent
 from .fields import OURS_OF_EMBEDDINGS, field_violations, known_keys
 
 _FORMATS = ("float", "base64")
-_NAMES = {"inputs": "input", "prompt": "input", "text": "input", "token_ids": "input", "request_id": "x-request-id",
+NAMES = {"inputs": "input", "prompt": "input", "text": "input", "token_ids": "input", "request_id": "x-request-id",
           **{name: f"moesaic.{name}" for name in OURS_OF_EMBEDDINGS}}  # fmt: skip
 
 
@@ -35,29 +35,42 @@ class EmbeddingAsking:
 
     def told(self, error: InvalidRequest) -> InvalidRequest:
         """What is wrong, by the caller's names."""
-        return as_sent(error, _NAMES)
+        return as_sent(error, NAMES)
 
 
 def embedding_asking_of(body: Mapping[str, Any], request_id: str) -> EmbeddingAsking:
     """What a body asks. Raises InvalidRequest with every field that is wrong."""
     ours, unknown = known_keys(body.get("moesaic"), "moesaic", OURS_OF_EMBEDDINGS)
     wrong = [*field_violations(body, "embedding"), *unknown]
-    form, model = body.get("encoding_format") or "float", body.get("model") or ""
+    form = body.get("encoding_format") or "float"
     if form not in _FORMATS:
         wrong.append(Violation("encoding_format", f"is {str(form)[:40]!r}, it must be one of {', '.join(_FORMATS)}"))
-    if not isinstance(model, str):
-        wrong.append(Violation("model", f"is of type {type(model).__name__}, it must be the name of a model"))
+    model, inputs = model_of(body, wrong), inputs_of(body, wrong)
+    if wrong:
+        raise InvalidRequest(wrong)
+    try:
+        message = embed_request(inputs, {"model": model, "request_id": request_id, **ours})
+    except InvalidRequest as error:
+        raise as_sent(error, NAMES) from None
+    return EmbeddingAsking(message, form == "base64")
+
+
+def model_of(body: Mapping[str, Any], wrong: list[Violation]) -> str:
+    """The model that is asked, "" for the only one; what is wrong with it is added."""
+    model = body.get("model") or ""
+    if isinstance(model, str):
+        return model
+    wrong.append(Violation("model", f"is of type {type(model).__name__}, it must be the name of a model"))
+    return ""
+
+
+def inputs_of(body: Mapping[str, Any], wrong: list[Violation]) -> list[Any]:
+    """The texts or lists of token ids that are asked about; what is wrong with them is added."""
     inputs = _inputs(body.get("input"))
     if inputs is None:
         rule = "it must be a text, a list of texts, a list of token ids, or a list of such lists"
         wrong.append(Violation("input", f"is missing or of another form: {rule}", "EMPTY_PROMPT"))
-    if wrong:
-        raise InvalidRequest(wrong)
-    try:
-        message = embed_request(inputs or [], {"model": model, "request_id": request_id, **ours})
-    except InvalidRequest as error:
-        raise as_sent(error, _NAMES) from None
-    return EmbeddingAsking(message, form == "base64")
+    return inputs or []
 
 
 def _inputs(value: object) -> list[Any] | None:

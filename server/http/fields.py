@@ -21,11 +21,13 @@ COMMON = (
     "logprobs", "moesaic",
 )  # fmt: skip
 OURS_OF_EMBEDDINGS = ("pooling", "normalised", "truncate", "priority", "tier")
+OURS_OF_CLASSIFICATION = ("truncate", "priority")
 OF_DOORS = {
     "completion": (*COMMON, "prompt"), "chat": (
         *COMMON, "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls",
     ),
     "embedding": ("model", "input", "encoding_format", "moesaic"),
+    "classification": ("model", "input", "moesaic"),
 }  # fmt: skip
 NAMES = {"max_tokens": "max_new_tokens", "max_completion_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 

@@ -18,6 +18,7 @@ def model_object(info: pb.ModelInfo, created: int) -> dict[str, Any]:
             "state": pb.ModelInfo.State.Name(info.state),
             "chat": info.chat,
             "pooling": info.pooling or None,
+            "labels": list(info.labels) or None,
             "family": info.family,
             "num_parameters": info.num_parameters,
             "weight_bytes": info.weight_bytes,
