@@ -1,6 +1,5 @@
 """Vectors of texts: each is a request of its own, and what waits in the engine is computed together."""
 
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,6 +16,7 @@ from .catalog import ServedModel
 from .generation import Call, Generation, in_engine
 from .many import as_they_end
 from .prompts import Prompts
+from .reading_record import ReadingRecord
 from .under_way import UnderWay
 from .validation import PRIORITIES, request_id_violations
 
@@ -28,17 +28,18 @@ async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call:
     """The vectors. Raises InvalidRequest with all that is wrong, Unsupported for a model that is no encoder, and what a
     request of Generate may.
     """
-    arrived = time.monotonic()
-    if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
-        raise InvalidRequest(wrong)
-    with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
-        limits, pooling = _terms(model, message)
-        texts = await _texts(message, model.prompts, pooling, limits)
-        works = [partial(_embed, request, was_cut, model, call, arrived, under_way) for request, was_cut in texts]
-        found = [Embedded((), 0)] * len(works)
-        async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
-            async for index, each in ended:
-                found[index] = each
+    with ReadingRecord("embed", call.request_id, message.model, "", generation.tracing) as record:
+        if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
+            raise InvalidRequest(wrong)
+        with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
+            record.model = model.name
+            limits, pooling = _terms(model, message)
+            texts = await _texts(message, model.prompts, pooling, limits)
+            works = [partial(_embed, request, was_cut, model, call, record, under_way) for request, was_cut in texts]
+            found = [Embedded((), 0)] * len(works)
+            async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
+                async for index, each in ended:
+                    found[index] = each
     embeddings = [scoring_pb2.Embedding(values=e.values, num_tokens=e.num_tokens, truncated=e.truncated) for e in found]
     return scoring_pb2.EmbedResponse(
         request_id=call.request_id, model=model.name, embeddings=embeddings,
@@ -54,12 +55,13 @@ def _terms(model: ServedModel, message: scoring_pb2.EmbedRequest) -> tuple[Limit
 
 
 async def _embed(
-    request: Request, was_cut: bool, model: ServedModel, call: Call, arrived: float, under_way: UnderWay
+    request: Request, was_cut: bool, model: ServedModel, call: Call, record: ReadingRecord, under_way: UnderWay
 ) -> Embedded:
     with model.admission.place(call.caller) as place:
-        with in_engine(model, Asked(request, ()), arrived, call, place, under_way) as running:
+        with in_engine(model, Asked(request, ()), record.arrived, call, place, under_way) as running:
             (row,) = await running.take()
             check_row(row, request)
+            record.note(running)
             return Embedded(row.embedding, len(request.prompt_ids), was_cut)
 
 
