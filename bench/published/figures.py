@@ -1,6 +1,7 @@
 """What the files below bench/results/ hold, looked up by name. Nothing is rounded here, and a missing figure raises."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -80,6 +81,20 @@ class Curves:
     def against(self, method: str, other: str, share: float) -> Kept:
         """What a method kept beside another, paired over the windows."""
         return self._beside(self._points[method, share], self._points[other, share])
+
+    def divergence(self, method: str, other: str, share: float) -> Figure:
+        """The KL divergence from the dense model of a method beside another's at as many bytes, paired over the windows.
+
+        The other's is brought to the bytes that the method read along its logarithm, a straight line from this share to
+        the nearest one that it has.
+        """
+        mine, theirs = self._points[method, share], self._points[other, share]
+        shares = [each for name, each in self._points if name == other and each != share]
+        near = self._points[other, min(shares, key=lambda each: abs(each - share))]
+        slope = math.log(sum(near["kl"]) / sum(theirs["kl"])) / (near["bytes_share"] - theirs["bytes_share"])
+        moved = math.exp(slope * (mine["bytes_share"] - theirs["bytes_share"]))
+        found = Figure.of(compare_means(mine["kl"], theirs["kl"], mine["tokens"]))
+        return Figure(found.value / moved, found.low / moved, found.high / moved)
 
     def best_tile(self, share: float) -> Kept:
         """The experts of 16 neurons and more, with a router that can be had, that keep most of top-1."""
