@@ -73,6 +73,10 @@ class Curves:
         self.tokens = sum(dense["tokens"])
         self.methods = len({method for method, _ in self._points})
 
+    def names(self) -> list[str]:
+        """The methods, as they were measured."""
+        return list(dict.fromkeys(method for method, _ in self._points))
+
     def kept(self, method: str, share: float) -> Kept | None:
         """What a method kept beside the dense model; None where it has no figure at this share."""
         point = self._points[method, share]
