@@ -87,7 +87,7 @@ class Curves:
         return self._beside(self._points[method, share], self._points[other, share])
 
     def divergence(self, method: str, other: str, share: float) -> Figure:
-        """The KL divergence from the dense model of a method beside another's at as many bytes, paired over the windows.
+        """A method's KL divergence from the dense model beside another's at as many bytes, paired over the windows.
 
         The other's is brought to the bytes that the method read along its logarithm, a straight line from this share to
         the nearest one that it has.
