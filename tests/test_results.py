@@ -182,7 +182,7 @@ def _bits_by_inputs() -> Iterator[str]:
 def _error_or_share() -> Iterator[str]:
     """What a bound for each token costs beside one threshold for all of them."""
     found, alone = curves("linears-error-swiglu-1m"), f"{INPUTS}, |x| alone"
-    yield "`r[0] = 127`"
+    yield "threshold for all tokens, at as many bytes (95 %)"
     yield f"{count(found.tokens)} tokens of Kubernetes proposals and WikiText-2"
     yield f"| asked for | {' | '.join(fixed(share, 2) for share in BOUNDED_AT)} |"
     for label, method in BOUNDS.items():
