@@ -1,7 +1,5 @@
 """Vectors of texts."""
 
-import time
-
 from ..engine.embedding import embed_request, encoder_pooling, pooling_of
 from ..engine.request import Limits
 from ..models.sentences import Pooling
@@ -9,20 +7,22 @@ from ..proto import scoring_pb2
 from .catalog import ServedModel
 from .encoding import check_inputs, read_texts
 from .generation import Call, Generation
+from .reading_record import ReadingRecord
 
 
 async def embed(generation: Generation, message: scoring_pb2.EmbedRequest, call: Call) -> scoring_pb2.EmbedResponse:
     """The vectors. Raises InvalidRequest with all that is wrong, Unsupported for a model that is no encoder, and what a
     request of Generate may.
     """
-    arrived = time.monotonic()
-    check_inputs(message)
-    with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
-        limits, pooling, point = _terms(model, message)
-        found = await read_texts(
-            message, model, limits, lambda ids, priority: embed_request(ids, pooling, limits, point, priority), call,
-            arrived, under_way,
-        )  # fmt: skip
+    with ReadingRecord("embed", call.request_id, message.model, message.tier, generation.tracing) as record:
+        check_inputs(message)
+        with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
+            record.model = model.name
+            limits, pooling, point = _terms(model, message)
+            found = await read_texts(
+                message, model, limits, lambda ids, priority: embed_request(ids, pooling, limits, point, priority),
+                call, record, under_way,
+            )  # fmt: skip
     embeddings = [
         scoring_pb2.Embedding(values=each.row.embedding, num_tokens=each.num_tokens, truncated=each.truncated)
         for each in found

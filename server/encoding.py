@@ -15,6 +15,7 @@ from .catalog import ServedModel
 from .generation import Call, in_engine
 from .many import as_they_end
 from .prompts import Prompts
+from .reading_record import ReadingRecord
 from .under_way import UnderWay
 from .validation import PRIORITIES, request_id_violations
 
@@ -39,14 +40,14 @@ def check_inputs(message: Message) -> None:
 
 
 async def read_texts(
-    message: Message, model: ServedModel, limits: Limits, request_of: RequestOf, call: Call, arrived: float,
-    under_way: UnderWay,
+    message: Message, model: ServedModel, limits: Limits, request_of: RequestOf, call: Call,
+    record: ReadingRecord, under_way: UnderWay,
 ) -> list[ReadText]:  # fmt: skip
     """What became of each input. Raises InvalidRequest with what is wrong with any of them, and what a request of
     Generate may.
     """
     texts = await _texts(message, model.prompts, limits, request_of)
-    works = [partial(_read, request, was_cut, model, call, arrived, under_way) for request, was_cut in texts]
+    works = [partial(_read, request, was_cut, model, call, record, under_way) for request, was_cut in texts]
     found = [ReadText(Row(0), 0, False)] * len(works)
     async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
         async for index, each in ended:
@@ -55,12 +56,13 @@ async def read_texts(
 
 
 async def _read(
-    request: Request, was_cut: bool, model: ServedModel, call: Call, arrived: float, under_way: UnderWay
+    request: Request, was_cut: bool, model: ServedModel, call: Call, record: ReadingRecord, under_way: UnderWay
 ) -> ReadText:
     with model.admission.place(call.caller) as place:
-        with in_engine(model, Asked(request, ()), arrived, call, place, under_way) as running:
+        with in_engine(model, Asked(request, ()), record.arrived, call, place, under_way) as running:
             (row,) = await running.take()
             check_row(row, request)
+            record.note(running)
             return ReadText(row, len(request.prompt_ids), was_cut)
 
 

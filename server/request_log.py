@@ -37,9 +37,7 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
         self.last: pb.GenerateChunk | None = None  # the chunk with usage and timing
         self.arrived = time.monotonic()
         self._told_at: float | None = None  # the newest tokens
-        self._names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
-        if caller := this_caller().name:
-            self._names["caller"] = caller
+        self._names = names_of(request_id, model)
         self._enabled, self._metrics, self._tracing = enabled, metrics, tracing
 
     def note(self, chunk: pb.GenerateChunk) -> None:
@@ -58,22 +56,15 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        outcome, seconds = self._outcome(error), time.monotonic() - self.arrived
+        outcome, seconds = outcome_of(error, self.last is not None), time.monotonic() - self.arrived
         if self._metrics is not None:
             self._metrics.ended(self.model, outcome, self.last, seconds)
         if self._tracing is not None:
-            self._tracing.ended({**self._names, "model": self.model}, outcome, self.last, seconds)
+            figures = {} if self.last is None else receipt_figures(self.last)
+            self._tracing.ended("generate", {**self._names, "model": self.model}, outcome, figures, seconds)
         if self._enabled:
             self._names["model"] = self.model or self._names["model"]
             requests_log.info(json.dumps({**self._names, **outcome, **self._figures()}))
-
-    def _outcome(self, error: BaseException | None) -> dict[str, str]:
-        if isinstance(error, MoesaicError):
-            told = refusal(error)
-            return {"status": told.code.name, "reason": told.reason}
-        if isinstance(error, Exception):
-            return {"status": "INTERNAL"}
-        return {"status": "OK" if self.last is not None else "CANCELLED"}
 
     def _figures(self) -> dict[str, str | int | float]:
         total = round(time.monotonic() - self.arrived, 6)
@@ -93,3 +84,34 @@ class RequestRecord(AbstractContextManager["RequestRecord"]):
             "decode_seconds": round(timing.decode_seconds, 6),
             "total_seconds": total,
         }
+
+
+def names_of(request_id: str, model: str) -> dict[str, str]:
+    """Which request it is, of which model and whose, cut where a caller writes too much."""
+    names = {"request_id": request_id[:_MAX_NAME_CHARACTERS], "model": model[:_MAX_NAME_CHARACTERS]}
+    caller = this_caller().name
+    return {**names, "caller": caller} if caller else names
+
+
+def outcome_of(error: BaseException | None, answered: bool) -> dict[str, str]:
+    """The status that a caller sees, and the reason where it was refused. answered: whether all of it was told."""
+    if isinstance(error, MoesaicError):
+        told = refusal(error)
+        return {"status": told.code.name, "reason": told.reason}
+    if isinstance(error, Exception):
+        return {"status": "INTERNAL"}
+    return {"status": "OK" if answered else "CANCELLED"}
+
+
+def receipt_figures(last: pb.GenerateChunk) -> dict[str, str | int | float]:
+    """The receipt of an answer as attributes, and under the names that others have for some of it.
+
+    last: the chunk with usage and timing.
+    """
+    usage, timing = last.usage, last.timing
+    return {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+        "moesaic.finish": pb.Finish.Reason.Name(last.finish.reason).lower(),
+        **{f"moesaic.{field.name}": value for field, value in (*usage.ListFields(), *timing.ListFields())},
+    }

@@ -1,6 +1,5 @@
 """How likely continuations of a context are to a model: each is read as a prompt, and its tokens' likelihood told."""
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from .fields import logprobs_message
 from .generation import Call, Generation, in_engine
 from .many import as_they_end
 from .prompts import LONG_CHARACTERS, Prompts
+from .reading_record import ReadingRecord
 from .running import Running
 from .under_way import UnderWay
 from .validation import PRIORITIES, request_id_violations
@@ -35,16 +35,17 @@ class _Reading:
 
 async def score(generation: Generation, message: scoring_pb2.ScoreRequest, call: Call) -> scoring_pb2.ScoreResponse:
     """The log likelihoods. Raises InvalidRequest with all that is wrong, and what a request of Generate may."""
-    arrived = time.monotonic()
-    if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
-        raise InvalidRequest(wrong)
-    with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
-        readings = await _readings(message, model.prompts, model.ready())
-        works = [partial(_score, each, message, model, call, arrived, under_way) for each in readings]
-        scores = [scoring_pb2.Score()] * len(works)
-        async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
-            async for index, found in ended:
-                scores[index] = found
+    with ReadingRecord("score", call.request_id, message.model, message.tier, generation.tracing) as record:
+        if wrong := [*request_id_violations(message.request_id), *_shape_violations(message)]:
+            raise InvalidRequest(wrong)
+        with generation.asking(call, message.model, message.ByteSize()) as (model, under_way):
+            record.model = model.name
+            readings = await _readings(message, model.prompts, model.ready())
+            works = [partial(_score, each, message, model, call, record, under_way) for each in readings]
+            scores = [scoring_pb2.Score()] * len(works)
+            async with aclosing(as_they_end(works)) as ended:  # type: ignore[type-var]
+                async for index, found in ended:
+                    scores[index] = found
     tokens = sum(len(each.asked.request.prompt_ids) for each in readings)
     return scoring_pb2.ScoreResponse(request_id=call.request_id, model=model.name, scores=scores, prompt_tokens=tokens)
 
@@ -54,12 +55,13 @@ async def _score(
     message: scoring_pb2.ScoreRequest,
     model: ServedModel,
     call: Call,
-    arrived: float,
+    record: ReadingRecord,
     under_way: UnderWay,
 ) -> scoring_pb2.Score:
     with model.admission.place(call.caller) as place:
-        with in_engine(model, reading.asked, arrived, call, place, under_way) as running:
+        with in_engine(model, reading.asked, record.arrived, call, place, under_way) as running:
             told, whole = await _told(running, reading.asked.request)
+            record.note(running)
     told = told[reading.before - 1 :]  # a prompt's first token has none
     at = dict(zip(sorted(message.distributions_at), whole, strict=True))
     return scoring_pb2.Score(

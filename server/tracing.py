@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from ..models.errors import SetupError
 from ..models.version import VERSION
-from ..proto import generation_pb2 as pb
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
 ADDRESSES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # as every program has them
+Figures = Mapping[str, str | int | float]  # by the names of attributes
+_OPERATIONS = {"generate": "generate_content", "score": "score", "embed": "embeddings"}  # as others name them
 _PARENTS = ("traceparent", "tracestate")
 _NAMES = "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"  # where somebody else may say what this program is called
 
@@ -52,15 +53,15 @@ class Tracing:
             self._context.detach(token)
 
     def ended(
-        self, names: Mapping[str, str], outcome: Mapping[str, str], last: pb.GenerateChunk | None, seconds: float
+        self, operation: str, names: Mapping[str, str], outcome: Mapping[str, str], figures: Figures, seconds: float
     ) -> None:
-        """Notes a request that took so long. last: the chunk with usage and timing, where it was answered."""
+        """Notes a request that took so long. operation: one of _OPERATIONS. figures: its receipt, where it has one."""
         end = time.time_ns()
         told = {f"moesaic.{name}": value for name, value in {**names, **outcome}.items()}
         span = self._tracer.start_span(
-            f"generate {names['model']}".strip(),
+            f"{operation} {names['model']}".strip(),
             kind=self._kind,
-            attributes={"gen_ai.operation.name": "generate_content", **told, **_figures(last)},
+            attributes={"gen_ai.operation.name": _OPERATIONS[operation], **told, **figures},
             start_time=end - round(1e9 * seconds),
         )
         if outcome["status"] not in ("OK", "CANCELLED"):
@@ -112,16 +113,3 @@ def _is_there() -> bool:
         return all(find_spec(name) for name in PACKAGES)
     except ModuleNotFoundError:  # of a package around them
         return False
-
-
-def _figures(last: pb.GenerateChunk | None) -> dict[str, str | int | float]:
-    """The receipt, by the names of its fields, and under the names that others have for some of it."""
-    if last is None:
-        return {}
-    usage, timing = last.usage, last.timing
-    return {
-        "gen_ai.usage.input_tokens": usage.prompt_tokens,
-        "gen_ai.usage.output_tokens": usage.completion_tokens,
-        "moesaic.finish": pb.Finish.Reason.Name(last.finish.reason).lower(),
-        **{f"moesaic.{field.name}": value for field, value in (*usage.ListFields(), *timing.ListFields())},
-    }

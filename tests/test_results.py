@@ -179,6 +179,25 @@ def _bits_by_inputs() -> Iterator[str]:
     yield from _taught()
 
 
+def _error_or_share() -> Iterator[str]:
+    """What a bound for each token costs beside one threshold for all of them."""
+    found, alone = curves("linears-error-swiglu-1m"), f"{INPUTS}, |x| alone"
+    yield "threshold for all tokens, at as many bytes (95 %)"
+    yield f"{count(found.tokens)} tokens of Kubernetes proposals and WikiText-2"
+    yield f"| asked for | {' | '.join(fixed(share, 2) for share in BOUNDED_AT)} |"
+    for label, method in BOUNDS.items():
+        every = (found.divergence(f"{INPUTS}, {method}", alone, share) for share in BOUNDED_AT)
+        yield f"| {label} | {' | '.join(f'{fixed(each.value, 3)} ({ratios(each)})' for each in every)} |"
+
+
+BOUNDED_AT = (0.65, 0.55, 0.45)
+BOUNDS = {
+    "relative error": "relative error the same for each token",
+    "relative error, everywhere": "relative error the same everywhere",
+    "relative error at most twice the mean": "relative error at most 2 times the mean",
+}
+
+
 def _scratch() -> Iterator[str]:
     """The SwiGLU model that was trained for this from random weights."""
     found, card = curves("linears-swiglu-1m"), result("reference/swiglu-1m/card")
@@ -414,6 +433,7 @@ def _http() -> Iterator[str]:
 PASSAGES = {
     "docs/settings.md": _settings,
     "docs/decisions/bits-by-inputs.md": _bits_by_inputs,
+    "docs/decisions/error-or-share.md": _error_or_share,
     "README.md": _readme,
     "docs/architecture.md": _architecture,
     "docs/faults.md": _faults,

@@ -119,8 +119,6 @@ def test_without_tools_an_answer_is_text(chat: Any, more: dict[str, Any]) -> Non
 
 
 WRONG = [
-    ({"tool_choice": "required"}, "tool_choice", "the model itself decides"),
-    ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice", "auto or none"),
     ({"tools": {}}, "tools", "is of type dict, it must be a list"),
     ({"tools": [WEATHER, {"type": "web"}]}, "tools[1]", 'is no {"type": "function"'),
     ({"tools": [WEATHER] * 129}, "tools", "are 129, the limit is 128"),

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from family_cases import Case
 from http_caller import asked
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -17,9 +19,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from patience import PATIENCE_SECONDS
 from server_harness import Server
 
-from moesaic.models.errors import Overloaded, SetupError
+from moesaic.bench.local_server import local_server
+from moesaic.models.errors import Overloaded, SetupError, Unsupported
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server import tracing
+from moesaic.server.client import Client
 from moesaic.server.request_log import RequestRecord
 from moesaic.server.tracing import Tracing, continued, open_tracing, traces_address
 
@@ -117,6 +121,35 @@ def test_requests_of_both_doors_come_to_a_collector(collector: tuple[Collector, 
     assert [span.name for span in spans] == ["generate echo"] * 2 and traces == {PARENT[3:35]}
     made = [each.value.int_value for span in spans for each in span.attributes if each.key.endswith("output_tokens")]
     assert made == [3, 4] and collector[0].services == {"moesaic"}
+
+
+def attributes_of(collector: Collector, name: str) -> dict[str, Any]:
+    """Of the newest span of this name."""
+    span = [span for span in collector.spans if span.name == name][-1]
+    return {each.key: getattr(each.value, str(each.value.WhichOneof("value"))) for each in span.attributes}
+
+
+def test_a_score_is_told_with_its_receipt(collector: tuple[Collector, str]) -> None:
+    with Server(otlp_traces_endpoint=collector[1]) as server, server.client() as client:
+        client.score([5, 6], [[7], [8, 9]], tier="full", request_id="mine")
+        with pytest.raises(Unsupported):
+            client.embed([[5, 6]])
+        server.process.terminate()
+        assert server.end() == 0
+    told, refused = (attributes_of(collector[0], name) for name in ("score echo", "embed echo"))
+    assert (told["moesaic.texts"], told["gen_ai.usage.input_tokens"], told["moesaic.tier_used"]) == (2, 7, "full")
+    assert (told["moesaic.request_id"], told["moesaic.status"]) == ("mine", "OK")
+    assert refused["moesaic.status"] == "FAILED_PRECONDITION" and "gen_ai.usage.input_tokens" not in refused
+
+
+def test_embeddings_are_told_with_what_was_read(collector: tuple[Collector, str], tmp_path: Path) -> None:
+    Case("bert").build(tmp_path / "encoder")
+    options = "--otlp-traces-endpoint", collector[1]
+    with local_server({"encoder": tmp_path / "encoder"}, *options) as address, Client(address) as client:
+        client.embed([[5, 6], [7]])
+    told = attributes_of(collector[0], "embed encoder")
+    assert (told["gen_ai.operation.name"], told["gen_ai.usage.input_tokens"]) == ("embeddings", 3)
+    assert (told["moesaic.texts"], told["moesaic.status"]) == (2, "OK")
 
 
 def test_a_collector_that_is_not_there_delays_neither_answers_nor_the_end() -> None:

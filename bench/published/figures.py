@@ -1,6 +1,7 @@
 """What the files below bench/results/ hold, looked up by name. Nothing is rounded here, and a missing figure raises."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -89,6 +90,10 @@ class Curves:
         self.tokens = sum(dense["tokens"])
         self.methods = len({method for method, _ in self._points})
 
+    def names(self) -> list[str]:
+        """The methods, as they were measured."""
+        return list(dict.fromkeys(method for method, _ in self._points))
+
     def kept(self, method: str, share: float) -> Kept | None:
         """What a method kept beside the dense model; None where it has no figure at this share."""
         point = self._points[method, share]
@@ -97,6 +102,20 @@ class Curves:
     def against(self, method: str, other: str, share: float) -> Kept:
         """What a method kept beside another, paired over the windows."""
         return self._beside(self._points[method, share], self._points[other, share])
+
+    def divergence(self, method: str, other: str, share: float) -> Figure:
+        """A method's KL divergence from the dense model beside another's at as many bytes, paired over the windows.
+
+        The other's is brought to the bytes that the method read along its logarithm, a straight line from this share to
+        the nearest one that it has.
+        """
+        mine, theirs = self._points[method, share], self._points[other, share]
+        shares = [each for name, each in self._points if name == other and each != share]
+        near = self._points[other, min(shares, key=lambda each: abs(each - share))]
+        slope = math.log(sum(near["kl"]) / sum(theirs["kl"])) / (near["bytes_share"] - theirs["bytes_share"])
+        moved = math.exp(slope * (mine["bytes_share"] - theirs["bytes_share"]))
+        found = Figure.of(compare_means(mine["kl"], theirs["kl"], mine["tokens"]))
+        return Figure(found.value / moved, found.low / moved, found.high / moved)
 
     def best_tile(self, share: float) -> Kept:
         """The experts of 16 neurons and more, with a router that can be had, that keep most of top-1."""

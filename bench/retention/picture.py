@@ -9,7 +9,7 @@ from ...evaluate.files import as_png
 from .grid import DRAWN
 
 COLOURS = {
-    "graded inputs": "#1f4e9c", "both sides": "#5b8c2a",
+    "graded inputs": "#1f4e9c", "graded inputs, a bound a token": "#b04a8f", "both sides": "#5b8c2a",
     "bit planes": "#0f7b6c", "experts": "#d9a441", "gate": "#7a4fa3", "inputs": "#c2553d", "static pruning": "#8a8f98",
     "fewer bits": "#4a7fb5",
 }  # fmt: skip

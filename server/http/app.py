@@ -126,7 +126,10 @@ class HttpApp:
         request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, chat, request_id)
         if asking.tools.names:
-            asking.tools.check(self._model(asking).prompts.chat.tool_form)
+            form = self._model(asking).prompts.chat.tool_form
+            asking.tools.check(form)
+            if grammar := asking.tools.grammar(form):
+                asking.message.constraint.grammar = grammar
         chunks = self._generation.chunks(asking.message, Call(caller_of(request), request_id, counting=asking.counting))
         try:
             answering = self._streamed if asking.stream else self._whole

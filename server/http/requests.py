@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...engine.constraint import KINDS
 from ...engine.settings import rightly_typed
 from ...models.chat import Message
 from ...models.errors import InvalidRequest, Violation
@@ -119,11 +120,20 @@ class _Reading:
         if not isinstance(model, str):
             self._refuse("model", f"is of type {type(model).__name__}, it must be the name of a model")
             model = ""
+        if self.tools.forced:
+            self._check_only_form(settings)
         try:
             return build_request(prompt, model=model, request_id=request_id, **settings)
         except InvalidRequest as error:
             self._refuse_all(error.violations)
             return None
+
+    def _check_only_form(self, settings: Mapping[str, Any]) -> None:
+        """A call that must be made is the form of its answer."""
+        if other := next((self.names[kind] for kind in KINDS if kind in settings), None):
+            text = f"asks for a call, and {other} for another form of the answer; leave one of them out"
+            self._refuse("tool_choice", text)
+        self.names["grammar"] = "tools"  # what the grammar is made of
 
     def _length(self) -> dict[str, Any]:
         given = {name: value for name in ("max_tokens", "max_completion_tokens")

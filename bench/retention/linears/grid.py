@@ -7,6 +7,7 @@ import torch
 from ....models.checkpoint import Checkpoint
 from ..grid import default_method
 from ..planes import Planes
+from .bounded import Bounded
 from .graded import DEFAULT_LEVELS, Graded
 from .lab import Method
 from .matrices import FFN_AXIS, HEAD_AXIS
@@ -36,7 +37,7 @@ def methods_for(axis: str, checkpoint: Checkpoint, windows: torch.Tensor, seed: 
         both += [BothSides(Graded(levels), 8.0) for levels in (LEVELS[2], PLAIN_LEVELS[0])]
         return [*plain, *planes, *both, *tiles(LEVELS[2], seed)]
     both = [BothSides(Graded(LEVELS[2]), ratio) for ratio in (2.0, 4.0)]
-    return [Graded(), *graded(), *rivals(), *planes, *both, *tiles(DEFAULT_LEVELS, seed)]
+    return [Graded(), *graded(), *bounded(), *rivals(), *planes, *both, *tiles(DEFAULT_LEVELS, seed)]
 
 
 def graded() -> list[Graded]:
@@ -46,6 +47,15 @@ def graded() -> list[Graded]:
     return [
         *levels, *known, Graded(column=False), Graded(stream="out"), Graded(stream="all"), Graded(one_price=False),
         Graded(fitted=True), Graded(constant=True), Graded(fitted=True, constant=True),
+    ]  # fmt: skip
+
+
+def bounded() -> list[Bounded]:
+    """A bound for every token in place of one threshold for all of them."""
+    return [
+        Bounded("error"), Bounded("error", everywhere=True), Bounded("error", at_most=2.0),
+        Bounded("error", relative=False), Bounded("error", relative=False, everywhere=True),
+        Bounded("limit of the error"), Bounded("share"),
     ]  # fmt: skip
 
 
