@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import bench_compare, bench_report, bench_retention, bench_serve
+from . import bench_compare, bench_ops, bench_report, bench_retention, bench_serve
 from .made import typed
 from .names import SHAPES
 from .terminal import ProgressLine, print_table
@@ -32,6 +32,7 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="WHAT")
     for name, told in SUITES.items():
         _add_suite(actions.add_parser(name, help=told))
+    bench_ops.add_parser(actions)
     bench_serve.add_parser(actions)
     bench_retention.add_parser(actions)
     bench_compare.add_parser(actions)
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Does what was asked."""
     actions = {
         "serve": bench_serve.run, "retention": bench_retention.run, "compare": bench_compare.run,
-        "report": bench_report.run,
+        "report": bench_report.run, "ops": bench_ops.run,
     }  # fmt: skip
     return actions.get(args.action, _run_suite)(args)
 
