@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models.files import check_writable
     from .bench_compare import compare
 
-    check_installed("bench ops", "bench", "pytest")
+    check_installed("measuring operations", "bench", "pytest")
     before = read_report(args.against) if args.against else None
     check_writable(args.out.parent, str(args.out))
     plan = OpsPlan(args.out, args.sittings, args.quick, tuple(args.only), typed())

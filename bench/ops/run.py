@@ -42,6 +42,11 @@ class OpsPlan:
     module: str = f"{__package__}.sitting"
     options: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """Of all that decides what is measured."""
+        return key_of(self.sittings, self.quick, self.only, self.options)
+
     def check(self) -> None:
         """Raises SetupError for what makes no sense."""
         SITTINGS.check("sittings", self.sittings)
@@ -56,9 +61,8 @@ def run_ops(plan: OpsPlan, machine: Callable[[], dict[str, Any]], progress: Prog
     Raises SetupError for what makes no sense, and where a sitting ends with an error.
     """
     plan.check()
-    key = key_of(plan.sittings, plan.quick, plan.only, plan.options)
-    report = begun(plan.out, key) or {
-        "kind": KIND, "command": plan.command, "plan": key, "complete": False, "machine": machine(),
+    report = begun(plan.out, plan.key) or {
+        "kind": KIND, "command": plan.command, "plan": plan.key, "complete": False, "machine": machine(),
         "sittings": [], "ops": [],
     }  # fmt: skip
     while len(report["sittings"]) < plan.sittings:
