@@ -13,10 +13,13 @@ from house import ROOT
 
 from moesaic.bench import rounds
 from moesaic.bench.compare import compared
+from moesaic.bench.ops.planted import SLOWER, SOUND, plant
+from moesaic.bench.ops.planted import told as told_of_both
 from moesaic.bench.ops.point import NO_GPU, measured
 from moesaic.bench.ops.run import OpsPlan, notes, ratio_of_sittings, rows, run_ops, told
 from moesaic.bench.ops.sitting import operations, points_of
 from moesaic.cli.main import main
+from moesaic.kernels import native
 from moesaic.kernels.native_program import KINDS
 from moesaic.models.errors import SetupError
 
@@ -143,6 +146,19 @@ def test_a_tenth_more_work_is_found() -> None:
 def test_the_interval_is_students_of_the_logarithms() -> None:
     found = ratio_of_sittings([1.0, 4.0])
     assert found.value == pytest.approx(2.0) and math.log(found.high / 2) == pytest.approx(12.706 * math.log(2))
+
+
+def test_the_planted_loop_does_a_tenth_of_its_rows_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (plant(tmp_path) / "linear.cpp").read_text()
+    assert SLOWER in text and text.replace(SLOWER, SOUND) == (native.SOURCES / "linear.cpp").read_text()
+    monkeypatch.setattr(native, "SOURCES", tmp_path / "cpp")
+    with pytest.raises(SetupError, match="has no loop"):
+        plant(tmp_path / "once more")
+
+
+def test_what_was_planted_is_told_by_name() -> None:
+    found = told_of_both(report(0), report(1, slower=1.1))
+    assert found["figures"] == 20 and "ops linear points shape 3 beside torch" in found["worse"] and not found["better"]
 
 
 def fake_sitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> OpsPlan:

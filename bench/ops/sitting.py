@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ...kernels import native
 from .point import Point, measured
 
 BENCH = Path(__file__).parents[1]
@@ -36,7 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times points of every operation once.")
     parser.add_argument("--only", nargs="+", default=[*operations()], choices=[*operations()], metavar="OP")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sources", type=Path, metavar="FOLDER", help="of the C++ that is built; default: what ships")
     args = parser.parse_args(words)
+    native.SOURCES = args.sources or native.SOURCES
     every = [(name, point) for name in args.only for point in points_of(name, args.quick)]
     _say({"points": len(every)})
     for name, point in every:
