@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.ops.point import Point, on_gpu, timed
+from moesaic.bench.ops.point import Point, Prepare, on_gpu, timed
 from moesaic.bench.rounds import DEVICE, Round, rotated
 from moesaic.kernels.cost import Cost
 from moesaic.kernels.decode.attend import Heads, Parts, attend_rows
@@ -76,7 +76,10 @@ def points(quick: bool) -> Iterator[Point]:
     """A short past and a long one."""
     for rows, past in ((1, 511),) if quick else ((1, 511), (8, 511), (1, 2047)):
         one = paged_attention_cost(1, HEADS, KV_HEADS, SIZE, past + 1, 4)
-        rounds = {"attend_rows": on_gpu(partial(attends, rows, past)), "torch": partial(torch_attends, rows, past)}
+        rounds: dict[str, Prepare] = {
+            "attend_rows": on_gpu(partial(attends, rows, past)),
+            "torch": partial(torch_attends, rows, past),
+        }
         yield Point(f"{rows} rows after {past}", Cost(rows * one.bytes, rows * one.flops), rounds)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.ops.point import Point, on_gpu, timed
+from moesaic.bench.ops.point import Point, Prepare, on_gpu, timed
 from moesaic.bench.rounds import DEVICE, Round, rotated
 from moesaic.kernels.cost import Cost
 from moesaic.kernels.decode.elementwise import BLOCK, activate_, normalise_, normalise_vectors_
@@ -63,14 +63,20 @@ def points(quick: bool) -> Iterator[Point]:
     """The norm of a row, norms of its heads, and an activation with its product."""
     for rows in (1,) if quick else (1, 8):
         norm, act = Cost(2 * 4 * rows * HIDDEN, 4 * rows * HIDDEN), Cost(3 * 4 * rows * WIDTH, 5 * rows * WIDTH)
-        whole = {"normalise_": on_gpu(partial(normalised, rows)), "torch": partial(torch_norm, rows, HIDDEN)}
+        whole: dict[str, Prepare] = {
+            "normalise_": on_gpu(partial(normalised, rows)),
+            "torch": partial(torch_norm, rows, HIDDEN),
+        }
         yield Point(f"norm of {HIDDEN}, {rows} rows", norm, whole)
-        heads = {
+        heads: dict[str, Prepare] = {
             "normalise_vectors_": on_gpu(partial(normalised_vectors, rows)),
             "torch": partial(torch_norm, rows, SIZE),
         }
         yield Point(f"norms of {SIZE}, {rows} rows", norm, heads)
-        product = {"activate_": on_gpu(partial(activated, rows)), "torch": partial(torch_activation, rows)}
+        product: dict[str, Prepare] = {
+            "activate_": on_gpu(partial(activated, rows)),
+            "torch": partial(torch_activation, rows),
+        }
         yield Point(f"silu(gate) up, {WIDTH}, {rows} rows", act, product)
 
 
