@@ -19,7 +19,7 @@ from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
 from moesaic.bench.gpu.random_models import EIGHT_LAYERS, int8_bytes, random_model
-from moesaic.bench.ops.point import Point, timed
+from moesaic.bench.ops.point import Point, Prepare, timed
 from moesaic.bench.rounds import DEVICE, Round, rotated
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.kernels.cost import Cost
@@ -211,7 +211,7 @@ def transformers_step() -> Round:
 
 def step_point() -> Point:
     read = int8_bytes(SHAPE)
-    rounds = {
+    rounds: dict[str, Prepare] = {
         "native_program": partial(step_round, programmed=True),
         "transformers bf16": transformers_step,
         "ours, module by module": partial(step_round, programmed=False),

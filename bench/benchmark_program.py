@@ -15,7 +15,7 @@ import torch
 
 # Absolute, since pytest imports this file outside the package.
 from moesaic.bench.gpu.random_models import int8_bytes, random_model
-from moesaic.bench.ops.point import Point, on_gpu, timed
+from moesaic.bench.ops.point import Point, Prepare, on_gpu, timed
 from moesaic.bench.rounds import DEVICE, Round
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.kernels.cost import Cost
@@ -46,7 +46,7 @@ def points(quick: bool, shape: str = "smollm2-135m") -> Iterator[Point]:
     cases = [("int8", 1), ("int8", 8), ("graded", 1), ("planes", 1), ("tiles", 1)]
     for kind, rows in cases[:1] if quick else cases:
         read = int8_bytes(shape)
-        rounds = {
+        rounds: dict[str, Prepare] = {
             "program": on_gpu(partial(step_round, kind, rows, shape, programmed=True)),
             "module by module": partial(step_round, kind, rows, shape, programmed=False),
         }
