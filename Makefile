@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench results settings docs deploy audit proto clean
+.PHONY: demo test test-real mutations interop fuzz gpu-dry wheel lint types bench bench-ops again results settings docs deploy audit proto clean
 
 # On a real model where it can be fetched; without a network, on the one that ships. FULL=1: the long tour.
 demo: .venv/ready
@@ -62,6 +62,16 @@ types: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/moesaic bench all
+
+# Every operation beside its peers, and beside what is kept of it: a few minutes. Status 1: something got slower.
+OPS := bench/results/ops/2-cores.json
+bench-ops: .venv/ready
+	mkdir -p build && rm -f build/ops.json
+	$(BIN)/moesaic bench ops --out build/ops.json $(if $(wildcard $(OPS)),--against $(OPS))
+
+# One of the quick results, chosen by the date, made again by the command that it holds; OF=gpu/predicted: that one.
+again: .venv/ready
+	$(BIN)/python -m moesaic.bench.again $(OF)
 
 # The pages that are made of the JSON files below bench/results/: docs/results.md, docs/report.html with its pictures,
 # and those beside the files.

@@ -9,8 +9,9 @@ the same round; `of_limit` is that times the share.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -20,15 +21,14 @@ from torch import Tensor
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.bench.ops.point import Point
+from moesaic.bench.rounds import DEVICE, Round, copies_of, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.expert_ffn import ExpertWeights, expert_ffn, expert_ffn_cost
 
 SHAPES = [(2048, 8192, 64), (768, 3072, 64)]  # hidden, width, expert size: OPT-1.3B and GPT-2 small
 TOKENS = (1, 8, 128)
 SHARES = (1 / 2, 1 / 4, 1 / 8)
-LAYER_BYTES = 256 << 20  # of weights: eight times the last cache
-TOUCHED_BYTES = 64 << 20  # of them are read before the first layer's turn comes again
 ACTIVATION = "relu"
 THREADS = 1  # a second thread that others interrupt keeps the first one waiting
 
@@ -106,7 +106,7 @@ def one_round(contestant: Contestant, shape: tuple[int, int, int], tokens: int, 
     read = layer * (1 if contestant.dense else share)
     random = torch.Generator().manual_seed(0)
     calls = []
-    for _ in range(math.ceil(max(LAYER_BYTES / layer, TOUCHED_BYTES / read))):
+    for _ in range(copies_of(layer, read)):
         up, down = (torch.randn(width, hidden, generator=random).mul_(hidden**-0.5).to(DEVICE) for _ in range(2))
         calls.append(contestant.prepare(up, down, expert_size))
     experts = width // expert_size
@@ -165,6 +165,19 @@ def measure_point(shape: tuple[int, int, int], tokens: int, share: float) -> lis
     """All contestants in one shape, in turns."""
     seconds = interleaved({each.name: one_round(each, shape, tokens, share) for each in CONTESTANTS})
     return [row(each, shape, tokens, share, seconds) for each in CONTESTANTS]
+
+
+def points(quick: bool) -> Iterator[Point]:
+    """A quarter of the experts of GPT-2 small's FFN, beside all of it and a loop over them."""
+    shape, share = SHAPES[1], 1 / 4
+    hidden, width, size = shape
+    chosen = [CONTESTANTS[0], DENSE, *CONTESTANTS[4:]]
+    for tokens in (1,) if quick else (1, 8):
+        union = math.ceil(width // size * (1 - (1 - share) ** tokens))
+        pairs = round(tokens * share * width / size)
+        cost = expert_ffn_cost(tokens, union, pairs, size, hidden, 2, 4)
+        rounds = {each.name: partial(one_round, each, shape, tokens, share) for each in chosen}
+        yield Point(f"{hidden}x{width} in {size}, {share:g}, {tokens} tokens", cost, rounds)
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))

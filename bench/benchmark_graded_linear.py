@@ -8,21 +8,24 @@ token's bytes take at the speed of a plain read. `instructions_per_weight` is th
 bench/cost/processor.py for the bits that are read: where it binds, bytes that are left unread save nothing.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from moesaic.bench.cost.processor import instructions_per_weight
-from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.bench.ops.point import Point
+from moesaic.bench.rounds import DEVICE, Round, copies_of, interleaved, limit, quiet, replayed, versions
 
 # Absolute, since pytest imports this file outside the package.
 from moesaic.evaluate.provenance import device_name
+from moesaic.kernels.cost import Cost
 from moesaic.kernels.graded.bytes import PLANES, GradedShape, graded_linear_bytes, int8_linear_bytes, level_bits
 from moesaic.kernels.graded.layout import pack_graded
 from moesaic.kernels.graded.worth import worth_of
@@ -31,7 +34,6 @@ from moesaic.kernels.int8_linear import int8_linear
 from moesaic.kernels.native import native
 from moesaic.kernels.planes.native import plane_isa
 
-LAYER_BYTES = 96 << 20  # of weights: three times the last cache
 TOKENS = (1, 4, 8)
 SHARES = (1.0, 0.75, 0.55, 0.5)  # of the bits of the weights
 THREADS = 1  # a second thread that others interrupt keeps the first one waiting
@@ -71,7 +73,12 @@ def prepare_int8(weight: Tensor, scale: Tensor, worth: Tensor) -> Call:
     return lambda x, thresholds: int8_linear(x, own, scale)
 
 
-DENSE, OURS = "int8_linear", "graded_linear"
+def prepare_torch(weight: Tensor, scale: Tensor, worth: Tensor) -> Call:
+    dense = (weight * scale[:, None]).bfloat16()
+    return lambda x, thresholds: functional.linear(x.bfloat16(), dense)
+
+
+DENSE, OURS, TORCH = "int8_linear", "graded_linear", "torch linear bf16"
 CONTESTANTS = {DENSE: prepare_int8, OURS: prepare_ours}
 
 
@@ -99,8 +106,8 @@ def one_round(contestant: str, case: Case, tokens: int) -> Round:
     weight = weight.to(torch.int8).to(DEVICE)
     scale = torch.full((case.outputs,), case.inputs**-0.5 / 32, device=DEVICE)
     worth = worth_of(weight, scale, 1.0)
-    copies = math.ceil(LAYER_BYTES / weight.numel())
-    calls = [CONTESTANTS[contestant](weight, scale, worth) for _ in range(copies)]
+    prepare = prepare_torch if contestant == TORCH else CONTESTANTS[contestant]
+    calls = [prepare(weight, scale, worth) for _ in range(copies_of(weight.numel()))]
     inputs = []
     for _ in range(7):  # a prime
         x = torch.randn(tokens, case.inputs, generator=random).to(DEVICE)
@@ -152,6 +159,17 @@ def measure_point(case: Case, tokens: int) -> list[dict[str, Any]]:
     """Both contestants in one case, in turns."""
     seconds = interleaved({each: one_round(each, case, tokens) for each in CONTESTANTS})
     return [row(each, case, tokens, seconds) for each in CONTESTANTS]
+
+
+def points(quick: bool) -> Iterator[Point]:
+    """Gate and up at a tier and whole, alone and with others."""
+    wanted = ((0.55, 1), (1.0, 1), (0.55, 8))
+    for share, tokens in wanted[:1] if quick else wanted:
+        case = Case("gate, up", 3072, 576, share)
+        moved = round(graded_linear_bytes(case.shape, share * 8 * case.inputs))
+        cost = Cost(moved, 2 * tokens * case.outputs * case.inputs)
+        rounds = {name: partial(one_round, name, case, tokens) for name in (OURS, DENSE, TORCH)}
+        yield Point(f"{case.name}, {tokens} tokens", cost, rounds)
 
 
 @pytest.mark.parametrize("tokens", TOKENS)

@@ -7,29 +7,34 @@ weights that together exceed the last cache, and the bandwidth of a plain read i
 one says how many times longer the contestant took than `int8_linear` on the same activations.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
+from functools import partial
 from statistics import median
 from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
 from moesaic.bench.figure import ratio_of_rounds
-from moesaic.bench.rounds import CANNOT_RUN, DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.bench.ops.linears import SHAPES as LAYER_AND_HEAD
+from moesaic.bench.ops.linears import (
+    Call,
+    bitsandbytes_int8,
+    linear_points,
+    torch_dynamic_int8,
+    torch_int8pack,
+    torch_linear,
+)
+from moesaic.bench.ops.point import Point
+from moesaic.bench.rounds import CANNOT_RUN, DEVICE, Round, copies_of, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
 from moesaic.kernels.digit_linear import digit_linear, pack_digits
 from moesaic.kernels.int8_linear import int8_linear, int8_linear_cost
 
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]  # outputs, inputs
 TOKENS = (1, 8, 128)
-ROTATED_BYTES = 100_000_000  # of weights, about three times the last cache
-
-Call = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,46 +57,15 @@ def prepare_digits(weight: torch.Tensor, scale: torch.Tensor) -> Call:
     return lambda x: digit_linear(x, packed)
 
 
-def prepare_dense(dtype: torch.dtype) -> Callable[[torch.Tensor, torch.Tensor], Call]:
-    def prepare(weight: torch.Tensor, scale: torch.Tensor) -> Call:
-        dense = (weight * scale[:, None]).to(dtype)
-        return lambda x: functional.linear(x, dense)
-
-    return prepare
-
-
-def prepare_int8pack(weight: torch.Tensor, scale: torch.Tensor) -> Call:
-    narrow = scale.bfloat16()
-    return lambda x: torch._weight_int8pack_mm(x, weight, narrow)
-
-
-def prepare_dynamic(weight: torch.Tensor, scale: torch.Tensor) -> Call:
-    """Quantizes activations, too: another function, with a larger error."""
-    outputs, inputs = weight.shape
-    zeros = torch.zeros(outputs, dtype=torch.int64)
-    linear = import_module("torch.ao.nn.quantized.dynamic").Linear(inputs, outputs, bias_=False)
-    dense = weight * scale[:, None]
-    linear.set_weight_bias(torch.quantize_per_channel(dense, scale.double(), zeros, 0, torch.qint8), None)
-    return lambda x: linear(x)
-
-
-def prepare_bitsandbytes(weight: torch.Tensor, scale: torch.Tensor) -> Call:
-    outputs, inputs = weight.shape
-    linear = import_module("bitsandbytes.nn").Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
-    linear.load_state_dict({"weight": weight * scale[:, None]})
-    linear = linear.to(weight.device)
-    return lambda x: linear(x)
-
-
 CONTESTANTS = [
     Contestant("int8_linear fp32", torch.float32, 1, prepare_ours),
     Contestant("int8_linear bf16", torch.bfloat16, 1, prepare_ours),
     Contestant("digit_linear fp32", torch.float32, 1, prepare_digits),
-    Contestant("torch linear fp32", torch.float32, 4, prepare_dense(torch.float32)),
-    Contestant("torch linear bf16", torch.bfloat16, 2, prepare_dense(torch.bfloat16)),
-    Contestant("torch int8pack bf16", torch.bfloat16, 1, prepare_int8pack),
-    Contestant("torch dynamic int8 fp32", torch.float32, 1, prepare_dynamic),
-    Contestant("bitsandbytes int8 bf16", torch.bfloat16, 1, prepare_bitsandbytes),
+    Contestant("torch linear fp32", torch.float32, 4, torch_linear(torch.float32)),
+    Contestant("torch linear bf16", torch.bfloat16, 2, torch_linear(torch.bfloat16)),
+    Contestant("torch int8pack bf16", torch.bfloat16, 1, torch_int8pack),
+    Contestant("torch dynamic int8 fp32", torch.float32, 1, torch_dynamic_int8),
+    Contestant("bitsandbytes int8 bf16", torch.bfloat16, 1, bitsandbytes_int8),
 ]
 OURS = {contestant.dtype: contestant for contestant in CONTESTANTS[:2]}
 PEERS = CONTESTANTS[2:]
@@ -99,7 +73,7 @@ PEERS = CONTESTANTS[2:]
 
 def one_round(contestant: Contestant, outputs: int, inputs: int, tokens: int) -> Round:
     """Weights, activations and a first call, which compiles whatever there is to compile."""
-    copies = max(2, math.ceil(ROTATED_BYTES / (outputs * inputs * contestant.weight_bytes)))
+    copies = copies_of(outputs * inputs * contestant.weight_bytes)
     random = torch.Generator().manual_seed(0)
     weight = torch.randint(-127, 128, (outputs, inputs), generator=random, dtype=torch.int8).to(DEVICE)
     scale = (torch.rand(outputs, generator=random) / 127).to(DEVICE)
@@ -160,6 +134,13 @@ def measure_shape(shape: tuple[int, int], tokens: int) -> list[dict[str, Any]]:
             skipped.append({"contestant": contestant.name, "skipped": str(error).splitlines()[0]})
     seconds = interleaved(runs)
     return [row(c, shape, tokens, seconds) for c in CONTESTANTS if c.name in runs] + skipped
+
+
+def points(quick: bool) -> Iterator[Point]:
+    """A layer's matrix and the head, alone and with others."""
+    ours = {"int8_linear": (prepare_ours, torch.float32, 1)}
+    cost = partial(int8_linear_cost, activation_bytes=4)
+    return linear_points(ours, cost, LAYER_AND_HEAD[:1] if quick else LAYER_AND_HEAD)
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))

@@ -7,8 +7,9 @@ of a prompt is bound by arithmetic. `torch` stores a slice and calls scaled_dot_
 prepared before a step, as slots of contiguous keys allow; ratios are the time of a contestant over that of `fp32`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
+from moesaic.bench.ops.point import Point
 from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
 from moesaic.evaluate.provenance import device_name
+from moesaic.kernels.cost import Cost
 from moesaic.kernels.paged_attention import (
     BLOCK_TOKENS,
     KVPages,
@@ -163,6 +166,15 @@ def measure(quick: bool) -> list[dict[str, Any]]:
             seconds = interleaved({each.name: one_round(each, case) for each in CONTESTANTS})
             rows += [row(each, case, seconds) for each in CONTESTANTS]
     return rows
+
+
+def points(quick: bool) -> Iterator[Point]:
+    """One sequence, several of them, and a chunk of a prompt."""
+    cases = (Case(1, 511), Case(8, 511), Case(1, 512, 256))
+    for case in cases[:1] if quick else cases:
+        one = paged_attention_cost(case.new, HEADS, KV_HEADS, SIZE, case.before + (case.new + 1) // 2, 4)
+        cost = Cost(case.sequences * one.bytes, case.sequences * one.flops)
+        yield Point(case.name, cost, {each.name: partial(one_round, each, case) for each in (OURS, CONTESTANTS[-1])})
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)

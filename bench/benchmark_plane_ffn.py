@@ -8,9 +8,9 @@ int8 FFN of `int8_linear` in the same round: below one it is faster, and `share`
 the limit. Layers that are small have another limit: calls, and instructions for each neuron.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from moesaic.bench.rounds import DEVICE, Round, interleaved, limit, quiet, replayed, versions
+from moesaic.bench.ops.point import Point
+from moesaic.bench.rounds import DEVICE, Round, copies_of, interleaved, limit, quiet, replayed, versions
 
 # Absolute, since pytest imports this file outside the package.
 from moesaic.compress.moefy.budget import EVERYTHING, PlaneScores, thresholds_for
 from moesaic.evaluate.provenance import device_name
+from moesaic.kernels.cost import Cost
 from moesaic.kernels.int8_linear import int8_linear
 from moesaic.kernels.plane_ffn import (
     PlaneWeights,
@@ -36,8 +38,6 @@ from moesaic.kernels.planes.bytes import FFNShape
 from moesaic.kernels.planes.choice import NeuronScores
 from moesaic.kernels.planes.coarse import CoarseFit
 
-LAYER_BYTES = 96 << 20  # of weights: three times the last cache
-TOUCHED_BYTES = 64 << 20  # of them are read before the first layer's turn comes again
 TOKENS = (1, 8)
 THREADS = 1  # a second thread that others interrupt keeps the first one waiting
 
@@ -184,7 +184,7 @@ def one_round(contestant: Contestant, case: Case, tokens: int) -> Round:
     weights, calls = random_weights(case, random), []
     layer = case.weights * contestant.weight_bytes
     read = layer if contestant.dense else layer * case.share
-    for _ in range(math.ceil(max(LAYER_BYTES / layer, TOUCHED_BYTES / read))):
+    for _ in range(copies_of(layer, read)):
         calls.append(contestant.prepare(weights, case))
     inputs, turn = [], 0
     for _ in range(17):  # a prime
@@ -231,6 +231,16 @@ def measure(quick: bool) -> list[dict[str, Any]]:
                 seconds = interleaved({each.name: one_round(each, case, tokens) for each in CONTESTANTS})
                 rows += [row(each, case, tokens, seconds) for each in CONTESTANTS]
     return rows
+
+
+def points(quick: bool) -> Iterator[Point]:
+    """A gated layer, and one whose neurons are mostly silent."""
+    contestants = [each for each in CONTESTANTS if each.prepare is not prepare_reference]
+    for case in CASES[:1] if quick else (CASES[0], CASES[2]):
+        cost = Cost(round(case.weights * case.share), round(2 * case.weights * case.share))
+        yield Point(
+            f"{case.name}, 1 token", cost, {each.name: partial(one_round, each, case, 1) for each in contestants}
+        )
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name.replace(" ", "-"))

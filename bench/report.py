@@ -1,7 +1,6 @@
 """The figures of one run: measured, put in one place, printed as a table, written as JSON and one picture."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..engine.options import EngineOptions
 from ..evaluate.texts import embedded_text, read_documents
 from ..models.bounds import THREADS, Bound
 from ..models.checkpoint import open_checkpoint
-from ..models.files import check_writable, write_whole
+from ..models.files import check_writable
 from ..models.locate import locate
 from ..models.progress import Progress
 from ..models.threads import choose_threads, torch_threads
@@ -22,11 +21,14 @@ from .engine_speed import measure_speed
 from .kept import ScoredText, score_ours, score_theirs
 from .local_server import local_server
 from .machine import machine_facts
+from .ops.run import OpsPlan, run_ops
+from .ops.run import notes as ops_notes
+from .resumed import cut_off, key_of, write_report
 from .serving import measure_serving
 from .shapes import is_shape
 
 Report = dict[str, Any]
-SUITES = ("retention", "engine", "serve", "kernels")
+SUITES = ("retention", "engine", "serve", "kernels", "ops")
 _PROMPT_TOKENS = 16
 _UNSCORED = {"stages": [{"quantize": {"linears": "int8"}}], "evaluation": {"documents": 1, "truncate": 2}}
 _CACHED_BYTES = 32 << 20
@@ -48,6 +50,12 @@ class BenchPlan:
     command: str = ""
 
     @property
+    def key(self) -> str:
+        """Of all that decides what is measured."""
+        asked = (self.model, self.suites, self.text, self.documents, self.truncate, self.quick, self.threads)
+        return key_of(*asked)
+
+    @property
     def num_new(self) -> int:
         return 48 if self.quick else 64
 
@@ -61,32 +69,33 @@ class BenchPlan:
 
 
 def run_bench(plan: BenchPlan, progress: Progress) -> Report:
-    """Measures dense and int8 of one model, beside transformers, and writes report.json and report.png to `out`."""
+    """Measures dense and int8 of one model, beside transformers, and writes report.json to `out` after each suite.
+
+    Goes on with a report of the same plan that was cut off.
+    """
     _check(plan)
     plan.out.mkdir(parents=True, exist_ok=True)
+    file = plan.out / "report.json"
     dense, int8 = locate(plan.model), plan.out / "int8"
     shape = is_shape(open_checkpoint(dense).config)
     compressed = compress(dense, int8, _UNSCORED if shape else "int8", progress)
     models = {"dense": dense, "int8": int8}
-    report: Report = {
+    report: Report = cut_off(file, plan.key) or {
         "command": plan.command,
+        "plan": plan.key,
+        "complete": False,
         "model": plan.model,
         "random_weights": shape,
         "quick": plan.quick,
         "machine": machine_facts(),
         "bytes": {"dense": compressed.bytes_before, "int8": compressed.bytes_after},
     }
-    if "retention" in plan.suites and not shape:
-        report["retention"] = _retention(models, plan, progress)
-    if "engine" in plan.suites:
-        report["engine"] = _engine(models, plan, progress)
-    if "serve" in plan.suites:
-        report["serve"] = _serve(models, plan, progress)
-    if "kernels" in plan.suites:
-        from .benchmark_int8_linear import measure
-
-        report["kernels"] = measure(plan.quick)
-    write_whole(plan.out / "report.json", json.dumps(report, indent=2).encode() + b"\n")
+    for suite in plan.suites:
+        if suite not in report and not (suite == "retention" and shape):
+            report[suite] = _MEASURES[suite](models, plan, progress)
+            write_report(file, report)
+    report["complete"] = True
+    write_report(file, report)
     return report
 
 
@@ -138,6 +147,27 @@ def _serve(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> d
         with local_server({name: path}, *options) as address:
             figures[name] = measure_serving(address, name, prompts, plan.num_new, plan.num_requests, progress)
     return figures
+
+
+def _kernels(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> list[dict[str, Any]]:
+    from .benchmark_int8_linear import measure
+
+    return measure(plan.quick)
+
+
+def _ops(models: Mapping[str, Path], plan: BenchPlan, progress: Progress) -> dict[str, Any]:
+    """Sittings that were made when a run was cut off are in a file of their own."""
+    sittings = plan.out / "ops.json"
+    asked = OpsPlan(sittings, 3 if plan.quick else 5, plan.quick, command=plan.command)
+    if cut_off(sittings, asked.key) is None:
+        sittings.unlink(missing_ok=True)
+    report = run_ops(asked, machine_facts, progress)
+    return {key: report[key] for key in ("complete", "sittings", "ops")}
+
+
+_MEASURES: Mapping[str, Callable[[Mapping[str, Path], BenchPlan, Progress], Any]] = {
+    "retention": _retention, "engine": _engine, "serve": _serve, "kernels": _kernels, "ops": _ops,
+}  # fmt: skip
 
 
 def limit(report: Report) -> str:
@@ -206,6 +236,8 @@ def notes(report: Report) -> Sequence[str]:
         f"{machine['device']}, {machine['processors']} processors, reads {machine['read_bandwidth_gb_per_s']} GB/s; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     ]
+    if not find_spec("transformers"):
+        said.append("transformers is not installed, so that nobody stands beside: pip install 'moesaic[bench]'")
     if report["random_weights"]:
         said.append("random weights: these are speeds of a shape and say nothing about quality")
     if "engine" in report:
@@ -219,4 +251,6 @@ def notes(report: Report) -> Sequence[str]:
             f"TTFT, ITL: p50 through gRPC; around the engine the server adds {at_8['front_end_ms_p50']:.2f} ms, gRPC "
             f"and the client {at_8['wire_ms_p50']:.2f} ms (p50 at 8 streams)"
         )
+    if "ops" in report:
+        said += ops_notes(report["ops"])
     return said

@@ -28,6 +28,15 @@ def begun(file: Path, key: str) -> dict[str, Any] | None:
     return report
 
 
+def cut_off(file: Path, key: str) -> dict[str, Any] | None:
+    """The report of this plan that was cut off; None of anything else, which may be written over."""
+    try:
+        found = begun(file, key)
+    except SetupError:
+        return None
+    return None if found is None or found["complete"] else found
+
+
 def write_report(file: Path, report: dict[str, Any]) -> None:
     """Writes all of it."""
     write_whole(file, (json.dumps(report, indent=1) + "\n").encode())

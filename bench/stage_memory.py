@@ -19,7 +19,7 @@ import torch
 
 from ..compress.recipe import read_recipe
 from ..compress.run import Run
-from ..evaluate.provenance import provenance
+from ..evaluate.provenance import command_line, provenance
 from ..kernels.native import native
 from ..models.checkpoint import open_checkpoint
 from ..models.errors import SetupError
@@ -109,7 +109,7 @@ def main() -> None:
     if not can_watch():
         sys.exit("stage_memory: this needs Linux, which tells the peak of a process")
     try:
-        found = json.dumps(measure(args.model, args.recipe), indent=1) + "\n"
+        found = json.dumps({"command": command_line(args.out), **measure(args.model, args.recipe)}, indent=1) + "\n"
     except SetupError as error:
         sys.exit(f"stage_memory: {error}")
     sys.stdout.write(found)

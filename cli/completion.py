@@ -109,6 +109,7 @@ def _hints() -> dict[str, Hint]:
         "out": folder, "file": file, "tasks": file,
         "recipe": Hint(recipes, "file"), "description": Hint(_shipped("bench/reference/descriptions"), "file"),
         "models get name": Hint(tuple(SOURCES)), "recipes show name": Hint(recipes), "controls": Hint(CONTROLS),
+        "bench ops against": file, "OP": Hint(_operations()),
         "shape": Hint(SHAPES), "TIER": Hint(TIERS), "device": Hint(("cpu", "cuda")), "GPU": Hint(("H100", "H200")),
         "FILE": file, "FILE|TEXT": file, "DIR": folder,
     }  # fmt: skip
@@ -117,3 +118,9 @@ def _hints() -> dict[str, Hint]:
 def _shipped(folder: str) -> tuple[str, ...]:
     """Names of the YAML files that ship in a folder, without what reads them: a shell that starts waits for this."""
     return tuple(sorted(file.stem for file in (Path(__file__).parents[1] / folder).glob("*.yaml")))
+
+
+def _operations() -> tuple[str, ...]:
+    """Of which there is a bench/benchmark_NAME.py."""
+    files = (Path(__file__).parents[1] / "bench").glob("benchmark_*.py")
+    return tuple(sorted(file.stem.removeprefix("benchmark_") for file in files))

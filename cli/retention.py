@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .made import typed
 from .terminal import ProgressLine, print_table
 
 OVER = ("neurons", "linears", "ffn", "head")
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             page, curves = linears_page, linears_plain.as_json(draw_linear_curves(plan, args.over, progress))
             whole = linears_page.whole_of(curves)
+    curves = {"command": typed(), **curves}
     for share in page.shares_of(curves):
         print(f"{share:.0%} of {whole}")
         print_table(*page.rows(curves, share))

@@ -1,8 +1,10 @@
-"""Where figures come from: device, versions and commit, to stand beside them."""
+"""Where figures come from: device, versions, commit and command, to stand beside them."""
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from ..models.version import VERSION
 
+_CLI = "moesaic.cli.main"
 PACKAGES = ("torch", "triton", "transformers", "grpcio", "tokenizers")
 
 
@@ -22,6 +25,14 @@ def provenance() -> dict[str, object]:
         "versions": {"moesaic": VERSION} | {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
     }
+
+
+def command_line(out: Path | None = None) -> str:
+    """As this process was started: `python -m MODULE ...`, or `moesaic ...`; of the path `out` the name alone."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = spec.name.removesuffix(".__main__") if spec else ""
+    started = ["moesaic"] if module in ("", _CLI) else ["python", "-m", module]
+    return shlex.join([*started, *(out.name if out and word == str(out) else word for word in sys.argv[1:])])
 
 
 def device_name() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from .footprint import Footprint
 from .overlap import Overlap
 from .plan import ORIGINAL, Plan
+from .provenance import command_line
 from .score import Score
 from .statistics import Comparison
 from .tasks.items import TaskScore
@@ -48,6 +49,7 @@ class Evaluation:
         plan = {key: str(each) if isinstance(each, Path) else each for key, each in asdict(self.plan).items()}
         plan |= {key: [str(each) for each in plan[key]] for key in ("text", "tasks", "training_text")}
         values = {
+            "command": command_line(),
             "plan": plan,
             "footprint": {name: asdict(each) for name, each in self.footprints.items()},
             "texts": [_text_json(each) for each in self.texts],

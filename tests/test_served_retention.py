@@ -1,6 +1,7 @@
 """Retention as served: what is scored over gRPC is what the same model gives in this process, tier by tier."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders import llama
+from safetensors.torch import load_file, save_file
 
 from moesaic.bench.compare import compared
 from moesaic.bench.evidence.own import write_own
@@ -35,6 +37,7 @@ QUESTIONS = [
     {"context_options": ["She was sad.", "He had a big red ball."], "continuation": "He played with it.", "gold": 1},
 ]
 Told = Callable[[str, int, int], None]
+NOISE = 0.2  # of a weight's deviation, in one matrix of one layer: a hundredth of top-1 is lost
 
 
 def plan(out: Path, models: dict[str, str], **more: Any) -> RetentionPlan:
@@ -185,6 +188,33 @@ def test_nothing_is_held_against_an_original_that_dies(tmp_path: Path, servers: 
     part = run(plan(tmp_path / "kept.json", {"original": "stories260k", "other": "stories260k"}), killed)
     assert not part["complete"] and part["models"]["original"]["stopped"] and len(servers) == 1
     assert part["kept"] == {} and not part["models"]["other"]["tiers"]
+
+
+def scored(model: Path, out: Path) -> Path:
+    words = ["bench", "retention", f"model={model}", "--length", "128", "--context", "32", "--windows", "60"]
+    assert main([*words, "--threads", "1", "--out", str(out)]) == 0
+    return out
+
+
+def test_a_layer_that_loses_a_hundredth_is_found_and_a_sound_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = locate("stories260k")
+    shutil.copytree(sound, tmp_path / "planted")
+    tensors = load_file(file := tmp_path / "planted/model.safetensors")
+    name = "model.layers.2.mlp.down_proj.weight"
+    noise = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
+    save_file({**tensors, name: tensors[name] + NOISE * tensors[name].std() * noise}, file, {"format": "pt"})
+    before, again, after = (
+        str(scored(model, tmp_path / f"{i}.json")) for i, model in enumerate((sound, sound, tmp_path / "planted"))
+    )
+    top1 = [
+        json.loads(Path(each).read_text())["models"]["model"]["tiers"][0]["top1"]["value"] for each in (before, after)
+    ]
+    assert 0.98 < top1[1] / top1[0] < 1.0
+    assert main(["bench", "compare", before, again]) == 0
+    assert main(["bench", "compare", before, after]) == 1
+    assert "models model tiers 0 nats" in capsys.readouterr().out
 
 
 def test_a_page_shows_every_tier(report: dict[str, Any], tmp_path: Path) -> None:

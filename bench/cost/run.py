@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...evaluate.provenance import provenance
+from ...evaluate.provenance import command_line, provenance
 from ...kernels.jit import HAS_TRITON
 from ...kernels.native import NativeError, native
 from ...kernels.planes.native import plane_isa
@@ -38,6 +38,7 @@ from .unions import ROWS
 
 FOLDER = RESULTS / "cost"
 TENSOR_CORES = "tensor cores"
+KERNELS = "python -m moesaic.bench.cost.run kernels --out out/cost"
 _INT4_BYTES = (4 + 16 / 32) / 8
 _EVERY = ((INT8, 1.0), (DIGITS, 1.0), (INT4, _INT4_BYTES))  # that read every weight: bytes of each
 
@@ -46,6 +47,7 @@ def write_unions(plan: UnionPlan, folder: Path) -> None:
     """Measures and writes unions.json."""
     found = [asdict(each) for each in measure_unions(plan, _say)]
     report = {
+        "command": command_line(),
         "model": Path(plan.model).name, "text": [Path(file).name for file in plan.text], "windows": plan.windows,
         "tokens": plan.windows * plan.length, "length": plan.length, "seed": plan.seed, "candidates": found,
         "provenance": provenance(),
@@ -64,6 +66,7 @@ def write_costs(folder: Path, recount: bool = False) -> None:
     first = Machine(**before["machines"][0]) if before else _this_machine()
     machines = [first, server(), h100()]
     report = {
+        "command": command_line(),
         "machines": [asdict(each) for each in machines],
         "loops": loops,
         "costs": list(_costs(unions, machines)),
@@ -86,6 +89,7 @@ def write_kernels(folder: Path) -> None:
         raise SetupError("kernels are compiled to be counted: triton is needed, with TRITON_INTERPRET unset")
     rates = (kernels.INSTRUCTIONS_PER_CYCLE, kernels.MULTIPROCESSORS, kernels.CLOCK)
     report = {
+        "command": KERNELS,
         "target": f"sm_{gpu.TARGET}",
         **dict(zip(("instructions_per_cycle", "multiprocessors", "clock"), rates, strict=True)),
         "triton": version("triton"),

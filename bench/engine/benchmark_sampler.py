@@ -27,6 +27,7 @@ from ...engine.options import EngineOptions
 from ...engine.request import Request, Stopping
 from ...engine.sampler import draw
 from ...engine.sampling import Sampling
+from ...evaluate.provenance import command_line
 from ...models.errors import SetupError
 from ...models.files import write_whole
 from ..clock import seconds_of
@@ -145,7 +146,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.out:
         facts = {**machine_facts(), "threads": torch.get_num_threads()}
         told = {"model": args.model, "step_milliseconds": steps} if steps else {}
-        report = {"machine": facts, "rounds": args.rounds, **told, "figures": [asdict(each) for each in figures]}
+        report = {
+            "command": command_line(args.out),
+            "machine": facts,
+            "rounds": args.rounds,
+            **told,
+            "figures": [asdict(each) for each in figures],
+        }
         write_whole(args.out, json.dumps(report, indent=1).encode() + b"\n")
     return 0
 

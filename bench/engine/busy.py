@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ...evaluate.provenance import command_line
 from ...models.files import write_whole
 from ..machine import machine_facts
 
@@ -71,7 +72,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
     args = parser.parse_args()
-    found = {"machine": machine_facts(), **measured(args.model)}
+    found = {"command": command_line(args.out), "machine": machine_facts(), **measured(args.model)}
     write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
     return 0
 

@@ -21,6 +21,7 @@ from ...engine.engine import Engine
 from ...engine.request import Request, Row, Stopping
 from ...engine.runner import ModelRunner
 from ...engine.sampling import Sampling
+from ...evaluate.provenance import command_line
 from ...models.checkpoint import load_transformer, open_checkpoint
 from ...models.files import write_whole
 from ...models.threads import torch_threads
@@ -110,7 +111,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--requests", type=int, default=1000)
     args = parser.parse_args()
-    found = {"machine": machine_facts(), **compared(tiny_model(), args.requests)}
+    found = {"command": command_line(args.out), "machine": machine_facts(), **compared(tiny_model(), args.requests)}
     write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
     return 0 if found["the_same"] == found["answers"] else 1
 

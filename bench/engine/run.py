@@ -11,6 +11,7 @@ from typing import Any, cast
 from ...engine.build import build_engine
 from ...engine.engine import Engine
 from ...engine.options import EngineOptions
+from ...evaluate.provenance import command_line
 from ...models.files import write_whole
 from ..machine import machine_facts
 from .latency import all_of
@@ -34,7 +35,8 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="smollm2")
     args = parser.parse_args()
-    write_whole(args.out, (json.dumps(measured(args.model), indent=2) + "\n").encode())
+    report = {"command": command_line(args.out), **measured(args.model)}
+    write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     return 0
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ...evaluate.provenance import command_line
 from ...models.files import write_whole
 from ..machine import machine_facts
 
@@ -94,7 +95,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     found = compared(args.before, args.now, args.model, args.threads, args.tier, args.rounds)
-    write_whole(args.out, (json.dumps({"machine": machine_facts(), **found}, indent=2) + "\n").encode())
+    report = {"command": command_line(args.out), "machine": machine_facts(), **found}
+    write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
     return 0
 
 

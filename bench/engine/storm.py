@@ -22,6 +22,7 @@ from ...engine.engine import Engine
 from ...engine.request import FinishReason, Priority, Request, Row, Stopping
 from ...engine.runner import Forward, Span
 from ...engine.sampling import Sampling
+from ...evaluate.provenance import command_line
 from ...models.files import write_whole
 from ..machine import machine_facts
 
@@ -205,7 +206,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--operations", type=int, default=100_000)
     args = parser.parse_args()
-    found = {"machine": machine_facts(), **blown(args.operations)}
+    found = {"command": command_line(args.out), "machine": machine_facts(), **blown(args.operations)}
     write_whole(args.out, (json.dumps(found, indent=2) + "\n").encode())
     return 0
 

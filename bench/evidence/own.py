@@ -10,6 +10,9 @@ from ...models.extras import NO_PICTURE, can_draw
 from ...models.files import write_whole
 from ..controls import report as recipe_report
 from ..load.run import KIND
+from ..ops.run import KIND as OPS
+from ..ops.run import notes as ops_notes
+from ..ops.run import rows as ops_rows
 from ..report import kernel_rows, notes, rows
 from ..served.run import KIND as SERVED
 from .as_served import as_served
@@ -62,9 +65,17 @@ def _holds(report: Report, key: str) -> bool:
 def _suites(report: Report, anchor: str, file: str) -> Section:
     tables = [Table("By model and peer", rows(dict(report)))]
     tables += [Table("Kernels", kernel_rows(report["kernels"]))] if "kernels" in report else []
+    tables += [Table("Operations", ops_rows(report["ops"]))] if "ops" in report else []
     return Section(
         anchor, f"{report['model']}: speed, and what int8 keeps", (), _speeds(report, anchor), tables,
         list(notes(dict(report))), report.get("command", ""), [f"{file}: {machine_line(report['machine'])}"],
+    )  # fmt: skip
+
+
+def _ops(report: Report, anchor: str, file: str) -> Section:
+    return Section(
+        anchor, "Operations beside their peers", (), [], [Table("By shape and peer", ops_rows(report))],
+        list(ops_notes(report)), report["command"], [f"{file}: {machine_line(report['machine'])}"],
     )  # fmt: skip
 
 
@@ -136,6 +147,7 @@ _MAKERS = "`moesaic bench`, `bench serve`, `bench retention`, `moesaic eval --re
 _KINDS: tuple[tuple[tuple[str, ...], Make], ...] = (
     ((f"kind={KIND}",), under_load),
     ((f"kind={SERVED}",), as_served),
+    ((f"kind={OPS}",), _ops),
     (("tiers", "recipe", "stages"), _recipe),
     (("plan", "texts", "tasks"), _evaluation),
     (("bytes", "machine", "random_weights"), _suites),

@@ -7,10 +7,12 @@ copies reach nine tenths (an H200 4.3 of 4.8 TB/s). Writes bench/results/gpu/pre
 docs/gpu.md of.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ...kernels.device_cost import Device, Form, Product, choose_form, dense_seconds, product_seconds, shipped_devices
 from ...models.cost import token_cost
@@ -22,6 +24,7 @@ from ..published.figures import RESULTS
 from ..shapes import SHAPES
 from .random_models import SMOLLM2, as_kind
 
+COMMAND = "python -m moesaic.bench.gpu.predict --out predicted.json"
 CONTEXT = 128
 SHARES: Mapping[str, tuple[tuple[float, float], ...]] = {  # of the bytes that tiers govern, and of the neurons
     **{"dense": ((1.0, 1.0),), "int8": ((1.0, 1.0),), "graded": ((1.0, 1.0), (0.5, 1.0))},
@@ -96,10 +99,13 @@ def chosen(device: Device, inputs: int, outputs: int, rows: int) -> Chosen:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="What steps and products would take on GPUs, by a model.")
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu/predicted.json", help="default: %(default)s")
+    args = parser.parse_args()
     devices = {name: asdict(each) for name, each in shipped_devices().items()}
     found, chosen = [asdict(each) for each in predictions()], [asdict(each) for each in choices()]
-    report = {"devices": devices, "context": CONTEXT, "rows": found, "choices": chosen}
-    write_whole(RESULTS / "gpu" / "predicted.json", json.dumps(report, indent=1).encode() + b"\n")
+    report = {"command": COMMAND, "devices": devices, "context": CONTEXT, "rows": found, "choices": chosen}
+    write_whole(args.out, json.dumps(report, indent=1).encode() + b"\n")
     return 0
 
 

@@ -41,6 +41,7 @@ SMOLLM2 = {
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048,
     "rope_theta": 100000.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
 }  # fmt: skip
+EIGHT_LAYERS = SMOLLM2 | {"num_hidden_layers": 8}  # with the head more than a last cache holds
 LLAMA_8B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 2048,
@@ -57,8 +58,8 @@ TOY_OPT = {
     "do_layer_norm_before": True, "tie_word_embeddings": True,
 }  # fmt: skip
 SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "smollm2-135m": SMOLLM2, "llama-3-8b": LLAMA_8B, "toy": TOY, "toy-lines": TOY_LINES,
-    "toy-opt": TOY_OPT,
+    "smollm2-135m": SMOLLM2, "smollm2-8-layers": EIGHT_LAYERS, "llama-3-8b": LLAMA_8B,
+    "toy": TOY, "toy-lines": TOY_LINES, "toy-opt": TOY_OPT,
 }  # fmt: skip
 KINDS = ("dense", "int8", "graded", "tiles", "planes")
 _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
@@ -68,9 +69,7 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
     """kind: dense; int8, the head too; tiles and planes: int8 in experts, whose tier LOW computes SHARE of them;
     graded: int8 linears, whose tier LOW reads some bits of most inputs.
     """
-    values = SHAPES[shape]
-    spec = family_of(values).spec(Config({**values, "architectures": [family_of(values).architecture]}))
-    spec = as_kind(spec, "dense" if kind == "dense" else "int8")
+    spec = as_kind(spec_of(shape), "dense" if kind == "dense" else "int8")
     with torch.device("meta"):
         model = Transformer(spec)
     model.load_state_dict(random_weights(model, device, dtype), strict=True, assign=True)
@@ -84,6 +83,18 @@ def random_model(shape: str, kind: str, device: str, dtype: torch.dtype) -> Tran
     if kind == "graded":
         return with_grades(model, device)
     return model if kind in ("dense", "int8") else in_experts(model, kind, device)
+
+
+def spec_of(shape: str) -> TransformerSpec:
+    """In floating point."""
+    values = SHAPES[shape]
+    return family_of(values).spec(Config({**values, "architectures": [family_of(values).architecture]}))
+
+
+def int8_bytes(shape: str) -> int:
+    """What a step reads of such a model in int8, of which none is made."""
+    with torch.device("meta"):
+        return weight_bytes(Transformer(as_kind(spec_of(shape), "int8")))
 
 
 def as_kind(spec: TransformerSpec, kind: str) -> TransformerSpec:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...evaluate.provenance import command_line
 from ...evaluate.texts import embedded_text, read_documents
 from ...models.bounds import THREADS, Bound
 from ...models.errors import MoesaicError, SetupError, TextError
@@ -199,7 +200,7 @@ def main() -> int:
             dense, models = shape_models(args.shape, _say)
             gguf = gguf or str(gguf_of(dense))
         report = measured(Plan(models, gguf, args.dense, args.threads, args.batch, rounds=args.rounds))
-        write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
+        write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -68,7 +68,8 @@ def _write_story(folder: Path, out: Path, state: Path, facts: RunFacts, name: st
     progress, corpus = read_progress(state), Corpus(out / "corpus")
     write_curve(folder, progress, description, name)
     card = card_of(name, facts, progress, corpus, machine_facts(), _loss_as_written(folder, description, corpus))
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    made = {"command": f"moesaic reference train {name} OUT --text TEXTS", **card}
+    (folder / "card.json").write_text(json.dumps(made, indent=2) + "\n")
     (folder / "README.md").write_text(model_card(card))
 
 

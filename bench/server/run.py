@@ -97,11 +97,9 @@ def main() -> int:
     except MoesaicError as error:
         sys.stderr.write(f"error: {name}: {error}\n")
         return 1
-    from ...evaluate.provenance import provenance  # torch, which would only be in the way before
+    from ...evaluate.provenance import command_line, provenance  # torch, which would only be in the way before
 
-    said = [args.out.name if each == str(args.out) else each for each in sys.argv[1:]]
-    command = " ".join(["python -m moesaic.bench.server.run", *said])
-    about = {"command": command, "machine": provenance(), "quick": args.quick, "size": asdict(size)}
+    about = {"command": command_line(args.out), "machine": provenance(), "quick": args.quick, "size": asdict(size)}
     whole = {**about, "generator_was_the_limit_in": [*limits(found)], **found}
     write_whole(args.out, (json.dumps(whole, indent=2) + "\n").encode())
     return 0

@@ -1,0 +1,90 @@
+"""Whether a slow-down of a tenth in a kernel is found, and two runs of the same thing are not told apart.
+
+    python -m moesaic.bench.ops.planted planted.json
+
+The C++ is compiled once more with a loop of cpp/linear.cpp that does a tenth of its rows twice: the same results, a
+tenth more work. int8_linear is measured three times, as `moesaic bench ops` does it: as it is, again, and as planted.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...evaluate.provenance import command_line, provenance
+from ...kernels import native
+from ...models.errors import SetupError
+from ..compare import compared
+from ..resumed import write_report
+from .run import OpsPlan, run_ops
+
+SOUND, SLOWER = "{ rows(job, begin, end); }", "{ rows(job, begin, end); rows(job, begin, begin + (end - begin) / 10); }"
+OPERATION = "int8_linear"
+LEAST = 0.03  # as `moesaic bench compare` has it
+
+
+def plant(folder: Path) -> Path:
+    """A copy of the C++ below `folder`, planted. Raises SetupError where the loop is another one by now."""
+    planted = Path(shutil.copytree(native.SOURCES, folder / "cpp"))
+    source = planted / "linear.cpp"
+    text = source.read_text()
+    if text.count(SOUND) != 1:
+        raise SetupError(f"{source.name} has no loop {SOUND} any more; say in bench/ops/planted.py what it is now")
+    source.write_text(text.replace(SOUND, SLOWER))
+    return planted
+
+
+def told(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What comparing two reports says."""
+    changes = compared(before, after, LEAST)
+    return {
+        "figures": len(changes),
+        "worse": sorted(change.name for change in changes if change.sign and change.worse),
+        "better": sorted(change.name for change in changes if change.sign and not change.worse),
+        "ratios": {change.name: round(change.ratio, 4) for change in changes},
+    }
+
+
+def measured(sittings: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Three runs, and what comparing the first with each other says."""
+    reports = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sources = {"first": native.SOURCES, "again": native.SOURCES, "planted": plant(folder)}
+        for name, path in sources.items():
+            say(name)
+            plan = OpsPlan(folder / f"{name}.json", sittings, only=(OPERATION,), options=("--sources", str(path)))
+            reports[name] = run_ops(plan, dict, lambda what, done, total: None)
+    first = reports["first"]
+    return {
+        "again": told(first, reports["again"]), "planted": told(first, reports["planted"]),
+        "runs": {name: report["ops"] for name, report in reports.items()},
+    }  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Status 1 where the slow-down is not found, or two runs are told apart."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path, nargs="?", help="a JSON file")
+    parser.add_argument("--sittings", type=int, default=5, metavar="N")
+    args = parser.parse_args(words)
+    found = measured(args.sittings, print_line)
+    report = {"command": command_line(args.out), "machine": provenance(), "slower": 0.1, **found}
+    if args.out:
+        write_report(args.out, report)
+    again, planted = report["again"], report["planted"]
+    print_line(f"the same again: {len(again['worse'] + again['better'])} of {again['figures']} told apart")
+    print_line(f"a tenth more work: {len(planted['worse'])} of {planted['figures']} worse")
+    return 0 if planted["worse"] and not planted["better"] and not again["worse"] + again["better"] else 1
+
+
+def print_line(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
