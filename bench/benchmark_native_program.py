@@ -57,7 +57,7 @@ def programmed(write: Write, rows: int, width: int) -> Round:
     x, asked, kept = torch.randn(rows, width), Asked(torch.zeros(rows), rows), torch.arange(rows)
 
     def run() -> None:
-        program.run(x.clone(), tokens, rows * blocks, turn, asked, kept, torch.get_num_threads())
+        program.run(x.clone(), tokens, turn, asked, kept, torch.get_num_threads())
 
     run()
     return run, CALLS

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,7 @@ def evaluate_vectors(args: argparse.Namespace) -> int:
             loaded = load_transformer(checkpoint, device, args.dtype)
             loaded.operating_point = model.operating_point(args.tier) if name == "model" else 0
             say = f"vectors of the {name}"
-            vectors[name] = vectors_of(
-                loaded, material.texts, sentences.pooling.kind, lambda n, of, say=say: progress(say, n, of)
-            )
+            vectors[name] = vectors_of(loaded, material.texts, sentences.pooling.kind, partial(progress, say))
     original = vectors.get("original")
     scores = {name: score_vectors(each, material, original) for name, each in vectors.items()}
     compared = compare_vectors(scores["model"], scores["original"]) if against else {}

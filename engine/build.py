@@ -23,7 +23,7 @@ from ..models.step_share import StepShare
 from ..models.threads import choose_threads
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
-from .encoder import STEP_TEXTS, EncoderEngine, TextReader
+from .encoder import STEP_TEXTS, EncoderEngine, EncoderRunner
 from .engine import Engine
 from .form import Forms
 from .guided import Guides
@@ -132,7 +132,7 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
     model = load_transformer(checkpoint, device, options.dtype)
     if device.type == "cpu":
         pack_digits_(model)
-    reader = TextReader(model)
+    reader = EncoderRunner(model)
     reader.use_threads(threads)
     governed = options.threads is None and device.type == "cpu"
     watched = _govern(threads, reader.use_threads) if governed else nullcontext

@@ -44,7 +44,7 @@ class EncoderEngine:
 
     def __init__(
         self,
-        reader: "TextReader",
+        reader: "EncoderRunner",
         num_slots: int = STEP_TEXTS,
         now: Callable[[], float] = time.monotonic,
         watched: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -106,7 +106,7 @@ class EncoderEngine:
         return Row(text.request.key, finish=FinishReason.EMBEDDED, timing=timing, embedding=tuple(vector))
 
 
-class TextReader:
+class EncoderRunner:
     """An encoder as it is run: on a CPU by one call of the C++ where its linears are int8, which packs its weights,
     else module by module; without_program says why.
     """

@@ -15,7 +15,7 @@ from server_harness import free_port
 
 from moesaic.bench.local_server import local_server
 from moesaic.cli.main import main
-from moesaic.engine.encoder import EncoderEngine, TextReader, pooled
+from moesaic.engine.encoder import EncoderEngine, EncoderRunner, pooled
 from moesaic.engine.llm import LLM
 from moesaic.engine.options import EngineOptions
 from moesaic.engine.request import FinishReason, Request
@@ -179,7 +179,7 @@ def test_a_window_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_an_engine_tells_who_was_late_and_whose_vector_is_not_finite(folder: Path) -> None:
     model, pooling = load(folder), Pooling()
     model.embedding.weight[7] = torch.inf
-    engine = EncoderEngine(TextReader(model), now=lambda: 5.0)
+    engine = EncoderEngine(EncoderRunner(model), now=lambda: 5.0)
     for key, ids in enumerate([(3, 4), (3, 7), (5,)]):
         engine.add(Request(key, ids, pooling=pooling, deadline_seconds=4.0 if key == 2 else None))
     engine.add(Request(3, (5,), pooling=pooling))

@@ -86,10 +86,10 @@ def test_a_tier_reads_what_it_was_set_to_and_is_what_is_served(
             llm.generate([ids.tolist()], max_new_tokens=6, temperature=0, tier=each)[0].usage.bytes_share
             for each in ("full", "low")
         ]
-        assert shares[0] == 1 and shares[1] < 0.85
+        assert shares[0] == 1 and shares[1] is not None and shares[1] < 0.85
         return
     states = [load(out, tier)(ids.unsqueeze(0))[0].mean(0) for tier in ("full", "low")]
-    assert not torch.allclose(*states, atol=1e-6)
+    assert not torch.allclose(states[0], states[1], atol=1e-6)
     requests = [Request(0, tuple(ids.tolist()), operating_point=float(point)) for point in (0, 1)]
     for vector, expected in zip(embed(load(out), requests), states, strict=True):
         assert torch.allclose(vector, torch.nn.functional.normalize(expected, dim=0), atol=1e-5)
@@ -157,7 +157,11 @@ def test_gradients_of_an_encoder_are_those_of_autograd(folder: Path) -> None:
     found = list(gradients(model, Batch(ids), torch.Generator().manual_seed(3)))[::-1]
     off = torch.randn((1, 10, model.spec.hidden_size), generator=torch.Generator().manual_seed(3))
     made = list[torch.Tensor]()
-    hooks = [layer.ffn.register_forward_hook(lambda _, __, y: made.append(y)) for layer in model.layers]
+    hooks = [
+        layer.ffn.register_forward_hook(lambda _, __, y: made.append(y))
+        for layer in model.layers
+        if isinstance(layer, Layer)
+    ]
     x, turns = model.embed(ids)
     x = x.requires_grad_()
     for layer in model.layers:

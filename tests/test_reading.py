@@ -11,7 +11,7 @@ from program_cases import LIBRARY
 from source_cases import SOURCE_CASES, SourceCase
 
 from moesaic.compress.pipeline import compress
-from moesaic.engine.encoder import TextReader, embed
+from moesaic.engine.encoder import EncoderRunner, embed
 from moesaic.engine.paged_source import SourceSpan
 from moesaic.engine.request import Request
 from moesaic.engine.runner import ModelRunner, Span
@@ -160,9 +160,9 @@ def test_more_texts_than_there_were_blocks_for_are_read(tmp_path: Path) -> None:
 
 def test_an_int8_encoder_makes_the_vectors_of_its_modules(tmp_path: Path) -> None:
     ENCODER_CASES[0].build(tmp_path / "dense")
-    assert TextReader(load(tmp_path / "dense")).without_program == "its linears are not int8"
+    assert EncoderRunner(load(tmp_path / "dense")).without_program == "its linears are not int8"
     compress(str(tmp_path / "dense"), tmp_path / "int8", "int8")
-    reader, requests = TextReader(load(tmp_path / "int8")), [Request(0, (5, 6, 7)), Request(1, tuple(range(40)))]
+    reader, requests = EncoderRunner(load(tmp_path / "int8")), [Request(0, (5, 6, 7)), Request(1, tuple(range(40)))]
     assert not reader.without_program
     wanted = embed(load(tmp_path / "int8"), requests)
     assert (reader.vectors(requests) - wanted).abs().max() < 1e-4

@@ -152,8 +152,6 @@ class InputTiers:
         return self.walk.scores(
             first_of(self.windows, windows * self._length), operating_point,
             lambda n, of: self.workshop.progress(f"calibrate: {what}", n, of),
-            operating_point,
-            lambda n, of: self.workshop.progress(f"calibrate: {what}", n, of),
         )  # fmt: skip
 
     def _figures(self, seen: Sequence[GradedScores], before: float, threshold: float) -> dict[str, Any]:

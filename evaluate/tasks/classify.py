@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...engine.embedding import to_read
-from ...engine.encoder import EncoderEngine, states_of
+from ...engine.encoder import EncoderEngine, EncoderRunner, states_of
 from ...engine.request import Request, Row
 from ...models.errors import CheckpointError, TextError
 from ...models.progress import Count
@@ -44,7 +44,7 @@ class EncoderReader:
     def branches(self, branches: Sequence[Sequence[int]], start: int) -> Tensor:
         """States [all tokens, hidden] of texts, one after the other. start: 0, since nothing stands before a text."""
         states = states_of(self._model, [Request(i, tuple(ids)) for i, ids in enumerate(branches)])
-        return torch.cat([row[: len(ids)] for row, ids in zip(states, branches, strict=True)])
+        return torch.cat(states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _rows_of(model: Transformer, requests: Sequence[Request], progress: Count) -
     """What an engine of encoders makes of requests, in their order. Raises CheckpointError where the model cannot be
     computed on a text.
     """
-    engine, found = EncoderEngine(model), dict[int, Row]()
+    engine, found = EncoderEngine(EncoderRunner(model)), dict[int, Row]()
     for key, request in sorted(enumerate(requests), key=lambda pair: len(pair[1].prompt_ids)):
         engine.add(replace(request, key=key))
     while engine.has_work:
