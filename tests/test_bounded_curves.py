@@ -39,9 +39,9 @@ def leaves_of(graded: Graded, matrix: Matrix, quantity: Quantity) -> Leaves:
 
 def off(graded: Graded, leaves: Leaves, x: Tensor, threshold: Tensor) -> Tensor:
     """The norm of the outputs' true error, [tokens]."""
-    y: Tensor = GradedForm.of(graded, leaves.matrix, leaves.passes(threshold))(x, x).y
-    wrong: Tensor = y - leaves.matrix.whole(x, x).y
-    return wrong.norm(dim=1)
+    y = GradedForm.of(graded, leaves.matrix, leaves.passes(threshold))(x, x).y
+    found: Tensor = torch.linalg.vector_norm(y - leaves.matrix.whole(x, x).y, dim=1)
+    return found
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
