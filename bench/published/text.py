@@ -93,7 +93,8 @@ def measured_on(provenance: Mapping[str, Any]) -> str:
 
 def render(template: str, **content: object) -> str:
     """A page of Markdown. A name that has no value is an error, and so is a figure that no file holds."""
-    return _EMPTY_LINES.sub("\n\n", _environment().get_template(f"{template}.md.j2").render(**content))
+    page = _environment().get_template(f"{template}.md.j2").render(**content)
+    return _EMPTY_LINES.sub("\n\n", page).rstrip("\n") + "\n"
 
 
 def load_table(report: Mapping[str, Any]) -> str:
