@@ -25,7 +25,7 @@ from moesaic.engine.runner import ModelRunner, Span
 from moesaic.kernels.cost import Cost
 from moesaic.kernels.instructions import Choice
 from moesaic.kernels.native import native
-from moesaic.kernels.native_program import Asked, Program
+from moesaic.kernels.native_program import Asked, Beside, Program
 from moesaic.kernels.paged_attention import BLOCK_TOKENS, KVPages, PagedTokens, paged_attention_cost
 from moesaic.models.rope import rotate, rotation
 
@@ -42,7 +42,7 @@ Write = Callable[[Program], None]
 
 
 def programmed(write: Write, rows: int, width: int) -> Round:
-    """A program of CALLS alike over random rows at position PAST, each in blocks of its own."""
+    """A program of CALLS alike over random rows at position PAST, each in blocks of its own, and sources in them."""
     library = native()
     if library is None or DEVICE != "cpu":
         raise NotImplementedError("programs are run by the C++ library, on a CPU")
@@ -57,7 +57,7 @@ def programmed(write: Write, rows: int, width: int) -> Round:
     x, asked, kept = torch.randn(rows, width), Asked(torch.zeros(rows), rows), torch.arange(rows)
 
     def run() -> None:
-        program.run(x.clone(), tokens, turn, asked, kept, torch.get_num_threads())
+        program.run(x.clone(), tokens, turn, asked, kept, torch.get_num_threads(), Beside(tokens))
 
     run()
     return run, CALLS
@@ -95,6 +95,10 @@ def write_add(program: Program) -> None:
     program.output = target
 
 
+def write_scale(program: Program) -> None:
+    program.scale(program.input, program.place(HIDDEN), 0.5)
+
+
 def write_gather(program: Program) -> None:
     program.gather(program.input, program.place(HIDDEN))
 
@@ -121,11 +125,37 @@ def torch_mixture(x: Tensor) -> Tensor:
     return total
 
 
-def attends(rows: int) -> Round:
-    """Layers with pages of their own."""
+def pages_of(rows: int) -> Iterator[KVPages]:
+    """Layers with pages of their own, which stay as long as this does."""
     shape = (rows * (PAST // BLOCK_TOKENS + 1), KV_HEADS, BLOCK_TOKENS, SIZE)
-    kept = [KVPages(torch.randn(shape), torch.randn(shape)) for _ in range(CALLS)]
-    pages = iter(kept)
+    return iter([KVPages(torch.randn(shape), torch.randn(shape)) for _ in range(CALLS)])
+
+
+def looks_up(rows: int) -> Round:
+    """Attention to a source that was read."""
+    pages = pages_of(rows)
+
+    def write(program: Program) -> None:
+        program.look_up(program.input, program.place(HEADS * SIZE), next(pages), SIZE)
+
+    return programmed(write, rows, HEADS * SIZE)
+
+
+def keeps(rows: int) -> Round:
+    """Stores of what was read of a source."""
+    pages = pages_of(rows)
+
+    def write(program: Program) -> None:
+        key, value = (program.input.columns(i * KV_HEADS * SIZE, KV_HEADS * SIZE) for i in range(2))
+        program.keep(key, value, next(pages), SIZE)
+        program.output = key
+
+    return programmed(write, rows, 2 * KV_HEADS * SIZE)
+
+
+def attends(rows: int) -> Round:
+    """Stores its own, and attends."""
+    pages = pages_of(rows)
 
     def write(program: Program) -> None:
         heads, ours = HEADS * SIZE, KV_HEADS * SIZE
@@ -136,7 +166,7 @@ def attends(rows: int) -> Round:
     return programmed(write, rows, (HEADS + 2 * KV_HEADS) * SIZE)
 
 
-def torch_attends(rows: int) -> Round:
+def torch_attends(rows: int, stores: bool = True, reads: bool = True) -> Round:
     """Stores into contiguous keys, and attends: the heads of a group as tokens of one head."""
     query = torch.randn(rows, KV_HEADS, HEADS // KV_HEADS, SIZE)
     key, value = (torch.randn(rows, KV_HEADS, 1, SIZE) for _ in range(2))
@@ -145,8 +175,9 @@ def torch_attends(rows: int) -> Round:
         keys, values = (torch.randn(rows, KV_HEADS, PAST + 1, SIZE) for _ in range(2))
 
         def call() -> Tensor:
-            keys[:, :, PAST:], values[:, :, PAST:] = key, value
-            return functional.scaled_dot_product_attention(query, keys, values)
+            if stores:
+                keys[:, :, PAST:], values[:, :, PAST:] = key, value
+            return functional.scaled_dot_product_attention(query, keys, values) if reads else keys
 
         return call
 
@@ -164,6 +195,7 @@ def instruction_points(rows: int) -> Iterator[Point]:
         ("rotate", write_rotate, HIDDEN, 2, lambda: rotate(heads, cosine, sine)),
         ("activate", write_activate, 2 * WIDTH, 2, lambda: functional.silu(wide[:, :WIDTH]) * wide[:, WIDTH:]),
         ("add, among", write_add, HIDDEN, 3, lambda: total.add_(x)),
+        ("scale", write_scale, HIDDEN, 2, lambda: x * 0.5),
         ("gather", write_gather, HIDDEN, 2, lambda: x[every]),
         ("choose, take, give", write_mixture, EXPERTS + HIDDEN, 2 * ACTIVE, lambda: torch_mixture(both)),
     ]
@@ -172,7 +204,12 @@ def instruction_points(rows: int) -> Iterator[Point]:
         yield Point(f"{kind}, {rows} rows", Cost(4 * rows * width * moved, 2 * rows * width), rounds)
     one = paged_attention_cost(1, HEADS, KV_HEADS, SIZE, PAST + 1, 4)
     attention = {"native_program": partial(attends, rows), "torch": partial(torch_attends, rows)}
-    yield Point(f"attend, {rows} rows after {PAST}", Cost(rows * one.bytes, rows * one.flops), attention)
+    cost = Cost(rows * one.bytes, rows * one.flops)
+    yield Point(f"attend, {rows} rows after {PAST}", cost, attention)
+    there = {"native_program": partial(looks_up, rows), "torch": partial(torch_attends, rows, stores=False)}
+    yield Point(f"look_up, {rows} rows after {PAST}", cost, there)
+    stored = {"native_program": partial(keeps, rows), "torch": partial(torch_attends, rows, reads=False)}
+    yield Point(f"keep, {rows} rows", Cost(4 * rows * 4 * KV_HEADS * SIZE, 0), stored)
 
 
 def step_round(programmed: bool) -> Round:

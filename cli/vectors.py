@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def is_of_vectors(args: argparse.Namespace) -> bool:
-    """Whether the model of a command line is an encoder."""
+    """Whether the model of a command line is an encoder whose vectors are asked about, and no tasks."""
     from ..models.checkpoint import open_checkpoint
 
-    return not open_checkpoint(args.path).spec.causal
+    spec = open_checkpoint(args.path).spec
+    return not (args.tasks or args.tasks_dir or spec.causal or spec.classifies)
 
 
 def evaluate_vectors(args: argparse.Namespace) -> int:

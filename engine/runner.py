@@ -105,7 +105,7 @@ class ModelRunner:
         self.spare = num_blocks
         self.pages = Pages(model.spec, num_blocks + 1, dtype, self.device, int8_pages)
         self.program, self.without_program = self._programmed(step) if programmed else (None, "nobody asked for one")
-        self._reading = self._reading_program() if isinstance(self.program, StepProgram) else None
+        self._reading = self._reading_program() if self.program is not None else None
         self._threads: int | None = None  # of a program; None: as many as torch has
         with torch.inference_mode():
             self._past_bias = model.past_bias(max_context)

@@ -91,7 +91,8 @@ class Echo:
         told = told_of(token, request.sampling.logprobs)
         prompt = told_of_prompt(request) if choice == made == 0 else ()
         if made + 1 == request.stopping.max_new_tokens:
-            last = {"token_ids": (token,), "logprobs": told, "prompt_logprobs": prompt}
+            whole = (bytes(4 * VOCABULARY),) * len(request.distributions_at)
+            last = {"token_ids": (token,), "logprobs": told, "prompt_logprobs": prompt, "distributions": whole}
             return self.finished(key, choice, FinishReason.LENGTH, **last)
         return Row(key, (token,), choice=choice, logprobs=told, prompt_logprobs=prompt)
 

@@ -95,8 +95,9 @@ def test_templates_that_run_code() -> None:
 
 
 def test_tensors_in_requests() -> None:
-    """CVE-2025-62164, CVE-2025-62372: a caller's bytes that are taken for a tensor. There is no field for any."""
-    fields = [field for kind in messages() for field in kind.fields]
+    """CVE-2025-62164, CVE-2025-62372: a caller's bytes that are taken for a tensor. There is no field for any;
+    a row is what the engine says."""
+    fields = [field for kind in messages() if kind.full_name != "moesaic.engine.v1.Row" for field in kind.fields]
     assert not [field.full_name for field in fields if field.type == FieldDescriptor.TYPE_BYTES]
 
 

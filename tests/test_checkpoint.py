@@ -127,7 +127,7 @@ def test_an_unknown_model_type_is_told_with_the_known_ones(folder: Path, name: A
     assert f"moesaic runs the families {', '.join(FAMILIES)}" in refusal(folder)
 
 
-@pytest.mark.parametrize("names", [["LlamaForSequenceClassification"], 5, "Llama", {"a": 1}])
+@pytest.mark.parametrize("names", [["LlamaForTokenClassification"], 5, "Llama", {"a": 1}])
 def test_an_unknown_architecture_is_refused(folder: Path, names: Any) -> None:
     edit_json(folder / "config.json", architectures=names)
     assert "of the family llama moesaic runs LlamaForCausalLM" in refusal(folder)

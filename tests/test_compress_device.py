@@ -26,7 +26,9 @@ NAMES_THE_CPU = {
     "compress/moefy/input_tiers.py": "what was found is written from there",
     "compress/stage_cache.py": "keys of its results are the plain ones",
 }
-LOADS = {"compress/material.py", "compress/distill/training.py"}  # the second at the teacher's own dtype
+LOADS = {  # the second at the teacher's own dtype, the third in the answers' own
+    "compress/material.py", "compress/distill/training.py", "compress/answers.py",
+}  # fmt: skip
 SHORT: dict[str, Any] = {"calibration": {"sequences": 6, "length": 32}, "evaluation": {"documents": 1, "truncate": 16}}
 PRUNE: list[dict[str, Any]] = [{"prune": {"remove": 0.25}}]
 INT8 = {"quantize": {"linears": "int8"}}

@@ -23,6 +23,7 @@ from moesaic.models.errors import CheckpointError, RecipeError, TextError
 from moesaic.models.spec import ClassifierSpec
 
 LETTERS = {"low": "abcde", "high": "vwxyz", "digit": "12345"}  # what texts of a label are made of
+DOCUMENTS = "abc xyz abc xyz\n<|endoftext|>\nvwx 123 vwx 123\n"
 INT8: dict[str, Any] = {"stages": [{"quantize": {"linears": "int8"}}]}
 
 
@@ -132,7 +133,7 @@ def test_int8_keeps_the_classifier_and_eval_says_what_it_kept(
 ) -> None:
     model, learned, small = (tmp_path / name for name in ("model", "learned", "small"))
     train_classifier(encoder(model), examples, learned)
-    (tmp_path / "text.txt").write_text("abc xyz\n")
+    (tmp_path / "text.txt").write_text(DOCUMENTS)
     compress(learned, small, INT8 | {"evaluation": {"text": [str(tmp_path / "text.txt")]}})
     kept, whole = (dict(read_tensors(open_checkpoint(each))) for each in (small, learned))
     assert all(torch.equal(kept[name], tensor) for name, tensor in whole.items() if name.startswith("classifier."))
@@ -156,7 +157,7 @@ def test_an_encoder_without_a_classifier_is_scored_with_a_head_of_the_originals(
     examples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder(tmp_path / "model")
-    (tmp_path / "text.txt").write_text("abc xyz\n")
+    (tmp_path / "text.txt").write_text(DOCUMENTS)
     compress(tmp_path / "model", tmp_path / "small", INT8 | {"evaluation": {"text": [str(tmp_path / "text.txt")]}})
     paths = [str(tmp_path / name) for name in ("small", "model")]
     assert main(["eval", paths[0], "--against", paths[1], "--tasks", str(valid(examples))]) == 0
@@ -166,7 +167,7 @@ def test_an_encoder_without_a_classifier_is_scored_with_a_head_of_the_originals(
 def test_a_decoder_with_a_classifier_is_compressed_and_scored(examples: Path, tmp_path: Path) -> None:
     learned = tmp_path / "learned"
     train_classifier(encoder(tmp_path / "model", "llama"), examples, learned)
-    (tmp_path / "text.txt").write_text("abc xyz\n")
+    (tmp_path / "text.txt").write_text(DOCUMENTS)
     recipe = INT8 | {"evaluation": {"text": [str(tmp_path / "text.txt")]}}
     assert compress(learned, tmp_path / "small", recipe).result["mean_cosine"] > 0.99
     with pytest.raises(RecipeError, match="prune: this model is a classifier, which it does not change"):
