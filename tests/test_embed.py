@@ -296,7 +296,7 @@ def test_the_client_of_openai_takes_floats_and_base64(stranger: openai.OpenAI, l
         ({"input": "a", "dimensions": 8}, "asks for what is not done here"),
         ({"input": "a", "encoding_format": "int8"}, "it must be one of float, base64"),
         ({"input": "a", "temperature": 1}, "there is no such field"),
-        ({"input": "a", "moesaic": {"tier": "low"}}, "there is no such field"),
+        ({"input": "a", "moesaic": {"tier": "low"}}, "is not among this model's tiers: full"),
         ({"input": "a", "moesaic": {"truncate": 3}}, "it must be of type bool"),
         ({"input": LONG}, "has 20"),
     ],

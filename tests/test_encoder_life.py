@@ -75,7 +75,7 @@ def test_what_no_encoder_can_be_is_refused_before_anything(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["eval", "model"], "is an encoder, which predicts no text that could be scored"),
+        (["eval", "model", "--stride", "8"], "--stride is of models that continue text, and model is an encoder"),
         (["export", "model", "out", "--to", "compressed-tensors"], "is an encoder, which is not written as compressed"),
         (["compress", "model", "out", "--report", "report"], "compare perplexities, which an encoder has none of"),
         (
