@@ -37,7 +37,7 @@ QUESTIONS = [
     {"context_options": ["She was sad.", "He had a big red ball."], "continuation": "He played with it.", "gold": 1},
 ]
 Told = Callable[[str, int, int], None]
-NOISE = 0.2  # of a weight's deviation, in one matrix of one layer: a hundredth of top-1 is lost
+NOISE = 0.15  # of a weight's deviation, in one matrix of one layer: a hundredth of top-1 is lost
 
 
 def plan(out: Path, models: dict[str, str], **more: Any) -> RetentionPlan:
