@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results"
 SECONDS = 1800  # on a busy machine; alone none takes two minutes
 MEASURED = re.compile(  # keys of what this machine, or this day, decides
     r"^(?:machine|provenance|versions|triton|commit|command|command_from|device|processors|python|load)$"
-    r"|seconds|_ms(?:_|$)|per_second|bandwidth|peak_memory"
+    r"|seconds|_ms(?:_|$)|per_second|bandwidth|peak_memory|^preempted$"  # the last by who came when
 )
 JUDGED = ("num_correct", "num_agreed")  # whole numbers that hang on which of two logits is larger
 MOST_TOLD = 5
