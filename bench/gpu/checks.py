@@ -18,7 +18,7 @@ from .section import Plan, run_section
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 12  # most of the time is compilation, on the host
 SANITIZER_SECONDS = 45.0  # kept for it
-FEW = 6  # tests a file, where they are interpreted
+FEW = 3  # tests a file, where they are interpreted
 _MARKS = ("device: str", "mark.gpu")
 
 
