@@ -19,7 +19,7 @@ from ..compress.classifier import train_classifier
 from ..compress.pipeline import compress
 from ..evaluate.measure import measure
 from ..evaluate.plan import MODEL, ORIGINAL, Plan
-from ..evaluate.provenance import provenance
+from ..evaluate.provenance import command_line, provenance
 from ..evaluate.results import as_json
 from ..models.checkpoint import open_checkpoint
 from ..models.errors import MoesaicError, RecipeError, TextError
@@ -48,8 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_file(args.out, f"--out {args.out}")
         found = [_task(args.model, valid, args.most, args.threads) for valid in args.tasks]
-        values = {"command": ["moesaic.bench.classification", *(arguments or sys.argv[1:])], **provenance()}
-        values |= {"model": args.model, "tasks": found}
+        values = {"command": command_line(args.out), "machine": provenance(), "model": args.model, "tasks": found}
         write_whole(args.out, (json.dumps(as_json(values), indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"{error}\n")
