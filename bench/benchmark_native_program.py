@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.gpu.random_models import EIGHT_LAYERS, int8_bytes, random_model
+from moesaic.bench.gpu.random_models import EIGHT_LAYERS, int8_bytes
 from moesaic.bench.ops.point import Point, Prepare, timed
+from moesaic.bench.ops.steps import PAST, step_round
 from moesaic.bench.rounds import DEVICE, Round, rotated
-from moesaic.engine.runner import ModelRunner, Span
 from moesaic.kernels.cost import Cost
 from moesaic.kernels.instructions import Choice
 from moesaic.kernels.native import native
@@ -31,7 +31,6 @@ from moesaic.models.rope import rotate, rotation
 
 HIDDEN, WIDTH, HEADS, KV_HEADS, SIZE = 576, 1536, 9, 3, 64
 EXPERTS, ACTIVE = 8, 2
-PAST = 511  # tokens before the new one
 CALLS = 30  # layers
 SHAPE = "smollm2-8-layers"
 ELSEWHERE = {  # kinds of instructions whose C++ is called by operations too
@@ -212,21 +211,6 @@ def instruction_points(rows: int) -> Iterator[Point]:
     yield Point(f"keep, {rows} rows", Cost(4 * rows * 4 * KV_HEADS * SIZE, 0), stored)
 
 
-def step_round(programmed: bool) -> Round:
-    """A step of one stream after some others, of random int8 weights."""
-    model = random_model(SHAPE, "int8", DEVICE, torch.float32)
-    runner = ModelRunner(model, PAST // BLOCK_TOKENS + 1, PAST + 1, torch.float32, programmed=programmed)
-    if programmed and runner.program is None:
-        raise NotImplementedError(runner.without_program)
-    span = Span([5], PAST, range(PAST // BLOCK_TOKENS + 1), decodes=True)
-
-    def run() -> None:
-        runner.forward([span])
-
-    run()
-    return run, 1
-
-
 def transformers_step() -> Round:
     """The same shape in bf16, over keys and values that are there."""
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
@@ -249,9 +233,9 @@ def transformers_step() -> Round:
 def step_point() -> Point:
     read = int8_bytes(SHAPE)
     rounds: dict[str, Prepare] = {
-        "native_program": partial(step_round, programmed=True),
+        "native_program": partial(step_round, "int8", 1, SHAPE, programmed=True),
         "transformers bf16": transformers_step,
-        "ours, module by module": partial(step_round, programmed=False),
+        "ours, module by module": partial(step_round, "int8", 1, SHAPE, programmed=False),
     }
     return Point(f"step of 8 layers in int8 after {PAST}", Cost(read, 2 * read), rounds)
 

@@ -11,34 +11,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-import torch
 
 # Absolute, since pytest imports this file outside the package.
-from moesaic.bench.gpu.random_models import int8_bytes, random_model
+from moesaic.bench.gpu.random_models import int8_bytes
 from moesaic.bench.ops.point import Point, Prepare, on_gpu, timed
-from moesaic.bench.rounds import DEVICE, Round
-from moesaic.engine.runner import ModelRunner, Span
+from moesaic.bench.ops.steps import PAST, step_round
 from moesaic.kernels.cost import Cost
-from moesaic.kernels.paged_attention import BLOCK_TOKENS
-
-PAST = 511  # tokens before the new one
-BLOCKS = PAST // BLOCK_TOKENS + 1
-
-
-def step_round(kind: str, rows: int, shape: str, programmed: bool) -> Round:
-    """A step of so many streams."""
-    runner = ModelRunner(
-        random_model(shape, kind, DEVICE, torch.float32), rows * BLOCKS, PAST + 1, torch.float32, programmed=programmed
-    )
-    if programmed and runner.program is None:
-        raise NotImplementedError(runner.without_program)
-    spans = [Span([5], PAST, range(row * BLOCKS, (row + 1) * BLOCKS), decodes=True) for row in range(rows)]
-
-    def run() -> None:
-        runner.forward(spans)
-
-    run()
-    return run, 1
 
 
 def points(quick: bool, shape: str = "smollm2-135m") -> Iterator[Point]:

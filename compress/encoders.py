@@ -9,17 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.compare import verdict
 from ..evaluate.embeddings import Retrieval, VectorScore, compare_vectors, score_vectors, vectors_of
-from ..evaluate.results import comparison_json
 from ..models.checkpoint import Checkpoint
 from ..models.errors import RecipeError
 from ..models.progress import Progress
 from ..models.sentences import Sentences
-from ..models.spec import FULL
 from ..models.tokenizer import Tokenizer
+from .finished import beside_original, write_measured
 from .material import load_exact
-from .output import write_result
 from .recipe import Recipe
 from .run import Run
 
@@ -45,18 +42,7 @@ def write_encoder(run: Run, source: Checkpoint, target: Path, progress: Progress
         model.operating_point = last.operating_point(tier)
         mine = vectors_of(model, material.texts, kind, partial(progress, f"vectors at the tier {tier}"))
         found[tier] = score_vectors(mine, material, theirs)
-    figures = {tier: _beside(score, original, run.recipe.seed) for tier, score in found.items()}
-    few = run.few_tokens()
-    measured: list[dict[str, Any]] = [{} for _ in run.stages]
-    measured[-1] = {"result": figures.pop(FULL), "weight_bytes": last.weight_bytes, "original": original.summary()}
-    measured[-1] |= ({"tiers": figures} if figures else {}) | ({"notices": [few]} if few else {})
-    write_result(target, source, last, last.record.with_measured(measured), run.recipe.sha256(), progress)
-    return measured[-1]
-
-
-def _beside(score: VectorScore, original: VectorScore, seed: int) -> dict[str, Any]:
-    """The figures, and what the difference of each from the original's is worth."""
-    compared = compare_vectors(score, original, seed).items()
-    return score.summary() | {
-        "against_original": {name: comparison_json(each) | {"verdict": verdict(name, each)} for name, each in compared}
+    figures = {
+        tier: beside_original(score, compare_vectors(score, original, run.recipe.seed)) for tier, score in found.items()
     }
+    return write_measured(run, source, target, figures, original, progress)

@@ -9,15 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..evaluate.compare import verdict
-from ..evaluate.pairs import PairScore, answered, compare_pairs, score_pairs, start_of
-from ..evaluate.results import comparison_json
+from ..evaluate.pairs import answered, compare_pairs, score_pairs, start_of
 from ..models.checkpoint import Checkpoint
 from ..models.progress import Progress
-from ..models.spec import FULL
 from .answers import ANSWER_TOKENS
+from .finished import beside_original, write_measured
 from .material import load_exact
-from .output import write_result
 from .run import Run
 
 SOURCE_TOKENS = 128  # of each document, at most
@@ -35,18 +32,5 @@ def write_sourced(run: Run, source: Checkpoint, target: Path, progress: Progress
     for tier in last.tiers:
         model.operating_point = last.operating_point(tier)
         found = score_pairs(model, pairs, start, partial(progress, f"answers at the tier {tier}"))
-        figures[tier] = _beside(found, original, run.recipe.seed)
-    few = run.few_tokens()
-    measured: list[dict[str, Any]] = [{} for _ in run.stages]
-    measured[-1] = {"result": figures.pop(FULL), "weight_bytes": last.weight_bytes, "original": original.summary()}
-    measured[-1] |= ({"tiers": figures} if figures else {}) | ({"notices": [few]} if few else {})
-    write_result(target, source, last, last.record.with_measured(measured), run.recipe.sha256(), progress)
-    return measured[-1]
-
-
-def _beside(score: PairScore, original: PairScore, seed: int) -> dict[str, Any]:
-    """The figures, and what the difference of each from the original's is worth."""
-    compared = compare_pairs(score, original, seed).items()
-    return score.summary() | {
-        "against_original": {name: comparison_json(each) | {"verdict": verdict(name, each)} for name, each in compared}
-    }
+        figures[tier] = beside_original(found, compare_pairs(found, original, run.recipe.seed))
+    return write_measured(run, source, target, figures, original, progress)

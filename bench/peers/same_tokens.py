@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ...engine.llm import LLM
+from ...evaluate.provenance import command_line
 from ...evaluate.texts import embedded_text, read_documents
 from ...models.bounds import Bound
 from ...models.errors import MoesaicError, SetupError, TextError
@@ -87,7 +88,7 @@ def main() -> int:
         check_file(args.out, str(args.out))
         Bound(1).check("prompts", args.prompts)
         report = measured(args.model, args.prompts, args.new_tokens, args.threads)
-        write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
+        write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

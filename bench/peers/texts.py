@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ...evaluate.provenance import command_line
 from ...evaluate.texts import embedded_text, read_documents
 from ...models.bounds import THREADS, Bound
 from ...models.errors import MoesaicError, SetupError, TextError
@@ -167,7 +168,7 @@ def main() -> int:
         if not tasks:
             raise SetupError("nothing is to be measured; give --answers DENSE OURS, --vectors DENSE OURS, or both")
         report = measured(tasks, args.threads, args.rounds)
-        write_whole(args.out, (json.dumps(report, indent=2) + "\n").encode())
+        write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -72,8 +72,8 @@ class OurWhole(Whole):
             raise RuntimeError(f"{len(prompts) - ended} of {len(prompts)} texts were not answered in full")
         return tokens
 
-    def _request(self, key: int, ids: Sequence[int], num_new: int) -> Request:
-        raise NotImplementedError
+    @abstractmethod
+    def _request(self, key: int, ids: Sequence[int], num_new: int) -> Request: ...
 
 
 class OurAnswers(OurWhole):

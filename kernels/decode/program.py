@@ -119,7 +119,7 @@ class DecodeProgram:
     def rotate(self, target: View, size: int, turned: int, table: int = 0) -> None:
         self._turned[target.place] = turned, table  # by whoever attends to it next
 
-    # Of a model with an encoder; that one refuses it, too.
+    # Only a decoder with an encoder is written with these, and models/device_step.py refuses it before it is written.
 
     def look_up(self, query: View, target: View, pages: KVPages, size: int, weighing: Weighing = PLAIN) -> None:
         raise NotImplementedError("there is no launch for attention to a source")
