@@ -162,12 +162,6 @@ def embed(model: Transformer, requests: Sequence[Request], compute: Compute | No
     return _vectors(states_of(model, requests, compute), requests)
 
 
-@torch.inference_mode()
-def classify(model: Transformer, requests: Sequence[Request]) -> Tensor:
-    """The logits module by module."""
-    return _logits(model, states_of(model, requests), requests)
-
-
 def states_of(model: Transformer, requests: Sequence[Request], compute: Compute | None = None) -> list[Tensor]:
     """States [tokens, hidden] of each text, of one pass."""
     rows, device = [request.prompt_ids for request in requests], model.embedding.weight.device

@@ -14,7 +14,7 @@ from family_cases import BASES, Case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moesaic.engine.encoder import classify
+from moesaic.engine.encoder import EncoderRunner
 from moesaic.engine.request import Request
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError
@@ -29,7 +29,7 @@ BERT = ClassifierCase("bert", {"id2label": {0: "bad", 1: "fair", 2: "good"}})
 
 
 def logits(model: Transformer, rows: list[list[int]] = ROWS) -> Tensor:
-    return classify(model, [Request(i, tuple(row), classify=True) for i, row in enumerate(rows)])
+    return EncoderRunner(model).logits([Request(i, tuple(row), classify=True) for i, row in enumerate(rows)])
 
 
 def theirs(model: Any, rows: list[list[int]] = ROWS) -> Tensor:
