@@ -15,7 +15,7 @@ from moesaic.compress.recipe import Recipe, read_recipe
 from moesaic.compress.run import Run
 from moesaic.compress.stage_cache import on_other
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
-from moesaic.models.devices import choose_device
+from moesaic.models.devices import choose_device, multiplies_bf16
 from moesaic.models.errors import SetupError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +53,13 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
     """Every node of every module of compress/, with the module's path."""
     for file in sorted((ROOT / "compress").rglob("*.py")):
         yield from ((str(file.relative_to(ROOT)), node) for node in ast.walk(ast.parse(file.read_text())))
+
+
+@pytest.mark.parametrize("kernels, quick", [("DEFAULT", False), ("AVX2", False), ("AVX512", True)])
+def test_bf16_is_for_a_gpu_and_avx512(monkeypatch: pytest.MonkeyPatch, kernels: str, quick: bool) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kernels)
+    assert multiplies_bf16(torch.device("cpu")) is quick
+    assert multiplies_bf16(torch.device("cuda"))
 
 
 def test_no_stage_names_the_cpu_by_itself() -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ...models.checkpoint import load_transformer
+from ...models.devices import multiplies_bf16
 from ...models.errors import RecipeError
 from ...models.files import write_whole
 from ...models.finite import NotFinite, check_range, naming
@@ -90,7 +91,7 @@ class Lesson:
 class Trainer:
     """Teaches a model to say what the recipe's model says (Hinton, Vinyals and Dean 2015).
 
-    name: of the stage, for people. Arithmetic is bf16 on every device.
+    name: of the stage, for people. Arithmetic is bf16 where that is quick (`multiplies_bf16`), else fp32.
     """
 
     name: str
@@ -165,7 +166,7 @@ class Trainer:
 
     def _check_range(self, models: Sequence[Transformer], rows: Tensor) -> None:
         batch, _ = self._batch(models[0], rows)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._in_bf16():
             for model in models:
                 check_range(model, batch.ids, batch.sources)
 
@@ -182,7 +183,7 @@ class Trainer:
         with torch.inference_mode():
             states = teacher.hidden(batch.ids, context=batch.context(teacher))
         theirs = states.clone()
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with self._in_bf16():
             ours = model.hidden(batch.ids, context=batch.context(model))
             if not model.spec.causal:
                 return (weights.hidden or 1.0) * hidden_ratio(ours, theirs)
@@ -191,6 +192,9 @@ class Trainer:
                 rows=_HEAD_ROWS[self.device.type],
             )  # fmt: skip
         return loss + weights.hidden * hidden_ratio(ours, theirs, counts) if weights.hidden else loss
+
+    def _in_bf16(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=multiplies_bf16(self.device))
 
     def _batch(self, model: Transformer, rows: Tensor) -> tuple[Batch, Tensor | None]:
         """What is learned from, and which tokens count: of rows that an encoder reads, the original's answers."""
