@@ -23,7 +23,7 @@ async def generate_batch(
     if wrong := list(_violations(message)):
         raise InvalidRequest(wrong)
     this_caller().ask(len(message.requests) - 1)
-    with generation.budget.request(message.ByteSize()):
+    with generation.budget.request(call.caller, message.ByteSize()):
         works = [partial(_item, generation, request, call, method) for request in message.requests]
         async with aclosing(as_they_end(works)) as items:  # type: ignore[type-var]
             async for index, item in items:

@@ -99,7 +99,7 @@ class Generation:
 
         Raises Unavailable, AlreadyExists, Overloaded, or what `Catalog.find` does.
         """
-        with self.catalog.under_way(call.caller, call.request_id) as under_way, self.budget.request(size):
+        with self.catalog.under_way(call.caller, call.request_id) as under_way, self.budget.request(call.caller, size):
             found = self.catalog.find(model, "model")
             with found.in_use():
                 yield found, under_way

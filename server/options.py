@@ -68,7 +68,7 @@ class ServeOptions:
     )
     max_request_bytes: int = setting(
         32 << 20,
-        "of all requests in flight as they came; more are refused, one that is alone never",
+        "of all requests in flight as they came; more are refused, never one alone, nor a caller below an equal share",
         Bound(1, 1 << 40, way_out="leave it out for 32 MiB"),
         read=byte_count,
         written="32M",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,28 @@ def test_requests_together_hold_a_budget_of_bytes() -> None:
 
 def test_one_request_that_is_alone_always_has_room() -> None:
     budget = ByteBudget(10)
-    with budget.request(1000), pytest.raises(Overloaded), budget.request(1):
+    with budget.request("a", 1000), pytest.raises(Overloaded), budget.request("a", 1):
         pass
+    assert budget.held == 0
+
+
+def test_a_caller_who_fills_the_budget_of_bytes_leaves_others_their_share() -> None:
+    budget = ByteBudget(100)
+    with budget.request("large", 90), budget.request("other", 50):
+        for caller in ("large", "other"):
+            with pytest.raises(Overloaded), budget.request(caller, 1):
+                pass
+        with budget.request("third", 33):
+            assert budget.held == 173
+
+
+def test_shares_of_bytes_end_at_twice_the_budget() -> None:
+    budget = ByteBudget(100)
+    with ExitStack() as stack:
+        for i in range(20):
+            with suppress(Overloaded):
+                stack.enter_context(budget.request(str(i), 100 // (i + 1)))
+        assert 150 < budget.held <= 200
     assert budget.held == 0
 
 

@@ -12,6 +12,7 @@ from ...models.errors import Expired, InvalidRequest, Violation
 from ..byte_budget import ByteBudget
 from ..client_request import MAX_REQUEST_BYTES
 from ..wire_limits import MOST_FIELDS
+from .caller import caller_of
 
 MOST_VALUES = 1 << 17  # of a body: ids of a prompt are the most that there is reason for
 MOST_NAMES = MOST_FIELDS  # of a body, objects and lists with them: a hundredth of a second of the parser
@@ -75,7 +76,7 @@ async def _receive(request: Request, budget: ByteBudget, held: ExitStack) -> byt
     received = int(declared) if declared.isdecimal() and declared.isascii() else 0
     if received > _DRAINED_BYTES:
         raise _too_long(received)
-    data, counted, received = bytearray(), 0, 0
+    caller, data, counted, received = caller_of(request), bytearray(), 0, 0
     async for piece in request.stream():
         received += len(piece)
         if received > _DRAINED_BYTES:
@@ -83,11 +84,11 @@ async def _receive(request: Request, budget: ByteBudget, held: ExitStack) -> byt
         if received <= MAX_REQUEST_BYTES:
             data += piece
         if len(data) - counted >= _COUNTED_BYTES:
-            held.enter_context(budget.request(len(data) - counted))
+            held.enter_context(budget.request(caller, len(data) - counted))
             counted = len(data)
     if received > MAX_REQUEST_BYTES:
         raise _too_long(received)
-    held.enter_context(budget.request(len(data) - counted))
+    held.enter_context(budget.request(caller, len(data) - counted))
     return data
 
 
