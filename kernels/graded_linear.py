@@ -31,7 +31,8 @@ from .graded.launches import graded_linear_triton, takes
 from .graded.layout import BLOCK, PackedGraded
 from .graded.native import Layer, graded_linear_native, layer_of
 from .graded.worth import halves
-from .int8_dynamic_linear import CUDA_ROWS, choose_int8_dynamic_linear, cpu_products_are_exact
+from .int8_dynamic_linear import choose_int8_dynamic_linear
+from .int8_product import int8_product
 from .jit import HAS_TRITON
 from .native import native
 from .planes.native import PLANE_ISAS, plane_isa
@@ -106,9 +107,8 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
     packed, (tokens, inputs) = weights.packed, x.shape
     device, library = ("cpu", native()) if x.is_cpu else (x.device.type, None)
     isa = plane_isa(library) if library else None
-    exact = device != "cpu" or cpu_products_are_exact()
     triton = HAS_TRITON and takes(packed, tokens) and (x.is_cpu or _planes_pay(x, packed))
-    choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, exact, triton)
+    choice = choose_graded_linear(device, tokens, inputs, packed.outputs, isa, triton)
     if choice == "native" and library and isa:
         return GradedResult(*graded_linear_native(x, weights.layer, thresholds, packed.outputs, library, isa))
     if choice == "triton":
@@ -117,19 +117,18 @@ def graded_linear(x: Tensor, weights: GradedWeights, thresholds: Tensor) -> Grad
 
 
 def choose_graded_linear(
-    device: str, tokens: int, inputs: int, outputs: int, isa: str | None, exact: bool, triton: bool = False
+    device: str, tokens: int, inputs: int, outputs: int, isa: str | None, triton: bool = False
 ) -> Implementation:
     """Which implementation answers; all of them give the same bits.
 
-    isa: one of PLANE_ISAS, None where the C++ library is missing; exact: whether this processor's integer product is
-    one; triton: whether there is a kernel for so many tokens. The library is ahead of torch at any number of tokens,
-    unless it has no vector instructions.
+    isa: one of PLANE_ISAS, None where the C++ library is missing; triton: whether there is a kernel for so many tokens.
+    The library is ahead of torch at any number of tokens, unless it has no vector instructions.
     """
     if device == "cuda" and triton:
         return "triton"
     if device == "cpu" and isa in PLANE_ISAS[1:] and tokens:
         return "native"
-    return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs, exact) == "integers" else "torch"
+    return "integers" if choose_int8_dynamic_linear(device, tokens, inputs, outputs) == "integers" else "torch"
 
 
 def _planes_pay(x: Tensor, packed: PackedGraded) -> bool:
@@ -176,17 +175,8 @@ def _summed(chosen: dict[int, Tensor], packed: PackedGraded, rows: int) -> Tenso
     for begin in range(0, packed.inputs, step):
         some = packed.inputs_only(slice(begin, begin + step))
         for level, digits in chosen.items():
-            total += _product(digits[:, begin : begin + step], some.by_input(level))
+            total += int8_product(digits[:, begin : begin + step], some.by_input(level))
     return total
-
-
-def _product(rows: Tensor, weight: Tensor) -> Tensor:
-    """int32 [rows, outputs] of weight int8 [inputs, outputs]."""
-    count = len(rows)
-    if rows.is_cuda and count < CUDA_ROWS:
-        rows = functional.pad(rows, (0, 0, 0, CUDA_ROWS - count))
-    product: Tensor = torch._int_mm(rows.contiguous(), weight)
-    return product[:count]
 
 
 def _finished(

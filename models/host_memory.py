@@ -32,12 +32,12 @@ def give_back_freed_memory() -> None:
 
 
 def give_back_large_pieces_at_once() -> None:
-    """Has glibc map every piece of 256 KB and more by itself, so that its memory goes back when it is freed. By
+    """Has glibc map every piece of 1 MB and more by itself, so that its memory goes back when it is freed. By
     itself it raises the limit to 32 MB once such a piece is freed, and what lies between freed ones stays.
 
     For work that holds much for a short time: each such piece is then made of fresh pages, which takes time.
     """
-    _set({_MAP_ABOVE: 256 << 10})
+    _set({_MAP_ABOVE: 1 << 20})
 
 
 @contextmanager

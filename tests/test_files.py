@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from gguf_builder import byte_level, random_weights, write_gguf
 
+from moesaic.kernels.cache import cache_folder
 from moesaic.models.errors import OutputError
 from moesaic.models.files import append_line, check_file, new_directory, write_files, write_whole
 
@@ -19,7 +20,9 @@ MOESAIC = f"{sys.executable} -m moesaic.cli.main"
 
 
 def bash(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """`moesaic` in the script is ours; no file of stages or scores is shared with other tests."""
+    """`moesaic` in the script is ours; no file of stages or scores is shared with other tests, C++ libraries are."""
+    (folder / "cache").mkdir(exist_ok=True)
+    (folder / "cache" / "native").symlink_to(cache_folder() / "native")
     environment = {**os.environ, "MOESAIC_CACHE": str(folder / "cache")}
     script = f'moesaic() {{ {MOESAIC} "$@"; }}\n{script}'
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
@@ -185,7 +188,7 @@ def test_what_a_killed_run_left_of_a_file_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [f".file.partial-{os.getppid()}-a", ".other.partial-999999999-a", "file"]
 
 
-@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&- <&-", "| true", "2>&1 | true", "> /dev/null"])
+@pytest.mark.parametrize("how", ["2>&-", ">&- 2>&- <&-", "| true"])
 def test_work_that_was_done_is_success_whoever_listens(tmp_path: Path, how: str) -> None:
     done = bash(f"moesaic export stories260k out --to dense {how}; exit ${{PIPESTATUS[0]}}", tmp_path)
     assert done.returncode == 0 and done.stderr == ""

@@ -81,10 +81,10 @@ def test_kernels_are_no_worse_than_torch(tokens: int, weight: torch.dtype, dtype
     assert_no_worse(found, answer, plain, HIDDEN + WIDTH + ACTIVE)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
-def test_rows_of_more_than_a_warp_reads_at_once_are_read_whole(dtype: torch.dtype, device: str) -> None:
-    weights, (places, parts) = weights_of(dtype, device, hidden=548), chosen(2, device=device)
-    x = torch.randn(2, 548, generator=torch.Generator().manual_seed(1)).to(device)
+@pytest.mark.parametrize(("dtype", "hidden"), [(torch.int8, 548), (torch.bfloat16, 292)])
+def test_rows_of_more_than_a_warp_reads_at_once_are_read_whole(dtype: torch.dtype, hidden: int, device: str) -> None:
+    weights, (places, parts) = weights_of(dtype, device, hidden=hidden), chosen(1, device=device)
+    x = torch.randn(1, hidden, generator=torch.Generator().manual_seed(1)).to(device)
     found, wanted = (call(x, weights, places, parts, "silu") for call in (mixture_ffn_triton, mixture_ffn_torch))
     assert (found - wanted).norm() < 1e-5 * wanted.norm()
 

@@ -43,14 +43,14 @@ def launched(x: Tensor, weights: PlaneWeights, thresholds: Tensor, bits: int, ac
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
 def test_launches_are_torch_in_every_shape(bits: int, gated: bool, device: str) -> None:
-    for number in range((bits + gated) % 3, len(SHAPES), 3):
-        count, hidden, width = SHAPES[number]
-        activation, refined = ACTIVATIONS[(number + bits) % 4], 8 if number % 2 else max(bits + 1, 6)
-        weights = weights_of(hidden, width, gated, biased=number % 2 == 1, refined=refined)
-        x = tokens_of(count, hidden)
-        thresholds = thresholds_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
-        found = launched(x, weights, thresholds, bits, activation, device)
-        check_same(found, plane_ffn_torch(x, weights, thresholds, bits, activation))
+    number = (3 * gated + bits) % len(SHAPES)
+    count, hidden, width = SHAPES[number]
+    activation, refined = ACTIVATIONS[(number + bits) % 4], 8 if number % 2 else max(bits + 1, 6)
+    weights = weights_of(hidden, width, gated, biased=number % 2 == 1, refined=refined)
+    x = tokens_of(count, hidden)
+    thresholds = thresholds_of(plane_scores(x, weights, bits, activation), mixed_shares(count))
+    found = launched(x, weights, thresholds, bits, activation, device)
+    check_same(found, plane_ffn_torch(x, weights, thresholds, bits, activation))
 
 
 @pytest.mark.parametrize("gated", [True, False], ids=["gated", "plain"])
