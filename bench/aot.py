@@ -1,10 +1,11 @@
 """Compiles every shipped Triton kernel for every supported GPU, on any machine, and fails on what would be slow.
 
-    python -m moesaic.bench.aot [--json FILE] [--target 80 90 ...]
+    python -m moesaic.bench.aot [--json FILE] [--target 80 90 ...] [--every N]
 
 Prints registers, stack, shared memory, tensor-core instructions and wide loads of each. A spill, shared memory
-above 90 % of what a block may use, or a missing tensor-core instruction is a failure: a sentence each, and exit
-status 1. Needs triton and nothing else; TRITON_INTERPRET must be unset, as interpreted kernels cannot be compiled.
+above 90 % of what a block may use, no wide load, or a missing tensor-core instruction is a failure: a sentence each,
+and exit status 1. Needs triton and nothing else; TRITON_INTERPRET must be unset, as interpreted kernels cannot be
+compiled.
 """
 
 import argparse
@@ -245,6 +246,8 @@ def failures_of(case: Case, used: Resources) -> list[str]:
         failures.append(f"{where} takes {used.shared_bytes} bytes of shared memory of {limit}.")
     if (wanted := case.opcodes.get(used.target)) and not used.opcodes.get(wanted):
         failures.append(f"{where} has no {wanted}, it has {used.opcodes or 'no tensor-core instruction'}.")
+    if not used.wide_loads:
+        failures.append(f"{where} loads nothing by {case.load_bytes or 16} bytes.")
     if case.exact and used.opcodes:
         failures.append(f"{where} must be exact, but it has {used.opcodes}.")
     return failures
@@ -274,10 +277,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moesaic.bench.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON, too")
     parser.add_argument("--target", type=int, nargs="+", choices=list(SHARED_LIMIT), default=list(SHARED_LIMIT))
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="compile one case of N, for a quick look")
     options = parser.parse_args(arguments)
     if not HAS_TRITON or os.environ.get("TRITON_INTERPRET") == "1":
         parser.error("triton is needed, with TRITON_INTERPRET unset")
-    rows, failures = check(all_cases(), options.target)
+    rows, failures = check(all_cases()[:: max(1, options.every)], options.target)
     if options.json:
         write_whole(options.json, json.dumps([asdict(row) for row in rows], indent=1).encode() + b"\n")
     sys.stdout.write("\n".join([table(rows), *failures]) + "\n")

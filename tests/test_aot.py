@@ -21,23 +21,15 @@ CLEAN = Resources(
 )
 
 
-def test_every_kernel_compiles_cleanly_for_sm_90(tmp_path: Path) -> None:
-    """The compiler has a process of its own, as interpreted kernels cannot be compiled."""
+def test_one_case_of_four_compiles_cleanly_for_sm_90(tmp_path: Path) -> None:
+    """`make gpu-dry` has all. The compiler has a process of its own, as interpreted kernels cannot be compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [
-        sys.executable,
-        "-m",
-        "moesaic.bench.aot",
-        "--target",
-        "90",
-        "--json",
-        str(tmp_path / "table.json"),
-    ]
+    command = [sys.executable, "-m", "moesaic.bench.aot", "--target", "90", "--every", "4"]
+    command += ["--json", str(tmp_path / "table.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "table.json").read_text())
-    assert len(rows) == len(all_cases())
-    assert all(row["wide_loads"] for row in rows)
+    assert len(rows) == len(all_cases()[::4])
 
 
 def test_the_cases_cover_decode_and_prefill_in_every_dtype() -> None:
@@ -74,6 +66,7 @@ def test_the_cases_cover_every_number_of_rows_of_integer_kernels() -> None:
         ({"spills": 3}, "spills: 0 bytes of stack, 3 local loads and stores"),
         ({"shared_bytes": SHARED_LIMIT[90]}, "takes 232448 bytes of shared memory of 232448"),
         ({"opcodes": {"HMMA": 4}}, "has no HGMMA, it has {'HMMA': 4}"),
+        ({"wide_loads": 0}, "loads nothing by 16 bytes"),
         ({"opcodes": {}}, "has no HGMMA, it has no tensor-core instruction"),
     ],
 )
