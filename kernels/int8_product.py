@@ -8,6 +8,7 @@ from torch.nn import functional
 
 CUDA_ROWS = 32  # fewer rows are padded: CUDA's integer product takes more than 16
 EXACT_INPUTS = 1 << 10  # 128 * 128 * 2**10 = 2**24: fp32 holds every sum of so many products
+_WIDENED = 1 << 18  # weights at a time in fp32, which a cache holds
 
 
 def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
@@ -21,11 +22,21 @@ def int8_product(rows: Tensor, weight: Tensor) -> Tensor:
         return torch._int_mm(padded.contiguous(), weight)[: len(rows)]
     if weight.shape[0] > 1 and cpu_has_integers():
         return torch._int_mm(rows.contiguous(), weight)
-    total = torch.zeros(len(rows), weight.shape[1], dtype=torch.int32)
+    return _in_parts(rows.float(), weight)
+
+
+def _in_parts(rows: Tensor, weight: Tensor) -> Tensor:
+    inputs, outputs = weight.shape
+    total = torch.zeros(len(rows), outputs, dtype=torch.int32)
     with torch.autocast("cpu", enabled=False):
-        for some in (slice(begin, begin + EXACT_INPUTS) for begin in range(0, weight.shape[0], EXACT_INPUTS)):
-            total += (rows[:, some].float() @ weight[some].float()).int()
+        for some in _slices(inputs, EXACT_INPUTS):
+            for others in _slices(outputs, max(1, _WIDENED // min(inputs, EXACT_INPUTS))):
+                total[:, others] += (rows[:, some] @ weight[some, others].float()).int()
     return total
+
+
+def _slices(count: int, step: int) -> list[slice]:
+    return [slice(begin, begin + step) for begin in range(0, count, step)]
 
 
 @functools.cache

@@ -34,6 +34,7 @@ def lost() -> Section:
         "Targets that were missed": [*_frontier(), *_served()],
         "Behind plain int8 or llama.cpp": list(_beside_peers()),
         "Tiers that are slower than full": list(_slow_tiers()),
+        "Operations that take longer than a peer, beyond the interval": list(_slow_operations()),
         "Methods ahead of the default at equal bytes, in perplexity, beyond a paired interval": list(_rivals_ahead()),
         "Controls and training": [*_controls_ahead(), *_teaching()],
         "Not measured": list(_unknown()),
@@ -150,6 +151,15 @@ def _teaching() -> Iterator[str]:
                 f"Taught at half of the bytes, asked for {fixed(share, 2)}: {ratios(paired.top1)} of the top-1 of the "
                 "untaught, which shows no gain."
             )
+
+
+def _slow_operations() -> Iterator[str]:
+    """Products, samplers and the like, each alone, on one thread."""
+    for operation in result("ops/2-cores")["ops"]:
+        for point in operation["points"]:
+            for peer, found in point["beside"].items():
+                if found["low"] > 1:
+                    yield f"{operation['name']}, {point['name']}: {times(found['value'])} the time of {peer}."
 
 
 def _served() -> Iterator[str]:

@@ -11,12 +11,12 @@ from ...models.files import write_whole
 from ..controls import report as recipe_report
 from ..load.run import KIND
 from ..ops.run import KIND as OPS
-from ..ops.run import notes as ops_notes
 from ..ops.run import rows as ops_rows
 from ..report import kernel_rows, notes, rows
 from ..served.run import KIND as SERVED
 from .as_served import as_served
 from .chart import Chart, Point, Series
+from .operations import operations
 from .section import Section, Table, drawn_now, machine_line, page
 from .under_load import under_load
 
@@ -69,13 +69,6 @@ def _suites(report: Report, anchor: str, file: str) -> Section:
     return Section(
         anchor, f"{report['model']}: speed, and what int8 keeps", (), _speeds(report, anchor), tables,
         list(notes(dict(report))), report.get("command", ""), [f"{file}: {machine_line(report['machine'])}"],
-    )  # fmt: skip
-
-
-def _ops(report: Report, anchor: str, file: str) -> Section:
-    return Section(
-        anchor, "Operations beside their peers", (), [], [Table("By shape and peer", ops_rows(report))],
-        list(ops_notes(report)), report["command"], [f"{file}: {machine_line(report['machine'])}"],
     )  # fmt: skip
 
 
@@ -147,7 +140,7 @@ _MAKERS = "`moesaic bench`, `bench serve`, `bench retention`, `moesaic eval --re
 _KINDS: tuple[tuple[tuple[str, ...], Make], ...] = (
     ((f"kind={KIND}",), under_load),
     ((f"kind={SERVED}",), as_served),
-    ((f"kind={OPS}",), _ops),
+    ((f"kind={OPS}",), operations),
     (("tiers", "recipe", "stages"), _recipe),
     (("plan", "texts", "tasks"), _evaluation),
     (("bytes", "machine", "random_weights"), _suites),

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from ..published.figures import RESULTS, kept_as_served, loads
+from ..published.figures import RESULTS, kept_as_served, loads, result
 from .as_served import as_served
 from .chart import THEMES, Picture
 from .kept import against_speed, at_equal_bytes
 from .losses import lost
 from .machine import gpus, kernels, sizes, throughput
+from .operations import operations
 from .section import Section, page
 from .under_load import under_load
 
@@ -22,7 +23,8 @@ INTRO = (
 
 def sections() -> list[Section]:
     """All of them; servers under load as soon as a file tells of them."""
-    return [against_speed(), at_equal_bytes(), throughput(), *served(), kernels(), sizes(), gpus(), lost()]
+    ops = operations(result("ops/2-cores"), "operations", "bench/results/ops/2-cores.json")
+    return [against_speed(), at_equal_bytes(), throughput(), *served(), kernels(), ops, sizes(), gpus(), lost()]
 
 
 def served() -> list[Section]:
