@@ -26,9 +26,9 @@ DECIDING = (  # the sources that decide a byte of what a stage leaves; a change 
     "compress/answers.py", "compress/calibration.py", "compress/distill", "compress/material.py", "compress/moefy",
     "compress/output.py", "compress/prune", "compress/quantize", "compress/schedule.py", "compress/walk.py",
     "compress/windows.py", "evaluate/texts.py", "kernels", "models/bpe_files.py", "models/checkpoint.py",
-    "models/classifier.py", "models/compute.py", "models/context.py", "models/families", "models/ffn",
-    "models/foreign_int8.py", "models/labels.py", "models/layout.py", "models/linear.py", "models/packing.py",
-    "models/record.py", "models/relative.py", "models/rope.py", "models/sentences.py",
+    "models/classifier.py", "models/compute.py", "models/context.py", "models/devices.py", "models/families",
+    "models/ffn", "models/foreign_int8.py", "models/labels.py", "models/layout.py", "models/linear.py",
+    "models/packing.py", "models/record.py", "models/relative.py", "models/rope.py", "models/sentences.py",
     "models/safetensors_header.py", "models/seeds.py", "models/sinusoids.py", "models/spec.py", "models/surplus.py",
     "models/tensor_reader.py", "models/tokenizer.py", "models/transformer.py", "models/writer.py",
 )  # fmt: skip

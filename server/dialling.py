@@ -86,13 +86,16 @@ def dial(text: str, settings: ClientSettings, environment: Mapping[str, str] = o
 
 
 def service_config(retries: int, balance: bool) -> dict[str, Any]:
-    """What gRPC does by itself. It waits as long as a server asks it to (grpc-retry-pushback-ms)."""
+    """What gRPC does by itself. It waits as long as a server asks it to (grpc-retry-pushback-ms).
+
+    CANCELLED is what gRPC makes of calls that a full or ending server never took up; an operator's abort forbids it.
+    """
     policy = {
         "maxAttempts": retries + 1,
         "initialBackoff": "0.1s",
         "maxBackoff": "2s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+        "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
     }
     names = [{"service": name} for name in _SERVICES]
     retrying = {

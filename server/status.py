@@ -80,6 +80,8 @@ def refusal(error: MoesaicError) -> Refusal:
     metadata: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded):
         metadata.append((PUSHBACK_KEY, str(round(error.retry_after_seconds * 1000))))
+    if isinstance(error, Aborted):
+        metadata.append((PUSHBACK_KEY, "-1"))  # gRPC's word for never
     return Refusal(code, reason, message, status, tuple(metadata))
 
 

@@ -12,7 +12,7 @@ from pki import Authority, put
 from server_harness import Server
 
 from moesaic.cli.main import main
-from moesaic.models.errors import AddressError, MoesaicError, Overloaded, SetupError, Unavailable
+from moesaic.models.errors import Aborted, AddressError, MoesaicError, Overloaded, SetupError, Unavailable
 from moesaic.proto import generation_pb2 as pb
 from moesaic.server.client import Client
 from moesaic.server.dialling import ClientSettings, dial
@@ -122,6 +122,8 @@ class Busy:
 
     def answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         self.asked += 1
+        if self.asked <= len(self.refusals) and self.refusals[self.asked - 1] is DROPPED:
+            context.abort(grpc.StatusCode.CANCELLED, "")
         if self.asked <= len(self.refusals):
             told = refusal(self.refusals[self.asked - 1])
             context.set_trailing_metadata(told.metadata)
@@ -144,9 +146,10 @@ def busy(*refusals: MoesaicError) -> Iterator[tuple[Busy, str]]:
 
 
 FULL, GONE = Overloaded("full", retry_after_seconds=0.01), Unavailable("gone", "DRAINING")
+DROPPED = MoesaicError("by gRPC, before a handler of ours had it")
 
 
-@pytest.mark.parametrize("refusals", [[FULL], [GONE, FULL], [FULL] * 4])
+@pytest.mark.parametrize("refusals", [[FULL], [GONE, FULL], [FULL] * 4, [DROPPED, GONE]])
 def test_a_busy_server_is_asked_again_until_it_answers(refusals: list[MoesaicError]) -> None:
     with busy(*refusals) as (server, address), Client(address) as client:
         assert client.models() == [] and server.asked == len(refusals) + 1
@@ -160,9 +163,10 @@ def test_a_server_that_stays_busy_is_asked_as_often_as_was_said(retries: int, as
         assert server.asked == asked
 
 
-def test_a_mistake_is_not_sent_again() -> None:
-    with busy(MoesaicError("ours")) as (server, address), Client(address) as client:
-        with pytest.raises(MoesaicError, match="ours"):
+@pytest.mark.parametrize("told", [MoesaicError("a mistake"), Aborted("whoever runs this has ended it")])
+def test_a_mistake_or_what_was_aborted_is_not_sent_again(told: MoesaicError) -> None:
+    with busy(told) as (server, address), Client(address) as client:
+        with pytest.raises(type(told), match=str(told)):
             client.models()
         assert server.asked == 1
 
