@@ -47,7 +47,7 @@ fuzz: .venv/ready
 # then every kernel compiled, of which the suite compiles one case of four.
 gpu-dry: build/bare/ready
 	PYTHON=build/bare/bin/python3 bash bench/gpu.sh build/gpu-dry --dry
-	$(BIN)/python -m moesaic.bench.aot --target 80 90 100
+	$(BIN)/python -m moesaic.bench.aot --target 80 90
 
 # The wheel with its core dependencies alone, command by command.
 wheel:
