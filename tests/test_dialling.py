@@ -122,10 +122,11 @@ class Busy:
 
     def answer(self, message: bytes, context: grpc.ServicerContext) -> bytes:
         self.asked += 1
-        if self.asked <= len(self.refusals) and self.refusals[self.asked - 1] is DROPPED:
-            context.abort(grpc.StatusCode.CANCELLED, "")
         if self.asked <= len(self.refusals):
-            told = refusal(self.refusals[self.asked - 1])
+            error = self.refusals[self.asked - 1]
+            if error is DROPPED:
+                context.abort(grpc.StatusCode.CANCELLED, "")
+            told = refusal(error)
             context.set_trailing_metadata(told.metadata)
             context.abort(told.code, told.message)
         return bytes(pb.ListModelsResponse().SerializeToString())

@@ -188,7 +188,7 @@ def test_what_a_killed_run_left_of_a_file_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [f".file.partial-{os.getppid()}-a", ".other.partial-999999999-a", "file"]
 
 
-@pytest.mark.parametrize("how", ["2>&-", ">&- 2>&- <&-", "| true"])
+@pytest.mark.parametrize("how", [">&-", "2>&-", ">&- 2>&- <&-", "| true", "2>&1 | true", "> /dev/null"])
 def test_work_that_was_done_is_success_whoever_listens(tmp_path: Path, how: str) -> None:
     done = bash(f"moesaic export stories260k out --to dense {how}; exit ${{PIPESTATUS[0]}}", tmp_path)
     assert done.returncode == 0 and done.stderr == ""

@@ -12,6 +12,7 @@ import pytest
 from echo_engine import HOLD
 from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
+from http_caller import asked as asked_over_http
 from server_harness import Server
 
 from moesaic.models.errors import InvalidRequest, Overloaded, Unavailable
@@ -118,6 +119,15 @@ def test_requests_together_hold_a_budget_of_bytes() -> None:
                 client.generate("a" * 1000)
             assert caught.value.reason == "TOO_MANY_BYTES"
             assert client.generate([5], max_new_tokens=1).token_ids == (5,)
+
+
+def test_another_caller_has_a_share_of_a_full_budget_of_bytes() -> None:
+    with Server(max_request_bytes=3000, http=True) as server, server.client() as client, server.held():
+        with client.stream([HOLD], max_new_tokens=10, banned_token_ids=[200] * 1400) as stream:
+            next(stream)
+            with pytest.raises(Overloaded):
+                client.generate([5] * 400, max_new_tokens=1)
+            assert asked_over_http(server.web, {"prompt": [5] * 400, "max_tokens": 1})[0] == 200
 
 
 def test_one_request_that_is_alone_always_has_room() -> None:
