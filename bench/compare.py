@@ -73,13 +73,24 @@ def compared(before: Mapping[str, Any], after: Mapping[str, Any], least: float) 
     if not both:
         raise SetupError("the two reports have no figure in common")
     changes = sorted((_change(name, ours[name], theirs[name]) for name in both), key=lambda each: each.chance)
-    told, going = [], True
+    found, going = [], True
     for rank, change in enumerate(changes):
         going = going and change.chance <= _LEVEL / (len(changes) - rank)
         large = bool(change.before.items) or abs(math.log(change.ratio)) >= math.log1p(least)
         sign = (1 if change.ratio > 1 else -1) if going and large else 0
-        told.append(Change(change.name, change.before, change.after, change.chance, sign))
-    return told
+        found.append(Change(change.name, change.before, change.after, change.chance, sign))
+    return found
+
+
+def told(changes: Sequence[Change]) -> dict[str, Any]:
+    """What comparing says, as a report keeps it."""
+    shown = [change for change in changes if change.sign]
+    return {
+        "figures": len(changes),
+        "worse": sorted(change.name for change in shown if change.worse),
+        "better": sorted(change.name for change in shown if not change.worse),
+        "ratios": {change.name: round(change.ratio, 4) for change in changes},
+    }
 
 
 def rows(changes: Sequence[Change]) -> tuple[list[str], list[list[str]]]:

@@ -13,8 +13,8 @@ from house import ROOT
 
 from moesaic.bench import rounds
 from moesaic.bench.compare import compared
-from moesaic.bench.ops.planted import SLOWER, SOUND, plant
-from moesaic.bench.ops.planted import told as told_of_both
+from moesaic.bench.compare import told as told_of_both
+from moesaic.bench.ops.planted import LEAST, SLOWER, SOUND, plant
 from moesaic.bench.ops.point import NO_GPU, measured
 from moesaic.bench.ops.run import OpsPlan, notes, ratio_of_sittings, rows, run_ops, told
 from moesaic.bench.ops.sitting import operations, points_of
@@ -157,7 +157,7 @@ def test_the_planted_loop_does_a_tenth_of_its_rows_twice(tmp_path: Path, monkeyp
 
 
 def test_what_was_planted_is_told_by_name() -> None:
-    found = told_of_both(report(0), report(1, slower=1.1))
+    found = told_of_both(compared(report(0), report(1, slower=1.1), LEAST))
     assert found["figures"] == 20 and "ops linear points shape 3 beside torch" in found["worse"] and not found["better"]
 
 

@@ -1,7 +1,6 @@
 """Retention as served: what is scored over gRPC is what the same model gives in this process, tier by tier."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from builders import llama
-from safetensors.torch import load_file, save_file
 
 from moesaic.bench.compare import compared
 from moesaic.bench.evidence.own import write_own
 from moesaic.bench.served.int4 import NEAREST, RECORD, Rounding, make_int4
 from moesaic.bench.served.page import notes
 from moesaic.bench.served.plan import RetentionPlan
+from moesaic.bench.served.planted import main as planted
 from moesaic.bench.served.run import run_retention
 from moesaic.bench.served.score import Window, windows_of
 from moesaic.cli.main import main
@@ -190,31 +189,19 @@ def test_nothing_is_held_against_an_original_that_dies(tmp_path: Path, servers: 
     assert part["kept"] == {} and not part["models"]["other"]["tiers"]
 
 
-def scored(model: Path, out: Path) -> Path:
-    words = ["bench", "retention", f"model={model}", "--length", "128", "--context", "32", "--windows", "60"]
-    assert main([*words, "--threads", "1", "--out", str(out)]) == 0
-    return out
+def test_a_layer_that_loses_a_hundredth_is_found_and_a_sound_one_is_not(tmp_path: Path) -> None:
+    words = ["--layer", "2", "--noise", str(NOISE), "--windows", "60", "--threads", "1"]
+    assert planted(["stories260k", str(tmp_path / "found.json"), *words, "--length", "128"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert 0.98 < found["top1_kept"] < 1.0 and "models model tiers 0 nats" in found["planted"]["worse"]
+    assert not found["again"]["worse"] + found["again"]["better"]
 
 
-def test_a_layer_that_loses_a_hundredth_is_found_and_a_sound_one_is_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sound = locate("stories260k")
-    shutil.copytree(sound, tmp_path / "planted")
-    tensors = load_file(file := tmp_path / "planted/model.safetensors")
-    name = "model.layers.2.mlp.down_proj.weight"
-    noise = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
-    save_file({**tensors, name: tensors[name] + NOISE * tensors[name].std() * noise}, file, {"format": "pt"})
-    before, again, after = (
-        str(scored(model, tmp_path / f"{i}.json")) for i, model in enumerate((sound, sound, tmp_path / "planted"))
-    )
-    top1 = [
-        json.loads(Path(each).read_text())["models"]["model"]["tiers"][0]["top1"]["value"] for each in (before, after)
-    ]
-    assert 0.98 < top1[1] / top1[0] < 1.0
-    assert main(["bench", "compare", before, again]) == 0
-    assert main(["bench", "compare", before, after]) == 1
-    assert "models model tiers 0 nats" in capsys.readouterr().out
+def test_what_cannot_be_planted_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert planted(["stories260k", str(tmp_path / "x.json"), "--layer", "5"]) == 2
+    assert planted(["stories260k", str(tmp_path / "x.json"), "--noise", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "layer is 5, it must be at least 0 and at most 4" in told and "noise is 0.0" in told
 
 
 def test_a_page_shows_every_tier(report: dict[str, Any], tmp_path: Path) -> None:

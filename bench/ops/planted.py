@@ -10,14 +10,14 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...evaluate.provenance import command_line, provenance
 from ...kernels import native
 from ...models.errors import SetupError
-from ..compare import compared
+from ..compare import compared, told
 from ..resumed import write_report
 from .run import OpsPlan, run_ops
 
@@ -37,17 +37,6 @@ def plant(folder: Path) -> Path:
     return planted
 
 
-def told(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What comparing two reports says."""
-    changes = compared(before, after, LEAST)
-    return {
-        "figures": len(changes),
-        "worse": sorted(change.name for change in changes if change.sign and change.worse),
-        "better": sorted(change.name for change in changes if change.sign and not change.worse),
-        "ratios": {change.name: round(change.ratio, 4) for change in changes},
-    }
-
-
 def measured(sittings: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Three runs, and what comparing the first with each other says."""
     reports = {}
@@ -60,7 +49,8 @@ def measured(sittings: int, say: Callable[[str], None]) -> dict[str, Any]:
             reports[name] = run_ops(plan, dict, lambda what, done, total: None)
     first = reports["first"]
     return {
-        "again": told(first, reports["again"]), "planted": told(first, reports["planted"]),
+        "again": told(compared(first, reports["again"], LEAST)),
+        "planted": told(compared(first, reports["planted"], LEAST)),
         "runs": {name: report["ops"] for name, report in reports.items()},
     }  # fmt: skip
 
