@@ -20,6 +20,7 @@ from .tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, WIT
 from .values import Values
 
 _KEY = "tokenizer.ggml."
+_START = "decoder_start_token_id"
 PROBE = (
     "Hello world, it's 12345 o'clock: don't WE'LL  see? \n\n\tif (x_1 != 0x7f) { return [a, b]; }  Größe café 你好世界 "
     "Привет мир ١٢٣ 😀👍🏽 a   b \r\n ...--- $5.00 #tag @me https://a.b/c?d=e   "
@@ -49,6 +50,23 @@ def tokenizer_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
     template = _template(folder)
     said = [(f"{_KEY}{key}", value) for key, value in (described | found).items()]
     return said + ([("tokenizer.chat_template", template)] if template else [])
+
+
+def start_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
+    """The key of a file for what a decoder begins with that goes on from a source; of no folder, nothing.
+
+    Raises CheckpointError where the folder does not say it.
+    """
+    if folder is None:
+        return []
+    said = [read_optional_json(folder / name).get(_START) for name in ("generation_config.json", "config.json")]
+    found = next((each for each in said if each is not None), None)
+    if type(found) is not int or not 0 <= found < spec.vocab_size:
+        raise CheckpointError(
+            f"{folder.name}: {_START} is {found!r}, and llama.cpp needs one of the {spec.vocab_size:,} tokens to begin "
+            "an answer with; set it in generation_config.json"
+        )
+    return [(f".{_START}", found)]
 
 
 def _template(folder: Path) -> str:
