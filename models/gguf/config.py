@@ -6,6 +6,7 @@ from typing import Any
 
 from ..families.registry import FAMILIES
 from .architectures import Architecture
+from .tokenizer import START
 from .values import Values
 
 Scaling = Mapping[str, Any] | None
@@ -67,7 +68,7 @@ def _t5(read: Read) -> dict[str, Any]:
     size = values.count(".attention.key_length", values.count(".embedding_length") // values.count(_HEADS))
     values.same(".attention.value_length", size, "the size of a head")
     scaled = values.flag(_SCALED_HEAD, not has_head)
-    start = values.token_id(".decoder_start_token_id", read.vocab_size)
+    start = values.token_id(f".{START}", read.vocab_size)
     return {
         "d_kv": size, "num_decoder_layers": values.count(".decoder_block_count", values.count(".block_count")),
         "layer_norm_epsilon": values.number(".attention.layer_norm_rms_epsilon"),
@@ -75,7 +76,7 @@ def _t5(read: Read) -> dict[str, Any]:
         "relative_attention_max_distance": _T5_DISTANCE, "is_encoder_decoder": True,
         "feed_forward_proj": "gated-gelu" if "dec.blk.0.ffn_gate.weight" in read.stems else "relu",
         "tie_word_embeddings": scaled or not has_head, "scale_decoder_outputs": scaled,
-        **({} if start is None else {"decoder_start_token_id": start}),
+        **({} if start is None else {START: start}),
     }  # fmt: skip
 
 
