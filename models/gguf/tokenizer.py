@@ -158,6 +158,8 @@ def _unigram(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, str]:
             f"{values.file}: {_KEY}{SINGLE_SPACES} is false, and moesaic reads Unigram where it is true; convert the "
             "model from its own files again"
         )
+    if "unk" not in vocabulary.special:
+        raise CheckpointError(f"{values.file}: its Unigram names no token for what is unknown; copy the file again")
     scores = values.numbers(_KEY + "scores", len(vocabulary.tokens))
     used = np.flatnonzero(vocabulary.kinds != UNUSED).max(initial=-1) + 1  # rows behind these are no tokens
     matched = np.isin(vocabulary.kinds, (NORMAL, UNUSED))[:used]
