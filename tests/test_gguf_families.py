@@ -11,7 +11,7 @@ import torch
 from builders import edit_json, llama, merging_tokenizer
 from family_cases import LINEAR, LLAMA3, YARN, Case
 from house import ROOT
-from llama_cpp_runs import LLAMA_CPP, ids_of_llama_cpp, logits_of_llama_cpp
+from llama_cpp_runs import ABSENT, ids_of_llama_cpp, logits_of_llama_cpp
 from safetensors.torch import load_file
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
@@ -29,6 +29,7 @@ from moesaic.models.locate import locate
 from moesaic.models.sentences import POOLINGS, Pooling, Sentences, write_pooling
 from moesaic.models.tokenizer import Tokenizer
 
+LLAMA_CPP = pytest.mark.skipif(ABSENT, reason="llama-cpp-python is not installed")
 IDS = [(i * 37 + 11) % 250 for i in range(30)]
 _ODD = {"hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 52}
 _SCORES = {"query_pre_attn_scalar": 8}

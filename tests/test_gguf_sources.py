@@ -8,7 +8,7 @@ import gguf
 import pytest
 import torch
 from builders import edit_json, merging_tokenizer
-from llama_cpp_runs import LLAMA_CPP, ids_of_llama_cpp, logits_of_llama_cpp, start_of_llama_cpp
+from llama_cpp_runs import ABSENT, ids_of_llama_cpp, logits_of_llama_cpp, start_of_llama_cpp
 from source_cases import SOURCE_CASES, START, SourceCase, logits_of
 
 from moesaic.compress.export import export
@@ -17,10 +17,11 @@ from moesaic.models.errors import CheckpointError
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.gguf.architectures import architecture_of
 from moesaic.models.gguf.reader import import_gguf, shapes_of
-from moesaic.models.gguf.writer import write_gguf
+from moesaic.models.gguf.writer import KINDS, write_gguf
 from moesaic.models.locate import locate
 from moesaic.models.tokenizer import Tokenizer
 
+LLAMA_CPP = pytest.mark.skipif(ABSENT, reason="llama-cpp-python is not installed")
 SOURCE, IDS = [(i * 31 + 5) % 250 for i in range(40)], [START, *((i * 37 + 11) % 250 for i in range(29))]
 CASES = (
     *(case for case in SOURCE_CASES if case.family == "t5" and case.changes.get("feed_forward_proj") != "gated-silu"),
@@ -46,7 +47,8 @@ def file_of(folder: Path, kind: str = "F32") -> Path:
 
 
 def logits(folder: Path, source: Sequence[int] = SOURCE, ids: Sequence[int] = IDS) -> torch.Tensor:
-    return logits_of(load(folder), torch.tensor([source]), None, torch.tensor([ids])).detach()[0]
+    found: torch.Tensor = logits_of(load(folder), torch.tensor([source]), None, torch.tensor([ids]))
+    return found.detach()[0]
 
 
 def greedy(folder: Path, source: Sequence[int], start: int, count: int) -> list[int]:
@@ -75,6 +77,16 @@ def test_llama_cpp_answers_with_the_same_tokens(written: tuple[Path, Path]) -> N
     ids = greedy(written[0], SOURCE, START, 20)
     theirs = logits_of_llama_cpp(written[1], ids[:-1], source=SOURCE)
     assert theirs.argmax(1).tolist() == ids[1:]
+
+
+@LLAMA_CPP
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_opens_each_kind(kind: str, tmp_path: Path) -> None:
+    SourceCase("t5", {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_heads": 4}).build(tmp_path / "model")
+    file = file_of(tmp_path / "model", kind)
+    ours = logits(import_gguf(file, tmp_path / "back", "float32"))
+    theirs = torch.from_numpy(logits_of_llama_cpp(file, IDS, source=SOURCE))
+    assert (ours - theirs).square().mean().sqrt() <= 0.08 * ours.std()  # it rounds activations, and the head as well
 
 
 def test_a_scaled_head_is_there_multiplied_and_any_other_as_it_is(written: tuple[Path, Path]) -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+import torch
 from builders import edit_json, merging_tokenizer
 from family_cases import Case
 from gguf_builder import (
@@ -17,21 +19,23 @@ from gguf_builder import (
     unigram_tokenizer,
     write_gguf,
 )
-from llama_cpp_runs import LLAMA_CPP, ids_of_llama_cpp
+from llama_cpp_runs import ABSENT, ids_of_llama_cpp
 from source_cases import SourceCase
 from tokenizers import Tokenizer as Inner
 from tokenizers import models, processors
 
 from moesaic.compress.export import export
-from moesaic.models.checkpoint import open_checkpoint
+from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import CheckpointError
 from moesaic.models.gguf.reader import import_gguf
 from moesaic.models.gguf.tokenizer import UNUSED
 from moesaic.models.gguf.tokenizer_out import PROBE
 from moesaic.models.gguf.unigram import checked_charsmap
+from moesaic.models.gguf.writer import write_gguf as write_model
 from moesaic.models.sentences import POOLINGS, Pooling, Sentences, write_pooling
 from moesaic.models.tokenizer import Tokenizer
 
+LLAMA_CPP = pytest.mark.skipif(ABSENT, reason="llama-cpp-python is not installed")
 OF_T5, OF_XLM_ROBERTA = ("<pad>", "</s>", "<unk>"), ("<s>", "<pad>", "</s>", "<unk>")
 TEXTS = (PROBE, "", "the caZ sat.", " the\n\ncat  <mask> sat</s>tz", "xxéé qq the qthe", "sat" * 20)
 
@@ -71,6 +75,14 @@ def exported(folder: Path) -> Path:
     return folder.parent / "out" / "model-F32.gguf"
 
 
+def exported_bare(folder: Path) -> Path:
+    """The file of a directory, without its tokenizer."""
+    checkpoint = open_checkpoint(folder)
+    file = folder.with_suffix(".gguf")
+    write_model(file, folder.name, checkpoint.spec, read_tensors(checkpoint), "F32", None)
+    return file
+
+
 def test_ids_are_the_same_once_a_tokenizer_was_written_and_read(folder: Path) -> None:
     ours = Tokenizer.open(folder)
     back = Tokenizer.open(import_gguf(exported(folder), folder.parent / "back"))
@@ -94,6 +106,24 @@ def test_a_roberta_comes_back_as_a_bert_with_its_pooling(build: Any, pooling: st
     spec = open_checkpoint(back).spec
     assert (spec.family, spec.max_context, spec.position_offset) == ("bert", 62, 0)
     assert Sentences.open(back).pooling == Pooling(pooling)
+
+
+def test_a_bert_without_types_has_some_that_add_nothing(tmp_path: Path) -> None:
+    Case("distilbert").build(tmp_path / "model")
+    file, copy = exported_bare(tmp_path / "model"), gguf.GGUFWriter(tmp_path / "copy.gguf", "bert")
+    for key, value in {"block_count": 3, "context_length": 64, "embedding_length": 48, "feed_forward_length": 88,
+                       "attention.head_count": 6}.items():  # fmt: skip
+        copy.add_uint32(f"bert.{key}", value)
+    copy.add_layer_norm_eps(1e-12)
+    copy.add_token_type_count(1)
+    copy.add_tokenizer_model("no_vocab")
+    for tensor in gguf.GGUFReader(file).tensors:
+        if tensor.name != "token_types.weight":
+            copy.add_tensor(tensor.name, tensor.data)
+    for write in (copy.write_header_to_file, copy.write_kv_data_to_file, copy.write_tensors_to_file, copy.close):
+        write()
+    back, ids = import_gguf(tmp_path / "copy.gguf", tmp_path / "back", "float32"), torch.tensor([[1, 2, 3]])
+    assert torch.equal(load(back)(ids), load(tmp_path / "model")(ids))
 
 
 def test_an_end_that_no_config_names_is_written_as_the_end(tmp_path: Path) -> None:
@@ -160,7 +190,7 @@ def turned(unit: int, value: int) -> bytes:
     """The good map with another unit."""
     units = np.frombuffer(GOOD[4 : 4 + 768 * 4], "<u4").copy()
     units[unit] = value
-    return GOOD[:4] + units.tobytes() + GOOD[4 + 768 * 4 :]
+    return bytes(GOOD[:4] + units.tobytes() + GOOD[4 + 768 * 4 :])
 
 
 def test_a_good_map_is_taken_and_none_is_one() -> None:
