@@ -73,6 +73,44 @@ def sentence_piece(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def letter_map(changes: Mapping[str, str]) -> bytes:
+    """A map of letters as SentencePiece has it, for letters of one byte: an array of units, then texts.
+
+    The root's children lie in the second block of 256 units, and what says where their texts are in the third.
+    """
+    units, texts = np.zeros(768, "<u4"), b""
+    units[0] = 256 << 10
+    for letter, becomes in changes.items():
+        units[256 ^ ord(letter)] = ord(letter) | 1 << 8 | (256 ^ 512) << 10
+        units[512 ^ ord(letter)] = 1 << 31 | len(texts)
+        texts += becomes.encode() + b"\0"
+    return units.nbytes.to_bytes(4, "little") + units.tobytes() + texts
+
+
+PIECES = (
+    "▁", "▁the", "▁cat", "▁s", "at", "a", "t", "s", "c", "▁c", "h", "e", ".", "é", "z", "he", "▁t", "x", "<mask>",
+)  # fmt: skip
+
+
+def unigram_tokenizer(special: Sequence[str], unknown: int, ends: str) -> Any:
+    """A Unigram as transformers makes those of T5 and XLM-RoBERTa: words, a map that makes Z a z, single spaces.
+
+    ends: what is written around a text, `<s> $A </s>`.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = [*((name, 0.0) for name in special), *((piece, -1.5 - 0.25 * i) for i, piece in enumerate(PIECES))]
+    made = Tokenizer(models.Unigram(vocabulary, unknown, byte_fallback=False))
+    made.normalizer = normalizers.Precompiled(letter_map({"\n": " ", "\t": " ", "\r": " ", "Z": "z"}))
+    words = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    made.decoder = decoders.Metaspace("▁", prepend_scheme="always")
+    made.add_special_tokens([*special, "<mask>"])
+    used = [(name, made.token_to_id(name)) for name in ends.split() if name != "$A"]
+    made.post_processor = processors.TemplateProcessing(ends, special_tokens=used)
+    return made
+
+
 def write_gguf(
     file: Path, weights: Mapping[str, Any], tokenizer: Mapping[str, Any], kind: str = "F32",
     sizes: Mapping[str, Any] = SIZES, architecture: str = "llama", more: Mapping[str, Any] | None = None,
@@ -123,5 +161,6 @@ def _add_values(writer: Any, sizes: Mapping[str, Any], tokenizer: Mapping[str, A
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    add = {list: writer.add_array, str: writer.add_string, bool: writer.add_bool, float: writer.add_float32}
+    add = {list: writer.add_array, bytes: writer.add_array, str: writer.add_string, bool: writer.add_bool}
+    add |= {float: writer.add_float32}
     add.get(type(value), writer.add_uint32)(key, value)

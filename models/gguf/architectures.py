@@ -50,6 +50,20 @@ _QWEN3 = {**_LLAMA, **_QK_NORM}
 _MIXTRAL = {name: theirs for name, theirs in _LLAMA.items() if name not in _GATED} | _MIXTURE
 _GEMMA2 = {**_LLAMA, **_POST_NORMS}
 _OLMO2 = {**_ENDS, **_SEPARATE, **_OUTPUT, **_QK_NORM, **_POST_NORMS, **_GATED}
+_T5_SIDE = {
+    "distances": "blk.0.attn_rel_b", **_ATTENTION_NORM, **_SEPARATE, "layers.{}.attention.output": "blk.{}.attn_o",
+    **_FFN_NORM, **_GATED, "norm": "output_norm",
+}  # fmt: skip
+_CROSS = {
+    "layers.{}.cross_norm": "dec.blk.{}.cross_attn_norm", "layers.{}.cross.query": "dec.blk.{}.cross_attn_q",
+    "layers.{}.cross.key": "dec.blk.{}.cross_attn_k", "layers.{}.cross.value": "dec.blk.{}.cross_attn_v",
+    "layers.{}.cross.output": "dec.blk.{}.cross_attn_o",
+}  # fmt: skip
+_T5 = {
+    "embedding": "token_embd", "untied_head": "output", **_CROSS,
+    **{ours: f"dec.{theirs}" for ours, theirs in _T5_SIDE.items()},
+    **{f"encoder.{ours}": f"enc.{theirs}" for ours, theirs in _T5_SIDE.items()},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +149,11 @@ _ALL = (
     Architecture("starcoder2", "starcoder2", {**_GPT, **_SEPARATE}, biases=_BIASES, biased=True),
     Architecture("bert", "bert", _BERT, biases=_BIASES, biased=True),
     Architecture("smollm3", "smollm3", _LLAMA, interleaved=True),
+    Architecture("t5", "t5", _T5),
 )  # fmt: skip
-_ALIASES = {"mistral": "llama"}  # whose files are those of another family, but for a window, which llama.cpp has not
+_ALIASES = {  # whose files are those of another family: a Mistral without its window, encoders that a BERT can say
+    "mistral": "llama", **dict.fromkeys(("roberta", "xlm-roberta", "distilbert"), "bert"),
+}  # fmt: skip
 NAMES = tuple(dict.fromkeys(each.name for each in _ALL))
 
 

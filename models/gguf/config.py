@@ -6,6 +6,7 @@ from typing import Any
 
 from ..families.registry import FAMILIES
 from .architectures import Architecture
+from .tokenizer import START
 from .values import Values
 
 Scaling = Mapping[str, Any] | None
@@ -29,10 +30,15 @@ _SIZES = {  # config.json -> the key, without the architecture's name
     "max_position_embeddings": ".context_length",
 }  # fmt: skip
 _GPT2_SIZES = dict(zip(("n_embd", "n_inner", "n_layer", "n_head", "n_positions"), _SIZES.values(), strict=True))
+_T5_SIZES = dict(zip(("d_model", "d_ff", "num_layers", "num_heads", "n_positions"), _SIZES.values(), strict=True))
+_OWN_SIZES = {"gpt2": _GPT2_SIZES, "t5": _T5_SIZES}
+_HEADS = _SIZES["num_attention_heads"]
 _PARTLY_TURNED = ("phi3", "gpt_neox")
 _LARGEST_GEMMA2, _LARGEST_GEMMA3 = 46, 62  # layers of the ones whose scores are scaled by another size than a head's
 _GEMMA2_WINDOW, _GEMMA2_CAPS = 4096, (50.0, 30.0)  # of files that do not say
 _GEMMA3_LOCAL_THETA = 10000.0
+_T5_DISTANCE = 128  # from which on llama.cpp has all in one bucket
+_SCALED_HEAD = ".scale_decoder_outputs"
 
 
 def config_of(read: Read) -> dict[str, Any]:
@@ -42,7 +48,7 @@ def config_of(read: Read) -> dict[str, Any]:
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
         "vocab_size": read.vocab_size,
-        **{key: values.count(theirs) for key, theirs in (_GPT2_SIZES if family == "gpt2" else _SIZES).items()},
+        **{key: values.count(theirs) for key, theirs in _OWN_SIZES.get(family, _SIZES).items()},
         "tie_word_embeddings": read.architecture.head == "never" or "output.weight" not in stems,
     }
     if family == "gpt2":
@@ -50,8 +56,28 @@ def config_of(read: Read) -> dict[str, Any]:
     if family == "bert":
         types = values.count("tokenizer.ggml.token_type_count", 2)
         return found | {"layer_norm_eps": values.number(".attention.layer_norm_epsilon"), "type_vocab_size": types}
+    if family == "t5":
+        return found | _t5(read)
     found |= _heads(values, family) | {"attention_bias": "attn_q.bias" in stems, "mlp_bias": "ffn_up.bias" in stems}
     return found | _NORMS.get(family, _rms)(values) | _OWN.get(family, _plain)(read)
+
+
+def _t5(read: Read) -> dict[str, Any]:
+    """A head that is scaled is the embedding, which a file has a second time, multiplied by the scale."""
+    values, has_head = read.values, "output.weight" in read.stems
+    size = values.count(".attention.key_length", values.count(".embedding_length") // values.count(_HEADS))
+    values.same(".attention.value_length", size, "the size of a head")
+    scaled = values.flag(_SCALED_HEAD, not has_head)
+    start = values.token_id(f".{START}", read.vocab_size)
+    return {
+        "d_kv": size, "num_decoder_layers": values.count(".decoder_block_count", values.count(".block_count")),
+        "layer_norm_epsilon": values.number(".attention.layer_norm_rms_epsilon"),
+        "relative_attention_num_buckets": values.count(".attention.relative_buckets_count"),
+        "relative_attention_max_distance": _T5_DISTANCE, "is_encoder_decoder": True,
+        "feed_forward_proj": "gated-gelu" if "dec.blk.0.ffn_gate.weight" in read.stems else "relu",
+        "tie_word_embeddings": scaled or not has_head, "scale_decoder_outputs": scaled,
+        **({} if start is None else {START: start}),
+    }  # fmt: skip
 
 
 def _heads(values: Values, family: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from ..sentences import CLS, LAST, MEAN, Pooling, Sentences, write_pooling
+from ..spec import TransformerSpec
 from .spec_values import Said
 from .values import Values
 
@@ -11,9 +12,9 @@ _KEY = ".pooling_type"
 _NUMBERS = {MEAN: 1, CLS: 2, LAST: 3}
 
 
-def pooling_values(folder: Path | None) -> list[Said]:
+def pooling_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
     """The key of a file for an encoder's directory; of none, nothing. llama.cpp makes every vector of length 1."""
-    if folder is None:
+    if folder is None or spec.causal:
         return []
     return [(_KEY, _NUMBERS[Sentences.open(folder).pooling.kind])]
 

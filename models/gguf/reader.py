@@ -34,11 +34,14 @@ from .header import READABLE, GGUFHeader, GGUFTensor, read_gguf_header
 from .pooling import write_pooling_of
 from .rows import in_halves, offset_of
 from .scaling import FACTORS, scaling_of
+from .spec_values import has_scaled_head
 from .tokenizer import write_tokenizer
 from .values import Values
 
 _EMBEDDING = "token_embd.weight"
-_UNUSED = (FACTORS, "attn_rot_embd.weight")
+_UNUSED = (FACTORS, "attn_rot_embd.weight", "cross_attn_rel_b.weight")
+_HEAD = "output.weight"
+_ZEROS = (".bias", "token_types.weight")  # what is 0 where a file leaves it out
 _REFUSED = {
     ".rope.scaling.type": (("none", "linear", "yarn"), "positions are stretched"),
     ".rope.scale_linear": ((1.0,), "positions are stretched"),
@@ -105,7 +108,7 @@ def convert_gguf(
         require_space(out, num_bytes)
     with writing(out, num_bytes) if out else nullcontext():
         (folder / "config.json").write_text(json.dumps({**plan.config, "dtype": dtype}, indent=2) + "\n")
-        family = FAMILIES[plan.architecture.family]
+        family = FAMILIES[plan.architecture.family].of(plan.config)
         tensors = _weights(stream, plan, DTYPES[dtype], progress)
         write_weights(folder, Layout(family, plan.spec).stored(tensors), family.their_name)
 
@@ -180,7 +183,7 @@ def _plan(header: GGUFHeader, architecture: Architecture, config: Mapping[str, A
         raise CheckpointError(f"{header.file}: {str(error).removeprefix('config.json: ')}") from None
     except RuntimeError:  # more than 2^64 bytes
         raise CheckpointError(f"{header.file} describes tensors that are too large to exist") from None
-    _check_tensors(header, places)
+    _check_tensors(header, places, spec)
     return _Plan(header.file, architecture, header.tensors, config, spec, shapes, places)
 
 
@@ -188,9 +191,10 @@ def _check_counts(header: GGUFHeader, spec: TransformerSpec) -> None:
     """Refuses more layers and experts than its tensors have rows for, before any of them is made."""
     experts = max(layer.ffn.mixture.num_experts for layer in spec.layers)
     most = max((tensor.shape[0] for tensor in header.tensors.values() if len(tensor.shape) == 3), default=0)
-    if len(spec.layers) > len(header.tensors) or experts > most:
+    layers = len(spec.layers) + (len(spec.encoder.layers) if spec.encoder else 0)
+    if layers > len(header.tensors) or experts > most:
         raise CheckpointError(
-            f"{len(spec.layers):,} layers of {experts:,} experts are more than its {len(header.tensors):,} tensors hold"
+            f"{layers:,} layers of {experts:,} experts are more than its {len(header.tensors):,} tensors hold"
         )
 
 
@@ -200,22 +204,23 @@ def shapes_of(spec: TransformerSpec) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in Transformer(spec).state_dict().items()}
 
 
-def _check_tensors(header: GGUFHeader, places: Mapping[str, Place]) -> None:
+def _check_tensors(header: GGUFHeader, places: Mapping[str, Place], spec: TransformerSpec) -> None:
     """Every tensor that is needed is there in its shape, and none that would be left out."""
     wanted = {place.name: place.shape for place in places.values()}
     for name, shape in wanted.items():
         tensor = header.tensors.get(name)
-        if tensor is None and not name.endswith(".bias"):
+        if tensor is None and not name.endswith(_ZEROS):
             raise CheckpointError(f"{header.file} has no tensor {name}")
         if tensor is not None and tensor.shape != shape:
             raise CheckpointError(f"{header.file}: {name} is {list(tensor.shape)}, it must be {list(shape)}")
     for name in header.tensors:
-        if name not in wanted and not name.endswith(_UNUSED):
+        scaled_head = name == _HEAD and has_scaled_head(spec)
+        if name not in wanted and not name.endswith(_UNUSED) and not scaled_head:
             raise CheckpointError(f"{header.file} has a tensor {name[:100]!r}, which no model of this kind has")
 
 
 def _weights(stream: IO[bytes], plan: _Plan, dtype: torch.dtype, progress: Progress) -> Iterator[tuple[str, Tensor]]:
-    """(our name, tensor), in the order in which they lie in the file; then the biases that it leaves out."""
+    """(our name, tensor), in the order in which they lie in the file; then what it leaves out and is 0."""
     there = [(ours, place) for ours, place in plan.places.items() if place.name in plan.tensors]
     there.sort(key=lambda pair: (plan.tensors[pair[1].name].begin, pair[1].first))
     for done, (ours, place) in enumerate(there, 1):

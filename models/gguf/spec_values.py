@@ -6,7 +6,7 @@ from ..spec import LayerSpec, TransformerSpec
 from .architectures import Architecture
 from .scaling import scaling_values
 
-Said = tuple[str, bool | int | float | str | list[bool]]
+Said = tuple[str, bool | int | float | str | bytes | list[bool]]
 
 
 def spec_values(spec: TransformerSpec, architecture: Architecture) -> Iterator[Said]:
@@ -15,7 +15,7 @@ def spec_values(spec: TransformerSpec, architecture: Architecture) -> Iterator[S
     What a file cannot say is not here: whoever writes one reads it again and compares.
     """
     layer = spec.layers[0]
-    yield ".block_count", len(spec.layers)
+    yield ".block_count", len((spec.encoder or spec).layers)
     yield ".context_length", spec.max_context
     yield ".embedding_length", spec.hidden_size
     yield ".vocab_size", spec.vocab_size
@@ -30,12 +30,21 @@ def spec_values(spec: TransformerSpec, architecture: Architecture) -> Iterator[S
         yield ".rope.freq_base_swa", spec.local_rope.theta
     if not spec.causal:
         yield ".attention.causal", False
+    if spec.encoder:
+        yield ".decoder_block_count", len(spec.layers)
+        yield ".attention.relative_buckets_count", spec.relative_buckets
+        yield ".scale_decoder_outputs", has_scaled_head(spec)
     if architecture.sliding:
         yield from _windows(spec)
     if spec.logit_soft_cap:
         yield ".final_logit_softcapping", spec.logit_soft_cap
     if architecture.name == "gptneox":
         yield ".use_parallel_residual", layer.parallel
+
+
+def has_scaled_head(spec: TransformerSpec) -> bool:
+    """Whether the head is the embedding, of scaled states: a file has their product beside the embedding."""
+    return spec.tied_head and spec.head_scale != 1
 
 
 def _ffn(layer: LayerSpec) -> Iterator[Said]:

@@ -1,7 +1,7 @@
 """The tokenizer that a GGUF file describes, as the files that Hugging Face readers expect.
 
-Three kinds are read: byte-level BPE with merges (`gpt2`), SentencePiece BPE with scores (`llama`), whose merges are
-found again from the scores, as transformers does, and WordPiece (`bert`). Ids are those of llama.cpp.
+Four kinds are read: byte-level BPE with merges (`gpt2`), SentencePiece BPE with scores (`llama`), whose merges are
+found again from the scores, as transformers does, WordPiece (`bert`), and Unigram (`t5`). Ids are those of llama.cpp.
 """
 
 import json
@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from ..errors import CheckpointError
 from .pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
+from .unigram import CHARSMAP, SINGLE_SPACES, UNIGRAM, checked_charsmap, unigram
 from .values import Values
 
 _KEY = "tokenizer.ggml."
@@ -26,6 +27,8 @@ _MAX_PIECE = 256  # characters of a SentencePiece token: its splits are tried on
 _SPECIAL = {  # our name -> the file's
     "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "cls": "cls", "sep": "seperator",
 }  # fmt: skip
+_UNSAID = {UNIGRAM: {"eos": 1, "unk": 2, "pad": 0}}  # special ones of a kind, where a file does not name them
+START = "decoder_start_token_id"
 _ENDS = ("eos", "eot", "eom")  # of text, of a turn, of a message: generation ends at each
 
 
@@ -56,7 +59,7 @@ def write_tokenizer(folder: Path, values: Values) -> tuple[int, dict[str, Any]]:
     }  # fmt: skip
     if template := values.text("tokenizer.chat_template", ""):
         config["chat_template"] = template
-    ids = _token_ids(vocabulary)
+    ids = _token_ids(vocabulary, values)
     _write_json(folder / "tokenizer_config.json", config)
     _write_json(folder / "generation_config.json", ids)
     return len(vocabulary.tokens), ids
@@ -67,12 +70,12 @@ def read_tokenizer(values: Values) -> tuple[Tokenizer, Vocabulary]:
     kind = values.text(_KEY + "model", "")
     if kind not in _KINDS:
         raise CheckpointError(f"{values.file}: its tokenizer is {kind!r}; moesaic reads {', '.join(_KINDS)}")
-    vocabulary = _vocabulary(values)
+    vocabulary = _vocabulary(values, _UNSAID.get(kind, {}))
     try:
-        tokenizer, adds_bos = _KINDS[kind](values, vocabulary)
+        tokenizer, added = _KINDS[kind](values, vocabulary)
         _add_special(tokenizer, vocabulary)
         if kind != WORD_PIECE:  # which has its ends by itself
-            _add_ends(tokenizer, values, vocabulary, adds_bos)
+            _add_ends(tokenizer, values, vocabulary, added)
     except CheckpointError:
         raise
     except Exception as error:  # the library raises plain Exception
@@ -80,20 +83,27 @@ def read_tokenizer(values: Values) -> tuple[Tokenizer, Vocabulary]:
     return tokenizer, vocabulary
 
 
-def _token_ids(vocabulary: Vocabulary) -> dict[str, Any]:
-    """bos_token_id, eos_token_id (a list where several end a text) and pad_token_id, as configs have them."""
+def _token_ids(vocabulary: Vocabulary, values: Values) -> dict[str, Any]:
+    """bos_token_id, eos_token_id (a list where several end a text), pad_token_id and what a decoder begins with that
+    goes on from a source, as configs have them.
+    """
     ids: dict[str, Any] = {f"{n}_token_id": i for n, i in vocabulary.special.items() if n in ("bos", "pad")}
     if vocabulary.end_ids:
         ids["eos_token_id"] = list(vocabulary.end_ids) if len(vocabulary.end_ids) > 1 else vocabulary.end_ids[0]
+    if (start := values.token_id(f".{START}", len(vocabulary.tokens))) is not None:
+        ids[START] = start
     return ids
 
 
-def _vocabulary(values: Values) -> Vocabulary:
+def _vocabulary(values: Values, unsaid: Mapping[str, int]) -> Vocabulary:
     tokens = values.texts(_KEY + "tokens")
     if len(set(tokens)) != len(tokens):
         raise CheckpointError(f"{values.file}: a token stands twice in its vocabulary; copy it again")
-    found = {name: values.token_id(f"{_KEY}{theirs}_token_id", len(tokens)) for name, theirs in _SPECIAL.items()}
-    ends = [values.token_id(f"{_KEY}{name}_token_id", len(tokens)) for name in _ENDS]
+    found = {
+        name: values.token_id(f"{_KEY}{theirs}_token_id", len(tokens), unsaid.get(name))
+        for name, theirs in _SPECIAL.items()
+    }
+    ends = [found["eos"], *(values.token_id(f"{_KEY}{name}_token_id", len(tokens)) for name in _ENDS[1:])]
     return Vocabulary(
         tokens,
         values.numbers(_KEY + "token_type", len(tokens)),
@@ -102,7 +112,7 @@ def _vocabulary(values: Values) -> Vocabulary:
     )
 
 
-def _byte_level(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+def _byte_level(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, str]:
     name = values.text(_KEY + "pre", "default")
     if name not in EXPRESSIONS:
         raise CheckpointError(
@@ -113,7 +123,7 @@ def _byte_level(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool
     tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=name in WHOLE_WORDS))
     tokenizer.pre_tokenizer = pre_tokenizer(name)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, name in ADD_BOS
+    return tokenizer, "bos" if name in ADD_BOS else ""
 
 
 def _pair(merge: str, file: str) -> tuple[str, str]:
@@ -124,7 +134,7 @@ def _pair(merge: str, file: str) -> tuple[str, str]:
     return merge[:at], merge[at + 1 :]
 
 
-def _sentence_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+def _sentence_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, str]:
     scores = values.numbers(_KEY + "scores", len(vocabulary.tokens))
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     unknown = vocabulary.special.get("unk")
@@ -139,10 +149,25 @@ def _sentence_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, 
     )
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, *([decoders.Strip(" ", 1, 0)] if spaced else [])])
-    return tokenizer, True
+    return tokenizer, "bos"
 
 
-def _word_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool]:
+def _unigram(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, str]:
+    if not values.flag(_KEY + SINGLE_SPACES, False):
+        raise CheckpointError(
+            f"{values.file}: {_KEY}{SINGLE_SPACES} is false, and moesaic reads Unigram where it is true; convert the "
+            "model from its own files again"
+        )
+    if "unk" not in vocabulary.special:
+        raise CheckpointError(f"{values.file}: its Unigram names no token for what is unknown; copy the file again")
+    scores = values.numbers(_KEY + "scores", len(vocabulary.tokens))
+    used = np.flatnonzero(vocabulary.kinds != UNUSED).max(initial=-1) + 1  # rows behind these are no tokens
+    matched = np.isin(vocabulary.kinds, (NORMAL, UNUSED))[:used]
+    charsmap = checked_charsmap(values.data(_KEY + CHARSMAP), values.file)
+    return unigram(vocabulary.tokens[:used], scores[:used], matched, vocabulary.special["unk"], charsmap), "eos"
+
+
+def _word_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, str]:
     """WordPiece of BERT in lower case; a file has ▁ before what begins a word instead of ## before what does not."""
     tokens = [_as_word_piece(token, kind) for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)]
     ids = {token: i for i, token in enumerate(tokens)}
@@ -156,7 +181,7 @@ def _word_piece(values: Values, vocabulary: Vocabulary) -> tuple[Tokenizer, bool
     tokenizer.post_processor = processors.TemplateProcessing(
         f"{begin} $A {end}", f"{begin} $A {end} $B:1 {end}:1", [(begin, ids[begin]), (end, ids[end])]
     )
-    return tokenizer, False
+    return tokenizer, ""
 
 
 def _as_word_piece(token: str, kind: int) -> str:
@@ -187,12 +212,9 @@ def _add_special(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in shown])
 
 
-def _add_ends(tokenizer: Tokenizer, values: Values, vocabulary: Vocabulary, adds_bos: bool) -> None:
-    """The begin and end tokens that encoding adds."""
-    wanted = {
-        "bos": values.flag(_KEY + "add_bos_token", adds_bos),
-        "eos": values.flag(_KEY + "add_eos_token", False),
-    }
+def _add_ends(tokenizer: Tokenizer, values: Values, vocabulary: Vocabulary, added: str) -> None:
+    """The begin and end tokens that encoding adds. added: the one that a file of this kind need not ask for."""
+    wanted = {name: values.flag(f"{_KEY}add_{name}_token", name == added) for name in ("bos", "eos")}
     for name, wants in wanted.items():
         if wants and name not in vocabulary.special:
             raise CheckpointError(f"{values.file}: {_KEY}add_{name}_token is set, and no {name} token is named")
@@ -208,5 +230,7 @@ def _write_json(file: Path, values: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n")
 
 
-_Builder = Callable[[Values, Vocabulary], tuple[Tokenizer, bool]]
-_KINDS: Mapping[str, _Builder] = {"gpt2": _byte_level, "llama": _sentence_piece, WORD_PIECE: _word_piece}
+_Builder = Callable[[Values, Vocabulary], tuple[Tokenizer, str]]
+_KINDS: Mapping[str, _Builder] = {
+    "gpt2": _byte_level, "llama": _sentence_piece, WORD_PIECE: _word_piece, UNIGRAM: _unigram,
+}  # fmt: skip

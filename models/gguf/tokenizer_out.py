@@ -16,7 +16,8 @@ from ..tokenizer import Tokenizer
 from .header import GGUFHeader
 from .pretokenizers import EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
 from .spec_values import Said
-from .tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, WITHOUT, WORD_PIECE, read_tokenizer
+from .tokenizer import BYTE, CONTROL, NORMAL, START, UNKNOWN, UNUSED, USER_DEFINED, WITHOUT, WORD_PIECE, read_tokenizer
+from .unigram import UNIGRAM, unigram_form
 from .values import Values
 
 _KEY = "tokenizer.ggml."
@@ -35,20 +36,48 @@ def tokenizer_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
         return [(f"{_KEY}model", WITHOUT)]
     tokenizer = Tokenizer.open(folder)
     inner = tokenizers.Tokenizer.from_str(tokenizer.as_json())
-    model = json.loads(tokenizer.as_json())["model"]
-    if model.get("type") not in ("BPE", "WordPiece"):
+    written = json.loads(tokenizer.as_json())
+    model = written["model"]
+    if model.get("type") not in ("BPE", "WordPiece", "Unigram"):
         raise _unsayable(folder, f"is of the kind {model.get('type')}")
+    if model["type"] == "Unigram" and model.get("byte_fallback"):
+        raise _unsayable(folder, "is a Unigram that falls back on bytes, which llama.cpp has none of,")
     if not model.get("merges", True):
         raise _unsayable(folder, "has no merges, without which llama.cpp opens no file,")
-    tokens, kinds = _vocabulary(inner, spec.vocab_size, model.get("unk_token"), folder)
-    special = _ends_of_word_piece(inner) if model["type"] == "WordPiece" else _special(tokenizer, inner, model)
-    described: dict[str, Any] = {"tokens": tokens, "token_type": kinds, **dict(special)}
-    found = next((each for each in _forms(model, tokens, inner) if _is_alike(described | each, inner)), None)
+    unknown = _unknown(model)
+    tokens, kinds = _vocabulary(inner, spec.vocab_size, unknown, folder)
+    special = _ends_of_word_piece(inner) if model["type"] == "WordPiece" else _special(tokenizer, inner, unknown)
+    described: dict[str, Any] = {"tokens": tokens, "token_type": kinds, **_padding(folder, spec), **dict(special)}
+    found = next((each for each in _forms(written, tokens, inner) if _is_alike(described | each, inner)), None)
     if found is None:
         raise _unsayable(folder, "cuts text in a way that llama.cpp has no name for")
     template = _template(folder)
     said = [(f"{_KEY}{key}", value) for key, value in (described | found).items()]
     return said + ([("tokenizer.chat_template", template)] if template else [])
+
+
+def start_values(folder: Path | None, spec: TransformerSpec) -> list[Said]:
+    """The key of a file for what a decoder begins with that goes on from a source; of no folder, nothing.
+
+    Raises CheckpointError where the folder does not say it.
+    """
+    if folder is None:
+        return []
+    said = [read_optional_json(folder / name).get(START) for name in ("generation_config.json", "config.json")]
+    found = next((each for each in said if each is not None), None)
+    if type(found) is not int or not 0 <= found < spec.vocab_size:
+        raise CheckpointError(
+            f"{folder.name}: {START} is {found!r}, and llama.cpp needs one of the {spec.vocab_size:,} tokens to begin "
+            "an answer with; set it in generation_config.json"
+        )
+    return [(f".{START}", found)]
+
+
+def _padding(folder: Path, spec: TransformerSpec) -> dict[str, int]:
+    """The padding token, for models that are given whole texts, of which some are shorter."""
+    found = read_optional_json(folder / "config.json").get("pad_token_id")
+    whole = spec.reads_sources or not spec.causal
+    return {"padding_token_id": found} if whole and type(found) is int and 0 <= found < spec.vocab_size else {}
 
 
 def _template(folder: Path) -> str:
@@ -83,23 +112,34 @@ def _kind(i: int, token: str, found: Mapping[int, str], added: Mapping[int, Any]
     return BYTE if len(token) == 6 and token.startswith("<0x") and token.endswith(">") else NORMAL
 
 
-def _special(tokenizer: Tokenizer, inner: Any, model: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _unknown(model: Mapping[str, Any]) -> str | None:
+    """The token of what is unknown; a Unigram has its id."""
+    if model["type"] == "Unigram" and model.get("unk_id") is not None:
+        return str(model["vocab"][model["unk_id"]][0])
+    found: str | None = model.get("unk_token")
+    return found
+
+
+def _special(tokenizer: Tokenizer, inner: Any, unknown: str | None) -> Iterator[tuple[str, Any]]:
     """Which tokens begin and end a text, and whether the tokenizer writes them itself."""
-    ends = inner.encode("").ids
-    bos = tokenizer.bos_id if tokenizer.bos_id not in tokenizer.eos_ids else None
+    ends, eos_ids = inner.encode("").ids, tokenizer.eos_ids or tokenizer.around[1][-1:]
+    bos = tokenizer.bos_id if tokenizer.bos_id not in eos_ids else None
     yield "add_bos_token", bos is not None
-    yield "add_eos_token", bool(ends) and ends[-1] in tokenizer.eos_ids and len(ends) > (bos is not None)
+    yield "add_eos_token", bool(ends) and ends[-1] in eos_ids and len(ends) > (bos is not None)
     if bos is not None:
         yield "bos_token_id", bos
-    for name, end in zip(("eos", "eot"), tokenizer.eos_ids, strict=False):
+    for name, end in zip(("eos", "eot"), eos_ids, strict=False):
         yield f"{name}_token_id", end
-    unknown = inner.token_to_id(model["unk_token"]) if model.get("unk_token") else None
-    if unknown is not None:
-        yield "unknown_token_id", unknown
+    if unknown and (found := inner.token_to_id(unknown)) is not None:
+        yield "unknown_token_id", found
 
 
-def _forms(model: Mapping[str, Any], tokens: Sequence[str], inner: Any) -> Iterator[dict[str, Any]]:
-    """The ways in which llama.cpp may cut text as this tokenizer does."""
+def _forms(written: Mapping[str, Any], tokens: Sequence[str], inner: Any) -> Iterator[dict[str, Any]]:
+    """The ways in which llama.cpp may cut text as this tokenizer does. written: what tokenizer.json holds of it."""
+    model = written["model"]
+    if model["type"] == "Unigram":
+        yield unigram_form(written, len(tokens), inner.get_added_tokens_decoder())
+        return
     if model["type"] == "WordPiece":
         yield {"model": WORD_PIECE, "tokens": [_from_word_piece(token) for token in tokens]}
         return
@@ -140,14 +180,20 @@ def _scores(merges: Sequence[tuple[str, ...]], tokens: Sequence[str]) -> list[fl
 
 
 def _is_alike(described: Mapping[str, Any], inner: Any) -> bool:
-    """Whether our own reader makes a tokenizer of these values that gives the same ids."""
+    """Whether our own reader makes a tokenizer of these values that gives the same ids.
+
+    Spaces at the end of a text are left aside for Unigram: SentencePiece and llama.cpp drop them, some files do not.
+    """
+    probe = PROBE.rstrip() if described["model"] == UNIGRAM else PROBE
     values = {f"{_KEY}{key}": _as_read(value) for key, value in described.items()}
     try:
         made, _ = read_tokenizer(Values(GGUFHeader("what is written", values, {})))
     except CheckpointError:
         return False
-    return bool(made.encode(PROBE).ids == inner.encode(PROBE).ids)
+    return bool(made.encode(probe).ids == inner.encode(probe).ids)
 
 
 def _as_read(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return np.frombuffer(value, np.uint8)
     return np.array(value) if isinstance(value, list) and not isinstance(value[0], str) else value

@@ -75,9 +75,16 @@ class Values:
             raise self.wrong(key, value, f"an array of {length:,} finite numbers")
         return value
 
-    def token_id(self, key: str, num_tokens: int) -> int | None:
-        """The id of a token, or None where the file names none."""
-        value = self._values.get(self._full(key))
+    def data(self, key: str) -> bytes:
+        """An array of bytes, or none of them where the file has none."""
+        value = self._values.get(self._full(key), np.empty(0, np.uint8))
+        if not isinstance(value, np.ndarray) or value.dtype.itemsize != 1:
+            raise self.wrong(key, value, "an array of bytes")
+        return value.tobytes()
+
+    def token_id(self, key: str, num_tokens: int, default: int | None = None) -> int | None:
+        """The id of a token, or None where the file names none and the default is none of its tokens."""
+        value = self._values.get(self._full(key), default if default is not None and default < num_tokens else None)
         if value is None or type(value) is int and value in (0xFFFF_FFFF, -1):
             return None
         if type(value) is not int or not 0 <= value < num_tokens:

@@ -5,7 +5,7 @@ it comes, so that no more than one of them is in memory.
 """
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -27,15 +27,18 @@ from .header import GGUFTensor, read_gguf_header
 from .pooling import pooling_values
 from .reader import config_in, shapes_of
 from .rows import in_pairs, offset_of
+from .sayable import check_biases, head_shape, named, said_tensors, sayable
 from .scaling import FACTORS, factors_of
 from .spec_values import Said, spec_values
-from .tokenizer_out import tokenizer_values
+from .tokenizer_out import start_values, tokenizer_values
 from .values import Values
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7, "Q4_0": 2}
 _QUANTIZATION_VERSION = 2
-_WHOLE = ("position_embd.weight", "token_types.weight", "ffn_gate_inp.weight")  # stay fp32, as llama.cpp has them
+_WHOLE = (  # stay fp32, as llama.cpp has them
+    "position_embd.weight", "token_types.weight", "ffn_gate_inp.weight", "attn_rel_b.weight",
+)  # fmt: skip
 _ENDS = ("token_embd.weight", "output.weight")  # which a file of Q4_0 has in Q8_0
 _STEP_VALUES = 1 << 22  # that are rounded at a time
 
@@ -49,18 +52,18 @@ def write_gguf(
     the tokenizer, or None for a file without. Raises CheckpointError for what a file cannot say.
     """
     architecture = _architecture(spec)
-    said = _sayable(spec, architecture)
-    shapes = shapes_of(said)
-    _check_biases(shapes, architecture)
+    said = sayable(spec, architecture)
+    shapes = shapes_of(said) | head_shape(said)
+    check_biases(shapes, architecture)
     places = architecture.places(shapes)
     values: list[Said] = [
         ("general.name", name),
         ("general.file_type", _FILE_TYPES[kind]),
         *tokenizer_values(beside, spec),
     ]
-    if spec.token_types:
-        values.append(("tokenizer.ggml.token_type_count", spec.token_types))
-    sizes = [*spec_values(said, architecture), *([] if spec.causal else pooling_values(beside))]
+    if said.token_types:
+        values.append(("tokenizer.ggml.token_type_count", said.token_types))
+    sizes = [*spec_values(said, architecture), *(start_values if spec.encoder else pooling_values)(beside, spec)]
     values += [(f"{architecture.name}{key}", value) for key, value in sizes]
     _lay_out(
         file, architecture.name, values, {place.name: (place, _kind(place, kind)) for place in places.values()}, said
@@ -69,7 +72,7 @@ def write_gguf(
     with file.open("r+b") as stream:
         _write_factors(stream, there, said)
         missing = set(shapes)
-        for ours, tensor in _with_head(tensors, shapes):
+        for ours, tensor in said_tensors(tensors, shapes, spec):
             rows = in_pairs(tensor.float() + offset_of(ours, architecture), ours, architecture, said)
             _write(stream, there[places[ours].name], places[ours].first, rows)
             missing.discard(ours)
@@ -87,63 +90,6 @@ def _architecture(spec: TransformerSpec) -> Architecture:
             "export --to dense"
         )
     return found
-
-
-def _sayable(spec: TransformerSpec, architecture: Architecture) -> TransformerSpec:
-    """The same function, as far as the context goes, in the words of a file."""
-    heads = spec.layers[0].attention
-    if architecture.name == "olmoe" and heads.num_kv_heads != heads.num_heads:
-        raise CheckpointError(
-            f"llama.cpp opens {_of(architecture)} with a key head for each query head alone, and this model has "
-            f"{heads.num_kv_heads} for {heads.num_heads}; export --to dense"
-        )
-    if spec.rope and spec.rope.scaling == "llama3" and not architecture.factors:
-        raise CheckpointError(f"{_of(architecture)} has no positions of the kind llama3; export --to dense")
-    if architecture.head == "never" and not spec.tied_head:
-        raise CheckpointError(f"{_of(architecture)} has no head of its own, and this model has one; export --to dense")
-    layers = tuple(
-        replace(layer, attention=replace(layer.attention, window=0))
-        if layer.attention.window >= spec.max_context
-        else layer
-        for layer in spec.layers
-    )
-    if not architecture.sliding and any(layer.attention.window for layer in layers):
-        window = max(layer.attention.window for layer in layers)
-        raise CheckpointError(
-            f"llama.cpp computes no window for {_of(architecture)}, and this model has one of {window:,}; set "
-            f"max_position_embeddings to {window:,} in its config.json, or export --to dense"
-        )
-    layers = spec.layers if architecture.sliding else layers
-    return replace(spec, layers=layers, tied_head=spec.tied_head and architecture.head != "must")
-
-
-def _check_biases(shapes: Mapping[str, Any], architecture: Architecture) -> None:
-    """Refuses biases that llama.cpp would leave out, and the lack of those that it needs."""
-    linears = [name.split(".")[-2:] for name in shapes if ".attention." in name or ".ffn." in name]
-    there = {linear for linear, leaf in linears if leaf == "bias"}
-    if more := sorted(there - {*architecture.biases}):
-        raise CheckpointError(f"{_of(architecture)} has no bias of {more[0]}, and this model has; export --to dense")
-    known = {linear for linear, _ in linears if linear in architecture.biases}
-    if architecture.biased and (less := sorted(known - there)):
-        raise CheckpointError(
-            f"{_of(architecture)} needs a bias of {less[0]}, and this model has none; export --to dense"
-        )
-
-
-def _of(architecture: Architecture) -> str:
-    return f"the architecture {architecture.name} of GGUF"
-
-
-def _with_head(tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors, the embedding a second time where it is the head and a file must have one."""
-    names = set()
-    for ours, tensor in tensors:
-        names.add(ours)
-        yield ours, tensor
-        if ours == "embedding.weight":
-            embedding = tensor
-    if "untied_head.weight" in shapes and "untied_head.weight" not in names:
-        yield "untied_head.weight", embedding
 
 
 def _kind(place: Place, kind: str) -> str:
@@ -189,7 +135,7 @@ def _add(writer: Any, key: str, value: Any) -> None:
         writer.add_key_value(key, value, kinds.ARRAY, kinds.STRING)
         return
     add = {list: writer.add_array, str: writer.add_string, bool: writer.add_bool, float: writer.add_float32}
-    add.get(type(value), writer.add_uint32)(key, value)
+    (add | {bytes: writer.add_array}).get(type(value), writer.add_uint32)(key, value)
 
 
 def _laid_out(file: Path, spec: TransformerSpec, architecture: Architecture) -> Mapping[str, GGUFTensor]:
@@ -204,7 +150,7 @@ def _laid_out(file: Path, spec: TransformerSpec, architecture: Architecture) -> 
     if differs := spec_overrides(spec, found):
         path, value = next(iter(differs.items()))
         raise CheckpointError(
-            f"{_of(architecture)} cannot say what this model is: {path} is {value!r}, and llama.cpp would compute "
+            f"{named(architecture)} cannot say what this model is: {path} is {value!r}, and llama.cpp would compute "
             f"another; export --to dense"
         )
     return header.tensors
