@@ -30,6 +30,9 @@ INT8 = {"quantize": {"linears": "int8"}}
 FORMS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # a recipe, and the tier of what it makes
     "int8": ({"stages": [INT8]}, FULL),
     "int8 with int8 activations": ({"stages": [{"quantize": {"linears": "int8", "activations": "dynamic"}}]}, FULL),
+    "graded inputs at 0.55": (
+        {"stages": [{"moefy": {"grain": "inputs", "tiers": {"graded": 0.55}}}, INT8]}, "graded",
+    ),
     "planes at 0.55": (
         {"stages": [{"moefy": {"expert_size": 1, "router": "bit_planes", "tiers": {"planes": 0.55}}}, INT8]}, "planes",
     ),
