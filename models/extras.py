@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from .errors import SetupError
 
+NO_BLEU = "BLEU and chrF were not measured: sacrebleu is not installed; pip install 'moesaic[eval]'"
 NO_PICTURE = "no picture was drawn: matplotlib is not installed; pip install 'moesaic[report]'"
 
 
@@ -23,3 +24,8 @@ def is_missing(asked: str, extra: str, *packages: str) -> str:
 def can_draw() -> bool:
     """Whether matplotlib is there."""
     return find_spec("matplotlib") is not None
+
+
+def can_measure_bleu() -> bool:
+    """Whether sacrebleu is there."""
+    return find_spec("sacrebleu") is not None
