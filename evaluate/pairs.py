@@ -110,7 +110,11 @@ def read_pairs(
         raise TextError(f"there is no pair in {', '.join(map(str, files))}; give lines with a source and a target")
     end = tokenizer.eos_ids[:1] if ended else ()
     return [
-        Pair(_cut(tokenizer, source, most[0], ()), _cut(tokenizer, answer, most[1], end), answer)
+        Pair(
+            _cut(tokenizer.encode(source), source, most[0], ()),
+            _cut(tokenizer.encode_target(answer), answer, most[1], end),
+            answer,
+        )
         for source, answer in texts
     ]
 
@@ -206,9 +210,8 @@ def _pairs(file: Path) -> Iterator[tuple[str, str]]:
         yield source, target
 
 
-def _cut(tokenizer: Tokenizer, text: str, most: int, end: Sequence[int]) -> tuple[int, ...]:
+def _cut(ids: list[int], text: str, most: int, end: Sequence[int]) -> tuple[int, ...]:
     """The ids of a text with what the tokenizer adds, and the end where that does not add it."""
-    ids = tokenizer.encode(text)
     whole = [*ids, *(end if ids[-1:] != list(end) else ())]
     if not whole:
         raise TextError(f"{text[:40]!r} has no token; give a longer text")

@@ -10,9 +10,13 @@ NO_PICTURE = "no picture was drawn: matplotlib is not installed; pip install 'mo
 
 def check_installed(asked: str, extra: str, *packages: str) -> None:
     """Raises SetupError, before any work, with the packages that are missing and the extra that brings them."""
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
+    if missing := absent(*packages):
         raise SetupError(is_missing(asked, extra, *missing))
+
+
+def absent(*packages: str) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
 
 
 def is_missing(asked: str, extra: str, *packages: str) -> str:
