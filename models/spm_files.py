@@ -28,7 +28,6 @@ def of_spm_file(folder: Path) -> tokenizers.Tokenizer | None:
         lacking = is_missing(f"its {name}", "sentencepiece", *missing)
         raise CheckpointError(f"{folder} has no tokenizer.json, and {lacking}")
     from sentencepiece import SentencePieceProcessor
-    from transformers import AutoTokenizer
 
     try:
         expected = SentencePieceProcessor(model_file=str(folder / name)).encode(_PROBE)
@@ -37,6 +36,8 @@ def of_spm_file(folder: Path) -> tokenizers.Tokenizer | None:
             f"{folder / name} is no SentencePiece model; where it is of another kind that transformers reads, make "
             f"tokenizer.json of it, once: {resaved('AutoTokenizer', folder)}"
         ) from None
+    from transformers import AutoTokenizer
+
     found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     inner: tokenizers.Tokenizer | None = getattr(found, "backend_tokenizer", None)
     if inner is None or inner.encode(_PROBE, add_special_tokens=False).ids != expected:

@@ -162,7 +162,7 @@ def _named(folder: Path) -> str:
 def _way_out(folder: Path) -> str:
     """What to do about a missing tokenizer.json: models may come with the files of slower tokenizers alone."""
     if (folder / MARIAN_FILES[0]).is_file():
-        return f"a Marian is read of {' and '.join(MARIAN_FILES)} too; copy what is missing from where it came from"
+        return f"a Marian is read of {' and '.join(MARIAN_FILES)} too; copy from where it came from what is missing"
     others = next((names for names in _OTHER_FORMS if all((folder / name).is_file() for name in names)), None)
     if not others:
         return "copy it there from where the model came from"
