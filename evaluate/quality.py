@@ -57,6 +57,6 @@ def _figures() -> dict[str, Callable[[Floats], float]]:
 
 def _metrics() -> dict[str, "Metric"]:
     """As sacrebleu has them by default: one reference, cased, BLEU of words cut by 13a, chrF of six letters at most."""
-    from sacrebleu import metrics
+    from sacrebleu.metrics import bleu, chrf
 
-    return {BLEU: metrics.BLEU(), CHRF: metrics.CHRF()}
+    return {BLEU: bleu.BLEU(), CHRF: chrf.CHRF()}

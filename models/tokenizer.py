@@ -30,7 +30,7 @@ class Tokenizer:
         self._inner, self._source, self._target = inner, sides.source, sides.target
         self.eos_ids = tuple(eos_ids)
         self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
-        start = self.encode("")
+        start = self._source.ids("")
         self.bos_id: int | None = start[0] if start else None
         self._decode_one = lru_cache(_KEPT_TEXTS)(
             lambda token_id: str(inner.decode([token_id], skip_special_tokens=True))

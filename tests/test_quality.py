@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 from source_cases import SOURCE_CASES
 
 from moesaic.cli.main import main
@@ -50,9 +51,8 @@ def test_answers_that_miss_a_word_are_behind_and_nothing_is_behind_itself() -> N
 
 def test_a_mean_made_of_sums_has_the_interval_of_the_mean() -> None:
     ours, theirs, weights = np.random.default_rng(0).integers(1, 9, (3, 40)).astype(float)
-    sums = [np.stack([each, weights], axis=1) for each in (ours, theirs)]
-    expected = compare_means(ours, theirs, weights)
-    assert compare_sums(*sums, lambda row: float(row[0] / row[1])) == expected
+    mine, other = (np.stack([each, weights], axis=1) for each in (ours, theirs))
+    assert compare_sums(mine, other, lambda row: float(row[0] / row[1])) == compare_means(ours, theirs, weights)
 
 
 def test_the_model_s_own_answers_are_scored_and_reported_beside_the_original(folder: Path, tmp_path: Path) -> None:

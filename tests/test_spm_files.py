@@ -37,7 +37,9 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return marian(tmp_path_factory.mktemp("marian"))
+    where = tmp_path_factory.mktemp("marian")
+    marian(where)
+    return where
 
 
 def of_transformers(folder: Path) -> Any:
