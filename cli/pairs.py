@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .terminal import ProgressLine, print_table
 
 if TYPE_CHECKING:
+    from ..evaluate.pair_report import PairEvaluation
     from ..evaluate.pairs import Pair
     from ..models.checkpoint import Checkpoint
 
@@ -23,43 +25,44 @@ def is_of_pairs(args: argparse.Namespace) -> bool:
 
 def evaluate_pairs(args: argparse.Namespace) -> int:
     """Prints the figures of the model, and of the original beside it, and writes them where that is asked for."""
-    from ..evaluate.pairs import PairScore, compare_pairs, score_pairs, start_of
-    from ..evaluate.results import comparison_json
-    from ..models.checkpoint import load_transformer, open_checkpoint
+    from ..evaluate.pair_report import notes, table, write_report
     from ..models.files import write_whole
 
     _check(args)
-    names = {"model": args.path, **({"original": args.against} if args.against else {})}
-    checkpoints = {name: open_checkpoint(path) for name, path in names.items()}
-    first, found, scores = checkpoints["model"], dict[str, dict[str, Any]](), dict[str, PairScore]()
+    evaluation = _evaluated(args)
+    print_table(*table(evaluation))
+    for line in notes(evaluation):
+        print(line)
+    if args.json:
+        write_whole(Path(args.json), json.dumps(evaluation.to_json(), indent=2).encode() + b"\n")
+        print(f"written to {args.json}")
+    if args.report:
+        print(f"written: {', '.join(map(str, write_report(evaluation, Path(args.report))))}")
+    return 0
+
+
+def _evaluated(args: argparse.Namespace) -> "PairEvaluation":
+    """The model, and the original where one is named, on the same pairs."""
+    from ..evaluate.pair_report import PairEvaluation
+    from ..evaluate.pairs import PairScore, compare_pairs, score_pairs, start_of, with_quality
+    from ..evaluate.plan import MODEL, ORIGINAL
+    from ..models.checkpoint import load_transformer, open_checkpoint
+    from ..models.extras import can_measure_bleu
+
+    names = {MODEL: args.path, **({ORIGINAL: args.against} if args.against else {})}
+    checkpoints, scores = {name: open_checkpoint(path) for name, path in names.items()}, dict[str, PairScore]()
+    first = checkpoints[MODEL]
     start, device, pairs = start_of(first), chosen_device(args), _read(args, first)
     with ProgressLine() as progress:
         for name, checkpoint in checkpoints.items():
             model = load_transformer(checkpoint, device, args.dtype)
-            model.operating_point = first.operating_point(args.tier) if name == "model" else 0
-            scores[name] = score_pairs(model, pairs, start, lambda done, of: progress("pairs scored", done, of))
-            found[name] = scores[name].summary()
-    rows = [
-        [
-            name, f"{of['nats_per_token']:.6f}", f"{of['perplexity']:.4f}", f"{of['top1_accuracy']:.2%}",
-            f"{of['exact_match']:.2%}",
-        ]
-        for name, of in found.items()
-    ]  # fmt: skip
-    print_table(["", "nats per token", "perplexity", "top-1 accuracy", "exact match"], rows)
-    compared = compare_pairs(scores["model"], scores["original"]) if args.against else {}
-    for name, each in compared.items():
-        low, high = each.difference_interval.low, each.difference_interval.high
-        told = "" if each.sign else ", no difference shown"
-        what = "nats per token" if name == "perplexity" else name.replace("_", " ")
-        print(f"{what} against the original: {each.difference:+.4f} ({low:+.4f} to {high:+.4f}){told}")
-    print(f"scored on {found['model']['tokens']:,} tokens of {found['model']['documents']:,} answers")
-    if args.json:
-        figures = {"model": args.path, "against": args.against, **found["model"], "scores": found}
-        figures |= {"comparisons": {name: comparison_json(each) for name, each in compared.items()}}
-        write_whole(Path(args.json), json.dumps(figures, indent=2).encode() + b"\n")
-        print(f"written to {args.json}")
-    return 0
+            model.operating_point = first.operating_point(args.tier) if name == MODEL else 0
+            found = score_pairs(model, pairs, start, partial(progress, "pairs scored"))
+            if can_measure_bleu():
+                found = with_quality(found, checkpoint, model, pairs, partial(progress, "sources answered"))
+            scores[name] = found
+    compared = compare_pairs(scores[MODEL], scores[ORIGINAL]) if args.against else {}
+    return PairEvaluation(args.path, args.against, scores, compared)
 
 
 def _read(args: argparse.Namespace, checkpoint: "Checkpoint") -> "list[Pair]":
@@ -84,10 +87,13 @@ def chosen_device(args: argparse.Namespace) -> Any:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises SetupError for what is asked of models that continue text, before any work."""
+    from ..evaluate.files import check_can_report
     from ..models.checkpoint import open_checkpoint
     from ..models.errors import SetupError
 
-    refuse_settings_of_text(args, "answers sources")
+    refuse_settings_of_text(args, "answers sources", "report")
+    if args.report:
+        check_can_report("--report", Path(args.report))
     if not args.text:
         raise SetupError(
             f'{args.path} answers what its encoder reads; name pairs with --text: lines of {{"source": "...", '

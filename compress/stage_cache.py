@@ -28,9 +28,10 @@ DECIDING = (  # the sources that decide a byte of what a stage leaves; a change 
     "compress/windows.py", "evaluate/texts.py", "kernels", "models/bpe_files.py", "models/checkpoint.py",
     "models/classifier.py", "models/compute.py", "models/context.py", "models/devices.py", "models/families",
     "models/ffn", "models/foreign_int8.py", "models/labels.py", "models/layout.py", "models/linear.py",
-    "models/packing.py", "models/record.py", "models/relative.py", "models/rope.py", "models/sentences.py",
-    "models/safetensors_header.py", "models/seeds.py", "models/sinusoids.py", "models/spec.py", "models/surplus.py",
-    "models/tensor_reader.py", "models/tokenizer.py", "models/transformer.py", "models/writer.py",
+    "models/marian_files.py", "models/packing.py", "models/record.py", "models/relative.py", "models/rope.py",
+    "models/safetensors_header.py", "models/seeds.py", "models/sentences.py", "models/side.py", "models/sinusoids.py",
+    "models/spec.py", "models/spm_files.py", "models/surplus.py", "models/tensor_reader.py", "models/tokenizer.py",
+    "models/transformer.py", "models/writer.py",
 )  # fmt: skip
 
 

@@ -1,13 +1,13 @@
 """What a model makes of answers that are there, each to a source that its encoder reads: nats, accuracy, exact matches.
 
 An answer matches exactly where each of its tokens, its end among them, is the likeliest one behind those before it:
-where greedy decoding would give it.
+where greedy decoding would give it. What it answers itself is set beside the text of the target: `with_quality`.
 """
 
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from ..models.progress import Count
 from ..models.tokenizer import Tokenizer
 from ..models.transformer import Transformer
 from .compare import PERPLEXITY, TOP1
+from .quality import Quality, compare_quality
 from .statistics import Comparison, compare_means, compare_perplexities
 from .texts import JSON_LINES, kind_of, read_text
 
@@ -33,10 +34,11 @@ _ROWS = 8  # answered together
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Token ids of a source and of its answer; the end is among them where the answer has one."""
+    """Token ids of a source and of its answer; the end is among them where the answer has one. target: its text."""
 
     source: tuple[int, ...]
     answer: tuple[int, ...]
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,13 @@ class AnswerScore:
 @dataclass(frozen=True, slots=True)
 class PairScore:
     """What a model makes of each answer. shares: of the bytes that tiers govern and of the FFN's neurons, what a token
-    of an answer used; sources are read in full.
+    of an answer used; sources are read in full. answers: texts of its own, where it was let answer, and their quality.
     """
 
     rows: tuple[AnswerScore, ...]
     shares: tuple[float, float] = (1.0, 1.0)
+    answers: tuple[str, ...] = ()
+    quality: Quality | None = field(default=None, compare=False)
 
     def summary(self) -> dict[str, float | int]:
         """The figures as they are written to files."""
@@ -69,7 +73,7 @@ class PairScore:
         }  # fmt: skip
         if self.shares != (1.0, 1.0):
             found["bytes_share"], found["neurons_share"] = self.shares
-        return found
+        return found | (self.quality.summary() if self.quality else {})
 
     def column(self, name: str) -> list[float]:
         """One figure of each answer."""
@@ -81,11 +85,12 @@ def compare_pairs(ours: PairScore, theirs: PairScore, seed: int = 0) -> dict[str
     if len(ours.rows) < 2:
         return {}
     tokens = ours.column("tokens")
+    of_texts = compare_quality(ours.quality, theirs.quality, seed) if ours.quality and theirs.quality else {}
     return {
         PERPLEXITY: compare_perplexities(ours.column("nats"), theirs.column("nats"), tokens, seed=seed),
         TOP1: compare_means(ours.column("correct"), theirs.column("correct"), tokens, seed=seed),
         EXACT: compare_means(ours.column("exact"), theirs.column("exact"), seed=seed),
-    }
+    } | of_texts
 
 
 def read_pairs(
@@ -105,7 +110,12 @@ def read_pairs(
         raise TextError(f"there is no pair in {', '.join(map(str, files))}; give lines with a source and a target")
     end = tokenizer.eos_ids[:1] if ended else ()
     return [
-        Pair(_cut(tokenizer, source, most[0], ()), _cut(tokenizer, answer, most[1], end)) for source, answer in texts
+        Pair(
+            _cut(tokenizer.encode(source), source, most[0], ()),
+            _cut(tokenizer.encode_target(answer), answer, most[1], end),
+            answer,
+        )
+        for source, answer in texts
     ]
 
 
@@ -125,22 +135,44 @@ def start_of(checkpoint: Checkpoint) -> int:
     return OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True).start_id or 0
 
 
-def answered(checkpoint: Checkpoint, model: Transformer, sources: Sequence[Sequence[int]], num_new: int) -> list[Pair]:
-    """Each source with what the model itself answers, greedy, its end among the tokens."""
+def answered(
+    checkpoint: Checkpoint,
+    model: Transformer,
+    sources: Sequence[Sequence[int]],
+    num_new: int,
+    progress: Count = lambda done, of: None,
+) -> list[Pair]:
+    """Each source with what the model itself answers, greedy, at its operating point, its end among the tokens."""
     own = OwnRules.read(checkpoint.path, checkpoint.spec.vocab_size, sourced=True)
     end_ids = Tokenizer.open(checkpoint.path).eos_ids
     each = ModelRunner.block_tokens
     longest = max(map(len, sources))
     blocks = _ROWS * (-(-longest // each) + -(-(num_new + 1) // each))
     runner = ModelRunner(model, blocks, min(num_new + 1, model.spec.max_context), model.dtype)
-    engine, found = Engine(runner, tuple(end_ids), num_slots=_ROWS, own=own), dict[int, list[int]]()
+    engine, found, ended = Engine(runner, tuple(end_ids), num_slots=_ROWS, own=own), dict[int, list[int]](), 0
+    asked, stopping = Sampling(temperature=0), Stopping(num_new)
     for key, source in enumerate(sources):
-        engine.add(Request(key, tuple(source), Sampling(temperature=0), Stopping(num_new)))
+        engine.add(Request(key, tuple(source), asked, stopping, operating_point=model.operating_point))
     while engine.has_work:
         for row in engine.step():
             end = [] if row.stop_token_id is None else [row.stop_token_id]
             found.setdefault(row.key, []).extend([*row.token_ids, *end])
+            ended += row.finish is not None
+            progress(ended, len(sources))
     return [Pair(tuple(source), tuple(found[key])) for key, source in enumerate(sources)]
+
+
+def with_quality(
+    score: PairScore, checkpoint: Checkpoint, model: Transformer, pairs: Sequence[Pair], progress: Count
+) -> PairScore:
+    """The score with what the model itself answers, of at most twice the tokens of the longest target, and the BLEU and
+    chrF of it. Needs sacrebleu.
+    """
+    most = min(2 * max(len(pair.answer) for pair in pairs), checkpoint.spec.max_context - 1)
+    found = answered(checkpoint, model, [pair.source for pair in pairs], most, progress)
+    tokenizer = Tokenizer.open(checkpoint.path)
+    answers = tuple(tokenizer.decode(pair.answer) for pair in found)
+    return replace(score, answers=answers, quality=Quality.of(answers, [pair.target for pair in pairs]))
 
 
 @torch.inference_mode()
@@ -178,9 +210,8 @@ def _pairs(file: Path) -> Iterator[tuple[str, str]]:
         yield source, target
 
 
-def _cut(tokenizer: Tokenizer, text: str, most: int, end: Sequence[int]) -> tuple[int, ...]:
+def _cut(ids: list[int], text: str, most: int, end: Sequence[int]) -> tuple[int, ...]:
     """The ids of a text with what the tokenizer adds, and the end where that does not add it."""
-    ids = tokenizer.encode(text)
     whole = [*ids, *(end if ids[-1:] != list(end) else ())]
     if not whole:
         raise TextError(f"{text[:40]!r} has no token; give a longer text")

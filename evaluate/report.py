@@ -74,10 +74,15 @@ def page(evaluation: Evaluation, picture: bytes) -> str:
 
 def draw(evaluation: Evaluation) -> bytes:
     """A PNG with a panel of bars for the perplexity of each text and the score of each task."""
-    from matplotlib.figure import Figure
-
     panels = [(f"{t.name}\nperplexity", {n: s.perplexity for n, s in t.scores.items()}) for t in evaluation.texts]
     panels += [(f"{t.name}\nscore, %", {n: 100 * s.score() for n, s in t.scores.items()}) for t in evaluation.tasks]
+    return bars(panels)
+
+
+def bars(panels: Sequence[tuple[str, Mapping[str, float]]]) -> bytes:
+    """A PNG with a panel of bars for each title."""
+    from matplotlib.figure import Figure
+
     columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * lines), dpi=110, layout="constrained")

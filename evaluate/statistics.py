@@ -1,6 +1,7 @@
 """Is a difference more than noise? Paired bootstrap over documents or task items, and spread over seeds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,18 @@ def compare_perplexities(
     return _comparison(mine - other, np.exp(np.clip(mine - other, -700, 700)), np.size(ours))
 
 
+def compare_sums(
+    ours: Floats, theirs: Floats, figure: Callable[[Floats], float], resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """The same of a figure that is no mean: figure(sum of ours) against figure(sum of theirs); a row is one item."""
+    values = np.concatenate([ours, theirs], axis=1)
+    _check_items(len(values))
+    drawn = _drawn_sums(values, resamples, np.random.default_rng(seed))
+    sums = np.concatenate([values.sum(axis=0, keepdims=True), drawn])
+    mine, other = (np.array([figure(row) for row in half]) for half in np.hsplit(sums, 2))
+    return _comparison(mine - other, _quotient(mine, other), len(values))
+
+
 def _comparison(difference: Floats, ratio: Floats, num_items: int) -> Comparison:
     """Entry 0 is the figure itself, the rest are resamples."""
     return Comparison(float(difference[0]), _interval(difference[1:]), float(ratio[0]), _interval(ratio[1:]), num_items)
@@ -91,8 +104,7 @@ def _resampled(
 ) -> tuple[Floats, Floats]:
     """Weighted means [1 + resamples] of both sides: of the items as they are, then of each resample."""
     values = np.stack([np.asarray(each, np.float64) for each in (ours, theirs, _ones(weights, ours))], axis=1)
-    if len(values) < 2:
-        raise ValueError(f"a bootstrap needs at least 2 items, there are {len(values)}")
+    _check_items(len(values))
     labels = np.zeros(len(values)) if strata is None else np.asarray(strata)
     generator = np.random.default_rng(seed)
     sums = np.zeros((resamples, 3))
@@ -101,6 +113,11 @@ def _resampled(
     sums = np.concatenate([values.sum(axis=0, keepdims=True), sums])
     sums = sums[sums[:, 2] > 0]  # a resample of documents without a token says nothing
     return sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2]
+
+
+def _check_items(count: int) -> None:
+    if count < 2:
+        raise ValueError(f"a bootstrap needs at least 2 items, there are {count}")
 
 
 def _ones(weights: ArrayLike | None, like: ArrayLike) -> ArrayLike:

@@ -9,7 +9,7 @@ from ..kernels.cache import cache_folder
 from .errors import CheckpointError
 from .hub_names import PREFIX, pinned, split_name
 from .intake.registry import SOURCES, Source
-from .optional_json import BPE_FILES
+from .optional_json import FORMS
 from .suggestion import meant
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -97,7 +97,7 @@ def _in_hub_cache(name: str, revision: str | None = None) -> Path:
 
 def _missing(snapshot: Path) -> list[str]:
     """What a model directory needs and this one has not. Links whose file is gone count as missing."""
-    words = BPE_FILES if all((snapshot / name).is_file() for name in BPE_FILES) else ("tokenizer.json",)
+    words = next((names for names in FORMS if all((snapshot / name).is_file() for name in names)), FORMS[0])
     needed = ["config.json", *_weights(snapshot), *words]
     return [name for name in needed if not (snapshot / name).is_file()]
 

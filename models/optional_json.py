@@ -6,7 +6,12 @@ from typing import Any
 
 from .errors import CheckpointError
 
+TOKENIZER_FILE = "tokenizer.json"
 BPE_FILES = ("vocab.json", "merges.txt")  # a tokenizer in two, where there is no tokenizer.json
+MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")  # or in three
+SPM_FILES = ("spiece.model", "tokenizer.model")  # or in one of these
+FORMS = ((TOKENIZER_FILE,), BPE_FILES, MARIAN_FILES, *((name,) for name in SPM_FILES))
+OLDER_FILES = (*MARIAN_FILES[:2], *SPM_FILES)  # of no use beside a tokenizer.json
 
 
 def read_optional_json(file: Path) -> dict[str, Any]:

@@ -10,23 +10,27 @@ import tokenizers
 
 from .bpe_files import of_bpe_files
 from .errors import CheckpointError
-from .optional_json import BPE_FILES, read_optional_json
+from .marian_files import of_marian_files
+from .optional_json import BPE_FILES, FORMS, MARIAN_FILES, TOKENIZER_FILE, read_optional_json
+from .side import Side, TwoSided
+from .spm_files import of_spm_file
 from .suggestion import resaved
 from .text_bound import most_bytes_per_token
 
-_TWO_SIDED = "source.spm"
 _KEPT_TEXTS = 1 << 13  # of single tokens, each of which a stream asks for twice
-_OTHER_FORMS = (BPE_FILES, ("tokenizer.model",), ("spiece.model",), ("vocab.txt",))
+_OTHER_FORMS = (BPE_FILES, ("vocab.txt",))
 
 
 class Tokenizer:
     """The tokenizer of a model directory. `bos_id` is None where the tokenizer itself adds no begin token."""
 
-    def __init__(self, inner: tokenizers.Tokenizer, eos_ids: Sequence[int]) -> None:
-        self._inner = inner
+    def __init__(self, found: tokenizers.Tokenizer | TwoSided, eos_ids: Sequence[int]) -> None:
+        sides = found if isinstance(found, TwoSided) else TwoSided.same(found)
+        inner = sides.names
+        self._inner, self._source, self._target = inner, sides.source, sides.target
         self.eos_ids = tuple(eos_ids)
         self.vocab_size = inner.get_vocab_size(with_added_tokens=True)
-        start = inner.encode("").ids
+        start = self._source.ids("")
         self.bos_id: int | None = start[0] if start else None
         self._decode_one = lru_cache(_KEPT_TEXTS)(
             lambda token_id: str(inner.decode([token_id], skip_special_tokens=True))
@@ -35,42 +39,34 @@ class Tokenizer:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Tokenizer":
-        """Reads tokenizer.json, or vocab.json and merges.txt, and the end-of-text ids. Raises CheckpointError for a
-        missing or damaged file.
+        """Reads tokenizer.json, or the files that may be there instead, and the end-of-text ids. Raises CheckpointError
+        for a missing or damaged file, and where a library is missing that reads it.
         """
-        file = Path(folder) / "tokenizer.json"
-        try:
-            inner = tokenizers.Tokenizer.from_file(str(file)) if file.is_file() else of_bpe_files(Path(folder))
-        except CheckpointError:
-            raise
-        except Exception as error:  # the library raises plain Exception
-            where = file if file.is_file() else f"{folder}: {' and '.join(BPE_FILES)}"
-            raise CheckpointError(f"{where} cannot be read as a tokenizer: {error}") from error
-        if inner is None:
-            raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(Path(folder))}")
-        inner.no_truncation()
-        inner.no_padding()
-        return cls(inner, _eos_ids(Path(folder), inner))
+        found = _read(Path(folder))
+        names = found.names if isinstance(found, TwoSided) else found
+        names.no_truncation()
+        names.no_padding()
+        return cls(found, _eos_ids(Path(folder), names))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with the begin token where the tokenizer adds one; "" gives [bos], or []."""
-        ids: list[int] = self._inner.encode(text).ids
-        return ids
+        return self._source.ids(text)
+
+    def encode_target(self, text: str) -> list[int]:
+        """`encode` of a text that answers a source, which a Marian cuts otherwise."""
+        return self._target.ids(text)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of a text that brings its own begin token, as a chat template writes it: nothing is added."""
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._source.ids(text, ended=False)
 
     def encode_as_text(self, text: str) -> list[int]:
         """`encode_rendered` with the names of special tokens taken as ordinary letters."""
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._plain.ids(text, ended=False)
 
     def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
         """`encode`, and for each id the number of characters of the text up to its end; 0 for a begin token."""
-        encoding = self._inner.encode(text)
-        return encoding.ids, [end for _, end in encoding.offsets]
+        return self._source.ids_and_ends(text)
 
     def encode_split(self, text: str, characters: int) -> tuple[list[int], int]:
         """`encode`, and how many of the ids stand before the first that ends behind so many characters."""
@@ -114,11 +110,8 @@ class Tokenizer:
         return {token.content: i for i, token in known.items() if token.special}
 
     @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """A twin, since the setting is the whole object's and others may be encoding."""
-        twin = tokenizers.Tokenizer.from_str(self._inner.to_str())
-        twin.encode_special_tokens = True
-        return twin
+    def _plain(self) -> Side:
+        return self._source.plain()
 
     @cached_property
     def most_bytes_per_token(self) -> int | None:
@@ -132,8 +125,11 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """Equal for tokenizers that give equal ids."""
-        values = json.loads(self._inner.to_str())
-        return json.dumps({key: values[key] for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")})
+        sides = [self._source] if self._source is self._target else [self._source, self._target]
+        read = [json.loads(side.inner.to_str()) for side in sides]
+        kept = [{key: each[key] for key in ("normalizer", "pre_tokenizer", "model", "added_tokens")} for each in read]
+        names = self._inner.get_vocab(with_added_tokens=False) if len(sides) == 2 else {}
+        return json.dumps([kept, sorted(names.items())])
 
 
 def is_unicode(text: str) -> bool:
@@ -141,13 +137,32 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
+def _read(folder: Path) -> tokenizers.Tokenizer | TwoSided:
+    """What the files of a directory say, whichever of them are there. Raises CheckpointError."""
+    file = folder / TOKENIZER_FILE
+    try:
+        if file.is_file():
+            return tokenizers.Tokenizer.from_file(str(file))
+        found = of_bpe_files(folder) or of_marian_files(folder) or of_spm_file(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{_named(folder)} cannot be read as a tokenizer: {error}") from error
+    if found is None:
+        raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(folder)}")
+    return found
+
+
+def _named(folder: Path) -> str:
+    """The files of a directory that `_read` takes."""
+    names = next(names for names in FORMS if all((folder / name).is_file() for name in names))
+    return str(folder / names[0]) if len(names) == 1 else f"{folder}: {' and '.join(names)}"
+
+
 def _way_out(folder: Path) -> str:
     """What to do about a missing tokenizer.json: models may come with the files of slower tokenizers alone."""
-    if (folder / _TWO_SIDED).is_file():
-        return (
-            f"{_TWO_SIDED} is the SentencePiece model of one side of a Marian, of which neither moesaic nor "
-            "transformers makes one; copy it from a conversion of the model that has it"
-        )
+    if (folder / MARIAN_FILES[0]).is_file():
+        return f"a Marian is read of {' and '.join(MARIAN_FILES)} too; copy from where it came from what is missing"
     others = next((names for names in _OTHER_FORMS if all((folder / name).is_file() for name in names)), None)
     if not others:
         return "copy it there from where the model came from"

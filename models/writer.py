@@ -13,13 +13,13 @@ from .checkpoint import EXPERTS_NAME, INDEX_NAME, MADE_BY, WEIGHTS_NAME, Checkpo
 from .errors import CheckpointError
 from .families.config import Config
 from .families.registry import is_sparse_tensor
-from .optional_json import BPE_FILES
+from .optional_json import BPE_FILES, OLDER_FILES, TOKENIZER_FILE
 from .sentences import pooling_files
 from .spec import INT8_FORMATS, TransformerSpec, spec_overrides
 
 MAX_SHARD_BYTES = 5 << 30
 SIDE_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
     "chat_template.jinja", *BPE_FILES,
 )  # fmt: skip
 
@@ -100,7 +100,8 @@ def write_config(folder: Path, source: Checkpoint, spec: TransformerSpec) -> Non
 
 def copy_beside(source: Path, folder: Path) -> None:
     """Copies what a reader needs beside weights and config, as far as it is there."""
-    there = [name for name in SIDE_FILES if (source / name).is_file()]
+    older = () if (source / TOKENIZER_FILE).is_file() else OLDER_FILES
+    there = [name for name in (*SIDE_FILES, *older) if (source / name).is_file()]
     for name in (*there, *pooling_files(source)):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, folder / name)

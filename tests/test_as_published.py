@@ -80,17 +80,42 @@ def test_published_weights_are_converted_by_the_advice(tmp_path: Path) -> None:
     assert torch.equal(load(tmp_path).state_dict()["embedding.weight"], expected["lm_head.weight"])
 
 
-@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "vocab.txt"])
-def test_other_forms_of_tokenizers_are_named(name: str, tmp_path: Path) -> None:
+def test_another_form_of_tokenizers_is_named(tmp_path: Path) -> None:
+    llama(tmp_path, num_hidden_layers=1)
+    (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.txt")
+    assert "make it of vocab.txt, once, where transformers is installed: python -c" in said(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
+def test_without_the_libraries_a_sentencepiece_model_is_refused_with_their_extra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llama(tmp_path, num_hidden_layers=1)
     (tmp_path / "tokenizer.json").rename(tmp_path / name)
-    assert f"make it of {name}, once, where transformers is installed: python -c" in said(tmp_path)
+    monkeypatch.setattr("moesaic.models.extras.find_spec", lambda package: None)
+    wanted = (
+        f"its {name} needs sentencepiece, transformers, which are not installed; pip install 'moesaic[sentencepiece]'"
+    )
+    assert said(tmp_path).endswith(f"has no tokenizer.json, and {wanted}")
 
 
-def test_one_side_of_a_marian_is_no_tokenizer(tmp_path: Path) -> None:
+def test_what_is_no_sentencepiece_model_is_told_with_the_command_for_other_kinds(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece", reason="it is sentencepiece that reads them")
+    llama(tmp_path, num_hidden_layers=1)
+    (tmp_path / "tokenizer.json").rename(tmp_path / "tokenizer.model")
+    assert "tokenizer.model is no SentencePiece model; where it is of another kind" in said(tmp_path)
+
+
+def test_the_files_of_a_marian_need_a_library_and_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llama(tmp_path, num_hidden_layers=1)
     (tmp_path / "tokenizer.json").rename(tmp_path / "source.spm")
-    assert said(tmp_path).endswith("makes one; copy it from a conversion of the model that has it")
+    assert said(tmp_path).endswith(
+        "of source.spm and target.spm and vocab.json too; copy from where it came from what is missing"
+    )
+    for name in ("target.spm", "vocab.json"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("moesaic.models.extras.find_spec", lambda package: None)
+    assert "its source.spm needs sentencepiece, which is not installed; pip install 'moesaic[sente" in said(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "added_tokens.json"])

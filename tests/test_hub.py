@@ -59,6 +59,18 @@ def test_a_fetched_model_is_opened_without_a_network(hub: FakeHub, capsys: pytes
     assert open_checkpoint(f"hf:org/tiny@{COMMIT}").path == locate("hf:org/tiny")
 
 
+@pytest.mark.parametrize("form", [("spiece.model",), ("source.spm", "target.spm", "vocab.json")], ids=len)
+def test_older_forms_of_a_tokenizer_are_fetched_where_there_is_no_tokenizer_json(
+    form: tuple[str, ...], hub: FakeHub
+) -> None:
+    for name in form:
+        (hub.folder / name).write_text("{}")
+    assert not {line.split()[0] for line in got()} & {"spiece.model", "source.spm"}
+    (hub.folder / "tokenizer.json").unlink()
+    assert set(form) <= {line.split()[0] for line in got()}
+    assert all((locate("hf:org/tiny") / name).is_file() for name in form)
+
+
 def test_the_commit_is_pinned_with_the_hash_of_each_file(hub: FakeHub) -> None:
     got()
     pin = json.loads(pin_file("org/tiny").read_text())

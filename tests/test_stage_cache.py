@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Reached by stages, and of no influence on what they write: how one says no, waits, finds a folder, shows a place.
 IDLE = {
     "compress/sizes.py", "compress/stage.py", "compress/strict.py", "models/bounds.py", "models/dial.py",
-    "models/errors.py", "models/files.py", "models/finite.py", "models/host_memory.py", "models/hub_names.py",
-    "models/intake/registry.py", "models/locate.py", "models/optional_json.py", "models/progress.py",
-    "models/suggestion.py", "models/text_bound.py", "models/version.py",
+    "models/errors.py", "models/extras.py", "models/files.py", "models/finite.py", "models/host_memory.py",
+    "models/hub_names.py", "models/intake/registry.py", "models/locate.py", "models/optional_json.py",
+    "models/progress.py", "models/suggestion.py", "models/text_bound.py", "models/version.py",
 }  # fmt: skip
 
 

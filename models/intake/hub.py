@@ -16,6 +16,7 @@ from ..errors import FetchError
 from ..families.registry import family_of
 from ..files import require_space, write_whole
 from ..hub_names import PREFIX, pin_file, split_name
+from ..optional_json import OLDER_FILES, TOKENIZER_FILE
 from ..sentences import FILES as SENTENCE_FILES
 from ..writer import SIDE_FILES
 
@@ -86,10 +87,11 @@ def _look_up(repository: str, revision: str | None) -> HubModel:
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
     names = [each.rfilename for each in info.siblings or []]
+    known = _NAMES if TOKENIZER_FILE in names else {*_NAMES, *OLDER_FILES}
     files = tuple(
         HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None)
         for each in info.siblings or []
-        if each.rfilename in _NAMES or _MORE.fullmatch(each.rfilename)
+        if each.rfilename in known or _MORE.fullmatch(each.rfilename)
     )
     wanted = {file.name for file in files}
     if "config.json" not in wanted or not any(name.endswith(".safetensors") for name in wanted):
