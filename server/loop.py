@@ -1,6 +1,7 @@
-"""The loop of a server, which wakes once for all that gRPC has to tell it."""
+"""The loop of a server: it wakes once for all that gRPC has to tell it, and no search for rings holds it up."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -37,3 +38,11 @@ def _call_once(waker: socket.socket, callback: Callable[..., Any], *args: Any) -
     if (waiting := len(waker.recv(_MOST_BYTES, socket.MSG_PEEK))) > 1:
         waker.recv(waiting - 1)
     callback(*args)
+
+
+def set_aside_what_is_there() -> None:
+    """Has the garbage collector look at newer objects alone: modules, models and services stay until the end, and to
+    go through all of them takes a tenth of a second, in which nobody is served.
+    """
+    gc.collect()
+    gc.freeze()

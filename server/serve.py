@@ -14,7 +14,7 @@ from .config import Configuration
 from .engine_process import WORKER
 from .health import HealthReporter
 from .logs import logs
-from .loop import ServingLoop
+from .loop import ServingLoop, set_aside_what_is_there
 from .options import ServeOptions, check
 from .parts import open_parts
 from .reloaded import look_after
@@ -59,6 +59,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     try:
         if not await _load(parts.catalog, life.stop):
             return
+        set_aside_what_is_there()
         parts.health.report()
         announce_serving(parts.catalog, parts.ports)
         if parts.watched is not None:

@@ -1,7 +1,9 @@
-"""How often a server's loop wakes for what gRPC tells it."""
+"""How often a server's loop wakes for what gRPC tells it, and what else may hold it up."""
 
 import asyncio
+import gc
 import socket
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from moesaic.server.loop import ServingLoop, is_of_grpc
+from moesaic.server.loop import ServingLoop, is_of_grpc, set_aside_what_is_there
 
 
 class PollerCompletionQueue:
@@ -68,3 +70,24 @@ def test_the_reader_of_grpc_is_known_by_its_name() -> None:
         assert sum(map(is_of_grpc, noting.called)) == 1
 
     run(lambda: noting, scene())
+
+
+class Ring:
+    """Leads to itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_rings_are_found_among_new_objects_alone() -> None:
+    old = Ring()
+    try:
+        set_aside_what_is_there()
+        new = weakref.ref(Ring())
+        gone, found = weakref.ref(old), gc.get_objects()
+        assert not any(each is old for each in found)
+        del old, found
+        gc.collect()
+        assert new() is None and gone() is not None
+    finally:
+        gc.unfreeze()
