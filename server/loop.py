@@ -5,7 +5,9 @@ import gc
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVarTuple
+
+_Given = TypeVarTuple("_Given")
 
 _OWNER = "PollerCompletionQueue"  # of gRPC: its thread writes a byte for each event, and a turn of the loop reads one
 _MOST_BYTES = 1 << 16  # as many events as no socket holds
@@ -19,10 +21,10 @@ class ServingLoop(asyncio.SelectorEventLoop):
     each turn, however short, brings one event alone to all calls of the server.
     """
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[*_Given], Any], *args: *_Given) -> None:
         """Calls when there is something to read."""
         if isinstance(fd, socket.socket) and is_of_grpc(callback):
-            super().add_reader(fd, partial(_call_once, fd, callback), *args)
+            super().add_reader(fd, _call_once, fd, callback, *args)
         else:
             super().add_reader(fd, callback, *args)
 

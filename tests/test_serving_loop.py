@@ -6,12 +6,14 @@ import socket
 import weakref
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import grpc
 import pytest
 
 from moesaic.server.loop import ServingLoop, is_of_grpc, set_aside_what_is_there
+
+Given = TypeVarTuple("Given")
 
 
 class PollerCompletionQueue:
@@ -35,7 +37,7 @@ class Noting(ServingLoop):
         self.called: list[Callable[..., Any]] = []
         super().__init__()
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[*Given], Any], *args: *Given) -> None:
         self.called.append(callback)
         super().add_reader(fd, callback, *args)
 
