@@ -35,7 +35,7 @@ def is_of_grpc(callback: Callable[..., Any]) -> bool:
     return type(getattr(method, "__self__", None)).__name__ == _OWNER
 
 
-def _call_once(waker: socket.socket, callback: Callable[..., Any], *args: Any) -> None:
+def _call_once(waker: socket.socket, callback: Callable[[*_Given], Any], *args: *_Given) -> None:
     """Leaves the last byte to the callback, which reads one."""
     if (waiting := len(waker.recv(_MOST_BYTES, socket.MSG_PEEK))) > 1:
         waker.recv(waiting - 1)
