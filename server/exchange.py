@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 from ..models.errors import Expired, InvalidRequest, Violation
 from .writes import Write, Writes
 
+_WORD_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
@@ -38,6 +40,7 @@ class Exchange:
         """What a caller asks. Raises InvalidRequest for bytes that are no such message, Expired when none comes."""
         message = await self._read()
         if message is grpc.aio.EOF:
+            await asyncio.sleep(_WORD_SECONDS)  # who has hung up looks like this, until gRPC says so and ends the call
             raise _malformed("is empty; a call of this method sends one message")
         return message
 

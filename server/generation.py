@@ -3,6 +3,7 @@
 Every request has one owner here, which frees what it holds in `finally`.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,9 @@ from .validation import checked
 if TYPE_CHECKING:
     from .metrics import Metrics
     from .tracing import Tracing
+
+
+_LONG_BYTES = 1 << 16  # of a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,12 @@ class Generation:
         """
         told = self._log_requests, self._metrics, self.tracing
         with RequestRecord(call.request_id, message.model, *told) as record:
-            with self.asking(call, message.model, 0 if counted else message.ByteSize()) as (model, under_way):
+            size = message.ByteSize()
+            with self.asking(call, message.model, 0 if counted else size) as (model, under_way):
                 message.model = record.model = model.name  # an empty name may mean another model, or none, later
                 with model.admission.place(call.caller) as place:
+                    if size > _LONG_BYTES:  # what has been read has kept the others waiting already
+                        await asyncio.sleep(0)
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
                         tokenizer, end = model.prompts.tokenizer, model.engine.end_answer

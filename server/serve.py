@@ -14,6 +14,7 @@ from .config import Configuration
 from .engine_process import WORKER
 from .health import HealthReporter
 from .logs import logs
+from .loop import ServingLoop, set_aside_what_is_there
 from .options import ServeOptions, check
 from .parts import open_parts
 from .reloaded import look_after
@@ -40,7 +41,8 @@ def serve(
     try:
         check(options)
         with logs():
-            asyncio.run(_serve(Configuration(options, origins or {}), worker))
+            with asyncio.Runner(loop_factory=ServingLoop) as runner:
+                runner.run(_serve(Configuration(options, origins or {}), worker))
         return 0
     except SetupError as error:
         complain(str(error))
@@ -57,6 +59,7 @@ async def _serve(configuration: Configuration, worker: Sequence[str]) -> None:
     try:
         if not await _load(parts.catalog, life.stop):
             return
+        set_aside_what_is_there()
         parts.health.report()
         announce_serving(parts.catalog, parts.ports)
         if parts.watched is not None:

@@ -23,7 +23,7 @@ from ..generation import Call, Generation, new_id
 from ..health import HealthService
 from ..metrics import CONTENT_TYPE, Metrics
 from .answers import Answer
-from .body import read_json
+from .body import BodyReader
 from .caller import caller_of
 from .classification import classification_asking_of
 from .embeddings import embedding_asking_of
@@ -42,6 +42,7 @@ class HttpApp:
 
     def __init__(self, generation: Generation, health: HealthService, metrics: Metrics, limits: TimeLimits) -> None:
         self._generation, self._health, self._metrics, self._limits = generation, health, metrics, limits
+        self._bodies = BodyReader(generation.budget, limits.receive)
         self._since = int(time.time())
 
     def guarded(self, access: Access) -> ASGIApp:
@@ -112,7 +113,7 @@ class HttpApp:
         self, request: Request, asking_of: Callable[..., Any], ask: Callable[..., Awaitable[Any]]
     ) -> Response:
         """The answer of a method that reads texts and makes none."""
-        body = await read_json(request, self._generation.budget, self._limits.receive)
+        body = await self._bodies.read(request)
         request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, request_id)
         try:
@@ -122,7 +123,7 @@ class HttpApp:
         return JSONResponse(asking.answer(found), headers={"x-request-id": request_id})
 
     async def _answer(self, request: Request, chat: bool) -> Response:
-        body = await read_json(request, self._generation.budget, self._limits.receive)
+        body = await self._bodies.read(request)
         request_id = request.headers.get("x-request-id") or new_id()
         asking = asking_of(body, chat, request_id)
         if asking.tools.names:

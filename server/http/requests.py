@@ -196,7 +196,7 @@ class _Reading:
             prompt = prompt[0]
         if isinstance(prompt, str):
             return prompt
-        if isinstance(prompt, list) and prompt and all(type(each) is int for each in prompt):
+        if isinstance(prompt, list) and {*map(type, prompt)} == {int}:
             return prompt
         if isinstance(prompt, list) and len(prompt) > 1 and isinstance(prompt[0], str | list):
             self._refuse("prompt", f"holds {len(prompt)} prompts; send a request for each", "UNSUPPORTED_FIELD")
