@@ -26,6 +26,7 @@ from ..models.errors import MoesaicError, RecipeError, TextError
 from ..models.files import check_file, write_whole
 from ..models.spec import FULL
 
+KIND = "classification"
 INT8 = {"quantize": {"linears": "int8"}}
 FORMS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # a recipe, and the tier of what it makes
     "int8": ({"stages": [INT8]}, FULL),
@@ -51,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_file(args.out, f"--out {args.out}")
         found = [_task(args.model, valid, args.most, args.threads) for valid in args.tasks]
-        values = {"command": command_line(args.out), "machine": provenance(), "model": args.model, "tasks": found}
-        write_whole(args.out, (json.dumps(as_json(values), indent=2) + "\n").encode())
+        values = {"kind": KIND, "command": command_line(args.out), "machine": provenance(), "model": args.model}
+        write_whole(args.out, (json.dumps(as_json(values | {"tasks": found}), indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -40,6 +40,10 @@ class TextStream:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Takes new ids and gives the new text that may be shown now."""
+        many = len(token_ids) > 1 and not self._stops
+        if many and (text := self._decoded_at_once(token_ids)) is not None:
+            self.num_tokens_used += len(token_ids)
+            return text
         shown = ""
         for token_id in token_ids:
             if self.stopped is not None:
@@ -56,6 +60,19 @@ class TextStream:
         rest = self._release(self._decoded(even_unfinished=True)) + self._held
         self._held = ""
         return rest
+
+    def _decoded_at_once(self, token_ids: Sequence[int]) -> str | None:
+        """The text of all of them, where every byte belongs to a character and the last of them has text of its own:
+        one by one they would have given the same. Else nothing is taken.
+        """
+        last = self._tokenizer.decode(token_ids[-1:])
+        before = self._tokenizer.decode(self._ids[self._begin : self._read])
+        text = self._tokenizer.decode([*self._ids[self._begin :], *token_ids])
+        if not last or any(_REPLACEMENT in each for each in (last, before, text)):
+            return None
+        self._ids.extend(token_ids)
+        self._begin, self._read = len(self._ids) - 1, len(self._ids)
+        return text[len(before) :]
 
     def _decoded(self, even_unfinished: bool = False) -> str:
         """Text of the ids not yet read; "" while it ends inside a character."""

@@ -19,6 +19,7 @@ from .engine_child import EngineChild
 from .fields import load_of
 from .messages import description_of, limits_of, row_of
 from .running import Running
+from .turnstile import Turnstile
 from .watchdog import Patience
 
 WORKER = (sys.executable, "-P", "-m", "moesaic.server.worker")
@@ -61,6 +62,7 @@ class EngineProcess:
         self._command, self._arguments = (*worker,), (path, json.dumps(asdict(options)))
         self._on_change = on_change
         self._patience = patience
+        self._turnstile = Turnstile()
         self._next_key = 1
         self._refused: Unavailable | None = None  # what requests are told for good
         self._load: Load | None = None
@@ -92,7 +94,7 @@ class EngineProcess:
         self.refuse_unless_serving()
         if self.description is None or self._credits is None:
             raise RuntimeError(f"the engine of {self.name} serves and has not described itself")
-        running = Running(self._next_key, request.sampling.n, Receipt(request, self.description))
+        running = Running(self._next_key, request.sampling.n, Receipt(request, self.description), self._turnstile)
         self._next_key += 1
         if not self._owes():
             self._progress_at = _now()

@@ -9,16 +9,19 @@ from itertools import chain
 from ..engine.receipt import Receipt
 from ..engine.request import Row, Timing
 from ..models.errors import MoesaicError
+from .turnstile import Turnstile
 
 
 class Running:
     """The mailbox between the reader of the engine's frames and the handler of one request.
 
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
+    turnstile: through which all handlers of a model go.
     """
 
-    def __init__(self, key: int, num_answers: int, receipt: Receipt) -> None:
+    def __init__(self, key: int, num_answers: int, receipt: Receipt, turnstile: Turnstile) -> None:
         self.key, self.receipt = key, receipt
+        self._turnstile = turnstile
         self._open = set(range(num_answers))
         self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
         self._begun: dict[int, list[Row]] = {}  # of each answer what its first token waits for
@@ -74,6 +77,7 @@ class Running:
         while not self._rows and not self.ended:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        await self._turnstile.passed()
         if self._error is not None:
             raise self._error
         taken, self._rows = self._rows, {}

@@ -10,6 +10,7 @@ from moesaic.models.errors import Unavailable
 from moesaic.proto import engine_pb2 as pb
 from moesaic.server.credits import SPARE, Credits
 from moesaic.server.running import Running
+from moesaic.server.turnstile import Turnstile
 
 ABOUT = ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1)
 SLOTS = 2
@@ -30,7 +31,7 @@ class Engine:
 
     def ask(self, *keys: int, **settings: object) -> list[Running]:
         request = replace(Request(0, (5,)), **settings)  # type: ignore[arg-type]
-        asked = [Running(key, 1, Receipt(request, ABOUT)) for key in keys]
+        asked = [Running(key, 1, Receipt(request, ABOUT), Turnstile()) for key in keys]
         for running in asked:
             self.credits.add(request, running)
         return asked

@@ -11,6 +11,7 @@ from moesaic.models.errors import InvalidRequest
 from moesaic.server.byte_budget import ByteBudget
 from moesaic.server.exchange import Exchange, TimeLimits
 from moesaic.server.http import body
+from moesaic.server.turnstile import Turnstile
 from moesaic.server.writes import Writes
 
 MOMENT = 60.0
@@ -68,6 +69,40 @@ def test_a_body_that_is_wrong_lets_the_next_be_parsed(turns: Turns) -> None:
         assert await reader.read(request_of(LONG)) == body.parsed(LONG)
 
     asyncio.run(scene())
+
+
+def served_in(turnstile: Turnstile, turns: Turns, count: int, given_up: int = 0) -> list[int]:
+    """The turns in which so many streams pass that wake at once; some give up before."""
+
+    async def one(number: int) -> int:
+        try:
+            await turnstile.passed()
+        except asyncio.CancelledError:
+            return -1
+        return turns.now
+
+    async def scene() -> list[int]:
+        tasks = [asyncio.create_task(one(number)) for number in range(count)]
+        await asyncio.sleep(0)
+        for task in tasks[4 : 4 + given_up]:
+            task.cancel()
+        return await turns.until_done(*tasks)
+
+    return asyncio.run(scene())
+
+
+def test_of_many_streams_that_wake_at_once_few_go_on_in_a_turn(turns: Turns) -> None:
+    found = served_in(Turnstile(4), turns, 40)
+    assert found == sorted(found) and max(map(found.count, found)) == 4 and found[-1] - found[3] >= 9
+
+
+def test_a_stream_that_has_ended_takes_no_turn(turns: Turns) -> None:
+    found = served_in(Turnstile(4), turns, 40, given_up=20)
+    assert found.count(-1) == 20 and found[-1] - found[3] <= 6
+
+
+def test_few_streams_wait_for_nobody(turns: Turns) -> None:
+    assert len({*served_in(Turnstile(4), turns, 4)}) == 1
 
 
 class HungUp:

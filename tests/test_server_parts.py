@@ -28,6 +28,7 @@ from moesaic.server.listening import check_exposure, listening_address
 from moesaic.server.options import ServeOptions, check
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
+from moesaic.server.turnstile import Turnstile
 from moesaic.server.writes import Write, Writes
 
 RECEIPT = Receipt(Request(1, (5,)), ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1))
@@ -112,7 +113,7 @@ def test_a_prompt_whose_log_probabilities_fill_a_frame_comes_in_several_and_is_t
     told = (TokenLogprobs(1, -0.5, tuple((30_000 + i, -0.25) for i in range(20))),) * 70_000
     events = [*messages.step_messages([Row(1, (5,), prompt_logprobs=told)], load_of(engine_pb2.Load()))]
     assert len(events) == 3 and max(len(frame(event)) for event in events) < MAX_FRAME_BYTES
-    running = Running(1, 1, RECEIPT)
+    running = Running(1, 1, RECEIPT, Turnstile())
     for event in events:
         running.put(messages.row_of(event.step.rows[0]))
     [row] = asyncio.run(running.take())
@@ -128,7 +129,7 @@ def test_distributions_of_many_rows_come_in_several_frames() -> None:
 
 def test_a_part_of_a_prompts_log_probabilities_waits_for_the_token() -> None:
     async def scene() -> None:
-        running = Running(1, 1, RECEIPT)
+        running = Running(1, 1, RECEIPT, Turnstile())
         running.put(Row(1, prompt_logprobs=(TokenLogprobs(1, -0.5),)))
         taking = asyncio.create_task(running.take())
         await asyncio.sleep(0)
@@ -140,7 +141,7 @@ def test_a_part_of_a_prompts_log_probabilities_waits_for_the_token() -> None:
 
 def test_what_waits_is_taken_as_one_piece() -> None:
     async def scene() -> None:
-        running = Running(1, 1, RECEIPT)
+        running = Running(1, 1, RECEIPT, Turnstile())
         running.put(Row(1, (5,)))
         running.put(Row(1, (6, 7), FinishReason.LENGTH))
         [row] = await running.take()
@@ -151,7 +152,7 @@ def test_what_waits_is_taken_as_one_piece() -> None:
 
 def test_a_failed_request_raises_even_when_tokens_wait() -> None:
     async def scene() -> None:
-        running = Running(1, 1, RECEIPT)
+        running = Running(1, 1, RECEIPT, Turnstile())
         running.put(Row(1, (5,)))
         running.fail(Unavailable("gone", "ENGINE_RESTARTING"))
         with pytest.raises(Unavailable, match="gone"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
+from ..classification import KIND as CLASSIFICATION
 from ..load.run import KIND, Report
 from ..peers.same_tokens import KIND as SAME
 from ..peers.texts import KIND as WHOLE
@@ -43,6 +44,11 @@ def whole_calls() -> dict[str, dict[str, Any]]:
 def same_tokens() -> dict[str, dict[str, Any]]:
     """The same of what bench/peers/same_tokens.py compared."""
     return _of_kind("peers", SAME)
+
+
+def classifications() -> dict[str, Report]:
+    """What bench/classification.py measured, by the name of the file below evaluation/; none until there is one."""
+    return _of_kind("evaluation", CLASSIFICATION)
 
 
 def encoder_runs() -> dict[str, Report]:

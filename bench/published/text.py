@@ -146,8 +146,8 @@ FILTERS = (
 )  # fmt: skip
 LOOKUPS = (
     figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens,
-    figures.encoder_runs, figures.curves, figures.pooled, figures.recipe, costs.costs, costs.cost, costs.time,
-    beside.beside,
+    figures.classifications, figures.encoder_runs, figures.curves, figures.pooled, figures.recipe,
+    costs.costs, costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 
 
