@@ -25,7 +25,7 @@ def cells(heading: str, column: int = 0) -> list[str]:
 
 
 def test_every_route_is_there() -> None:
-    none: Any = SimpleNamespace(responded=None, tracing=None)
+    none: Any = SimpleNamespace(responded=None, tracing=None, budget=None)
     guard: Any = HttpApp(none, none, none, TimeLimits(1, 1, 1)).guarded(Access())
     told = {tuple(cell.split(" ")) for cell in cells("route")}
     assert told == {(route.methods.copy().pop() if route.methods == {"POST"} else "GET", route.path)
