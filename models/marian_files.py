@@ -15,6 +15,7 @@ from .errors import CheckpointError
 from .extras import absent, is_missing
 from .optional_json import MARIAN_FILES, read_optional_json
 from .side import Side, TwoSided, literal
+from .spm_files import read_spm
 
 if TYPE_CHECKING:
     from sentencepiece.sentencepiece_model_pb2 import ModelProto, NormalizerSpec
@@ -133,10 +134,7 @@ def _normalizer(spec: "NormalizerSpec") -> normalizers.Normalizer:
 
 
 def _read(file: Path) -> "ModelProto":
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
-
-    proto = ModelProto()
-    proto.ParseFromString(file.read_bytes())
+    proto = read_spm(file)
     kind = proto.trainer_spec.model_type
     if kind != _UNIGRAM or proto.trainer_spec.treat_whitespace_as_suffix:
         raise CheckpointError(

@@ -4,13 +4,18 @@ The library that knows how each class of tokenizers cuts text, transformers, mak
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tokenizers
+from google.protobuf.message import DecodeError
 
 from .errors import CheckpointError
 from .extras import absent, is_missing
 from .optional_json import SPM_FILES
 from .suggestion import resaved
+
+if TYPE_CHECKING:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 _PROBE = "The house is small, and 12 people live in it."
 
@@ -30,8 +35,9 @@ def of_spm_file(folder: Path) -> tokenizers.Tokenizer | None:
     from sentencepiece import SentencePieceProcessor
 
     try:
+        read_spm(folder / name)
         expected = SentencePieceProcessor(model_file=str(folder / name)).encode(_PROBE)
-    except (OSError, RuntimeError):
+    except (DecodeError, OSError, RuntimeError):
         raise CheckpointError(
             f"{folder / name} is no SentencePiece model; where it is of another kind that transformers reads, make "
             f"tokenizer.json of it, once: {resaved('AutoTokenizer', folder)}"
@@ -46,3 +52,17 @@ def of_spm_file(folder: Path) -> tokenizers.Tokenizer | None:
             "tokenizer_class of the model in its tokenizer_config.json"
         )
     return inner
+
+
+def read_spm(file: Path) -> "ModelProto":
+    """What a SentencePiece model holds. Raises DecodeError for other bytes, CheckpointError for a map of letters over
+    which the libraries fail.
+    """
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    from .charsmap import checked_charsmap
+
+    proto = ModelProto()
+    proto.ParseFromString(file.read_bytes())
+    checked_charsmap(proto.normalizer_spec.precompiled_charsmap, str(file))
+    return proto

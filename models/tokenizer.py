@@ -43,6 +43,9 @@ class Tokenizer:
         for a missing or damaged file, and where a library is missing that reads it.
         """
         found = _read(Path(folder))
+        sides = [found.source.inner, found.target.inner] if isinstance(found, TwoSided) else [found]
+        for inner in sides:
+            _check_charsmaps(inner, str(folder))
         names = found.names if isinstance(found, TwoSided) else found
         names.no_truncation()
         names.no_padding()
@@ -151,6 +154,16 @@ def _read(folder: Path) -> tokenizers.Tokenizer | TwoSided:
     if found is None:
         raise CheckpointError(f"{folder} has no tokenizer.json; {_way_out(folder)}")
     return found
+
+
+def _check_charsmaps(inner: tokenizers.Tokenizer, where: str) -> None:
+    """Raises CheckpointError for a map of letters over which the library would panic."""
+    written = inner.normalizer.__getstate__() if inner.normalizer else b"{}"
+    if b"precompiled_charsmap" in written:
+        from .charsmap import charsmaps_of, checked_charsmap  # numpy, which few tokenizers need
+
+        for data in charsmaps_of(json.loads(written)):
+            checked_charsmap(data, where)
 
 
 def _named(folder: Path) -> str:

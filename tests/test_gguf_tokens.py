@@ -25,12 +25,12 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models, processors
 
 from moesaic.compress.export import export
+from moesaic.models.charsmap import checked_charsmap
 from moesaic.models.checkpoint import load, open_checkpoint, read_tensors
 from moesaic.models.errors import CheckpointError
 from moesaic.models.gguf.reader import import_gguf
 from moesaic.models.gguf.tokenizer import UNUSED
 from moesaic.models.gguf.tokenizer_out import PROBE
-from moesaic.models.gguf.unigram import checked_charsmap
 from moesaic.models.gguf.writer import write_gguf as write_model
 from moesaic.models.sentences import POOLINGS, Pooling, Sentences, write_pooling
 from moesaic.models.tokenizer import Tokenizer

@@ -11,12 +11,14 @@ import transformers
 from builders import edit_json
 from source_cases import END
 from spm_cases import CODE, english, llama_of_spm, marian, t5, trained
+from tokenizers import normalizers
 
 from moesaic.cli.main import main
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
 from moesaic.evaluate.pairs import read_pairs
 from moesaic.models.errors import CheckpointError
+from moesaic.models.spm_files import read_spm
 from moesaic.models.tokenizer import Tokenizer
 
 pytest.importorskip("sentencepiece", reason="sentencepiece makes these, and checks them")
@@ -118,6 +120,24 @@ def test_a_marian_that_is_not_read_is_refused_in_a_sentence(folder: Path, tmp_pa
         Tokenizer.open(tmp_path)
     (tmp_path / "target.spm").write_bytes(b"\x0f\x00")
     with pytest.raises(CheckpointError, match="source.spm and target.spm and vocab.json cannot be read as a tokenizer"):
+        Tokenizer.open(tmp_path)
+
+
+OUTSIDE = b"\x10\0\0\0" + b"\xff" * 16 + b"abc\0"  # a map of letters over which the library panics
+
+
+@pytest.mark.parametrize("name", ["source.spm", "spiece.model", "tokenizer.json"])
+def test_a_map_of_letters_that_leads_outside_of_itself_is_refused(name: str, tmp_path: Path) -> None:
+    (marian if name == "source.spm" else t5)(tmp_path)
+    if name == "tokenizer.json":
+        inner = Tokenizer.open(tmp_path)._inner
+        inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Precompiled(OUTSIDE)])
+        inner.save(str(tmp_path / name))
+    else:
+        proto = read_spm(tmp_path / name)
+        proto.normalizer_spec.precompiled_charsmap = OUTSIDE
+        (tmp_path / name).write_bytes(proto.SerializeToString())
+    with pytest.raises(CheckpointError, match="its map of letters, precompiled_charsmap, leads outside of itself"):
         Tokenizer.open(tmp_path)
 
 

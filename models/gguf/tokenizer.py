@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from ..charsmap import CHARSMAP, checked_charsmap
 from ..errors import CheckpointError
 from .pretokenizers import ADD_BOS, EXPRESSIONS, WHOLE_WORDS, pre_tokenizer
-from .unigram import CHARSMAP, SINGLE_SPACES, UNIGRAM, checked_charsmap, unigram
+from .unigram import SINGLE_SPACES, UNIGRAM, unigram
 from .values import Values
 
 _KEY = "tokenizer.ggml."
