@@ -17,7 +17,7 @@ from typing import Any
 from ...evaluate.provenance import command_line, provenance
 from ...kernels import native
 from ...models.errors import SetupError
-from ..compare import compared, told
+from ..planted import compared_with, say, say_of_the_same, status
 from ..resumed import write_report
 from .run import OpsPlan, run_ops
 
@@ -47,12 +47,8 @@ def measured(sittings: int, say: Callable[[str], None]) -> dict[str, Any]:
             say(name)
             plan = OpsPlan(folder / f"{name}.json", sittings, only=(OPERATION,), options=("--sources", str(path)))
             reports[name] = run_ops(plan, dict, lambda what, done, total: None)
-    first = reports["first"]
-    return {
-        "again": told(compared(first, reports["again"], LEAST)),
-        "planted": told(compared(first, reports["planted"], LEAST)),
-        "runs": {name: report["ops"] for name, report in reports.items()},
-    }  # fmt: skip
+    found = compared_with(reports["first"], reports["again"], reports["planted"], LEAST)
+    return found | {"runs": {name: report["ops"] for name, report in reports.items()}}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -61,19 +57,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, nargs="?", help="a JSON file")
     parser.add_argument("--sittings", type=int, default=5, metavar="N")
     args = parser.parse_args(words)
-    found = measured(args.sittings, print_line)
+    found = measured(args.sittings, say)
     report = {"command": command_line(args.out), "machine": provenance(), "slower": 0.1, **found}
     if args.out:
         write_report(args.out, report)
-    again, planted = report["again"], report["planted"]
-    print_line(f"the same again: {len(again['worse'] + again['better'])} of {again['figures']} told apart")
-    print_line(f"a tenth more work: {len(planted['worse'])} of {planted['figures']} worse")
-    return 0 if planted["worse"] and not planted["better"] and not again["worse"] + again["better"] else 1
-
-
-def print_line(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    say_of_the_same(report)
+    say(f"a tenth more work: {len(report['planted']['worse'])} of {report['planted']['figures']} worse")
+    return status(report)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from ...models.files import check_file, new_directory
 from ...models.layout import Layout
 from ...models.spec import INT8_FORMATS
 from ...models.writer import write_config, write_weights
-from ..compare import compared, told
+from ..planted import compared_with, say, say_of_the_same, status
 from ..resumed import write_report
 from .plan import RetentionPlan
 from .run import Report, run_retention
@@ -62,7 +62,7 @@ def measured(asked: RetentionPlan, planted: Path) -> dict[str, Report]:
     """Three reports of retention: of the plan's model, of the same again, and of the copy."""
     reports, sound = {}, asked.models["model"]
     for name, paths in (("first", sound), ("again", sound), ("planted", (str(planted),))):
-        print_line(name)
+        say(name)
         plan = replace(asked, models={"model": paths}, out=planted.with_name(f"{name}.json"))
         reports[name] = run_retention(plan, dict, lambda *said: None)
         if stopped := reports[name]["models"]["model"]["stopped"]:
@@ -92,10 +92,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     report = _report(reports) | {"matrix": _MATRIX.format(args.layer), "noise": args.noise}
     write_report(args.out, {"command": command_line(args.out), "machine": provenance(), **report})
-    again, planted = report["again"], report["planted"]
-    print_line(f"the same again: {len(again['worse'] + again['better'])} of {again['figures']} told apart")
-    print_line(f"top-1 of {report['top1_kept']:.4f}: {', '.join(planted['worse']) or 'nothing'} found worse")
-    return 0 if planted["worse"] and not planted["better"] and not again["worse"] + again["better"] else 1
+    say_of_the_same(report)
+    say(f"top-1 of {report['top1_kept']:.4f}: {', '.join(report['planted']['worse']) or 'nothing'} found worse")
+    return status(report)
 
 
 def _plan(args: argparse.Namespace) -> RetentionPlan:
@@ -110,14 +109,8 @@ def _report(reports: dict[str, Report]) -> dict[str, Any]:
     return {
         "tokens": first["tokens"], "windows": first["windows"], "length": first["length"], "text": first["text"],
         "top1": top1, "top1_kept": round(top1["planted"]["value"] / top1["first"]["value"], 5),
-        "again": told(compared(first, reports["again"], LEAST)),
-        "planted": told(compared(first, reports["planted"], LEAST)),
+        **compared_with(first, reports["again"], reports["planted"], LEAST),
     }  # fmt: skip
-
-
-def print_line(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
