@@ -41,7 +41,8 @@ class FairQueue(Generic[W]):
         self._lines: dict[Priority, dict[str, _Line[W]]] = {priority: {} for priority in Priority}
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        lines = (line.waiting for lines in self._lines.values() for line in lines.values())
+        return sum(map(len, (*self._resumed.values(), *lines)))
 
     def __iter__(self) -> Iterator[W]:
         for priority in Priority:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ..models.errors import Overloaded
 from .running import Running
@@ -16,12 +17,7 @@ class Place:
         self.caller = caller
         self.since = since
         self.num_prompt_tokens = 0
-        self.running: Running | None = None
-
-    @property
-    def is_free(self) -> bool:
-        """Whether another request can have it."""
-        return self.running is not None and self.running.ended
+        self.was_in_engine = False
 
 
 class Admission:
@@ -46,7 +42,6 @@ class Admission:
     @contextmanager
     def place(self, caller: str) -> Iterator[Place]:
         """Room for one request while the block runs. Raises Overloaded when there is none for this caller."""
-        self._take_back()
         if self.num_requests >= max(1, self.max_requests // 2) and not self._turns.has(caller, self._free):
             held = f"{self.num_requests} requests are in flight of at most {self.max_requests}"
             raise self._refusal(caller, f"{held}, and the next places are for those who were refused before")
@@ -56,6 +51,11 @@ class Admission:
             yield place
         finally:
             self._leave(place)
+
+    def follow(self, place: Place, running: Running) -> None:
+        """Has a place until the engine is done with this request."""
+        place.was_in_engine = True
+        running.when_ended = partial(self._leave, place)
 
     def hold_prompt(self, place: Place, num_tokens: int, max_tokens: int) -> None:
         """Counts the tokens of a prompt. Raises Overloaded for too many at a time; one that is alone always fits, and
@@ -79,12 +79,8 @@ class Admission:
     def _refusal(self, caller: str, why: str) -> Overloaded:
         return Overloaded(why, "QUEUE_FULL", self._turns.wait(caller, self._free))
 
-    def _take_back(self) -> None:
-        for place in [place for place in self._places if place.is_free]:
-            self._leave(place)
-
     def _leave(self, place: Place) -> None:
         if place in self._places:
             self._places.remove(place)
-            if place.running is not None:  # what never reached the engine says nothing of its pace
+            if place.was_in_engine:  # what never reached the engine says nothing of its pace
                 self._turns.freed(self._now() - place.since)

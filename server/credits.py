@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 from ..engine.queue import FairQueue
 from ..engine.request import FinishReason, Request, Row
@@ -39,6 +40,7 @@ class Credits:
         self._handed: dict[int, Running] = {}  # by key: with the engine
         self._aborted: deque[tuple[int, int]] = deque()  # (commands sent up to its abort, key)
         self._num_sent = 0
+        self._earliest = inf  # deadline of those that wait here
 
     @property
     def num_held(self) -> int:
@@ -58,6 +60,8 @@ class Credits:
     def add(self, request: Request, running: Running) -> None:
         """Takes in a request, whose turn may come at once."""
         self._held.push(Held(request, running))
+        if request.deadline_seconds is not None:
+            self._earliest = min(self._earliest, request.deadline_seconds)
         self.hand_over()
 
     def drop(self, running: Running) -> None:
@@ -67,7 +71,7 @@ class Credits:
         if self._handed.get(running.key) is running:
             self._command(pb.Command(abort=pb.Abort(key=running.key)))
             self._aborted.append((self._num_sent, running.key))
-        else:
+        elif not running.is_whole:  # one that has run to its end does not wait here
             self._held.remove(lambda held: held.running is running)
 
     def end_answer(self, running: Running, choice: int) -> None:
@@ -90,12 +94,16 @@ class Credits:
 
     def expire(self, now: float) -> None:
         """Ends what waits here and is too late."""
+        if now < self._earliest:
+            return
 
         def late(held: Held) -> bool:
             return held.request.deadline_seconds is not None and held.request.deadline_seconds <= now
 
         for held in self._held.remove(late):
             held.running.put(Row(held.running.key, finish=FinishReason.EXPIRED))
+        deadlines = (held.request.deadline_seconds for held in self._held)
+        self._earliest = min((each for each in deadlines if each is not None), default=inf)
 
     def hand_over(self) -> None:
         """Sends as many requests as there is room for."""

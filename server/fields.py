@@ -1,7 +1,7 @@
 """What messages say, by the names of their fields, which are those of settings and dataclasses in Python."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -23,9 +23,14 @@ def fields_of(message: Message) -> dict[str, Any]:
     }
 
 
+def values_of(settings: Any) -> dict[str, Any]:
+    """What a dataclass of plain values holds; `asdict` copies each of them deeply, which takes ten times as long."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
+
+
 def usage_message(usage: Usage) -> pb.Usage:
     """What was used; None is left out."""
-    return pb.Usage(**asdict(usage))
+    return pb.Usage(**values_of(usage))
 
 
 def receipt_metadata(usage: pb.Usage) -> tuple[tuple[str, str], ...]:

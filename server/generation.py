@@ -4,8 +4,8 @@ Every request has one owner here, which frees what it holds in `finally`.
 """
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ class Call:
 
 def new_id() -> str:
     """The id of a request whose caller gave none."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class Generation:
@@ -62,11 +62,11 @@ class Generation:
         self._metrics, self._log_requests = metrics, log_requests
 
     async def chunks(
-        self, message: pb.GenerateRequest, call: Call, counted: bool = False
+        self, message: pb.GenerateRequest, call: Call, counted: bool = False, together: bool = False
     ) -> AsyncIterator[pb.GenerateChunk]:
         """The answer as it is made; leaving this block by any door frees all that the request holds.
 
-        counted: its bytes are held already, as those of a batch are.
+        counted: its bytes are held already, as those of a batch are. together: the caller sees all of them at once.
         """
         told = self._log_requests, self._metrics, self.tracing
         with RequestRecord(call.request_id, message.model, *told) as record:
@@ -80,7 +80,8 @@ class Generation:
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
                         tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
                         caller = this_caller()
-                        async for chunk in answer(running, asked, tokenizer, record.arrived, end, call.counting):
+                        how = call.counting, together
+                        async for chunk in answer(running, asked, tokenizer, record.arrived, end, *how):
                             record.note(chunk)
                             caller.spend(len(chunk.token_ids))
                             yield chunk
@@ -89,7 +90,7 @@ class Generation:
         """The whole answer at once: what the chunks say, put together."""
         response = pb.GenerateResponse(request_id=call.request_id)
         texts: list[list[str]] = []
-        async with aclosing(self.chunks(message, call, counted)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self.chunks(message, call, counted, True)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 while len(texts) <= chunk.choice:
                     texts.append([])
@@ -129,7 +130,7 @@ def in_engine(
     model.admission.hold_prompt(place, len(asked.request.prompt_ids), most)
     this_caller().spend(len(asked.request.prompt_ids))
     running = model.engine.submit(submitted(asked, arrived, time.monotonic(), call))
-    place.running = running
+    model.admission.follow(place, running)
 
     def end(error: MoesaicError) -> None:
         model.engine.release(running)  # its slot is free even where nobody reads

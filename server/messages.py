@@ -12,7 +12,7 @@ from ..models.dial import Dial
 from ..models.labels import Labels
 from ..models.sentences import Pooling
 from ..proto import engine_pb2 as pb
-from .fields import fields_of, logprobs_message, logprobs_of
+from .fields import fields_of, logprobs_message, logprobs_of, values_of
 from .frames import MAX_FRAME_BYTES
 
 _MOST_TOLD = 1 << 15  # tokens of prompts in a frame: with 20 likeliest each, half of what a frame may hold
@@ -25,7 +25,7 @@ def submit_message(request: Request) -> pb.Command:
     submit = pb.Submit(
         key=request.key,
         prompt_ids=request.prompt_ids,
-        sampling=pb.Sampling(**asdict(request.sampling)),
+        sampling=pb.Sampling(**values_of(request.sampling)),
         max_new_tokens=stopping.max_new_tokens,
         stop_token_ids=stopping.stop_token_ids,
         ignore_eos=stopping.ignore_eos,
@@ -173,7 +173,7 @@ def row_of(message: pb.Row) -> Row:
 
 def load_message(load: Load) -> pb.Load:
     """How full the engine is."""
-    return pb.Load(**asdict(load))
+    return pb.Load(**values_of(load))
 
 
 def ready_message(description: ModelDescription, limits: Limits, load: Load) -> pb.Event:

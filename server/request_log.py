@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..models.errors import MoesaicError
 from ..proto import generation_pb2 as pb
 from .caller import this_caller
-from .status import refusal
+from .status import code_of
 
 if TYPE_CHECKING:
     from .metrics import Metrics
@@ -96,8 +96,8 @@ def names_of(request_id: str, model: str) -> dict[str, str]:
 def outcome_of(error: BaseException | None, answered: bool) -> dict[str, str]:
     """The status that a caller sees, and the reason where it was refused. answered: whether all of it was told."""
     if isinstance(error, MoesaicError):
-        told = refusal(error)
-        return {"status": told.code.name, "reason": told.reason}
+        code, reason = code_of(error)
+        return {"status": code.name, "reason": reason}
     if isinstance(error, Exception):
         return {"status": "INTERNAL"}
     return {"status": "OK" if answered else "CANCELLED"}

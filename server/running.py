@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -16,12 +16,17 @@ class Running:
     """The mailbox between the reader of the engine's frames and the handler of one request.
 
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
-    turnstile: through which all handlers of a model go.
+    turnstile: through which all handlers of a model go. at_once: steps that the handler waits for together, unless
+    an answer ends before. when_ended: called once the engine has nothing more to say, perhaps more than once. Both
+    may be set at any time.
     """
 
     def __init__(self, key: int, num_answers: int, receipt: Receipt, turnstile: Turnstile) -> None:
         self.key, self.receipt = key, receipt
         self._turnstile = turnstile
+        self.at_once = 1
+        self.when_ended: Callable[[], None] = lambda: None
+        self._num_steps, self._tells_end = 0, False  # of what was not yet taken
         self._open = set(range(num_answers))
         self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
         self._begun: dict[int, list[Row]] = {}  # of each answer what its first token waits for
@@ -33,7 +38,12 @@ class Running:
     @property
     def ended(self) -> bool:
         """Whether the engine has nothing more to say about this request."""
-        return not self._open or self._error is not None
+        return self.is_whole or self._error is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its answers have ended."""
+        return not self._open
 
     @property
     def timing(self) -> Timing:
@@ -51,19 +61,27 @@ class Running:
         self.receipt.note(row)
         if row.finish is not None:
             self._open.discard(row.choice)
+            self._tells_end = True
         waiting = self._rows.get(row.choice)
         if waiting is not None:
             waiting.append(row)
         elif row.token_ids or row.finish:
             self._rows[row.choice] = [*self._begun.pop(row.choice, ()), row]
-            self._wake()
         else:  # a part of a prompt's log probabilities, which come with a token
             self._begun.setdefault(row.choice, []).append(row)
+            return
+        self._num_steps += 1
+        if self._has_enough():
+            self._wake()
+        if self.ended:
+            self.when_ended()
 
     def close(self, choice: int) -> bool:
         """Whether the engine still had something to say of this answer; now it has not."""
         was_open = choice in self._open
         self._open.discard(choice)
+        if self.ended:
+            self.when_ended()
         return was_open
 
     def fail(self, error: MoesaicError) -> None:
@@ -71,17 +89,22 @@ class Running:
         if not self.ended:
             self._error = error
             self._wake()
+            self.when_ended()
 
     async def take(self) -> list[Row]:
-        """What has come since the last call, at least a token or an end: one row of each answer."""
-        while not self._rows and not self.ended:
+        """What has come since the last call, at least `at_once` steps or an end: one row of each answer."""
+        while not self._has_enough():
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         await self._turnstile.passed()
         if self._error is not None:
             raise self._error
         taken, self._rows = self._rows, {}
+        self._num_steps, self._tells_end = 0, False
         return [rows[0] if len(rows) == 1 else _together(rows) for rows in taken.values()]
+
+    def _has_enough(self) -> bool:
+        return self._num_steps >= self.at_once or self._tells_end or self.ended
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
-from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2 as rpc
@@ -67,22 +66,26 @@ class Refusal:
 
 def refusal(error: MoesaicError) -> Refusal:
     """The status of an exception, its details in the trailing metadata."""
-    code, reason = next((code, reason) for kind, code, reason in _CODES if isinstance(error, kind))
-    reason = _own_reason(error) or reason
+    code, reason = code_of(error)
     message = cut(str(error), _MAX_MESSAGE_CHARACTERS)
     info = rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata=_info_metadata(error))
     status = Status(code=code.value[0], message=message)
     for detail in (info, *_details(error, message)):
-        packed = Any()
-        packed.Pack(detail)
-        if status.ByteSize() + packed.ByteSize() <= _MAX_DETAILS_BYTES:
-            status.details.append(packed)
+        status.details.add().Pack(detail)
+        if status.ByteSize() > _MAX_DETAILS_BYTES:
+            del status.details[-1]
     metadata: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, Overloaded):
         metadata.append((PUSHBACK_KEY, str(round(error.retry_after_seconds * 1000))))
     if isinstance(error, Aborted):
         metadata.append((PUSHBACK_KEY, "-1"))  # gRPC's word for never
     return Refusal(code, reason, message, status, tuple(metadata))
+
+
+def code_of(error: MoesaicError) -> tuple[grpc.StatusCode, str]:
+    """The code and the reason of an exception."""
+    code, reason = next((code, reason) for kind, code, reason in _CODES if isinstance(error, kind))
+    return code, _own_reason(error) or reason
 
 
 def _own_reason(error: MoesaicError) -> str:

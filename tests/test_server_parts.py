@@ -14,7 +14,16 @@ from moesaic.engine.receipt import Receipt
 from moesaic.engine.request import FinishReason, Request, Row, Stopping, TokenLogprobs
 from moesaic.engine.sampling import Sampling
 from moesaic.models.dial import Dial
-from moesaic.models.errors import AddressError, InvalidRequest, MoesaicError, SetupError, Unavailable, Unread, Violation
+from moesaic.models.errors import (
+    Aborted,
+    AddressError,
+    InvalidRequest,
+    MoesaicError,
+    SetupError,
+    Unavailable,
+    Unread,
+    Violation,
+)
 from moesaic.proto import engine_pb2
 from moesaic.server import messages
 from moesaic.server.access import Access
@@ -148,6 +157,36 @@ def test_what_waits_is_taken_as_one_piece() -> None:
         assert row.token_ids == (5, 6, 7) and row.finish is FinishReason.LENGTH and running.ended
 
     asyncio.run(scene())
+
+
+def test_steps_that_are_asked_for_together_wait_for_one_another_or_for_an_end() -> None:
+    async def scene() -> None:
+        running = Running(1, 2, RECEIPT, Turnstile())
+        running.at_once = 3
+        taking = asyncio.create_task(running.take())
+        for token in (5, 6):
+            running.put(Row(1, (token,)))
+            await asyncio.sleep(0.01)
+            assert not taking.done()
+        running.put(Row(1, (7,)))
+        assert [row.token_ids for row in await taking] == [(5, 6, 7)]
+        running.put(Row(1, (8,), FinishReason.LENGTH))
+        assert [row.token_ids for row in await running.take()] == [(8,)]
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_asked_to_be_told_hears_that_a_request_ended_or_failed(fails: bool) -> None:
+    running, told = Running(1, 1, RECEIPT, Turnstile()), list[str]()
+    running.when_ended = lambda: told.append("ended")
+    running.put(Row(1, (5,)))
+    assert not told
+    if fails:
+        running.fail(Aborted("gone"))
+    else:
+        running.put(Row(1, (), FinishReason.LENGTH))
+    assert told == ["ended"]
 
 
 def test_a_failed_request_raises_even_when_tokens_wait() -> None:

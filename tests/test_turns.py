@@ -22,7 +22,7 @@ from moesaic.server.turns import LATE_SECONDS, Turns
 class InEngine:
     """A request that the engine has."""
 
-    ended = False
+    when_ended = staticmethod(lambda: None)
 
 
 class Model:
@@ -53,7 +53,7 @@ class Model:
         except Overloaded as error:
             return float(self.clock.now + error.retry_after_seconds)
         self.admission.hold_prompt(place, 1, 1 << 30)
-        place.running = InEngine()  # type: ignore[assignment]
+        self.admission.follow(place, InEngine())  # type: ignore[arg-type]
         done: float = max(self.clock.now, heapq.heappop(self.free_at)) + self.seconds
         heapq.heappush(self.free_at, done)
         leaving[caller] = (done, entry)
@@ -140,8 +140,8 @@ def test_a_place_is_free_when_the_engine_is_done_though_its_caller_has_not_read(
         with pytest.raises(Overloaded, match="1 requests are in flight of at most 1"), admission.place("next"):
             pass
         running = InEngine()
-        running.ended = True
-        place.running = running  # type: ignore[assignment]
+        admission.follow(place, running)  # type: ignore[arg-type]
+        running.when_ended()
         with admission.place("next") as next_place:
             assert isinstance(next_place, Place) and admission.num_requests == 1
     assert admission.num_requests == 0
