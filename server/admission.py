@@ -42,15 +42,19 @@ class Admission:
     @contextmanager
     def place(self, caller: str) -> Iterator[Place]:
         """Room for one request while the block runs. Raises Overloaded when there is none for this caller."""
-        if self.num_requests >= max(1, self.max_requests // 2) and not self._turns.has(caller, self._free):
-            held = f"{self.num_requests} requests are in flight of at most {self.max_requests}"
-            raise self._refusal(caller, f"{held}, and the next places are for those who were refused before")
+        self.check(caller)
         place = Place(caller, self._now())
         self._places.add(place)
         try:
             yield place
         finally:
             self._leave(place)
+
+    def check(self, caller: str) -> None:
+        """Raises Overloaded when there is no room for this caller now."""
+        if self.num_requests >= max(1, self.max_requests // 2) and not self._turns.has(caller, self._free):
+            held = f"{self.num_requests} requests are in flight of at most {self.max_requests}"
+            raise self._refusal(caller, f"{held}, and the next places are for those who were refused before")
 
     def follow(self, place: Place, running: Running) -> None:
         """Has a place until the engine is done with this request."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.request import Request
 from ..engine.settings import Asked, Terms
-from ..models.errors import MoesaicError
+from ..models.errors import MoesaicError, Overloaded
 from ..proto import generation_pb2 as pb
 from .admission import Place
 from .answer import answer
@@ -68,8 +68,7 @@ class Generation:
 
         counted: its bytes are held already, as those of a batch are. together: the caller sees all of them at once.
         """
-        told = self._log_requests, self._metrics, self.tracing
-        with RequestRecord(call.request_id, message.model, *told) as record:
+        with self._record(call.request_id, message.model) as record:
             size = message.ByteSize()
             with self.asking(call, message.model, 0 if counted else size) as (model, under_way):
                 message.model = record.model = model.name  # an empty name may mean another model, or none, later
@@ -86,6 +85,21 @@ class Generation:
                             caller.spend(len(chunk.token_ids))
                             yield chunk
 
+    def check_room(self, caller: str) -> None:
+        """Refuses a request that has not been read yet, where all there is to serve it is one model, which is full.
+
+        To read a request takes as long as to refuse it, so that a server bears twice the overload. Raises Overloaded.
+        """
+        if self.catalog.draining or len(self.catalog.models) != 1:
+            return  # the request says which model it means
+        [model] = self.catalog.models.values()
+        try:
+            model.admission.check(caller)
+        except Overloaded:
+            with self._record(new_id(), model.name) as record:
+                record.model = model.name
+                raise
+
     async def whole(self, message: pb.GenerateRequest, call: Call, counted: bool = False) -> pb.GenerateResponse:
         """The whole answer at once: what the chunks say, put together."""
         response = pb.GenerateResponse(request_id=call.request_id)
@@ -100,6 +114,9 @@ class Generation:
         for choice, text in enumerate(texts):
             _answer_of(response, choice).text = "".join(text)
         return response
+
+    def _record(self, request_id: str, model: str) -> RequestRecord:
+        return RequestRecord(request_id, model, self._log_requests, self._metrics, self.tracing)
 
     @contextmanager
     def asking(self, call: Call, model: str, size: int) -> Iterator[tuple[ServedModel, UnderWay]]:

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+from collections.abc import Mapping
 from dataclasses import replace
 
 import grpc
@@ -14,7 +15,7 @@ from .fleet import Fleet
 from .generation import Generation
 from .handlers import GENERATION, INFERENCE, MODELS, SCORING, add_service
 from .health import HealthService
-from .interceptor import CallGuard, Lane
+from .interceptor import UNCHECKED, CallGuard, CheckRoom, Lane
 from .listening import cannot_listen, listening_address, place
 from .oip import InferenceService
 from .options import ServeOptions
@@ -32,9 +33,11 @@ def grpc_server(
     options: ServeOptions, connections: int, generation: Generation, fleet: Fleet, health: HealthService, access: Access
 ) -> grpc.aio.Server:
     """One that offers everything but administration, and listens nowhere yet."""
-    server = grpc.aio.server(
-        interceptors=(_guard(options, access, generation.tracing),), options=channel_options(options, connections)
-    )
+    check_room = {
+        f"/{GENERATION.full_name}/{method}": generation.check_room for method in ("Generate", "GenerateStream")
+    }
+    guard = _guard(options, access, generation.tracing, check_room)
+    server = grpc.aio.server(interceptors=(guard,), options=channel_options(options, connections))
     add_service(server, GENERATION, GenerationService(generation))
     add_service(server, SCORING, ScoringService(generation))
     add_service(server, MODELS, ModelsService(generation.catalog))
@@ -81,9 +84,14 @@ def time_limits(options: ServeOptions) -> TimeLimits:
     return TimeLimits(options.receive_seconds, options.write_seconds, options.request_seconds)
 
 
-def _guard(options: ServeOptions, access: Access, tracing: Tracing | None = None) -> CallGuard:
+def _guard(
+    options: ServeOptions,
+    access: Access,
+    tracing: Tracing | None = None,
+    check_room: Mapping[str, CheckRoom] = UNCHECKED,
+) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
     limits, writes = time_limits(options), Writes(options.write_seconds)
     watching = replace(limits, whole=None)
     requests, probes = Lane(Calls(room), limits, writes), Lane(Calls(ROOM_FOR_CALLS), watching, writes)
-    return CallGuard(requests, probes, access, tracing)
+    return CallGuard(requests, probes, access, tracing, check_room)

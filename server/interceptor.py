@@ -1,16 +1,17 @@
 """What every call passes on its way to its handler, and the one place where exceptions become statuses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 
 from ..models.errors import Expired
 from .access import Access
-from .caller import called_by
+from .caller import called_by, caller_of
 from .calls import Calls
 from .exchange import Exchange, TimeLimits
 from .incident import let_go, told
@@ -20,6 +21,8 @@ from .tracing import Tracing, continued
 from .writes import Writes
 
 PROBES = "/grpc.health.v1.Health/"
+CheckRoom = Callable[[str], None]  # of a caller, by its name; raises Overloaded
+UNCHECKED: Mapping[str, CheckRoom] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,17 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     To gRPC each method is one of streams, which on the wire is the same: a handler of one message would not be called
     before the message is there, nor asked before its answer is read, however long that takes. A handler that answers in
-    parts must be an async generator. Probes have a lane of their own.
+    parts must be an async generator. Probes have a lane of their own. check_room: by method, what refuses a caller
+    before its message is read.
     """
 
-    def __init__(self, requests: Lane, probes: Lane, access: Access, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self, requests: Lane, probes: Lane, access: Access, tracing: Tracing | None = None,
+        check_room: Mapping[str, CheckRoom] = UNCHECKED,
+    ) -> None:  # fmt: skip
         self._requests = requests
         self._probes = probes
-        self._access, self._tracing = access, tracing
+        self._access, self._tracing, self._check_room = access, tracing, check_room
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
@@ -55,12 +62,19 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         lane = self._probes if details.method.startswith(PROBES) else self._requests
-        self._guarded[details.method] = guarded = _guarded(handler, details.method, lane, self._access, self._tracing)
+        check_room = self._check_room.get(details.method)
+        guarded = _guarded(handler, details.method, lane, self._access, self._tracing, check_room)
+        self._guarded[details.method] = guarded
         return guarded
 
 
 def _guarded(
-    handler: grpc.RpcMethodHandler, method: str, lane: Lane, access: Access, tracing: Tracing | None
+    handler: grpc.RpcMethodHandler,
+    method: str,
+    lane: Lane,
+    access: Access,
+    tracing: Tracing | None,
+    check_room: CheckRoom | None,
 ) -> grpc.RpcMethodHandler:
     asked = asked_by(method)
 
@@ -69,6 +83,8 @@ def _guarded(
             caller = access.admit(_authorization(context), asked)
             with called_by(caller), continued(tracing, context.invocation_metadata() or ()):
                 lane.calls.enter(context)
+                if check_room is not None:
+                    check_room(caller_of(context))
                 exchange = Exchange(handler, context, lane.limits, lane.writes)
                 await _in_time(_answer(handler, exchange, context), lane.limits.whole)
         except Exception as error:

@@ -1,8 +1,10 @@
 """Each bad input with the status, the reason and the words that its caller gets."""
 
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -218,6 +220,13 @@ def test_an_unknown_method(channel: grpc.Channel) -> None:
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def refusals(server: Server) -> float:
+    """How often it was full, as its metrics tell."""
+    with urlopen(f"{server.web}/metrics") as response:
+        told = response.read().decode()
+    return sum(float(line.split()[-1]) for line in told.splitlines() if 'reason="QUEUE_FULL"' in line)
+
+
 @pytest.fixture
 def full(server: Server, client: Client) -> Iterator[None]:
     """Eight requests are in flight, which do not end."""
@@ -241,6 +250,22 @@ def test_a_full_queue(client: Client, channel: grpc.Channel) -> None:
     asked_ms = int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"])
     assert detail(error, rpc.RetryInfo).retry_delay.ToMilliseconds() == asked_ms > 0
     assert error.initial_metadata() == ()
+
+
+def test_a_full_server_refuses_and_counts_what_has_not_been_sent_yet() -> None:
+    with (
+        Server(max_requests=1) as server,
+        server.held(),
+        Client(server.address) as client,
+        client.stream([HOLD]) as stream,
+    ):
+        next(stream)
+        with grpc.insecure_channel(server.address) as channel:
+            for method in (GENERATE, STREAM):
+                never = threading.Event()
+                with pytest.raises(grpc.RpcError, match="in flight of at most 1"):
+                    next(channel.stream_stream(method)(iter(never.wait, True), timeout=20))
+        assert refusals(server) == 2
 
 
 def test_too_many_prompt_tokens_in_flight(server: Server, client: Client) -> None:
