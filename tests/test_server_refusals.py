@@ -254,7 +254,7 @@ def test_a_full_queue(client: Client, channel: grpc.Channel) -> None:
 
 def test_a_full_server_refuses_and_counts_what_has_not_been_sent_yet() -> None:
     with (
-        Server(max_requests=1) as server,
+        Server(max_requests=1, http=True) as server,
         server.held(),
         Client(server.address) as client,
         client.stream([HOLD]) as stream,
