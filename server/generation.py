@@ -88,7 +88,7 @@ class Generation:
     def check_room(self, caller: str) -> None:
         """Refuses a request that has not been read yet, where all there is to serve it is one model, which is full.
 
-        To read a request takes as long as to refuse it, so that a server bears twice the overload. Raises Overloaded.
+        To read what will be refused is what a server in overload has no time for. Raises Overloaded.
         """
         if self.catalog.draining or len(self.catalog.models) != 1:
             return  # the request says which model it means
