@@ -26,7 +26,7 @@ class Running:
         self._turnstile = turnstile
         self.at_once = 1
         self.when_ended: Callable[[], None] = lambda: None
-        self._num_steps, self._tells_end = 0, False  # of what was not yet taken
+        self._num_steps, self._has_enough = 0, False  # for the handler, of what was not yet taken
         self._open = set(range(num_answers))
         self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
         self._begun: dict[int, list[Row]] = {}  # of each answer what its first token waits for
@@ -61,7 +61,6 @@ class Running:
         self.receipt.note(row)
         if row.finish is not None:
             self._open.discard(row.choice)
-            self._tells_end = True
         waiting = self._rows.get(row.choice)
         if waiting is not None:
             waiting.append(row)
@@ -71,16 +70,17 @@ class Running:
             self._begun.setdefault(row.choice, []).append(row)
             return
         self._num_steps += 1
-        if self._has_enough():
+        if self._num_steps >= self.at_once or row.finish is not None:
             self._wake()
-        if self.ended:
+        if not self._open:
             self.when_ended()
 
     def close(self, choice: int) -> bool:
         """Whether the engine still had something to say of this answer; now it has not."""
         was_open = choice in self._open
         self._open.discard(choice)
-        if self.ended:
+        if not self._open:
+            self._wake()
             self.when_ended()
         return was_open
 
@@ -93,20 +93,18 @@ class Running:
 
     async def take(self) -> list[Row]:
         """What has come since the last call, at least `at_once` steps or an end: one row of each answer."""
-        while not self._has_enough():
+        while not self._has_enough:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         await self._turnstile.passed()
         if self._error is not None:
             raise self._error
         taken, self._rows = self._rows, {}
-        self._num_steps, self._tells_end = 0, False
+        self._num_steps, self._has_enough = 0, self.ended
         return [rows[0] if len(rows) == 1 else _together(rows) for rows in taken.values()]
 
-    def _has_enough(self) -> bool:
-        return self._num_steps >= self.at_once or self._tells_end or self.ended
-
     def _wake(self) -> None:
+        self._has_enough = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
