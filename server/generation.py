@@ -90,9 +90,11 @@ class Generation:
 
         To read what will be refused is what a server in overload has no time for. Raises Overloaded.
         """
-        if self.catalog.draining or len(self.catalog.models) != 1:
+        if self.catalog.draining or self.catalog.problems or len(self.catalog.models) != 1:
             return  # the request says which model it means
         [model] = self.catalog.models.values()
+        if model.leaving:
+            return
         try:
             model.admission.check(caller)
         except Overloaded:
@@ -145,7 +147,8 @@ def in_engine(
     """A request with the engine while the block runs. Raises Overloaded, Unavailable or Aborted."""
     most = model.max_prompt_tokens(model.ready().limits)
     model.admission.hold_prompt(place, len(asked.request.prompt_ids), most)
-    this_caller().spend(len(asked.request.prompt_ids))
+    caller = this_caller()
+    caller.spend(len(asked.request.prompt_ids))
     running = model.engine.submit(submitted(asked, arrived, time.monotonic(), call))
     model.admission.follow(place, running)
 
@@ -156,6 +159,9 @@ def in_engine(
     try:
         with under_way.ended_by(end):
             yield running
+    except BaseException:
+        caller.spend(running.num_untaken)  # they were made for it
+        raise
     finally:
         model.engine.release(running)
 

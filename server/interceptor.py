@@ -83,7 +83,7 @@ def _guarded(
             caller = access.admit(_authorization(context), asked)
             with called_by(caller), continued(tracing, context.invocation_metadata() or ()):
                 lane.calls.enter(context)
-                if check_room is not None:
+                if check_room is not None and not context.done():
                     check_room(caller_of(context))
                 exchange = Exchange(handler, context, lane.limits, lane.writes)
                 await _in_time(_answer(handler, exchange, context), lane.limits.whole)

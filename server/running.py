@@ -16,9 +16,9 @@ class Running:
     """The mailbox between the reader of the engine's frames and the handler of one request.
 
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
-    turnstile: through which all handlers of a model go. at_once: steps that the handler waits for together, unless
-    an answer ends before. when_ended: called once the engine has nothing more to say, perhaps more than once. Both
-    may be set at any time.
+    turnstile: through which all handlers of a model go. at_once: rows that the handler waits for together, unless
+    an answer ends before; it may be set at any time. when_ended: called once the engine has nothing more to say,
+    perhaps more than once.
     """
 
     def __init__(self, key: int, num_answers: int, receipt: Receipt, turnstile: Turnstile) -> None:
@@ -44,6 +44,11 @@ class Running:
     def is_whole(self) -> bool:
         """Whether all of its answers have ended."""
         return not self._open
+
+    @property
+    def num_untaken(self) -> int:
+        """Tokens that have come since the handler last took some."""
+        return sum(len(row.token_ids) for rows in self._rows.values() for row in rows)
 
     @property
     def timing(self) -> Timing:

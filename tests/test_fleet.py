@@ -88,7 +88,7 @@ def test_an_unloaded_model_is_as_if_it_had_never_been(client: Client, admin: Adm
 def test_an_unload_lets_running_requests_end(server: Server, client: Client, admin: AdminClient, two: str) -> None:
     with ThreadPoolExecutor(1) as pool, server.held():
         stream = client.stream([HOLD], model=two, max_new_tokens=5)
-        next(stream)
+        first = next(stream)
         unloading = pool.submit(admin.unload_model, two)
         eventually(lambda: client.model(two).state == "DRAINING")
         with pytest.raises(Unavailable, match="model two is being unloaded") as caught:
@@ -96,9 +96,22 @@ def test_an_unload_lets_running_requests_end(server: Server, client: Client, adm
         assert caught.value.reason == "UNLOADING" and client.health("model:two") == "NOT_SERVING"
         assert client.health() == "SERVING" and client.generate([7], model="echo", max_new_tokens=1).token_ids == (7,)
         server._gate.unlink()
-        assert len([token for chunk in stream for token in chunk.token_ids]) == 4
+        assert len([token for chunk in (first, *stream) for token in chunk.token_ids]) == 5
         assert unloading.result() == 0
         server._gate.touch()
+
+
+def test_a_full_model_that_is_being_unloaded_says_that_and_not_that_it_is_full() -> None:
+    with Server(max_requests=1) as server, server.client() as client, server.admin() as admin:
+        with ThreadPoolExecutor(1) as pool:
+            with server.held():
+                stream = client.stream([HOLD], max_new_tokens=5)
+                next(stream)
+                unloading = pool.submit(admin.unload_model, "echo")
+                eventually(lambda: client.model("echo").state == "DRAINING")
+                with pytest.raises(Unavailable, match="model echo is being unloaded"):
+                    client.generate([7])
+            assert list(stream) and unloading.result() == 0
 
 
 def test_an_unload_whose_time_is_over_ends_what_runs(

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from moesaic.engine.options import ModelDescription
 from moesaic.engine.receipt import Receipt
 from moesaic.engine.request import FinishReason, Request, Row, Stopping, TokenLogprobs
 from moesaic.engine.sampling import Sampling
+from moesaic.engine.settings import Asked
 from moesaic.models.dial import Dial
 from moesaic.models.errors import (
     Aborted,
@@ -28,16 +30,20 @@ from moesaic.proto import engine_pb2
 from moesaic.server import messages
 from moesaic.server.access import Access
 from moesaic.server.admission import Admission
+from moesaic.server.budget import Budget
+from moesaic.server.caller import Caller, called_by
 from moesaic.server.calls import Calls
 from moesaic.server.exchange import TimeLimits
 from moesaic.server.fields import load_of
 from moesaic.server.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from moesaic.server.generation import Call, in_engine
 from moesaic.server.interceptor import CallGuard, Lane
 from moesaic.server.listening import check_exposure, listening_address
 from moesaic.server.options import ServeOptions, check
 from moesaic.server.running import Running
 from moesaic.server.status import MAX_VIOLATIONS, error_of, refusal
 from moesaic.server.turnstile import Turnstile
+from moesaic.server.under_way import UnderWay
 from moesaic.server.writes import Write, Writes
 
 RECEIPT = Receipt(Request(1, (5,)), ModelDescription("echo", 1, 1, 9, 9, (), Dial(), "cpu", "float32", 1, 1))
@@ -198,6 +204,22 @@ def test_a_failed_request_raises_even_when_tokens_wait() -> None:
             await running.take()
 
     asyncio.run(scene())
+
+
+def test_who_gives_a_request_up_pays_for_the_tokens_that_it_never_took() -> None:
+    budget, running = Budget(4, lambda: 0.0), Running(1, 1, RECEIPT, Turnstile())
+    engine = SimpleNamespace(submit=lambda _: running, release=lambda _: None)
+    model: Any = SimpleNamespace(
+        engine=engine, admission=Admission(1), ready=lambda: SimpleNamespace(limits=None), max_prompt_tokens=lambda _: 9
+    )
+    asked, call = Asked(Request(0, (5,)), ()), Call("me", "id")
+    with called_by(Caller("me", budget)), model.admission.place("me") as place, pytest.raises(ZeroDivisionError):
+        with in_engine(model, asked, 0.0, call, place, UnderWay()):
+            running.put(Row(1, (6, 7)))
+            running.put(Row(1, (8,)))
+            assert not budget.wait()
+            raise ZeroDivisionError
+    assert budget.wait()
 
 
 def test_admission_gives_back_what_a_failing_block_held() -> None:
