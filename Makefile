@@ -89,9 +89,14 @@ docs: .venv/ready
 	$(BIN)/python docs/site/build.py
 
 # What stands in deploy/ against the schemas and linters of what reads it, which take more room than all other tools.
-deploy: .venv/ready
+deploy: .venv/ready build/envoy/ready
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[deploy]'
-	$(BIN)/pytest tests/test_deploy.py
+	PYTHONPATH=build/envoy $(BIN)/pytest tests/test_deploy.py
+
+# Envoy's messages lie in a folder of their own: they bring old files of OpenTelemetry, which would take the place of ours.
+build/envoy/ready: constraints.txt
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt --target build/envoy --upgrade xds-protos
+	touch $@
 
 # Known holes in what is installed. Asks the advisory database of the package index, so that it fails for reasons outside
 # a commit: it is no part of .ci/run, and is run before a release.

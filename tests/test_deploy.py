@@ -64,7 +64,7 @@ def types_of(values: Any) -> set[str]:
 
 def test_envoys_file_is_of_envoys_schema() -> None:
     """Every message and field, those in extensions too."""
-    bootstrap = pytest.importorskip("envoy.config.bootstrap.v3.bootstrap_pb2", reason="needs the extra deploy")
+    bootstrap = pytest.importorskip("envoy.config.bootstrap.v3.bootstrap_pb2", reason="needs what make deploy fetches")
     for name in types_of(ENVOY):
         package, _, message = name.rpartition(".")
         stem = {"UpstreamTlsContext": "tls", "DownstreamTlsContext": "tls"}.get(message)
