@@ -12,7 +12,7 @@ from ..proto import generation_pb2 as pb
 from .fields import logprobs_message, usage_message
 from .running import Running
 
-_STEPS_AT_ONCE = 64  # their text is decoded in well under a millisecond
+_ROWS_AT_ONCE = 64  # whose text is made in one go
 
 
 async def answer(
@@ -28,7 +28,7 @@ async def answer(
 
     Raises what `check_row` raises. `arrived` is a time.monotonic(). end: called with the number of an answer that a
     stop string ends before others. counting: every chunk says what was used so far. together: all chunks go to the
-    caller at once, so that after the first few steps wait for one another where no stop string may come.
+    caller at once, so that after the first few rows wait for one another where no stop string may come.
     """
     texts = {choice: asked.text_stream(tokenizer) for choice in range(asked.request.sampling.n)}
     waiting = set(texts)  # for their ends
@@ -49,7 +49,7 @@ async def answer(
                 _time(chunk.timing, running, arrived)
             yield chunk
         if together and not asked.stop_strings:
-            running.at_once = _STEPS_AT_ONCE
+            running.at_once = _ROWS_AT_ONCE
 
 
 def _chunk(row: Row, text: TextStream) -> pb.GenerateChunk:

@@ -38,12 +38,14 @@ class Call:
     """What a door says of a request. caller: the name by which it is counted and has its turn.
 
     seconds_left: that the caller still waits; None is as long as it takes. counting: usage so far with every chunk.
+    together: the caller sees all chunks at once.
     """
 
     caller: str
     request_id: str
     seconds_left: Callable[[], float | None] = lambda: None
     counting: bool = False
+    together: bool = False
 
 
 def new_id() -> str:
@@ -62,11 +64,11 @@ class Generation:
         self._metrics, self._log_requests = metrics, log_requests
 
     async def chunks(
-        self, message: pb.GenerateRequest, call: Call, counted: bool = False, together: bool = False
+        self, message: pb.GenerateRequest, call: Call, counted: bool = False
     ) -> AsyncIterator[pb.GenerateChunk]:
         """The answer as it is made; leaving this block by any door frees all that the request holds.
 
-        counted: its bytes are held already, as those of a batch are. together: the caller sees all of them at once.
+        counted: its bytes are held already, as those of a batch are.
         """
         with self._record(call.request_id, message.model) as record:
             size = message.ByteSize()
@@ -78,11 +80,9 @@ class Generation:
                     asked = await checked(message, model.prompts, model.ready())
                     with in_engine(model, asked, record.arrived, call, place, under_way) as running:
                         tokenizer, end = model.prompts.tokenizer, model.engine.end_answer
-                        caller = this_caller()
-                        how = call.counting, together
+                        how = call.counting, call.together
                         async for chunk in answer(running, asked, tokenizer, record.arrived, end, *how):
                             record.note(chunk)
-                            caller.spend(len(chunk.token_ids))
                             yield chunk
 
     def check_room(self, caller: str) -> None:
@@ -106,7 +106,7 @@ class Generation:
         """The whole answer at once: what the chunks say, put together."""
         response = pb.GenerateResponse(request_id=call.request_id)
         texts: list[list[str]] = []
-        async with aclosing(self.chunks(message, call, counted, True)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self.chunks(message, replace(call, together=True), counted)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 while len(texts) <= chunk.choice:
                     texts.append([])
@@ -150,6 +150,7 @@ def in_engine(
     caller = this_caller()
     caller.spend(len(asked.request.prompt_ids))
     running = model.engine.submit(submitted(asked, arrived, time.monotonic(), call))
+    running.spend = caller.spend
     model.admission.follow(place, running)
 
     def end(error: MoesaicError) -> None:
@@ -159,9 +160,6 @@ def in_engine(
     try:
         with under_way.ended_by(end):
             yield running
-    except BaseException:
-        caller.spend(running.num_untaken)  # they were made for it
-        raise
     finally:
         model.engine.release(running)
 

@@ -15,7 +15,7 @@ from .fleet import Fleet
 from .generation import Generation
 from .handlers import GENERATION, INFERENCE, MODELS, SCORING, add_service
 from .health import HealthService
-from .interceptor import UNCHECKED, CallGuard, CheckRoom, Lane
+from .interceptor import CallGuard, CheckRoom, Lane
 from .listening import cannot_listen, listening_address, place
 from .oip import InferenceService
 from .options import ServeOptions
@@ -88,7 +88,7 @@ def _guard(
     options: ServeOptions,
     access: Access,
     tracing: Tracing | None = None,
-    check_room: Mapping[str, CheckRoom] = UNCHECKED,
+    check_room: Mapping[str, CheckRoom] | None = None,
 ) -> CallGuard:
     room = ROOM_FOR_CALLS + options.max_requests * len(options.models)
     limits, writes = time_limits(options), Writes(options.write_seconds)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -22,7 +21,6 @@ from .writes import Writes
 
 PROBES = "/grpc.health.v1.Health/"
 CheckRoom = Callable[[str], None]  # of a caller, by its name; raises Overloaded
-UNCHECKED: Mapping[str, CheckRoom] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,11 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def __init__(
         self, requests: Lane, probes: Lane, access: Access, tracing: Tracing | None = None,
-        check_room: Mapping[str, CheckRoom] = UNCHECKED,
+        check_room: Mapping[str, CheckRoom] | None = None,
     ) -> None:  # fmt: skip
         self._requests = requests
         self._probes = probes
-        self._access, self._tracing, self._check_room = access, tracing, check_room
+        self._access, self._tracing, self._check_room = access, tracing, check_room or {}
         self._guarded: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(

@@ -134,10 +134,8 @@ class _NextTokens(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """All of it."""
-        name, help = (
-            "moesaic_inter_token_latency_seconds",
-            "between tokens of an answer; means of up to 64 of one told at once",
-        )
+        name = "moesaic_inter_token_latency_seconds"
+        help = "between tokens of an answer; means of up to 64 where one goes out at once"
         family = HistogramMetricFamily(name, help, labels=("model",))
         bounds = [*map(floatToGoString, NEXT_TOKEN), "+Inf"]
         for model, counts in self._counts.items():

@@ -18,7 +18,8 @@ class Running:
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
     turnstile: through which all handlers of a model go. at_once: rows that the handler waits for together, unless
     an answer ends before; it may be set at any time. when_ended: called once the engine has nothing more to say,
-    perhaps more than once.
+    perhaps more than once. spend: told the number of tokens that
+    come, which somebody pays for.
     """
 
     def __init__(self, key: int, num_answers: int, receipt: Receipt, turnstile: Turnstile) -> None:
@@ -26,6 +27,7 @@ class Running:
         self._turnstile = turnstile
         self.at_once = 1
         self.when_ended: Callable[[], None] = lambda: None
+        self.spend: Callable[[int], None] = lambda _: None
         self._num_steps, self._has_enough = 0, False  # for the handler, of what was not yet taken
         self._open = set(range(num_answers))
         self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
@@ -46,11 +48,6 @@ class Running:
         return not self._open
 
     @property
-    def num_untaken(self) -> int:
-        """Tokens that have come since the handler last took some."""
-        return sum(len(row.token_ids) for rows in self._rows.values() for row in rows)
-
-    @property
     def timing(self) -> Timing:
         """The engine's own figures; decode is timed here when a stop string ended the request."""
         known = self._timing or Timing()
@@ -64,6 +61,7 @@ class Running:
             self._first_at = time.monotonic()
         self._timing = row.timing or self._timing
         self.receipt.note(row)
+        self.spend(len(row.token_ids))
         if row.finish is not None:
             self._open.discard(row.choice)
         waiting = self._rows.get(row.choice)

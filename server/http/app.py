@@ -131,8 +131,8 @@ class HttpApp:
             asking.tools.check(form)
             if grammar := asking.tools.grammar(form):
                 asking.message.constraint.grammar = grammar
-        call = Call(caller_of(request), request_id, counting=asking.counting)
-        chunks = self._generation.chunks(asking.message, call, together=not asking.stream)
+        call = Call(caller_of(request), request_id, counting=asking.counting, together=not asking.stream)
+        chunks = self._generation.chunks(asking.message, call)
         try:
             answering = self._streamed if asking.stream else self._whole
             return await answering(asking, request_id, chunks)
