@@ -24,7 +24,7 @@ def fields_of(message: Message) -> dict[str, Any]:
 
 
 def values_of(settings: Any) -> dict[str, Any]:
-    """What a dataclass of plain values holds; `asdict` copies each of them deeply, which takes ten times as long."""
+    """What a dataclass of plain values holds; `asdict` copies each of them deeply, for six times as long."""
     return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 

@@ -18,8 +18,7 @@ class Running:
     The reader puts, the handler takes. What arrives of an answer while the handler is busy is taken as one piece.
     turnstile: through which all handlers of a model go. at_once: rows that the handler waits for together, unless
     an answer ends before; it may be set at any time. when_ended: called once the engine has nothing more to say,
-    perhaps more than once. spend: told the number of tokens that
-    come, which somebody pays for.
+    perhaps more than once. spend: told how many tokens came, which somebody pays for.
     """
 
     def __init__(self, key: int, num_answers: int, receipt: Receipt, turnstile: Turnstile) -> None:
@@ -28,7 +27,7 @@ class Running:
         self.at_once = 1
         self.when_ended: Callable[[], None] = lambda: None
         self.spend: Callable[[int], None] = lambda _: None
-        self._num_steps, self._has_enough = 0, False  # for the handler, of what was not yet taken
+        self._num_rows, self._has_enough = 0, False  # for the handler, of what was not yet taken
         self._open = set(range(num_answers))
         self._rows: dict[int, list[Row]] = {}  # of each answer what was not yet taken
         self._begun: dict[int, list[Row]] = {}  # of each answer what its first token waits for
@@ -72,8 +71,8 @@ class Running:
         else:  # a part of a prompt's log probabilities, which come with a token
             self._begun.setdefault(row.choice, []).append(row)
             return
-        self._num_steps += 1
-        if self._num_steps >= self.at_once or row.finish is not None:
+        self._num_rows += 1
+        if self._num_rows >= self.at_once or row.finish is not None:
             self._wake()
         if not self._open:
             self.when_ended()
@@ -95,7 +94,7 @@ class Running:
             self.when_ended()
 
     async def take(self) -> list[Row]:
-        """What has come since the last call, at least `at_once` steps or an end: one row of each answer."""
+        """What has come since the last call, at least `at_once` rows or an end, those of an answer as one."""
         while not self._has_enough:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -103,7 +102,7 @@ class Running:
         if self._error is not None:
             raise self._error
         taken, self._rows = self._rows, {}
-        self._num_steps, self._has_enough = 0, self.ended
+        self._num_rows, self._has_enough = 0, self.ended
         return [rows[0] if len(rows) == 1 else _together(rows) for rows in taken.values()]
 
     def _wake(self) -> None:

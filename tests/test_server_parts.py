@@ -165,7 +165,7 @@ def test_what_waits_is_taken_as_one_piece() -> None:
     asyncio.run(scene())
 
 
-def test_steps_that_are_asked_for_together_wait_for_one_another_or_for_an_end() -> None:
+def test_rows_that_are_asked_for_together_wait_for_one_another_or_for_an_end() -> None:
     async def scene() -> None:
         running = Running(1, 2, RECEIPT, Turnstile())
         running.at_once = 3

@@ -265,6 +265,7 @@ def test_a_full_server_refuses_and_counts_what_has_not_been_sent_yet() -> None:
                 never = threading.Event()
                 with pytest.raises(grpc.RpcError, match="in flight of at most 1"):
                     next(channel.stream_stream(method)(iter(never.wait, True), timeout=20))
+                never.set()
         assert refusals(server) == 2
 
 
