@@ -23,12 +23,19 @@ mutations: .venv/ready
 	$(BIN)/python tests/mutated_files.py 10000
 
 # Foreign clients, from an environment of their own: their dependencies are others than ours.
-interop: .venv/ready build/interop/ready build/interop/node/ready
-	$(BIN)/python tests/interop/run.py build/interop/bin/python build/interop/node
+interop: .venv/ready build/interop/ready build/interop/load/ready build/interop/node/ready
+	$(BIN)/python tests/interop/run.py build/interop/bin/python build/interop/load/bin/python build/interop/node
 
 build/interop/ready:
 	$(PYTHON) -m venv build/interop
 	build/interop/bin/pip install --quiet 'tritonclient[grpc]==2.73.0'
+	touch $@
+
+# torch is what its tokenizers come with; the CPU build, which has to come first.
+build/interop/load/ready: build/interop/ready
+	$(PYTHON) -m venv build/interop/load
+	build/interop/load/bin/pip install --quiet 'torch==2.13.0'
+	build/interop/load/bin/pip install --quiet 'guidellm==0.8.1'
 	touch $@
 
 # The versions of package-lock.json, none of whose scripts is run. Without Node.js there is nothing to install.

@@ -15,7 +15,8 @@ def test_packages_of_node_are_pinned_by_their_hashes_and_by_no_address() -> None
 
 
 def test_a_machine_without_node_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [name for name, _ in clients("python", tmp_path / "node_modules")] == ["tritonclient"]
+    found = clients("python", "python", tmp_path / "node_modules", "http://127.0.0.1:1")
+    assert [name for name, _ in found] == ["tritonclient", "guidellm"]
     assert "skipped" in capsys.readouterr().out
 
 
