@@ -160,6 +160,10 @@ class Instructions(Protocol):
 
     def scale(self, source: View, target: View, factor: float) -> None: ...
 
+    def shift(self, target: View, vector: Tensor) -> None:
+        """Adds the vector, fp32 [width], to every row, in place."""
+        ...
+
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         """act(source), or act(gate) * source."""
         ...

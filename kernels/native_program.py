@@ -24,7 +24,7 @@ from .weighing import PLAIN, Weighing
 
 KINDS = (  # the order of `enum InstructionKind` in cpp/program.h
     "norm", "digit", "graded", "dense", "rotate", "attend", "activate", "add", "gather", "among", "planes", "experts",
-    "choose", "take", "give", "look_up", "keep", "scale",
+    "choose", "take", "give", "look_up", "keep", "scale", "shift",
 )  # fmt: skip
 WEIGHT_KINDS = {torch.bfloat16: 1, torch.float32: 2}  # of cpp/linear.cpp
 _NO_MEMORY, _UNSOUND = 1, 2
@@ -228,6 +228,9 @@ class Program:
 
     def scale(self, source: View, target: View, factor: float) -> None:
         self._add("scale", source, target, sizes=(source.width,), numbers=(factor,))
+
+    def shift(self, target: View, vector: Tensor) -> None:
+        self._add("shift", target, target, sizes=(target.width,), operands=[_fp32(vector)])
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         """act(source), or act(gate) * source."""

@@ -168,7 +168,7 @@ def load_transformer(checkpoint: Checkpoint, device: torch.device, dtype: str | 
 
 def _dtype_in_memory(name: str, tensor: Tensor, wanted: torch.dtype, device: torch.device) -> torch.dtype:
     """Scales and thresholds stay fp32; what routes, and under fp32 arithmetic matrices where it is faster, bf16."""
-    if name.endswith(("weight_scale", "thresholds", "compensation", "worth")):
+    if name.endswith(("weight_scale", "thresholds", "compensation", "worth", "centre")):
         return torch.float32
     if is_sparse_tensor(name):
         return tensor.dtype

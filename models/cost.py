@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..kernels.cost import Cost
-from .spec import BIT_PLANES, DENSE, GRADED, NORM_REGRESSION, AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
+from .spec import BIT_PLANES, DENSE, GRADED_FORMATS, NORM_REGRESSION, AttentionSpec, FFNSpec, LayerSpec, TransformerSpec
 
 _SCALE_BYTES = 4  # one fp32 scale a row of an int8 weight
 
@@ -29,7 +29,7 @@ def governed_bytes(spec: TransformerSpec, element_bytes: int) -> int:
     if not spec.is_graded:
         return sum(matrix.cost(element_bytes).bytes for matrix in ffns)
     every = [*ffns, *_other_matrices(spec)]
-    return sum(matrix.cost(element_bytes).bytes for matrix in every if matrix.format == GRADED)
+    return sum(matrix.cost(element_bytes).bytes for matrix in every if matrix.format in GRADED_FORMATS)
 
 
 def token_cost(

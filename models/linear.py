@@ -18,7 +18,7 @@ from ..kernels.graded_linear import GradedWeights, graded_linear
 from ..kernels.int8_dynamic_linear import int8_dynamic_linear
 from ..kernels.int8_linear import int8_linear
 from .compute import Compute, Prices
-from .spec import DENSE, GRADED, INT8, INT8_DYNAMIC
+from .spec import CENTRED, DENSE, GRADED, INT8, INT8_DYNAMIC
 
 
 class TensorModule(nn.Module):
@@ -139,9 +139,16 @@ class Graded(TensorModule):
 
     def pack(self) -> None:
         """Turns loaded weights into planes."""
-        bias = None if self.bias is None else self.bias.data
-        self.held = GradedWeights(pack_graded(self.weight), self.weight_scale, self.worth, bias)
+        self.held = GradedWeights(pack_graded(self.weight), self.weight_scale, self.worth, self.added())
         replace_tensor(self, "weight", self.weight.new_empty(0, self.weight.shape[1]))
+
+    def added(self) -> Tensor | None:
+        """What is added to the product with planes, [outputs]."""
+        return None if self.bias is None else self.bias.data
+
+    def graded(self, x: Tensor) -> Tensor:
+        """The inputs [.., inputs] as they are graded."""
+        return x
 
     def join(self, group: "Graded", rows: slice) -> None:
         """Gives up its own weights for these rows of a packed group."""
@@ -185,6 +192,31 @@ class GradedLinear(Graded, Int8Linear):
 
     def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
         return self.multiply(x, compute, rows)
+
+
+class CentredLinear(GradedLinear):
+    """y = scale * ((x - c) Q^T) + (b + scale * (c Q^T)): the twin that grades how far inputs are from what they mostly
+    are, which for GELU is not 0 (compress/moefy/centres.py). centre: c, fp32 [inputs].
+    """
+
+    centre: Tensor
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.register_buffer("centre", torch.empty(inputs, dtype=torch.float32))
+        self.prices = Prices(self.prices.fixed + 4 * inputs, self.prices.parts)
+
+    def added(self) -> Tensor:
+        shift = (self.weight.double() @ self.centre.double() * self.weight_scale).float()
+        return shift if self.bias is None else shift + self.bias.data.float()
+
+    def graded(self, x: Tensor) -> Tensor:
+        return x.float() - self.centre
+
+    def forward(self, x: Tensor, compute: Compute | None = None, rows: Tensor | None = None) -> Tensor:
+        if self.held is None:
+            return self.by_rows(x)
+        return self.multiply(self.graded(x), compute, rows).to(x.dtype)
 
 
 class Embedding(TensorModule):
@@ -271,6 +303,7 @@ LINEARS: dict[str, type[Linear] | type[Int8Linear]] = {
     INT8: Int8Linear,
     INT8_DYNAMIC: Int8DynamicLinear,
     GRADED: GradedLinear,
+    CENTRED: CentredLinear,
 }
 EMBEDDINGS: dict[str, type[Embedding] | type[Int8Embedding]] = {
     DENSE: Embedding,

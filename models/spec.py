@@ -16,8 +16,10 @@ DENSE = "dense"  # 16 or 32 bit floating point
 INT8 = "int8"  # int8 weight and one fp32 scale per output channel, activations as they are
 INT8_DYNAMIC = "int8_dynamic"  # the same weights; activations become int8 as they come, one scale a token
 GRADED = "int8_graded"  # the same weights; a token reads as many of their high bits as each input is worth to it
-FORMATS = (DENSE, INT8, INT8_DYNAMIC, GRADED)
-INT8_FORMATS = (INT8, INT8_DYNAMIC, GRADED)
+CENTRED = "int8_graded_centred"  # the same; what an input is worth counts from what it mostly is
+FORMATS = (DENSE, INT8, INT8_DYNAMIC, GRADED, CENTRED)
+INT8_FORMATS = (INT8, INT8_DYNAMIC, GRADED, CENTRED)
+GRADED_FORMATS = (GRADED, CENTRED)
 NO_ROUTER = "none"
 NORM_REGRESSION = "norm_regression"  # a small network that predicts the norm of each expert's output
 BIT_PLANES = "bit_planes"  # the high bits of the int8 weights of up and gate
@@ -251,7 +253,7 @@ class TransformerSpec:
         """Whether tiers govern the linears that grade their inputs; else they govern the FFNs."""
         parts = [each for layer in self.layers for each in (layer.attention, layer.ffn)]
         formats = {value for part in parts for value in dataclasses.asdict(part).values() if isinstance(value, str)}
-        return GRADED in formats | {self.embedding, self.head}
+        return not formats.isdisjoint(GRADED_FORMATS) or GRADED in (self.embedding, self.head)
 
 
 def spec_overrides(spec: TransformerSpec, default: TransformerSpec) -> dict[str, Scalar]:
@@ -319,7 +321,8 @@ def _replaced(node: Any, keys: list[str], value: Any, path: str) -> Any:
 
 def _check_value(key: str, value: Any, default: Scalar, path: str) -> None:
     """A leaf keeps its type; counts stay counts, and names are of those that exist."""
-    choices = FORMATS if default in FORMATS else _CHOICES.get(key)
+    formats = [each for each in FORMATS if each != CENTRED or key == "down"]  # nothing else has an input of its own
+    choices = formats if default in FORMATS else _CHOICES.get(key)
     is_count = type(value) is int and 0 <= value < 1 << 31
     if type(value) is not type(default) or (type(value) is int and not is_count):
         raise ValueError(f"{path} is {value!r}, where the family has {default!r}")

@@ -19,7 +19,7 @@ from .ffn.mixture import ROUNDING, MixtureFFN
 from .ffn.planes import PlaneFFN
 from .ffn.routed import RoutedFFN
 from .ffn.sparse import SparseFFN
-from .linear import Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
+from .linear import CentredLinear, Embedding, Graded, Int8Embedding, Int8Linear, Linear, TensorModule
 from .relative import ahead_buckets
 from .rope import rotation
 from .spec import TransformerSpec
@@ -277,6 +277,8 @@ class _Walk:
     def _linear(self, linear: TensorModule, source: View, target: View) -> None:
         if isinstance(linear, Graded) and linear.held is not None:
             price = _row_of(linear.prices, self.prices.bits)
+            if isinstance(linear, CentredLinear):  # nothing else reads this place
+                self._program.shift(source, -linear.centre)
             self._program.graded_linear(source, target, linear.held, price, linear.counts_neurons)
         elif isinstance(linear, Int8Linear | Int8Embedding) and linear.digits is not None:
             self._program.digit_linear(source, target, linear.digits)

@@ -49,6 +49,7 @@ def model_of(kind: str, shape: str, device: str) -> Transformer:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SHAPES, "opt", OPT)
+        patch.setitem(SHAPES, "gelu", {**OPT, "activation_function": "gelu"})
         patch.setitem(SHAPES, "odd", {**SHAPES["toy"], **ODD})
         patch.setitem(SHAPES, "deep", {**SHAPES["toy"], **DEEP})
         patch.setitem(SHAPES, "wide", {**SHAPES["toy"], **WIDE})
@@ -90,7 +91,7 @@ def by_step(runner: ModelRunner, step: DeviceStep, some: list[Span]) -> tuple[Te
     return found.logits.cpu(), None if found.shares is None else found.shares.cpu()
 
 
-@pytest.mark.parametrize("shape", ["odd", "even", "opt"])
+@pytest.mark.parametrize("shape", ["odd", "even", "opt", "gelu"])
 @pytest.mark.parametrize(("kind", "point"), [("dense", 0), ("int8", 0), ("graded", SOME), ("planes", 1)])
 def test_a_step_gives_the_logits_and_shares_of_a_cpu(kind: str, point: float, shape: str, device: str) -> None:
     wanted = filled(kind, shape, "cpu").forward(spans(point))
@@ -306,7 +307,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [
-        *((kind, shape) for kind in ("dense", "int8", "graded", "planes") for shape in ("even", "opt")),
+        *((kind, shape) for kind in ("dense", "int8", "graded", "planes") for shape in ("even", "opt", "gelu")),
         ("tiles", "lines"),
         ("int8", "mixture"),
         ("dense", "mixture"),

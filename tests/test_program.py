@@ -93,7 +93,7 @@ def test_attention_is_the_kernel_bit_for_bit(int8: bool) -> None:
     assert alone(write, x).equal(wanted)
 
 
-@pytest.mark.parametrize("shape", ["toy", "opt"])
+@pytest.mark.parametrize("shape", ["toy", "opt", "toy-gelu"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("int8_pages", [False, True])
 def test_a_program_gives_the_logits_of_the_modules(kind: str, shape: str, int8_pages: bool) -> None:
@@ -130,10 +130,11 @@ def test_a_prompt_leaves_the_same_bits_in_chunks() -> None:
     assert parts.equal(whole)
 
 
-def test_rows_of_all_tiers_are_charged_as_by_the_modules() -> None:
+@pytest.mark.parametrize("shape", ["toy", "toy-gelu"])
+def test_rows_of_all_tiers_are_charged_as_by_the_modules(shape: str) -> None:
     found = []
     for way in (True, False):
-        runner = runner_of("graded", programmed=way)
+        runner = runner_of("graded", shape, programmed=way)
         spans = [Span(ids, 0, table, point) for (_, ids, table), point in zip(SPANS, (0.0, 0.5, LOW), strict=True)]
         shares = runner.forward(spans).shares
         assert shares is not None and shares[0].tolist() == [1, 1]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...compress.moefy.centres import centred_paths, leans
 from ...compress.moefy.input_tiers import grade_linears_
 from ...models.families.config import Config
 from ...models.families.registry import family_of
@@ -19,6 +20,7 @@ from ...models.linear import Embedding, Int8Embedding
 from ...models.packing import pack_
 from ...models.spec import (
     BIT_PLANES,
+    CENTRED,
     GRADED,
     INT8,
     NORM_REGRESSION,
@@ -35,7 +37,7 @@ EXPERT, ROUTER_WIDTH = 64, 64
 PLANE_BITS, REFINED_BITS = 4, 6
 CALIBRATED_TOKENS = 64
 SMALL = 1 << 20  # weights
-GRADED_THRESHOLD = 0.5
+GRADED_THRESHOLD, CENTRE = 0.5, -0.125
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048,
@@ -57,9 +59,10 @@ TOY_OPT = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256, "activation_function": "relu",
     "do_layer_norm_before": True, "tie_word_embeddings": True,
 }  # fmt: skip
+TOY_GELU = TOY_OPT | {"activation_function": "gelu"}  # whose down is graded about a centre
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "smollm2-135m": SMOLLM2, "smollm2-8-layers": EIGHT_LAYERS, "llama-3-8b": LLAMA_8B,
-    "toy": TOY, "toy-lines": TOY_LINES, "toy-opt": TOY_OPT,
+    "toy": TOY, "toy-lines": TOY_LINES, "toy-opt": TOY_OPT, "toy-gelu": TOY_GELU,
 }  # fmt: skip
 KINDS = ("dense", "int8", "graded", "tiles", "planes")
 _LINEARS = ("attention.query", "attention.key", "attention.value", "attention.output", "ffn.up", "ffn.gate", "ffn.down")
@@ -104,7 +107,8 @@ def as_kind(spec: TransformerSpec, kind: str) -> TransformerSpec:
     if kind in ("tiles", "planes"):
         return spec_in_experts(as_kind(spec, "int8"), experts_of(spec, kind))
     form, head = GRADED if kind == "graded" else INT8, "embedding" if spec.tied_head else "head"
-    made = with_overrides(spec, {f"layers.*.{name}": form for name in _linears(spec)} | {head: form})
+    down = {"layers.*.ffn.down": CENTRED} if kind == "graded" and leans(spec.layers[0].ffn) else {}
+    made = with_overrides(spec, {f"layers.*.{name}": form for name in _linears(spec)} | {head: form} | down)
     return replace(made, num_tiers=LOW + 1) if kind == "graded" else made
 
 
@@ -153,7 +157,9 @@ def with_grades(model: Transformer, device: str) -> Transformer:
     parts = {name: getattr(each, "weight_scale", None) for name, each in model.named_modules()}
     rows = {name: scale for name, scale in parts.items() if isinstance(scale, Tensor)}
     felt = {name: torch.ones_like(scale) for name, scale in rows.items()}
-    grade_linears_(model, as_kind(model.spec, "graded"), felt)
+    wanted = as_kind(model.spec, "graded")
+    centre = torch.full((wanted.layers[0].ffn.width,), CENTRE, device=device)
+    grade_linears_(model, wanted, felt, dict.fromkeys(centred_paths(wanted), centre))
     model.thresholds = torch.tensor([0.0, GRADED_THRESHOLD], device=device)
     return model
 

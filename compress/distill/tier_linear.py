@@ -42,14 +42,16 @@ class StoredRows(NamedTuple):
 class AtTier(TensorModule):
     """A weight that is computed as at a tier as long as `at_tier`, else as whole int8.
 
-    worth: fp32 [levels], None for weights that the tier reads whole; threshold: the tier's.
+    worth: fp32 [levels], None for weights that the tier reads whole; threshold: the tier's. centre: fp32 [inputs],
+    of a `CentredLinear`.
     """
 
     weight: nn.Parameter
+    centre: Tensor | None
 
     def put(self, worth: Tensor | None, threshold: float) -> None:
         """What calibration found."""
-        self.worth, self.threshold, self.at_tier = worth, threshold, False
+        self.worth, self.threshold, self.at_tier, self.centre = worth, threshold, False, None
         self.round_again()
 
     def round_again(self) -> None:
@@ -58,12 +60,24 @@ class AtTier(TensorModule):
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """What is read of the weights times x [.., inputs], in the dtype of x or that of autocast."""
-        flat, levels = x.flatten(0, -2), None
-        if self.at_tier and self.worth is not None:
-            levels = graded_levels(flat, self.worth, torch.full((len(flat),), self.threshold, device=x.device))
-        y: Tensor = _Product.apply(flat, self.weight, self._rows(), levels, _dtype(x))  # type: ignore[no-untyped-call]
+        flat = x.flatten(0, -2)
+        if not self.at_tier or self.worth is None:
+            y = self._times(flat)
+        elif self.centre is None:
+            y = self._times(flat, self._levels(flat, self.worth))
+        else:
+            centre = self.centre.to(x.dtype).unsqueeze(0)
+            y = self._times(flat - centre, self._levels(flat - centre, self.worth)) + self._times(centre)
         y = y.view(*x.shape[:-1], -1)
         return y if bias is None else y + bias.to(y.dtype)
+
+    def _levels(self, x: Tensor, worth: Tensor) -> Tensor:
+        return graded_levels(x, worth, torch.full((len(x),), self.threshold, device=x.device))
+
+    def _times(self, x: Tensor, levels: Tensor | None = None) -> Tensor:
+        """x: [tokens, inputs]; levels None: every bit."""
+        y: Tensor = _Product.apply(x, self.weight, self._rows(), levels, _dtype(x))  # type: ignore[no-untyped-call]
+        return y
 
     def _rows(self) -> StoredRows:
         if self._stored is None:

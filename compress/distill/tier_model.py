@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ...models.checkpoint import Checkpoint
-from ...models.linear import Embedding, Graded, Int8Rows, Linear
+from ...models.linear import CentredLinear, Embedding, Graded, Int8Rows, Linear
 from ...models.transformer import Transformer
 from ..material import Workshop
 from ..moefy.input_tiers import calibrate_, graded_spec
@@ -31,6 +31,8 @@ def put_tier_linears_(
             own = int8.worth.to(module.weight.device) if isinstance(int8, Graded) else None
             kind = TierLinear if isinstance(module, Linear) else TierEmbedding
             twins.append(kind.of(module, own, threshold))  # type: ignore[arg-type]
+            if isinstance(int8, CentredLinear):
+                twins[-1].centre = int8.centre.to(module.weight.device)
             owner, _, name = path.rpartition(".")
             setattr(model.get_submodule(owner), name, twins[-1])
     return twins

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ...models.errors import RecipeError
-from ...models.spec import GRADED, ExpertSpec, FFNSpec, TransformerSpec
+from ...models.spec import GRADED_FORMATS, ExpertSpec, FFNSpec, TransformerSpec
 from ..moefy.budget import Allocation, PlaneScores
 from ..moefy.input_tiers import graded_paths, least_share, linear_formats
 from ..moefy.settings import Grain, MoefySettings, ffn_shape
@@ -110,9 +110,9 @@ class TierSettings(Strict):
     def _check_keep(self, own: TransformerSpec, end: TransformerSpec) -> None:
         trained = graded_paths(TO_INT8.plan(own), self.keep, "distill: at.keep")
         for path, kind in linear_formats(end).items():
-            if path not in trained and kind == GRADED:
+            if path not in trained and kind in GRADED_FORMATS:
                 raise RecipeError(f"distill: at.keep has {path}, which the recipe grades; take it out of at.keep")
-            if path in trained and kind != GRADED:
+            if path in trained and kind not in GRADED_FORMATS:
                 raise RecipeError(f"distill: at grades {path}, which the recipe keeps whole; add it to at.keep")
 
     def _check_neurons(self, spec: TransformerSpec) -> None:

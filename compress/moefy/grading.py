@@ -27,7 +27,7 @@ class GradedScores:
 
     def add(self, x: Tensor) -> None:
         """Takes in what tokens give it, [.., inputs]."""
-        size = x.flatten(0, -2).float().abs()
+        size = self.linear.graded(x).flatten(0, -2).float().abs()
         for histogram, worth in zip(self.levels, self.linear.worth, strict=True):
             histogram.add(size * worth)
 

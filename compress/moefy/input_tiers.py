@@ -16,14 +16,17 @@ from ...models.checkpoint import Checkpoint, read_tensors
 from ...models.errors import RecipeError
 from ...models.families.registry import is_sparse_tensor
 from ...models.host_memory import give_back_freed_memory
-from ...models.linear import Graded, GradedEmbedding, GradedLinear, Int8Embedding, Int8Linear
+from ...models.linear import LINEARS as BY_FORMAT
+from ...models.linear import Graded, GradedEmbedding, GradedLinear, Int8Embedding, Int8Linear, replace_tensor
 from ...models.packing import pack_
 from ...models.record import TierRecord
-from ...models.spec import GRADED, INT8, TransformerSpec, with_overrides
+from ...models.spec import CENTRED, GRADED, GRADED_FORMATS, INT8, LayerSpec, TransformerSpec, with_overrides
 from ...models.transformer import Layer, Transformer
 from ..calibration import Calibration
 from ..material import Material, Workshop
 from ..windows import Windows, first_of, num_tokens
+from .centres import TOKENS as CENTRE_TOKENS
+from .centres import centred_paths, centres, leans
 from .grading import GradedScores, Walk, threshold_for
 from .importance import HEAD_ROWS, HEAD_TOKENS, TOKENS
 from .sensitivity import GROUPS, HEADS, LINEARS, PASS_TOKENS, sensitivities
@@ -73,7 +76,13 @@ def graded_spec(spec: TransformerSpec, settings: MoefySettings) -> TransformerSp
                 f"moefy: tier {name!r} may read {share} of the linears' bytes, and what says which bits to read takes "
                 f"{least:.3f} of them; raise the tier"
             )
-    return replace(with_overrides(spec, dict.fromkeys(paths, GRADED)), num_tiers=1 + len(settings.tiers))
+    return replace(_graded(spec, paths), num_tiers=1 + len(settings.tiers))
+
+
+def _graded(spec: TransformerSpec, paths: Sequence[str]) -> TransformerSpec:
+    """Spec with these linears graded, about the centres of their inputs where these lean to one side of 0."""
+    leaning = {f"layers.{i}.ffn.down" for i, layer in enumerate(spec.layers) if leans(layer.ffn)}
+    return with_overrides(spec, {path: CENTRED if path in leaning else GRADED for path in paths})
 
 
 def graded_passes(tiers: int, calibration: Calibration) -> float:
@@ -85,7 +94,8 @@ def graded_memory(original: int, planned: int, spec: TransformerSpec) -> int:
     """The model, planes beside the rows that they are made of, and what gradients take."""
     hidden, head = spec.hidden_size, 3 * HEAD_TOKENS * spec.vocab_size + HEAD_ROWS * spec.hidden_size
     gradients = len(spec.layers) * hidden * PASS_TOKENS + head
-    return int(_MODEL_PART * max(original, planned)) + 2 * _FP32_BYTES * gradients + _LOADED_BYTES
+    seen = 3 * CENTRE_TOKENS * sum(layer.ffn.width for layer in spec.layers if leans(layer.ffn))
+    return int(_MODEL_PART * max(original, planned)) + _FP32_BYTES * max(2 * gradients, seen) + _LOADED_BYTES
 
 
 def graded_material(source: Checkpoint, spec: TransformerSpec, settings: MoefySettings, workshop: Workshop) -> Material:
@@ -104,24 +114,30 @@ def calibrate_(
     """Makes a loaded int8 model the graded one of this spec, and sets its tiers."""
     windows, tell = workshop.windows, workshop.progress
     felt = sensitivities(model, windows, workshop.seed, lambda n, of: tell("calibrate: sensitivity", n, of))
-    grade_linears_(model, spec, felt)
+    middles = centres(model, centred_paths(spec), windows, lambda n, of: tell("calibrate: centres", n, of))
+    grade_linears_(model, spec, felt, middles)
     give_back_freed_memory()
     setter = InputTiers(model, windows, workshop)
     wanted = [TierRecord(name, share) for name, share in settings.tiers.items()]
     return tuple(setter.set_tier(index, tier) for index, tier in enumerate(wanted, 1))
 
 
-def grade_linears_(model: Transformer, spec: TransformerSpec, felt: Mapping[str, Tensor]) -> None:
+def grade_linears_(
+    model: Transformer, spec: TransformerSpec, felt: Mapping[str, Tensor], middles: Mapping[str, Tensor]
+) -> None:
     """Puts graded twins over the int8 linears that the spec grades, and makes the model of that spec.
 
-    felt: sensitivities [outputs] by path. Linears that read the same input share what it is worth.
+    felt: sensitivities [outputs] by path; middles: `centres` of `centred_paths`. Linears that read the same input share
+    what it is worth.
     """
     for i, (layer, wanted) in enumerate(zip(model.layers, spec.layers, strict=True)):
         if isinstance(layer, Layer):
             layer.attention.packed = layer.ffn.packed = None
             for names in GROUPS.values():
-                graded = [name for name in names if _format(wanted, name) == GRADED]
-                _grade_group(layer, graded, [felt[f"layers.{i}.{name}"] for name in graded])
+                graded = [name for name in names if _format(wanted, name) in GRADED_FORMATS]
+                _grade_group(layer, wanted, graded, [felt[f"layers.{i}.{name}"] for name in graded])
+    for path, centre in middles.items():
+        replace_tensor(model.get_submodule(path), "centre", centre)
     if spec.causal and GRADED == (spec.embedding if spec.tied_head else spec.head):
         _grade_head(model, felt)
     model.spec = spec
@@ -171,7 +187,7 @@ class InputTiers:
         }
 
 
-def _grade_group(layer: Layer, names: Sequence[str], felt: Sequence[Tensor]) -> None:
+def _grade_group(layer: Layer, wanted: LayerSpec, names: Sequence[str], felt: Sequence[Tensor]) -> None:
     int8 = [each for each in map(layer.get_submodule, names) if isinstance(each, Int8Linear)]
     if not int8:
         return
@@ -180,8 +196,10 @@ def _grade_group(layer: Layer, names: Sequence[str], felt: Sequence[Tensor]) -> 
     for name, each in zip(names, int8, strict=True):
         owner, leaf = name.split(".")
         with torch.device("meta"):
-            twin = GradedLinear(each.weight.shape[1], len(each.weight), each.bias is not None)
-        setattr(layer.get_submodule(owner), leaf, twin.take(each, worth))
+            twin = BY_FORMAT[_format(wanted, name)](each.weight.shape[1], len(each.weight), each.bias is not None)
+        if isinstance(twin, GradedLinear):
+            twin.take(each, worth)
+        setattr(layer.get_submodule(owner), leaf, twin)
 
 
 def _grade_head(model: Transformer, felt: Mapping[str, Tensor]) -> None:
@@ -210,7 +228,7 @@ def _format(layer: Any, name: str) -> str:
 def least_share(spec: TransformerSpec, paths: Sequence[str]) -> float:
     """What is read before any bit of a weight: scales, and what inputs are worth."""
     with torch.device("meta"):
-        model = Transformer(with_overrides(spec, dict.fromkeys(paths, GRADED)))
+        model = Transformer(_graded(spec, paths))
     graded = [module for module in model.modules() if isinstance(module, Graded)]
     return sum(each.prices.fixed for each in graded) / sum(each.whole_bytes for each in graded)
 

@@ -134,6 +134,9 @@ int Machine::does(const Instruction& each) {
     case ADD:
       each_row(each.sizes[0], [&](int64_t row) { kernels.add(at(each.from, row), each.sizes[0], at(each.to, row)); });
       return PROGRAM_DONE;
+    case SHIFT:
+      each_row(each.sizes[0], [&](int64_t row) { kernels.add(floats(each.operands[0]), each.sizes[0], at(each.to, row)); });
+      return PROGRAM_DONE;
     case GRADED: return graded(each);
     case AMONG: return among(each.sizes[0]), PROGRAM_DONE;
     case PLANES: return planes(each);

@@ -46,6 +46,7 @@ from .written import (
     Mixture,
     Norm,
     Planes,
+    Shift,
     Tiles,
     TwoWays,
     is_twofold,
@@ -104,6 +105,8 @@ class _Joiner:
             self._activate(first)
         elif isinstance(first, Add):
             self._add(first)
+        elif isinstance(first, Shift):
+            self._shift(first)
         elif isinstance(first, Tiles):
             return self._tiles(first, *[*rest[1:3], None, None][:2])
         elif isinstance(first, Mixture):
@@ -305,6 +308,14 @@ class _Joiner:
             target[part].add_(source[part])
 
         self._launch("add", add.target, call)
+
+    def _shift(self, shift: Shift) -> None:
+        target = self._buffers.at(shift.target)
+
+        def call(part: slice) -> None:
+            target[part].add_(shift.vector)
+
+        self._launch("shift", shift.target, call)
 
     def _launch(
         self,

@@ -30,6 +30,7 @@ from .written import (
     Mixture,
     Norm,
     Planes,
+    Shift,
     Tiles,
     TwoWays,
     is_twofold,
@@ -149,6 +150,9 @@ class DecodeProgram:
 
     def activate(self, source: View, target: View, activation: str, gate: View | None = None) -> None:
         self._write(Activate(source, target, activation, gate))
+
+    def shift(self, target: View, vector: Tensor) -> None:
+        self._instructions.append(Shift(target, vector.detach()))
 
     def add(self, source: View, target: View) -> None:
         self._write(Add(source, target))

@@ -58,6 +58,12 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Shift:
+    target: View
+    vector: Tensor
+
+
+@dataclass(frozen=True)
 class Gather:
     source: View
     target: View
@@ -101,7 +107,7 @@ class Mixture:
     choice: Choice
 
 
-Instruction = Norm | Linear | Attend | Activate | Add | Gather | TwoWays | Tiles | Mixture
+Instruction = Norm | Linear | Attend | Activate | Add | Shift | Gather | TwoWays | Tiles | Mixture
 
 
 def is_twofold(each: Instruction | Planes) -> bool:

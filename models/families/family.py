@@ -10,7 +10,7 @@ from .config import Config
 
 _WHOLE = r"(?:experts\.\d+\.)?(?:gate|up|down)|choice"  # what a dense FFN is made of, and a mixture
 # All that they lack, and what graded linears add to int8 ones.
-_SPARSE_TENSOR = re.compile(rf"layers\.\d+\.ffn\.(?!(?:{_WHOLE})\.).+|.+\.worth|thresholds")
+_SPARSE_TENSOR = re.compile(rf"layers\.\d+\.ffn\.(?!(?:{_WHOLE})\.).+|.+\.(?:worth|centre)|thresholds")
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
