@@ -28,16 +28,14 @@ from ..models.spec import FULL
 
 KIND = "classification"
 INT8 = {"quantize": {"linears": "int8"}}
-FORMS: Mapping[str, tuple[Mapping[str, Any], str]] = {  # a recipe, and the tier of what it makes
-    "int8": ({"stages": [INT8]}, FULL),
-    "int8 with int8 activations": ({"stages": [{"quantize": {"linears": "int8", "activations": "dynamic"}}]}, FULL),
-    "graded inputs at 0.55": (
-        {"stages": [{"moefy": {"grain": "inputs", "tiers": {"graded": 0.55}}}, INT8]}, "graded",
-    ),
-    "planes at 0.55": (
-        {"stages": [{"moefy": {"expert_size": 1, "router": "bit_planes", "tiers": {"planes": 0.55}}}, INT8]}, "planes",
-    ),
-}  # fmt: skip
+INPUTS, NEURONS = {"grain": "inputs"}, {"expert_size": 1, "router": "bit_planes"}
+FORMS: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]] = {  # the stages of a recipe, the tier of what it makes
+    "int8": ([INT8], FULL),
+    "int8 with int8 activations": ([{"quantize": {"linears": "int8", "activations": "dynamic"}}], FULL),
+    "graded inputs at 0.7 of the linears": ([{"moefy": {**INPUTS, "tiers": {"tier": 0.7}}}, INT8], "tier"),
+    "graded inputs at 0.55 of the linears": ([{"moefy": {**INPUTS, "tiers": {"tier": 0.55}}}, INT8], "tier"),
+    "planes at 0.55 of the FFNs": ([{"moefy": {**NEURONS, "tiers": {"tier": 0.55}}}, INT8], "tier"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,7 +72,8 @@ def _task(model: str, valid: Path, most: int, threads: int | None) -> dict[str, 
 
 
 def _forms(learned: Path, scratch: Path, valid: Path, threads: int | None) -> Iterator[dict[str, Any]]:
-    for i, (name, (recipe, tier)) in enumerate(FORMS.items()):
+    for i, (name, (stages, tier)) in enumerate(FORMS.items()):
+        recipe = {"stages": stages}
         try:
             compress(learned, scratch / str(i), recipe)
         except RecipeError as error:
