@@ -113,7 +113,7 @@ def _of_encoder(args: argparse.Namespace) -> int:
         args.calibration, args.seed, tuple(args.share), tuple(args.only),
     )  # fmt: skip
     with ProgressLine() as progress:
-        report = as_json(draw_encoder_curves(plan, progress))
+        report = {"command": typed(), **as_json(draw_encoder_curves(plan, progress))}
     for share in shares_of(report):
         print(f"{share:.0%} of the FFN's int8 bytes")
         print_table(*rows(report, share))
