@@ -24,7 +24,7 @@ from .ffn.registry import check_ffn
 from .foreign_int8 import as_ours, int8_format, int8_linears
 from .labels import Labels, labels_of
 from .layout import Layout
-from .linear import Embedding, Graded, Int8Embedding
+from .linear import CentredLinear, Embedding, Graded, Int8Embedding
 from .locate import locate
 from .packing import Beside, pack_
 from .record import RECORD_NAME, Record
@@ -201,6 +201,9 @@ def _check_grades(model: Transformer, checkpoint: Checkpoint) -> None:
         if isinstance(module, Graded) and ((module.worth < 0).any() or (module.worth.diff() > 0).any()):
             where = _where(f"{name}.worth", module.worth, checkpoint)
             raise CheckpointError(f"{where}, it must fall and be no less than 0; copy it again")
+        if isinstance(module, CentredLinear) and not module.most_added.isfinite():
+            where = f"{checkpoint.path.name}: {checkpoint.entries[f'{name}.centre'].name}"
+            raise CheckpointError(f"{where} has values up to {float(module.centre.abs().max()):.3g}; copy it again")
 
 
 def _where(name: str, tensor: Tensor, checkpoint: Checkpoint) -> str:

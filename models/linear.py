@@ -20,6 +20,9 @@ from ..kernels.int8_linear import int8_linear
 from .compute import Compute, Prices
 from .spec import CENTRED, DENSE, GRADED, INT8, INT8_DYNAMIC
 
+INT8_MOST = 128  # of a weight
+_WIDENED_ROWS = 256  # of int8 weights, in fp64 at a time
+
 
 class TensorModule(nn.Module):
     """A module whose call gives a tensor, and says so to the type checker."""
@@ -206,8 +209,14 @@ class CentredLinear(GradedLinear):
         self.register_buffer("centre", torch.empty(inputs, dtype=torch.float32))
         self.prices = Prices(self.prices.fixed + 4 * inputs, self.prices.parts)
 
+    @property
+    def most_added(self) -> Tensor:
+        """What no output's part of c is above."""
+        return INT8_MOST * self.weight_scale.max() * self.centre.abs().sum()
+
     def added(self) -> Tensor:
-        shift = (self.weight.double() @ self.centre.double() * self.weight_scale).float()
+        parts = torch.split(self.weight, _WIDENED_ROWS)
+        shift = torch.cat([part.double() @ self.centre.double() for part in parts]).float() * self.weight_scale
         return shift if self.bias is None else shift + self.bias.data.float()
 
     def graded(self, x: Tensor) -> Tensor:

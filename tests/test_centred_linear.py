@@ -1,10 +1,14 @@
 """Linears that grade how far inputs are from what they mostly are: the int8 product at full, less error below it."""
 
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from builders import opt
+from builders import edit_json, opt
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,10 +16,12 @@ from moesaic.compress.distill.tier_linear import TierLinear
 from moesaic.compress.moefy.centres import centres, leans, middle
 from moesaic.compress.pipeline import compress
 from moesaic.kernels.graded.worth import worth_of
-from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.checkpoint import EXPERTS_NAME, load, open_checkpoint
 from moesaic.models.compute import Compute, OperatingPoints, Whole
+from moesaic.models.errors import CheckpointError
 from moesaic.models.linear import CentredLinear, GradedLinear, Int8Linear, Linear
-from moesaic.models.spec import CENTRED, FFNSpec, with_overrides
+from moesaic.models.record import RECORD_NAME
+from moesaic.models.spec import CENTRED, INT8, FFNSpec, with_overrides
 
 
 def int8_linear(outputs: int, inputs: int) -> Int8Linear:
@@ -77,7 +83,7 @@ def test_the_middle_is_where_most_values_are_whatever_the_others() -> None:
     torch.manual_seed(0)
     x = torch.cat([torch.randn(60, 5) / 100 - 0.1, torch.rand(30, 5) * 50])[torch.randperm(90)]
     assert (middle(x) + 0.1).abs().max() < 0.01
-    assert middle(torch.full((7, 2), -3.0)).tolist() == [-3.0, -3.0]
+    assert (middle(torch.full((7, 2), -0.17)) + 0.17).abs().max() < 1e-6  # though a mean rounds off it
 
 
 def test_centres_are_those_of_what_a_linear_is_given(tmp_path: Path) -> None:
@@ -111,10 +117,19 @@ def test_a_twin_that_learns_at_a_tier_computes_the_same() -> None:
     torch.testing.assert_close(twin(x), linear(x, at(2.0, len(x))), rtol=1e-3, atol=1e-2)
 
 
-def made(model: Path, out: Path) -> Path:
+def test_a_model_of_gelu_is_taught_for_a_tier(tmp_path: Path) -> None:
+    opt(tmp_path / "model", activation_function="gelu")
+    lesson = {"distill": {"tokens": 96, "batch": 2, "at": {"grain": "inputs", "share": 0.6}}}
+    assert open_checkpoint(made(tmp_path / "model", tmp_path / "out", lesson)).spec.layers[0].ffn.down == CENTRED
+
+
+def made(model: Path, out: Path, *before: Mapping[str, Any], keep: Sequence[str] = ()) -> Path:
     compress(model, out, {
         "calibration": {"sequences": 16, "length": 48}, "evaluation": {"documents": 1, "truncate": 24},
-        "stages": [{"moefy": {"grain": "inputs", "tiers": {"low": 0.6}}}, {"quantize": {"linears": "int8"}}],
+        "stages": [
+            *before, {"moefy": {"grain": "inputs", "tiers": {"low": 0.6}, "keep": list(keep)}},
+            {"quantize": {"linears": "int8"}},
+        ],
     })  # fmt: skip
     return out
 
@@ -132,6 +147,24 @@ def test_a_model_of_gelu_is_centred_in_down_alone_and_keeps_its_centres(centred:
     assert kinds == {"down"}
     for name, each in model.named_modules():
         assert not isinstance(each, CentredLinear) or float(each.centre.abs().max()) > 0, name
+
+
+def test_where_one_down_is_kept_whole_the_others_are_centred(tmp_path: Path) -> None:
+    opt(tmp_path / "model", activation_function="gelu")
+    checkpoint = open_checkpoint(made(tmp_path / "model", tmp_path / "out", keep=["layers.1.ffn.down"]))
+    assert [layer.ffn.down for layer in checkpoint.spec.layers] == [CENTRED, INT8, CENTRED]
+    active = checkpoint.record.tiers[0].calibrated["active_by_layer"]
+    assert active[1] == 1 and 0 < active[0] < 1
+
+
+def test_centres_that_no_text_gives_are_refused_by_name(centred: Path, tmp_path: Path) -> None:
+    bad = Path(shutil.copytree(centred, tmp_path / "bad", copy_function=shutil.copyfile))
+    tensors = load_file(bad / EXPERTS_NAME)
+    tensors["layers.0.ffn.down.centre"].fill_(3e38)
+    save_file(tensors, bad / EXPERTS_NAME)
+    edit_json(bad / RECORD_NAME, files={})
+    with pytest.raises(CheckpointError, match=r"layers.0.ffn.down.centre has values up to 3e\+38; copy it again"):
+        load(bad)
 
 
 def test_a_model_of_relu_is_not_centred(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ EXPERT, ROUTER_WIDTH = 64, 64
 PLANE_BITS, REFINED_BITS = 4, 6
 CALIBRATED_TOKENS = 64
 SMALL = 1 << 20  # weights
-GRADED_THRESHOLD, CENTRE = 0.5, -0.125
+GRADED_THRESHOLD, LEAST_GELU = 0.5, -0.17
 SMOLLM2 = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048,
@@ -158,7 +158,7 @@ def with_grades(model: Transformer, device: str) -> Transformer:
     rows = {name: scale for name, scale in parts.items() if isinstance(scale, Tensor)}
     felt = {name: torch.ones_like(scale) for name, scale in rows.items()}
     wanted = as_kind(model.spec, "graded")
-    centre = torch.full((wanted.layers[0].ffn.width,), CENTRE, device=device)
+    centre = torch.linspace(LEAST_GELU, 0.0, wanted.layers[0].ffn.width, device=device)
     grade_linears_(model, wanted, felt, dict.fromkeys(centred_paths(wanted), centre))
     model.thresholds = torch.tensor([0.0, GRADED_THRESHOLD], device=device)
     return model

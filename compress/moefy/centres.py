@@ -26,11 +26,12 @@ def leans(ffn: FFNSpec) -> bool:
 
 
 def centred_paths(spec: TransformerSpec) -> list[str]:
-    """The paths of the linears that the spec grades about the means of their inputs."""
+    """The paths of the linears that the spec grades about a centre."""
     return [f"layers.{i}.ffn.down" for i, layer in enumerate(spec.layers) if layer.ffn.down == CENTRED]
 
 
-@torch.inference_mode()
+@torch.inference_mode(False)  # what learns at a tier keeps them for its gradients
+@torch.no_grad()
 def centres(
     model: Transformer, paths: Sequence[str], windows: Windows, progress: Count | None = None
 ) -> dict[str, Tensor]:
@@ -67,5 +68,6 @@ def middle(x: Tensor) -> Tensor:
     width = (values - found).abs().median(0).values
     for _ in range(_STEPS):
         near = (values - found).abs() <= width
-        found = torch.where(near, values, 0.0).sum(0) / near.sum(0).clamp(min=1)
+        mean = torch.where(near, values, 0.0).sum(0) / near.sum(0).clamp(min=1)
+        found = torch.where(near.any(0), mean, found)  # where most are one value, a mean may round off it
     return found

@@ -175,14 +175,14 @@ class InputTiers:
         read = {
             part: sum(each.bytes_at(before + (threshold - before) * part) for each in seen) / whole for part in _PARTS
         }
-        down = [each for each in seen if each.linear.counts_neurons]
-        active = [each.shares_at(threshold)[0] for each in down]
+        down = {each.linear: each.shares_at(threshold)[0] for each in seen if each.linear.counts_neurons}
+        active = [next((down[each] for each in layer if each in down), 1.0) for layer in self.walk.by_layer]
         looked_at = first_of(self.windows, TIER_WINDOWS * self._length)
         return {
             "bytes_share": sum(each.bytes_at(threshold) for each in seen) / whole,
-            "neurons_share": sum(active) / len(active) if active else 1.0,
+            "neurons_share": sum(active) / len(active),
             "tokens": num_tokens(looked_at),
-            "active_by_layer": active or [1.0] * len(self.walk.by_layer),
+            "active_by_layer": active,
             "between": [[part, share] for part, share in read.items()],
         }
 
