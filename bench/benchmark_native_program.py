@@ -98,6 +98,12 @@ def write_scale(program: Program) -> None:
     program.scale(program.input, program.place(HIDDEN), 0.5)
 
 
+def write_shift(program: Program) -> None:
+    target = program.place(HIDDEN)
+    program.shift(program.input, torch.ones(HIDDEN))
+    program.gather(program.input, target)
+
+
 def write_gather(program: Program) -> None:
     program.gather(program.input, program.place(HIDDEN))
 
@@ -194,6 +200,7 @@ def instruction_points(rows: int) -> Iterator[Point]:
         ("activate", write_activate, 2 * WIDTH, 2, lambda: functional.silu(wide[:, :WIDTH]) * wide[:, WIDTH:]),
         ("add, among", write_add, HIDDEN, 3, lambda: total.add_(x)),
         ("scale", write_scale, HIDDEN, 2, lambda: x * 0.5),
+        ("shift, gather", write_shift, HIDDEN, 5, lambda: x.add_(weight)[every]),
         ("gather", write_gather, HIDDEN, 2, lambda: x[every]),
         ("choose, take, give", write_mixture, EXPERTS + HIDDEN, 2 * ACTIVE, lambda: torch_mixture(both)),
     ]
