@@ -20,7 +20,7 @@ from ..kernels.int8_linear import int8_linear
 from .compute import Compute, Prices
 from .spec import CENTRED, DENSE, GRADED, INT8, INT8_DYNAMIC
 
-INT8_MOST = 128  # of a weight
+_INT8_MOST = 128  # of a weight
 _WIDENED_ROWS = 256  # of int8 weights, in fp64 at a time
 
 
@@ -212,7 +212,7 @@ class CentredLinear(GradedLinear):
     @property
     def most_added(self) -> Tensor:
         """What no output's part of c is above."""
-        return INT8_MOST * self.weight_scale.max() * self.centre.abs().sum()
+        return _INT8_MOST * self.weight_scale.max() * self.centre.abs().sum()
 
     def added(self) -> Tensor:
         parts = torch.split(self.weight, _WIDENED_ROWS)

@@ -8,12 +8,13 @@ rest at a small negative value of their own, and the few tokens at which one is 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...models.progress import Count
 from ...models.spec import CENTRED, FFNSpec, TransformerSpec
 from ...models.transformer import Transformer
 from ..windows import Windows, batched, first_of, num_tokens
+from .grading import watching
 
 TOKENS = 2048  # that are looked at
 _PASS_TOKENS = 1024
@@ -36,25 +37,17 @@ def centres(
     model: Transformer, paths: Sequence[str], windows: Windows, progress: Count | None = None
 ) -> dict[str, Tensor]:
     """By path of a linear, c of what the model gives it at the full tier, on at most TOKENS tokens: fp32 [inputs]."""
-    seen = {path: list[Tensor]() for path in paths}
-
-    def watch(path: str) -> torch.utils.hooks.RemovableHandle:
-        def before(linear: nn.Module, given: tuple[Tensor, ...]) -> None:
-            seen[path].append(given[0].flatten(0, -2))
-
-        return model.get_submodule(path).register_forward_pre_hook(before)
-
-    looked_at = first_of(windows, TOKENS)
-    hooks, done, count = [watch(path) for path in paths], 0, num_tokens(looked_at)
-    for part in batched(looked_at, _PASS_TOKENS) if paths else ():
-        batch = part.to(model.device)
-        model.hidden(batch.ids, context=batch.context(model))
-        done += part.ids.numel()
-        if progress:
-            progress(done, count)
-    for hook in hooks:
-        hook.remove()
-    return {path: middle(torch.cat(seen.pop(path))) for path in paths}
+    linears = {path: model.get_submodule(path) for path in paths}
+    seen = {linear: list[Tensor]() for linear in linears.values()}
+    looked_at, done = first_of(windows, TOKENS), 0
+    with watching([*seen], lambda linear, x: seen[linear].append(x.flatten(0, -2))):
+        for part in batched(looked_at, _PASS_TOKENS) if paths else ():
+            batch = part.to(model.device)
+            model.hidden(batch.ids, context=batch.context(model))
+            done += part.ids.numel()
+            if progress:
+                progress(done, num_tokens(looked_at))
+    return {path: middle(torch.cat(seen.pop(linear))) for path, linear in linears.items()}
 
 
 def middle(x: Tensor) -> Tensor:

@@ -62,13 +62,13 @@ def graded_linears(layer: Layer) -> Iterator[GradedLinear]:
 
 
 @contextmanager
-def watching(linears: Sequence[Graded], look: Callable[[Graded, Tensor], None]) -> Iterator[None]:
+def watching(linears: Sequence[nn.Module], look: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
     """Shows what each linear is given while the block runs; of a tied head nothing, whose module is also called for
     what tokens look up.
     """
 
     def before(linear: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if isinstance(linear, Graded) and not isinstance(linear, GradedEmbedding):
+        if not isinstance(linear, GradedEmbedding):
             look(linear, given[0])
 
     hooks = [linear.register_forward_pre_hook(before) for linear in linears]
@@ -93,7 +93,8 @@ class Walk:
     @torch.inference_mode()
     def scores(self, windows: Windows, operating_point: float, done: Callable[[int, int], None]) -> list[GradedScores]:
         """What inputs are worth to tokens that stand at this point."""
-        found, rows = {linear: GradedScores(linear) for linear in self.linears}, list(batched(windows, 1))
+        found: dict[nn.Module, GradedScores] = {linear: GradedScores(linear) for linear in self.linears}
+        rows = list(batched(windows, 1))
         with watching(self.linears, lambda linear, x: found[linear].add(x)):
             for i, row in enumerate(each.to(self.model.device) for each in rows):
                 compute = self.model.compute_of([operating_point])
