@@ -109,8 +109,8 @@ build/envoy/ready: constraints.txt
 # a commit: it is no part of .ci/run, and is run before a release.
 audit: .venv/ready
 	[ -x build/audit/bin/pip-audit ] || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
-	$(BIN)/pip freeze --exclude-editable > build/audit/requirements.txt
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r build/audit/requirements.txt
+	rm -f build/audit/found.json && $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > build/audit/requirements.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r build/audit/requirements.txt -f json -o build/audit/found.json
 
 # The CPU build of torch comes first, alone: asked for together with the rest, pip would fetch the CUDA one.
 .venv/ready: pyproject.toml constraints.txt
