@@ -44,11 +44,15 @@ class GradedScores:
 def threshold_for(scores: Sequence[GradedScores], share: float) -> float:
     """The threshold at which a lone token reads this share of the linears' bytes; of many, the lowest."""
     budget = share * sum(each.linear.whole_bytes for each in scores)
+    return lowest_threshold(budget, lambda threshold: sum(each.bytes_at(threshold) for each in scores))
+
+
+def lowest_threshold(budget: float, bytes_at: Callable[[float], float]) -> float:
+    """The lowest threshold whose bytes, which fall as it rises, are within the budget."""
     low, high = _LOWEST, _HIGHEST
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = sum(each.bytes_at(2.0**middle) for each in scores) <= budget
-        low, high = (low, middle) if fits else (middle, high)
+        low, high = (low, middle) if bytes_at(2.0**middle) <= budget else (middle, high)
     return math.exp2(high)
 
 

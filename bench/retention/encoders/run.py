@@ -10,6 +10,7 @@ import torch
 
 from ....compress.answers import ANSWER_TOKENS
 from ....compress.calibration import Calibration, CalibrationSettings
+from ....compress.moefy.centres import leans
 from ....evaluate.embeddings import Retrieval, vectors_of
 from ....evaluate.pairs import answered, start_of
 from ....evaluate.provenance import provenance
@@ -23,6 +24,7 @@ from ....models.spec import TransformerSpec
 from ....models.threads import choose_threads, torch_threads
 from ....models.tokenizer import Tokenizer
 from ..experts import PERFECT, Experts
+from ..graded_ffn import GradedInputs
 from ..grid import default_method
 from ..method import Method
 from ..planes import Planes
@@ -82,13 +84,14 @@ class EncoderCurves:
 
 def methods_for(spec: TransformerSpec) -> list[Method]:
     """MoEfication as published (Zhang et al. 2022): experts of 32 by weights and by co-activation, an MLP that routes
-    to a fixed number of them; beside them a perfect router, bit planes, pruning and fewer bits.
+    to a fixed number of them; beside them a perfect router, bit planes, graded inputs, pruning and fewer bits.
     """
     constant = default_method(spec).compensate
     published = [Experts(_SIZE, split, "MLP", "top-k", compensate=False) for split in ("co-activation", "weights")]
     ours = [Experts(_SIZE, "co-activation", router) for router in ("MLP", "norm regression", PERFECT)]
     planes = [Planes(bits, compensate=constant) for bits in (4, 3, 2, 1)]
-    return [*published, *ours, *planes, Pruned("FLAP"), Pruned("Fisher"), FewerBits(4, 32), FewerBits(4, 128)]
+    graded = [GradedInputs(centred) for centred in (False, True)[: 1 + leans(spec.layers[0].ffn)]]
+    return [*published, *ours, *planes, *graded, Pruned("FLAP"), Pruned("Fisher"), FewerBits(4, 32), FewerBits(4, 128)]
 
 
 def draw_encoder_curves(plan: EncoderPlan, progress: Progress) -> EncoderCurves:

@@ -1,0 +1,78 @@
+"""Graded inputs of FFNs as the curves draw them: the kernels' function, within the bytes that were asked for."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from builders import llama, opt
+from torch import Tensor
+
+from moesaic.bench.retention.graded_ffn import GradedInputs, GradedMatrix
+from moesaic.bench.retention.layer import LabLayer
+from moesaic.bench.retention.method import CalibrationData, NotHere
+from moesaic.kernels.graded.worth import worth_of
+from moesaic.models.checkpoint import load
+from moesaic.models.compute import Compute, OperatingPoints, Whole
+from moesaic.models.linear import CentredLinear, GradedLinear
+from moesaic.models.transformer import Layer
+
+KINDS = pytest.mark.parametrize("kind", ["gelu", "relu", "gated"])
+
+
+def learned(folder: Path, kind: str) -> tuple[GradedInputs, CalibrationData]:
+    llama(folder) if kind == "gated" else opt(folder, activation_function=kind)
+    torch.manual_seed(0)
+    layers = [LabLayer.of(layer.ffn) for layer in load(folder).layers if isinstance(layer, Layer)]
+    given = [torch.randn(200, layer.weights.up.shape[1]) * torch.rand(200, 1) for layer in layers]
+    material = CalibrationData(layers, given, [0.1 + torch.rand(layer.width) for layer in layers], [], 0)
+    method = GradedInputs(centred=kind == "gelu")
+    method.learn(material, lambda *_: None)
+    return method, material
+
+
+@KINDS
+def test_what_reads_all_of_it_gives_what_the_int8_ffn_gives(kind: str, tmp_path: Path) -> None:
+    method, material = learned(tmp_path, kind)
+    for i, (layer, x) in enumerate(zip(material.layers, material.given, strict=True)):
+        used = method.form(i, x, 1.5)(x)
+        assert torch.allclose(used.y, layer.dense(x), atol=1e-4 * float(layer.dense(x).abs().max()))
+
+
+@KINDS
+def test_a_share_is_what_the_layers_read_in_the_mean(kind: str, tmp_path: Path) -> None:
+    method, material = learned(tmp_path, kind)
+    read = [float(method.form(i, x, 0.7)(x).bytes.mean()) for i, x in enumerate(material.given)]
+    sizes = [layer.whole_bytes for layer in material.layers]
+    mean = sum(share * size for share, size in zip(read, sizes, strict=True)) / sum(sizes)
+    assert mean == pytest.approx(0.7, abs=0.03)
+
+
+def test_less_than_scales_and_biases_is_told(tmp_path: Path) -> None:
+    method, material = learned(tmp_path, "gelu")
+    with pytest.raises(NotHere, match=r"what every token reads of graded inputs is more than 0\.02"):
+        method.form(0, material.given[0], 0.02)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_its_product_and_bytes_are_those_of_the_linear_that_serves(centred: bool) -> None:
+    torch.manual_seed(0)
+    q, scale, x = torch.randint(-127, 128, (70, 130), dtype=torch.int8), torch.rand(70) / 100, torch.randn(9, 130) - 0.5
+    matrix = GradedMatrix.of(q, scale, 1.0, x, False, centred)
+    linear = served(q, scale, matrix.centre)
+    threshold = float(matrix.worth[1]) / 2
+    y, read = matrix.product(x, threshold)
+    points = OperatingPoints([1.0] * len(x), torch.device("cpu"))
+    account = Compute.of(points, Whole(1.0, 1), torch.tensor([0.0, threshold]))
+    assert (linear(x, account) - y).norm() < 1e-3 * y.norm()
+    assert math.fsum(bytes_of for bytes_of, _ in account.spent.shares(1)) == pytest.approx(float(read.sum()), rel=1e-5)
+
+
+def served(q: Tensor, scale: Tensor, centre: Tensor | None) -> GradedLinear:
+    with torch.device("meta"):
+        linear = (GradedLinear if centre is None else CentredLinear)(q.shape[1], len(q), False)
+    linear.weight, linear.weight_scale, linear.worth = q, scale, worth_of(q, scale, 1.0)
+    if isinstance(linear, CentredLinear) and centre is not None:
+        linear.centre = centre
+    linear.pack()
+    return linear
