@@ -9,33 +9,22 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..compress.classifier import train_classifier
-from ..compress.pipeline import compress
 from ..evaluate.measure import measure
 from ..evaluate.plan import MODEL, ORIGINAL, Plan
 from ..evaluate.provenance import command_line, provenance
 from ..evaluate.results import as_json
 from ..models.checkpoint import open_checkpoint
-from ..models.errors import MoesaicError, RecipeError, TextError
+from ..models.errors import MoesaicError, TextError
 from ..models.files import check_file, write_whole
-from ..models.spec import FULL
+from .forms import made_forms
 
 KIND = "classification"
-INT8 = {"quantize": {"linears": "int8"}}
-INPUTS, NEURONS = {"grain": "inputs"}, {"expert_size": 1, "router": "bit_planes"}
-FORMS: Mapping[str, tuple[Sequence[Mapping[str, Any]], str]] = {  # the stages of a recipe, the tier of what it makes
-    "int8": ([INT8], FULL),
-    "int8 with int8 activations": ([{"quantize": {"linears": "int8", "activations": "dynamic"}}], FULL),
-    "graded inputs at 0.7 of the linears": ([{"moefy": {**INPUTS, "tiers": {"tier": 0.7}}}, INT8], "tier"),
-    "graded inputs at 0.55 of the linears": ([{"moefy": {**INPUTS, "tiers": {"tier": 0.55}}}, INT8], "tier"),
-    "planes at 0.55 of the FFNs": ([{"moefy": {**NEURONS, "tiers": {"tier": 0.55}}}, INT8], "tier"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,25 +61,21 @@ def _task(model: str, valid: Path, most: int, threads: int | None) -> dict[str, 
 
 
 def _forms(learned: Path, scratch: Path, valid: Path, threads: int | None) -> Iterator[dict[str, Any]]:
-    for i, (name, (stages, tier)) in enumerate(FORMS.items()):
-        recipe = {"stages": stages}
-        try:
-            compress(learned, scratch / str(i), recipe)
-        except RecipeError as error:
-            sys.stdout.write(f"{valid.name}, {name}: not here, {error}\n")
-            yield {"name": name, "not_here": str(error)}
+    for form in made_forms(learned, scratch):
+        if form.not_here:
+            sys.stdout.write(f"{valid.name}, {form.name}: not here, {form.not_here}\n")
+            yield {"name": form.name, "not_here": form.not_here}
             continue
-        plan = partial(Plan, scratch / str(i), learned, tasks=[valid], threads=threads)
-        [task] = measure(plan(tier=tier)).tasks
+        [task] = measure(Plan(form.path, learned, tasks=[valid], threads=threads, tier=form.tier)).tasks
         ours, theirs, held = task.scores[MODEL], task.scores[ORIGINAL], task.comparison
         found = {
-            "name": name, "recipe": recipe, "tier": tier, "examples": ours.num_items, "chance": ours.chance,
-            "original": theirs.score(), "right": ours.score(), "same_answers": ours.agreement(theirs),
-            "bytes": open_checkpoint(scratch / str(i)).weight_bytes,
+            "name": form.name, "recipe": form.recipe, "tier": form.tier, "examples": ours.num_items,
+            "chance": ours.chance, "original": theirs.score(), "right": ours.score(),
+            "same_answers": ours.agreement(theirs), "bytes": open_checkpoint(form.path).weight_bytes,
             "original_bytes": open_checkpoint(learned).weight_bytes,
         }  # fmt: skip
         found |= {"kept": held.ratio, "kept_interval": asdict(held.ratio_interval)} if held else {}
-        sys.stdout.write(f"{valid.name}, {name}: {found['right']:.2%} of {found['original']:.2%}\n")
+        sys.stdout.write(f"{valid.name}, {form.name}: {found['right']:.2%} of {found['original']:.2%}\n")
         sys.stdout.flush()
         yield found
 

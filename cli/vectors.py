@@ -21,7 +21,7 @@ def is_of_vectors(args: argparse.Namespace) -> bool:
     from ..models.checkpoint import open_checkpoint
 
     spec = open_checkpoint(args.path).spec
-    return not (args.tasks or args.tasks_dir or spec.causal or spec.classifies)
+    return not (args.tasks or args.tasks_dir or spec.continues_text or spec.classifies)
 
 
 def evaluate_vectors(args: argparse.Namespace) -> int:
@@ -35,11 +35,13 @@ def evaluate_vectors(args: argparse.Namespace) -> int:
     from ..models.files import write_whole
     from ..models.sentences import Sentences
 
-    refuse_settings_of_text(args, "is an encoder", "truncate")
     model = open_checkpoint(args.path)
+    refuse_settings_of_text(args, f"is {model.spec.kind}", "truncate")
     against = open_checkpoint(args.against) if args.against else None
-    if against and against.spec.causal:
-        raise SetupError(f"{args.against} continues text, and {args.path} is an encoder; name the model it was made of")
+    if against and against.spec.continues_text:
+        raise SetupError(
+            f"{args.against} continues text, and {args.path} is {model.spec.kind}; name the model it was made of"
+        )
     sentences, device = Sentences.open(model.path), chosen_device(args)
     material, vectors = _material(args, model, sentences), {}
     with ProgressLine() as progress:

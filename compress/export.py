@@ -75,10 +75,9 @@ def _export_gguf(source: Checkpoint, spec: TransformerSpec, target: Path, kind: 
 def _check_form(source: Checkpoint, to: str) -> None:
     if to not in TO:
         raise CheckpointError(f"there is no format {to!r}; {suggestion(to, TO)}")
-    if to != "dense" and source.spec.classifies:
-        raise CheckpointError(
-            f"{source.path.name} has a classifier, which is not written as {to}; export --to dense, which has it"
-        )
+    if to != "dense" and (source.spec.classifies or source.spec.embeds):
+        what = "has a classifier" if source.spec.classifies else f"is {source.spec.kind}"
+        raise CheckpointError(f"{source.path.name} {what}, which is not written as {to}; export --to dense")
     if to == "compressed-tensors" and source.spec.is_mixture:
         raise CheckpointError(
             f"{source.path.name}: its FFNs are mixtures of experts, which are not written as compressed-tensors; "

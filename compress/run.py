@@ -99,7 +99,7 @@ class Run:
                     f"{stage.name}: the FFNs of this model are mixtures of experts already, which it does not change; "
                     "a recipe for such a model has distill, moefy and quantize"
                 )
-            if spec.classifies and spec.causal and stage.name != "quantize":
+            if spec.causal and not spec.continues_text and stage.name != "quantize":
                 raise RecipeError(
                     f"{stage.name}: this model is {spec.kind}, which it does not change where tokens look back only; a "
                     "recipe for such a model has quantize"

@@ -123,7 +123,8 @@ def _encoder(checkpoint: Checkpoint, options: EngineOptions) -> BuiltEngine:
             f"step_share is {options.step_share}, and {checkpoint.spec.kind} decodes nothing; leave it out"
         )
     sentences = Sentences.open(checkpoint.path)
-    pooling = Pooling(LAST) if checkpoint.spec.causal else sentences.pooling  # there the last token has seen all
+    looks_back = checkpoint.spec.causal and not checkpoint.spec.embeds
+    pooling = Pooling(LAST) if looks_back else sentences.pooling  # there the last token has seen all
     device = choose_device(options.device)
     threads = choose_threads(options.threads, checkpoint.weight_bytes)
     torch.set_num_threads(threads)

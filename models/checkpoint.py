@@ -19,6 +19,7 @@ from ..kernels.dense_linear import keeps_bf16
 from .dial import Dial
 from .errors import CheckpointError
 from .families.config import Config
+from .families.embedding import family_in
 from .families.registry import Family, family_of, is_sparse_tensor
 from .ffn.registry import check_ffn
 from .foreign_int8 import as_ours, int8_format, int8_linears
@@ -97,7 +98,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Reads config and headers, and no weight. Raises CheckpointError with what is wrong and the way out."""
     folder = locate(path)
     config = read_json(folder / "config.json")
-    family = family_of(config)
+    family = family_in(folder, config)
     default = family.spec(Config(config))
     record = Record.read(folder)
     int8 = _check_quantization(config.get("quantization_config"), folder)

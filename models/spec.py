@@ -179,7 +179,8 @@ class TransformerSpec:
     """A decoder, or where it is not `causal` an encoder: each token sees all of its text, and there is no head.
     Positions are rotary when `rope` is given, else as `positions` says, learned ones with `position_offset` unused
     rows. encoder: what reads the source that a decoder attends to, by the decoder's own embedding; None for none.
-    classifier: what tells labels of texts apart; a decoder that has one continues no text.
+    classifier: what tells labels of texts apart; a decoder that has one continues no text. embeds: nor does one whose
+    last states are there for vectors of texts.
 
     token_types: rows of a table of which every token of a text has the first added. relative_buckets: of distances
     between tokens, for each of which every head adds a number of its own to its scores, 0 for none; from
@@ -222,6 +223,7 @@ class TransformerSpec:
     head_bias: bool = False
     encoder: "TransformerSpec | None" = None
     classifier: ClassifierSpec = ClassifierSpec()
+    embeds: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -230,12 +232,14 @@ class TransformerSpec:
 
     @property
     def continues_text(self) -> bool:
-        """Whether it makes new tokens: each token sees those before it, and no classifier stands for the head."""
-        return self.causal and not self.classifies
+        """Whether it makes new tokens: each token sees those before it, and nothing stands in the place of the head."""
+        return self.causal and not self.classifies and not self.embeds
 
     @property
     def kind(self) -> str:
         """What it is instead, where it continues no text."""
+        if self.embeds:
+            return "a decoder made for embeddings"
         return "a classifier" if self.causal else "an encoder"
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..engine.options import EngineOptions
 from ..models.errors import SetupError
 from ..models.families.config import Config
-from ..models.families.registry import family_of
+from ..models.families.embedding import family_in
 from ..models.host_memory import memory_bytes
 from ..models.optional_json import read_optional_json
 from ..models.spec import INT8, TransformerSpec
@@ -33,7 +33,7 @@ def memory_budget(asked: int | None, folders: Sequence[str], options: EngineOpti
 def expected_bytes(folder: Path, options: EngineOptions) -> int:
     """Bytes that an engine of this model will hold. Raises CheckpointError for a directory that holds no such model."""
     config = read_optional_json(folder / "config.json")
-    spec = family_of(config).spec(Config(config))
+    spec = family_in(folder, config).spec(Config(config))
     files = [*folder.glob("*.safetensors"), *folder.glob("moesaic/*.safetensors")]
     return sum(file.stat().st_size for file in files if file.is_file()) + _cache_bytes(spec, options)
 

@@ -50,6 +50,13 @@ class Family:
         return any(ours.startswith("encoder.") for ours in self.names)
 
     @property
+    def bare(self) -> str | None:
+        """The architecture of a decoder's files without its head; None for what has none to lose."""
+        heads = ("ForCausalLM", "LMHeadModel")
+        found = next((each for each in heads if self.architecture.endswith(each)), None)
+        return None if found is None else f"{self.architecture.removesuffix(found)}Model"
+
+    @property
     def has_head(self) -> bool:
         """Whether its models can have a head that is not their embedding."""
         return "untied_head" in self.names

@@ -124,7 +124,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
     classifier = architecture_of(name, family)
-    there = (family.architecture, *family.heads, *([classifier] if classifier else []))
+    there = (family.architecture, *filter(None, (family.bare, *family.heads, classifier)))
     if not isinstance(architectures, list) or not any(each in architectures for each in there):
         raise CheckpointError(
             f"config.json: architectures is {architectures!r}; of the family {name} moesaic runs {' and '.join(there)}"
