@@ -12,6 +12,7 @@ from ..models.spec import FULL
 _INT8 = {"quantize": {"linears": "int8"}}
 _W8A8 = {"quantize": {"linears": "int8", "activations": "dynamic"}}
 _INPUTS, _NEURONS = {"grain": "inputs"}, {"expert_size": 1, "router": "bit_planes"}
+_UNJUDGED = {"documents": 2, "truncate": 64}  # what is made is judged by whoever asked for it
 _FORMS: Mapping[str, Sequence[Mapping[str, Any]]] = {  # the stages of a recipe
     "int8": [_INT8],
     "int8 with int8 activations": [_W8A8],
@@ -35,7 +36,7 @@ class MadeForm:
 def made_forms(model: str | Path, scratch: Path, calibration: Mapping[str, Any] | None = None) -> Iterator[MadeForm]:
     """Each below `scratch`, on calibration text of the recipe's own unless it is named."""
     for i, (name, stages) in enumerate(_FORMS.items()):
-        recipe = {"stages": stages, **({"calibration": calibration} if calibration else {})}
+        recipe = {"stages": stages, "evaluation": _UNJUDGED, **({"calibration": calibration} if calibration else {})}
         tier = "tier" if "moefy" in stages[0] else FULL
         path, reason = scratch / str(i), ""
         try:

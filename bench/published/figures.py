@@ -10,6 +10,7 @@ from typing import Any
 
 from ...evaluate.statistics import Comparison, compare_means, compare_perplexities
 from ..classification import KIND as CLASSIFICATION
+from ..headings import KIND as HEADINGS
 from ..load.run import KIND, Report
 from ..peers.same_tokens import KIND as SAME
 from ..peers.texts import KIND as WHOLE
@@ -49,6 +50,11 @@ def same_tokens() -> dict[str, dict[str, Any]]:
 def classifications() -> dict[str, Report]:
     """What bench/classification.py measured, by the name of the file below evaluation/; none until there is one."""
     return _of_kind("evaluation", CLASSIFICATION)
+
+
+def headings() -> dict[str, Report]:
+    """What bench/headings.py measured, by the name of the file below evaluation/; none until there is one."""
+    return _of_kind("evaluation", HEADINGS)
 
 
 def encoder_runs() -> dict[str, Report]:

@@ -146,7 +146,7 @@ FILTERS = (
 )  # fmt: skip
 LOOKUPS = (
     figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens,
-    figures.classifications, figures.encoder_runs, figures.curves, figures.pooled, figures.recipe,
+    figures.classifications, figures.headings, figures.encoder_runs, figures.curves, figures.pooled, figures.recipe,
     costs.costs, costs.cost, costs.time, beside.beside,
 )  # fmt: skip
 
