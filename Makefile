@@ -16,6 +16,7 @@ test: .venv/ready
 test-real: .venv/ready
 	$(BIN)/moesaic models get smollm2
 	$(BIN)/moesaic models get minilm
+	$(BIN)/moesaic models get t5
 	$(BIN)/pytest --real -m real
 
 # Files of models damaged at random, 10,000 of each kind: GGUF, safetensors, config.json.

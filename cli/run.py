@@ -22,7 +22,11 @@ def add_parser(commands: Any) -> None:
         "run", help="continue a prompt offline", epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("path", help="model directory or short name (stories260k ships with the package)")
+    parser.add_argument(
+        "path",
+        help="model directory, short name (stories260k ships with the package), or hf:ORGANISATION/MODEL, once "
+        "`moesaic models get` has it",
+    )
     add_chat_options(parser)
     add_generation_options(parser, without=("seed",))  # the engine has one here
     add_engine_options(parser)

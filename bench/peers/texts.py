@@ -12,7 +12,7 @@ each peer padding as it pads. Each contestant has a process of its own.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +146,20 @@ def as_text(report: dict[str, Any]) -> str:
                 times = (f"{row['times'][peer]:.2f}" for peer in found["peers"])
                 cells = [row["contestant"], row["threads"], row["batch"], f"{row['per_second']:.1f}", *times]
                 lines.append(f"| {' | '.join(map(str, cells))} |")
-            lines += [f"skipped: {why}" for why in found["skipped"].values()] + [""]
+            lines += [f"skipped: {why}" for why in found["skipped"].values()] + ["", *_losses(found["rates"]), ""]
     return "\n".join(lines)
+
+
+def _losses(rates: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Where ours is slower than a peer."""
+    slower = [
+        f"{times:.2f} times {peer} with {row['batch']} text{'s' * (row['batch'] > 1)} on {row['threads']} "
+        f"thread{'s' * (row['threads'] > 1)}"
+        for row in rates if row["contestant"] not in row["times"]
+        for peer, times in row["times"].items() if times < 1
+    ]  # fmt: skip
+    if slower:
+        yield f"Slower than a peer: {'; '.join(slower)}."
 
 
 def main() -> int:
