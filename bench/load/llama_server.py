@@ -16,12 +16,17 @@ from ..server.processes import Started
 SLOTS, SLOT_TOKENS = 8, 2048
 
 
+def why_absent(target: str) -> str:
+    """Why it cannot serve the target here; nothing where it can."""
+    return "" if find_spec("xllamacpp") else is_missing(f"target {target}: llama.cpp's server", "peers", "xllamacpp")
+
+
 class LlamaServer(Started):
     """A process of it. Raises SetupError where the wheel is missing, or the file is not one that it loads."""
 
     def __init__(self, file: str, threads: int) -> None:
-        if not find_spec("xllamacpp"):
-            raise SetupError(is_missing(f"target {file}: llama.cpp's server", "peers", "xllamacpp"))
+        if why := why_absent(file):
+            raise SetupError(why)
         super().__init__("moesaic.bench.load.llama_server", file, str(threads), str(SLOTS))
 
     @property

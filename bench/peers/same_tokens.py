@@ -35,7 +35,8 @@ def measured(model: str, count: int, num_new: int, threads: int) -> dict[str, An
     if why := transformers.why_absent():
         raise SetupError(why)
     torch.set_num_threads(threads)
-    llm, prompts = LLM(model), _prompts(count)
+    llm = LLM(model)
+    prompts = [_PREFIXES[i % len(_PREFIXES)] + line for i, line in enumerate(sentences(count))]
     found = {}
     for name, num_beams in _SEARCHES.items():
         ours = llm.generate(prompts, max_new_tokens=num_new, temperature=0, num_beams=num_beams)
@@ -68,11 +69,12 @@ def _theirs(model: str, sources: Sequence[Sequence[int]], num_new: int, num_beam
         yield [token for token in row.tolist() if token not in ends]
 
 
-def _prompts(count: int) -> list[str]:
+def sentences(count: int) -> list[str]:
+    """The first lines of the text that ships. Raises TextError for more than it has."""
     lines = [line for document in read_documents([embedded_text()]) for line in document.splitlines() if len(line) > 30]
     if len(lines) < count:
         raise TextError(f"the text that ships has {len(lines)} lines, {count} are asked for; ask for fewer --prompts")
-    return [_PREFIXES[i % len(_PREFIXES)] + line[:200] for i, line in enumerate(lines[:count])]
+    return [line[:200] for line in lines[:count]]
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from ...evaluate.statistics import Comparison, compare_means, compare_perplexiti
 from ..classification import KIND as CLASSIFICATION
 from ..headings import KIND as HEADINGS
 from ..load.run import KIND, Report
+from ..peers.same_gguf import KIND as SAME_FILE
 from ..peers.same_tokens import KIND as SAME
 from ..peers.texts import KIND as WHOLE
 from ..served.run import KIND as SERVED
@@ -45,6 +46,11 @@ def whole_calls() -> dict[str, dict[str, Any]]:
 def same_tokens() -> dict[str, dict[str, Any]]:
     """The same of what bench/peers/same_tokens.py compared."""
     return _of_kind("peers", SAME)
+
+
+def same_files() -> dict[str, dict[str, Any]]:
+    """The same of what bench/peers/same_gguf.py compared."""
+    return _of_kind("peers", SAME_FILE)
 
 
 def classifications() -> dict[str, Report]:

@@ -145,7 +145,7 @@ FILTERS = (
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (
-    figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens,
+    figures.result, figures.loads, figures.kept_as_served, figures.whole_calls, figures.same_tokens, figures.same_files,
     figures.classifications, figures.headings, figures.encoder_runs, figures.curves, figures.pooled, figures.recipe,
     costs.costs, costs.cost, costs.time, beside.beside,
 )  # fmt: skip
