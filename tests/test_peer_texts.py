@@ -1,18 +1,23 @@
 """Encoders and encoder-decoders beside their peers: who takes part, what is counted, who is skipped."""
 
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from encoder_cases import ENCODER_CASES
 from source_cases import SOURCE_CASES
 
-from moesaic.bench.peers import ctranslate2, onnx_runtime, texts
+from moesaic.bench.load import llama_server
+from moesaic.bench.peers import ctranslate2, onnx_runtime, same_gguf, texts
 from moesaic.bench.peers.same_tokens import measured as compared
 from moesaic.bench.peers.texts import Task, as_text, measured
 from moesaic.bench.peers.transformers_whole import TransformersAnswers, TransformersVectors
 from moesaic.bench.peers.whole import OurAnswers, OurVectors
 from moesaic.models.errors import SetupError
+from moesaic.models.locate import locate
 
 PROMPTS = [[5, 6, 7, 8, 9], [11, 12]]
 
@@ -72,3 +77,56 @@ def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
 def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
     found = compared(sourced, 2, 5, 1)["answers"]
     assert [each["same"] for each in found.values()] == [2, 2] and not found["greedily"]["differing"]
+
+
+def test_where_ours_is_slower_than_a_peer_is_said_below_the_table() -> None:
+    row: dict[str, Any] = {"contestant": "ours", "threads": 2, "batch": 1, "per_second": 9.0}
+    report = {"answers": {"peers": ["a", "b"], "skipped": {}, "rates": [{**row, "times": {"a": 0.9, "b": 1.1}}]}}
+    assert "Slower than a peer: 0.90 times a with 1 text on 2 threads." in as_text(report)
+
+
+class _Told(BaseHTTPRequestHandler):
+    """Answers every prompt with one text."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        found = json.dumps({"choices": [{"text": "nothing of ours"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+class _StandIn:
+    """In the place of llama.cpp's server."""
+
+    about = "a stand-in"
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> "_StandIn":
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Told)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        self.address = f"127.0.0.1:{self._server.server_port}"
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_answers_of_a_gguf_file_that_part_are_counted_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(same_gguf, "why_absent", lambda _: "")
+    monkeypatch.setattr(same_gguf, "LlamaServer", _StandIn)
+    found = same_gguf.measured(str(locate("stories260k")), 2, 3, 1)
+    assert found["peer"] == "a stand-in" and list(found["answers"]) == ["Q8_0", "Q4_0"]
+    for each in found["answers"].values():
+        assert each["same"] == 0 and [one["theirs"] for one in each["parted"]] == ["nothing of ours"] * 2
+
+
+def test_a_missing_llama_cpp_is_told_before_any_file_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_server, "find_spec", lambda _: None)
+    with pytest.raises(SetupError, match=r"llama.cpp's server needs xllamacpp.*moesaic\[peers\]"):
+        same_gguf.measured("stories260k", 2, 3, 1)
