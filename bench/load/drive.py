@@ -17,6 +17,7 @@ from .arrivals import Asked, Level
 from .door import LOST, OK, Came, Door
 
 UNFINISHED = "not finished in time"
+EMPTY = "ended without a token"
 _LOOK_SECONDS = 0.1
 _GONE_AFTER = 3  # requests in a row that could not be sent, or whose connection was lost
 
@@ -40,6 +41,11 @@ class Record:
     def ok(self) -> bool:
         """It ended well, with tokens."""
         return self.end == OK and len(self.arrivals) > 0
+
+    @property
+    def outcome(self) -> str:
+        """OK, or in a few words why it does not count as an answer."""
+        return EMPTY if self.end == OK and not self.arrivals else self.end
 
 
 @dataclass(slots=True)

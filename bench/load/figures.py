@@ -89,7 +89,7 @@ def figures(driven: Driven, limits: Limits) -> dict[str, Any]:
     found: dict[str, Any] = {
         "complete": not driven.gone, "why": driven.gone, "clock_stepped_seconds": driven.stepped,
         "requests": len(driven.records), "answered": len(answered),
-        "errors": dict(Counter(record.end for record in driven.records if not record.ok)),
+        "errors": dict(Counter(record.outcome for record in driven.records if not record.ok)),
         "tokens": sum(record.tokens for record in answered),
         "prompt_tokens": sum(record.prompt_tokens or 0 for record in answered),
         "seconds": round(driven.seconds, 3), "generator": driven.generator, "joules": driven.joules,
