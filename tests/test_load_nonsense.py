@@ -48,7 +48,7 @@ def answering(said: bytes, status: int = 200) -> Iterator[tuple[str, int]]:
             """Nothing is logged."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Says) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield "127.0.0.1", server.server_port
         server.shutdown()
 
