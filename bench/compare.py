@@ -16,6 +16,7 @@ from typing import Any
 
 from ..models.errors import SetupError
 from .figure import Figure
+from .load.counted import not_counted, why_not_counted
 
 _LEVEL, _TWO_SIDED = 0.05, NormalDist().inv_cdf(0.975)
 _SMALLEST = 1e-12
@@ -46,13 +47,13 @@ def read_report(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not any(_figures(found)):
+    if not isinstance(found, dict) or not (any(_figures(found)) or any(not_counted(found))):
         raise SetupError(f"{file}: is no report with figures and their intervals, as `moesaic bench serve` writes")
     return found
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """What makes two reports hard to compare."""
+    """What makes two reports hard to compare, and which results are left out."""
     for name in ("complete", "machine", "command"):
         ours, theirs = before.get(name), after.get(name)
         if name == "complete" and not (ours is not False and theirs is not False):
@@ -61,17 +62,19 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
             yield f"two machines: {_device(ours)} and {_device(theirs)}"
         elif name == "command" and ours != theirs:
             yield f"two commands: {ours} and {theirs}"
+    for when, report in (("before", before), ("after", after)):
+        yield from (f"left out, {level}, {name} {when}: {why}" for level, name, why in not_counted(report))
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any], least: float) -> list[Change]:
-    """All figures that both have. Raises SetupError where there are none.
+    """All figures that count and that both have. Raises SetupError where there are none.
 
     least: a share below which a change is none; of what is compared item by item, every change counts.
     """
     ours, theirs = dict(_figures(before)), dict(_figures(after))
     both = [name for name in ours if name in theirs]
     if not both:
-        raise SetupError("the two reports have no figure in common")
+        raise SetupError("the two reports have no figure in common that counts")
     changes = sorted((_change(name, ours[name], theirs[name]) for name in both), key=lambda each: each.chance)
     found, going = [], True
     for rank, change in enumerate(changes):
@@ -131,7 +134,7 @@ def _figures(found: Any, path: str = "") -> Iterator[tuple[str, Figure]]:
     if figure:
         yield path, figure
     elif isinstance(found, Mapping):
-        for name, value in found.items():
+        for name, value in found.items() if not why_not_counted(found) else ():
             yield from _figures(value, f"{path} {name}".strip())
     elif isinstance(found, list):
         for i, value in enumerate(found):
