@@ -14,10 +14,10 @@ from moesaic.bench.compare import compared, warnings
 from moesaic.bench.evidence.chart import Drawn
 from moesaic.bench.evidence.under_load import under_load
 from moesaic.bench.load import drive as driving
-from moesaic.bench.load.arrivals import Asked, Level
+from moesaic.bench.load.arrivals import Asked, Lengths, Level, closed
 from moesaic.bench.load.counted import counted, why_not_counted
 from moesaic.bench.load.door import OK, Came
-from moesaic.bench.load.drive import drive
+from moesaic.bench.load.drive import Driven, drive
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.load.run import notes, rows
 from moesaic.cli.main import main
@@ -124,3 +124,29 @@ def test_a_clock_that_was_set_while_it_was_measured_is_noticed(by: float, monkey
         found = drive(door, Level("a", (Asked(8, 1, at=0.0),), 0.1), lambda number, tokens: "", 1.0)
     assert found.stepped == by and [each.ok for each in found.records] == [True]
     assert ("the clock was set" in why_not_counted(figures(found, Limits()))) == bool(by)
+
+
+def closed_loop(users: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> Driven:
+    """By a generator that needs so long to make a request; time stands still otherwise."""
+    monkeypatch.setattr(driving, "time", clock := SteppingClock())
+
+    def prompt(number: int, tokens: int) -> str:
+        clock.sleep(seconds)
+        return ""
+
+    with closing(ScriptedDoor(clock)) as door:
+        return drive(door, closed(users, 1.0, Lengths(), {}, 0), prompt, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("users", "seconds", "late"), [(1, 0.0, 0.0), (1, 0.004, 4.0), (1, 0.02, 20.0), (9, 0.001, 9.0)]
+)
+def test_users_who_ask_late_are_the_generators_lateness(
+    users: int, seconds: float, late: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert closed_loop(users, seconds, monkeypatch).generator["late_ms_p99"] == pytest.approx(late)
+
+
+def test_a_closed_loop_that_asks_late_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = figures(closed_loop(2, 0.01, monkeypatch), Limits())
+    assert why_not_counted(found) == "the generator was the limit"
