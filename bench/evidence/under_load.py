@@ -19,8 +19,8 @@ _SHOWN = (
 )
 _TERMS = (
     "TTFT is from when a request was meant to leave to its first token, ITL between two messages with tokens, TPOT the "
-    "mean after the first token; times are of the requests that were answered, in milliseconds, with 95 % intervals of "
-    "requests drawn anew in the pictures."
+    "mean after the first token; times are of the requests that were answered, in milliseconds, with 95 % intervals in "
+    "the pictures."
 )
 
 
