@@ -40,11 +40,11 @@ def counted_interval(values: Floats, places: Floats) -> Interval:
 
 def _blocks(values: Floats, places: Floats, count: int) -> Floats:
     numbers = np.clip((places * count).astype(np.int64), 0, count - 1)
-    return np.bincount(numbers, values, count)
+    return np.bincount(numbers, values, count).astype(np.float64)
 
 
 def _below(count: float) -> float:
-    return count * max(0.0, 1 - 1 / (9 * count) - TWO_SIDED / (3 * count**0.5)) ** 3
+    return float(count * max(0.0, 1 - 1 / (9 * count) - TWO_SIDED / (3 * count**0.5)) ** 3)
 
 
 def _above(count: float) -> float:

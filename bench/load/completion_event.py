@@ -50,8 +50,8 @@ def _counted(texts: int, usage: Any) -> Part:
         return Part(texts)
     if not isinstance(usage, Mapping):
         return Part(texts, failed=NO_COUNT)
-    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    return Part(texts, *counts) if all(map(_is_count, counts)) else Part(texts, failed=NO_COUNT)
+    prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Part(texts, prompt, answer) if _is_count(prompt) and _is_count(answer) else Part(texts, failed=NO_COUNT)
 
 
 def _is_count(value: Any) -> bool:
