@@ -24,7 +24,7 @@ from moesaic.bench.server import measure
 from moesaic.cli.main import main
 
 GOOD = [record(i, [i + 0.2 + i % 3 / 100, i + 0.3], tier="low") for i in range(9)]
-OFF = {
+OFF: dict[str, dict[str, Any]] = {
     "the generator was the limit": {"limit": True},
     "the clock was set by 3600.0 s meanwhile": {"stepped": 3600.0},
     "the clock was set by -2.0 s meanwhile": {"stepped": -2.0},

@@ -86,10 +86,10 @@ def test_blocks_that_are_all_alike_have_no_noise() -> None:
 def test_a_percentile_of_too_few_requests_is_told_and_not_compared(count: int, few: bool) -> None:
     draw = random.Random(0)
     before, after = (Pooled([[draw.random()] for _ in range(count)]).percentiles([0.99])["p99"] for _ in (0, 1))
-    reports: list[dict[str, Any]] = [{"a": each.as_json(), "b": report_of(60)} for each in (before, after)]
+    first, second = ({"a": each.as_json(), "b": report_of(60)} for each in (before, after))
     assert before.of_few == few and Figure.of_json(before.as_json()) is not None
-    assert len(compared(*reports, 0.03)) == 2 - few
-    assert any("too few requests" in line for line in warnings(*reports)) == few
+    assert len(compared(first, second, 0.03)) == 2 - few
+    assert any("too few requests" in line for line in warnings(first, second)) == few
 
 
 def test_a_report_of_before_loads_and_its_rates_without_an_interval_are_not_judged() -> None:

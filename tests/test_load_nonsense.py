@@ -122,7 +122,7 @@ def test_a_server_that_never_lists_its_models_is_told(monkeypatch: pytest.Monkey
     monkeypatch.setattr(http_line, "_PATIENCE_SECONDS", 0.1)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         with pytest.raises(AddressError, match="gives no answer"):
-            models_at(*silent.getsockname(), "/v1")
+            models_at("127.0.0.1", silent.getsockname()[1], "/v1")
 
 
 def test_nonsense_over_grpc_is_an_answer_that_failed() -> None:
