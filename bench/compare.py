@@ -1,9 +1,10 @@
 """Two reports beside each other: which figures differ by more than both may as well have been by chance.
 
 Wherever a report has a figure with its interval, so may another one of the same form. The logarithm of the ratio has
-about the variance of both intervals added up. Where both tell what each document brought, and of the same documents,
-documents are compared one by one, which sees far less. Of many figures some would differ by chance, so that all of them
-are judged together (Holm 1979), at 5 %.
+about the variance of both intervals added up; so has the difference, where one may be zero. Figures without an end or a
+width to their intervals are left out. Where both tell what each document brought, and of the same documents, documents
+are compared one by one, which sees far less. Of many figures some would differ by chance, so that all of them are
+judged together (Holm 1979), at 5 %.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..models.errors import SetupError
 from .figure import Figure
+from .load.counted import not_counted, why_not_counted
 
 _LEVEL, _TWO_SIDED = 0.05, NormalDist().inv_cdf(0.975)
 _SMALLEST = 1e-12
@@ -46,13 +48,13 @@ def read_report(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not any(_figures(found)):
+    if not isinstance(found, dict) or not (any(_figures(found)) or any(not_counted(found))):
         raise SetupError(f"{file}: is no report with figures and their intervals, as `moesaic bench serve` writes")
     return found
 
 
 def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """What makes two reports hard to compare."""
+    """What makes two reports hard to compare, and which results are left out."""
     for name in ("complete", "machine", "command"):
         ours, theirs = before.get(name), after.get(name)
         if name == "complete" and not (ours is not False and theirs is not False):
@@ -61,18 +63,23 @@ def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[st
             yield f"two machines: {_device(ours)} and {_device(theirs)}"
         elif name == "command" and ours != theirs:
             yield f"two commands: {ours} and {theirs}"
+    for when, report in (("before", before), ("after", after)):
+        yield from (f"left out, {level}, {name} {when}: {why}" for level, name, why in not_counted(report))
+    few = [name for name, pair in _pairs(before, after).items() if not _is_judged(*pair)]
+    if few:
+        more = f" and {len(few) - 1} more" if few[1:] else ""
+        yield f"left out, of too few requests to tell a change from chance: {few[0]}{more}"
 
 
 def compared(before: Mapping[str, Any], after: Mapping[str, Any], least: float) -> list[Change]:
-    """All figures that both have. Raises SetupError where there are none.
+    """All figures that count and that both have. Raises SetupError where there are none.
 
     least: a share below which a change is none; of what is compared item by item, every change counts.
     """
-    ours, theirs = dict(_figures(before)), dict(_figures(after))
-    both = [name for name in ours if name in theirs]
+    both = {name: pair for name, pair in _pairs(before, after).items() if _is_judged(*pair)}
     if not both:
-        raise SetupError("the two reports have no figure in common")
-    changes = sorted((_change(name, ours[name], theirs[name]) for name in both), key=lambda each: each.chance)
+        raise SetupError("the two reports have no figure in common that counts")
+    changes = sorted((_change(name, *pair) for name, pair in both.items()), key=lambda each: each.chance)
     found, going = [], True
     for rank, change in enumerate(changes):
         going = going and change.chance <= _LEVEL / (len(changes) - rank)
@@ -102,13 +109,31 @@ def rows(changes: Sequence[Change]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def _pairs(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Figure, Figure]]:
+    ours, theirs = dict(_figures(before)), dict(_figures(after))
+    return {name: (ours[name], theirs[name]) for name in ours if name in theirs}
+
+
+def _is_judged(before: Figure, after: Figure) -> bool:
+    """Both tell what they may as well have been: their intervals have ends, and some width."""
+    return _is_paired(before, after) or (_tells(before) and _tells(after))
+
+
+def _is_paired(before: Figure, after: Figure) -> bool:
+    return bool(before.items) and [whole for _, whole in before.items] == [whole for _, whole in after.items]
+
+
+def _tells(figure: Figure) -> bool:
+    return figure.high > figure.low and not figure.of_few
+
+
 def _change(name: str, before: Figure, after: Figure) -> Change:
-    if before.items and [whole for _, whole in before.items] == [whole for _, whole in after.items]:
+    if _is_paired(before, after):
         return Change(name, before, after, _paired_chance(before, after))
-    spread = math.hypot(_spread(before), _spread(after))
-    distance = abs(math.log(max(after.value, _SMALLEST) / max(before.value, _SMALLEST)))
-    chance = 2 * NormalDist().cdf(-distance / spread) if spread else float(distance < 1e-9)
-    return Change(name, before, after, chance)
+    scale = float if min(before.low, after.low) <= 0 else math.log
+    spread = math.hypot(*((scale(each.high) - scale(each.low)) / (2 * _TWO_SIDED) for each in (before, after)))
+    distance = abs(scale(after.value) - scale(before.value))
+    return Change(name, before, after, 2 * NormalDist().cdf(-distance / spread))
 
 
 def _paired_chance(before: Figure, after: Figure) -> float:
@@ -120,18 +145,12 @@ def _paired_chance(before: Figure, after: Figure) -> float:
     return 2 * NormalDist().cdf(-abs(mean) / rest) if rest else float(mean == 0)
 
 
-def _spread(figure: Figure) -> float:
-    """The standard deviation of the logarithm, of a 95 % interval."""
-    low, high = max(figure.low, _SMALLEST), max(figure.high, _SMALLEST)
-    return math.log(high / low) / (2 * _TWO_SIDED)
-
-
 def _figures(found: Any, path: str = "") -> Iterator[tuple[str, Figure]]:
     figure = Figure.of_json(found)
     if figure:
         yield path, figure
     elif isinstance(found, Mapping):
-        for name, value in found.items():
+        for name, value in found.items() if not why_not_counted(found) else ():
             yield from _figures(value, f"{path} {name}".strip())
     elif isinstance(found, list):
         for i, value in enumerate(found):

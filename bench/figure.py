@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluate.statistics import Interval
+from .noise import TWO_SIDED, counted_interval, reach_of_sum
 
 _RESAMPLES = 400
 Floats = NDArray[np.float64]
@@ -18,6 +19,7 @@ class Figure:
     """A value and its 95 % interval low .. high. better: "less" or "more".
 
     items: what each document or question brought, and out of how much, where two reports may be of the same ones.
+    of_few: so few that the interval has no end on one side; what stands there is the furthest that was seen.
     """
 
     value: float
@@ -26,13 +28,14 @@ class Figure:
     unit: str
     better: str
     items: tuple[tuple[float, float], ...] = ()
+    of_few: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, of five digits; items as they are."""
         found = {
             name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in asdict(self).items()
         }
-        return found if self.items else {name: value for name, value in found.items() if name != "items"}
+        return {name: value for name, value in found.items() if name in _NEEDED or value}
 
     @classmethod
     def of_json(cls, found: Any) -> "Figure | None":
@@ -43,23 +46,24 @@ class Figure:
 
 
 _KNOWN = {each.name for each in fields(Figure)}
-_NEEDED = _KNOWN - {"items"}
+_NEEDED = _KNOWN - {"items", "of_few"}
 
 
 class Pooled:
-    """Values of several requests, of which requests are drawn anew: what belongs to one stays together.
+    """Values of several requests, in the order of time.
 
-    A percentile is the smallest value that so many do not exceed; its interval holds the 95 % in the middle of those of
-    `_RESAMPLES` draws of requests with replacement (Efron and Tibshirani 1993, ch. 13).
+    A percentile is the smallest value that so many do not exceed. Its interval is that of the share that do not exceed
+    it, read off the values (Woodruff 1952); the share's is of requests, whose values belong together, and of blocks of
+    time (`noise`), whichever is wider.
     """
 
-    def __init__(self, values: Sequence[Sequence[float]], seed: int = 0) -> None:
-        owners = np.repeat(np.arange(len(values)), [len(mine) for mine in values])
+    def __init__(self, values: Sequence[Sequence[float]]) -> None:
+        self._sizes = np.array([len(mine) for mine in values], np.float64)
         flat = np.concatenate([np.asarray(mine, np.float64) for mine in values]) if len(values) else np.empty(0)
         order = np.argsort(flat, kind="stable")
         self._sorted: Floats = flat[order]
-        self._owners, self._count = owners[order], len(values)
-        self._draws = np.random.default_rng(seed)
+        self._owners = np.repeat(np.arange(len(values)), self._sizes.astype(np.int64))[order]
+        self._places = (np.arange(len(values)) + 0.5) / max(1, len(values))
 
     @property
     def empty(self) -> bool:
@@ -67,41 +71,41 @@ class Pooled:
         return not len(self._sorted)
 
     def quantiles(self, shares: Sequence[float]) -> Floats:
-        """Of the values as they are."""
-        return self._quantiles(np.ones(self._count), shares)
+        """The smallest values that so many do not exceed."""
+        found: Floats = self._sorted[[self._rank(share) - 1 for share in shares]]
+        return found
 
     def percentiles(self, shares: Sequence[float], unit: str = "ms", scale: float = 1e3) -> dict[str, Figure]:
         """{p50: ...} of values of which less is better."""
-        found = scale * self.quantiles(shares)
-        drawn = scale * np.array([self._quantiles(self._drawn(), shares) for _ in range(_RESAMPLES)])
-        between = [_middle(drawn[:, i]) for i in range(len(shares))]
-        return {
-            f"p{100 * share:g}": Figure(float(value), interval.low, interval.high, unit, "less")
-            for share, value, interval in zip(shares, found, between, strict=True)
-        }
+        return {f"p{100 * share:g}": self._percentile(share, unit, scale) for share in shares}
 
-    def _drawn(self) -> Floats:
-        """How often each request is drawn; at least one with values is."""
-        while True:
-            times = np.bincount(self._draws.integers(self._count, size=self._count), minlength=self._count)
-            if times[self._owners].any():
-                return times.astype(np.float64)
+    def _percentile(self, share: float, unit: str, scale: float) -> Figure:
+        reach = self._reach(share)
+        value, low, high = (scale * float(each) for each in self.quantiles((share, share - reach, share + reach)))
+        return Figure(value, low, high, unit, "less", of_few=share - reach <= 0 or share + reach >= 1)
 
-    def _quantiles(self, times: Floats, shares: Sequence[float]) -> Floats:
-        passed = np.cumsum(times[self._owners])
-        places = np.searchsorted(passed, np.asarray(shares) * passed[-1], side="left")
-        found: Floats = self._sorted[np.minimum(places, len(self._sorted) - 1)]
-        return found
+    def _reach(self, share: float) -> float:
+        """Half of the 95 % interval of the share of values that do not exceed the percentile."""
+        count, requests, rank = len(self._sorted), len(self._sizes), self._rank(share)
+        below = np.bincount(self._owners[:rank], minlength=requests)
+        off = below - rank / count * self._sizes
+        alone = TWO_SIDED * float(np.sqrt(requests / max(1, requests - 1) * np.square(off).sum()))
+        least = TWO_SIDED * float(np.sqrt(share * (1 - share) * count))
+        return max(alone, least, reach_of_sum(off, self._places)) / count
+
+    def _rank(self, share: float) -> int:
+        count = len(self._sorted)
+        return min(count, max(1, int(np.ceil(share * count - 1e-9))))
 
 
-def rate(counts: Sequence[float], seconds: float, unit: str, better: str = "more", seed: int = 0) -> Figure:
-    """What requests brought, by the second; the interval is of requests drawn anew."""
-    values, draws = np.asarray(counts, np.float64), np.random.default_rng(seed)
-    if not len(values):
-        return Figure(0.0, 0.0, 0.0, unit, better)
-    drawn = [values[draws.integers(len(values), size=len(values))].sum() for _ in range(_RESAMPLES)]
-    interval = _middle(np.array(drawn) / seconds)
-    return Figure(float(values.sum() / seconds), interval.low, interval.high, unit, better)
+def rate(brought: Sequence[float], places: Sequence[float], whole: float, unit: str, better: str = "more") -> Figure:
+    """What requests brought in all by `whole`, seconds or requests; its interval holds the noise of their number.
+
+    places: of each in the course of the run, from 0 to 1.
+    """
+    values = np.asarray(brought, np.float64)
+    interval = counted_interval(values, np.asarray(places, np.float64))
+    return Figure(float(values.sum() / whole), interval.low / whole, interval.high / whole, unit, better)
 
 
 def mean_of(items: Sequence[tuple[float, float]], unit: str, better: str, seed: int = 0) -> Figure:

@@ -68,6 +68,12 @@ def add_parser(actions: Any) -> None:
         metavar="N",
         help="tokens of prompt and answer to which a trace is cut (default: %(default)s)",
     )
+    parser.add_argument(
+        "--lengths",
+        type=Path,
+        metavar="FILE",
+        help="a CSV as of --trace, whose lengths --rate, --ramp and --users have",
+    )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each level (default: %(default)s)")
     parser.add_argument(
         "--burstiness",
@@ -170,7 +176,10 @@ def _levels(args: argparse.Namespace) -> "list[Level]":
 
 def _lengths(args: argparse.Namespace) -> "Lengths":
     from ..bench.load.arrivals import Lengths
+    from ..bench.load.trace import lengths_of
 
+    if args.lengths:
+        return lengths_of(args.lengths, args.longest)
     return Lengths(_range("prompt-tokens", args.prompt_tokens), _range("new-tokens", args.new_tokens))
 
 

@@ -12,5 +12,5 @@ def record(meant: float, arrivals: list[float], end: str = OK, tier: str = "") -
     return Record(asked, meant, array("d", arrivals), len(arrivals), 8, arrivals[-1] if arrivals else meant + 1, end)
 
 
-def driven(*records: Record, gone: str = "") -> Driven:
-    return Driven([*records], 10.0, {"was_the_limit": False}, gone)
+def driven(*records: Record, gone: str = "", stepped: float = 0.0, limit: bool = False) -> Driven:
+    return Driven([*records], 10.0, {"was_the_limit": limit}, gone, stepped)

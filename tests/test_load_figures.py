@@ -7,6 +7,7 @@ from load_records import driven, record
 
 from moesaic.bench.figure import Pooled
 from moesaic.bench.load.door import LOST, OK
+from moesaic.bench.load.drive import EMPTY
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.serving import percentile
 
@@ -25,7 +26,7 @@ def test_goodput_counts_answers_that_kept_every_limit() -> None:
 
 def test_what_failed_is_told_and_has_no_times() -> None:
     found = figures(driven(record(0, [0.1, 0.2]), record(0, [5.0], LOST), record(0, [], OK)), Limits())
-    assert found["answered"] == 1 and found["errors"] == {LOST: 1, OK: 1}
+    assert found["answered"] == 1 and found["errors"] == {LOST: 1, EMPTY: 1}
     assert found["times"]["ttft"]["p99"]["value"] == pytest.approx(100)
 
 

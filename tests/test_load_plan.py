@@ -1,5 +1,6 @@
 """When requests leave, what is read of a trace, and what limits and targets may be written."""
 
+import argparse
 import random
 from pathlib import Path
 from statistics import mean, pvariance
@@ -10,7 +11,8 @@ from moesaic.bench.load.arrivals import Lengths, arrivals, closed, ramp
 from moesaic.bench.load.figures import Limits
 from moesaic.bench.load.prompts import Prompts
 from moesaic.bench.load.target import Target
-from moesaic.bench.load.trace import replay
+from moesaic.bench.load.trace import lengths_of, replay
+from moesaic.cli import bench_serve
 from moesaic.models.errors import SetupError, TextError
 
 AZURE = (
@@ -63,6 +65,28 @@ def test_a_trace_is_replayed_as_fast_as_one_likes(tmp_path: Path) -> None:
 def test_a_trace_is_cut_to_what_the_model_holds(tmp_path: Path) -> None:
     (file := tmp_path / "azure.csv").write_text(AZURE)
     assert all(a.prompt_tokens + a.new_tokens <= 100 for a in replay(file, 1.0, 60, 100, {}, 0).requests)
+
+
+def test_rates_and_users_may_have_the_lengths_of_a_trace(tmp_path: Path) -> None:
+    (file := tmp_path / "azure.csv").write_text(AZURE)
+    lengths = lengths_of(file, 10_000)
+    for level in (ramp(20, 20, 5, 1, lengths, {}, 0), closed(2, 5, lengths, {}, 0)):
+        assert {(asked.prompt_tokens, asked.new_tokens) for asked in level.requests} == {(374, 44), (396, 109)}
+    assert lengths_of(file, 100).pairs == ((56, 44), (1, 99))
+
+
+def test_a_trace_without_a_request_has_no_lengths(tmp_path: Path) -> None:
+    (file := tmp_path / "azure.csv").write_text(AZURE.splitlines()[0])
+    with pytest.raises(TextError, match="no length to draw"):
+        lengths_of(file, 100)
+
+
+def test_the_command_takes_lengths_of_a_trace(tmp_path: Path) -> None:
+    (file := tmp_path / "azure.csv").write_text(AZURE)
+    bench_serve.add_parser((parser := argparse.ArgumentParser()).add_subparsers())
+    args = parser.parse_args(["serve", "x", "--rate", "9", "--users", "2", "--lengths", str(file)])
+    levels = bench_serve._levels(args)
+    assert [{asked.prompt_tokens for asked in level.requests} for level in levels] == [{374, 396}] * 2
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from ..load import picture
+from ..load.counted import counted
 from ..load.run import notes, rows
 from ..published.text import goodput_limits
 from .chart import Drawn, digest_of
@@ -18,19 +19,20 @@ _SHOWN = (
 )
 _TERMS = (
     "TTFT is from when a request was meant to leave to its first token, ITL between two messages with tokens, TPOT the "
-    "mean after the first token; times are of the requests that were answered, in milliseconds, with 95 % intervals of "
-    "requests drawn anew in the pictures."
+    "mean after the first token; times are of the requests that were answered, in milliseconds, with 95 % intervals in "
+    "the pictures."
 )
 
 
 def under_load(report: Report, name: str, file: str) -> Section:
-    """One report, as it stands in a file."""
-    tiers = _by_tier(report)
+    """One report, as it stands in a file; what does not count is told in its tables alone."""
+    shown = counted(report)
+    tiers = _by_tier(shown)
     return Section(
         name, f"A server under load: {', '.join(report['targets'])}",
         [f"Requests leave when they are meant to, whatever was answered. {_TERMS}",
          f"Goodput counts answers with {goodput_limits(report['limits'])}."],
-        list(_pictures(report, name)),
+        list(_pictures(shown, name)),
         [Table("By level and server", rows(dict(report))), *([Table("By tier", tiers)] if tiers[1] else [])],
         list(notes(dict(report))), report["command"], [f"{file}: {line}" for line in _made(report)],
     )  # fmt: skip

@@ -22,10 +22,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of prompt and answer, each from .. to, all equally likely."""
+    """Tokens of prompt and answer, each from .. to, all equally likely; or one of `pairs`, where there are any."""
 
     prompt: tuple[int, int] = (128, 128)
     new: tuple[int, int] = (64, 64)
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    def drawn(self, draw: random.Random) -> tuple[int, int]:
+        """Tokens of one prompt and its answer."""
+        return draw.choice(self.pairs) if self.pairs else (draw.randint(*self.prompt), draw.randint(*self.new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ def closed(users: int, seconds: float, lengths: Lengths, tiers: Mapping[str, flo
 
 
 def _drawn(at: float | None, lengths: Lengths, tiers: Mapping[str, float], draw: random.Random) -> Asked:
-    return Asked(draw.randint(*lengths.prompt), draw.randint(*lengths.new), tier_of(tiers, draw), at)
+    prompt, new = lengths.drawn(draw)
+    return Asked(prompt, new, tier_of(tiers, draw), at)
 
 
 def tier_of(tiers: Mapping[str, float], draw: random.Random) -> str:

@@ -2,11 +2,12 @@
 
 An open loop: a request leaves when it is meant to, however the server does, and its time counts from then, so that what
 a slow server does to those behind is not left out (coordinated omission; Tene 2013). Users of a closed loop ask as soon
-as they have their answer.
+as they have their answer; how much later than that they do is the generator's lateness.
 """
 
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from .arrivals import Asked, Level
 from .door import LOST, OK, Came, Door
 
 UNFINISHED = "not finished in time"
+EMPTY = "ended without a token"
 _LOOK_SECONDS = 0.1
 _GONE_AFTER = 3  # requests in a row that could not be sent, or whose connection was lost
 
@@ -40,6 +42,11 @@ class Record:
     def ok(self) -> bool:
         """It ended well, with tokens."""
         return self.end == OK and len(self.arrivals) > 0
+
+    @property
+    def outcome(self) -> str:
+        """OK, or in a few words why it does not count as an answer."""
+        return EMPTY if self.end == OK and not self.arrivals else self.end
 
 
 @dataclass(slots=True)
@@ -69,6 +76,7 @@ class _Drive:
         self._records: list[Record] = []
         self._open: dict[int, Record] = {}
         self._first, self._failed, self._gone = first, 0, ""
+        self._freed: deque[float] = deque()  # when users had their answers and may ask again
         # of an open loop all are there before the first one leaves
         self._texts = [] if level.users else [self._text(key, asked) for key, asked in enumerate(level.requests)]
 
@@ -96,16 +104,22 @@ class _Drive:
             if self._gone:
                 return
             self._generator.late(self._now - at)
-            self._send(asked, at)
+            self._send(asked, at, self._texts[len(self._records)])
             self._take(0.0)
 
     def _closed(self) -> None:
         requests, number = self._level.requests, 0
         while self._now < self._level.seconds and not self._gone:
             while len(self._open) < self._level.users and not self._gone:
-                self._send(requests[number % len(requests)], self._now)
+                self._ask_again(requests[number % len(requests)])
                 number += 1
             self._take(_LOOK_SECONDS)
+
+    def _ask_again(self, asked: Asked) -> None:
+        text, began = self._text(len(self._records), asked), self._now
+        if self._freed:
+            self._generator.late(began - self._freed.popleft())
+        self._send(asked, began, text)
 
     def _drain(self) -> None:
         end = self._now + self._patience
@@ -118,10 +132,9 @@ class _Drive:
     def _now(self) -> float:
         return time.monotonic() - self._began
 
-    def _send(self, asked: Asked, meant: float) -> None:
+    def _send(self, asked: Asked, meant: float, text: str) -> None:
         key, record = len(self._records), Record(asked, meant)
         self._records.append(record)
-        text = self._text(key, asked) if self._level.users else self._texts[key]
         try:
             self._door.send(key, text, asked)
         except AddressError as error:
@@ -152,6 +165,7 @@ class _Drive:
         if came.end:
             record.end, record.ended, record.said = came.end, at, came.said
             del self._open[came.key]
+            self._freed.append(at)
             if came.end == LOST:
                 self._lost("its connections were lost")
             else:

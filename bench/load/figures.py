@@ -89,7 +89,7 @@ def figures(driven: Driven, limits: Limits) -> dict[str, Any]:
     found: dict[str, Any] = {
         "complete": not driven.gone, "why": driven.gone, "clock_stepped_seconds": driven.stepped,
         "requests": len(driven.records), "answered": len(answered),
-        "errors": dict(Counter(record.end for record in driven.records if not record.ok)),
+        "errors": dict(Counter(record.outcome for record in driven.records if not record.ok)),
         "tokens": sum(record.tokens for record in answered),
         "prompt_tokens": sum(record.prompt_tokens or 0 for record in answered),
         "seconds": round(driven.seconds, 3), "generator": driven.generator, "joules": driven.joules,
@@ -106,11 +106,13 @@ def figures(driven: Driven, limits: Limits) -> dict[str, Any]:
 
 
 def _rates(driven: Driven, answered: Sequence[Record], limits: Limits) -> Iterator[tuple[str, Figure]]:
-    seconds = max(driven.seconds, 1e-9)
-    yield "goodput", rate([limits.kept(record) for record in driven.records], seconds, "answers/s")
-    yield "answers_per_second", rate([record.ok for record in driven.records], seconds, "answers/s")
-    yield "tokens_per_second", rate([record.tokens for record in answered], seconds, "tokens/s")
-    yield "failed_share", rate([not record.ok for record in driven.records], len(driven.records) or 1, "", "less")
+    records, seconds = driven.records, max(driven.seconds, 1e-9)
+    ends, answers = ([each.ended / seconds for each in some] for some in (records, answered))
+    yield "goodput", rate([limits.kept(record) for record in records], ends, seconds, "answers/s")
+    yield "answers_per_second", rate([1.0] * len(answered), answers, seconds, "answers/s")
+    yield "tokens_per_second", rate([record.tokens for record in answered], answers, seconds, "tokens/s")
+    turns = [i / len(records) for i in range(len(records))]
+    yield "failed_share", rate([not record.ok for record in records], turns, len(records) or 1, "", "less")
 
 
 def _of_tier(answered: Sequence[Record], tier: str) -> dict[str, Any]:

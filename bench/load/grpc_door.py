@@ -11,6 +11,7 @@ from ..server.connection import NO_STATUS, Connection, Event, arrived
 from .arrivals import Asked
 from .door import LOST, OK, Came
 
+NO_CHUNK = "a message that is no chunk of an answer"
 _STREAM = "/moesaic.v1.Generation/GenerateStream"
 _STREAMS_A_CONNECTION = 90  # servers allow a hundred
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -24,6 +25,7 @@ class GrpcDoor:
         self._headers: Mapping[str, str] = {"authorization": f"Bearer {token}"} if token else {}
         self._open: dict[tuple[Connection, int], int] = {}
         self._busy: dict[Connection, int] = {}  # streams of each connection
+        self._failed: set[int] = set()  # whose answers hold what is none
 
     def send(self, key: int, prompt: str, asked: Asked) -> None:
         """Asks for so many tokens, most likely ones, on the connection that has fewest streams."""
@@ -60,10 +62,12 @@ class GrpcDoor:
         if event.message is None:
             del self._open[event.connection, event.stream]
             self._busy[event.connection] -= 1
-            return Came(key, event.at, end=_end_of(event.status), said=event.said)
+            end = _end_of(event.status)
+            return Came(key, event.at, end=NO_CHUNK if end == OK and key in self._failed else end, said=event.said)
         try:
             chunk = pb.GenerateChunk.FromString(event.message)
         except DecodeError:
+            self._failed.add(key)
             return Came(key, event.at)
         counted = chunk.HasField("usage")
         return Came(

@@ -48,12 +48,13 @@ class Line:
         with suppress(OSError):
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
-    def wait(self) -> None:
-        """Until something can be sent or read, for a while at most."""
+    def wait(self) -> bool:
+        """Until something can be sent or read, for a while at most; whether there was."""
         poll = select.poll()
         poll.register(self.descriptor, self.wanted)
-        poll.poll(1000 * _PATIENCE_SECONDS)
+        ready = poll.poll(1000 * _PATIENCE_SECONDS)
         self.send()
+        return bool(ready)
 
     def events(self) -> Iterator[Any]:
         """What has come: h11's events; LOST where the server hung up or spoke no HTTP."""

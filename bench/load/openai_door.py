@@ -3,7 +3,7 @@
 import json
 import select
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -11,8 +11,13 @@ import h11
 
 from ...models.errors import AddressError
 from .arrivals import Asked
+from .completion_event import read_part
 from .door import LOST, OK, Came
 from .http_line import Line
+
+NO_STREAM = "HTTP 200 without a stream of events"
+TOO_LONG = "a line without end"
+_MOST_SAID, _LONGEST_LINE = 300, 1 << 20
 
 
 class OpenAIDoor:
@@ -82,7 +87,7 @@ class _Call:
 
     def __init__(self, key: int, body: bytes, line: Line) -> None:
         self.key, self.body, self.line = key, body, line
-        self._status, self._rest, self._failed, self._said = 0, b"", "", b""
+        self._status, self._rest, self._failed, self._said, self._events = 0, b"", "", b"", 0
 
     @property
     def was_not_heard(self) -> bool:
@@ -99,37 +104,53 @@ class _Call:
             elif isinstance(event, h11.Data) and self._status == 200:
                 yield from self._parts(bytes(event.data), at)
             elif isinstance(event, h11.Data):
-                self._said += bytes(event.data)
+                self._say(bytes(event.data))
             elif isinstance(event, h11.EndOfMessage):
-                yield Came(self.key, at, end=self._end(), said=self._said[:300].decode(errors="replace"))
+                yield from self._parts(b"\n", at)  # the last line may lack its end
+                yield Came(self.key, at, end=self._end(), said=self._said.decode(errors="replace").strip())
 
     def _end(self) -> str:
-        return self._failed or (OK if self._status == 200 else f"HTTP {self._status}")
+        if self._status != 200:
+            return f"HTTP {self._status}"
+        return self._failed or (OK if self._events else NO_STREAM)
 
     def _parts(self, data: bytes, at: float) -> Iterator[Came]:
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            self._fail(TOO_LONG, self._rest)
+            self._rest = b""
         for line in lines:
-            if line.startswith(b"data:") and (text := line[5:].strip()) != b"[DONE]":
-                yield self._part(json.loads(text), at)
+            if line.startswith(b"data:"):
+                self._events += 1
+                if (text := line[5:].strip()) != b"[DONE]":
+                    yield self._part(text, at)
+            elif not self._events:
+                self._say(line + b"\n")
 
-    def _part(self, part: Mapping[str, Any], at: float) -> Came:
-        if "error" in part:
-            self._failed = "error in the stream"
-        usage = part.get("usage") or {}
-        texts = sum(bool(choice.get("text")) for choice in part.get("choices") or ())
-        return Came(
-            self.key, at, texts, prompt_tokens=usage.get("prompt_tokens"), all_tokens=usage.get("completion_tokens")
-        )
+    def _part(self, text: bytes, at: float) -> Came:
+        part = read_part(text)
+        if part.failed:
+            self._fail(part.failed, text)
+        return Came(self.key, at, part.texts, prompt_tokens=part.prompt_tokens, all_tokens=part.all_tokens)
+
+    def _fail(self, why: str, said: bytes) -> None:
+        """Of several faults the first is told."""
+        if not self._failed:
+            self._failed, self._said = why, said[:_MOST_SAID]
+
+    def _say(self, data: bytes) -> None:
+        self._said = (self._said + data)[:_MOST_SAID]
 
 
 def models_at(host: str, port: int, root: str, token: str = "") -> list[str]:
-    """The names of GET /models. Raises AddressError where that is not what answers."""
+    """The names of GET /models. Raises AddressError where that is not what answers, or nothing does."""
     headers = [("host", f"{host}:{port}")] + ([("authorization", f"Bearer {token}")] if token else [])
     body, whole = b"", False
     with closing(Line((host, port))) as line:
         line.request("GET", f"{root}/models", headers)
         while not whole:
-            line.wait()
+            if not line.wait():
+                raise AddressError(f"{host}:{port}{root}/models gives no answer; is it a server with OpenAI's API?")
             for event in line.events():
                 if event is LOST:
                     raise AddressError(f"what answers at {host}:{port} speaks no HTTP")
@@ -137,5 +158,5 @@ def models_at(host: str, port: int, root: str, token: str = "") -> list[str]:
                 whole = whole or isinstance(event, h11.EndOfMessage)
     try:
         return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AddressError(f"{host}:{port}{root}/models does not list models as OpenAI's does") from None

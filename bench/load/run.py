@@ -1,7 +1,7 @@
 """A whole run: every target at every level, in turns, written after each so that what was measured is never lost."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from ...models.progress import Progress
 from ..energy import NOT_MEASURED
 from ..resumed import begun, key_of, write_report
 from .arrivals import Asked, Level
+from .counted import not_counted, why_not_counted
 from .door import OK, Door
 from .drive import drive
 from .figures import Limits, figures
@@ -124,24 +125,25 @@ def _place(report: Report, number: int, level: Level) -> dict[str, Any]:
 
 
 def rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """The report as a table, a row for each level and target."""
+    """The report as a table, a row for each level and target; what does not count says so and has no figures."""
     head = ["load", "server", "answered", "tokens/s", "goodput/s", "TTFT ms p50", "p99", "ITL p50", "p99", "TPOT p50"]
     return head, [
-        [level["name"], name, _answered(found), *_numbers(found)]
+        [level["name"], name, *(_numbers(found) if not (why := why_not_counted(found)) else _told(why, len(head) - 2))]
         for level in report["levels"] for name, found in level["results"].items()
     ]  # fmt: skip
 
 
-def _answered(found: dict[str, Any]) -> str:
-    return f"{found['answered']} of {found['requests']}"
+def _told(why: str, cells: int) -> list[str]:
+    return [f"not counted: {why}", *[""] * (cells - 1)]
 
 
-def _numbers(found: dict[str, Any]) -> Sequence[str]:
+def _numbers(found: dict[str, Any]) -> list[str]:
     times = found["times"]
     wanted = (("ttft", "p50"), ("ttft", "p99"), ("itl", "p50"), ("itl", "p99"), ("tpot", "p50"))
-    values = [times[name][share]["value"] if name in times else None for name, share in wanted]
+    values = [found[name]["value"] for name in ("tokens_per_second", "goodput")]
+    values += [times[name][share]["value"] if name in times else None for name, share in wanted]
     shown = [f"{value:,.4g}" if value is not None else "" for value in values]
-    return [f"{found[name]['value']:,.4g}" for name in ("tokens_per_second", "goodput")] + shown
+    return [f"{found['answered']} of {found['requests']}", *shown]
 
 
 def notes(report: Report) -> Iterator[str]:
@@ -149,6 +151,8 @@ def notes(report: Report) -> Iterator[str]:
     for level in report["levels"]:
         for name, found in level["results"].items():
             yield from (f"{level['name']}, {name}: {said}" for said in _said(found))
+    if any(not_counted(report)):
+        yield "what is not counted stands in the file alone: measure it again with another --out"
     if all(found["joules"] is None for level in report["levels"] for found in level["results"].values()):
         yield f"energy: {NOT_MEASURED}"
     if not report["complete"]:
@@ -156,13 +160,10 @@ def notes(report: Report) -> Iterator[str]:
 
 
 def _said(found: dict[str, Any]) -> Iterator[str]:
-    if found["why"]:
-        yield f"given up, {found['why']}"
+    why = why_not_counted(found)
+    if why:
+        yield f"not counted: {why}"
     if found["errors"]:
-        yield "not answered: " + ", ".join(f"{count} {why}" for why, count in found["errors"].items())
-    if found["joules"] is not None and found["tokens"]:
+        yield "not answered: " + ", ".join(f"{count} {name}" for name, count in found["errors"].items())
+    if not why and found["joules"] is not None and found["tokens"]:
         yield f"{found['joules'] / found['tokens']:.3g} J a token, of all that this machine spent meanwhile"
-    if found["generator"]["was_the_limit"]:
-        yield "the generator was itself the limit, so this says nothing of the server"
-    if abs(found["clock_stepped_seconds"]) > 0.1:
-        yield f"the clock was set by {found['clock_stepped_seconds']:.1f} s meanwhile; times are of one that was not"

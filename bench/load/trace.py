@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ...models.errors import TextError
-from .arrivals import Asked, Level, tier_of
+from .arrivals import Asked, Lengths, Level, tier_of
 
 # The columns of the Azure LLM inference traces (Patel et al. 2024), of BurstGPT (Wang et al. 2024), and plain ones.
 _TIMES = ("timestamp", "seconds")
@@ -23,15 +23,23 @@ def replay(file: Path, speed: float, seconds: float, longest: int, tiers: Mappin
     """
     draw = random.Random(seed)
     rows = [row for row in _rows(file) if row[0] / speed < seconds]
-    requests = tuple(_cut(at / speed, prompt, new, longest, tier_of(tiers, draw)) for at, prompt, new in rows)
+    requests = tuple(Asked(*_cut(prompt, new, longest), tier_of(tiers, draw), at / speed) for at, prompt, new in rows)
     if not requests:
         raise TextError(f"{file}: there is no request in the first {seconds * speed:g} s of this trace")
     return Level(f"{file.name} x{speed:g}", requests, seconds)
 
 
-def _cut(at: float, prompt: int, new: int, longest: int, tier: str) -> Asked:
+def lengths_of(file: Path, longest: int) -> Lengths:
+    """Those of all requests of a trace, a prompt with its answer, cut as `replay` does. Raises TextError as it does."""
+    pairs = tuple(_cut(prompt, new, longest) for _, prompt, new in _rows(file))
+    if not pairs:
+        raise TextError(f"{file}: there is no request in this trace, so no length to draw")
+    return Lengths(pairs=pairs)
+
+
+def _cut(prompt: int, new: int, longest: int) -> tuple[int, int]:
     new = max(1, min(new, longest - 1))
-    return Asked(max(1, min(prompt, longest - new)), new, tier, at)
+    return max(1, min(prompt, longest - new)), new
 
 
 def _rows(file: Path) -> Iterator[tuple[float, int, int]]:
