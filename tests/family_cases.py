@@ -200,6 +200,13 @@ CASES = (
                      "attention_bias": True}, ("layers without positions", "window", "biases")),
 )  # fmt: skip
 DECODERS = tuple(dict.fromkeys(case.family for case in CASES))
+
+
+def fullest(family: str) -> Case:
+    """The case of a family that shows most."""
+    return max((case for case in CASES if case.family == family), key=lambda case: len(case.features))
+
+
 Plant = Callable[[Checkpoint], Transformer]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from family_cases import CASES, DECODERS, Case
+from family_cases import DECODERS, Case, fullest
 from torch import Tensor
 
 from moesaic.bench.local_server import local_server
@@ -36,11 +36,6 @@ RECIPES: Mapping[str, list[dict[str, Any]]] = {
 }
 # by an engine process each
 SERVED = ("gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gemma3_text", "olmo2", "smollm3", "mixtral")
-
-
-def fullest(family: str) -> Case:
-    """The case of a family that shows most."""
-    return max((case for case in CASES if case.family == family), key=lambda case: len(case.features))
 
 
 def shallow(case: Case) -> Case:
