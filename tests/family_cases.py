@@ -71,7 +71,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.0}
+DYNAMIC: dict[str, Any] = {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.0}
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _fewer_experts(checkpoint: Checkpoint) -> Transformer:
 def _other_groups(checkpoint: Checkpoint) -> Transformer:
     """Each group of query heads takes the keys and values of the one before it."""
     heads, tensors = checkpoint.spec.layers[0].attention.num_kv_heads, dict(read_tensors(checkpoint))
-    rolled = {name: each.unflatten(0, (heads, -1)).roll(1, 0).flatten(0, 1) for name, each in _keys_and_values(tensors)}
+    rolled = {name: each.roll(len(each) // heads, 0) for name, each in _keys_and_values(tensors)}
     return built(checkpoint, {}, tensors | rolled)
 
 

@@ -79,7 +79,7 @@ def test_a_beam_search_finds_what_transformers_finds(family: str, tmp_path: Path
         num_return_sequences=3, pad_token_id=0, eos_token_id=END,
     )[:, PROMPT:].tolist()  # fmt: skip
     [found] = LLM(tmp_path).generate(prompt.tolist(), temperature=0, num_beams=3, n=3, max_new_tokens=NEW)
-    answers = [list(each.token_ids) for each in (found, *found.others)]
+    answers = [list(each) for each in (found.token_ids, *(other.token_ids for other in found.others))]
     assert answers == [each[: each.index(END)] if END in each else each for each in expected]
 
 
