@@ -19,7 +19,7 @@ test-real: .venv/ready
 	$(BIN)/moesaic models get t5
 	$(BIN)/pytest --real -m real
 
-# Files of models damaged at random, 10,000 of each kind: GGUF, safetensors, config.json.
+# Files of models damaged at random, 10,000 of each kind: GGUF, safetensors, config.json, tokenizer.json.
 mutations: .venv/ready
 	$(BIN)/python tests/mutated_files.py 10000
 

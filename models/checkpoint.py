@@ -26,6 +26,7 @@ from .foreign_int8 import as_ours, int8_format, int8_linears
 from .labels import Labels, labels_of
 from .layout import Layout
 from .linear import CentredLinear, Embedding, Graded, Int8Embedding
+from .links import check_inside
 from .locate import locate
 from .packing import Beside, pack_
 from .record import RECORD_NAME, Record
@@ -269,6 +270,7 @@ def _file_entries(folder: Path) -> dict[str, TensorEntry]:
     """Every tensor of the directory by its name in the files."""
     found: dict[str, TensorEntry] = {}
     experts = folder / EXPERTS_NAME
+    check_inside(folder, experts)
     for file in (*_weight_files(folder), *([experts] if experts.is_file() else [])):
         for name, entry in read_header(file).items():
             if name in found:

@@ -9,6 +9,7 @@ from ..kernels.cache import cache_folder
 from .errors import CheckpointError
 from .hub_names import PREFIX, pinned, split_name
 from .intake.registry import SOURCES, Source
+from .links import check_links
 from .optional_json import FORMS
 from .suggestion import meant
 
@@ -23,8 +24,15 @@ def short_names() -> list[str]:
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """The directory meant. Raises CheckpointError with what is at hand, or with the command that would fetch it."""
-    text = str(name_or_path)
+    """The directory meant. Raises CheckpointError with what is at hand, or with the command that would fetch it; and
+    where a file in it is a link that leads out of it.
+    """
+    folder = _found(str(name_or_path))
+    check_links(folder)
+    return folder
+
+
+def _found(text: str) -> Path:
     if text.startswith(PREFIX):
         return _in_hub_cache(*split_name(text))
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
+from .links import check_inside
 from .optional_json import read_optional_json
 
 MEAN, CLS, LAST = "mean", "cls", "last"
@@ -90,6 +91,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     for kind, path in modules:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise CheckpointError(f"modules.json: {kind} lies outside the directory, in {path[:80]!r}")
+        check_inside(folder, folder / path / FOLDER_FILE)
     return modules
 
 

@@ -12,6 +12,7 @@ from .bpe_files import of_bpe_files
 from .errors import CheckpointError
 from .marian_files import of_marian_files
 from .optional_json import BPE_FILES, FORMS, MARIAN_FILES, TOKENIZER_FILE, read_optional_json
+from .panics import panics_refused
 from .side import Side, TwoSided
 from .spm_files import of_spm_file
 from .suggestion import resaved
@@ -42,14 +43,19 @@ class Tokenizer:
         """Reads tokenizer.json, or the files that may be there instead, and the end-of-text ids. Raises CheckpointError
         for a missing or damaged file, and where a library is missing that reads it.
         """
-        found = _read(Path(folder))
+        with panics_refused(str(folder)):
+            return cls._open(Path(folder))
+
+    @classmethod
+    def _open(cls, folder: Path) -> "Tokenizer":
+        found = _read(folder)
         sides = [found.source.inner, found.target.inner] if isinstance(found, TwoSided) else [found]
         for inner in sides:
             _check_charsmaps(inner, str(folder))
         names = found.names if isinstance(found, TwoSided) else found
         names.no_truncation()
         names.no_padding()
-        return cls(found, _eos_ids(Path(folder), names))
+        return cls(found, _eos_ids(folder, names))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with the begin token where the tokenizer adds one; "" gives [bos], or []."""

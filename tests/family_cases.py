@@ -1,7 +1,8 @@
 """Every family in random tiny models, and what each of them shows: cases for tests and docs/families.md."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.0}
+DYNAMIC: dict[str, Any] = {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.0}
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,19 @@ _UNTIED, _TIED = {"tie_word_embeddings": False}, {"tie_word_embeddings": True}
 _ODD = {"hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 52}
 _QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 CASES = (
-    Case("llama", {}, ("tied head",)),
-    Case("llama", _UNTIED | _ODD | {"head_dim": 10}, ("untied head", "head size of its own")),
+    Case("llama", {}, ("tied head", "groups of heads")),
+    Case("llama", _UNTIED | _ODD | {"head_dim": 10}, ("untied head", "head size of its own", "one head of keys")),
     Case("llama", {"attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-2}, ("biases", "epsilon of norms")),
-    Case("llama", {"rope_parameters": YARN}, ("yarn positions",)),
-    Case("llama", {"rope_parameters": YARN | {"attention_factor": 1.3, "beta_fast": 6, "truncate": False}},
-         ("yarn positions",)),
-    Case("llama", {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 0.7}}, ("yarn positions",)),
+    Case("llama", {"rope_parameters": YARN}, ("yarn positions", "yarn frequencies")),
+    Case("llama", {"rope_parameters": YARN | {
+        "attention_factor": 1.3, "beta_fast": 6, "truncate": False, "rope_theta": 10.0,
+        "original_max_position_embeddings": 48}},
+         ("yarn positions", "yarn frequencies", "turns of yarn", "bounds of yarn")),
+    Case("llama", {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 0.7}},
+         ("yarn positions", "yarn frequencies")),
     Case("llama", {"rope_parameters": LLAMA3, "hidden_act": "gelu_pytorch_tanh"}, ("llama3 positions", "activation")),
     Case("llama", {"rope_parameters": LINEAR, "hidden_act": "relu"}, ("linear positions",)),
-    Case("llama", {"rope_parameters": DYNAMIC}, ()),
+    Case("llama", {"rope_parameters": DYNAMIC}, ("dynamic positions",)),
     Case("opt", {}, ("biases", "learned positions", "tied head")),
     Case("opt", {"enable_bias": False, "num_attention_heads": 3, "ffn_dim": 52} | _UNTIED, ("untied head",)),
     Case("opt", {"activation_function": "gelu"}, ("activation",)),
@@ -120,72 +124,89 @@ CASES = (
                       "rope_parameters": {"rope_type": "default", "rope_theta": 77.0, "partial_rotary_factor": 0.5}},
          ("parallel residual", "partial rotation")),
     Case("gpt_neox", {"rope_parameters": LINEAR | {"partial_rotary_factor": 1.0}}, ("linear positions",)),
-    Case("mistral", {}, ("window", "untied head")),
-    Case("mistral", _TIED | _ODD | {"head_dim": 10, "sliding_window": 16}, ("window", "head size of its own")),
-    Case("mistral", {"sliding_window": None, "rope_parameters": YARN}, ("yarn positions",)),
-    Case("qwen2", {}, ("biases", "untied head")),
-    Case("qwen2", _TIED | _ODD, ("biases", "tied head")),
-    Case("qwen2", _QWEN_WINDOW | {"rope_parameters": YARN}, ("window", "biases", "yarn positions")),
-    Case("qwen3", {}, ("norm of queries and keys", "untied head")),
-    Case("qwen3", _TIED | _ODD | {"head_dim": 10}, ("norm of queries and keys", "head size of its own", "tied head")),
+    Case("mistral", {}, ("window", "untied head", "groups of heads")),
+    Case("mistral", _TIED | _ODD | {"head_dim": 10, "sliding_window": 16},
+         ("window", "head size of its own", "one head of keys")),
+    Case("mistral", {"sliding_window": None, "rope_parameters": YARN}, ("yarn positions", "yarn frequencies")),
+    Case("qwen2", {}, ("biases", "untied head", "groups of heads")),
+    Case("qwen2", _TIED | _ODD, ("biases", "tied head", "one head of keys")),
+    Case("qwen2", _QWEN_WINDOW | {"rope_parameters": YARN}, ("window", "biases", "yarn positions", "yarn frequencies")),
+    Case("qwen3", {}, ("norm of queries and keys", "untied head", "groups of heads")),
+    Case("qwen3", _TIED | _ODD | {"head_dim": 10},
+         ("norm of queries and keys", "head size of its own", "tied head", "one head of keys")),
     Case("qwen3", _QWEN_WINDOW | {"attention_bias": True}, ("window", "biases", "norm of queries and keys")),
-    Case("phi3", {}, ("fused tensors", "untied head")),
-    Case("phi3", _TIED | _ODD | {"sliding_window": 9}, ("fused tensors", "window", "tied head")),
+    Case("phi3", {}, ("fused tensors", "untied head", "groups of heads")),
+    Case("phi3", _TIED | _ODD | {"sliding_window": 9}, ("fused tensors", "window", "tied head", "one head of keys")),
     Case("phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 0.5}},
          ("fused tensors", "partial rotation")),
-    Case("gemma", {}, ("scaled embeddings", "gain of 1 + weight", "tied head", "activation")),
-    Case("gemma", _ODD | {"head_dim": 14, "hidden_act": "gelu"}, ("head size of its own", "scaled embeddings")),
+    Case("gemma", {}, ("scaled embeddings", "gain of 1 + weight", "tied head", "activation", "groups of heads")),
+    Case("gemma", _ODD | {"head_dim": 14, "hidden_act": "gelu"},
+         ("head size of its own", "scaled embeddings", "one head of keys")),
     Case("gemma", _UNTIED | {"attention_bias": True, "rope_parameters": LLAMA3}, ("untied head", "biases")),
     Case("gemma2", {}, ("soft cap of scores", "soft cap of logits", "norms after", "window", "scale of scores",
-                        "scaled embeddings", "gain of 1 + weight")),
+                        "scaled embeddings", "gain of 1 + weight", "groups of heads")),
     Case("gemma2", _UNTIED | _ODD | {"head_dim": 10, "attn_logit_softcapping": None, "final_logit_softcapping": 4.0},
-         ("soft cap of logits", "untied head", "head size of its own")),
+         ("soft cap of logits", "untied head", "head size of its own", "one head of keys")),
     Case("gemma2", {"final_logit_softcapping": None, "attn_logit_softcapping": 2.0, "sliding_window": 16,
                     "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
          ("soft cap of scores", "window")),
     Case("gemma3_text", {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 2 + ["full_attention"] * 2},
-         ("two rotations", "norm of queries and keys", "window", "norms after", "scale of scores")),
+         ("two rotations", "norm of queries and keys", "window", "norms after", "scale of scores", "groups of heads")),
     Case("gemma3_text", _UNTIED | _ODD | {"head_dim": 10, "final_logit_softcapping": 3.0},
-         ("soft cap of logits", "untied head", "window")),
+         ("soft cap of logits", "untied head", "window", "one head of keys")),
     Case("gemma3_text", {"attention_bias": True, "num_hidden_layers": 7, "rope_parameters": {
         "full_attention": LINEAR | {"factor": 8.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 99.0}}},
          ("two rotations", "biases", "linear positions")),
-    Case("olmo2", {}, ("norms after", "norm of queries and keys", "untied head")),
+    Case("olmo2", {}, ("norms after", "norm of queries and keys", "untied head", "groups of heads")),
     Case("olmo2", _TIED | _ODD, ("norms after", "norm of queries and keys", "tied head")),
     Case("olmo2", {"attention_bias": True, "rope_parameters": LINEAR, "rms_norm_eps": 1e-2},
          ("biases", "linear positions", "epsilon of norms")),
-    Case("mixtral", {}, ("mixture of experts", "untied head")),
+    Case("mixtral", {}, ("mixture of experts", "untied head", "groups of heads", "expert weights of sum 1")),
     Case("mixtral", _TIED | _ODD | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 9},
-         ("window", "tied head")),
-    Case("mixtral", {"num_experts_per_tok": 5, "rope_parameters": YARN}, ("mixture of experts", "yarn positions")),
-    Case("olmoe", {}, ("mixture of experts", "norm of queries and keys", "untied head")),
-    Case("olmoe", _TIED | _ODD | {"norm_topk_prob": True}, ("mixture of experts", "tied head")),
+         ("window", "tied head", "one head of keys")),
+    Case("mixtral", {"num_experts_per_tok": 5, "rope_parameters": YARN},
+         ("mixture of experts", "yarn positions", "yarn frequencies")),
+    Case("olmoe", {},
+         ("mixture of experts", "norm of queries and keys", "untied head", "groups of heads",
+          "expert weights as they are")),
+    Case("olmoe", _TIED | _ODD | {"norm_topk_prob": True},
+         ("mixture of experts", "tied head", "expert weights of sum 1")),
     Case("olmoe", {"attention_bias": True, "num_experts_per_tok": 4}, ("mixture of experts", "biases")),
-    Case("qwen3_moe", {}, ("mixture of experts", "norm of queries and keys", "untied head")),
+    Case("qwen3_moe", {},
+         ("mixture of experts", "norm of queries and keys", "untied head", "groups of heads",
+          "expert weights as they are")),
     Case("qwen3_moe", _TIED | _ODD | {"decoder_sparse_step": 2, "norm_topk_prob": True},
-         ("mixture of experts", "tied head")),
+         ("mixture of experts", "tied head", "one head of keys", "expert weights of sum 1", "layers without experts")),
     Case("qwen3_moe", {"mlp_only_layers": [1], "attention_bias": True, "use_sliding_window": True, "sliding_window": 9},
-         ("mixture of experts", "window", "biases")),
-    Case("olmo3", {}, ("norms after", "norm of queries and keys", "window", "untied head")),
+         ("mixture of experts", "window", "biases", "layers without experts")),
+    Case("olmo3", {}, ("norms after", "norm of queries and keys", "window", "untied head", "groups of heads")),
     Case("olmo3", _TIED | _ODD | {"num_hidden_layers": 4, "attention_bias": True}, ("tied head", "biases", "window")),
     Case("olmo3", {"layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": {
         "full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 99.0}}},
-         ("two rotations", "yarn positions", "window")),
-    Case("seed_oss", {}, ("biases", "untied head")),
-    Case("seed_oss", _TIED | _ODD | {"head_dim": 10, "attention_bias": False}, ("head size of its own", "tied head")),
+         ("two rotations", "yarn positions", "window", "yarn frequencies")),
+    Case("seed_oss", {}, ("biases", "untied head", "groups of heads")),
+    Case("seed_oss", _TIED | _ODD | {"head_dim": 10, "attention_bias": False},
+         ("head size of its own", "tied head", "one head of keys")),
     Case("seed_oss", {"attention_out_bias": True, "mlp_bias": True, "rope_parameters": YARN},
-         ("biases", "yarn positions")),
-    Case("starcoder2", {}, ("biases", "activation", "tied head")),
+         ("biases", "yarn positions", "yarn frequencies")),
+    Case("starcoder2", {}, ("biases", "activation", "tied head", "groups of heads")),
     Case("starcoder2", _UNTIED | _ODD | {"use_bias": False, "norm_epsilon": 1e-2, "sliding_window": 9},
-         ("window", "untied head", "epsilon of norms")),
+         ("window", "untied head", "epsilon of norms", "one head of keys")),
     Case("starcoder2", {"rope_parameters": LINEAR, "hidden_act": "relu"}, ("linear positions", "activation")),
-    Case("smollm3", {}, ("layers without positions", "tied head")),
+    Case("smollm3", {}, ("layers without positions", "tied head", "groups of heads")),
     Case("smollm3", _UNTIED | _ODD | {"no_rope_layers": [0, 1, 1, 0], "mlp_bias": True},
-         ("layers without positions", "untied head", "biases")),
+         ("layers without positions", "untied head", "biases", "one head of keys")),
     Case("smollm3", {"use_sliding_window": True, "sliding_window": 9, "no_rope_layer_interval": 2,
                      "attention_bias": True}, ("layers without positions", "window", "biases")),
 )  # fmt: skip
 DECODERS = tuple(dict.fromkeys(case.family for case in CASES))
+
+
+def fullest(family: str) -> Case:
+    """The case of a family that shows most."""
+    return max((case for case in CASES if case.family == family), key=lambda case: len(case.features))
+
+
 Plant = Callable[[Checkpoint], Transformer]
 
 
@@ -245,6 +266,48 @@ def _fewer_experts(checkpoint: Checkpoint) -> Transformer:
     return built(checkpoint, {"layers.*.ffn.mixture.active": active - 1})
 
 
+def _other_groups(checkpoint: Checkpoint) -> Transformer:
+    """Each group of query heads takes the keys and values of the one before it."""
+    heads, tensors = checkpoint.spec.layers[0].attention.num_kv_heads, dict(read_tensors(checkpoint))
+    rolled = {name: each.roll(len(each) // heads, 0) for name, each in _keys_and_values(tensors)}
+    return built(checkpoint, {}, tensors | rolled)
+
+
+def _own_keys(checkpoint: Checkpoint) -> Transformer:
+    """Each head of queries has keys and values of its own: those that all share, turned by a number more each."""
+    heads, tensors = checkpoint.spec.layers[0].attention.num_heads, dict(read_tensors(checkpoint))
+    own = {name: torch.cat([each.roll(i, 0) for i in range(heads)]) for name, each in _keys_and_values(tensors)}
+    return built(checkpoint, {"layers.*.attention.num_kv_heads": heads}, tensors | own)
+
+
+def _keys_and_values(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, each in tensors.items():
+        if ".attention.key." in name or ".attention.value." in name:
+            yield name, each
+
+
+def _stretched(checkpoint: Checkpoint) -> Transformer:
+    """The base is stretched from the first token on, not behind the last one that the model was made for."""
+    spec = checkpoint.spec
+    assert spec.rope is not None
+    size = spec.layers[0].attention.head_size
+    return built(checkpoint, {"rope.theta": spec.rope.theta * DYNAMIC["factor"] ** (size / (size - 2))})
+
+
+def _moved_mixtures(checkpoint: Checkpoint) -> Transformer:
+    """Each layer has the FFN of the one before it, a mixture or none."""
+    layers, tensors = checkpoint.spec.layers, dict(read_tensors(checkpoint))
+    overrides, next_to = dict[str, Any](), {f"{i}": f"{(i + 1) % len(layers)}" for i in range(len(layers))}
+    for i, before in enumerate((layers[-1], *layers[:-1])):
+        overrides[f"layers.{i}.ffn.width"] = before.ffn.width
+        for key, value in asdict(before.ffn.mixture).items():
+            overrides[f"layers.{i}.ffn.mixture.{key}"] = value
+    moved = re.compile(r"(?<=layers\.)\d+(?=\.ffn\.)")
+    return built(
+        checkpoint, overrides, {moved.sub(lambda i: next_to[i[0]], name): each for name, each in tensors.items()}
+    )
+
+
 def _shifted(checkpoint: Checkpoint) -> Transformer:
     tensors = dict(read_tensors(checkpoint))
     return built(checkpoint, {}, tensors | {"positions.weight": tensors["positions.weight"].roll(1, 0)})
@@ -300,7 +363,16 @@ PLANTS: Mapping[str, Plant] = {  # each feature, and a model in which it is wron
     "gain of 1 + weight": without(norm_offset=0.0),
     "linear positions": without(rope__factor=1.0),
     "llama3 positions": without(rope__scaling="default"),
+    "dynamic positions": _stretched,
     "yarn positions": without(rope__magnitude=1.0),
+    "yarn frequencies": without(rope__scaling="default"),
+    "turns of yarn": without(rope__high_frequency_factor=32.0),
+    "bounds of yarn": without(rope__truncate=True),
+    "groups of heads": _other_groups,
+    "one head of keys": _own_keys,
+    "expert weights of sum 1": without(ffn__mixture__normalised=False),
+    "expert weights as they are": without(ffn__mixture__normalised=True),
+    "layers without experts": _moved_mixtures,
 }
 
 

@@ -1,5 +1,8 @@
-"""Every encoder through all that is done with one: int8, inspected, written for others; and what is refused."""
+"""Every encoder through all that is done with one: int8, inspected, scored, written for others, and served; and what is
+refused.
+"""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import transformers
 from encoder_cases import ENCODER_CASES
 from family_cases import Case
 
+from moesaic.bench.local_server import local_server
 from moesaic.cli.main import main
 from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
@@ -16,6 +20,7 @@ from moesaic.engine.llm import LLM
 from moesaic.engine.runner import ModelRunner
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, SetupError
+from moesaic.server.client import Client
 
 FAMILIES = tuple(dict.fromkeys(case.family for case in ENCODER_CASES))
 IDS = torch.arange(3, 43).unsqueeze(0) * 5 % 250 + 3
@@ -45,6 +50,20 @@ def test_int8_is_measured_by_cosines_and_written_for_transformers(
     assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert main(["inspect", str(tmp_path / "int8")]) == 0
     assert f"{family}: " in (shown := capsys.readouterr().out) and "an encoder" in shown and "least cosine" in shown
+    scored, against = tmp_path / "scores.json", str(tmp_path / "model")
+    text = ["--text", str(tmp_path / "text.txt"), "--json", str(scored)]
+    assert main(["eval", str(tmp_path / "int8"), "--against", against, *text]) == 0
+    assert json.loads(scored.read_text())["mean_cosine"] == pytest.approx(done.result["mean_cosine"], abs=1e-5)
+
+
+def test_every_encoder_is_served_with_the_vectors_that_it_has_offline(tmp_path: Path) -> None:
+    folders = {family: tmp_path / family for family in FAMILIES if family != "bert"}  # an engine process each
+    for family, folder in folders.items():
+        Case(family).build(folder)
+    with local_server(folders) as address, Client(address) as client:
+        for family, folder in folders.items():
+            [expected], [found] = LLM(folder).embed(["Once upon"]), client.embed(["Once upon"], model=family)
+            assert torch.allclose(torch.tensor(found.values), torch.tensor(expected.values), atol=1e-5), family
 
 
 def test_int8_by_two_digits_gives_the_vectors_of_int8_by_modules(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ TILES: dict[str, Any] = {"moefy": {"expert_size": 8, "tiers": {"low": 0.6}}}
 INPUTS: dict[str, Any] = {"moefy": {"grain": "inputs", "tiers": {"low": 0.65}}}
 PRUNE: dict[str, Any] = {"prune": {"remove": 0.2}}
 DISTILL: dict[str, Any] = {"distill": {"tokens": 256, "lr": 1e-4, "batch": 4, "save_every": 1}}
-KINDS = ("bert", "mpnet", "t5", "bart")
-OF_SOURCES = ("t5", "bart")
+OF_SOURCES = ("t5", "bart", "marian")
+KINDS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", *OF_SOURCES)
 LINE = "The dog ran far away and Tom ran after it until the night came and the moon was bright over the {} hills. "
 
 
@@ -98,11 +98,11 @@ def test_a_tier_reads_what_it_was_set_to_and_is_what_is_served(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("kind", ["bert", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "distilbert", "t5", "marian"])
 def test_all_four_stages_run_in_one_recipe_and_are_inspected(
     kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = run(folder, kind, "all", PRUNE, DISTILL, PLANES, INT8)
+    done, plain = run(folder, kind, "all", PRUNE, DISTILL, PLANES, INT8), folder / f"{kind}-plain"
     spec = open_checkpoint(done.out).spec
     sides = [spec, *([spec.encoder] if spec.encoder else [])]
     before = [open_checkpoint(folder / kind).spec]
@@ -112,14 +112,14 @@ def test_all_four_stages_run_in_one_recipe_and_are_inspected(
     assert done.bytes_after < 0.5 * done.bytes_before and done.tiers["low"]["bytes_share"] < 0.65
     assert main(["inspect", str(done.out)]) == 0
     shown = capsys.readouterr().out
-    assert "low" in shown and ("same answers" if kind == "t5" else "found first") in shown
-    if kind == "t5":
+    assert "low" in shown and ("same answers" if kind in OF_SOURCES else "found first") in shown
+    if kind in OF_SOURCES:
         with pytest.raises(CheckpointError, match="cannot say what this model is .its FFN widths"):
-            export(done.out, folder / "plain", dtype="float32")
+            export(done.out, plain, dtype="float32")
         return
-    export(done.out, folder / "plain", dtype="float32")
+    export(done.out, plain, dtype="float32")
     ids = torch.arange(3, 23).unsqueeze(0)
-    assert torch.allclose(load(folder / "plain")(ids), load(done.out)(ids), atol=1e-4)
+    assert torch.allclose(load(plain)(ids), load(done.out)(ids), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])

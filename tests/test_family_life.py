@@ -1,14 +1,14 @@
 """Every family through all that is done with a model: compressed, looked at, scored, written for others, and served."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from family_cases import CASES, DECODERS, Case
+from family_cases import DECODERS, Case, fullest
 from torch import Tensor
 
 from moesaic.bench.local_server import local_server
@@ -34,13 +34,6 @@ RECIPES: Mapping[str, list[dict[str, Any]]] = {
     "mixture": [DISTIL, {"moefy": {"tiers": {"high": 0.8, "low": 0.5}}}, INT8],
     "tiles": [DISTIL, {"moefy": {"expert_size": 8, "router_width": 4, "tiers": {"low": 0.6}}}],
 }
-# by an engine process each
-SERVED = ("gpt2", "gpt_neox", "mistral", "phi3", "gemma2", "gemma3_text", "olmo2", "smollm3", "mixtral")
-
-
-def fullest(family: str) -> Case:
-    """The case of a family that shows most."""
-    return max((case for case in CASES if case.family == family), key=lambda case: len(case.features))
 
 
 def shallow(case: Case) -> Case:
@@ -151,8 +144,9 @@ def test_a_mixture_is_given_no_setting_of_experts_that_are_made(made: Any, tmp_p
         compress(made("mixtral"), tmp_path / "out", quick(tmp_path) | {"stages": [{"moefy": {"router_width": 4}}]})
 
 
-def test_one_of_each_kind_is_served(made: Any) -> None:
-    folders = {family: made(family, "mixture" if family in MIXTURES else "graded") for family in SERVED}
+@pytest.mark.parametrize("families", [DECODERS[::2], DECODERS[1::2]], ids=["even", "odd"])  # an engine process each
+def test_each_is_served_with_what_it_answers_offline(families: Sequence[str], made: Any) -> None:
+    folders = {family: made(family, "mixture" if family in MIXTURES else "graded") for family in families}
     with local_server(folders, "--max-context", "64", "--kv-memory", "2M") as address, Client(address) as client:
         for family, folder in folders.items():
             alone = LLM(str(folder)).generate(["Once upon"], max_new_tokens=4, temperature=0)[0]

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 import torch
 from encoder_cases import ENCODER_CASES
-from family_cases import CASES, PLANTS, Case, table
+from family_cases import CASES, DECODERS, PLANTS, Case, fullest, table
 from house import ROOT
 from source_cases import SOURCE_CASES
 from torch import Tensor
 
+from moesaic.engine.llm import LLM
 from moesaic.engine.runner import ModelRunner, Span
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.families.registry import FAMILIES
 from moesaic.models.program import gap
 
 IDS = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(1))
-PROMPT, NEW, CHUNK = 27, 8, 11
+PROMPT, NEW, CHUNK, END = 27, 8, 11, 257
 BY_FEATURE = [(case, feature) for case in CASES for feature in case.features]
 
 
@@ -68,6 +69,18 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(case: Case, tmp_path
         assert runner.without_program == (missing if programmed else "nobody asked for one")
         assert error(in_chunks(runner, IDS[0].tolist()), expected[0]) <= 1e-5
         assert greedy(runner, IDS[0, :PROMPT].tolist()) == tokens
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_beam_search_finds_what_transformers_finds(family: str, tmp_path: Path) -> None:
+    original, prompt = fullest(family).build(tmp_path), IDS[:1, :PROMPT]
+    expected = original.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW, do_sample=False, num_beams=3,
+        num_return_sequences=3, pad_token_id=0, eos_token_id=END,
+    )[:, PROMPT:].tolist()  # fmt: skip
+    [found] = LLM(tmp_path).generate(prompt.tolist(), temperature=0, num_beams=3, n=3, max_new_tokens=NEW)
+    answers = [list(each) for each in (found.token_ids, *(other.token_ids for other in found.others))]
+    assert answers == [each[: each.index(END)] if END in each else each for each in expected]
 
 
 @pytest.mark.parametrize(("case", "feature"), BY_FEATURE, ids=str)

@@ -56,7 +56,7 @@ def with_config(folder: Path, values: dict[str, Any], where: Path) -> Path:
     where.mkdir(exist_ok=True)
     for name in ("model.safetensors", "tokenizer.json"):
         if not (where / name).exists():
-            (where / name).symlink_to(folder / name)
+            (where / name).hardlink_to(folder / name)
     (where / "config.json").write_text(json.dumps(values))
     return where
 

@@ -6,14 +6,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import tokenizers
 import torch
-from builders import edit_json, llama, merging_tokenizer
+from builders import edit_json, llama, merging_tokenizer, word_pieces
 from family_cases import LINEAR, LLAMA3, YARN, Case
 from house import ROOT
 from llama_cpp_runs import ABSENT, ids_of_llama_cpp, logits_of_llama_cpp
 from safetensors.torch import load_file
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from moesaic.cli.main import main
 from moesaic.compress.export import export
@@ -195,12 +193,7 @@ def test_a_pruned_int8_model_is_written_multiplied_out(tmp_path: Path) -> None:
 def word_piece_bert(folder: Path, pooling: str) -> Path:
     """A BERT with a WordPiece of some words, in lower case."""
     Case("bert").build(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "##at", ".", "é", "c", "##a"]
-    made = tokenizers.Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    made.add_special_tokens(words[:5])
-    made.save(str(folder / "tokenizer.json"))
+    word_pieces().save(str(folder / "tokenizer.json"))
     write_pooling(folder, Pooling(pooling))
     return folder
 

@@ -1,6 +1,7 @@
 """Every encoder-decoder through all that is done with one: int8, looked at, scored, written for others, and served."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,24 +61,25 @@ def test_int8_is_measured_by_the_original_s_answers_and_written_for_transformers
     assert len(LLM(small).generate(["Once upon"], max_new_tokens=4)[0].token_ids) <= 4
 
 
-def test_pairs_are_scored_beside_the_original(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "scores.json"
-    command = ["eval", str(folder / "t5"), "--against", str(folder / "t5"), "--text", str(folder / "pairs.jsonl")]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_are_scored_beside_the_original(family: str, folder: Path, tmp_path: Path) -> None:
+    file, model = tmp_path / "scores.json", str(folder / family)
+    command = ["eval", model, "--against", model, "--text", str(folder / "pairs.jsonl")]
     assert main([*command, "--json", str(file)]) == 0
     found = json.loads(file.read_text())
-    ids = [len(LLM(folder / "t5").tokenizer.encode(text)) + 1 for text in ("Guten Morgen", "ein Hund")]
+    ids = [len(LLM(model).tokenizer.encode(text)) + 1 for text in ("Guten Morgen", "ein Hund")]
     assert found["tokens"] == sum(ids) and found["scores"]["model"] == found["scores"]["original"]
     assert found["perplexity"] > 1 and found["exact_match"] == 0
 
 
-def test_one_is_served_with_what_it_answers_offline(folder: Path) -> None:
+def test_each_is_served_with_what_it_answers_offline(folder: Path) -> None:
     settings: list[dict[str, Any]] = [{}, {"num_beams": 3, "n": 2}]
-    models, llm = {"t5": folder / "t5"}, LLM(folder / "t5")
+    models = {family: folder / family for family in FAMILIES}
     with local_server(models, "--max-context", "64", "--kv-memory", "2M") as address, Client(address) as client:
-        for setting in settings:
-            alone = llm.generate(["Once upon a time"], max_new_tokens=5, **setting)[0]
-            answer = client.generate("Once upon a time", max_new_tokens=5, **setting)
-            assert tuple(answer.token_ids) == tuple(alone.token_ids) and answer.text == alone.text
+        for family, setting in product(FAMILIES, settings):
+            alone = LLM(models[family]).generate(["Once upon a time"], max_new_tokens=5, **setting)[0]
+            answer = client.generate("Once upon a time", model=family, max_new_tokens=5, **setting)
+            assert tuple(answer.token_ids) == tuple(alone.token_ids) and answer.text == alone.text, family
         with pytest.raises(InvalidRequest, match="has 70 tokens, the encoder reads 64 at most; shorten it"):
             client.generate("a" * 70, model="t5", max_new_tokens=5)
 
