@@ -232,10 +232,11 @@ def kernel_rows(kernels: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
 def notes(report: Report) -> Sequence[str]:
     """What one must know to read the table."""
     machine = report["machine"]
-    said = [
+    said = [] if report.get("complete", True) else [f"the report is not complete, {_so_far(report)}"]
+    said.append(
         f"{machine['device']}, {machine['processors']} processors, reads {machine['read_bandwidth_gb_per_s']} GB/s; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    ]
+    )
     if not find_spec("transformers"):
         said.append("transformers is not installed, so that nobody stands beside: pip install 'moesaic[bench]'")
     if report["random_weights"]:
@@ -254,3 +255,9 @@ def notes(report: Report) -> Sequence[str]:
     if "ops" in report:
         said += ops_notes(report["ops"])
     return said
+
+
+def _so_far(report: Report) -> str:
+    """What a run that was cut off had measured, and the way out."""
+    measured = ", ".join(name for name in SUITES if name in report)
+    return f"it was cut off after {measured}: the same command goes on with it"
