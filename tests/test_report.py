@@ -16,6 +16,7 @@ from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
 from moesaic.bench.evidence.losses import lost
 from moesaic.bench.evidence.own import write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
+from moesaic.bench.evidence.under_load import under_load
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.published import figures as figures_of_files
 from moesaic.bench.published.figures import RESULTS
@@ -101,6 +102,21 @@ def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(
     monkeypatch.setattr(figures_of_files, "RESULTS", tmp_path)
     assert [section.anchor for section in published.served()] == ["load-two"]
     assert "| users 4 | ours | 5 of 5 |" in load_table(LOAD) and goodput_limits({"ttft": 0.5}) == "TTFT at most 500 ms"
+
+
+def open_loop(offered: float, *given_up: str) -> dict[str, Any]:
+    results = {name: {**LEVEL, "complete": name not in given_up} for name in ("ours", "theirs")}
+    return {"name": f"rate {offered:g}/s", "users": 0, "offered_per_second": offered, "results": results}
+
+
+def test_goodput_stands_over_offered_load_and_what_was_given_up_nowhere() -> None:
+    targets, offered = {name: {"place": name} for name in ("ours", "theirs")}, {"ours": [0.5, 4.0], "theirs": [0.5]}
+    levels = [*LOAD["levels"], open_loop(4.0, "theirs"), open_loop(0.5)]
+    charts = under_load({**LOAD, "targets": targets, "levels": levels}, "a", "a.json").pictures[-2:]
+    for chart, figure in zip(charts, ("goodput", "answers_per_second"), strict=True):
+        assert isinstance(chart, Chart) and chart.across == "offered, requests/s"
+        assert {each.name: [point.x for point in each.points] for each in chart.series} == offered
+        assert {point.y for each in chart.series for point in each.points} == {LEVEL[figure]["value"]}
 
 
 def test_ones_own_reports_are_a_page_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
