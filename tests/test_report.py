@@ -13,6 +13,7 @@ from load_records import driven, record
 
 from moesaic.bench.evidence import published
 from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
+from moesaic.bench.evidence.kept import NEW_HERE, PRIOR_ART, at_equal_bytes
 from moesaic.bench.evidence.losses import lost
 from moesaic.bench.evidence.own import write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
@@ -91,6 +92,14 @@ def test_losses_are_of_the_files_and_gpus_are_not_measured() -> None:
     lines = [row[0] for table in lost().tables for row in table.content[1]]
     assert any("98.1 % at 0.608" in line for line in lines) and any("x0.655 the tokens" in line for line in lines)
     assert "not measured" in unescape(report_page()).partition("predictions")[2]
+
+
+def test_prior_art_is_named_in_the_report_and_word_by_word_where_the_decision_is_told() -> None:
+    document = " ".join((ROOT / "docs/decisions/bits-by-inputs.md").read_text().split())
+    assert f"## Prior art {PRIOR_ART} {NEW_HERE}" in document and {f"Prior art. {PRIOR_ART}", NEW_HERE} <= {
+        *at_equal_bytes().points
+    }
+    assert "decisions/bits-by-inputs.md#prior-art" in (ROOT / "docs/how-it-works.md").read_text()
 
 
 def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(

@@ -15,6 +15,15 @@ TIERS = ("full", "high", "balanced", "low")
 STREAMS = (1, 4)
 _NOT_SCORED = ("llama.cpp Q8_0", "llama.cpp Q4_0", "CTranslate2 int8")
 _LINEARS = "% of the linears' int8 bytes that a token reads"
+PRIOR_ART = (
+    "GRINQH (2026) grades the inputs of a matrix so; Precision Gating (2020), PredictiveNet (2017) and SparseInfer let "
+    "high bits decide what is computed; TEAL, WINA and CATS leave inputs out; GPTQ rounds once."
+)
+NEW_HERE = (
+    "New here, as far as we know, is no more than this: one threshold for all linears of a model, at one price of a "
+    "byte, so that a request turns it between a tier and exactly int8 while others in its batch stand elsewhere, with "
+    "one copy of the weights and a receipt of the bytes that were read."
+)
 _FFN = (
     ("high 4 bits, then 6", "bit planes", 0), ("TEAL", "TEAL", 2), ("scaled CATS", "scaled CATS", 4),
     ("Fisher pruning", "Fisher pruning", 3), ("FLAP pruning", "FLAP pruning", 5),
@@ -150,15 +159,8 @@ def _remarks(off: Curves) -> Iterator[str]:
         f"int4 by GPTQ has {ratios(ahead.perplexity)} times the perplexity of graded inputs at nearly the same bytes: "
         f"an interval that {leaves_out}. It reads as many for every token, and is a copy of its own."
     )
-    yield (
-        "Prior art. GRINQH (2026) grades the inputs of a matrix so; Precision Gating (2020), PredictiveNet (2017) and "
-        "SparseInfer let high bits decide what is computed; TEAL, WINA and CATS leave inputs out; GPTQ rounds once."
-    )
-    yield (
-        "New here, as far as we know, is no more than this: one threshold for all linears of a model, at one price of "
-        "a byte, so that a request turns it between a tier and exactly int8 while others in its batch stand elsewhere, "
-        "with one copy of the weights and a receipt of the bytes that were read."
-    )
+    yield f"Prior art. {PRIOR_ART}"
+    yield NEW_HERE
 
 
 def _curve() -> Chart:
