@@ -59,6 +59,15 @@ def test_what_was_measured_is_not_measured_again(
     file = tmp_path / "bench/report.json"
     before, said = json.loads(file.read_text()), run(file.parent)
     after = json.loads(file.read_text())
+    assert "joules_per_token" in after["engine"]["speed"]["moesaic int8"]["8"]
     assert ROUNDS in said and not any(what.startswith(SCORED) for what in said)
     assert after == before | {"complete": True, "engine": after["engine"]}
     assert not any("not complete" in line for line in notes(after))
+
+
+@pytest.mark.parametrize(("joules", "said"), [(0.25, "0.25 J a token"), (None, "not measured: nobody counts")])
+def test_joules_a_token_are_told_or_why_there_are_none(cut_off: Path, joules: float | None, said: str) -> None:
+    figures = {"joules_per_token": joules, "energy": "not measured: nobody counts", "tokens_per_second": 1.0}
+    report = json.loads((cut_off / "report.json").read_text())
+    report["engine"] = {"threads": 1, "new_tokens": 1, "speed": {"moesaic int8": {"1": figures, "8": figures}}}
+    assert [line for line in notes(report) if line.startswith("energy") and said in line]
