@@ -15,13 +15,13 @@ from moesaic.bench.evidence import published
 from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
 from moesaic.bench.evidence.kept import NEW_HERE, PRIOR_ART, at_equal_bytes
 from moesaic.bench.evidence.losses import lost
-from moesaic.bench.evidence.own import write_own
+from moesaic.bench.evidence.own import section_of, write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
 from moesaic.bench.evidence.under_load import under_load
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.published import figures as figures_of_files
 from moesaic.bench.published.figures import RESULTS
-from moesaic.bench.published.text import goodput_limits, load_table
+from moesaic.bench.published.text import command, goodput_limits, load_table
 from moesaic.cli.main import main
 from moesaic.models.errors import SetupError
 
@@ -86,6 +86,24 @@ def test_every_section_says_of_which_files_it_is_made_and_that_they_are_there() 
     for section in published.sections():
         named = re.findall(r"bench/results/[\w./-]*\w", " ".join(section.made))
         assert named and all((ROOT / each).exists() for each in named), section.title
+
+
+def test_the_commands_of_sections_are_those_that_files_hold() -> None:
+    read = (json.loads(file.read_text()) for file in RESULTS.rglob("*.json"))
+    held = {command(each) for each in read if isinstance(each, dict) and "command" in each}
+    lines = [line.partition("   #")[0] for each in published.sections() for line in each.command.splitlines()]
+    assert len(lines) > 15 and {*lines} - held == {"bash bench/gpu.sh OUT"}
+
+
+def test_of_a_path_outside_the_project_a_command_shows_the_last_part() -> None:
+    typed = "moesaic bench serve a=/home/me/b ../x/y.txt ~/z.json --out=/tmp/o/ /p/q,/r/s '/t u/v w' out/k ./l http://h:1/v1"
+    shown = "moesaic bench serve a=b y.txt z.json --out=o q,s 'v w' out/k ./l http://h:1/v1"
+    assert command({"command": typed}) == shown
+
+
+def test_ones_own_page_has_the_command_as_it_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "load.json").write_text(json.dumps({**LOAD, "command": "moesaic bench serve /home/me/b"}))
+    assert section_of(tmp_path / "load.json", 1).command == "moesaic bench serve /home/me/b"
 
 
 def test_losses_are_of_the_files_and_gpus_are_not_measured() -> None:

@@ -7,10 +7,11 @@ from ..published.beside import Beside, beside
 from ..published.figures import Curves, Kept, curves, pooled, recipe, result
 from ..published.text import count, fixed, percent, percents, ratios, times
 from .chart import Chart, Point, Series
-from .section import Section, Table, machine_line
+from .section import Section, Table, commands, machine_line
 
 OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
+_DRAWN = (*OFF_GRID, "linears-curve", "smollm2", "linears-swiglu-1m")
 TIERS = ("full", "high", "balanced", "low")
 STREAMS = (1, 4)
 _NOT_SCORED = ("llama.cpp Q8_0", "llama.cpp Q4_0", "CTranslate2 int8")
@@ -54,21 +55,13 @@ def against_speed() -> Section:
             "A file of llama.cpp or CTranslate2 was timed and not scored: it has a line, no point.",
             "Scored by the engine that serves, in its own process.",
         ],
-        f"{graded.values['command']}\n{peer_command('smollm2')}",
+        commands(graded.values, peers.values, result("smollm2-2-cpu-cores")),
         [
             f"bench/results/compress/smollm2-graded/report.json: {machine_line(graded.values['provenance'])}",
             f"bench/results/peers/smollm2.json: {machine_line(peers.values['machine'])}",
             f"bench/results/smollm2-2-cpu-cores.json: {machine_line(result('smollm2-2-cpu-cores')['machine'])}",
         ],
     )  # fmt: skip
-
-
-def peer_command(name: str) -> str:
-    """What measures beside the peers."""
-    begin = "python -m moesaic.bench.peers.run OUT.json"
-    if name == "smollm2":
-        return f"{begin} --gguf FILE --dense smollm2 --model smollm2 INT8 ALL_FOUR"
-    return f"{begin} --shape {name}"
 
 
 def _scored() -> dict[str, float]:
@@ -128,10 +121,9 @@ def at_equal_bytes() -> Section:
         [_curve(), _top1_curve(off), _ffn(), _scratch()],
         [Table("Over every linear, three seeds together", (_HEAD, list(_rows(off))))],
         list(_remarks(off)),
-        "moesaic retention MODEL --text valid_docs_keps.txt wikitext2_valid.txt --over linears\n"
-        "moesaic retention MODEL --text valid_docs_keps.txt valid_docs_cpp.txt tinyshakespeare.txt",
+        commands(*(result(f"retention/{name}/curves") for name in _DRAWN)),
         [
-            f"bench/results/retention/ ({', '.join([*OFF_GRID, 'linears-curve', 'smollm2', 'linears-swiglu-1m'])}): "
+            f"bench/results/retention/ ({', '.join(_DRAWN)}): "
             f"{machine_line(run['provenance'])}; the texts are not shipped. What each name means, and how a rival "
             "differs from its paper, is on the page beside each file.",
         ],
