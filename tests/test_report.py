@@ -227,6 +227,42 @@ def _colours(png: bytes) -> list[tuple[int, tuple[int, ...]]]:
 
 
 @pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
+@pytest.mark.parametrize("whose", ["published", "own"])
+def test_pages_are_empty_nowhere_down_to_their_end_nor_on_paper(whose: str, own_page: Path) -> None:
+    with opened((PAGE if whose == "published" else own_page).as_uri()) as tab:
+        for width, is_dark in ((1200, False), (360, True)):
+            tab.resize(width, 900, mobile=width == 360)
+            tab.dark(is_dark)
+            tab.until("document.readyState === 'complete' && [...document.images].every(each => each.complete)")
+            assert _longest_gap(tab) < 250
+        tab.dark(False)
+        printed = _drawn_on(tab.printed())
+        assert printed and all(re.search(rb"\bT[jJ]\b|\bDo\b", sheet) for sheet in printed)
+
+
+def _longest_gap(tab: Tab) -> float:
+    """The highest stretch of the whole page where nothing is seen, of which a chart that is not drawn has more."""
+    import io
+
+    import numpy
+    from PIL import Image
+
+    strips = [numpy.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in tab.strips()]
+    seen = numpy.concatenate([(strip != strip[:, :1]).any(axis=(1, 2)) for strip in strips])
+    edges = numpy.flatnonzero(numpy.concatenate([[True], seen, [True]]))
+    return float(numpy.diff(edges).max()) / 0.25
+
+
+def _drawn_on(pdf: bytes) -> list[bytes]:
+    """What is drawn on each sheet: text by Tj, pictures by Do."""
+    import zlib
+
+    parts = dict(re.findall(rb"(\d+) 0 obj\n(.*?)endobj", pdf, re.DOTALL))
+    sheets = re.findall(rb"/Type /Page\n.*?/Contents (\d+) 0 R", pdf, re.DOTALL)
+    return [zlib.decompress(parts[each].partition(b"stream\n")[2]) for each in sheets]
+
+
+@pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
 def test_the_first_key_leads_past_the_contents() -> None:
     with opened(PAGE.as_uri()) as tab:
         tab.until("document.readyState === 'complete'")
