@@ -61,12 +61,13 @@ def nvml(count: int = 2, fails: str = "", joules: Iterator[float] | None = None)
 
     counted = joules or iter(range(100))
     found = ModuleType("pynvml")
-    for name, answer in {
+    answers: dict[str, Callable[..., Any]] = {
         "nvmlInit": lambda: None,
         "nvmlDeviceGetCount": lambda: count,
         "nvmlDeviceGetHandleByIndex": lambda i: i,
         "nvmlDeviceGetTotalEnergyConsumption": lambda handle: 1e3 * next(counted),
-    }.items():
+    }
+    for name, answer in answers.items():
         setattr(found, name, call(name, answer))
     found.NVMLError = NVMLError  # type: ignore[attr-defined]
     return found
@@ -107,7 +108,12 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[
 
 def test_a_call_is_repeated_until_counters_can_tell(clock: Callable[[float], None]) -> None:
     calls: list[float] = []
-    found = energy_of(lambda: calls.append(clock(0.2) or 0.2), tokens=4)
+
+    def call() -> None:
+        calls.append(0.2)
+        clock(calls[-1])
+
+    found = energy_of(call, tokens=4)
     assert len(calls) == 3 and found == {"joules_per_token": pytest.approx(0.1)}
     assert [*told({"ours": found})] == ["energy, ours: 0.1 J a token, of all that this machine spent"]
 

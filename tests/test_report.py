@@ -13,14 +13,14 @@ from load_records import driven, record
 
 from moesaic.bench.evidence import published
 from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
-from moesaic.bench.evidence.kept import NEW_HERE, PRIOR_ART, at_equal_bytes
+from moesaic.bench.evidence.kept import INPUTS, NEW_HERE, OFF_GRID, PRIOR_ART, at_equal_bytes
 from moesaic.bench.evidence.losses import lost
 from moesaic.bench.evidence.own import section_of, write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
 from moesaic.bench.evidence.under_load import under_load
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.published import figures as figures_of_files
-from moesaic.bench.published.figures import RESULTS
+from moesaic.bench.published.figures import RESULTS, curves, pooled
 from moesaic.bench.published.text import command, goodput_limits, load_table
 from moesaic.cli.main import main
 from moesaic.models.errors import SetupError
@@ -93,6 +93,27 @@ def test_the_commands_of_sections_are_those_that_files_hold() -> None:
     held = {command(each) for each in read if isinstance(each, dict) and "command" in each}
     lines = [line.partition("   #")[0] for each in published.sections() for line in each.command.splitlines()]
     assert len(lines) > 15 and {*lines} - held == {"bash bench/gpu.sh OUT"}
+
+
+def test_every_method_of_the_linears_is_drawn_and_told_by_the_bytes_of_the_whole_model() -> None:
+    section = at_equal_bytes()
+    found: dict[tuple[str, float], Any] = {}
+    for run in ("curve", "off-grid-rest", "tiles"):
+        for each in json.loads((RESULTS / f"retention/linears-{run}/curves.json").read_text())["points"]:
+            found.setdefault((each["method"], each["share"]), each)
+    drawn = next(each for each in section.pictures if each.name == "bytes-perplexity")
+    assert isinstance(drawn, Chart) and "linears and head" in drawn.across
+    shown = sorted(point.x for each in drawn.series for point in each.points)
+    assert shown == pytest.approx(sorted(100 * each["whole_share"] for each in found.values()))
+    assert {row[0] for row in section.tables[1].content[1]} == {name for name, share in found if share == 0.55}
+
+
+def test_bytes_of_pooled_runs_are_their_mean() -> None:
+    runs = [curves(each).kept(INPUTS, 0.5) for each in OFF_GRID]
+    together = pooled(*OFF_GRID).kept(INPUTS, 0.5)
+    assert together and all(runs)
+    wholes = [each.whole for each in runs if each]
+    assert min(wholes) < together.whole < max(wholes) and together.whole not in wholes
 
 
 def test_of_a_path_outside_the_project_a_command_shows_the_last_part() -> None:

@@ -1,5 +1,6 @@
 """What is kept: against the speed that it brings, and beside rivals at equal bytes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -11,11 +12,19 @@ from .section import Section, Table, commands, machine_line
 
 OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
-_DRAWN = (*OFF_GRID, "linears-curve", "smollm2", "linears-swiglu-1m")
 TIERS = ("full", "high", "balanced", "low")
 STREAMS = (1, 4)
 _NOT_SCORED = ("llama.cpp Q8_0", "llama.cpp Q4_0", "CTranslate2 int8")
-_LINEARS = "% of the linears' int8 bytes that a token reads"
+_WHOLE = "% of the int8 bytes of linears and head that a token reads"
+_ONE_SEED = ("linears-curve", "linears-off-grid-rest", "linears-tiles")  # on the same windows
+_DRAWN = (*OFF_GRID, *_ONE_SEED, "smollm2", "linears-swiglu-1m")
+_RIVALS = (  # what the picture calls them, and how names of methods begin and end
+    ("variants of the dial", ("inputs at",), ""), ("int4, int5 and int6 by GPTQ", ("int",), "by GPTQ, groups of 32"),
+    ("int4 and int6 to nearest", ("int4 to nearest", "int6 to nearest"), ""),
+    ("TEAL, WINA and both at one price", ("TEAL", "WINA"), ""),
+    ("neurons: planes, both sides, tiles", ("neurons", "both sides", "tiles"), ""),
+)  # fmt: skip
+_ASKED = 0.55  # of the linears' bytes: where most methods were measured
 PRIOR_ART = (
     "GRINQH (2026) grades the inputs of a matrix so; Precision Gating (2020), PredictiveNet (2017) and SparseInfer let "
     "high bits decide what is computed; TEAL, WINA and CATS leave inputs out; GPTQ rounds once."
@@ -119,7 +128,10 @@ def at_equal_bytes() -> Section:
             "and nothing was chosen on these texts. The head stays in int8 everywhere.",
         ],
         [_curve(), _top1_curve(off), _ffn(), _scratch()],
-        [Table("Over every linear, three seeds together", (_HEAD, list(_rows(off))))],
+        [
+            Table("Over every linear, three seeds together", (_HEAD, list(_rows(off)))),
+            Table(f"One seed, every method that was asked for {_ASKED} of the linears' bytes", (_HEAD, _by_name())),
+        ],
         list(_remarks(off)),
         commands(*(result(f"retention/{name}/curves") for name in _DRAWN)),
         [
@@ -130,7 +142,7 @@ def at_equal_bytes() -> Section:
     )  # fmt: skip
 
 
-_HEAD = ["", "of the linears' bytes", "top-1 kept (95 %)", "perplexity (95 %)"]
+_HEAD = ["", "of the linears' bytes", "with the head's", "top-1 kept (95 %)", "perplexity (95 %)"]
 
 
 def _rows(off: Curves) -> Iterator[list[str]]:
@@ -140,8 +152,7 @@ def _rows(off: Curves) -> Iterator[list[str]]:
     ]:  # fmt: skip
         found = off.kept(method, share)
         if found:
-            spread = f"{times(found.perplexity.value)} ({ratios(found.perplexity)})"
-            yield [label, fixed(found.bytes, 3), _top1(found), spread]
+            yield _row(label, found)
 
 
 def _remarks(off: Curves) -> Iterator[str]:
@@ -156,26 +167,36 @@ def _remarks(off: Curves) -> Iterator[str]:
 
 
 def _curve() -> Chart:
-    """Perplexity over bytes, one seed: the dial at every share beside GPTQ at its own."""
-    found = curves("linears-curve")
-    shares = (0.31, 0.35, 0.4, 0.45, 0.5, 0.55, 0.62, 0.68, 0.75, 0.85, 0.95)
-    bits = ((4, 0.55), (5, 0.68), (6, 0.8))
-    gptq = [found.kept(f"int{each} by GPTQ, groups of 32", share) for each, share in bits]
-    names = [f"int{each}" for each, _ in bits]
+    """Perplexity over bytes, one seed: the dial at every share beside everything else that was measured there."""
+    found = curves(*_ONE_SEED)
+    dial = sorted(share for method, share in found.measured if method == INPUTS)
+    series = [Series("graded inputs, one dial", _perplexities([found.kept(INPUTS, share) for share in dial]), 0)]
+    for colour, (label, begins, ends) in enumerate(_RIVALS, 1):
+        keys = [key for key in found.measured if key[0].startswith(begins) and key[0].endswith(ends)]
+        points = _perplexities([found.kept(*key) for key in keys if key[0] != INPUTS])
+        series.append(Series(label, points, colour, joined=False))
     return Chart(
-        "bytes-perplexity", "Every linear of SmolLM2 off its grid, one seed", _LINEARS, "perplexity, times int8's",
-        (
-            Series("graded inputs, one dial", _perplexities([found.kept(INPUTS, share) for share in shares]), 0),
-            Series("int4, int5 and int6 by GPTQ", _perplexities(gptq, names), 1, joined=False),
-            Series("TEAL", _perplexities([found.kept("TEAL", 0.55)]), 2, joined=False),
-        ),
+        "bytes-perplexity", "Every linear of SmolLM2 off its grid, one seed", _WHOLE, "perplexity, times int8's",
+        tuple(series),
     )  # fmt: skip
+
+
+def _by_name() -> list[list[str]]:
+    """All that the picture has at one share, best first."""
+    found = curves(*_ONE_SEED)
+    asked = [kept for method, share in found.measured if share == _ASKED and (kept := found.kept(method, share))]
+    return [_row(each.method, each) for each in sorted(asked, key=lambda kept: kept.perplexity.value)]
+
+
+def _row(label: str, found: Kept) -> list[str]:
+    spread = f"{times(found.perplexity.value)} ({ratios(found.perplexity)})"
+    return [label, fixed(found.bytes, 3), fixed(found.whole, 3), _top1(found), spread]
 
 
 def _top1_curve(off: Curves) -> Chart:
     graded = [off.kept(INPUTS, share) for share in (0.5, 0.55, 0.62)]
     return Chart(
-        "bytes-top1", "The same, three seeds together", _LINEARS, "% of int8's top-1",
+        "bytes-top1", "The same, three seeds together", _WHOLE, "% of int8's top-1",
         (
             Series("graded inputs", _top1s(graded), 0),
             Series("int4 by GPTQ", _top1s([off.kept(GPTQ, 0.55)]), 1, joined=False),
@@ -202,7 +223,7 @@ def _scratch() -> Chart:
     found, shares = curves("linears-swiglu-1m"), (0.4, 0.45, 0.5, 0.55, 0.62)
     both = "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 2 times the price"
     return Chart(
-        "bytes-scratch", "A SwiGLU model of 1M trained from scratch", _LINEARS, "perplexity, times int8's",
+        "bytes-scratch", "A SwiGLU model of 1M trained from scratch", _WHOLE, "perplexity, times int8's",
         (
             Series("graded inputs", _perplexities([found.kept(INPUTS, share) for share in shares]), 0),
             Series("int4 by GPTQ", _perplexities([found.kept(GPTQ, 0.55)]), 1, joined=False),
@@ -216,10 +237,15 @@ def _perplexities(found: Sequence[Kept | None], names: Sequence[str] = ()) -> tu
     """Points of perplexity, by the bytes that were read."""
     labels = names or [""] * len(found)
     pairs = zip(found, labels, strict=True)
-    each = [(kept.bytes, kept.perplexity, name) for kept, name in pairs if kept]
-    return tuple(Point(100 * read, ratio.value, ratio.low, ratio.high, name) for read, ratio, name in each)
+    each = [(_read(kept), kept.perplexity, name) for kept, name in pairs if kept]
+    return tuple(Point(read, ratio.value, ratio.low, ratio.high, name) for read, ratio, name in each)
 
 
 def _top1s(found: Sequence[Kept | None]) -> tuple[Point, ...]:
-    each = [(kept.bytes, kept.top1) for kept in found if kept]
-    return tuple(Point(100 * x, 100 * top.value, 100 * top.low, 100 * top.high) for x, top in each)
+    each = [(_read(kept), kept.top1) for kept in found if kept]
+    return tuple(Point(read, 100 * top.value, 100 * top.low, 100 * top.high) for read, top in each)
+
+
+def _read(kept: Kept) -> float:
+    """Per cent of the bytes of the whole model, of an FFN where that alone was counted."""
+    return 100 * (kept.bytes if math.isnan(kept.whole) else kept.whole)
