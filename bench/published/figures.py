@@ -207,8 +207,8 @@ class RecipeResult:
         """What a tier kept beside the original; shares are of its FFN in the format of the result."""
         tier = next(each for each in self.values["tiers"] if each["name"] == name)
         beside = tier["against_original"]
-        ratios = [Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH)]
-        return Kept(name, tier["share"], tier["bytes_share"], *ratios)
+        top1, perplexity = (Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH))
+        return Kept(name, tier["share"], tier["bytes_share"], top1, perplexity)
 
     def control(self, name: str, tier: str) -> Mapping[str, Any]:
         """A control beside a tier: its bytes_share and relative_top1 among others."""
