@@ -1,11 +1,13 @@
 """Tokens per second of the engine beside its peers: same prompts, same lengths, rounds taken in turn."""
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
 from ..models.progress import Progress
 from .contestants import Contestant, Prompts
+from .energy import energy_of
 from .figure import ratio_of_rounds
 
 BATCHES = (1, 8)
@@ -17,7 +19,8 @@ def measure_speed(
     """{contestant: {batch: tokens_per_second, best and median of the rounds}}; each is warmed up once per batch.
 
     Each one's time is also told beside that of the last contestant, round by round, which two runs may be compared by.
-    Contestants alternate within a round, so that a machine whose speed drifts favours nobody.
+    Contestants alternate within a round, so that a machine whose speed drifts favours nobody. Energy is of calls of its
+    own, since counters need longer than a round.
     """
     seconds: dict[tuple[str, int], list[float]] = {}
     total, done = len(BATCHES) * (rounds + 1), 0
@@ -33,6 +36,7 @@ def measure_speed(
     return {
         contestant.name: {
             str(batch): _rates(seconds[contestant.name, batch], seconds[last, batch], batch * num_new)
+            | energy_of(partial(contestant.generate, prompts[:batch], num_new), batch * num_new)
             for batch in BATCHES
         }
         for contestant in contestants

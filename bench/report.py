@@ -17,6 +17,7 @@ from ..models.progress import Progress
 from ..models.threads import choose_threads, torch_threads
 from ..models.tokenizer import Tokenizer
 from .contestants import Contestant, MoesaicContestant, TransformersContestant
+from .energy import told as energy_told
 from .engine_speed import measure_speed
 from .kept import ScoredText, score_ours, score_theirs
 from .local_server import local_server
@@ -232,10 +233,11 @@ def kernel_rows(kernels: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[l
 def notes(report: Report) -> Sequence[str]:
     """What one must know to read the table."""
     machine = report["machine"]
-    said = [
+    said = [] if report.get("complete", True) else [f"the report is not complete, {_so_far(report)}"]
+    said.append(
         f"{machine['device']}, {machine['processors']} processors, reads {machine['read_bandwidth_gb_per_s']} GB/s; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    ]
+    )
     if not find_spec("transformers"):
         said.append("transformers is not installed, so that nobody stands beside: pip install 'moesaic[bench]'")
     if report["random_weights"]:
@@ -251,6 +253,22 @@ def notes(report: Report) -> Sequence[str]:
             f"TTFT, ITL: p50 through gRPC; around the engine the server adds {at_8['front_end_ms_p50']:.2f} ms, gRPC "
             f"and the client {at_8['wire_ms_p50']:.2f} ms (p50 at 8 streams)"
         )
+    said += energy_told(_spent(report))
     if "ops" in report:
         said += ops_notes(report["ops"])
     return said
+
+
+def _so_far(report: Report) -> str:
+    """What a run that was cut off had measured, and the way out."""
+    measured = ", ".join(name for name in SUITES if name in report)
+    return f"it was cut off after {measured}: the same command goes on with it"
+
+
+def _spent(report: Report) -> dict[str, Mapping[str, Any]]:
+    """Who made the tokens, and what was counted meanwhile."""
+    groups = {"": report.get("engine", {}).get("speed", {}), " through gRPC": report.get("serve", {})}
+    return {
+        f"{name}{through}, {batch} at a time": figures
+        for through, group in groups.items() for name, by_batch in group.items() for batch, figures in by_batch.items()
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from ..models.progress import Progress
 from ..proto import generation_pb2 as pb
 from ..server.client_request import build_request
 from ..server.handlers import GENERATION, stub
+from .energy import Stretch
 
 CONCURRENCIES = (1, 8)
 
@@ -31,14 +32,15 @@ class Sample:
 
 def measure_serving(
     address: str, model: str, prompts: Sequence[Sequence[int]], num_new: int, num_requests: int, progress: Progress
-) -> dict[str, dict[str, float]]:
-    """{concurrency: percentiles in milliseconds, and tokens per second over all streams}."""
+) -> dict[str, dict[str, Any]]:
+    """{concurrency: percentiles in milliseconds, tokens per second over all streams, and joules of the machine}."""
     figures = {}
     for concurrency in CONCURRENCIES:
         _stream_all(address, model, prompts, num_new, concurrency, concurrency)  # warm-up
-        begin = time.perf_counter()
+        stretch = Stretch()
         samples = _stream_all(address, model, prompts, num_new, concurrency, num_requests)
-        figures[str(concurrency)] = _figures(samples, time.perf_counter() - begin)
+        seconds, spent = stretch.seconds, stretch.figures(sum(sample.num_tokens for sample in samples))
+        figures[str(concurrency)] = _figures(samples, seconds) | spent
         progress(f"streams of {model} through gRPC", CONCURRENCIES.index(concurrency) + 1, len(CONCURRENCIES))
     return figures
 

@@ -80,6 +80,18 @@ class Tab:
         """What it looks like, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
+    def strips(self, height: int = 4000, scale: float = 0.25) -> Iterator[bytes]:
+        """All of it from top to bottom, as PNGs at a scale, so high each of the page."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        for top in range(0, int(size["height"]), height):
+            clip = {"x": 0, "y": top, "width": size["width"], "height": min(height, size["height"] - top)}
+            shot = self.call("Page.captureScreenshot", clip=clip | {"scale": scale}, captureBeyondViewport=True)
+            yield base64.b64decode(shot["data"])
+
+    def printed(self) -> bytes:
+        """What a printer gets, as PDF."""
+        return base64.b64decode(self.call("Page.printToPDF", printBackground=True)["data"])
+
     def _note(self, message: dict[str, Any]) -> None:
         method, said = message.get("method"), message.get("params", {})
         if method == "Runtime.exceptionThrown":

@@ -13,13 +13,15 @@ from load_records import driven, record
 
 from moesaic.bench.evidence import published
 from moesaic.bench.evidence.chart import DARK, LIGHT, Chart, Point, Series
+from moesaic.bench.evidence.kept import INPUTS, NEW_HERE, OFF_GRID, PRIOR_ART, at_equal_bytes
 from moesaic.bench.evidence.losses import lost
-from moesaic.bench.evidence.own import write_own
+from moesaic.bench.evidence.own import section_of, write_own
 from moesaic.bench.evidence.published import PICTURES, is_of_now, pictures, report_page
+from moesaic.bench.evidence.under_load import under_load
 from moesaic.bench.load.figures import Limits, figures
 from moesaic.bench.published import figures as figures_of_files
-from moesaic.bench.published.figures import RESULTS
-from moesaic.bench.published.text import goodput_limits, load_table
+from moesaic.bench.published.figures import RESULTS, curves, pooled
+from moesaic.bench.published.text import command, goodput_limits, load_table
 from moesaic.cli.main import main
 from moesaic.models.errors import SetupError
 
@@ -86,10 +88,57 @@ def test_every_section_says_of_which_files_it_is_made_and_that_they_are_there() 
         assert named and all((ROOT / each).exists() for each in named), section.title
 
 
+def test_the_commands_of_sections_are_those_that_files_hold() -> None:
+    read = (json.loads(file.read_text()) for file in RESULTS.rglob("*.json"))
+    held = {command(each) for each in read if isinstance(each, dict) and "command" in each}
+    lines = [line.partition("   #")[0] for each in published.sections() for line in each.command.splitlines()]
+    assert len(lines) > 15 and {*lines} - held == {"bash bench/gpu.sh OUT"}
+
+
+def test_every_method_of_the_linears_is_drawn_and_told_by_the_bytes_of_the_whole_model() -> None:
+    section = at_equal_bytes()
+    found: dict[tuple[str, float], Any] = {}
+    for run in ("curve", "off-grid-rest", "tiles"):
+        for each in json.loads((RESULTS / f"retention/linears-{run}/curves.json").read_text())["points"]:
+            found.setdefault((each["method"], each["share"]), each)
+    drawn = next(each for each in section.pictures if each.name == "bytes-perplexity")
+    assert isinstance(drawn, Chart) and "linears and head" in drawn.across
+    shown = sorted(point.x for each in drawn.series for point in each.points)
+    assert shown == pytest.approx(sorted(100 * each["whole_share"] for each in found.values()))
+    assert {row[0] for row in section.tables[1].content[1]} == {name for name, share in found if share == 0.55}
+
+
+def test_bytes_of_pooled_runs_are_their_mean() -> None:
+    runs = [curves(each).kept(INPUTS, 0.5) for each in OFF_GRID]
+    together = pooled(*OFF_GRID).kept(INPUTS, 0.5)
+    assert together and all(runs)
+    wholes = [each.whole for each in runs if each]
+    assert min(wholes) < together.whole < max(wholes) and together.whole not in wholes
+
+
+def test_of_a_path_outside_the_project_a_command_shows_the_last_part() -> None:
+    typed = "moesaic bench serve a=/home/me/b ../x/y.txt ~/z.json --out=/tmp/o/ /p/q,/r/s '/t u/v w' out/k ./l http://h:1/v1"
+    shown = "moesaic bench serve a=b y.txt z.json --out=o q,s 'v w' out/k ./l http://h:1/v1"
+    assert command({"command": typed}) == shown
+
+
+def test_ones_own_page_has_the_command_as_it_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "load.json").write_text(json.dumps({**LOAD, "command": "moesaic bench serve /home/me/b"}))
+    assert section_of(tmp_path / "load.json", 1).command == "moesaic bench serve /home/me/b"
+
+
 def test_losses_are_of_the_files_and_gpus_are_not_measured() -> None:
     lines = [row[0] for table in lost().tables for row in table.content[1]]
     assert any("98.1 % at 0.608" in line for line in lines) and any("x0.655 the tokens" in line for line in lines)
     assert "not measured" in unescape(report_page()).partition("predictions")[2]
+
+
+def test_prior_art_is_named_in_the_report_and_word_by_word_where_the_decision_is_told() -> None:
+    document = " ".join((ROOT / "docs/decisions/bits-by-inputs.md").read_text().split())
+    assert f"## Prior art {PRIOR_ART} {NEW_HERE}" in document and {f"Prior art. {PRIOR_ART}", NEW_HERE} <= {
+        *at_equal_bytes().points
+    }
+    assert "decisions/bits-by-inputs.md#prior-art" in (ROOT / "docs/how-it-works.md").read_text()
 
 
 def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(
@@ -101,6 +150,21 @@ def test_servers_under_load_have_a_section_as_soon_as_a_file_is_there(
     monkeypatch.setattr(figures_of_files, "RESULTS", tmp_path)
     assert [section.anchor for section in published.served()] == ["load-two"]
     assert "| users 4 | ours | 5 of 5 |" in load_table(LOAD) and goodput_limits({"ttft": 0.5}) == "TTFT at most 500 ms"
+
+
+def open_loop(offered: float, *given_up: str) -> dict[str, Any]:
+    results = {name: {**LEVEL, "complete": name not in given_up} for name in ("ours", "theirs")}
+    return {"name": f"rate {offered:g}/s", "users": 0, "offered_per_second": offered, "results": results}
+
+
+def test_goodput_stands_over_offered_load_and_what_was_given_up_nowhere() -> None:
+    targets, offered = {name: {"place": name} for name in ("ours", "theirs")}, {"ours": [0.5, 4.0], "theirs": [0.5]}
+    levels = [*LOAD["levels"], open_loop(4.0, "theirs"), open_loop(0.5)]
+    charts = under_load({**LOAD, "targets": targets, "levels": levels}, "a", "a.json").pictures[-2:]
+    for chart, figure in zip(charts, ("goodput", "answers_per_second"), strict=True):
+        assert isinstance(chart, Chart) and chart.across == "offered, requests/s"
+        assert {each.name: [point.x for point in each.points] for each in chart.series} == offered
+        assert {point.y for each in chart.series for point in each.points} == {LEVEL[figure]["value"]}
 
 
 def test_ones_own_reports_are_a_page_by_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +245,42 @@ def _colours(png: bytes) -> list[tuple[int, tuple[int, ...]]]:
     found = Image.open(io.BytesIO(png)).convert("RGB").getcolors(1 << 24)
     assert found
     return [(count, colour) for count, colour in found if isinstance(colour, tuple)]
+
+
+@pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")
+@pytest.mark.parametrize("whose", ["published", "own"])
+def test_pages_are_empty_nowhere_down_to_their_end_nor_on_paper(whose: str, own_page: Path) -> None:
+    with opened((PAGE if whose == "published" else own_page).as_uri()) as tab:
+        for width, is_dark in ((1200, False), (360, True)):
+            tab.resize(width, 900, mobile=width == 360)
+            tab.dark(is_dark)
+            tab.until("document.readyState === 'complete' && [...document.images].every(each => each.complete)")
+            assert _longest_gap(tab) < 250
+        tab.dark(False)
+        printed = _drawn_on(tab.printed())
+        assert printed and all(re.search(rb"\bT[jJ]\b|\bDo\b", sheet) for sheet in printed)
+
+
+def _longest_gap(tab: Tab) -> float:
+    """The highest stretch of the whole page where nothing is seen, of which a chart that is not drawn has more."""
+    import io
+
+    import numpy
+    from PIL import Image
+
+    strips = [numpy.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in tab.strips()]
+    seen = numpy.concatenate([(strip != strip[:, :1]).any(axis=(1, 2)) for strip in strips])
+    edges = numpy.flatnonzero(numpy.concatenate([[True], seen, [True]]))
+    return float(numpy.diff(edges).max()) / 0.25
+
+
+def _drawn_on(pdf: bytes) -> list[bytes]:
+    """What is drawn on each sheet: text by Tj, pictures by Do."""
+    import zlib
+
+    parts = dict(re.findall(rb"(\d+) 0 obj\n(.*?)endobj", pdf, re.DOTALL))
+    sheets = re.findall(rb"/Type /Page\n.*?/Contents (\d+) 0 R", pdf, re.DOTALL)
+    return [zlib.decompress(parts[each].partition(b"stream\n")[2]) for each in sheets]
 
 
 @pytest.mark.skipif(not PROGRAM, reason="no Chromium is installed")

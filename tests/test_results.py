@@ -459,6 +459,12 @@ def test_no_figure_is_written_into_a_template(template: Path) -> None:
     assert FIGURE.findall(re.sub(rf"{SHARE.pattern}( %)?", " ", words)) == []
 
 
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.j2")), ids=lambda file: file.name)
+def test_no_command_of_a_result_is_written_into_a_template(template: Path) -> None:
+    """It is taken of the file that holds the result."""
+    assert "python -m moesaic.bench" not in template.read_text()
+
+
 def test_what_a_document_says_of_its_rivals_and_losses_is_so() -> None:
     speed = recipe("smollm2-recovered").speed("low", 4)["times_full"]
     even = curves("smollm2").against("TEAL", "high 4 bits, then 6", 0.68)

@@ -1,5 +1,6 @@
 """What is kept: against the speed that it brings, and beside rivals at equal bytes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -7,14 +8,32 @@ from ..published.beside import Beside, beside
 from ..published.figures import Curves, Kept, curves, pooled, recipe, result
 from ..published.text import count, fixed, percent, percents, ratios, times
 from .chart import Chart, Point, Series
-from .section import Section, Table, machine_line
+from .section import Section, Table, commands, machine_line
 
 OFF_GRID = ("linears-off-grid-0", "linears-off-grid-1", "linears-off-grid-2")
 INPUTS, GPTQ = "inputs at 0, 4, 6 and 8 bits", "int4 by GPTQ, groups of 32"
 TIERS = ("full", "high", "balanced", "low")
 STREAMS = (1, 4)
 _NOT_SCORED = ("llama.cpp Q8_0", "llama.cpp Q4_0", "CTranslate2 int8")
-_LINEARS = "% of the linears' int8 bytes that a token reads"
+_WHOLE = "% of the int8 bytes of linears and head that a token reads"
+_ONE_SEED = ("linears-curve", "linears-off-grid-rest", "linears-tiles")  # on the same windows
+_DRAWN = (*OFF_GRID, *_ONE_SEED, "smollm2", "linears-swiglu-1m")
+_RIVALS = (  # what the picture calls them, and how names of methods begin and end
+    ("variants of the dial", ("inputs at",), ""), ("int4, int5 and int6 by GPTQ", ("int",), "by GPTQ, groups of 32"),
+    ("int4 and int6 to nearest", ("int4 to nearest", "int6 to nearest"), ""),
+    ("TEAL, WINA and both at one price", ("TEAL", "WINA"), ""),
+    ("neurons: planes, both sides, tiles", ("neurons", "both sides", "tiles"), ""),
+)  # fmt: skip
+_ASKED = 0.55  # of the linears' bytes: where most methods were measured
+PRIOR_ART = (
+    "GRINQH (2026) grades the inputs of a matrix so; Precision Gating (2020), PredictiveNet (2017) and SparseInfer let "
+    "high bits decide what is computed; TEAL, WINA and CATS leave inputs out; GPTQ rounds once."
+)
+NEW_HERE = (
+    "New here, as far as we know, is no more than this: one threshold for all linears of a model, at one price of a "
+    "byte, so that a request turns it between a tier and exactly int8 while others in its batch stand elsewhere, with "
+    "one copy of the weights and a receipt of the bytes that were read."
+)
 _FFN = (
     ("high 4 bits, then 6", "bit planes", 0), ("TEAL", "TEAL", 2), ("scaled CATS", "scaled CATS", 4),
     ("Fisher pruning", "Fisher pruning", 3), ("FLAP pruning", "FLAP pruning", 5),
@@ -45,21 +64,13 @@ def against_speed() -> Section:
             "A file of llama.cpp or CTranslate2 was timed and not scored: it has a line, no point.",
             "Scored by the engine that serves, in its own process.",
         ],
-        f"{graded.values['command']}\n{peer_command('smollm2')}",
+        commands(graded.values, peers.values, result("smollm2-2-cpu-cores")),
         [
             f"bench/results/compress/smollm2-graded/report.json: {machine_line(graded.values['provenance'])}",
             f"bench/results/peers/smollm2.json: {machine_line(peers.values['machine'])}",
             f"bench/results/smollm2-2-cpu-cores.json: {machine_line(result('smollm2-2-cpu-cores')['machine'])}",
         ],
     )  # fmt: skip
-
-
-def peer_command(name: str) -> str:
-    """What measures beside the peers."""
-    begin = "python -m moesaic.bench.peers.run OUT.json"
-    if name == "smollm2":
-        return f"{begin} --gguf FILE --dense smollm2 --model smollm2 INT8 ALL_FOUR"
-    return f"{begin} --shape {name}"
 
 
 def _scored() -> dict[str, float]:
@@ -117,19 +128,21 @@ def at_equal_bytes() -> Section:
             "and nothing was chosen on these texts. The head stays in int8 everywhere.",
         ],
         [_curve(), _top1_curve(off), _ffn(), _scratch()],
-        [Table("Over every linear, three seeds together", (_HEAD, list(_rows(off))))],
-        list(_remarks(off)),
-        "moesaic retention MODEL --text valid_docs_keps.txt wikitext2_valid.txt --over linears\n"
-        "moesaic retention MODEL --text valid_docs_keps.txt valid_docs_cpp.txt tinyshakespeare.txt",
         [
-            f"bench/results/retention/ ({', '.join([*OFF_GRID, 'linears-curve', 'smollm2', 'linears-swiglu-1m'])}): "
+            Table("Over every linear, three seeds together", (_HEAD, list(_rows(off)))),
+            Table(f"One seed, every method that was asked for {_ASKED} of the linears' bytes", (_HEAD, _by_name())),
+        ],
+        list(_remarks(off)),
+        commands(*(result(f"retention/{name}/curves") for name in _DRAWN)),
+        [
+            f"bench/results/retention/ ({', '.join(_DRAWN)}): "
             f"{machine_line(run['provenance'])}; the texts are not shipped. What each name means, and how a rival "
             "differs from its paper, is on the page beside each file.",
         ],
     )  # fmt: skip
 
 
-_HEAD = ["", "of the linears' bytes", "top-1 kept (95 %)", "perplexity (95 %)"]
+_HEAD = ["", "of the linears' bytes", "with the head's", "top-1 kept (95 %)", "perplexity (95 %)"]
 
 
 def _rows(off: Curves) -> Iterator[list[str]]:
@@ -139,8 +152,7 @@ def _rows(off: Curves) -> Iterator[list[str]]:
     ]:  # fmt: skip
         found = off.kept(method, share)
         if found:
-            spread = f"{times(found.perplexity.value)} ({ratios(found.perplexity)})"
-            yield [label, fixed(found.bytes, 3), _top1(found), spread]
+            yield _row(label, found)
 
 
 def _remarks(off: Curves) -> Iterator[str]:
@@ -150,38 +162,41 @@ def _remarks(off: Curves) -> Iterator[str]:
         f"int4 by GPTQ has {ratios(ahead.perplexity)} times the perplexity of graded inputs at nearly the same bytes: "
         f"an interval that {leaves_out}. It reads as many for every token, and is a copy of its own."
     )
-    yield (
-        "Prior art. GRINQH (2026) grades the inputs of a matrix so; Precision Gating (2020), PredictiveNet (2017) and "
-        "SparseInfer let high bits decide what is computed; TEAL, WINA and CATS leave inputs out; GPTQ rounds once."
-    )
-    yield (
-        "New here, as far as we know, is no more than this: one threshold for all linears of a model, at one price of "
-        "a byte, so that a request turns it between a tier and exactly int8 while others in its batch stand elsewhere, "
-        "with one copy of the weights and a receipt of the bytes that were read."
-    )
+    yield f"Prior art. {PRIOR_ART}"
+    yield NEW_HERE
 
 
 def _curve() -> Chart:
-    """Perplexity over bytes, one seed: the dial at every share beside GPTQ at its own."""
-    found = curves("linears-curve")
-    shares = (0.31, 0.35, 0.4, 0.45, 0.5, 0.55, 0.62, 0.68, 0.75, 0.85, 0.95)
-    bits = ((4, 0.55), (5, 0.68), (6, 0.8))
-    gptq = [found.kept(f"int{each} by GPTQ, groups of 32", share) for each, share in bits]
-    names = [f"int{each}" for each, _ in bits]
+    """Perplexity over bytes, one seed: the dial at every share beside everything else that was measured there."""
+    found = curves(*_ONE_SEED)
+    dial = sorted(share for method, share in found.measured if method == INPUTS)
+    series = [Series("graded inputs, one dial", _perplexities([found.kept(INPUTS, share) for share in dial]), 0)]
+    for colour, (label, begins, ends) in enumerate(_RIVALS, 1):
+        keys = [key for key in found.measured if key[0].startswith(begins) and key[0].endswith(ends)]
+        points = _perplexities([found.kept(*key) for key in keys if key[0] != INPUTS])
+        series.append(Series(label, points, colour, joined=False))
     return Chart(
-        "bytes-perplexity", "Every linear of SmolLM2 off its grid, one seed", _LINEARS, "perplexity, times int8's",
-        (
-            Series("graded inputs, one dial", _perplexities([found.kept(INPUTS, share) for share in shares]), 0),
-            Series("int4, int5 and int6 by GPTQ", _perplexities(gptq, names), 1, joined=False),
-            Series("TEAL", _perplexities([found.kept("TEAL", 0.55)]), 2, joined=False),
-        ),
+        "bytes-perplexity", "Every linear of SmolLM2 off its grid, one seed", _WHOLE, "perplexity, times int8's",
+        tuple(series),
     )  # fmt: skip
+
+
+def _by_name() -> list[list[str]]:
+    """All that the picture has at one share, best first."""
+    found = curves(*_ONE_SEED)
+    asked = [kept for method, share in found.measured if share == _ASKED and (kept := found.kept(method, share))]
+    return [_row(each.method, each) for each in sorted(asked, key=lambda kept: kept.perplexity.value)]
+
+
+def _row(label: str, found: Kept) -> list[str]:
+    spread = f"{times(found.perplexity.value)} ({ratios(found.perplexity)})"
+    return [label, fixed(found.bytes, 3), fixed(found.whole, 3), _top1(found), spread]
 
 
 def _top1_curve(off: Curves) -> Chart:
     graded = [off.kept(INPUTS, share) for share in (0.5, 0.55, 0.62)]
     return Chart(
-        "bytes-top1", "The same, three seeds together", _LINEARS, "% of int8's top-1",
+        "bytes-top1", "The same, three seeds together", _WHOLE, "% of int8's top-1",
         (
             Series("graded inputs", _top1s(graded), 0),
             Series("int4 by GPTQ", _top1s([off.kept(GPTQ, 0.55)]), 1, joined=False),
@@ -208,7 +223,7 @@ def _scratch() -> Chart:
     found, shares = curves("linears-swiglu-1m"), (0.4, 0.45, 0.5, 0.55, 0.62)
     both = "both sides, inputs at 0, 2, 4, 6 and 8 bits, first at 2 times the price"
     return Chart(
-        "bytes-scratch", "A SwiGLU model of 1M trained from scratch", _LINEARS, "perplexity, times int8's",
+        "bytes-scratch", "A SwiGLU model of 1M trained from scratch", _WHOLE, "perplexity, times int8's",
         (
             Series("graded inputs", _perplexities([found.kept(INPUTS, share) for share in shares]), 0),
             Series("int4 by GPTQ", _perplexities([found.kept(GPTQ, 0.55)]), 1, joined=False),
@@ -222,10 +237,15 @@ def _perplexities(found: Sequence[Kept | None], names: Sequence[str] = ()) -> tu
     """Points of perplexity, by the bytes that were read."""
     labels = names or [""] * len(found)
     pairs = zip(found, labels, strict=True)
-    each = [(kept.bytes, kept.perplexity, name) for kept, name in pairs if kept]
-    return tuple(Point(100 * read, ratio.value, ratio.low, ratio.high, name) for read, ratio, name in each)
+    each = [(_read(kept), kept.perplexity, name) for kept, name in pairs if kept]
+    return tuple(Point(read, ratio.value, ratio.low, ratio.high, name) for read, ratio, name in each)
 
 
 def _top1s(found: Sequence[Kept | None]) -> tuple[Point, ...]:
-    each = [(kept.bytes, kept.top1) for kept in found if kept]
-    return tuple(Point(100 * x, 100 * top.value, 100 * top.low, 100 * top.high) for x, top in each)
+    each = [(_read(kept), kept.top1) for kept in found if kept]
+    return tuple(Point(read, 100 * top.value, 100 * top.low, 100 * top.high) for read, top in each)
+
+
+def _read(kept: Kept) -> float:
+    """Per cent of the bytes of the whole model, of an FFN where that alone was counted."""
+    return 100 * (kept.bytes if math.isnan(kept.whole) else kept.whole)

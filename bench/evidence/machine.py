@@ -9,8 +9,7 @@ from ..published.costs import cost, costs, time
 from ..published.figures import RecipeResult, recipe, result
 from ..published.text import count, fixed, megabytes, percent
 from .chart import Chart, Point, Series
-from .kept import peer_command
-from .section import Section, Table, machine_line
+from .section import Section, Table, commands, machine_line
 
 _NAMES = {"smollm2": "SmolLM2-135M", "llama-3.2-1b": "The shape of Llama 3.2 1B, random weights"}
 _PEERS = ("llama.cpp Q8_0", "llama.cpp Q4_0", "CTranslate2 int8")
@@ -48,7 +47,7 @@ def throughput() -> Section:
             "Of plain reads: of what reading the weights once a token would allow at the speed of a plain sum over "
             "memory in the same run. A stream with prefetches can be faster.",
         ],
-        "\n".join(peer_command(name) for name in found),
+        commands(*(each.values for each in found.values())),
         [f"bench/results/peers/{name}.json: {machine_line(each.values['machine'])}" for name, each in found.items()],
     )  # fmt: skip
 
@@ -106,7 +105,7 @@ def kernels() -> Section:
             f"{each['name']}: {each['bytes'] / 1e9:,.0f} GB/s, {'measured' if each['measured'] else NOT_MEASURED}; "
             f"{each['origin']}." for each in costs()["machines"]
         ] + ["Times of the table are modelled of counted instructions, and no GPU has run any of it."],
-        "moesaic bench all --model smollm2 --text FILE --documents 20\npython -m moesaic.bench.cost.run costs",
+        commands(run, costs()),
         [
             f"bench/results/smollm2-2-cpu-cores.json: {machine_line(run['machine'])}",
             f"bench/results/cost/costs.json: {machine_line(costs()['provenance'])}",
@@ -155,10 +154,9 @@ def sizes() -> Section:
             Table("Making them", (made, [_memory_row(name, each) for name, each in memory.items()])),
         ],
         [],
-        "moesaic compress smollm2 out/graded --recipe all-four --report out/report\n"
-        "python -m moesaic.bench.stage_memory smollm2 --recipe RECIPE --out FILE",
+        commands(*(each.values for each in found.values()), *memory.values()),
         [f"bench/results/memory/{name}.json: {machine_line(each['provenance'])}" for name, each in memory.items()]
-        + ["bench/results/compress/ has a report.json of each, with its machine and command."],
+        + ["bench/results/compress/ has a report.json of each, with its machine."],
     )  # fmt: skip
 
 
@@ -192,7 +190,7 @@ def gpus() -> Section:
             f"sheet and {1e6 * predicted['devices']['H100']['launch']:.1f} us a launch. No GPU has run any of it.",
         ],
         [], [Table("Milliseconds a step, predicted", (head, list(_gpu_rows(predicted))))], [],
-        "python -m moesaic.bench.gpu.predict   # what is said here\nbash bench/gpu.sh OUT   # what measures it",
+        f"{commands(predicted)}   # what is said here\nbash bench/gpu.sh OUT   # what measures it",
         ["bench/results/gpu/predicted.json"],
     )  # fmt: skip
 

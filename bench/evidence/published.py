@@ -1,7 +1,9 @@
 """docs/report.html: everything that bench/results/ holds on one page, with the pictures beside the files."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from ..load.run import Report
 from ..published.figures import RESULTS, kept_as_served, loads, result
 from .as_served import as_served
 from .chart import THEMES, Picture
@@ -9,7 +11,7 @@ from .kept import against_speed, at_equal_bytes
 from .losses import lost
 from .machine import gpus, kernels, sizes, throughput
 from .operations import operations
-from .section import Section, page
+from .section import Section, commands, page
 from .under_load import under_load
 
 PICTURES = RESULTS / "report"
@@ -23,15 +25,22 @@ INTRO = (
 
 def sections() -> list[Section]:
     """All of them; servers under load as soon as a file tells of them."""
-    ops = operations(result("ops/2-cores"), "operations", "bench/results/ops/2-cores.json")
+    file = result("ops/2-cores")
+    ops = _by_command(operations(file, "operations", "bench/results/ops/2-cores.json"), file)
     return [against_speed(), at_equal_bytes(), throughput(), *served(), kernels(), ops, sizes(), gpus(), lost()]
 
 
 def served() -> list[Section]:
     """One for each file of `moesaic bench retention` and of `moesaic bench serve`."""
     kept, load = kept_as_served().items(), loads().items()
-    found = [as_served(report, f"served-{name}", f"bench/results/served/{name}.json") for name, report in kept]
-    return found + [under_load(report, f"load-{name}", f"bench/results/load/{name}.json") for name, report in load]
+    found = [(as_served(each, f"served-{name}", f"bench/results/served/{name}.json"), each) for name, each in kept]
+    found += [(under_load(each, f"load-{name}", f"bench/results/load/{name}.json"), each) for name, each in load]
+    return [_by_command(section, report) for section, report in found]
+
+
+def _by_command(section: Section, report: Report) -> Section:
+    """With the command as it is told to others: on one's own page it is as it was typed."""
+    return replace(section, command=commands(report))
 
 
 def report_page() -> str:

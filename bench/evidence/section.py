@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...evaluate.pages import render
+from ..published.text import command
 from .chart import DARK, LIGHT, Picture
 
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]
@@ -42,6 +44,11 @@ def page(title: str, intro: Sequence[str], sections: Sequence[Section], read: Re
 def drawn_now(picture: Picture, theme: str) -> bytes:
     """For a page that is made once."""
     return picture.draw(theme)
+
+
+def commands(*results: Mapping[str, Any]) -> str:
+    """What made each of them, a line each, as their files hold it."""
+    return "\n".join(map(command, results))
 
 
 def machine_line(machine: Mapping[str, object]) -> str:

@@ -1,6 +1,6 @@
 """Servers under load: a section of a report that `moesaic bench serve` wrote."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from ..load import picture
 from ..load.counted import counted
 from ..load.run import notes, rows
 from ..published.text import goodput_limits
-from .chart import Drawn, digest_of
+from .chart import Chart, Drawn, Picture, Point, Series, digest_of
 from .section import Section, Table, machine_line
 
 Report = Mapping[str, Any]
@@ -16,6 +16,14 @@ _SHOWN = (
     ("overview", "What is delivered, and how long one waits", picture.overview),
     ("spread", "How waiting is spread; paler lines are later levels", picture.spread),
     ("course", "Running and waiting in the course of each level", picture.course),
+)
+_OFFERED = (
+    ("goodput", "goodput", "Goodput against offered load", "answers/s within the limits"),
+    ("answers", "answers_per_second", "Answers against offered load", "answers/s"),
+)
+_SAME_SECONDS = (
+    "Offered load is of the seconds over which requests were meant to leave, answers a second of those until the last "
+    "answer: where the last request left early, there are more of them."
 )
 _TERMS = (
     "TTFT is from when a request was meant to leave to its first token, ITL between two messages with tokens, TPOT the "
@@ -27,14 +35,15 @@ _TERMS = (
 def under_load(report: Report, name: str, file: str) -> Section:
     """One report, as it stands in a file; what does not count is told in its tables alone."""
     shown = counted(report)
-    tiers = _by_tier(shown)
+    tiers, offered = _by_tier(shown), list(_against_offered(shown, name))
     return Section(
         name, f"A server under load: {', '.join(report['targets'])}",
         [f"Requests leave when they are meant to, whatever was answered. {_TERMS}",
          f"Goodput counts answers with {goodput_limits(report['limits'])}."],
-        list(_pictures(shown, name)),
+        [*_pictures(shown, name), *offered],
         [Table("By level and server", rows(dict(report))), *([Table("By tier", tiers)] if tiers[1] else [])],
-        list(notes(dict(report))), report["command"], [f"{file}: {line}" for line in _made(report)],
+        [*notes(dict(report)), *([_SAME_SECONDS] if offered else [])],
+        report["command"], [f"{file}: {line}" for line in _made(report)],
     )  # fmt: skip
 
 
@@ -45,6 +54,31 @@ def _pictures(report: Report, name: str) -> Iterator[Drawn]:
     for kind, title, draw in _SHOWN:
         digest = digest_of([kind, report])
         yield Drawn(f"{name}-{kind}", title, f"{title}. {said}.", digest, partial(draw, report))
+
+
+def _against_offered(report: Report, name: str) -> Iterator[Picture]:
+    """Open loops alone: whoever waits for answers offers what is delivered."""
+    open_loops = [level for level in report["levels"] if level.get("offered_per_second")]
+    levels = sorted(open_loops, key=lambda level: float(level["offered_per_second"]))
+    for kind, figure, title, up in _OFFERED:
+        lines = [
+            Series(target, points, colour)
+            for colour, target in enumerate(report["targets"])
+            if (points := _offered_points(levels, target, figure))
+        ]
+        if lines:
+            across = "offered, requests/s"
+            yield Chart(f"{name}-offered-{kind}", title, across, up, tuple(lines), from_zero=True)
+
+
+def _offered_points(levels: Sequence[Report], target: str, figure: str) -> tuple[Point, ...]:
+    """Of a target, by level."""
+    results = [(level["offered_per_second"], level["results"].get(target)) for level in levels]
+    return tuple(
+        Point(offered, found[figure]["value"], found[figure]["low"], found[figure]["high"])
+        for offered, found in results
+        if found
+    )
 
 
 def _seen(report: Report) -> Iterator[str]:

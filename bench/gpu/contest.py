@@ -25,7 +25,8 @@ from ...kernels.int8_linear import int8_linear_cost
 from ...kernels.plane_ffn import PlaneWeights, plane_ffn_torch, plane_scores
 from ...kernels.planes.bytes import FFNShape, plane_ffn_bytes
 from ...kernels.route import route_cost
-from ..clock import replayed, samples_of
+from ..clock import replayed, samples_of, seconds_of
+from ..energy import energy_of
 from ..machine import read_bandwidth
 from ..rounds import CANNOT_RUN, DEVICE, quiet
 from .operands import FFNWeights, LinearWeights
@@ -155,13 +156,16 @@ def measured(layers: Layers, point: Point, sizes: Sizes) -> Row:
 
     run()  # compiles whatever there is to compile
     answer = layers.calls[0](x, choices[0])
-    taken = samples_of(replayed(run) if DEVICE == "cuda" else run, sizes.seconds)
+    timed = replayed(run) if DEVICE == "cuda" else run
+    taken = samples_of(timed, sizes.seconds)
+    wanted = point.tokens == 1 and width == sizes.widths[-1]  # of each it would take too long
+    spent = energy_of(lambda: seconds_of(timed), len(layers.calls)) if wanted else {}
     per_call = [seconds / len(layers.calls) for seconds in taken]
     moved = bytes_of(layers, x, choices, point)
     return {
         **point.named, "copies": len(layers.calls), "samples": len(taken),
         "microseconds": median(per_call) * 1e6, "best_microseconds": min(per_call) * 1e6, "bytes": moved,
-        "gigabytes_per_second": moved / median(per_call) / 1e9, **errors(layers, x, choices[0], answer),
+        "gigabytes_per_second": moved / median(per_call) / 1e9, **spent, **errors(layers, x, choices[0], answer),
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from ...engine.paged_context import PagedContext, tokens_of
 from ...engine.runner import ModelRunner
 from ...models.device_step import DeviceStep
 from ..clock import replayed, samples_of
+from ..energy import energy_of
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
 from .random_models import KINDS, LOW, SHAPES, random_model, weight_bytes
@@ -93,7 +94,9 @@ def stepped(rows: Lockstep, batch: int, point: int, plan: Plan) -> Row:
         if step >= 0:
             taken.append(time.perf_counter() - began)
             shares += [each.beside[0] for each in drawn if each.beside]
-    found = in_milliseconds(taken, batch)
+    spans = rows.spans(last, CONTEXT + steps - 1, point)
+    spent = energy_of(lambda: forms.step(spans, [0.0] * batch, [0.0] * batch), batch)
+    found = in_milliseconds(taken, batch) | spent
     return {**found, "share_of_bytes": sum(shares) / len(shares)} if shares else found
 
 

@@ -15,6 +15,7 @@ from ...engine.lockstep import Lockstep
 from ...engine.request import FinishReason, Request, Stopping
 from ...engine.runner import ModelRunner
 from ...engine.sampling import Sampling
+from ..energy import Stretch
 from ..rounds import DEVICE, quiet
 from .children import each_in_a_process
 from .random_models import KINDS, LOW, random_model
@@ -63,9 +64,9 @@ def streamed(shape: str, kind: str, work: Work) -> Row:
     context = work.prompt + work.new
     runner = ModelRunner(model, Lockstep.blocks(context, STREAMS), context, dtype)
     served(Engine(runner, num_slots=STREAMS), work, point, rounds=1)  # compiles whatever there is to compile
-    began = time.perf_counter()
+    stretch = Stretch()
     seen = served(Engine(runner, num_slots=STREAMS), work, point, rounds=work.requests)
-    taken = time.perf_counter() - began
+    taken, spent = stretch.seconds, stretch.figures(sum(len(each.tokens) for each in seen))
     first = sorted(each.tokens[0] - each.added for each in seen)
     between = sorted(b - a for each in seen for a, b in zip(each.tokens, each.tokens[1:], strict=False))
     count = sum(len(each.tokens) for each in seen)
@@ -73,7 +74,7 @@ def streamed(shape: str, kind: str, work: Work) -> Row:
         "streams": STREAMS, "operating_point": point, "requests": len(seen), "prompt_tokens": work.prompt,
         "new_tokens": work.new,
         "tokens_per_second": count / taken, "ttft_ms_p50": median(first) * 1e3, "ttft_ms_p95": _at(first, 0.95) * 1e3,
-        "itl_ms_p50": median(between) * 1e3, "itl_ms_p95": _at(between, 0.95) * 1e3,
+        "itl_ms_p50": median(between) * 1e3, "itl_ms_p95": _at(between, 0.95) * 1e3, **spent,
     }  # fmt: skip
 
 

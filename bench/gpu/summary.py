@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..energy import told as energy_told
 from .rows import Row, figures
 
 MOST = 10_000  # characters: who reads may be shown no more than the end
@@ -80,6 +81,7 @@ def _kernels(rows: Sequence[Row]) -> Iterator[str]:
             [f"{hidden}x{mine[0]['width']}: us (ratio, of a plain read), tokens", *map(str, TOKENS)],
             _pivot(mine, _contestant, lambda row: row["tokens"], TOKENS),
         )
+    yield from _energy(rows, "share")
 
 
 def _contestant(row: Row) -> str:
@@ -93,6 +95,7 @@ def _has(rows: Sequence[Row], row: Row, share: float) -> bool:
 def _end_to_end(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         yield f"  {row['contestant']}, batch {row['batch']}, {row['how']}: {row['ms_per_step']:.3f} ms a step"
+    yield from _energy(rows, "batch")
 
 
 def _streams(rows: Sequence[Row]) -> Iterator[str]:
@@ -101,6 +104,13 @@ def _streams(rows: Sequence[Row]) -> Iterator[str]:
             f"  {row['contestant']}: {row['tokens_per_second']:.0f} tokens/s, TTFT {row['ttft_ms_p50']:.1f} ms, "
             f"ITL {row['itl_ms_p50']:.2f} ms"
         )
+    yield from _energy(rows, "streams")
+
+
+def _energy(rows: Sequence[Row], key: str) -> Iterator[str]:
+    """By contestant and what else tells its rows apart; of kernels, of one layer."""
+    weighed = {f"{row['contestant']}, {key} {row[key]}": row for row in rows if "joules_per_token" in row}
+    yield from (f"  {line}" for line in energy_told(weighed))
 
 
 def _pivot(

@@ -88,13 +88,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A method at the share that it was asked for: bytes read, and top-1 and perplexity relative to another's."""
+    """A method at the share that it was asked for: bytes read, and top-1 and perplexity relative to another's.
+
+    whole: of the bytes of all weights that a token reads, head and all, where that was counted.
+    """
 
     method: str
     share: float
     bytes: float
     top1: Figure
     perplexity: Figure
+    whole: float = math.nan
 
 
 class Curves:
@@ -135,6 +139,11 @@ class Curves:
         found = Figure.of(compare_means(mine["kl"], theirs["kl"], mine["tokens"]))
         return Figure(found.value / moved, found.low / moved, found.high / moved)
 
+    @property
+    def measured(self) -> list[tuple[str, float]]:
+        """Every method and share that has a figure."""
+        return [key for key, point in self._points.items() if not point["reason"]]
+
     def best_tile(self, share: float) -> Kept:
         """The experts of 16 neurons and more, with a router that can be had, that keep most of top-1."""
         found = [point for (_, each), point in self._points.items() if each == share and _is_tile(point)]
@@ -143,7 +152,8 @@ class Curves:
     def _beside(self, point: Mapping[str, Any], other: Mapping[str, Any]) -> Kept:
         top1 = Figure.of(compare_means(point["correct"], other["correct"], point["tokens"]))
         perplexity = Figure.of(compare_perplexities(point["nats"], other["nats"], point["tokens"]))
-        return Kept(point["method"], point["share"], point["bytes_share"], top1, perplexity)
+        whole = point.get("whole_share", math.nan)
+        return Kept(point["method"], point["share"], point["bytes_share"], top1, perplexity, whole)
 
 
 def _is_tile(point: Mapping[str, Any]) -> bool:
@@ -187,8 +197,11 @@ def _scored(run: Mapping[str, Any]) -> list[Any]:
 
 def _joined(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     windows = {key: [each for point in points for each in point[key]] for key in ("nats", "correct", "tokens")}
-    share = sum(point["bytes_share"] * sum(point["tokens"]) for point in points) / sum(windows["tokens"])
-    return {**points[0], **windows, "bytes_share": share}
+    shares = {
+        key: sum(point[key] * sum(point["tokens"]) for point in points) / sum(windows["tokens"])
+        for key in ("bytes_share", "whole_share") if key in points[0]
+    }  # fmt: skip
+    return {**points[0], **windows, **shares}
 
 
 class RecipeResult:
@@ -206,8 +219,8 @@ class RecipeResult:
         """What a tier kept beside the original; shares are of its FFN in the format of the result."""
         tier = next(each for each in self.values["tiers"] if each["name"] == name)
         beside = tier["against_original"]
-        ratios = [Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH)]
-        return Kept(name, tier["share"], tier["bytes_share"], *ratios)
+        top1, perplexity = (Figure(each["ratio"], **each["ratio_interval"]) for each in map(beside.get, _BOTH))
+        return Kept(name, tier["share"], tier["bytes_share"], top1, perplexity)
 
     def control(self, name: str, tier: str) -> Mapping[str, Any]:
         """A control beside a tier: its bytes_share and relative_top1 among others."""

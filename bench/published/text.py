@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..served import page as served
 from . import beside, costs, figures
 
 TEMPLATES = Path(__file__).parent / "templates"
+# absolute, above the project or at home; no address, whose slashes follow a colon or a word
+_OUTSIDE = re.compile(r"(?<![\w.:/])(?:\.\./|~/|/)(?:[^,=/]*/)*([^,=/]+)/?")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 
 
@@ -84,6 +87,11 @@ def versions(machine: Mapping[str, Any]) -> str:
     return f"python {machine['python']}, {found}; commit {machine['commit']}"
 
 
+def command(result: Mapping[str, Any]) -> str:
+    """What made a result, as its file holds it; of a path outside the project the last part alone."""
+    return shlex.join(_OUTSIDE.sub(r"\1", word) for word in shlex.split(result["command"]))
+
+
 def measured_on(provenance: Mapping[str, Any]) -> str:
     """Device, torch and commit, as far as they were noted; the file has the other versions."""
     device = [f"{provenance['device']}, {provenance['processors']} processors"] if "device" in provenance else []
@@ -140,7 +148,7 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
-    load_table, load_notes, whole_table, goodput_limits, kept_tables, kept_notes,
+    command, load_table, load_notes, whole_table, goodput_limits, kept_tables, kept_notes,
     encoder_table, encoders.beside_planes, encoders.notes, encoders.shares_of,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
