@@ -91,13 +91,13 @@ def test_comparing_what_does_not_count_at_all_is_refused(tmp_path: Path, capsys:
     assert "no figure in common that counts" in told.err
 
 
-class SteppingClock(FakeClock):
+class SteppingClock(FakeClock):  # type: ignore[misc]
     """A clock of the wall that somebody sets by an hour."""
 
     wall = 0.0
 
     def time(self) -> float:
-        return self.now + self.wall
+        return float(self.now + self.wall)
 
     def process_time(self) -> float:
         return 0.0

@@ -136,7 +136,7 @@ def _neurons(weights: FFNWeights, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _activated(made: Tensor, weights: FFNWeights) -> Tensor:
     """h of the products of the gate, where there is one, and of up."""
-    first, *up = made.split(len(weights.up), -1)
+    first, *up = torch.split(made, len(weights.up), -1)
     h = ACTIVATIONS[weights.activation](first)
     return h * up[0] if up else h
 
