@@ -17,6 +17,7 @@ from moesaic.compress.calibration import Calibration, CalibrationSettings
 from moesaic.compress.distill.student import Student
 from moesaic.compress.export import export
 from moesaic.compress.moefy.importance import gradients
+from moesaic.compress.moefy.steps import StepScores
 from moesaic.compress.pipeline import compress
 from moesaic.compress.windows import Batch, batched, num_tokens
 from moesaic.engine.encoder import embed
@@ -25,6 +26,7 @@ from moesaic.engine.request import Request
 from moesaic.evaluate.embeddings import Retrieval, Vectors, score_vectors
 from moesaic.models.checkpoint import load, open_checkpoint
 from moesaic.models.errors import CheckpointError, RecipeError, TextError, Unsupported
+from moesaic.models.ffn.planes import PlaneFFN
 from moesaic.models.tokenizer import Tokenizer
 from moesaic.models.transformer import Layer
 from moesaic.server.client import Client
@@ -239,6 +241,18 @@ def test_a_dry_run_tells_of_every_stage_and_writes_nothing(folder: Path, tmp_pat
         found = compress(folder / kind, tmp_path / "out", recipe(folder, PRUNE, DISTILL, TILES), dry_run=True)
         assert [each.stage for each in found.estimates] == ["prune", "distill", "moefy", "calibrate"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_answers_of_unlike_length_stand_in_one_step(folder: Path) -> None:
+    ffn = load(run(folder, "t5", "planes", PLANES, INT8).out).layers[0].ffn
+    assert isinstance(ffn, PlaneFFN)
+    steps, hidden = StepScores(ffn), ffn.down.weight.shape[0]
+    for passages, tokens in ((3, 9), (5, 5), (1, 21)):
+        steps.add(ffn.plane_scores(torch.randn(passages, tokens, hidden)))
+    steps.finish()
+    read, whole = steps.spent(8, 0.0) or (0.0, 0.0)
+    assert 0 < read <= whole
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

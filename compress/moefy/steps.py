@@ -23,10 +23,13 @@ class StepScores:
         self._waiting: NeuronScores | None = None
 
     def add(self, scores: NeuronScores) -> None:
-        """Takes in scores, [passages, tokens, tiles] each; passages wait until they are enough for the largest step."""
+        """Takes in scores, [passages, tokens, tiles] each; passages wait until they are enough for the largest step.
+        Where those that wait are of another length, as answers may be, the places that all have are looked at.
+        """
         some = NeuronScores(*(each[:, ::_EVERY] for each in scores))
         if self._waiting is not None:
-            some = NeuronScores(*(torch.cat(pair) for pair in zip(self._waiting, some, strict=True)))
+            pairs = zip(self._waiting, some, strict=True)
+            some = NeuronScores(*(torch.cat([each[:, : _shorter(*pair)] for each in pair]) for pair in pairs))
         ready = len(some.value) // TOGETHER * TOGETHER
         self._take_in(NeuronScores(*(each[:ready] for each in some)))
         self._waiting = NeuronScores(*(each[ready:].clone() for each in some)) if ready < len(some.value) else None
@@ -61,6 +64,10 @@ def together(layers: Sequence[StepScores], thresholds: Sequence[float]) -> dict[
         if rows:
             found[str(size)] = rows
     return found
+
+
+def _shorter(first: Tensor, second: Tensor) -> int:
+    return min(first.shape[1], second.shape[1])
 
 
 def _joint(scores: Tensor, size: int) -> Tensor:
