@@ -7,7 +7,6 @@ llama.cpp rounds activations to eight bits a block of 32, and here they stay as 
 two tokens are nearly as likely.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from ...models.gguf.reader import import_gguf
 from ...models.locate import locate
 from ..load.llama_server import LlamaServer, why_absent
 from ..machine import machine_facts
-from .same_tokens import sentences
+from .same_tokens import asked, sentences
 
 KIND = "same answers of a GGUF file"
 _KINDS = ("Q8_0", "Q4_0")
@@ -65,9 +64,9 @@ def _ours(file: Path, folder: Path, prompts: Sequence[str], num_new: int, thread
 
 def _theirs(address: str, prompts: Sequence[str], num_new: int) -> Iterator[str]:
     for prompt in prompts:
-        asked = {"prompt": prompt, "max_tokens": num_new, "temperature": 0, "cache_prompt": False}
+        body = {"prompt": prompt, "max_tokens": num_new, "temperature": 0, "cache_prompt": False}
         request = Request(
-            f"http://{address}/v1/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+            f"http://{address}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urlopen(request, timeout=_SECONDS) as answer:
             yield json.load(answer)["choices"][0]["text"]
@@ -75,13 +74,7 @@ def _theirs(address: str, prompts: Sequence[str], num_new: int) -> Iterator[str]
 
 def main() -> int:
     """Compares, prints a line for each kind and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--prompts", type=int, default=60)
-    parser.add_argument("--new-tokens", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = asked(__doc__, "smollm2", 60, 24)
     try:
         check_file(args.out, str(args.out))
         Bound(1).check("prompts", args.prompts)

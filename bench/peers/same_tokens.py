@@ -77,15 +77,20 @@ def sentences(count: int) -> list[str]:
     return [line[:200] for line in lines[:count]]
 
 
+def asked(description: str | None, model: str, prompts: int, num_new: int) -> argparse.Namespace:
+    """What the command line asks for, with these defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default=model)
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--new-tokens", type=int, default=num_new)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
 def main() -> int:
     """Compares, prints a line for each way and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="t5")
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = asked(__doc__, "t5", 200, 32)
     try:
         check_file(args.out, str(args.out))
         Bound(1).check("prompts", args.prompts)
