@@ -8,6 +8,7 @@ import torch
 from builders import llama, opt
 from torch import Tensor
 
+from moesaic.bench.retention.encoders.page import in_short
 from moesaic.bench.retention.graded_ffn import GradedInputs, GradedMatrix
 from moesaic.bench.retention.layer import LabLayer
 from moesaic.bench.retention.method import CalibrationData, NotHere
@@ -76,3 +77,21 @@ def served(q: Tensor, scale: Tensor, centre: Tensor | None) -> GradedLinear:
         linear.centre = centre
     linear.pack()
     return linear
+
+
+def test_in_short_the_best_of_each_kind_stands_at_its_bytes() -> None:
+    points = [
+        {"method": method, "share": 0.5, "bytes_share": 0.49, "columns": {"cosine": [cosine]}, "against_dense": {},
+         "reason": reason}
+        for method, cosine, reason in (
+            ("high 2 bits, then 5", 0.8, ""), ("high 1 bit, then 4", 0.9, ""), ("FLAP pruning", 0.5, ""),
+            ("int4 to nearest, groups of 32", 0.0, "these weights are 0.56 of the bytes"),
+        )
+    ]  # fmt: skip
+    head, rows = in_short({"model": "minilm", "dense": {"columns": {"cosine": [1.0]}}, "points": points})
+    assert head == ["minilm", "mean cosine, at 0.50 of the FFNs"]
+    assert rows == [
+        ["bit planes", "0.9000, reads 0.490"],
+        ["pruning", "0.5000, reads 0.490"],
+        ["int4 to nearest", "reads more"],
+    ]

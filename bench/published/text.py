@@ -115,6 +115,11 @@ def encoder_table(report: Mapping[str, Any], share: float) -> str:
     return _table(*encoders.rows(report, share))
 
 
+def encoder_summary(report: Mapping[str, Any]) -> str:
+    """The best of each kind of method at each share."""
+    return _table(*encoders.in_short(report))
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
 
@@ -149,7 +154,7 @@ def load_notes(report: Mapping[str, Any]) -> list[str]:
 FILTERS = (
     percent, times, percents, ratios, top1, kept, count, megabytes, fixed, short, perplexity, versions, measured_on,
     command, load_table, load_notes, whole_table, goodput_limits, kept_tables, kept_notes,
-    encoder_table, encoders.beside_planes, encoders.notes, encoders.shares_of,
+    encoder_table, encoder_summary, encoders.beside_planes, encoders.notes, encoders.shares_of,
     costs.instructions, costs.compiled_for,
 )  # fmt: skip
 LOOKUPS = (

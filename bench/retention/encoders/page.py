@@ -12,6 +12,10 @@ from .lab import Columns
 from .run import EncoderCurves
 
 FILE = "encoder.json"
+_KINDS = {  # of methods, and what is in their names
+    "MoEfication as published": "MLP, top-k", "bit planes": "high ", "graded inputs": "graded inputs",
+    "pruning": "pruning", "int4 to nearest": "int4",
+}  # fmt: skip
 Table = tuple[list[str], list[list[str]]]
 _HEADS = {  # of the figures that a table shows: those of answers, those of vectors
     "perplexity": "perplexity / dense (95 %)", "same_tokens": "same tokens (95 %)", "exact": "same answers (95 %)",
@@ -48,6 +52,24 @@ def rows(report: Mapping[str, Any], share: float) -> Table:
     return ["method", "bytes read", "neurons", *(_HEADS[name] for name in names)], found + missing
 
 
+def in_short(report: Mapping[str, Any]) -> Table:
+    """The best of each kind of method at each share, by what is lost: its first figure, and the bytes it reads."""
+    shares = shares_of(report)
+    first = "perplexity" if "nats" in report["dense"]["columns"] else "cosine"
+    found = [[kind, *(_best(report, share, mark, first) for share in shares)] for kind, mark in _KINDS.items()]
+    head = [f"{_HEADS[first]}, at {share:.2f} of the FFNs" for share in shares]
+    return [report["model"], *head], [row for row in found if any(row[1:])]
+
+
+def _best(report: Mapping[str, Any], share: float, mark: str, figure: str) -> str:
+    here = [each for each in report["points"] if each["share"] == share and mark in each["method"]]
+    done = [each for each in here if not each["reason"]]
+    if not done:
+        return "reads more" if here else ""
+    point = min(done, key=_loss)
+    return f"{_cell(point, figure)}, reads {point['bytes_share']:.3f}"
+
+
 def notes(report: Mapping[str, Any]) -> list[str]:
     """What one must know to read them."""
     return [
@@ -57,7 +79,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "Differences are from the model with its FFNs in int8, paired bootstraps over documents: an interval that "
         "holds 0, or 1 for a ratio, shows none. Cosines are with the vectors of the model as it came.",
         "Experts of 32, MLP, top-k, is MoEfication as published (Zhang et al. 2022), which has no constant for what is "
-        "left out; the others have. A perfect router reads nothing for what it knows: a ceiling, not a method.",
+        "left out, and graded inputs have none; the others have. A perfect router reads nothing for what it knows: a "
+        "ceiling, not a method.",
     ]
 
 
