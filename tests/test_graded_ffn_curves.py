@@ -1,6 +1,7 @@
 """Graded inputs of FFNs as the curves draw them: the kernels' function, within the bytes that were asked for."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from builders import llama, opt
 from torch import Tensor
 
+from moesaic.bench.retention.by_gptq import ByGPTQ
 from moesaic.bench.retention.encoders.page import in_short
 from moesaic.bench.retention.graded_ffn import GradedInputs, GradedMatrix
 from moesaic.bench.retention.layer import LabLayer
 from moesaic.bench.retention.method import CalibrationData, NotHere
+from moesaic.bench.retention.static import FewerBits
 from moesaic.kernels.graded.worth import worth_of
 from moesaic.models.checkpoint import load
 from moesaic.models.compute import Compute, OperatingPoints, Whole
@@ -95,3 +98,19 @@ def test_in_short_the_best_of_each_kind_stands_at_its_bytes() -> None:
         ["pruning", "0.5000, reads 0.490"],
         ["int4 to nearest", "reads more"],
     ]
+
+
+@KINDS
+def test_gptq_errs_less_than_rounding_to_nearest_in_as_many_bytes(kind: str, tmp_path: Path) -> None:
+    _, material = learned(tmp_path, kind)
+    mixed = torch.randn(material.given[0].shape[1], material.given[0].shape[1])
+    given = [x @ mixed for x in material.given]  # inputs that go together, of which GPTQ makes use
+    errors = []
+    for method in (FewerBits(4, 32), ByGPTQ(4, 32)):
+        method.learn(replace(material, given=given), lambda *_: None)
+        used = [method.form(i, x, 0.56)(x) for i, x in enumerate(given)]
+        off = [
+            float((each.y - layer.dense(x)).norm()) for each, layer, x in zip(used, material.layers, given, strict=True)
+        ]
+        errors.append((sum(off), float(used[0].bytes[0])))
+    assert errors[1][0] < errors[0][0] and errors[0][1] == errors[1][1]

@@ -20,6 +20,8 @@ from ..served.run import KIND as SERVED
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PERFECT = "perfect"
 UNTAUGHT = ", untaught"
+LATER = "-later"
+_SAME = ("model", "text", "documents", "length", "calibration_text", "calibration_tokens", "seed")
 
 
 @cache
@@ -64,8 +66,18 @@ def headings() -> dict[str, Report]:
 
 
 def encoder_runs() -> dict[str, Report]:
-    """What methods keep of models with an encoder, by the folder below retention/; none until there is one."""
-    return {file.parent.name: json.loads(file.read_text()) for file in sorted(RESULTS.glob("retention/*/encoder.json"))}
+    """What methods keep of models with an encoder, by the folder below retention/; none until there is one. A folder
+    NAME-later has more methods on the same documents. Raises ValueError where it has others.
+    """
+    files = sorted(RESULTS.glob("retention/*/encoder.json"))
+    found = {file.parent.name: json.loads(file.read_text()) for file in files}
+    for name in [name for name in found if name.endswith(LATER)]:
+        later, first = found.pop(name), found[name.removesuffix(LATER)]
+        if any(later[key] != first[key] for key in _SAME):
+            raise ValueError(f"{name} was scored on other documents than {name.removesuffix(LATER)}")
+        first["points"] += later["points"]
+        first["later"] = later
+    return found
 
 
 def _of_kind(folder: str, kind: str) -> dict[str, Report]:

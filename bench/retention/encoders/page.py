@@ -13,8 +13,9 @@ from .run import EncoderCurves
 
 FILE = "encoder.json"
 _KINDS = {  # of methods, and what is in their names
-    "MoEfication as published": "MLP, top-k", "bit planes": "high ", "graded inputs": "graded inputs",
-    "pruning": "pruning", "int4 to nearest": "int4",
+    "MoEfication as published": ("MLP, top-k",), "bit planes": ("high ",), "graded inputs": ("graded inputs",),
+    "columns left out (TEAL, WINA)": ("TEAL", "WINA"), "pruning": ("pruning",), "int4 by GPTQ": ("GPTQ",),
+    "int4 to nearest": ("to nearest",),
 }  # fmt: skip
 Table = tuple[list[str], list[list[str]]]
 _HEADS = {  # of the figures that a table shows: those of answers, those of vectors
@@ -56,13 +57,13 @@ def in_short(report: Mapping[str, Any]) -> Table:
     """The best of each kind of method at each share, by what is lost: its first figure, and the bytes it reads."""
     shares = shares_of(report)
     first = "perplexity" if "nats" in report["dense"]["columns"] else "cosine"
-    found = [[kind, *(_best(report, share, mark, first) for share in shares)] for kind, mark in _KINDS.items()]
+    found = [[kind, *(_best(report, share, marks, first) for share in shares)] for kind, marks in _KINDS.items()]
     head = [f"{_HEADS[first]}, at {share:.2f} of the FFNs" for share in shares]
     return [report["model"], *head], [row for row in found if any(row[1:])]
 
 
-def _best(report: Mapping[str, Any], share: float, mark: str, figure: str) -> str:
-    here = [each for each in report["points"] if each["share"] == share and mark in each["method"]]
+def _best(report: Mapping[str, Any], share: float, marks: Sequence[str], figure: str) -> str:
+    here = [each for each in report["points"] if each["share"] == share and any(m in each["method"] for m in marks)]
     done = [each for each in here if not each["reason"]]
     if not done:
         return "reads more" if here else ""

@@ -23,9 +23,11 @@ from ....models.spec import DENSE as FLOATING
 from ....models.spec import TransformerSpec
 from ....models.threads import choose_threads, torch_threads
 from ....models.tokenizer import Tokenizer
+from ..by_gptq import ByGPTQ
 from ..experts import PERFECT, Experts
 from ..graded_ffn import GradedInputs
 from ..grid import default_method
+from ..inputs import Inputs
 from ..method import Method
 from ..planes import Planes
 from ..run import chosen, key_of
@@ -84,14 +86,16 @@ class EncoderCurves:
 
 def methods_for(spec: TransformerSpec) -> list[Method]:
     """MoEfication as published (Zhang et al. 2022): experts of 32 by weights and by co-activation, an MLP that routes
-    to a fixed number of them; beside them a perfect router, bit planes, graded inputs, pruning and fewer bits.
+    to a fixed number of them; beside them a perfect router, bit planes, graded inputs, columns left out, pruning, int4.
     """
     constant = default_method(spec).compensate
     published = [Experts(_SIZE, split, "MLP", "top-k", compensate=False) for split in ("co-activation", "weights")]
     ours = [Experts(_SIZE, "co-activation", router) for router in ("MLP", "norm regression", PERFECT)]
     planes = [Planes(bits, compensate=constant) for bits in (4, 3, 2, 1)]
     graded = [GradedInputs(centred) for centred in (False, True)[: 1 + leans(spec.layers[0].ffn)]]
-    return [*published, *ours, *planes, *graded, Pruned("FLAP"), Pruned("Fisher"), FewerBits(4, 32), FewerBits(4, 128)]
+    inputs = [Inputs(weighted) for weighted in (False, True)]
+    fewer = [kind(4, columns) for kind in (FewerBits, ByGPTQ) for columns in (32, 128)]
+    return [*published, *ours, *planes, *graded, *inputs, Pruned("FLAP"), Pruned("Fisher"), *fewer]
 
 
 def draw_encoder_curves(plan: EncoderPlan, progress: Progress) -> EncoderCurves:
