@@ -67,7 +67,7 @@ def headings() -> dict[str, Report]:
 
 def encoder_runs() -> dict[str, Report]:
     """What methods keep of models with an encoder, by the folder below retention/; none until there is one. A folder
-    NAME-later has more methods on the same documents. Raises ValueError where it has others.
+    NAME-later has more methods on the same documents, or some of them anew. Raises ValueError for other documents.
     """
     files = sorted(RESULTS.glob("retention/*/encoder.json"))
     found = {file.parent.name: json.loads(file.read_text()) for file in files}
@@ -75,8 +75,9 @@ def encoder_runs() -> dict[str, Report]:
         later, first = found.pop(name), found[name.removesuffix(LATER)]
         if any(later[key] != first[key] for key in _SAME):
             raise ValueError(f"{name} was scored on other documents than {name.removesuffix(LATER)}")
-        first["points"] += later["points"]
-        first["later"] = later
+        anew = {(point["method"], point["share"]) for point in later["points"]}
+        kept = [point for point in first["points"] if (point["method"], point["share"]) not in anew]
+        first |= {"points": kept + later["points"], "later": later}
     return found
 
 

@@ -1,8 +1,9 @@
 """Graded inputs in FFNs: of the columns of an input as many high bits are read as its size is worth, at one price for
-all layers; the kernel's function, on thresholds from what the dense model gives.
+all layers; the kernel's function.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import torch
@@ -20,6 +21,8 @@ from .layer import LabLayer
 from .linears.thresholds import by_step
 from .method import CalibrationData, Form, NotHere, Used
 from .weights import FFNWeights
+
+_SEARCHED_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,20 @@ class GradedInputs:
             progress(f"{self.name}: what an input is worth", i + 1, len(material.layers))
 
     def form(self, index: int, x: Tensor, share: float) -> Form:
-        layer, threshold = self._layers[index], self._threshold(share)
-        inner, outer = self._matrices[index]
+        """What the layer reads is of the dense model's; at which threshold, of what the layers before it give now."""
+        planned = sum(each.bytes_at(self._threshold(share)) for each in self._matrices[index])
+        some = x[:: max(1, len(x) // _SEARCHED_TOKENS)]
+        whole = self._layers[index].whole_bytes
+        threshold = lowest_threshold(planned, lambda each: whole * float(self._used(index, some, each).bytes.mean()))
+        return partial(self._used, index, threshold=threshold)
 
-        def compute(given: Tensor) -> Used:
-            made, read = inner.product(given.float(), threshold)
-            h = _activated(made + _biases(layer.weights), layer.weights)
-            y, more = outer.product(h, threshold)
-            used = h.ne(0).float().mean(1)
-            return Used(y if layer.down_bias is None else y + layer.down_bias, (read + more) / layer.whole_bytes, used)
-
-        return compute
+    def _used(self, index: int, x: Tensor, threshold: float) -> Used:
+        layer, (inner, outer) = self._layers[index], self._matrices[index]
+        made, read = inner.product(x.float(), threshold)
+        h = _activated(made + _biases(layer.weights), layer.weights)
+        y, more = outer.product(h, threshold)
+        y = y if layer.down_bias is None else y + layer.down_bias
+        return Used(y, (read + more) / layer.whole_bytes, h.ne(0).float().mean(1))
 
     def _threshold(self, share: float) -> float:
         """Of all layers, so that the mean of what they read is this share."""
