@@ -10,7 +10,7 @@ from house import ROOT
 from jinja2 import UndefinedError
 from safetensors import safe_open
 
-from moesaic.bench.published import beside, run
+from moesaic.bench.published import beside, figures, run
 from moesaic.bench.published.figures import RESULTS, Curves, curves, pooled, recipe, result
 from moesaic.bench.published.text import kept, render, times
 from moesaic.bench.reference.card import model_card
@@ -158,3 +158,27 @@ def test_the_page_of_peers_has_a_row_for_each_and_a_column_for_each_number_of_st
     beside.beside.cache_clear()
     assert "## Beside llama.cpp, CTranslate2 and OpenVINO GenAI" in page and "OpenVINO GenAI 2026.4" in page
     assert "| 8 streams | 32 streams | first token |" in page and f"| {name} | 143 MB |" in page
+
+
+def encoder_report(folder: Path, seed: int, *methods: str) -> None:
+    folder.mkdir(parents=True)
+    facts = {"model": "m", "text": [], "documents": 3, "length": 8, "calibration_text": [], "calibration_tokens": 9}
+    points = [{"method": method, "share": 0.5, "of": folder.name} for method in methods]
+    (folder / "encoder.json").write_text(json.dumps(facts | {"seed": seed, "points": points}))
+
+
+def test_a_later_run_on_the_same_documents_adds_methods_and_takes_the_place_of_those_it_has_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    encoder_report(tmp_path / "retention/minilm", 0, "planes", "graded")
+    encoder_report(tmp_path / "retention/minilm-later", 0, "graded", "TEAL")
+    [(name, found)] = figures.encoder_runs().items()
+    assert name == "minilm" and found["later"]["points"][0]["method"] == "graded"
+    assert [(point["method"], point["of"]) for point in found["points"]] == [
+        ("planes", "minilm"), ("graded", "minilm-later"), ("TEAL", "minilm-later"),
+    ]  # fmt: skip
+    encoder_report(tmp_path / "retention/t5", 0)
+    encoder_report(tmp_path / "retention/t5-later", 1)
+    with pytest.raises(ValueError, match="t5-later was scored on other documents than t5"):
+        figures.encoder_runs()
