@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 IDLE = {
     "compress/sizes.py", "compress/stage.py", "compress/strict.py", "models/bounds.py", "models/dial.py",
     "models/errors.py", "models/extras.py", "models/files.py", "models/finite.py", "models/host_memory.py",
-    "models/hub_names.py", "models/intake/registry.py", "models/locate.py", "models/optional_json.py",
-    "models/progress.py", "models/suggestion.py", "models/text_bound.py", "models/version.py",
+    "models/hub_names.py", "models/intake/registry.py", "models/links.py", "models/locate.py",
+    "models/optional_json.py", "models/panics.py", "models/progress.py", "models/suggestion.py",
+    "models/text_bound.py", "models/version.py",
 }  # fmt: skip
 
 
