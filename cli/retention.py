@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_can_report("retention", args.out)
     spec = open_checkpoint(args.model).spec
-    if spec.classifies:
+    if spec.classifies or spec.embeds:
         raise SetupError(f"{args.model} is {spec.kind}, and curves are of what a model predicts; name one that does")
     if spec.reads_sources or not spec.causal:
         return _of_encoder(args)

@@ -63,6 +63,8 @@ def test_it_continues_no_text_and_says_so(tmp_path: Path, capsys: pytest.Capture
     folder = embedder(tmp_path, "qwen3")
     assert main(["run", str(folder), "a cat"]) == 2
     assert "a decoder made for embeddings" in capsys.readouterr().err
+    assert main(["retention", str(folder), "--text", "text.txt", "--out", str(tmp_path / "curves")]) == 2
+    assert "is a decoder made for embeddings, and curves are of what a model predicts" in capsys.readouterr().err
     with pytest.raises(Unsupported, match="a decoder made for embeddings"):
         LLM(folder).generate("a cat")
 
