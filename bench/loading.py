@@ -18,7 +18,7 @@ from statistics import median
 
 import torch
 
-from ..evaluate.provenance import provenance
+from ..evaluate.provenance import command_line, provenance
 from ..models.checkpoint import load_transformer, open_checkpoint
 from ..models.errors import SetupError
 from ..models.files import write_files
@@ -125,7 +125,8 @@ def main() -> None:
         try:
             if args.folder is None:
                 write_synthetic(folder, args.gigabytes)
-            found = json.dumps(measured(folder, args.rounds), indent=1) + "\n"
+            report = {"command": command_line(args.out), **measured(folder, args.rounds)}
+            found = json.dumps(report, indent=1) + "\n"
         except SetupError as error:
             sys.exit(f"loading: {error}")
     sys.stdout.write(found)
