@@ -8,7 +8,6 @@ two tokens are nearly as likely.
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,15 +17,12 @@ from urllib.request import Request, urlopen
 from ...compress.export import export
 from ...engine.llm import LLM
 from ...engine.options import EngineOptions
-from ...evaluate.provenance import command_line
-from ...models.bounds import Bound
-from ...models.errors import MoesaicError, SetupError
-from ...models.files import check_file, write_whole
+from ...models.errors import SetupError
 from ...models.gguf.reader import import_gguf
 from ...models.locate import locate
 from ..load.llama_server import LlamaServer, why_absent
 from ..machine import machine_facts
-from .same_tokens import asked, sentences
+from .same_tokens import run, sentences
 
 KIND = "same answers of a GGUF file"
 _KINDS = ("Q8_0", "Q4_0")
@@ -40,7 +36,7 @@ def measured(model: str, count: int, num_new: int, threads: int) -> dict[str, An
     prompts, found, about = sentences(count), {}, ""
     with tempfile.TemporaryDirectory() as scratch:
         for kind in _KINDS:
-            export(model, Path(scratch) / kind, "gguf", kind=kind)
+            export(locate(model), Path(scratch) / kind, "gguf", kind=kind)
             [file] = (Path(scratch) / kind).glob("*.gguf")
             ours = _ours(file, Path(scratch) / f"{kind}-again", prompts, num_new, threads)
             with LlamaServer(str(file), threads) as server:
@@ -72,21 +68,5 @@ def _theirs(address: str, prompts: Sequence[str], num_new: int) -> Iterator[str]
             yield json.load(answer)["choices"][0]["text"]
 
 
-def main() -> int:
-    """Compares, prints a line for each kind and writes."""
-    args = asked(__doc__, "smollm2", 60, 24)
-    try:
-        check_file(args.out, str(args.out))
-        Bound(1).check("prompts", args.prompts)
-        report = measured(str(locate(args.model)), args.prompts, args.new_tokens, args.threads)
-        write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
-    except MoesaicError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    for kind, each in report["answers"].items():
-        sys.stdout.write(f"{kind}: {each['same']} of {report['prompts']} answers are those of llama.cpp\n")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(__doc__, ("smollm2", 60, 24), measured, "llama.cpp"))

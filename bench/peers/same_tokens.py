@@ -8,7 +8,7 @@ Prompts are sentences of the text that ships behind each of three prefixes in tu
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,32 +77,30 @@ def sentences(count: int) -> list[str]:
     return [line[:200] for line in lines[:count]]
 
 
-def asked(description: str | None, model: str, prompts: int, num_new: int) -> argparse.Namespace:
-    """What the command line asks for, with these defaults."""
+def run(
+    description: str | None,
+    defaults: tuple[str, int, int],
+    compare: Callable[[str, int, int, int], dict[str, Any]],
+    peer: str,
+) -> int:
+    """Compares as the command line asks, prints a line a way and writes. defaults: model, prompts, new tokens."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default=model)
-    parser.add_argument("--prompts", type=int, default=prompts)
-    parser.add_argument("--new-tokens", type=int, default=num_new)
-    parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Compares, prints a line for each way and writes."""
-    args = asked(__doc__, "t5", 200, 32)
+    for name, default in zip(("--model", "--prompts", "--new-tokens", "--threads"), (*defaults, 2), strict=True):
+        parser.add_argument(name, type=type(default), default=default)
+    args = parser.parse_args()
     try:
         check_file(args.out, str(args.out))
         Bound(1).check("prompts", args.prompts)
-        report = measured(args.model, args.prompts, args.new_tokens, args.threads)
+        report = compare(args.model, args.prompts, args.new_tokens, args.threads)
         write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
     except MoesaicError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     for name, each in report["answers"].items():
-        sys.stdout.write(f"{name}: {each['same']} of {report['prompts']} answers are those of transformers\n")
+        sys.stdout.write(f"{name}: {each['same']} of {report['prompts']} answers are those of {peer}\n")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(__doc__, ("t5", 200, 32), measured, "transformers"))
