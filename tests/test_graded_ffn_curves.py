@@ -1,24 +1,19 @@
 """Graded inputs of FFNs as the curves draw them: the kernels' function, within the bytes that were asked for."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from builders import llama, opt
-from torch import Tensor
 
 from moesaic.bench.retention.by_gptq import ByGPTQ
 from moesaic.bench.retention.encoders.page import in_short
-from moesaic.bench.retention.graded_ffn import GradedInputs, GradedMatrix
+from moesaic.bench.retention.graded_ffn import GradedInputs
 from moesaic.bench.retention.layer import LabLayer
 from moesaic.bench.retention.method import CalibrationData, NotHere
 from moesaic.bench.retention.static import FewerBits
-from moesaic.kernels.graded.worth import worth_of
 from moesaic.models.checkpoint import load
-from moesaic.models.compute import Compute, OperatingPoints, Whole
-from moesaic.models.linear import CentredLinear, GradedLinear
 from moesaic.models.transformer import Layer
 
 KINDS = pytest.mark.parametrize("kind", ["gelu", "relu", "gated"])
@@ -56,30 +51,6 @@ def test_less_than_scales_and_biases_is_told(tmp_path: Path) -> None:
     method, material = learned(tmp_path, "gelu")
     with pytest.raises(NotHere, match=r"what every token reads of graded inputs is more than 0\.02"):
         method.form(0, material.given[0], 0.02)
-
-
-@pytest.mark.parametrize("centred", [False, True])
-def test_its_product_and_bytes_are_those_of_the_linear_that_serves(centred: bool) -> None:
-    torch.manual_seed(0)
-    q, scale, x = torch.randint(-127, 128, (70, 130), dtype=torch.int8), torch.rand(70) / 100, torch.randn(9, 130) - 0.5
-    matrix = GradedMatrix.of(q, scale, 1.0, x, False, centred)
-    linear = served(q, scale, matrix.centre)
-    threshold = float(matrix.worth[1]) / 2
-    y, read = matrix.product(x, threshold)
-    points = OperatingPoints([1.0] * len(x), torch.device("cpu"))
-    account = Compute.of(points, Whole(1.0, 1), torch.tensor([0.0, threshold]))
-    assert (linear(x, account) - y).norm() < 1e-3 * y.norm()
-    assert math.fsum(bytes_of for bytes_of, _ in account.spent.shares(1)) == pytest.approx(float(read.sum()), rel=1e-5)
-
-
-def served(q: Tensor, scale: Tensor, centre: Tensor | None) -> GradedLinear:
-    with torch.device("meta"):
-        linear = (GradedLinear if centre is None else CentredLinear)(q.shape[1], len(q), False)
-    linear.weight, linear.weight_scale, linear.worth = q, scale, worth_of(q, scale, 1.0)
-    if isinstance(linear, CentredLinear) and centre is not None:
-        linear.centre = centre
-    linear.pack()
-    return linear
 
 
 def test_in_short_the_best_of_each_kind_stands_at_its_bytes() -> None:
