@@ -16,11 +16,13 @@ from moesaic.cli.main import main
 from moesaic.compress.export import export
 from moesaic.compress.pipeline import compress
 from moesaic.engine.llm import LLM
-from moesaic.models.checkpoint import open_checkpoint
-from moesaic.models.errors import RecipeError, Unsupported
+from moesaic.models.checkpoint import load, open_checkpoint
+from moesaic.models.errors import CheckpointError, RecipeError, Unsupported
+from moesaic.models.families.registry import FAMILIES
 from moesaic.models.sentences import LAST, Pooling, write_pooling
 from moesaic.server.client import Client
 
+IDS = torch.arange(12).unsqueeze(0) * 7 % 250
 TEXTS = ["a", "The cat sat on the mat.", "Two dogs ran"]
 KINDS = pytest.mark.parametrize("kind", ["qwen3", "mistral", "gpt2", "gemma"])
 
@@ -49,6 +51,23 @@ def test_its_vectors_are_those_of_transformers(kind: str, tmp_path: Path) -> Non
     found = torch.tensor([each.values for each in llm.embed(TEXTS)])
     expected = vectors_of_transformers(folder, [llm.tokenizer.encode(text) for text in TEXTS])
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [name for name, each in FAMILIES.items() if each.bare])
+def test_files_without_a_head_are_known_by_the_name_that_transformers_gives_them(family: str, tmp_path: Path) -> None:
+    Case(family, {"tie_word_embeddings": True}).build(tmp_path)
+    headless = transformers.AutoModel.from_pretrained(tmp_path)
+    assert type(headless).__name__ == FAMILIES[family].bare
+    whole = load(tmp_path)(IDS)
+    headless.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)(IDS), whole)  # the head is the embedding
+
+
+def test_files_without_a_head_of_their_own_lack_it(tmp_path: Path) -> None:
+    Case("qwen3", {"tie_word_embeddings": False}).build(tmp_path)
+    transformers.AutoModel.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"the weights lack lm_head\.weight, which config\.json asks for"):
+        open_checkpoint(tmp_path)
 
 
 def test_a_head_in_its_files_is_left_aside(tmp_path: Path) -> None:

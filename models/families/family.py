@@ -26,7 +26,7 @@ class Family:
     heads: other architectures whose files hold the same model with a head on top, which is left aside.
     names_of: the names of one config's files, where those differ within the family; names has them all then.
     said_by_tie: a key that `tie_word_embeddings` stands for where it is missing. embeddings: tensors that may hold the
-    embedding again.
+    embedding again. headless: the architecture of files without the head, where it is not the usual one.
     """
 
     architecture: str
@@ -43,6 +43,7 @@ class Family:
     names_of: Callable[[Mapping[str, Any]], Mapping[str, str]] | None = None
     said_by_tie: str = ""
     embeddings: str = r"$^"
+    headless: str = ""
 
     @property
     def reads_sources(self) -> bool:
@@ -54,7 +55,7 @@ class Family:
         """The architecture of a decoder's files without its head; None for what has none to lose."""
         heads = ("ForCausalLM", "LMHeadModel")
         found = next((each for each in heads if self.architecture.endswith(each)), None)
-        return None if found is None else f"{self.architecture.removesuffix(found)}Model"
+        return None if found is None else self.headless or f"{self.architecture.removesuffix(found)}Model"
 
     @property
     def has_head(self) -> bool:

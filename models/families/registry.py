@@ -59,7 +59,8 @@ FAMILIES: Mapping[str, Family] = {
         "Gemma2ForCausalLM", gemma2.gemma2_spec, gemma2.NAMES, _FREQUENCIES, activation_key="hidden_activation"
     ),
     "gemma3_text": Family(
-        "Gemma3ForCausalLM", gemma3.gemma3_spec, gemma3.NAMES, _FREQUENCIES, activation_key="hidden_activation"
+        "Gemma3ForCausalLM", gemma3.gemma3_spec, gemma3.NAMES, _FREQUENCIES, activation_key="hidden_activation",
+        headless="Gemma3TextModel",
     ),
     "olmo2": Family("Olmo2ForCausalLM", olmo2.olmo2_spec, olmo2.NAMES, _FREQUENCIES),
     "mixtral": Family("MixtralForCausalLM", mixtures.mixtral_spec, mixtures.MIXTRAL_NAMES, _FREQUENCIES),
