@@ -268,9 +268,11 @@ def test_curves_of_a_model_with_an_encoder_are_drawn_once_and_say_what_was_read(
     found = json.loads((out / "encoder.json").read_text())
     points = {point["method"]: point for point in found["points"]}
     assert set(points) >= {"experts of 32, co-activation, MLP, top-k", "high 4 bits, then 6", "FLAP pruning"}
-    measured = [each for each in points.values() if not each["reason"]]
-    fine = [each for each in measured if "experts" not in each["method"]]  # of which a layer has three
-    assert len(fine) == 4 and all(0.4 < point["bytes_share"] <= 0.62 for point in fine)
+    measured = {name: point for name, point in points.items() if not point["reason"]}
+    fine = {name for name in measured if "experts" not in name}  # of which a layer has three
+    int4 = {f"int4 {how}, groups of {size}" for how in ("by GPTQ", "to nearest") for size in (32, 128)}
+    assert fine == {"high 4 bits, then 6", "FLAP pruning", *int4}
+    assert all(0.4 < measured[name]["bytes_share"] <= 0.62 for name in fine)
     items = {len(column) for column in found["dense"]["columns"].values()}
     assert items == ({3} if kind == "t5" else {3, 6})
     lines = (next(out.glob("points-*.jsonl"))).read_text()
