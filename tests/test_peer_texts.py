@@ -12,6 +12,7 @@ from source_cases import SOURCE_CASES
 
 from moesaic.bench.load import llama_server
 from moesaic.bench.peers import ctranslate2, onnx_runtime, same_gguf, texts
+from moesaic.bench.peers.child import Child, Entry
 from moesaic.bench.peers.same_tokens import measured as compared
 from moesaic.bench.peers.texts import Task, as_text, measured
 from moesaic.bench.peers.transformers_whole import TransformersAnswers, TransformersVectors
@@ -36,6 +37,18 @@ def test_ours_and_transformers_answer_with_the_same_tokens(sourced: str) -> None
     assert ours.build == "a step is one call" and ours.token_bytes == theirs.token_bytes
 
 
+def test_a_server_streams_the_answers_of_the_engine_and_ends_with_its_contestant(sourced: str) -> None:
+    expected = OurAnswers(sourced, "", 2, 64).decoded(PROMPTS, 6, 1).tokens
+    child = Child(Entry("ours, served", "moesaic served", sourced, "", 2))
+    try:
+        assert child.ask(PROMPTS, 6, 1).tokens == expected
+        pid = child._process.pid
+        (server,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    finally:
+        child.end()
+    assert not Path(f"/proc/{server}").exists()
+
+
 def test_vectors_are_made_of_all_texts(tmp_path: Path) -> None:
     ENCODER_CASES[0].build(tmp_path)
     for kind in (OurVectors, TransformersVectors):
@@ -50,7 +63,8 @@ def test_peers_that_are_not_installed_are_skipped_with_the_way_to_them(monkeypat
         task = Task(answers, "dense", "int8", (1,), 4)
         (_, _, why), *_ = task.peers
         assert why.startswith(words) and why.endswith("pip install 'moesaic[peers]'")
-        assert [entry.name for entry in task.entries()] == ["transformers fp32", "moesaic int8"]
+        ours = ["moesaic int8", "moesaic int8, served"] if answers else ["moesaic int8"]
+        assert [entry.name for entry in task.entries()] == ["transformers fp32", *ours]
 
 
 def test_rates_are_of_all_tokens_of_a_call_and_beside_each_peer() -> None:

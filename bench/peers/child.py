@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from .onnx_runtime import OnnxVectors
 from .openvino import OpenVino
 from .ours import Ours
 from .peer import Answer, Peer, Prompts
+from .served import OurServed
 from .transformers import Transformers
 from .transformers_whole import TransformersAnswers, TransformersVectors
 from .whole import OurAnswers, OurVectors
@@ -20,11 +22,12 @@ from .whole import OurAnswers, OurVectors
 OURS, LLAMA_CPP, OPENVINO, CTRANSLATE2, TRANSFORMERS = (
     "moesaic", "llama.cpp", "OpenVINO GenAI", "CTranslate2", "transformers",
 )  # fmt: skip
+_END_SECONDS = 60.0
 _MAKES: dict[str, Any] = {
     OURS: Ours, LLAMA_CPP: LlamaCpp, OPENVINO: OpenVino, CTRANSLATE2: CTranslate2, TRANSFORMERS: Transformers,
-    f"{OURS} answers": OurAnswers, f"{OURS} vectors": OurVectors, f"{CTRANSLATE2} answers": CTranslate2Answers,
-    "ONNX Runtime vectors": OnnxVectors, f"{TRANSFORMERS} answers": TransformersAnswers,
-    f"{TRANSFORMERS} vectors": TransformersVectors,
+    f"{OURS} answers": OurAnswers, f"{OURS} served": OurServed, f"{OURS} vectors": OurVectors,
+    f"{CTRANSLATE2} answers": CTranslate2Answers, "ONNX Runtime vectors": OnnxVectors,
+    f"{TRANSFORMERS} answers": TransformersAnswers, f"{TRANSFORMERS} vectors": TransformersVectors,
 }  # fmt: skip
 
 
@@ -65,8 +68,12 @@ class Child:
         return Answer(**self._line())
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        """With the end of its questions it ends what it has begun."""
+        try:
+            self._process.communicate(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def _line(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout else ""
@@ -79,10 +86,13 @@ class Child:
 def main() -> int:
     """Opens the entry that the command line gives as JSON, tells its facts, and answers line by line."""
     peer = Entry(**json.loads(sys.argv[1])).open()
-    _tell({"version": peer.version, "build": peer.build, "token_bytes": peer.token_bytes})
-    for line in sys.stdin:
-        prompts, num_new, threads = json.loads(line)
-        _tell(asdict(peer.decoded(prompts, num_new, threads) if num_new else peer.first_token(prompts[0], threads)))
+    with ExitStack() as ending:
+        if isinstance(peer, AbstractContextManager):
+            ending.enter_context(peer)
+        _tell({"version": peer.version, "build": peer.build, "token_bytes": peer.token_bytes})
+        for line in sys.stdin:
+            prompts, num_new, threads = json.loads(line)
+            _tell(asdict(peer.decoded(prompts, num_new, threads) if num_new else peer.first_token(prompts[0], threads)))
     return 0
 
 

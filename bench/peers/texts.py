@@ -60,7 +60,10 @@ class Task:
         rows, maker = max(self.batches), "moesaic answers" if self.answers else "moesaic vectors"
         there = [(name, kind) for name, kind, why in self.peers if not why]
         peers = [Entry(f"{name.rsplit(' ', 1)[0]} {kind}", name, self.dense, kind, rows) for name, kind in there]
-        return [*peers, Entry(f"moesaic {Path(self.ours).name}", maker, self.ours, "", rows)]
+        ours = [Entry(f"moesaic {Path(self.ours).name}", maker, self.ours, "", rows)]
+        if self.answers:
+            ours.append(Entry(f"{ours[0].name}, served", "moesaic served", self.ours, "", rows))
+        return [*peers, *ours]
 
 
 def measured(tasks: Sequence[Task], threads: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -84,13 +87,14 @@ def _of(task: Task, threads: Sequence[int], rounds: int) -> dict[str, Any]:
             ending.callback(children[-1].end)
         seconds, tokens = _rounds(children, task, texts, threads, rounds)
         facts = {each.entry.name: each.facts | {"path": Path(each.entry.path).name} for each in children}
-    names = [each.entry.name for each in children]
+    peers = [name for name in facts if not name.startswith("moesaic ")]
+    reference = f"moesaic {Path(task.ours).name}"
     return {
         "tokens_read": [len(text) for text in texts], "new_tokens": task.num_new, "batches": [*task.batches],
-        "contestants": facts, "peers": names[:-1],
+        "contestants": facts, "peers": peers,
         "skipped": {name: why for name, _, why in task.peers if why},
-        "rates": _rates(task, seconds, names[:-1]),
-        **({"alike": {"reference": names[-1], **alike(tokens, names[-1])}} if task.answers else {}),
+        "rates": _rates(task, seconds, peers),
+        **({"alike": {"reference": reference, **alike(tokens, reference)}} if task.answers else {}),
     }  # fmt: skip
 
 
