@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 from encoder_cases import ENCODER_CASES
 from source_cases import SOURCE_CASES
 
@@ -51,16 +52,20 @@ def test_a_server_streams_the_answers_of_the_engine_and_ends_with_its_contestant
 
 def test_vectors_are_made_of_all_texts(tmp_path: Path) -> None:
     ENCODER_CASES[0].build(tmp_path)
-    for kind in (OurVectors, TransformersVectors):
-        answer = kind(str(tmp_path), "", 2, 64).decoded(PROMPTS, 1, 1)
-        assert answer.tokens == [] and answer.seconds > 0
+    ours, theirs = (kind(str(tmp_path), "", 2, 64).decoded(PROMPTS, 1, 1) for kind in (OurVectors, TransformersVectors))
+    assert ours.tokens == theirs.tokens == [] and ours.seconds > 0
+    assert torch.allclose(torch.tensor(ours.vectors), torch.tensor(theirs.vectors), atol=1e-5)
+    found = texts._alike({"ours": ours, "theirs": theirs}, "theirs")
+    assert found["ours"]["least"] == 1 and "Mean cosine with the vectors of theirs: ours 1.0000." in texts._likeness(
+        found
+    )
 
 
 def test_peers_that_are_not_installed_are_skipped_with_the_way_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ctranslate2, onnx_runtime):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     for answers, words in ((True, "CTranslate2 needs ctranslate2"), (False, "ONNX Runtime needs onnxruntime, onnx")):
-        task = Task(answers, "dense", "int8", (1,), 4)
+        task = Task(answers, "dense", ["int8"], (1,), 4)
         (_, _, why), *_ = task.peers
         assert why.startswith(words) and why.endswith("pip install 'moesaic[peers]'")
         ours = ["moesaic int8", "moesaic int8, served"] if answers else ["moesaic int8"]
@@ -69,9 +74,9 @@ def test_peers_that_are_not_installed_are_skipped_with_the_way_to_them(monkeypat
 
 def test_rates_are_of_all_tokens_of_a_call_and_beside_each_peer() -> None:
     seconds = {("peer", 1, 8): [2.0, 4.0, 3.0], ("ours", 1, 8): [1.0]}
-    peer, ours = texts._rates(Task(True, "", "", (8,), 24), seconds, ["peer"])
+    peer, ours = texts._rates(Task(True, "", [], (8,), 24), seconds, ["peer"])
     assert (peer["per_second"], ours["per_second"], ours["times"]) == (64.0, 192.0, {"peer": 3.0})
-    vectors = texts._rates(Task(False, "", "", (8,), 24), seconds, ["peer"])
+    vectors = texts._rates(Task(False, "", [], (8,), 24), seconds, ["peer"])
     assert vectors[1]["per_second"] == 8.0
 
 
@@ -83,7 +88,7 @@ def test_the_table_has_a_row_for_each_and_says_who_was_skipped() -> None:
 
 def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
     with pytest.raises(SetupError, match="threads"):
-        measured([Task(True, "nowhere", "nowhere", (1,), 4)], [0], 1)
+        measured([Task(True, "nowhere", ["nowhere"], (1,), 4)], [0], 1)
     with pytest.raises(SetupError, match="rounds"):
         measured([], [1], 0)
 

@@ -11,7 +11,7 @@ from .ctranslate2 import KINDS as KINDS
 from .ctranslate2 import converted
 from .ctranslate2 import why_absent as why_absent
 from .peer import Prompts
-from .whole import Whole
+from .whole import Made, Whole
 
 
 class CTranslate2Answers(Whole):
@@ -31,11 +31,11 @@ class CTranslate2Answers(Whole):
         settings = {"device": "cpu", "compute_type": self._kind, "intra_threads": threads, "inter_threads": 1}
         return self._library.Translator(str(self._folder), **settings)
 
-    def called(self, opened: Any, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: Any, prompts: Prompts, num_new: int) -> Made:
         words = [[self._words[token] for token in ids] for ids in prompts]
         lengths = {"min_decoding_length": num_new, "max_decoding_length": num_new}
         found = partial(opened.translate_batch, beam_size=1, max_batch_size=len(words), **lengths)(words)
-        return [self._ids[word] for word in found[0].hypotheses[0]]
+        return Made([self._ids[word] for word in found[0].hypotheses[0]], [])
 
 
 def _vocabulary(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from ...models.locate import locate
 from .kept import made_once
 from .peer import Prompts
 from .transformers_whole import mean_of, padded
-from .whole import Whole
+from .whole import Made, Whole
 
 KINDS = ("int8",)
 _NEEDED = ("onnxruntime", "onnx", "transformers")
@@ -49,11 +49,10 @@ class OnnxVectors(Whole):
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         return self._library.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
 
-    def called(self, opened: Any, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: Any, prompts: Prompts, num_new: int) -> Made:
         ids, mask = padded(prompts)
         [states] = opened.run(None, dict(zip(_INPUTS, (ids.numpy(), mask.numpy()), strict=True)))
-        mean_of(torch.from_numpy(states), mask)
-        return []
+        return Made([], mean_of(torch.from_numpy(states), mask).tolist())
 
 
 class _States(nn.Module):

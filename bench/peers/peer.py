@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Prompts = Sequence[Sequence[int]]
@@ -11,10 +11,11 @@ Prompts = Sequence[Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """seconds: that were measured. tokens: of the first row, in the order in which they came."""
+    """seconds: that were measured. tokens: of the first row, in the order in which they came. vectors: of each text."""
 
     seconds: float
     tokens: list[int]
+    vectors: list[list[float]] = field(default_factory=list)
 
 
 class Peer(Protocol):

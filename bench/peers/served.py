@@ -11,7 +11,7 @@ from ...models.version import VERSION
 from ...server.client import Client
 from ..local_server import local_server
 from .peer import Prompts
-from .whole import Whole
+from .whole import Made, Whole
 
 
 class _Served(NamedTuple):
@@ -40,7 +40,7 @@ class OurServed(Whole):
         callers = self._ending.enter_context(ThreadPoolExecutor(self._rows))
         return _Served(self._ending.enter_context(Client(address)), callers)
 
-    def called(self, opened: _Served, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: _Served, prompts: Prompts, num_new: int) -> Made:
         def answer(ids: Sequence[int]) -> list[int]:
             chunks = opened.client.stream(ids, temperature=0, max_new_tokens=num_new, ignore_eos=True)
             return [token for chunk in chunks for token in chunk.token_ids]
@@ -48,4 +48,4 @@ class OurServed(Whole):
         found = list(opened.callers.map(answer, prompts))
         if short := [tokens for tokens in found if len(tokens) != num_new]:
             raise RuntimeError(f"{len(short)} of {len(prompts)} texts were not answered in full")
-        return found[0]
+        return Made(found[0], [])

@@ -4,20 +4,24 @@ r"""An encoder-decoder and an encoder of ours beside CTranslate2, ONNX Runtime a
     moesaic compress minilm out/minilm-int8 --recipe int8
     python -m moesaic.bench.peers.texts OUT.json --answers t5 out/t5-int8 --vectors minilm out/minilm-int8 --threads 1 2
 
-Each pair is a dense directory, which peers convert themselves and keep in the cache folder, and ours of the same
-weights. Whole calls are timed: sources are read and so many tokens answered, greedily; texts of a book become vectors,
-each peer padding as it pads. Each contestant has a process of its own.
+First comes a dense directory, which peers convert themselves and keep in the cache folder, then ours of the same
+weights. Whole calls are timed: sources are read and so many tokens answered, greedily, by the engine and by a server of
+it; texts of a book become vectors, each peer padding as it pads. Each contestant has a process of its own, calls
+several times in its turn, and waits before that until threads of the one before it sleep, which spin for a while.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 from ...evaluate.provenance import command_line
 from ...evaluate.texts import embedded_text, read_documents
@@ -30,10 +34,12 @@ from ..machine import machine_facts
 from . import ctranslate2, onnx_runtime, transformers
 from .child import Child, Entry
 from .figures import alike
+from .peer import Answer
 
 KIND = "whole calls"
 _PREFIX, _SOURCE_TOKENS, _TEXT_TOKENS = "translate English to German: ", 32, 64
 _COUNT = Bound(1)
+_CALLS, _PAUSE_SECONDS = 3, 0.3  # of a turn; an OpenMP thread spins for 0.2 seconds
 Seconds = dict[tuple[str, int, int], list[float]]  # by contestant, threads and texts
 
 
@@ -43,7 +49,7 @@ class Task:
 
     answers: bool
     dense: str
-    ours: str
+    ours: Sequence[str]
     batches: Sequence[int]
     num_new: int
 
@@ -60,9 +66,11 @@ class Task:
         rows, maker = max(self.batches), "moesaic answers" if self.answers else "moesaic vectors"
         there = [(name, kind) for name, kind, why in self.peers if not why]
         peers = [Entry(f"{name.rsplit(' ', 1)[0]} {kind}", name, self.dense, kind, rows) for name, kind in there]
-        ours = [Entry(f"moesaic {Path(self.ours).name}", maker, self.ours, "", rows)]
-        if self.answers:
-            ours.append(Entry(f"{ours[0].name}, served", "moesaic served", self.ours, "", rows))
+        makers = {"": maker, ", served": "moesaic served"} if self.answers else {"": maker}
+        ours = [
+            Entry(f"moesaic {Path(path).name}{how}", made_by, path, "", rows)
+            for path in self.ours for how, made_by in makers.items()
+        ]  # fmt: skip
         return [*peers, *ours]
 
 
@@ -72,7 +80,7 @@ def measured(tasks: Sequence[Task], threads: Sequence[int], rounds: int) -> dict
     for count in threads:
         THREADS.check("threads", count)
     for task in tasks:
-        for model in (task.dense, task.ours):
+        for model in (task.dense, *task.ours):
             locate(model)
     found = {"answers" if task.answers else "vectors": _of(task, threads, rounds) for task in tasks}
     return {"kind": KIND, "machine": machine_facts(), "threads": [*threads], "rounds": rounds, **found}
@@ -85,33 +93,49 @@ def _of(task: Task, threads: Sequence[int], rounds: int) -> dict[str, Any]:
         for entry in task.entries():
             children.append(Child(entry))
             ending.callback(children[-1].end)
-        seconds, tokens = _rounds(children, task, texts, threads, rounds)
+        seconds, answers = _rounds(children, task, texts, threads, rounds)
         facts = {each.entry.name: each.facts | {"path": Path(each.entry.path).name} for each in children}
     peers = [name for name in facts if not name.startswith("moesaic ")]
-    reference = f"moesaic {Path(task.ours).name}"
     return {
         "tokens_read": [len(text) for text in texts], "new_tokens": task.num_new, "batches": [*task.batches],
         "contestants": facts, "peers": peers,
         "skipped": {name: why for name, _, why in task.peers if why},
         "rates": _rates(task, seconds, peers),
-        **({"alike": {"reference": reference, **alike(tokens, reference)}} if task.answers else {}),
+        "alike": _alike(answers, peers[-1]) if peers else {},
     }  # fmt: skip
 
 
 def _rounds(
     children: Sequence[Child], task: Task, texts: Sequence[Sequence[int]], threads: Sequence[int], rounds: int
-) -> tuple[Seconds, dict[str, list[int]]]:
-    """Contestants take turns within a round; the first round warms up and does not count."""
-    seconds, tokens = Seconds(), dict[str, list[int]]()
+) -> tuple[Seconds, dict[str, Answer]]:
+    """Contestants take turns within a round; the first round warms up and does not count. The answers: the last ones of
+    the largest batch.
+    """
+    seconds, answers = Seconds(), dict[str, Answer]()
     for turn in range(rounds + 1):
         for count in threads:
             for batch in task.batches:
                 for each in children:
-                    answer = each.ask(texts[:batch], task.num_new, count)
-                    tokens.setdefault(each.entry.name, answer.tokens)
+                    time.sleep(_PAUSE_SECONDS)
+                    found = [each.ask(texts[:batch], task.num_new, count) for _ in range(_CALLS)]
+                    answers[each.entry.name] = found[-1]
                     if turn:
-                        seconds.setdefault((each.entry.name, count, batch), []).append(answer.seconds)
-    return seconds, tokens
+                        taken = seconds.setdefault((each.entry.name, count, batch), [])
+                        taken.extend(answer.seconds for answer in found)
+    return seconds, answers
+
+
+def _alike(answers: Mapping[str, Answer], reference: str) -> dict[str, Any]:
+    """Beside what the reference made: how many first tokens of an answer are the same, the cosines of vectors."""
+    found: dict[str, Any] = {
+        "reference": reference,
+        **alike({name: a.tokens for name, a in answers.items()}, reference),
+    }
+    if expected := answers[reference].vectors:
+        for name, answer in answers.items():
+            cosines = torch.cosine_similarity(torch.tensor(answer.vectors), torch.tensor(expected))
+            found[name] = {"mean_cosine": round(cosines.mean().item(), 6), "least": round(cosines.min().item(), 6)}
+    return found
 
 
 def _rates(task: Task, seconds: Seconds, peers: Sequence[str]) -> list[dict[str, Any]]:
@@ -150,7 +174,8 @@ def as_text(report: dict[str, Any]) -> str:
                 times = (f"{row['times'][peer]:.2f}" for peer in found["peers"])
                 cells = [row["contestant"], row["threads"], row["batch"], f"{row['per_second']:.1f}", *times]
                 lines.append(f"| {' | '.join(map(str, cells))} |")
-            lines += [f"skipped: {why}" for why in found["skipped"].values()] + ["", *_losses(found["rates"]), ""]
+            lines += [f"skipped: {why}" for why in found["skipped"].values()] + ["", *_losses(found["rates"])]
+            lines += [*_likeness(found.get("alike", {})), ""]
     return "\n".join(lines)
 
 
@@ -166,12 +191,20 @@ def _losses(rates: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"Slower than a peer: {'; '.join(slower)}."
 
 
+def _likeness(found: Mapping[str, Any]) -> Iterator[str]:
+    """How near vectors are to those of the peer in floating point."""
+    cosines = {name: each["mean_cosine"] for name, each in found.items() if isinstance(each, dict)}
+    if cosines:
+        said = ", ".join(f"{name} {each:.4f}" for name, each in cosines.items() if name != found["reference"])
+        yield f"Mean cosine with the vectors of {found['reference']}: {said}."
+
+
 def main() -> int:
     """Measures, prints tables and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--answers", nargs=2, metavar=("DENSE", "OURS"), help="an encoder-decoder, and ours of it")
-    parser.add_argument("--vectors", nargs=2, metavar=("DENSE", "OURS"), help="an encoder, and ours of it")
+    parser.add_argument("--answers", nargs="+", metavar="MODEL", help="an encoder-decoder, and ours of it")
+    parser.add_argument("--vectors", nargs="+", metavar="MODEL", help="an encoder, and ours of it")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=7)
@@ -179,10 +212,12 @@ def main() -> int:
     try:
         check_file(args.out, str(args.out))
         _COUNT.check("new_tokens", args.new_tokens)
-        tasks = [Task(True, args.answers[0], args.answers[1], (1, 8), args.new_tokens)] if args.answers else []
-        tasks += [Task(False, args.vectors[0], args.vectors[1], (1, 32), 1)] if args.vectors else []
+        tasks = [Task(True, args.answers[0], args.answers[1:], (1, 8), args.new_tokens)] if args.answers else []
+        tasks += [Task(False, args.vectors[0], args.vectors[1:], (1, 32), 1)] if args.vectors else []
         if not tasks:
-            raise SetupError("nothing is to be measured; give --answers DENSE OURS, --vectors DENSE OURS, or both")
+            raise SetupError(
+                "nothing is to be measured; give --answers DENSE OURS [OURS], --vectors DENSE OURS [OURS], or both"
+            )
         report = measured(tasks, args.threads, args.rounds)
         write_whole(args.out, (json.dumps({"command": command_line(args.out), **report}, indent=2) + "\n").encode())
     except MoesaicError as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...models.locate import locate
 from .peer import Prompts
-from .whole import Whole
+from .whole import Made, Whole
 
 KINDS = ("fp32",)
 
@@ -35,13 +35,12 @@ class TransformersAnswers(_Model):
     loader = "AutoModelForSeq2SeqLM"
 
     @torch.inference_mode()
-    def called(self, opened: int, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: int, prompts: Prompts, num_new: int) -> Made:
         torch.set_num_threads(opened)
         ids, mask = padded(prompts)
         lengths = {"min_new_tokens": num_new, "max_new_tokens": num_new}
         found = self._model.generate(ids, attention_mask=mask, do_sample=False, num_beams=1, **lengths)
-        tokens: list[int] = found[0, 1:].tolist()
-        return tokens
+        return Made(found[0, 1:].tolist(), [])
 
 
 class TransformersVectors(_Model):
@@ -50,12 +49,11 @@ class TransformersVectors(_Model):
     loader = "AutoModel"
 
     @torch.inference_mode()
-    def called(self, opened: int, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: int, prompts: Prompts, num_new: int) -> Made:
         torch.set_num_threads(opened)
         ids, mask = padded(prompts)
         states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-        mean_of(states, mask)
-        return []
+        return Made([], mean_of(states, mask).tolist())
 
 
 def padded(prompts: Prompts) -> tuple[Tensor, Tensor]:

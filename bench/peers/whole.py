@@ -6,7 +6,7 @@ Token ids go in, so that nobody's tokenizer is timed.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...engine.build import BuiltEngine, build_engine
 from ...engine.options import EngineOptions
@@ -16,6 +16,13 @@ from ...models.checkpoint import open_checkpoint
 from ...models.sentences import Pooling
 from ...models.version import VERSION
 from .peer import Answer, Prompts
+
+
+class Made(NamedTuple):
+    """tokens: of the first answer. vectors: [texts, hidden]."""
+
+    tokens: list[int]
+    vectors: list[list[float]]
 
 
 class Whole(ABC):
@@ -33,8 +40,8 @@ class Whole(ABC):
         if threads not in self._by_threads:
             self._by_threads[threads] = self.opened(threads)
         began = time.perf_counter()
-        tokens = self.called(self._by_threads[threads], prompts, num_new)
-        return Answer(time.perf_counter() - began, tokens)
+        made = self.called(self._by_threads[threads], prompts, num_new)
+        return Answer(time.perf_counter() - began, made.tokens, made.vectors)
 
     def first_token(self, prompt: Sequence[int], threads: int) -> Answer:
         return self.decoded([prompt], 1, threads)
@@ -43,7 +50,7 @@ class Whole(ABC):
     def opened(self, threads: int) -> Any: ...
 
     @abstractmethod
-    def called(self, opened: Any, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: Any, prompts: Prompts, num_new: int) -> Made:
         """num_new: tokens of each answer, exactly, chosen greedily; nothing to a model that makes vectors."""
 
 
@@ -60,17 +67,19 @@ class OurWhole(Whole):
     def opened(self, threads: int) -> BuiltEngine:
         return build_engine(self._path, EngineOptions(threads=threads, num_slots=self._rows))
 
-    def called(self, opened: BuiltEngine, prompts: Prompts, num_new: int) -> list[int]:
+    def called(self, opened: BuiltEngine, prompts: Prompts, num_new: int) -> Made:
         for key, ids in enumerate(prompts):
             opened.engine.add(self._request(key, ids, num_new))
-        tokens, ended = list[int](), 0
+        tokens, vectors, ended = list[int](), dict[int, list[float]](), 0
         while opened.engine.has_work:
             for row in opened.engine.step():
                 tokens += row.token_ids if row.key == 0 else ()
                 ended += row.finish in (FinishReason.LENGTH, FinishReason.EMBEDDED)
+                if row.embedding:
+                    vectors[row.key] = [*row.embedding]
         if ended != len(prompts):
             raise RuntimeError(f"{len(prompts) - ended} of {len(prompts)} texts were not answered in full")
-        return tokens
+        return Made(tokens, [vectors[key] for key in sorted(vectors)])
 
     @abstractmethod
     def _request(self, key: int, ids: Sequence[int], num_new: int) -> Request: ...

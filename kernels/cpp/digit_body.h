@@ -27,15 +27,19 @@ TARGET static void take_digit(const float* x, int64_t inputs, int32_t* words, in
   const float step = largest / 127.0f, divisor = step > 0 ? step : 1.0f;
   row.half_step = sound ? step * 0.5f : __builtin_nanf("");
   row.sum = 0;
-  for (int64_t k = 0; k < inputs; k += 4, words += stride) {
-    int32_t q[4] = {};
-    for (int64_t i = 0; i < 4 && k + i < inputs; ++i) q[i] = int8_t(in_steps(x[k + i], divisor));
-    row.sum += q[0] + q[1] + q[2] + q[3];
+  for (int64_t first = 0; first < inputs; first += RUN, words += RUN / 4 * stride) {
+    const int64_t count = inputs - first < RUN ? inputs - first : RUN, quads = (count + 3) / 4;
+    int32_t q[RUN], total = 0;
+    for (int64_t k = 0; k < count; ++k) q[k] = int8_t(in_steps(x[first + k], divisor));
+    for (int64_t k = 0; k < count; ++k) total += q[k];
+    for (int64_t k = count; k % 4; ++k) q[k] = 0;
+    row.sum += total;
     if constexpr (DigitSums<1>::TOTALS == 1) {
-      put_words(q, 1, words, stride);
+      put_words(q, quads, words, stride);
     } else {
-      const int8_t digits[4] = {int8_t(q[0]), int8_t(q[1]), int8_t(q[2]), int8_t(q[3])};
-      memcpy(words, digits, sizeof digits);
+      int8_t digits[RUN];
+      for (int64_t k = 0; k < 4 * quads; ++k) digits[k] = int8_t(q[k]);
+      for (int64_t i = 0; i < quads; ++i) memcpy(words + i * stride, digits + 4 * i, 4);
     }
   }
 }
@@ -79,11 +83,12 @@ TARGET static void tile(const DigitJob& job, const Group& group, int64_t block, 
   const int64_t first = block * BLOCK + part * Sums::WIDTH;
   const uint8_t* weights = job.layer.tiles + (block * job.quads * BLOCK + part * Sums::WIDTH) * 4;
   constexpr int EACH = Sums::TOTALS * Sums::WIDTH;
-  double found[ROWS * EACH] = {}, more[ROWS * EACH];
+  double found[ROWS * EACH], more[ROWS * EACH];
   for (int64_t q = 0; q < job.quads; q += MOST_QUADS) {
     const int64_t quads = job.quads - q < MOST_QUADS ? job.quads - q : MOST_QUADS;
-    multiply_quads<ROWS, false, (ROWS < 3)>(weights + q * LINE_BYTES, group.words + 2 * q * ROWS, nullptr, quads, more);
-    for (int i = 0; i < ROWS * EACH; ++i) found[i] += more[i];
+    multiply_quads<ROWS, false, (ROWS < 3)>(weights + q * LINE_BYTES, group.words + 2 * q * ROWS, nullptr, quads,
+                                            q ? more : found);
+    for (int i = 0; q && i < ROWS * EACH; ++i) found[i] += more[i];
   }
   for (int r = 0; r < ROWS; ++r) finish<Sums::TOTALS, Sums::WIDTH>(job, group.first + r, found + r * EACH, first);
 }
