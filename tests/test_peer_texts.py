@@ -101,7 +101,7 @@ def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
 def test_where_ours_is_slower_than_a_peer_is_said_below_the_table() -> None:
     row: dict[str, Any] = {"contestant": "ours", "threads": 2, "batch": 1, "per_second": 9.0}
     report = {"answers": {"peers": ["a", "b"], "skipped": {}, "rates": [{**row, "times": {"a": 0.9, "b": 1.1}}]}}
-    assert "Slower than a peer: 0.90 times a with 1 text on 2 threads." in as_text(report)
+    assert "Slower than a peer: ours 0.90 times a with 1 text on 2 threads." in as_text(report)
 
 
 class _Told(BaseHTTPRequestHandler):

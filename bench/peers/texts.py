@@ -182,7 +182,7 @@ def as_text(report: dict[str, Any]) -> str:
 def _losses(rates: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Where ours is slower than a peer."""
     slower = [
-        f"{times:.2f} times {peer} with {row['batch']} text{'s' * (row['batch'] > 1)} on {row['threads']} "
+        f"{row['contestant']} {times:.2f} times {peer} with {row['batch']} text{'s' * (row['batch'] > 1)} on {row['threads']} "
         f"thread{'s' * (row['threads'] > 1)}"
         for row in rates if row["contestant"] not in row["times"]
         for peer, times in row["times"].items() if times < 1
