@@ -80,10 +80,17 @@ def test_rates_are_of_all_tokens_of_a_call_and_beside_each_peer() -> None:
     assert vectors[1]["per_second"] == 8.0
 
 
+def _point(contestant: str, threads: int, rate: float, **times: float) -> dict[str, Any]:
+    return {"contestant": contestant, "threads": threads, "batch": 8, "per_second": rate, "times": times}
+
+
 def test_the_table_has_a_row_for_each_and_says_who_was_skipped() -> None:
-    row: dict[str, Any] = {"contestant": "ours", "threads": 1, "batch": 8, "per_second": 192.0, "times": {"peer": 3.0}}
-    text = as_text({"answers": {"peers": ["peer"], "rates": [row], "skipped": {"other": "other needs more"}}})
-    assert "| ours | 1 | 8 | 192.0 | 3.00 |" in text and "skipped: other needs more" in text
+    rates = [_point("peer", 1, 64.0, peer=1.0), _point("ours", 1, 192.0, peer=3.0)]
+    text = as_text({"answers": {"peers": ["peer"], "rates": rates, "skipped": {"other": "other needs more"}}})
+    assert (
+        "| tokens/s | 1 thread, 8 texts |" in text and "| peer | 64.0 |" in text and "| ours | 192.0 (3.00x) |" in text
+    )
+    assert "skipped: other needs more" in text and "Slower" not in text
 
 
 def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
@@ -99,9 +106,9 @@ def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
 
 
 def test_where_ours_is_slower_than_a_peer_is_said_below_the_table() -> None:
-    row: dict[str, Any] = {"contestant": "ours", "threads": 2, "batch": 1, "per_second": 9.0}
-    report = {"answers": {"peers": ["a", "b"], "skipped": {}, "rates": [{**row, "times": {"a": 0.9, "b": 1.1}}]}}
-    assert "Slower than a peer: ours 0.90 times a with 1 text on 2 threads." in as_text(report)
+    rates = [_point("ours", threads, 9.0, a=times, b=1.1) for threads, times in ((1, 0.8), (2, 0.9), (3, 1.0))]
+    said = as_text({"answers": {"peers": ["a", "b"], "skipped": {}, "rates": rates}})
+    assert "Slower than a: ours, 0.80 to 0.90 times, at 2 of 3 points." in said and "Slower than b" not in said
 
 
 class _Told(BaseHTTPRequestHandler):

@@ -164,31 +164,42 @@ def _texts(task: Task) -> list[list[int]]:
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A table in Markdown for each task, and who was skipped."""
+    """A table in Markdown for each task, a row for each contestant; below it who was skipped and what lost."""
     lines = list[str]()
     for name, unit in (("answers", "tokens/s"), ("vectors", "texts/s")):
         if found := report.get(name):
-            head = ["", "threads", "texts", unit, *(f"x {peer}" for peer in found["peers"])]
-            lines += [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-            for row in found["rates"]:
-                times = (f"{row['times'][peer]:.2f}" for peer in found["peers"])
-                cells = [row["contestant"], row["threads"], row["batch"], f"{row['per_second']:.1f}", *times]
-                lines.append(f"| {' | '.join(map(str, cells))} |")
-            lines += [f"skipped: {why}" for why in found["skipped"].values()] + ["", *_losses(found["rates"])]
-            lines += [*_likeness(found.get("alike", {})), ""]
+            points = sorted({(row["threads"], row["batch"]) for row in found["rates"]})
+            head = [unit, *(f"{_number(t, 'thread')}, {_number(b, 'text')}" for t, b in points)]
+            lines += [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * len(points)}"]
+            rows = {(row["contestant"], row["threads"], row["batch"]): row for row in found["rates"]}
+            for contestant in dict.fromkeys(row["contestant"] for row in found["rates"]):
+                cells = (_cell(rows[contestant, *point], found["peers"][:1]) for point in points)
+                lines.append(f"| {' | '.join([contestant, *cells])} |")
+            lines += ["", *(f"skipped: {why}" for why in found["skipped"].values())]
+            lines += [*_losses(found), *_likeness(found.get("alike", {})), ""]
     return "\n".join(lines)
 
 
-def _losses(rates: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count > 1)}"
+
+
+def _cell(row: Mapping[str, Any], first: Sequence[str]) -> str:
+    """The rate, and times that of the first peer."""
+    times = [f" ({row['times'][peer]:.2f}x)" for peer in first if peer != row["contestant"]]
+    return f"{row['per_second']:.1f}{''.join(times)}"
+
+
+def _losses(found: Mapping[str, Any]) -> Iterator[str]:
     """Where ours is slower than a peer."""
-    slower = [
-        f"{row['contestant']} {times:.2f} times {peer} with {row['batch']} text{'s' * (row['batch'] > 1)} on {row['threads']} "
-        f"thread{'s' * (row['threads'] > 1)}"
-        for row in rates if row["contestant"] not in row["times"]
-        for peer, times in row["times"].items() if times < 1
-    ]  # fmt: skip
-    if slower:
-        yield f"Slower than a peer: {'; '.join(slower)}."
+    ours = dict.fromkeys(row["contestant"] for row in found["rates"] if row["contestant"] not in found["peers"])
+    for name in ours:
+        for peer in found["peers"]:
+            times = [row["times"][peer] for row in found["rates"] if row["contestant"] == name]
+            if lost := sorted(each for each in times if each < 1):
+                least, most = f"{lost[0]:.2f}", f"{lost[-1]:.2f}"
+                said = f"{least} to {most}" if least != most else least
+                yield f"Slower than {peer}: {name}, {said} times, at {len(lost)} of {len(times)} points."
 
 
 def _likeness(found: Mapping[str, Any]) -> Iterator[str]:
