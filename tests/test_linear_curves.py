@@ -11,16 +11,17 @@ from builders import opt
 from moesaic.bench.retention.linears import run as linear_run
 from moesaic.bench.retention.linears.gptq import gptq, group_scales, nearest
 from moesaic.bench.retention.linears.graded import Graded, column_errors, worth
-from moesaic.bench.retention.linears.grid import DRAWN, ROUTERS, graded, methods_for, rivals
+from moesaic.bench.retention.linears.grid import DRAWN, ROUTERS, graded, methods_for, of_ffns, rivals
 from moesaic.bench.retention.linears.lab import Lab, Method
 from moesaic.bench.retention.linears.matrices import AXES, FFN, LINEARS, Matrix
-from moesaic.bench.retention.linears.neurons import BothSides, WholePlanes
+from moesaic.bench.retention.linears.neurons import BothSides, FFNAlone
 from moesaic.bench.retention.linears.off_grid import BLOCK, off_grid
 from moesaic.bench.retention.linears.page import notes, rows, write_curves
 from moesaic.bench.retention.linears.plain import as_json
 from moesaic.bench.retention.linears.rivals import FewerBits
 from moesaic.bench.retention.linears.run import draw_linear_curves
 from moesaic.bench.retention.linears.tiles import GradedTiles, Tiles
+from moesaic.bench.retention.method import Method as FFNMethod
 from moesaic.bench.retention.method import NotHere
 from moesaic.bench.retention.picture import COLOURS
 from moesaic.bench.retention.planes import Planes
@@ -107,11 +108,19 @@ def test_fewer_bits_over_linears_have_one_share_only(lab: Lab) -> None:
 
 
 def test_planes_leave_attention_whole_and_count_all_linears(lab: Lab) -> None:
-    method = WholePlanes(Planes(3), open_checkpoint("stories260k"), IDS[:3], 0)
+    method = FFNAlone(Planes(3), open_checkpoint("stories260k"), IDS[:3], 0)
     point = lab.point(learned(lab, method), "linears", 0.7)
     assert point.parts["attention in"] == 1 and point.bytes_share == pytest.approx(0.7, abs=0.03)
     with pytest.raises(NotHere):
         lab.point(method, "linears", 0.2)
+
+
+@pytest.mark.parametrize("alone", of_ffns(), ids=lambda method: method.name)
+def test_rivals_that_know_ffns_alone_pay_for_attention(lab: Lab, alone: FFNMethod) -> None:
+    method = FFNAlone(alone, open_checkpoint("stories260k"), IDS[:3], 0)
+    point = lab.point(learned(lab, method), "linears", 0.7)
+    assert point.parts["attention in"] == 1 and point.bytes_share == pytest.approx(0.7, abs=0.03)
+    assert (method.name, method.group) == (alone.name, alone.group)
 
 
 def test_both_sides_read_less_of_gate_and_up_for_the_same_price(lab: Lab) -> None:

@@ -12,7 +12,7 @@ from ...models.progress import Progress
 from ...models.threads import choose_threads, torch_threads
 from ..retention.linears.lab import Lab, Method
 from ..retention.linears.matrices import LINEARS_AXIS, Matrix
-from ..retention.linears.neurons import WholePlanes
+from ..retention.linears.neurons import FFNAlone
 from .processor import GRADED, INPUTS, NEURONS
 from .unions import MOST_TOKENS, ROWS, Tally, Union, WatchedInputs, WatchedPlanes, document_windows
 
@@ -76,7 +76,7 @@ def watched(
     """
     if candidate == NEURONS:
         planes = WatchedPlanes(_ROUTING_BITS, tally=tally)
-        return WholePlanes(planes, checkpoint, calibration, seed=0), planes.union
+        return FFNAlone(planes, checkpoint, calibration, seed=0), planes.union
     graded = WatchedInputs(tally=tally)
     if candidate == INPUTS:
         graded = WatchedInputs((0, 8), "none", column=False, one_price=False, name="TEAL", tally=tally)

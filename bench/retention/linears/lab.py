@@ -13,13 +13,13 @@ from ....models.context import CausalContext
 from ....models.progress import Progress
 from ....models.transformer import Layer
 from .matrices import AXES, FFN, LINEARS, LINEARS_AXIS, Form, Matrix, Place, place_
-from .neurons import WholePlanes
+from .neurons import FFNAlone
 from .whole_ffn import FFNPlace, NeuronsAtPrice
 
 _WINDOWS, _HEAD_TOKENS = 8, 256  # that are computed together
 KEPT_TOKENS = 2048  # of the calibration text, that every matrix keeps its inputs of
 FISHER_TOKENS = 1024
-_Whole = NeuronsAtPrice | WholePlanes  # that compute FFNs as a whole
+_Whole = NeuronsAtPrice | FFNAlone  # that compute FFNs as a whole
 
 
 @dataclass(frozen=True, slots=True)

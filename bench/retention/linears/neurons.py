@@ -1,4 +1,4 @@
-"""Ways to spend bytes that look at whole neurons: bit planes as they were, and both sides beside graded inputs."""
+"""Ways to spend bytes that look at whole neurons: of the FFN alone, as planes do, and both sides of graded inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from ....models.transformer import Layer
 from ..layer import LabLayer, mean_output
 from ..method import CalibrationData, NotHere
 from ..method import Form as FFNForm
+from ..method import Method as FFNMethod
 from ..planes import Planes
 from .graded import GradedForm, column_errors, mean_fisher, sample
 from .matrices import FFN, INT8_BITS, LINEARS, LINEARS_AXIS, Form, Matrix, Read
@@ -23,14 +24,14 @@ _TOKENS = 2048
 
 
 @dataclass
-class WholePlanes:
-    """Neurons by bit planes as recipes had them, and attention whole in int8."""
+class FFNAlone:
+    """A method for FFNs, as bit planes in recipes are, and attention whole in int8."""
 
-    planes: Planes
+    method: FFNMethod
     checkpoint: Checkpoint
     windows: Tensor
     seed: int
-    group: str = "bit planes"
+    group: str = ""
     name: str = ""
     calibrates: bool = False
     _layers: list[LabLayer] = field(default_factory=list)
@@ -40,14 +41,16 @@ class WholePlanes:
     _whole: int = 0
 
     def __post_init__(self) -> None:
-        self.name = self.name or f"neurons by planes, {self.planes.name}"
+        by_planes = isinstance(self.method, Planes)
+        self.name = self.name or (f"neurons by planes, {self.method.name}" if by_planes else self.method.name)
+        self.group = self.group or self.method.group
 
     def learn(self, matrices: Sequence[Matrix], progress: Progress) -> None:
         model = load_transformer(self.checkpoint, torch.device("cpu"))
         self._layers = [LabLayer.of(layer.ffn) for layer in model.layers if isinstance(layer, Layer)]
         importance = neuron_importance(model, self.windows, self.seed, lambda n, of: progress("importance", n, of))
         self._given = [matrix.inputs.float() for matrix in matrices if matrix.kind == FFN[0]]
-        self.planes.learn(CalibrationData(self._layers, self._given, importance, [], self.seed), progress)
+        self.method.learn(CalibrationData(self._layers, self._given, importance, [], self.seed), progress)
         self._others = sum(m.whole_bytes for m in matrices if m.kind in LINEARS and m.kind not in FFN)
         self._whole = sum(layer.whole_bytes for layer in self._layers)
 
@@ -56,15 +59,15 @@ class WholePlanes:
         self._share = (share * (others + self._whole) - others) / self._whole
         if self._share <= 0:
             raise NotHere(f"attention alone is more than {share:.2f} of the bytes")
-        self.planes.form(0, self._given[0], self._share)  # raises NotHere
+        self.method.form(0, self._given[0], self._share)  # raises NotHere
 
     def form(self, matrix: Matrix, x: Tensor, stream: Tensor) -> Form:
         return matrix.whole
 
     def ffn(self, index: int, dense: DenseFFN) -> FFNPlace:
         layer, given = self._layers[index], self._given[index]
-        form = self.planes.form(index, given, self._share)
-        constant = _constant(layer, given, form) if self.planes.compensate else None
+        form = self.method.form(index, given, self._share)
+        constant = _constant(layer, given, form) if self.method.compensate else None
 
         def compute(x: Tensor) -> Read:
             used = form(x)

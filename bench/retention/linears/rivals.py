@@ -9,7 +9,7 @@ from torch import Tensor
 from ....models.progress import Progress
 from ..method import NotHere
 from .gptq import gptq, group_scales, nearest
-from .graded import Graded
+from .graded import Graded, named
 from .matrices import (
     ATTENTION_IN,
     ATTENTION_OUT,
@@ -123,10 +123,19 @@ class PlainPlan:
 
 
 def whole_or_not() -> list[Graded]:
-    """TEAL (Liu et al. 2024) and WINA (Chen et al. 2025) with the same share in every matrix; and with our prices."""
+    """TEAL (Liu et al. 2024) and WINA (Chen et al. 2025) with the same share in every matrix; WINA with shares by the
+    error of what each matrix gives, as WiSparse (Chen et al. 2026) does by a search; and with our prices.
+    """
     both = (0, INT8_BITS)
     return [
         Graded(both, "none", column=False, one_price=False, name="TEAL", group="inputs"),
         Graded(both, "none", one_price=False, name="WINA", group="inputs"),
+        Graded(both, "relative error", name="WINA, shares as WiSparse's", group="inputs"),
         Graded(both, name="TEAL and WINA at one price", group="inputs"),
     ]
+
+
+def by_size_alone() -> list[Graded]:
+    """GRINQH (Oberlaender et al. 2026) as its abstract has it: levels by |x| alone, the same share in every matrix."""
+    levels = ((0, 2, 4, 8), (0, 4, 6, 8))
+    return [Graded(each, "none", column=False, one_price=False, name=f"GRINQH, {named(each)} bits") for each in levels]
