@@ -16,6 +16,7 @@ from ..energy import read_energy
 from ..server.measure import Generator
 from .arrivals import Asked, Level
 from .door import LOST, OK, Came, Door
+from .pages import Held, Watch
 
 UNFINISHED = "not finished in time"
 EMPTY = "ended without a token"
@@ -54,7 +55,7 @@ class Driven:
     """What came of a level. gone: why the server was given up before the end; "" where it was not.
 
     stepped: seconds by which the machine's clock was set meanwhile; times here are those of the monotonic one.
-    joules: that this machine spent, where it counts them.
+    joules: that this machine spent, where it counts them. held: seconds, and the share of pages that requests held.
     """
 
     records: list[Record]
@@ -63,11 +64,18 @@ class Driven:
     gone: str = ""
     stepped: float = 0.0
     joules: float | None = None
+    held: list[tuple[float, float]] = field(default_factory=list)
 
 
-def drive(door: Door, level: Level, prompts: Prompts, patience: float, first: int = 0) -> Driven:
-    """All requests of a level; those that are open `patience` seconds after its end are given up. first: its number."""
-    return _Drive(door, level, prompts, patience, first).run()
+def drive(
+    door: Door, level: Level, prompts: Prompts, patience: float, first: int = 0, held: Held | None = None
+) -> Driven:
+    """All requests of a level; those that are open `patience` seconds after its end are given up.
+
+    first: number of the first one. held: tells what of the server's pages they hold.
+    """
+    with Watch(held) as watch:
+        return _Drive(door, level, prompts, patience, first).run(watch)
 
 
 class _Drive:
@@ -80,7 +88,7 @@ class _Drive:
         # of an open loop all are there before the first one leaves
         self._texts = [] if level.users else [self._text(key, asked) for key, asked in enumerate(level.requests)]
 
-    def run(self) -> Driven:
+    def run(self, watch: Watch) -> Driven:
         self._generator, wall, energy = Generator(), time.time(), read_energy()
         self._began = time.monotonic()
         if self._level.users:
@@ -91,7 +99,8 @@ class _Drive:
         seconds = time.monotonic() - self._began
         stepped = time.time() - wall - seconds
         joules = energy.until(read_energy())
-        return Driven(self._records, seconds, self._generator.figures(), self._gone, round(stepped, 3), joules)
+        facts = self._generator.figures(), self._gone, round(stepped, 3), joules, watch.since(self._began)
+        return Driven(self._records, seconds, *facts)
 
     def _text(self, key: int, asked: Asked) -> str:
         return self._prompts(self._first + key, asked.prompt_tokens)

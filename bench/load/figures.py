@@ -126,7 +126,9 @@ def _of_tier(answered: Sequence[Record], tier: str) -> dict[str, Any]:
 
 
 def timeline(driven: Driven) -> dict[str, list[float]]:
-    """By the slot of time: requests that wait for their first token, that have tokens coming, and tokens a second."""
+    """By the slot of time: requests that wait for their first token, that have tokens coming, and tokens a second; and
+    the share of the server's pages that they hold, where it says so.
+    """
     slots = max(1, min(_MOST_SLOTS, int(driven.seconds)))
     edges = np.linspace(0.0, driven.seconds, slots + 1)
     middles = (edges[1:] + edges[:-1]) / 2
@@ -137,6 +139,7 @@ def timeline(driven: Driven) -> dict[str, list[float]]:
     return {
         "seconds": _rounded(middles), "waiting": (before[0] - before[1]).tolist(),
         "running": (before[1] - before[2]).tolist(), "messages_per_second": _rounded(came / np.diff(edges)),
+        "pages": _rounded(np.interp(middles, *zip(*driven.held, strict=True))) if driven.held else [],
     }  # fmt: skip
 
 

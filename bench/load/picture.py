@@ -68,7 +68,7 @@ def spread(report: Mapping[str, Any]) -> bytes:
 
 
 def course(report: Mapping[str, Any]) -> bytes:
-    """What waited and ran in the course of the first levels, a panel for each and each server."""
+    """What waited, ran and held pages in the course of the first levels, a panel for each and each server."""
     shown = [(level["name"], name, found) for level in report["levels"] for name, found in level["results"].items()]
     sheet, panels = _panels(min(len(shown), _MOST_COURSES))
     for panel, (level, name, found) in zip(panels, shown, strict=False):
@@ -79,8 +79,19 @@ def course(report: Mapping[str, Any]) -> bytes:
         )  # fmt: skip
         _name(panel, "seconds", "requests")
         panel.set_title(f"{level}, {name}", loc="left", fontsize=11)
+        if line.get("pages"):
+            _beside(panel, line["seconds"], [100 * share for share in line["pages"]])
     panels[0].legend(frameon=False, loc="lower left")
     return as_png(sheet)
+
+
+def _beside(panel: Any, seconds: Sequence[float], percent: Sequence[float]) -> None:
+    """A line on a scale of its own, at the right."""
+    right = panel.twinx()
+    right.plot(seconds, percent, color=COLOURS[2])
+    right.set_ylabel("pages held, %", color=COLOURS[2])
+    right.set_ylim(bottom=0)
+    right.spines["top"].set_visible(False)
 
 
 def _series(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str, list[Mapping[str, Any]]]]:

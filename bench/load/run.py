@@ -17,7 +17,7 @@ from .door import OK, Door
 from .drive import drive
 from .figures import Limits, figures
 from .prompts import Prompts
-from .target import Target, opened
+from .target import Opened, Target, opened
 
 KIND = "load"
 _WARM_SECONDS = 60.0
@@ -69,7 +69,7 @@ def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Pr
         for done, (number, level, target) in enumerate(todo):
             progress("measurements", done, len(todo))
             if target.name not in gone:
-                found = _measured(doors[target.name].make, level, prompts[target.name], plan, number)
+                found = _measured(doors[target.name], level, prompts[target.name], plan, number)
                 gone |= set() if found["complete"] else {target.name}
                 _place(report, number, level)["results"][target.name] = found
                 write_report(plan.out, report)
@@ -79,10 +79,11 @@ def run_load(plan: LoadPlan, machine: Callable[[], dict[str, Any]], progress: Pr
     return report
 
 
-def _measured(make: Callable[[], Door], level: Level, prompts: Prompts, plan: LoadPlan, number: int) -> dict[str, Any]:
+def _measured(target: Opened, level: Level, prompts: Prompts, plan: LoadPlan, number: int) -> dict[str, Any]:
     time.sleep(_REST_SECONDS)
-    with closing(make()) as door:
-        driven = drive(door, level, prompts, plan.patience, first=1000 * plan.warm_up + 1_000_000 * number)
+    first = 1000 * plan.warm_up + 1_000_000 * number
+    with closing(target.make()) as door:
+        driven = drive(door, level, prompts, plan.patience, first, target.held)
     return figures(driven, plan.limits)
 
 

@@ -4,16 +4,19 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from ...models.bounds import PROCESSORS
 from ...models.errors import AddressError, SetupError
 from ...models.locate import locate
+from ...server.client import Client
 from ..local_server import local_server
 from .door import Door
 from .grpc_door import GrpcDoor
 from .llama_server import LlamaServer
 from .openai_door import OpenAIDoor, models_at
+from .pages import Held, held_in_metrics, held_of_model
 
 _FORMS = (
     "grpc://HOST:PORT[/MODEL], http://HOST:PORT[/v1][?model=NAME] or what is served here, a model or a FILE.gguf by "
@@ -44,10 +47,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A target that can be reached. about: what it says of itself."""
+    """A target that can be reached. about: what it says of itself. held: asks it for the share of its pages in use."""
 
     make: Callable[[], Door]
     about: str
+    held: Held
 
 
 @contextmanager
@@ -61,10 +65,11 @@ def opened(target: Target, token: str = "", threads: int | None = None) -> Itera
         elif "://" not in place:
             options = [] if threads is None else ["--threads", str(threads)]
             place = "grpc://" + stack.enter_context(local_server({"model": locate(place)}, *options))
-        yield Opened(_maker(target, place, token), about)
+        make, held = _reached(target, place, token, stack)
+        yield Opened(make, about, held)
 
 
-def _maker(target: Target, place: str, token: str) -> Callable[[], Door]:
+def _reached(target: Target, place: str, token: str, stack: ExitStack) -> tuple[Callable[[], Door], Held]:
     parts = urlsplit(place)
     try:
         host, port = parts.hostname, parts.port
@@ -75,10 +80,11 @@ def _maker(target: Target, place: str, token: str) -> Callable[[], Door]:
     _check_reached(host, port)
     if parts.scheme == "grpc":
         address, model = f"{host}:{port}", parts.path.strip("/")
-        return lambda: GrpcDoor(address, model, token)
+        client = stack.enter_context(Client(address, token=token or None, retries=0))
+        return lambda: GrpcDoor(address, model, token), partial(held_of_model, client, model)
     root = parts.path.rstrip("/") or "/v1"
     model = "".join(parse_qs(parts.query).get("model", [])) or _only_model(host, port, root, token)
-    return lambda: OpenAIDoor(host, port, root, model, token)
+    return lambda: OpenAIDoor(host, port, root, model, token), partial(held_in_metrics, host, port, token)
 
 
 def _check_reached(host: str, port: int) -> None:
