@@ -15,7 +15,7 @@ Report = Mapping[str, Any]
 _SHOWN = (
     ("overview", "What is delivered, and how long one waits", picture.overview),
     ("spread", "How waiting is spread; paler lines are later levels", picture.spread),
-    ("course", "Running and waiting in the course of each level", picture.course),
+    ("course", "Running, waiting and pages held in the course of each level", picture.course),
 )
 _OFFERED = (
     ("goodput", "goodput", "Goodput against offered load", "answers/s within the limits"),

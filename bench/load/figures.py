@@ -139,8 +139,12 @@ def timeline(driven: Driven) -> dict[str, list[float]]:
     return {
         "seconds": _rounded(middles), "waiting": (before[0] - before[1]).tolist(),
         "running": (before[1] - before[2]).tolist(), "messages_per_second": _rounded(came / np.diff(edges)),
-        "pages": _rounded(np.interp(middles, *zip(*driven.held, strict=True))) if driven.held else [],
+        "pages": _rounded(_at(middles, driven.held)) if driven.held else [],
     }  # fmt: skip
+
+
+def _at(moments: Any, seen: Sequence[tuple[float, float]]) -> Any:
+    return np.interp(moments, [at for at, _ in seen], [share for _, share in seen])
 
 
 def _as_json(named: Mapping[str, Figure]) -> dict[str, Any]:
