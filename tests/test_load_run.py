@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from moesaic.bench.load import ceiling
 from moesaic.bench.load.arrivals import Asked, Lengths, Level, closed, ramp
 from moesaic.bench.load.door import LOST
 from moesaic.bench.load.drive import UNFINISHED, drive
@@ -62,6 +63,17 @@ def test_an_open_loop_sends_whatever_comes_back(timed: TimedServer, tmp_path: Pa
     level = ramp(60, 60, 0.5, 1.0, LENGTHS, {}, 3)
     found = run(plan(tmp_path, doors(timed)[0], levels=(level,)))["levels"][0]["results"]["grpc"]
     assert found["requests"] == len(level.requests) == found["answered"]
+
+
+def test_the_generator_says_up_to_which_rate_it_keeps_up(tmp_path: Path) -> None:
+    out = tmp_path / "generator.json"
+    assert ceiling.main([str(out), "--rate", "20", "40", "--seconds", "0.5"]) == 0
+    report = json.loads(out.read_text())
+    assert [row["answered"] for row in report["rates"]] == [row["requests"] for row in report["rates"]]
+    assert report["kept"] in (0, 20, 40) and report["machine"]["processors"] >= 1
+    rows = [{"rate": 1, "requests": 2, "answered": 2, "generator": {"was_the_limit": False}}]
+    assert ceiling.kept([*rows, {**rows[0], "rate": 3, "answered": 1}]) == 1
+    assert ceiling.main([str(out), "--rate", "0"]) == 2
 
 
 def test_prompts_are_counted_by_the_server_and_have_their_length(timed: TimedServer, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_table_has_a_row_for_each_and_says_who_was_skipped() -> None:
     assert (
         "| tokens/s | 1 thread, 8 texts |" in text and "| peer | 64.0 |" in text and "| ours | 192.0 (3.00x) |" in text
     )
-    assert "skipped: other needs more" in text and "Slower" not in text
+    assert "skipped: other needs more" in text and "as fast as" not in text
 
 
 def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
@@ -98,6 +98,14 @@ def test_what_nobody_can_run_is_refused_before_anything_is_opened() -> None:
         measured([Task(True, "nowhere", ["nowhere"], (1,), 4)], [0], 1)
     with pytest.raises(SetupError, match="rounds"):
         measured([], [1], 0)
+
+
+def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        SOURCE_CASES[1].build(tmp_path / folder / "int8")
+    both = [str(tmp_path / folder / "int8") for folder in ("a", "b")]
+    with pytest.raises(SetupError, match="two contestants are called moesaic int8"):
+        measured([Task(True, both[0], both, (1,), 4)], [1], 1)
 
 
 def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
@@ -108,7 +116,7 @@ def test_answers_are_compared_prompt_by_prompt(sourced: str) -> None:
 def test_where_ours_is_slower_than_a_peer_is_said_below_the_table() -> None:
     rates = [_point("ours", threads, 9.0, a=times, b=1.1) for threads, times in ((1, 0.8), (2, 0.9), (3, 1.0))]
     said = as_text({"answers": {"peers": ["a", "b"], "skipped": {}, "rates": rates}})
-    assert "Slower than a: ours, 0.80 to 0.90 times, at 2 of 3 points." in said and "Slower than b" not in said
+    assert "ours is 0.800 to 0.900 times as fast as a at 2 of 3 points." in said and "as fast as b" not in said
 
 
 class _Told(BaseHTTPRequestHandler):

@@ -19,6 +19,7 @@ from .drive import Driven, Record
 SHARES = (0.5, 0.9, 0.95, 0.99)
 _CURVE = tuple(i / 50 for i in range(51))
 _MOST_SLOTS = 120
+_PAGES_SECONDS = 2.0  # that an answer about pages is good for
 
 
 def first_token(record: Record) -> float:
@@ -125,7 +126,7 @@ def _of_tier(answered: Sequence[Record], tier: str) -> dict[str, Any]:
     return found
 
 
-def timeline(driven: Driven) -> dict[str, list[float]]:
+def timeline(driven: Driven) -> dict[str, Any]:
     """By the slot of time: requests that wait for their first token, that have tokens coming, and tokens a second; and
     the share of the server's pages that they hold, where it says so.
     """
@@ -139,12 +140,16 @@ def timeline(driven: Driven) -> dict[str, list[float]]:
     return {
         "seconds": _rounded(middles), "waiting": (before[0] - before[1]).tolist(),
         "running": (before[1] - before[2]).tolist(), "messages_per_second": _rounded(came / np.diff(edges)),
-        "pages": _rounded(_at(middles, driven.held)) if driven.held else [],
+        "pages": _pages(middles, driven.held) if driven.held else [],
     }  # fmt: skip
 
 
-def _at(moments: Any, seen: Sequence[tuple[float, float]]) -> Any:
-    return np.interp(moments, [at for at, _ in seen], [share for _, share in seen])
+def _pages(moments: Any, seen: Sequence[tuple[float, float]]) -> list[float | None]:
+    """None where nobody told for a while."""
+    at, shares = np.array(seen).T
+    far = np.abs(moments[:, None] - at).min(1) > _PAGES_SECONDS
+    between = _rounded(np.interp(moments, at, shares))
+    return [None if gap else share for gap, share in zip(far, between, strict=True)]
 
 
 def _as_json(named: Mapping[str, Figure]) -> dict[str, Any]:

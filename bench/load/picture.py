@@ -1,5 +1,6 @@
 """The pictures of a report on load: what is delivered against how long one waits, and how waiting is spread."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def course(report: Mapping[str, Any]) -> bytes:
         _name(panel, "seconds", "requests")
         panel.set_title(f"{level}, {name}", loc="left", fontsize=11)
         if line.get("pages"):
-            _beside(panel, line["seconds"], [100 * share for share in line["pages"]])
+            _beside(panel, line["seconds"], [math.nan if share is None else 100 * share for share in line["pages"]])
     panels[0].legend(frameon=False, loc="lower left")
     return as_png(sheet)
 

@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from ...models.bounds import PROCESSORS
-from ...models.errors import AddressError, SetupError
+from ...models.errors import AddressError, MoesaicError, SetupError
 from ...models.locate import locate
 from ...server.client import Client
 from ..local_server import local_server
@@ -80,11 +80,20 @@ def _reached(target: Target, place: str, token: str, stack: ExitStack) -> tuple[
     _check_reached(host, port)
     if parts.scheme == "grpc":
         address, model = f"{host}:{port}", parts.path.strip("/")
-        client = stack.enter_context(Client(address, token=token or None, retries=0))
-        return lambda: GrpcDoor(address, model, token), partial(held_of_model, client, model)
+        return lambda: GrpcDoor(address, model, token), _held_of(host, port, model, token, stack)
     root = parts.path.rstrip("/") or "/v1"
     model = "".join(parse_qs(parts.query).get("model", [])) or _only_model(host, port, root, token)
-    return lambda: OpenAIDoor(host, port, root, model, token), partial(held_in_metrics, host, port, token)
+    return lambda: OpenAIDoor(host, port, root, model, token), partial(held_in_metrics, host, port, model, token)
+
+
+def _held_of(host: str, port: int, model: str, token: str, stack: ExitStack) -> Held:
+    """Of a server that a client refuses, as one that would send a token in the clear, nothing is known."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        client = stack.enter_context(Client(address, token=token or None, retries=0))
+    except MoesaicError:
+        return lambda: None
+    return partial(held_of_model, client, model)
 
 
 def _check_reached(host: str, port: int) -> None:

@@ -38,7 +38,7 @@ class OurServed(Whole):
         options = ("--threads", str(threads), "--slots", str(self._rows))
         address = self._ending.enter_context(local_server({"model": locate(self._path)}, *options))
         callers = self._ending.enter_context(ThreadPoolExecutor(self._rows))
-        return _Served(self._ending.enter_context(Client(address)), callers)
+        return _Served(self._ending.enter_context(Client(address, retries=0)), callers)
 
     def called(self, opened: _Served, prompts: Prompts, num_new: int) -> Made:
         def answer(ids: Sequence[int]) -> list[int]:

@@ -53,6 +53,14 @@ class Task:
     batches: Sequence[int]
     num_new: int
 
+    def check(self) -> None:
+        """Raises what locating raises, and SetupError where two would have one name."""
+        for model in (self.dense, *self.ours):
+            locate(model)
+        names = [entry.name for entry in self.entries()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise SetupError(f"two contestants are called {twice[0]}; give their directories names of their own")
+
     @property
     def peers(self) -> list[tuple[str, str, str]]:
         """Of each its maker, its quantization, and why it is absent, or nothing."""
@@ -68,7 +76,7 @@ class Task:
         peers = [Entry(f"{name.rsplit(' ', 1)[0]} {kind}", name, self.dense, kind, rows) for name, kind in there]
         makers = {"": maker, ", served": "moesaic served"} if self.answers else {"": maker}
         ours = [
-            Entry(f"moesaic {Path(path).name}{how}", made_by, path, "", rows)
+            Entry(f"moesaic {Path(path).resolve().name}{how}", made_by, path, "", rows)
             for path in self.ours for how, made_by in makers.items()
         ]  # fmt: skip
         return [*peers, *ours]
@@ -80,10 +88,9 @@ def measured(tasks: Sequence[Task], threads: Sequence[int], rounds: int) -> dict
     for count in threads:
         THREADS.check("threads", count)
     for task in tasks:
-        for model in (task.dense, *task.ours):
-            locate(model)
+        task.check()
     found = {"answers" if task.answers else "vectors": _of(task, threads, rounds) for task in tasks}
-    return {"kind": KIND, "machine": machine_facts(), "threads": [*threads], "rounds": rounds, **found}
+    return {"kind": KIND, "machine": machine_facts(), "threads": [*threads], "rounds": rounds, "calls": _CALLS, **found}
 
 
 def _of(task: Task, threads: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def _alike(answers: Mapping[str, Answer], reference: str) -> dict[str, Any]:
 
 
 def _rates(task: Task, seconds: Seconds, peers: Sequence[str]) -> list[dict[str, Any]]:
-    """Tokens of answers, or texts, per second: the median of the rounds, and times each peer's."""
+    """Tokens of answers, or texts, per second: the median of the calls, and times each peer's."""
     each = task.num_new if task.answers else 1
     rates = {key: batch * each / median(taken) for key, taken in seconds.items() for batch in [key[2]]}
     return [
@@ -197,25 +204,30 @@ def _losses(found: Mapping[str, Any]) -> Iterator[str]:
         for peer in found["peers"]:
             times = [row["times"][peer] for row in found["rates"] if row["contestant"] == name]
             if lost := sorted(each for each in times if each < 1):
-                least, most = f"{lost[0]:.2f}", f"{lost[-1]:.2f}"
+                least, most = f"{lost[0]:.3f}", f"{lost[-1]:.3f}"
                 said = f"{least} to {most}" if least != most else least
-                yield f"Slower than {peer}: {name}, {said} times, at {len(lost)} of {len(times)} points."
+                yield f"{name} is {said} times as fast as {peer} at {len(lost)} of {len(times)} points."
 
 
 def _likeness(found: Mapping[str, Any]) -> Iterator[str]:
-    """How near vectors are to those of the peer in floating point."""
-    cosines = {name: each["mean_cosine"] for name, each in found.items() if isinstance(each, dict)}
+    """How near vectors or answers are to the reference's."""
+    others = {name: each for name, each in found.items() if name not in ("reference", found["reference"])}
+    cosines = [f"{name} {each['mean_cosine']:.4f}" for name, each in others.items() if isinstance(each, dict)]
+    same = [f"{name} {each}" for name, each in others.items() if isinstance(each, int)]
     if cosines:
-        said = ", ".join(f"{name} {each:.4f}" for name, each in cosines.items() if name != found["reference"])
-        yield f"Mean cosine with the vectors of {found['reference']}: {said}."
+        yield f"Mean cosine with the vectors of {found['reference']}: {', '.join(cosines)}."
+    if same:
+        yield f"Tokens of the first answer before it parts from that of {found['reference']}: {', '.join(same)}."
 
 
 def main() -> int:
     """Measures, prints tables and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--answers", nargs="+", metavar="MODEL", help="an encoder-decoder, and ours of it")
-    parser.add_argument("--vectors", nargs="+", metavar="MODEL", help="an encoder, and ours of it")
+    parser.add_argument(
+        "--answers", nargs="+", metavar="MODEL", help="an encoder-decoder, then ours of it, one or more"
+    )
+    parser.add_argument("--vectors", nargs="+", metavar="MODEL", help="an encoder, then ours of it, one or more")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=7)
@@ -225,7 +237,7 @@ def main() -> int:
         _COUNT.check("new_tokens", args.new_tokens)
         tasks = [Task(True, args.answers[0], args.answers[1:], (1, 8), args.new_tokens)] if args.answers else []
         tasks += [Task(False, args.vectors[0], args.vectors[1:], (1, 32), 1)] if args.vectors else []
-        if not tasks:
+        if not tasks or not all(task.ours for task in tasks):
             raise SetupError(
                 "nothing is to be measured; give --answers DENSE OURS [OURS], --vectors DENSE OURS [OURS], or both"
             )

@@ -93,7 +93,7 @@ DRAWN = (  # in the picture
     "int5 by GPTQ, groups of 32", "int6 by GPTQ, groups of 32", "int4 to nearest, groups of 32",
     "int5 to nearest, groups of 32", "int6 to nearest, groups of 32", "int6 to nearest, a row",
     "GRINQH, 0, 2, 4 and 8 bits", "TEAL", "WINA",
-    "WINA, shares as WiSparse's", "scaled CATS", "Fisher pruning",
+    "WINA, shares as WiSparse's", "CATS", "scaled CATS", "Fisher pruning",
     "TEAL and WINA at one price", "tiles of 16, perfect router, inputs at 0, 4, 6 and 8 bits",
     "tiles of 64, norm regression router, inputs at 0, 4, 6 and 8 bits",
     "tiles of 16, perfect router, inputs at 0, 2, 4, 6 and 8 bits",
@@ -112,8 +112,10 @@ NAMES = (
     "text that ships; to nearest has the same search of scales. A group has a 16-bit scale. TEAL and WINA read an "
     "input's column whole or not at all, the same share in every matrix, with no search of shares; at one price they "
     "have ours. WiSparse searches shares of blocks and then of matrices; here they are by the error of what a matrix "
-    "gives, beside its size. GRINQH is what its abstract says, levels of bits by |x| alone, on our int8 grid; its "
-    "paper's own quantizer is not. CATS and pruning know FFNs alone: attention is whole in int8.",
+    "gives, beside its size. GRINQH is what its abstract says, levels of bits by |x| alone, on our int8 grid, not by "
+    "its paper's own quantizer. CATS and pruning know FFNs alone: attention is whole in int8. Scaled CATS is ours: the "
+    "gate's value times what up and down usually add. Fisher pruning goes by Var[h] importance^2. It, FLAP and scaled "
+    "CATS have a constant for what is left out, CATS has none.",
     "Neurons by planes: as recipes had them, of the FFN, with attention whole in int8. Both sides: a first look at the "
     "inputs at a higher price foresees the neurons, and only those that are worth it get the rest. Tiles: of neurons "
     "with similar rows; one whose squared norm, times what an error costs, is not worth the price of its bytes is "
