@@ -1,6 +1,7 @@
 """Whole runs against real servers with a timed engine, over both doors: what is measured, told and kept."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,7 +15,7 @@ import pytest
 from moesaic.bench.load import ceiling
 from moesaic.bench.load.arrivals import Asked, Lengths, Level, closed, ramp
 from moesaic.bench.load.door import LOST
-from moesaic.bench.load.drive import UNFINISHED, drive
+from moesaic.bench.load.drive import UNFINISHED, _ahead_of_servers, drive
 from moesaic.bench.load.grpc_door import GrpcDoor
 from moesaic.bench.load.openai_door import OpenAIDoor
 from moesaic.bench.load.run import LoadPlan, notes, run_load
@@ -63,6 +64,13 @@ def test_an_open_loop_sends_whatever_comes_back(timed: TimedServer, tmp_path: Pa
     level = ramp(60, 60, 0.5, 1.0, LENGTHS, {}, 3)
     found = run(plan(tmp_path, doors(timed)[0], levels=(level,)))["levels"][0]["results"]["grpc"]
     assert found["requests"] == len(level.requests) == found["answered"]
+
+
+def test_the_generator_gives_its_priority_back() -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with _ahead_of_servers():
+        assert os.getpriority(os.PRIO_PROCESS, 0) <= usual
+    assert os.getpriority(os.PRIO_PROCESS, 0) == usual
 
 
 def test_the_generator_says_up_to_which_rate_it_keeps_up(tmp_path: Path) -> None:

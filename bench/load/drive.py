@@ -5,10 +5,12 @@ a slow server does to those behind is not left out (coordinated omission; Tene 2
 as they have their answer; how much later than that they do is the generator's lateness.
 """
 
+import os
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from ...models.errors import AddressError
@@ -21,6 +23,7 @@ from .pages import Held, Watch
 UNFINISHED = "not finished in time"
 EMPTY = "ended without a token"
 _LOOK_SECONDS = 0.1
+_AHEAD = 10  # of niceness
 _GONE_AFTER = 3  # requests in a row that could not be sent, or whose connection was lost
 
 Prompts = Callable[[int, int], str]  # a number and a length in tokens to a prompt that nobody else sends
@@ -74,8 +77,21 @@ def drive(
 
     first: number of the first one. held: tells what of the server's pages they hold.
     """
-    with Watch(held) as watch:
+    with Watch(held) as watch, _ahead_of_servers():
         return _Drive(door, level, prompts, patience, first).run(watch)
+
+
+@contextmanager
+def _ahead_of_servers() -> Iterator[None]:
+    """This thread goes first where it may: a server on the same machine can take all of its processors."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, usual - _AHEAD)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, usual)
 
 
 class _Drive:
