@@ -80,9 +80,10 @@ def _readme() -> Iterator[str]:
     yield f"int8 has a perplexity of {scored}, the original {fixed(dense['perplexity'], 3)}"
     inputs, int4, teal = off.kept(INPUTS, 0.55), off.kept(GPTQ, 0.55), off.kept("TEAL", 0.55)
     assert inputs and int4 and teal
+    yield _as_served()
     yield (
-        f"With {percent(0.55, 0)} of the linears' bytes read for a token, and nothing trained, int8 keeps "
-        f"{percent(inputs.top1.value)} of its right next tokens and has {times(inputs.perplexity.value)} its perplexity"
+        f"Off that grid, with {percent(0.55, 0)} of the linears' bytes read for a token and nothing trained, "
+        f"int8 keeps {percent(inputs.top1.value)} and has {times(inputs.perplexity.value)} its perplexity"
         f"; int4 by GPTQ in groups of 32 has {times(int4.perplexity.value)} at {percent(int4.bytes, 0)}, "
         f"TEAL {times(teal.perplexity.value)} at {percent(teal.bytes, 0)}."
     )
@@ -102,6 +103,17 @@ ROWS = {
     "moesaic, all four in one recipe: full": "moesaic smollm2-graded full",
     "the same, low": "moesaic smollm2-graded low",
 }
+
+
+def _as_served() -> str:
+    """What a tier and a control keep by servers of their own."""
+    kept = result("served/smollm2")["kept"]
+    tiers = {tier["tier"]: tier for tier in kept["graded"]}
+    (whole,), (int4,), ours = kept["int8"], kept["gptq"], tiers["balanced"]
+    read, of = megabytes(ours["token_bytes"]), megabytes(whole["token_bytes"]).removesuffix(" MB")
+    right, beside = (percent(each["relative_top1"]["value"]) for each in (ours, int4))
+    said = f"as it is served, {read} of int8's {of} keep {right} of the original's right next tokens"
+    return f"{said}; GPTQ's int4 keeps {beside} with {megabytes(int4['token_bytes'])}"
 
 
 def _row(peers: Beside, label: str, name: str) -> str:
