@@ -13,7 +13,8 @@ from .section import Section, Table, machine_line
 _WHOLE_BYTES, _LEAST_TOP1 = 0.6, 0.985  # what is to be reached: of all int8 weight bytes, top-1 as well
 _DEFAULTS = {  # folder: what is the default there
     "linears-curve": INPUTS, "linears-off-grid-rest": INPUTS, "linears-smollm2": INPUTS,
-    "linears-smollm2-rivals": INPUTS, "linears-swiglu-1m": INPUTS,
+    "linears-smollm2-rivals": INPUTS, "linears-off-grid-sizes": INPUTS, "linears-swiglu-1m-sizes": INPUTS,
+    "linears-swiglu-1m": INPUTS,
     "linears-relu-10m": "neurons by planes, high 1 bit, then 4", "smollm2": "high 4 bits, then 6",
     "relu-2m": "high 2 bits, then 5", "relu-10m": "high 1 bit, then 4",
 }  # fmt: skip
