@@ -1,7 +1,12 @@
-"""Every command that a document shows is one that the command line takes, and those on the model that ships run."""
+"""Every command that a document shows is one that the command line takes, and most of them run.
+
+They run on the model that ships, those of pages about models of one's own with fewer tokens. Left out are `bench all`,
+`bench engine` and `bench ops`, which tests of their own run, and what needs llama.cpp.
+"""
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +15,12 @@ import yaml
 from house import ROOT
 
 from moesaic.bench.local_server import local_server
+from moesaic.bench.server.processes import free_port
 from moesaic.cli.main import build_parser, main
 from moesaic.cli.parser import commands_of
 from moesaic.compress.recipe import shipped_recipes
+from moesaic.evaluate.texts import embedded_text
+from moesaic.models.locate import locate
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMAND = re.compile(r"(?:^|<\()(?:\./|/\S+/)?moesaic (?P<words>[^)\n]+)", re.MULTILINE)
@@ -110,3 +118,64 @@ def runnable(words: list[str], folder: Path) -> list[str]:
     short = folder / f"{name}.yaml"
     short.write_text(yaml.safe_dump(yaml.safe_load(shipped_recipes()[name].read_text()) | SHORT))
     return [str(short) if word == name else word for word in words]
+
+
+ELSEWHERE = (["bench", "all"], ["bench", "engine"], ["bench", "ops"])
+SHORTER = {
+    "bench serve": ["--seconds", "1.5", "--warm-up", "1", "--longest", "64"],
+    "bench retention": ["--windows", "3", "--length", "64", "--context", "16", "--kl", "2"],
+    "eval": ["--truncate", "64", "--documents", "1"],
+    "retention": ["--windows", "2", "--length", "64", "--calibration", "2", "--share", "0.62", "--only", "TEAL"],
+}  # fmt: skip
+TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,9,3\n2023-11-16 18:15:46.90,7,2\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader has a model, what was made of it, a text and a trace."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(locate("stories260k"), "my-model")
+    Path("valid.txt").write_text(embedded_text().read_text(encoding="utf-8")[:40_000], encoding="utf-8")
+    Path("azure.csv").write_text(TRACE)
+    tiers = {"moefy": {"grain": "inputs", "tiers": {"low": 0.6}}}
+    for name, stages in (("int8", []), ("graded-0", [tiers])):
+        Path("recipe.yaml").write_text(yaml.safe_dump({"stages": [*stages, {"quantize": {"linears": "int8"}}]} | SHORT))
+        assert main(["compress", "my-model", f"out/{name}", "--recipe", "recipe.yaml"]) == 0
+    for made, name in (("graded-0", "graded-1"), ("graded-0", "graded-2"), ("int8", "gptq")):
+        shutil.copytree(f"out/{made}", f"out/{name}")
+    return tmp_path
+
+
+def test_the_page_about_benchmarks_runs(folder: Path) -> None:
+    todo = [each for each in commands("docs/benchmark.md") if each[:2] not in ELSEWHERE and "model.gguf" not in each]
+    web = free_port()
+    with local_server({"model": "my-model"}, "--http-port", str(web)) as address:
+        for words in todo:
+            if words[:2] == ["bench", "compare"]:
+                shutil.copy("out/load.json", "before.json")
+                shutil.copy("out/load.json", "after.json")
+            found = [each.replace("127.0.0.1:50051", address).replace(":8080", f":{web}") for each in words]
+            there = [each for each in found if Path(each).suffix != ".json" or Path(each).exists()]
+            command = " ".join(words[: 1 + (words[0] == "bench")])
+            if command in ("bench serve", "bench retention"):  # what they wrote before is of another plan
+                Path(f"out/{'load' if words[1] == 'serve' else 'retention'}.json").unlink(missing_ok=True)
+            assert main([*there, *SHORTER.get(command, [])]) == 0, words
+    assert "What is kept" in (folder / "out/retention.html").read_text() and (folder / "report.html").is_file()
+
+
+def test_the_page_about_recipes_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in commands("docs/compress.md"):
+        capsys.readouterr()
+        assert main(["my-model" if each == "smollm2" else each for each in words]) == 0, words
+        if words[:2] == ["recipes", "show"]:
+            shown = yaml.safe_load(capsys.readouterr().out)
+            distilled = next(each["distill"] for each in shown["stages"] if "distill" in each)
+            distilled |= {"tokens": 512, "batch": 2}
+            (folder / "mine.yaml").write_text(yaml.safe_dump({**shown, **SHORT}))
+    assert list((folder / "out/plain").glob("*.safetensors"))
+
+
+def test_the_page_about_serving_names_settings_that_hold(folder: Path) -> None:
+    (folder / "serve.yaml").write_text("max_requests: 64\n")
+    todo = commands("docs/serve.md")
+    assert [main([*dict.fromkeys([*words, "--print-config"])]) for words in todo] == [0] * len(todo)
