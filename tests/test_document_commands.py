@@ -122,7 +122,7 @@ def runnable(words: list[str], folder: Path) -> list[str]:
 
 ELSEWHERE = (["bench", "all"], ["bench", "engine"], ["bench", "ops"])
 SHORTER = {
-    "bench serve": ["--seconds", "1.5", "--warm-up", "1", "--longest", "64"],
+    "bench serve": ["--seconds", "2", "--warm-up", "1", "--longest", "64"],
     "bench retention": ["--windows", "3", "--length", "64", "--context", "16", "--kl", "2"],
     "eval": ["--truncate", "64", "--documents", "1"],
     "retention": ["--windows", "2", "--length", "64", "--calibration", "2", "--share", "0.62", "--only", "TEAL"],
