@@ -39,7 +39,7 @@ from .peer import Answer
 KIND = "whole calls"
 _PREFIX, _SOURCE_TOKENS, _TEXT_TOKENS = "translate English to German: ", 32, 64
 _COUNT = Bound(1)
-_CALLS, _PAUSE_SECONDS = 3, 0.3  # of a turn; an OpenMP thread spins for 0.2 seconds
+_CALLS, _PAUSE_SECONDS = 3, 0.3  # of a turn; threads of LLVM's OpenMP spin for 0.2 seconds
 Seconds = dict[tuple[str, int, int], list[float]]  # by contestant, threads and texts
 
 
