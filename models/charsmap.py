@@ -1,11 +1,14 @@
 """SentencePiece's map of letters, `precompiled_charsmap`, as tokenizers carry it.
 
 The library panics over a map whose places lead outside of it, at the first text that meets one, which no
-`except Exception` catches; so a map is judged before it is used.
+`except Exception` catches, and ends the process over one that says it has more bytes than there is memory; so a map is
+judged before the library sees it.
 """
 
+import json
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,18 @@ _BLOCK = 255  # children of a node lie in the block of 256 in which its place is
 _CONTINUES, _CONTINUED = 0xC0, 0x80
 
 
-def charsmaps_of(normalizer: Mapping[str, Any]) -> Iterator[bytes]:
-    """The maps in a normalizer, as a tokenizer.json has it."""
-    for step in normalizer.get("normalizers") or ():
-        yield from charsmaps_of(step)
-    if normalizer.get(CHARSMAP):
-        yield b64decode(normalizer[CHARSMAP])
+def charsmaps_of(data: bytes) -> Iterator[bytes]:
+    """Every map in a tokenizer.json; none of what is no JSON or no base64, which the library refuses itself."""
+    found: list[Any] = []
+
+    def note(pairs: Sequence[tuple[str, Any]]) -> None:
+        found.extend(value for key, value in pairs if key == CHARSMAP)
+
+    with suppress(ValueError, RecursionError):
+        json.loads(data, object_pairs_hook=note)
+    for value in found:
+        with suppress(ValueError, TypeError):
+            yield b64decode(value)
 
 
 def checked_charsmap(data: bytes, file: str) -> bytes:

@@ -49,9 +49,6 @@ class Tokenizer:
     @classmethod
     def _open(cls, folder: Path) -> "Tokenizer":
         found = _read(folder)
-        sides = [found.source.inner, found.target.inner] if isinstance(found, TwoSided) else [found]
-        for inner in sides:
-            _check_charsmaps(inner, str(folder))
         names = found.names if isinstance(found, TwoSided) else found
         names.no_truncation()
         names.no_padding()
@@ -151,6 +148,7 @@ def _read(folder: Path) -> tokenizers.Tokenizer | TwoSided:
     file = folder / TOKENIZER_FILE
     try:
         if file.is_file():
+            _check_charsmaps(file)
             return tokenizers.Tokenizer.from_file(str(file))
         found = of_bpe_files(folder) or of_marian_files(folder) or of_spm_file(folder)
     except CheckpointError:
@@ -162,14 +160,14 @@ def _read(folder: Path) -> tokenizers.Tokenizer | TwoSided:
     return found
 
 
-def _check_charsmaps(inner: tokenizers.Tokenizer, where: str) -> None:
-    """Raises CheckpointError for a map of letters over which the library would panic."""
-    written = inner.normalizer.__getstate__() if inner.normalizer else b"{}"
-    if b"precompiled_charsmap" in written:
+def _check_charsmaps(file: Path) -> None:
+    """Raises CheckpointError for a map of letters over which the library would panic, or end the process."""
+    data = file.read_bytes()
+    if b"precompiled_charsmap" in data:
         from .charsmap import charsmaps_of, checked_charsmap  # numpy, which few tokenizers need
 
-        for data in charsmaps_of(json.loads(written)):
-            checked_charsmap(data, where)
+        for charsmap in charsmaps_of(data):
+            checked_charsmap(charsmap, str(file))
 
 
 def _named(folder: Path) -> str:
