@@ -5,11 +5,9 @@ The library panics over a map whose places lead outside of it, at the first text
 judged before the library sees it.
 """
 
-import json
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
@@ -21,18 +19,15 @@ _BLOCK = 255  # children of a node lie in the block of 256 in which its place is
 _CONTINUES, _CONTINUED = 0xC0, 0x80
 
 
-def charsmaps_of(data: bytes) -> Iterator[bytes]:
-    """Every map in a tokenizer.json; none of what is no JSON or no base64, which the library refuses itself."""
-    found: list[Any] = []
-
-    def note(pairs: Sequence[tuple[str, Any]]) -> None:
-        found.extend(value for key, value in pairs if key == CHARSMAP)
-
-    with suppress(ValueError, RecursionError):
-        json.loads(data, object_pairs_hook=note)
-    for value in found:
-        with suppress(ValueError, TypeError):
-            yield b64decode(value)
+def charsmaps_of(normalizer: object) -> Iterator[bytes]:
+    """The maps in a normalizer, as a tokenizer.json has it; what is none is left to the library, which refuses it."""
+    if isinstance(normalizer, Mapping):
+        steps, written = normalizer.get("normalizers"), normalizer.get(CHARSMAP)
+        for step in steps if isinstance(steps, list) else ():
+            yield from charsmaps_of(step)
+        with suppress(ValueError):
+            if isinstance(written, str) and written:
+                yield b64decode(written)
 
 
 def checked_charsmap(data: bytes, file: str) -> bytes:
