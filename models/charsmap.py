@@ -7,7 +7,6 @@ judged before the library sees it.
 
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 import numpy as np
 
@@ -25,9 +24,16 @@ def charsmaps_of(normalizer: object) -> Iterator[bytes]:
         steps, written = normalizer.get("normalizers"), normalizer.get(CHARSMAP)
         for step in steps if isinstance(steps, list) else ():
             yield from charsmaps_of(step)
-        with suppress(ValueError):
-            if isinstance(written, str) and written:
-                yield b64decode(written)
+        if isinstance(written, str) and written:
+            yield _decoded(written)
+
+
+def _decoded(written: str) -> bytes:
+    """Padded or not, as the library takes it; what is no base64 is a map of no length, which is none."""
+    try:
+        return b64decode(written + "=" * (-len(written) % 4))
+    except ValueError:
+        return bytes(4)
 
 
 def checked_charsmap(data: bytes, file: str) -> bytes:
